@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+// releaseFlags name the release that canary begins and plan looks at.
+type releaseFlags struct {
+	image, id, commit, pipeline string
+	weight                      int
+}
+
+func (f *releaseFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.image, "image", "", "image to release, by digest: repository@sha256:…")
+	cmd.Flags().IntVar(&f.weight, "weight", 10, "the canary's share of the traffic, in percent")
+	cmd.Flags().StringVar(&f.commit, "commit", "", "commit that the image was built from")
+	cmd.Flags().StringVar(&f.id, "release-id", "", "name of the release (default: made of app, digest and commit)")
+	cmd.Flags().StringVar(&f.pipeline, "pipeline-url", "", "page of the pipeline that runs the release")
+}
+
+func (f *releaseFlags) release(app string) (release.Release, error) {
+	image, err := release.ParseImage("--image", f.image)
+	if err != nil {
+		return release.Release{}, err
+	}
+	if err := release.ParseWeight("--weight", f.weight); err != nil {
+		return release.Release{}, err
+	}
+	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline}
+	if r.ID == "" {
+		r.ID = release.NewID(app, r.Digest(), f.commit)
+	}
+	return r, nil
+}
+
+func newCanaryCommand() *cobra.Command {
+	var cluster clusterFlags
+	var flags releaseFlags
+	var takeover bool
+	cmd := &cobra.Command{
+		Use:   "canary --image REPOSITORY@sha256:…",
+		Short: "Begin a release: start the canary and give it a share of the traffic",
+		Long: `Begin a release, or go on with the same one after a crash.
+
+Applies the canary's Deployment, waits until its pods are ready endpoints, then
+routes its share of the traffic to it. A canary that does not become ready in
+time is rolled back (exit code 6). An app without a primary gets its first
+release straight on primary.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := flags.release(""); err != nil { // before anything is asked of the cluster
+				return err
+			}
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			want, err := flags.release(c.Manifests.App)
+			if err != nil {
+				return err
+			}
+			c.Takeover = takeover
+			result, err := c.Canary(cmd.Context(), want)
+			if err != nil {
+				return rollBackUnready(cmd.Context(), c, err)
+			}
+			return cluster.printResult(cmd.OutOrStdout(), result)
+		},
+	}
+	cluster.add(cmd.Flags())
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	return cmd
+}
+
+// rollBackUnready rolls back when pods did not become ready in time: exit code 6 either way, the
+// message says which.
+func rollBackUnready(ctx context.Context, c *rollout.Cluster, cause error) error {
+	var notReady *rollout.NotReadyError
+	if !errors.As(cause, &notReady) || ctx.Err() != nil {
+		return cause
+	}
+	result, err := c.Rollback(ctx, notReady.Deployment+": "+notReady.Reason)
+	if err != nil {
+		return &exitError{exitDeadline, fmt.Errorf("%w\nrolling back did not finish: %w; run `crossbill rollback`", cause, err)}
+	}
+	return &exitError{exitDeadline, fmt.Errorf("%w\nrolled back: %s", cause, result.Message)}
+}

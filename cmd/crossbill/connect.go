@@ -1,0 +1,133 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/verdict"
+)
+
+// clusterFlags are the flags of every verb that talks to a cluster.
+type clusterFlags struct {
+	kubeconfig string
+	overrides  clientcmd.ConfigOverrides
+	manifests  string
+	output     string
+	timeout    time.Duration
+	by         string
+}
+
+func (f *clusterFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default $KUBECONFIG, then ~/.kube/config, then the pod's own account)")
+	flags.StringVar(&f.overrides.CurrentContext, "context", "", "context of the kubeconfig (default: its current one)")
+	flags.StringVarP(&f.overrides.Context.Namespace, "namespace", "n", "", "namespace of the app (default: the context's)")
+	flags.StringVar(&f.overrides.ClusterInfo.Server, "server", "", "API server's URL, in place of the kubeconfig's")
+	flags.StringVar(&f.overrides.ClusterInfo.TLSServerName, "tls-server-name", "", "name that the API server's certificate is checked for, when --server reaches it by another")
+	flags.StringVar(&f.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
+	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
+	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
+	flags.StringVar(&f.by, "by", rollout.Identity(), "who acts, for the ledger")
+}
+
+// connect reads the manifests, reaches the cluster and finds what would make every verb fail.
+func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
+	if f.output != "text" && f.output != "json" {
+		return nil, &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", f.output), Fix: "give text or json"}
+	}
+	set, err := manifest.Load(f.manifests)
+	if err != nil {
+		return nil, err
+	}
+	config, namespace, err := f.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	mesh, err := istio.NewForConfig(config)
+	if err != nil {
+		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	start := time.Now()
+	c := &rollout.Cluster{
+		Kube: kube, Istio: mesh, Namespace: namespace, Manifests: set,
+		By: f.by, Timeout: f.timeout,
+		Log: func(e rollout.Event) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
+		},
+	}
+	return c, c.Preflight(cmd.Context())
+}
+
+// restConfig resolves the kubeconfig as kubectl does.
+func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = f.kubeconfig
+	client := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &f.overrides)
+	config, err := client.ClientConfig()
+	if err != nil {
+		field, fix := "--kubeconfig", "give a kubeconfig file, set KUBECONFIG, or run in a pod with a service account"
+		if f.overrides.CurrentContext != "" && clientcmd.IsContextNotFound(err) {
+			field, fix = "--context", "`kubectl config get-contexts` lists them"
+		}
+		if errors.Is(err, os.ErrNotExist) {
+			fix = "check the path"
+		}
+		return nil, "", &release.InputError{Field: field, Problem: err.Error(), Fix: fix}
+	}
+	namespace, _, err := client.Namespace()
+	if err != nil {
+		return nil, "", &release.InputError{Field: "--namespace", Problem: err.Error()}
+	}
+	// The verbs make a few requests each; client-go's default of 5 a second would be what they wait for.
+	config.QPS, config.Burst = 50, 100
+	config.UserAgent = "crossbill"
+	config.WarningHandler = rest.NoWarnings{}
+	return config, namespace, nil
+}
+
+// drained sets how a verb sees that the canary gets no more requests.
+func drained(c *rollout.Cluster, prometheus string) error {
+	if prometheus == "" {
+		return nil
+	}
+	source, err := verdict.NewSource(prometheus, c.Namespace, 500*time.Millisecond)
+	if err != nil {
+		return err
+	}
+	c.Drained = source.Quiet
+	return nil
+}
+
+const drainedHelp = "Prometheus's URL: the canary's pods are deleted when its request counters stand still (default: after a fixed delay of 10s)"
+
+// printResult prints what a verb came to.
+func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
+	if f.output == "json" {
+		return printJSON(out, result)
+	}
+	_, err := fmt.Fprintf(out, "%s: %s\n", result.Verb, result.Message)
+	return err
+}
+
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}

@@ -1,0 +1,95 @@
+// Command crossbill carries a release through its canary: the verbs of the road, for a laptop or a
+// runner that may not run a container engine. The exit codes are below.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+// Exit codes, documented in docs/exit-codes.md.
+const (
+	exitFailure      = 1 // a dependency failed; the message says what is safe to do next
+	exitBadInput     = 2 // bad input, or a verb that the present stage does not allow; nothing was changed
+	exitUnhealthy    = 3 // the canary is unhealthy; it was rolled back, unless --no-rollback
+	exitInconclusive = 4 // too little evidence; the canary keeps its share
+	exitClaimed      = 5 // another release is in flight, or another job has taken the claim
+	exitDeadline     = 6 // pods were not ready in time; rolled back
+)
+
+// exitError carries an exit code of its own with an error.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := newRootCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "crossbill:", err)
+		os.Exit(exitCode(err))
+	}
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "crossbill",
+		Short:         "Carry a release into an Istio mesh, a little traffic first",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitBadInput, err} })
+	root.AddCommand(
+		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(),
+		newStatusCommand(), newPlanCommand(), newReportCommand(),
+	)
+	badArgsAreBadInput(root)
+	return root
+}
+
+// badArgsAreBadInput gives wrong arguments the exit code of bad input.
+func badArgsAreBadInput(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &exitError{exitBadInput, fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+			}
+			return nil
+		}
+	}
+	for _, child := range cmd.Commands() {
+		badArgsAreBadInput(child)
+	}
+}
+
+func exitCode(err error) int {
+	var coded *exitError
+	var input *release.InputError
+	var inFlight *release.InFlightError
+	var stage *rollout.StageError
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.Is(err, rollout.ErrClaimLost), errors.As(err, &inFlight):
+		return exitClaimed
+	case errors.As(err, &input), errors.As(err, &stage):
+		return exitBadInput
+	default:
+		return exitFailure
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/report"
+)
+
+func newStatusCommand() *cobra.Command {
+	var cluster clusterFlags
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show where the app's release is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			status, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if cluster.output == "json" {
+				return printJSON(cmd.OutOrStdout(), status)
+			}
+			return report.Status(cmd.OutOrStdout(), status)
+		},
+	}
+	cluster.add(cmd.Flags())
+	return cmd
+}
+
+func newReportCommand() *cobra.Command {
+	var cluster clusterFlags
+	var html string
+	cmd := &cobra.Command{
+		Use:   "report",
+		Short: "Tell the app's releases as one timeline: text, JSON, or one HTML file",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			status, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			timeline := report.Timeline(status)
+			if html != "" {
+				return report.WriteHTML(html, status, timeline)
+			}
+			if cluster.output == "json" {
+				return printJSON(cmd.OutOrStdout(), timeline)
+			}
+			return report.Text(cmd.OutOrStdout(), timeline)
+		},
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().StringVar(&html, "html", "", "write one self-contained HTML file there")
+	return cmd
+}
+
+func newPlanCommand() *cobra.Command {
+	var cluster clusterFlags
+	var flags releaseFlags
+	cmd := &cobra.Command{
+		Use:       "plan canary|promote|cleanup|rollback",
+		Short:     "Show what a verb would write, by server-side dry runs; nothing is written",
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"canary", "promote", "cleanup", "rollback"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var want release.Release
+			var err error
+			if args[0] == "canary" {
+				if want, err = flags.release(""); err != nil {
+					return err
+				}
+			}
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if args[0] == "canary" {
+				if want, err = flags.release(c.Manifests.App); err != nil {
+					return err
+				}
+			}
+			changes, result, err := c.Plan(cmd.Context(), args[0], want)
+			if err != nil {
+				return err
+			}
+			if cluster.output == "json" {
+				return printJSON(cmd.OutOrStdout(), struct {
+					Verb    string `json:"verb"`
+					Changes any    `json:"changes"`
+					Message string `json:"message"`
+				}{args[0], changes, result.Message})
+			}
+			out := cmd.OutOrStdout()
+			for _, change := range changes {
+				fmt.Fprintf(out, "%s %s\n%s\n", change.Action, change.Object, indent(change.Diff))
+			}
+			if len(changes) == 0 {
+				fmt.Fprintln(out, "no change")
+			}
+			_, err = fmt.Fprintf(out, "after it: %s\n", result.Message)
+			return err
+		},
+	}
+	cluster.add(cmd.Flags())
+	flags.add(cmd)
+	return cmd
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ")
+}

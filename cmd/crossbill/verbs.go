@@ -1,0 +1,100 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newPromoteCommand() *cobra.Command {
+	var cluster clusterFlags
+	var takeover bool
+	var prometheus string
+	cmd := &cobra.Command{
+		Use:   "promote",
+		Short: "Put the canary's digest on primary and give it all of the traffic",
+		Long: `Put the digest that the canary proved on primary, wait for the rollout, and
+route all of the traffic to primary. Only a digest that was judged healthy in
+this release is promoted. A primary that does not become ready is rolled back
+to what it ran before (exit code 6).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := drained(c, prometheus); err != nil {
+				return err
+			}
+			c.Takeover = takeover
+			result, err := c.Promote(cmd.Context())
+			if err != nil {
+				return rollBackUnready(cmd.Context(), c, err)
+			}
+			return cluster.printResult(cmd.OutOrStdout(), result)
+		},
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	return cmd
+}
+
+func newCleanupCommand() *cobra.Command {
+	var cluster clusterFlags
+	var prometheus string
+	var takeover bool
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Drain and delete the canary of a promoted release, and end the release",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := drained(c, prometheus); err != nil {
+				return err
+			}
+			c.Takeover = takeover
+			result, err := c.Cleanup(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return cluster.printResult(cmd.OutOrStdout(), result)
+		},
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	return cmd
+}
+
+func newRollbackCommand() *cobra.Command {
+	var cluster clusterFlags
+	var prometheus, reason string
+	cmd := &cobra.Command{
+		Use:   "rollback",
+		Short: "Send all of the traffic back to the old primary and remove the canary",
+		Long: `Send all of the traffic to primary, put the old digest back on it when promotion
+had begun, then drain and delete the canary. Works at any time, from wherever
+another job died, and takes the claim of whoever holds it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := cluster.connect(cmd)
+			if err != nil {
+				return err
+			}
+			if err := drained(c, prometheus); err != nil {
+				return err
+			}
+			result, err := c.Rollback(cmd.Context(), reason)
+			if err != nil {
+				return err
+			}
+			return cluster.printResult(cmd.OutOrStdout(), result)
+		},
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	cmd.Flags().StringVar(&reason, "reason", "asked for by a person", "why, for the ledger")
+	return cmd
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/verdict"
+)
+
+type verifyFlags struct {
+	prometheus          string
+	window, interval    time.Duration
+	minRequests         float64
+	minSuccess, maxSlow float64
+	latencyMS           float64
+	noRollback, again   bool
+}
+
+func newVerifyCommand() *cobra.Command {
+	var cluster clusterFlags
+	var flags verifyFlags
+	cmd := &cobra.Command{
+		Use:   "verify --prometheus URL",
+		Short: "Judge the canary by what its callers saw; roll back when it is unhealthy",
+		Long: `Judge the canary by the requests that reached it while it was watched.
+
+Counts istio_requests_total and istio_request_duration_milliseconds as the
+callers reported them. Too few requests or unreadable metrics are inconclusive,
+never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
+--no-rollback), 4 inconclusive (the canary keeps its share).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return verify(cmd, &cluster, &flags) },
+	}
+	cluster.add(cmd.Flags())
+	cmd.Flags().StringVar(&flags.prometheus, "prometheus", "", "Prometheus's URL")
+	cmd.Flags().DurationVar(&flags.window, "window", time.Minute, "how long the canary is watched")
+	cmd.Flags().DurationVar(&flags.interval, "interval", 5*time.Second, "time between two looks")
+	cmd.Flags().Float64Var(&flags.minRequests, "min-requests", 100, "requests to the canary below which nothing is proved")
+	cmd.Flags().Float64Var(&flags.minSuccess, "min-success", 99, "percent of the canary's requests that must succeed")
+	cmd.Flags().Float64Var(&flags.latencyMS, "latency-ms", 500, "milliseconds above which a request is slow: a bucket bound of the histogram")
+	cmd.Flags().Float64Var(&flags.maxSlow, "max-slow", 5, "percent of the canary's requests that may be slow")
+	cmd.Flags().BoolVar(&flags.noRollback, "no-rollback", false, "leave an unhealthy canary as it is")
+	cmd.Flags().BoolVar(&flags.again, "again", false, "judge again a release that was judged healthy")
+	return cmd
+}
+
+func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error {
+	thresholds := verdict.Thresholds{
+		Window: flags.window, MinRequests: flags.minRequests, MinSuccess: flags.minSuccess / 100,
+		Latency: time.Duration(flags.latencyMS * float64(time.Millisecond)), MaxSlow: flags.maxSlow / 100,
+	}
+	if err := thresholds.Check(); err != nil {
+		return err
+	}
+	c, err := cluster.connect(cmd)
+	if err != nil {
+		return err
+	}
+	source, err := verdict.NewSource(flags.prometheus, c.Namespace, thresholds.Latency)
+	if err != nil {
+		return err
+	}
+	status, err := c.Status(cmd.Context())
+	if err != nil {
+		return err
+	}
+	r := status.Release
+	switch {
+	case r == nil && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
+		return cluster.printResult(cmd.OutOrStdout(), rollout.Result{Verb: "verify", App: c.Manifests.App, Message: "the last release was the app's first and went straight to primary: there is no canary to judge"})
+	case r == nil:
+		return &rollout.StageError{Err: fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+	case r.Stage == release.StageVerified && r.Verdict.Outcome == release.Healthy && !flags.again:
+		return cluster.printResult(cmd.OutOrStdout(), rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: "judged healthy before: " + r.Verdict.Reason})
+	case r.Stage != release.StageCanary && r.Stage != release.StageVerified:
+		return &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
+	}
+	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
+		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
+		Thresholds: thresholds, Interval: flags.interval,
+		Report: func(e verdict.Evaluation) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  canary %6.0f requests, %6.2f %% ok, %5.2f %% slow   primary %6.0f requests, %6.2f %% ok, %5.2f %% slow\n", e.Elapsed.Seconds(),
+				e.Canary.Requests, 100*e.Canary.SuccessRatio(), 100*e.Canary.SlowRatio(),
+				e.Primary.Requests, 100*e.Primary.SuccessRatio(), 100*e.Primary.SlowRatio())
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return conclude(cmd, cluster, flags, c, r, verification)
+}
+
+// conclude writes the verdict into the ledger and does what follows from it.
+func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) error {
+	result, err := c.Judge(cmd.Context(), release.Verdict{
+		Outcome: v.Outcome, Digest: r.Digest(), Reason: v.Reason,
+		Requests: int64(v.Canary().Requests), At: time.Now().UTC().Truncate(time.Millisecond),
+	})
+	if err != nil {
+		return err
+	}
+	var code error
+	switch v.Outcome {
+	case release.Inconclusive:
+		code = &exitError{exitInconclusive, errors.New("inconclusive: " + v.Reason + "; the canary keeps its share, run verify again or roll back")}
+	case release.Unhealthy:
+		code = &exitError{exitUnhealthy, errors.New("unhealthy: " + v.Reason)}
+		if !flags.noRollback {
+			if err := drained(c, flags.prometheus); err != nil {
+				return err
+			}
+			if result, err = c.Rollback(cmd.Context(), v.Reason); err != nil {
+				return &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolling back did not finish: %w; run `crossbill rollback`", v.Reason, err)}
+			}
+			code = &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolled back: %s", v.Reason, result.Message)}
+		}
+	}
+	if cluster.output == "json" {
+		err = printJSON(cmd.OutOrStdout(), struct {
+			rollout.Result
+			Verdict *verdict.Verification `json:"verdict"`
+		}{result, v})
+	} else if code == nil {
+		err = cluster.printResult(cmd.OutOrStdout(), result)
+	}
+	return errors.Join(code, err)
+}

@@ -1,0 +1,146 @@
+// Package report tells where a release is and what happened: as text, as JSON, and as one HTML file
+// that needs no network. It reads nothing itself.
+package report
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+// Status writes where an app's release is, for a person.
+func Status(out io.Writer, s *rollout.Status) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "app\t%s in %s\n", s.App, s.Namespace)
+	if r := s.Release; r != nil {
+		fmt.Fprintf(w, "release\t%s, %s\n", r.ID, r.Digest())
+		fmt.Fprintf(w, "stage\t%s, begun %s by %s\n", r.Stage, r.StartedAt.Format(time.RFC3339), r.StartedBy)
+		if r.Verdict != nil {
+			fmt.Fprintf(w, "verdict\t%s: %s\n", r.Verdict.Outcome, r.Verdict.Reason)
+		}
+		if r.PipelineURL != "" {
+			fmt.Fprintf(w, "pipeline\t%s\n", r.PipelineURL)
+		}
+		fmt.Fprintf(w, "next\t%s\n", next(r))
+	} else {
+		fmt.Fprintf(w, "release\tnone in flight\n")
+	}
+	if s.Claim != "" {
+		fmt.Fprintf(w, "claim\theld by %s\n", s.Claim)
+	}
+	if s.Weights != nil {
+		fmt.Fprintf(w, "traffic\t%d %% primary, %d %% canary\n", s.Weights.Primary, s.Weights.Canary)
+	}
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		t := s.Tracks[track]
+		if t == nil {
+			fmt.Fprintf(w, "%s\tnot there\n", track)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", track, t.Ready, t.Replicas, t.Image)
+	}
+	for i, f := range s.History {
+		label := "last"
+		if i > 0 {
+			label = ""
+		}
+		if i == 3 {
+			fmt.Fprintf(w, "\t… %d more in `crossbill report`\n", len(s.History)-i)
+			break
+		}
+		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), f.Outcome, short(f.Digest()), because(f.Reason))
+	}
+	return w.Flush()
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+// short is a digest as a person compares it.
+func short(digest string) string {
+	if hex, ok := strings.CutPrefix(digest, "sha256:"); ok && len(hex) > 12 {
+		return "sha256:" + hex[:12]
+	}
+	return digest
+}
+
+// next says what a person or a pipeline does from a stage on.
+func next(r *release.Release) string {
+	switch r.Stage {
+	case release.StageClaimed:
+		return "canary (it is not finished; run it again)"
+	case release.StageCanary:
+		return "verify"
+	case release.StageVerified:
+		if r.Verdict != nil && r.Verdict.Outcome == release.Healthy {
+			return "promote, by a person"
+		}
+		return "rollback, or verify again"
+	case release.StagePromoting:
+		return "promote (it is not finished; run it again) or rollback"
+	case release.StagePromoted:
+		return "cleanup"
+	default:
+		return "rollback (it is not finished; run it again)"
+	}
+}
+
+// Entry is one line of a timeline.
+type Entry struct {
+	At      time.Time `json:"at"`
+	Release string    `json:"release"`
+	Digest  string    `json:"digest"`
+	What    string    `json:"what"`
+	Detail  string    `json:"detail,omitempty"`
+	By      string    `json:"by"`
+}
+
+// Timeline puts what the ledger knows in the order of time, oldest first.
+func Timeline(s *rollout.Status) []Entry {
+	entries := []Entry{}
+	for _, f := range s.History {
+		entries = append(entries, steps(&f.Release)...)
+		entries = append(entries, Entry{At: f.FinishedAt, Release: f.ID, Digest: f.Digest(), What: string(f.Outcome), Detail: f.Reason, By: f.FinishedBy})
+	}
+	if s.Release != nil {
+		entries = append(entries, steps(s.Release)...)
+	}
+	sort.SliceStable(entries, func(a, b int) bool { return entries[a].At.Before(entries[b].At) })
+	return entries
+}
+
+func steps(r *release.Release) []Entry {
+	var entries []Entry
+	for _, step := range r.Steps {
+		entry := Entry{At: step.At, Release: r.ID, Digest: r.Digest(), What: string(step.Stage), By: step.By}
+		switch {
+		case step.Stage == release.StageCanary:
+			entry.Detail = fmt.Sprintf("%d %% of the traffic", r.Weight)
+		case step.Stage == release.StageVerified && r.Verdict != nil:
+			entry.Detail = fmt.Sprintf("%s: %s", r.Verdict.Outcome, r.Verdict.Reason)
+		case step.Stage == release.StageRollingBack:
+			entry.Detail = r.Reason
+		}
+		entries = append(entries, entry)
+	}
+	return entries
+}
+
+// Text writes a timeline for a person.
+func Text(out io.Writer, entries []Entry) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	for _, e := range entries {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.At.Format(time.RFC3339), e.Release, short(e.Digest), e.What, e.By, e.Detail)
+	}
+	return w.Flush()
+}

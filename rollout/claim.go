@@ -1,0 +1,281 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/our-org/crossbill/release"
+)
+
+// ErrClaimLost says that another job has taken the claim: this one can write nothing more.
+var ErrClaimLost = errors.New("another job has taken the claim on this app; this one has stopped and changes nothing more (see `crossbill status`)")
+
+// The claim's times. A dead job's claim expires after leaseDuration.
+const (
+	leaseDuration = 15 * time.Second
+	renewDeadline = 10 * time.Second
+	retryPeriod   = 2 * time.Second
+)
+
+// The keys of the ledger's ConfigMap.
+const (
+	ledgerKey   = "ledger.json"
+	previousKey = "previous-template.json" // primary's pod template before promotion, for rollback
+)
+
+// job is a verb under its claim.
+type job struct {
+	*Cluster
+	epoch  int64
+	state  *corev1.ConfigMap // as last read or written
+	ledger *release.Ledger
+}
+
+// withClaim runs a verb's work under the app's claim. The claim is a Lease, kept by client-go's
+// leader election; what fences the writes is the epoch that is drawn from the ledger with it.
+func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job) error) error {
+	if c.plan != nil {
+		return c.withoutClaim(ctx, work)
+	}
+	identity := c.By + "_" + rand.String(5)
+	abandoned, err := c.abandonedClaim(ctx)
+	if err != nil {
+		return err
+	}
+
+	ctx, release := context.WithCancel(ctx)
+	defer release()
+	var result error
+	started := make(chan struct{})
+	done := make(chan struct{})
+	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+		Name: c.stateName(),
+		Lock: &resourcelock.LeaseLock{
+			LeaseMeta:  metav1.ObjectMeta{Name: c.stateName(), Namespace: c.Namespace},
+			Client:     c.Kube.CoordinationV1(),
+			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+		},
+		LeaseDuration:   leaseDuration,
+		RenewDeadline:   renewDeadline,
+		RetryPeriod:     retryPeriod,
+		ReleaseOnCancel: true,
+		Callbacks: leaderelection.LeaderCallbacks{
+			OnStartedLeading: func(ctx context.Context) {
+				close(started)
+				defer close(done)
+				defer release()
+				result = c.underClaim(ctx, abandoned, work)
+			},
+			OnStoppedLeading: func() {},
+			OnNewLeader: func(holder string) {
+				if holder != identity && holder != "" {
+					c.log("claim", "held by %s; waiting until it is released or expires (--takeover takes it at once)", holder)
+				}
+			},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("claim on %s: %w", c.app(), err)
+	}
+	claimCtx, stopWaiting := context.WithCancel(ctx)
+	timer := time.AfterFunc(c.claimTimeout(), func() {
+		select {
+		case <-started:
+		default:
+			stopWaiting()
+		}
+	})
+	defer timer.Stop()
+	defer stopWaiting()
+	elector.Run(claimCtx)
+
+	select {
+	case <-started:
+	default:
+		if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
+			return err
+		}
+		return fmt.Errorf("no claim on %s within %s: another job holds it; nothing was changed", c.app(), c.claimTimeout())
+	}
+	<-done
+	return result
+}
+
+func (c *Cluster) claimTimeout() time.Duration { return 4 * leaseDuration }
+
+// abandonedClaim says whether the last holder did not release its claim: it is dead, or alive and
+// about to be waited for, or to be taken over.
+func (c *Cluster) abandonedClaim(ctx context.Context) (bool, error) {
+	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
+	lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
+	}
+	holder := ""
+	if lease.Spec.HolderIdentity != nil {
+		holder = *lease.Spec.HolderIdentity
+	}
+	if holder == "" {
+		return false, nil
+	}
+	if c.Takeover {
+		c.log("claim", "taking over from %s", holder)
+		lease.Spec.HolderIdentity = new(string)
+		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
+			return false, fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
+		}
+	}
+	return true, nil
+}
+
+// underClaim draws the epoch and runs the work.
+func (c *Cluster) underClaim(ctx context.Context, abandoned bool, work func(context.Context, *job) error) error {
+	j := &job{Cluster: c}
+	if err := j.readState(ctx); err != nil {
+		return err
+	}
+	j.epoch = j.ledger.Epoch + 1
+	j.ledger.Epoch = j.epoch
+	if err := j.writeState(ctx); err != nil {
+		return err
+	}
+	if abandoned {
+		if err := j.stamp(ctx); err != nil {
+			return err
+		}
+	}
+	err := work(ctx, j)
+	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrClaimLost) {
+		// The elector cancels the work when it can no longer renew.
+		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
+	}
+	return err
+}
+
+// withoutClaim runs the work as a plan: the ledger is read, never written.
+func (c *Cluster) withoutClaim(ctx context.Context, work func(context.Context, *job) error) error {
+	j := &job{Cluster: c}
+	if err := j.readState(ctx); err != nil {
+		return err
+	}
+	j.epoch = j.ledger.Epoch + 1
+	return work(ctx, j)
+}
+
+// readState reads the ledger.
+func (j *job) readState(ctx context.Context) error {
+	state, err := j.Kube.CoreV1().ConfigMaps(j.Namespace).Get(ctx, j.stateName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		state = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Name: j.stateName(), Namespace: j.Namespace,
+			Labels: map[string]string{"app": j.app(), "app.kubernetes.io/managed-by": fieldManager},
+		}}
+	case err != nil:
+		return fmt.Errorf("ledger (ConfigMap %s/%s): %w", j.Namespace, j.stateName(), err)
+	}
+	ledger, err := release.ParseLedger(j.app(), state.Data[ledgerKey])
+	if err != nil {
+		return err
+	}
+	j.state, j.ledger = state, ledger
+	return nil
+}
+
+// writeState writes the ledger. A conflict means that another job has written it, which only one
+// with a newer claim does.
+func (j *job) writeState(ctx context.Context) error {
+	if j.plan != nil {
+		return nil
+	}
+	state := j.state.DeepCopy()
+	if state.Data == nil {
+		state.Data = map[string]string{}
+	}
+	state.Data[ledgerKey] = j.ledger.String()
+	if j.ledger.Release == nil {
+		delete(state.Data, previousKey)
+	}
+	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
+	var err error
+	if state.ResourceVersion == "" {
+		state, err = configMaps.Create(ctx, state, metav1.CreateOptions{FieldManager: fieldManager})
+	} else {
+		state, err = configMaps.Update(ctx, state, metav1.UpdateOptions{FieldManager: fieldManager})
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return ErrClaimLost
+	}
+	if err != nil {
+		return fmt.Errorf("ledger (ConfigMap %s/%s): %w; run the command again", j.Namespace, j.stateName(), err)
+	}
+	j.state = state
+	return nil
+}
+
+// reach notes a stage in the ledger.
+func (j *job) reach(ctx context.Context, stage release.Stage) error {
+	if j.ledger.Release != nil && j.ledger.Release.Stage == stage {
+		return nil
+	}
+	if err := j.ledger.Reach(stage, j.By, j.now()); err != nil {
+		return err
+	}
+	return j.writeState(ctx)
+}
+
+// finish ends the release in the ledger.
+func (j *job) finish(ctx context.Context, outcome release.Outcome) error {
+	if err := j.ledger.Finish(outcome, j.By, j.now()); err != nil {
+		return err
+	}
+	return j.writeState(ctx)
+}
+
+// fence refuses an object that a newer claim has written.
+func (j *job) fence(object metav1.Object) error {
+	text, ok := object.GetAnnotations()[epochAnnotation]
+	if !ok {
+		return nil
+	}
+	epoch, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s has annotation %s: %q, which is not a number; remove it", object.GetName(), epochAnnotation, text)
+	}
+	if epoch > j.epoch {
+		return ErrClaimLost
+	}
+	return nil
+}
+
+// Identity names this process for the ledger: the CI job when there is one, else user and host.
+func Identity() string {
+	if id := os.Getenv("CI_JOB_ID"); id != "" { // GitLab
+		return "gitlab-job-" + id
+	}
+	if id := os.Getenv("GITHUB_RUN_ID"); id != "" {
+		return "github-run-" + id
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	if user := os.Getenv("USER"); user != "" {
+		return user + "@" + host
+	}
+	return host
+}

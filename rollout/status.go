@@ -1,0 +1,71 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/release"
+)
+
+// Status is where an app's release is.
+type Status struct {
+	App       string                         `json:"app"`
+	Namespace string                         `json:"namespace"`
+	Claim     string                         `json:"claim,omitempty"` // who holds it, if anybody
+	Release   *release.Release               `json:"release,omitempty"`
+	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
+	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
+	History   []release.Finished             `json:"history,omitempty"`
+}
+
+// TrackStatus is one track's Deployment.
+type TrackStatus struct {
+	Image    string `json:"image"`
+	Replicas int32  `json:"replicas"`
+	Ready    int32  `json:"ready"`
+}
+
+// Status reads where the app's release is. It writes nothing and needs no claim.
+func (c *Cluster) Status(ctx context.Context) (*Status, error) {
+	j := &job{Cluster: c}
+	if err := j.readState(ctx); err != nil {
+		return nil, err
+	}
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		d, err := j.deployment(ctx, c.deploymentName(track))
+		if err != nil {
+			return nil, fmt.Errorf("Deployment %s: %w", c.deploymentName(track), err)
+		}
+		if d == nil {
+			continue
+		}
+		t := &TrackStatus{Image: c.Manifests.Image(d), Ready: d.Status.ReadyReplicas}
+		if d.Spec.Replicas != nil {
+			t.Replicas = *d.Spec.Replicas
+		}
+		status.Tracks[track] = t
+	}
+	vs, err := c.Istio.NetworkingV1().VirtualServices(c.Namespace).Get(ctx, c.Manifests.VirtualService.Name, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("VirtualService %s: %w", c.Manifests.VirtualService.Name, err)
+	}
+	if err == nil {
+		if routes := c.Manifests.Routes(vs); len(routes) > 0 {
+			weights := manifest.Weights(vs, routes[0])
+			status.Weights = &weights
+		}
+	}
+	lease, err := c.Kube.CoordinationV1().Leases(c.Namespace).Get(ctx, c.stateName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("Lease %s: %w", c.stateName(), err)
+	}
+	if err == nil && lease.Spec.HolderIdentity != nil {
+		status.Claim = *lease.Spec.HolderIdentity
+	}
+	return status, nil
+}

@@ -1,0 +1,457 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/release"
+)
+
+// StageError says that a verb cannot be run at the present stage. Nothing was changed.
+type StageError struct{ Err error }
+
+func (e *StageError) Error() string { return e.Err.Error() }
+func (e *StageError) Unwrap() error { return e.Err }
+
+// Canary begins a release, or goes on with it: the canary's Deployment, its readiness, then its
+// share of the traffic. An app without a primary has nothing to protect: its first release goes
+// straight to primary. want needs ID, Image and Weight.
+func (c *Cluster) Canary(ctx context.Context, want release.Release) (result Result, err error) {
+	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		result, err = j.canary(ctx, want)
+		return err
+	})
+	return result, err
+}
+
+func (j *job) canary(ctx context.Context, want release.Release) (Result, error) {
+	if j.ledger.Release == nil {
+		live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+		if err != nil {
+			return Result{}, fmt.Errorf("Deployment %s: %w; nothing was changed", j.deploymentName(release.Primary), err)
+		}
+		if live != nil {
+			want.Previous = j.Manifests.Image(live)
+		}
+		if want.Previous == want.Image {
+			return j.result("canary", "primary already runs %s: nothing to do", want.Digest()), nil
+		}
+	}
+	var err error
+	if want.Template, err = j.Manifests.TemplateHash(); err != nil {
+		return Result{}, err
+	}
+	started, err := j.ledger.Begin(want, j.By, j.now())
+	if err != nil {
+		return Result{}, err
+	}
+	r := j.ledger.Release
+	if started {
+		if err := j.writeState(ctx); err != nil {
+			return Result{}, err
+		}
+		j.log("ledger", "release %s of %s begins", r.ID, r.Digest())
+	} else {
+		j.log("ledger", "going on with release %s from stage %s", r.ID, r.Stage)
+	}
+	if r.Previous == "" {
+		return j.first(ctx)
+	}
+	switch r.Stage {
+	case release.StageClaimed:
+	case release.StageRollingBack:
+		return Result{}, &StageError{j.ledger.Promotable()}
+	default:
+		return j.result("canary", "the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), nil
+	}
+
+	if err := j.applyService(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.ensureSubsets(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.ensureRoute(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.applyCanary(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.waitTrack(ctx, release.Canary); err != nil {
+		return Result{}, err
+	}
+	if err := j.route(ctx, r.Weight); err != nil {
+		return Result{}, err
+	}
+	if err := j.reach(ctx, release.StageCanary); err != nil {
+		return Result{}, err
+	}
+	return j.result("canary", "%s gets %d %% of the traffic", r.Digest(), r.Weight), nil
+}
+
+// applyCanary applies the canary's Deployment, sized from primary's live size and the weight.
+func (j *job) applyCanary(ctx context.Context) error {
+	primary, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
+	}
+	r := j.ledger.Release
+	desired, err := j.Manifests.Track(release.Canary, j.Namespace, r.Image)
+	if err != nil {
+		return err
+	}
+	replicas := CanaryReplicas(primary, r.Weight)
+	desired.Spec.Replicas = &replicas
+	if _, err := j.applyDeployment(ctx, desired); err != nil {
+		return err
+	}
+	j.log("Deployment "+j.Namespace+"/"+desired.Name, "applied with %d %s of %s", replicas, plural(int(replicas), "replica"), r.Digest())
+	return nil
+}
+
+// CanaryReplicas is the canary's size for a weight in percent: its share of primary's live
+// replicas, rounded up, at least one.
+func CanaryReplicas(primary *appsv1.Deployment, weight int) int32 {
+	live := int32(1)
+	if primary != nil && primary.Spec.Replicas != nil {
+		live = *primary.Spec.Replicas
+	}
+	return max(1, (live*int32(weight)+99)/100)
+}
+
+// waitTrack waits until a track can be routed to.
+func (j *job) waitTrack(ctx context.Context, track release.Track) error {
+	if err := j.waitRollout(ctx, track); err != nil {
+		return err
+	}
+	return j.waitEndpoints(ctx, track)
+}
+
+// first releases an app that has no primary.
+func (j *job) first(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
+	if r.Stage == release.StageRollingBack {
+		return Result{}, &StageError{j.ledger.Promotable()}
+	}
+	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
+	if err := j.applyService(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.applyPrimary(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.waitTrack(ctx, release.Primary); err != nil {
+		return Result{}, err
+	}
+	if err := j.ensureSubsets(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.ensureRoute(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.handBack(ctx); err != nil {
+		return Result{}, err
+	}
+	digest := r.Digest()
+	if err := j.finish(ctx, release.OutcomeFirst); err != nil {
+		return Result{}, err
+	}
+	return j.ended("canary", release.OutcomeFirst, "first release: %s has all of the traffic", digest), nil
+}
+
+// applyPrimary puts the release's digest on primary.
+func (j *job) applyPrimary(ctx context.Context) error {
+	r := j.ledger.Release
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
+	if err != nil {
+		return err
+	}
+	after, err := j.applyDeployment(ctx, desired)
+	if err != nil {
+		return err
+	}
+	j.log("Deployment "+j.Namespace+"/"+desired.Name, "applied with %s", r.Digest())
+	return j.sizePrimary(ctx, after)
+}
+
+// Judge puts a verdict on the release in flight.
+func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (result Result, err error) {
+	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		if err := j.ledger.Judge(v, j.By, j.now()); err != nil {
+			return &StageError{err}
+		}
+		result = j.result("verify", "%s: %s", v.Outcome, v.Reason)
+		return j.writeState(ctx)
+	})
+	return result, err
+}
+
+// Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
+// of the traffic to primary. The canary keeps its share until then.
+func (c *Cluster) Promote(ctx context.Context) (result Result, err error) {
+	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		result, err = j.promote(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (j *job) promote(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
+	if r == nil {
+		if len(j.ledger.History) > 0 && j.ledger.History[0].Outcome == release.OutcomePromoted {
+			return j.result("promote", "release %s is promoted and finished: nothing to do", j.ledger.History[0].ID), nil
+		}
+		return Result{}, &StageError{fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+	}
+	if r.Stage == release.StagePromoted {
+		return j.result("promote", "release %s is promoted: go on with cleanup", r.ID), nil
+	}
+	if err := j.ledger.Promotable(); err != nil {
+		return Result{}, &StageError{err}
+	}
+	template, err := j.Manifests.TemplateHash()
+	if err != nil {
+		return Result{}, err
+	}
+	if template != r.Template {
+		return Result{}, &release.InputError{
+			Field:   "--manifests",
+			Problem: fmt.Sprintf("the pod template is not the one that the canary of release %s proved", r.ID),
+			Fix:     "promote with the manifests that canary was run with",
+		}
+	}
+	if r.Stage != release.StagePromoting {
+		if err := j.rememberPrevious(ctx); err != nil {
+			return Result{}, err
+		}
+		if err := j.reach(ctx, release.StagePromoting); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := j.applyPrimary(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.waitTrack(ctx, release.Primary); err != nil {
+		return Result{}, err
+	}
+	if err := j.route(ctx, 0); err != nil {
+		return Result{}, err
+	}
+	if err := j.reach(ctx, release.StagePromoted); err != nil {
+		return Result{}, err
+	}
+	return j.result("promote", "%s is on primary and has all of the traffic", r.Digest()), nil
+}
+
+// rememberPrevious keeps primary's pod template beside the ledger: rollback puts it back as it was,
+// not only its image.
+func (j *job) rememberPrevious(ctx context.Context) error {
+	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil || live == nil {
+		return fmt.Errorf("Deployment %s is not there (%v); nothing was changed, rollback ends the release", j.deploymentName(release.Primary), err)
+	}
+	text, err := json.Marshal(live.Spec.Template)
+	if err != nil {
+		return err
+	}
+	if j.state.Data == nil {
+		j.state.Data = map[string]string{}
+	}
+	j.state.Data[previousKey] = string(text)
+	return nil
+}
+
+// Cleanup drains and deletes the canary of a promoted release, and ends the release.
+func (c *Cluster) Cleanup(ctx context.Context) (result Result, err error) {
+	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		result, err = j.cleanup(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (j *job) cleanup(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
+	if r == nil {
+		return j.result("cleanup", "no release is in flight: nothing to do"), nil
+	}
+	if r.Stage != release.StagePromoted {
+		return Result{}, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
+	}
+	if err := j.removeCanary(ctx); err != nil {
+		return Result{}, err
+	}
+	digest := r.Digest()
+	if err := j.finish(ctx, release.OutcomePromoted); err != nil {
+		return Result{}, err
+	}
+	return j.ended("cleanup", release.OutcomePromoted, "%s is released; the canary is gone", digest), nil
+}
+
+// removeCanary takes the canary off the route, waits until nobody calls it, deletes it, and gives
+// back what others own.
+func (j *job) removeCanary(ctx context.Context) error {
+	err := j.route(ctx, 0)
+	if err != nil && !apierrors.IsNotFound(err) { // no VirtualService: no traffic
+		return err
+	}
+	live, err := j.deployment(ctx, j.deploymentName(release.Canary))
+	if err != nil {
+		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Canary), err)
+	}
+	if live != nil {
+		if err := j.waitDrained(ctx); err != nil {
+			return err
+		}
+		if err := j.deleteDeployment(ctx, live.Name); err != nil {
+			return err
+		}
+	}
+	if err := j.waitGone(ctx, release.Canary); err != nil {
+		return err
+	}
+	return j.handBack(ctx)
+}
+
+// Rollback sends all of the traffic to primary, puts the old digest back on it when promotion had
+// begun, and drains and deletes the canary. It takes the claim of whoever holds it.
+func (c *Cluster) Rollback(ctx context.Context, reason string) (result Result, err error) {
+	taking := *c
+	taking.Takeover = true
+	err = taking.withClaim(ctx, func(ctx context.Context, j *job) error {
+		result, err = j.rollback(ctx, reason)
+		return err
+	})
+	return result, err
+}
+
+func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
+	r := j.ledger.Release
+	if r == nil {
+		return j.result("rollback", "no release is in flight: nothing to roll back"), nil
+	}
+	if r.Stage != release.StageRollingBack {
+		r.Reason = reason
+		if err := j.reach(ctx, release.StageRollingBack); err != nil {
+			return Result{}, err
+		}
+	}
+	j.log("ledger", "rolling back release %s: %s", r.ID, r.Reason)
+	if r.Previous == "" {
+		return j.rollbackFirst(ctx)
+	}
+	if err := j.restorePrimary(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.removeCanary(ctx); err != nil {
+		return Result{}, err
+	}
+	previous := release.DigestOf(r.Previous)
+	if err := j.finish(ctx, release.OutcomeRolledBack); err != nil {
+		return Result{}, err
+	}
+	return j.ended("rollback", release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", previous), nil
+}
+
+// restorePrimary brings the traffic to a primary with the old template. A primary that promotion has
+// begun to change is put back first when it has no ready endpoint of its own; else the traffic goes
+// first.
+func (j *job) restorePrimary(ctx context.Context) error {
+	ready, err := j.hasReadyEndpoint(ctx, release.Primary)
+	if err != nil {
+		return err
+	}
+	if ready {
+		if err := j.route(ctx, 0); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	if text := j.state.Data[previousKey]; text != "" {
+		var template corev1.PodTemplateSpec
+		if err := json.Unmarshal([]byte(text), &template); err != nil {
+			return fmt.Errorf("ledger: primary's previous pod template is not readable: %w", err)
+		}
+		desired, err := j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous)
+		if err != nil {
+			return err
+		}
+		desired.Spec.Template = template
+		if _, err := j.applyDeployment(ctx, desired); err != nil {
+			return err
+		}
+		j.log("Deployment "+j.Namespace+"/"+desired.Name, "put back to %s", release.DigestOf(j.ledger.Release.Previous))
+		if err := j.waitTrack(ctx, release.Primary); err != nil {
+			return err
+		}
+		return j.route(ctx, 0)
+	}
+	if !ready && j.plan == nil {
+		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
+	}
+	return nil
+}
+
+// rollbackFirst removes the primary of a first release that did not come up: it never had traffic.
+func (j *job) rollbackFirst(ctx context.Context) (Result, error) {
+	services := j.Istio.NetworkingV1().VirtualServices(j.Namespace)
+	if _, err := services.Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{}); err == nil {
+		j.log("VirtualService "+j.Manifests.VirtualService.Name, "is left as it is; it leads to no pods until the next release")
+	}
+	if err := j.deleteDeployment(ctx, j.deploymentName(release.Primary)); err != nil {
+		return Result{}, err
+	}
+	if err := j.waitGone(ctx, release.Primary); err != nil {
+		return Result{}, err
+	}
+	if err := j.handBack(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.finish(ctx, release.OutcomeRolledBack); err != nil {
+		return Result{}, err
+	}
+	return j.ended("rollback", release.OutcomeRolledBack, "the first release is removed: the app has no primary"), nil
+}
+
+// hasReadyEndpoint says whether a track can take traffic now.
+func (j *job) hasReadyEndpoint(ctx context.Context, track release.Track) (bool, error) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return false, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+	}
+	for _, pod := range pods.Items {
+		for _, condition := range pod.Status.Conditions {
+			if pod.DeletionTimestamp == nil && condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+func (j *job) result(verb, format string, args ...any) Result {
+	return Result{Verb: verb, App: j.app(), Release: j.ledger.Release, Message: fmt.Sprintf(format, args...)}
+}
+
+// ended is the result of a verb that ended the release.
+func (j *job) ended(verb string, outcome release.Outcome, format string, args ...any) Result {
+	result := j.result(verb, format, args...)
+	if len(j.ledger.History) > 0 {
+		result.Release = &j.ledger.History[0].Release
+	}
+	result.Outcome = outcome
+	return result
+}
+
+// IsRefusal says whether an error changed nothing because of the state of things: the wrong stage, or
+// another release in flight.
+func IsRefusal(err error) bool {
+	return errors.As(err, new(*StageError)) || errors.As(err, new(*release.InFlightError)) || errors.Is(err, ErrClaimLost)
+}

@@ -1,0 +1,310 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/release"
+)
+
+// NotReadyError says that a Deployment did not become ready in time, with what the cluster said.
+type NotReadyError struct {
+	Deployment string
+	Reason     string
+	Details    []string // states of containers and last events
+}
+
+func (e *NotReadyError) Error() string {
+	text := fmt.Sprintf("Deployment %s did not become ready: %s", e.Deployment, e.Reason)
+	for _, detail := range e.Details {
+		text += "\n  " + detail
+	}
+	return text
+}
+
+// waitRollout waits until every replica of a Deployment runs its present template and is available.
+func (j *job) waitRollout(ctx context.Context, track release.Track) error {
+	if j.plan != nil {
+		return nil
+	}
+	ctx, cancel := j.bounded(ctx)
+	defer cancel()
+	name := j.deploymentName(track)
+	object := "Deployment " + j.Namespace + "/" + name
+	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
+	only := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = "metadata.name=" + name
+		return o
+	}
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return deployments.List(ctx, only(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return deployments.Watch(ctx, only(o))
+		},
+	}
+	progress := ""
+	_, err := watchtools.UntilWithSync(ctx, lw, &appsv1.Deployment{}, nil, func(event watch.Event) (bool, error) {
+		d, ok := event.Object.(*appsv1.Deployment)
+		if !ok || event.Type == watch.Deleted {
+			return false, &NotReadyError{Deployment: name, Reason: "it was deleted by somebody else"}
+		}
+		done, now, err := rolledOut(d)
+		if now != progress && !done && err == nil {
+			progress = now
+			j.log(object, "%s", now)
+		}
+		return done, err
+	})
+	if err == nil {
+		j.log(object, "every replica is ready")
+		return nil
+	}
+	notReady := &NotReadyError{Deployment: name, Reason: err.Error()}
+	if !errors.As(err, &notReady) && ctx.Err() != nil {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return ctx.Err()
+		}
+		notReady.Reason = fmt.Sprintf("deadline passed (%s)", progress)
+	}
+	notReady.Deployment = name
+	notReady.Details = j.explain(context.WithoutCancel(ctx), track)
+	return notReady
+}
+
+// rolledOut reads a Deployment's own conditions, as `kubectl rollout status` does.
+func rolledOut(d *appsv1.Deployment) (done bool, progress string, err error) {
+	if d.Status.ObservedGeneration < d.Generation {
+		return false, "waiting for the controller to see it", nil
+	}
+	for _, condition := range d.Status.Conditions {
+		if condition.Type == appsv1.DeploymentProgressing && condition.Reason == "ProgressDeadlineExceeded" {
+			return false, "", &NotReadyError{Reason: "it made no progress within its progressDeadlineSeconds"}
+		}
+	}
+	want := int32(1)
+	if d.Spec.Replicas != nil {
+		want = *d.Spec.Replicas
+	}
+	s := d.Status
+	progress = fmt.Sprintf("%d of %d replicas updated, %d available", s.UpdatedReplicas, want, s.AvailableReplicas)
+	return s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want, progress, nil
+}
+
+func (j *job) selector(track release.Track) string {
+	return labels.SelectorFromSet(labels.Set{manifest.AppLabel: j.app(), manifest.TrackLabel: string(track)}).String()
+}
+
+// waitEndpoints waits until every pod of a track is a ready endpoint of the Service, and that there
+// is one: only then may a route point at it.
+func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
+	if j.plan != nil {
+		return nil
+	}
+	ctx, cancel := j.bounded(ctx)
+	defer cancel()
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+	}
+	want := sets.New[string]()
+	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp == nil {
+			want.Insert(pod.Name)
+		}
+	}
+	slices := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
+	ofService := func(o metav1.ListOptions) metav1.ListOptions {
+		o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
+		return o
+	}
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return slices.List(ctx, ofService(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return slices.Watch(ctx, ofService(o))
+		},
+	}
+	ready := map[string]sets.Set[string]{} // by slice
+	_, err = watchtools.UntilWithSync(ctx, lw, &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
+		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
+			ready[slice.Name] = readyPods(slice)
+			if event.Type == watch.Deleted {
+				delete(ready, slice.Name)
+			}
+		}
+		all := sets.New[string]()
+		for _, names := range ready {
+			all = all.Union(names)
+		}
+		return want.Len() > 0 && all.IsSuperset(want), nil
+	})
+	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods are not ready endpoints of Service " + j.Manifests.Service.Name, Details: j.explain(context.WithoutCancel(ctx), track)}
+		}
+		return fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
+	}
+	j.log("Service "+j.Namespace+"/"+j.Manifests.Service.Name, "%d ready %s of %s", want.Len(), plural(want.Len(), "endpoint"), track)
+	return nil
+}
+
+func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {
+	names := sets.New[string]()
+	for _, endpoint := range slice.Endpoints {
+		if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
+			names.Insert(endpoint.TargetRef.Name)
+		}
+	}
+	return names
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
+
+// waitGone waits until a track has no pods.
+func (j *job) waitGone(ctx context.Context, track release.Track) error {
+	if j.plan != nil {
+		return nil
+	}
+	ctx, cancel := j.bounded(ctx)
+	defer cancel()
+	pods := j.Kube.CoreV1().Pods(j.Namespace)
+	ofTrack := func(o metav1.ListOptions) metav1.ListOptions {
+		o.LabelSelector = j.selector(track)
+		return o
+	}
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return pods.List(ctx, ofTrack(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return pods.Watch(ctx, ofTrack(o))
+		},
+	}
+	left := sets.New[string]()
+	none := func(store cache.Store) (bool, error) {
+		for _, key := range store.ListKeys() {
+			left.Insert(key[strings.LastIndex(key, "/")+1:])
+		}
+		return left.Len() == 0, nil
+	}
+	_, err := watchtools.UntilWithSync(ctx, lw, &corev1.Pod{}, none, func(event watch.Event) (bool, error) {
+		if pod, ok := event.Object.(*corev1.Pod); ok {
+			if event.Type == watch.Deleted {
+				left.Delete(pod.Name)
+			} else {
+				left.Insert(pod.Name)
+			}
+		}
+		return left.Len() == 0, nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("pods of %s are still terminating: %s; run the command again", j.deploymentName(track), strings.Join(sets.List(left), ", "))
+	}
+	if err != nil {
+		return fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+	}
+	j.log("Deployment "+j.Namespace+"/"+j.deploymentName(track), "its pods are gone")
+	return nil
+}
+
+// waitDrained waits until the canary, at weight 0, gets no more requests.
+func (j *job) waitDrained(ctx context.Context) error {
+	if j.plan != nil {
+		return nil
+	}
+	workload := j.deploymentName(release.Canary)
+	if j.Drained != nil {
+		ctx, cancel := j.bounded(ctx)
+		defer cancel()
+		if err := j.Drained(ctx, workload); err != nil {
+			return fmt.Errorf("%s still gets requests or cannot be seen to have none: %w; its pods are kept, run the command again", workload, err)
+		}
+		j.log("Deployment "+j.Namespace+"/"+workload, "gets no more requests: its counters stand still")
+		return nil
+	}
+	delay := j.SettleDelay
+	if delay == 0 {
+		delay = 10 * time.Second
+	}
+	j.log("VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "giving the data plane %s to have the route (no --prometheus to see it by)", delay)
+	select {
+	case <-time.After(delay):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// explain gathers what the cluster says about a track that is not ready: the states of its
+// containers and the last events of its pods.
+func (j *job) explain(ctx context.Context, track release.Track) []string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return []string{"its pods cannot be read: " + err.Error()}
+	}
+	var details []string
+	names := sets.New[string]()
+	for _, pod := range pods.Items {
+		names.Insert(pod.Name)
+		for _, status := range pod.Status.ContainerStatuses {
+			if waiting := status.State.Waiting; waiting != nil {
+				details = append(details, fmt.Sprintf("pod %s, container %s: %s %s", pod.Name, status.Name, waiting.Reason, waiting.Message))
+			} else if !status.Ready {
+				details = append(details, fmt.Sprintf("pod %s, container %s: running, not ready, %d restarts", pod.Name, status.Name, status.RestartCount))
+			}
+		}
+		for _, condition := range pod.Status.Conditions {
+			if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse {
+				details = append(details, fmt.Sprintf("pod %s: not scheduled: %s", pod.Name, condition.Message))
+			}
+		}
+	}
+	events, err := j.Kube.CoreV1().Events(j.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning"})
+	if err != nil {
+		return append(details, "its events cannot be read: "+err.Error())
+	}
+	sort.SliceStable(events.Items, func(a, b int) bool { return eventTime(events.Items[a]).Before(eventTime(events.Items[b])) })
+	var last []string
+	for _, event := range events.Items {
+		if names.Has(event.InvolvedObject.Name) {
+			last = append(last, fmt.Sprintf("event on %s: %s: %s", event.InvolvedObject.Name, event.Reason, event.Message))
+		}
+	}
+	if len(last) > 5 {
+		last = last[len(last)-5:]
+	}
+	return append(details, last...)
+}
+
+func eventTime(e corev1.Event) time.Time {
+	if !e.LastTimestamp.IsZero() {
+		return e.LastTimestamp.Time
+	}
+	return e.EventTime.Time
+}

@@ -1,0 +1,513 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/retry"
+
+	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/release"
+)
+
+// writeBackoff bounds the attempts of one write: about 12 seconds.
+var writeBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8}
+
+// write tries a read-modify-write until it holds. It is safe to try again after an unknown outcome:
+// each attempt reads anew, and its write names what it read.
+func (j *job) write(ctx context.Context, object string, attempt func() error) error {
+	err := retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, attempt)
+	if err == nil || errors.Is(err, ErrClaimLost) || errors.As(err, new(*release.InputError)) {
+		return err
+	}
+	return fmt.Errorf("%s: %w; running the command again goes on from here", object, err)
+}
+
+func transient(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
+		apierrors.IsInternalError(err) || apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err) ||
+		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) || utilnet.IsTimeout(err)
+}
+
+func (j *job) dryRun() []string {
+	if j.plan != nil {
+		return []string{metav1.DryRunAll}
+	}
+	return nil
+}
+
+// patchOptions are those of every server-side apply. Force takes a field over from whoever set it,
+// which for our own Deployments' fields is what a release is.
+func (j *job) applyOptions(manager string) metav1.PatchOptions {
+	force := true
+	return metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: j.dryRun(), FieldValidation: metav1.FieldValidationStrict}
+}
+
+func (j *job) patchOptions() metav1.PatchOptions {
+	return metav1.PatchOptions{FieldManager: fieldManager, DryRun: j.dryRun()}
+}
+
+func (j *job) createOptions() metav1.CreateOptions {
+	return metav1.CreateOptions{FieldManager: fieldManager, DryRun: j.dryRun()}
+}
+
+// applyDeployment applies a track's Deployment under the fence and returns what is live before and
+// after.
+func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (after *appsv1.Deployment, err error) {
+	object := "Deployment " + desired.Namespace + "/" + desired.Name
+	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
+	err = j.write(ctx, object, func() error {
+		live, err := j.deployment(ctx, desired.Name)
+		if err != nil {
+			return err
+		}
+		desired := desired.DeepCopy()
+		if live != nil {
+			if err := j.fence(live); err != nil {
+				return err
+			}
+			if err := sameSelector(live, desired); err != nil {
+				return err
+			}
+			desired.ResourceVersion = live.ResourceVersion
+		}
+		metav1.SetMetaDataAnnotation(&desired.ObjectMeta, epochAnnotation, strconv.FormatInt(j.epoch, 10))
+		body, err := applyBody(desired)
+		if err != nil {
+			return err
+		}
+		after, err = deployments.Patch(ctx, desired.Name, types.ApplyPatchType, body, j.applyOptions(fieldManager))
+		if err != nil {
+			return err
+		}
+		j.record(object, live, after)
+		return nil
+	})
+	return after, err
+}
+
+// sameSelector refuses a Deployment that was made with another selector: selectors are immutable.
+func sameSelector(live, desired *appsv1.Deployment) error {
+	if live.Spec.Selector != nil && live.Spec.Selector.MatchLabels[manifest.TrackLabel] == desired.Spec.Selector.MatchLabels[manifest.TrackLabel] {
+		return nil
+	}
+	return &release.InputError{
+		Field:   "Deployment " + live.Namespace + "/" + live.Name,
+		Problem: "it was made by hand with a selector that does not name its track, and selectors cannot be changed",
+		Fix:     "move its traffic to a Deployment with another name first, then delete it",
+	}
+}
+
+// deployment reads a Deployment; nil when it is not there.
+func (j *job) deployment(ctx context.Context, name string) (*appsv1.Deployment, error) {
+	live, err := j.Kube.AppsV1().Deployments(j.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return live, err
+}
+
+// applyBody is an object as server-side apply takes it: without what the server fills in.
+func applyBody(object runtime.Object) ([]byte, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	if err != nil {
+		return nil, err
+	}
+	delete(content, "status")
+	if metadata, ok := content["metadata"].(map[string]any); ok {
+		delete(metadata, "creationTimestamp")
+		delete(metadata, "managedFields")
+	}
+	return json.Marshal(content)
+}
+
+// applyService applies the Service.
+func (j *job) applyService(ctx context.Context) error {
+	service := j.Manifests.Service.DeepCopy()
+	service.APIVersion, service.Kind, service.Namespace = "v1", "Service", j.Namespace
+	object := "Service " + j.Namespace + "/" + service.Name
+	return j.write(ctx, object, func() error {
+		body, err := applyBody(service)
+		if err != nil {
+			return err
+		}
+		services := j.Kube.CoreV1().Services(j.Namespace)
+		live, err := services.Get(ctx, service.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			live = nil
+		} else if err != nil {
+			return err
+		}
+		after, err := services.Patch(ctx, service.Name, types.ApplyPatchType, body, j.applyOptions(fieldManager))
+		if err != nil {
+			return err
+		}
+		j.record(object, live, after)
+		return nil
+	})
+}
+
+// sizePrimary gives primary the manifest's number of replicas, unless an HPA owns it.
+func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment) error {
+	want := j.Manifests.Deployment.Spec.Replicas
+	if want == nil || (live.Spec.Replicas != nil && *live.Spec.Replicas == *want) {
+		return nil
+	}
+	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("HorizontalPodAutoscalers of %s: %w", j.Namespace, err)
+	}
+	if slices.ContainsFunc(hpas.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool {
+		return h.Spec.ScaleTargetRef.Kind == "Deployment" && h.Spec.ScaleTargetRef.Name == live.Name
+	}) {
+		j.log("Deployment "+live.Name, "its replicas are an HPA's: left alone")
+		return nil
+	}
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "apps/v1", "kind": "Deployment",
+		"metadata": map[string]any{"name": live.Name, "namespace": live.Namespace},
+		"spec":     map[string]any{"replicas": *want},
+	})
+	if err != nil {
+		return err
+	}
+	if j.plan != nil && live.UID == "" {
+		return nil // a Deployment that only the plan has made
+	}
+	return j.write(ctx, "Deployment "+live.Name, func() error {
+		_, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, live.Name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
+		return err
+	})
+}
+
+// patchOp is one operation of a JSON patch (RFC 6902).
+type patchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// guard makes a patch hold only for the resourceVersion that was read (a conflict otherwise), and
+// stamps the epoch. Lists of VirtualService and DestinationRule are atomic under server-side apply,
+// so these two are changed by such patches: only the named fields change, whatever else is there.
+func (j *job) guard(object metav1.Object, ops ...patchOp) ([]byte, error) {
+	epoch := strconv.FormatInt(j.epoch, 10)
+	guarded := []patchOp{{"replace", "/metadata/resourceVersion", object.GetResourceVersion()}}
+	if object.GetAnnotations() == nil {
+		guarded = append(guarded, patchOp{"add", "/metadata/annotations", map[string]string{epochAnnotation: epoch}})
+	} else {
+		// ~1 is "/" in a JSON pointer.
+		guarded = append(guarded, patchOp{"add", "/metadata/annotations/crossbill.our-org.github.com~1epoch", epoch})
+	}
+	return json.Marshal(append(guarded, ops...))
+}
+
+// route gives the canary a weight in percent and primary the rest, in every http route that is the
+// release's.
+func (j *job) route(ctx context.Context, weight int) error {
+	name := j.Manifests.VirtualService.Name
+	object := "VirtualService " + j.Namespace + "/" + name
+	services := j.Istio.NetworkingV1().VirtualServices(j.Namespace)
+	return j.write(ctx, object, func() error {
+		live, err := services.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		routes := j.Manifests.Routes(live)
+		if len(routes) == 0 {
+			return routeMissing(object)
+		}
+		want := manifest.WeightPair{Primary: int32(100 - weight), Canary: int32(weight)}
+		var ops []patchOp
+		for _, r := range routes {
+			if manifest.Weights(live, r) == want {
+				continue
+			}
+			path := fmt.Sprintf("/spec/http/%d/route/", r.HTTP)
+			ops = append(ops,
+				patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Primary), &want.Primary},
+				patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Canary), &want.Canary})
+		}
+		if len(ops) == 0 {
+			return nil
+		}
+		body, err := j.guard(live, ops...)
+		if err != nil {
+			return err
+		}
+		after, err := services.Patch(ctx, name, types.JSONPatchType, body, j.patchOptions())
+		if err != nil {
+			return err
+		}
+		j.record(object, live, after)
+		j.log(object, "routes %d %% to primary, %d %% to canary", want.Primary, want.Canary)
+		return nil
+	})
+}
+
+func routeMissing(object string) error {
+	return &release.InputError{
+		Field:   object,
+		Problem: "no http route in the cluster names both subsets of the Service",
+		Fix:     "apply the manifest's route (primary 100, canary 0) to it; Crossbill never adds routes to an object that others own",
+	}
+}
+
+// ensureSubsets creates the DestinationRule or adds the subsets that it lacks.
+func (j *job) ensureSubsets(ctx context.Context) error {
+	rule := j.Manifests.DestinationRule.DeepCopy()
+	rule.Namespace = j.Namespace
+	object := "DestinationRule " + j.Namespace + "/" + rule.Name
+	rules := j.Istio.NetworkingV1().DestinationRules(j.Namespace)
+	return j.write(ctx, object, func() error {
+		live, err := rules.Get(ctx, rule.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			after, err := rules.Create(ctx, rule, j.createOptions())
+			if err != nil {
+				return err
+			}
+			j.record(object, (*networking.DestinationRule)(nil), after)
+			j.log(object, "created with subsets primary and canary")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		var ops []patchOp
+		for _, track := range []release.Track{release.Primary, release.Canary} {
+			if !manifest.HasSubset(live, track) {
+				ops = append(ops, patchOp{"add", "/spec/subsets/-", map[string]any{"name": track, "labels": map[string]any{manifest.TrackLabel: track}}})
+			}
+		}
+		if len(ops) == 0 {
+			return nil
+		}
+		if len(live.Spec.Subsets) == 0 {
+			ops = append([]patchOp{{"add", "/spec/subsets", []any{}}}, ops...)
+		}
+		body, err := j.guard(live, ops...)
+		if err != nil {
+			return err
+		}
+		after, err := rules.Patch(ctx, rule.Name, types.JSONPatchType, body, j.patchOptions())
+		if err != nil {
+			return err
+		}
+		j.record(object, live, after)
+		j.log(object, "added the missing subsets")
+		return nil
+	})
+}
+
+// ensureRoute creates what carries traffic and is missing: Gateways and the VirtualService at rest.
+// What is there is left as it is.
+func (j *job) ensureRoute(ctx context.Context) error {
+	for _, gateway := range j.Manifests.Gateways {
+		gateway := gateway.DeepCopy()
+		gateway.Namespace = j.Namespace
+		object := "Gateway " + j.Namespace + "/" + gateway.Name
+		gateways := j.Istio.NetworkingV1().Gateways(j.Namespace)
+		err := j.write(ctx, object, func() error {
+			_, err := gateways.Get(ctx, gateway.Name, metav1.GetOptions{})
+			if !apierrors.IsNotFound(err) {
+				return err
+			}
+			after, err := gateways.Create(ctx, gateway, j.createOptions())
+			if err != nil {
+				return err
+			}
+			j.record(object, (*networking.Gateway)(nil), after)
+			j.log(object, "created")
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	route := j.Manifests.VirtualService.DeepCopy()
+	route.Namespace = j.Namespace
+	object := "VirtualService " + j.Namespace + "/" + route.Name
+	services := j.Istio.NetworkingV1().VirtualServices(j.Namespace)
+	return j.write(ctx, object, func() error {
+		live, err := services.Get(ctx, route.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			after, err := services.Create(ctx, route, j.createOptions())
+			if err != nil {
+				return err
+			}
+			j.record(object, (*networking.VirtualService)(nil), after)
+			j.log(object, "created: 100 %% to primary")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if len(j.Manifests.Routes(live)) == 0 {
+			return routeMissing(object)
+		}
+		return nil
+	})
+}
+
+// deleteDeployment deletes a track's Deployment under the fence; its pods go first.
+func (j *job) deleteDeployment(ctx context.Context, name string) error {
+	object := "Deployment " + j.Namespace + "/" + name
+	return j.write(ctx, object, func() error {
+		live, err := j.deployment(ctx, name)
+		if err != nil || live == nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		if live.DeletionTimestamp != nil {
+			return nil
+		}
+		policy := metav1.DeletePropagationForeground
+		err = j.Kube.AppsV1().Deployments(j.Namespace).Delete(ctx, name, metav1.DeleteOptions{
+			Preconditions:     &metav1.Preconditions{UID: &live.UID, ResourceVersion: &live.ResourceVersion},
+			PropagationPolicy: &policy,
+			DryRun:            j.dryRun(),
+		})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		j.record(object, live, (*appsv1.Deployment)(nil))
+		j.log(object, "deleting")
+		return nil
+	})
+}
+
+// stamp puts this claim's epoch on every object that the last holder could still write.
+func (j *job) stamp(ctx context.Context) error {
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		name := j.deploymentName(track)
+		deployments := j.Kube.AppsV1().Deployments(j.Namespace)
+		err := j.stampOne(ctx, "Deployment "+name,
+			func() (metav1.Object, error) { return deployments.Get(ctx, name, metav1.GetOptions{}) },
+			func(body []byte) error {
+				_, err := deployments.Patch(ctx, name, types.JSONPatchType, body, j.patchOptions())
+				return err
+			})
+		if err != nil {
+			return err
+		}
+	}
+	rules, rule := j.Istio.NetworkingV1().DestinationRules(j.Namespace), j.Manifests.DestinationRule.Name
+	err := j.stampOne(ctx, "DestinationRule "+rule,
+		func() (metav1.Object, error) { return rules.Get(ctx, rule, metav1.GetOptions{}) },
+		func(body []byte) error {
+			_, err := rules.Patch(ctx, rule, types.JSONPatchType, body, j.patchOptions())
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	services, service := j.Istio.NetworkingV1().VirtualServices(j.Namespace), j.Manifests.VirtualService.Name
+	return j.stampOne(ctx, "VirtualService "+service,
+		func() (metav1.Object, error) { return services.Get(ctx, service, metav1.GetOptions{}) },
+		func(body []byte) error {
+			_, err := services.Patch(ctx, service, types.JSONPatchType, body, j.patchOptions())
+			return err
+		})
+}
+
+func (j *job) stampOne(ctx context.Context, object string, get func() (metav1.Object, error), patch func([]byte) error) error {
+	return j.write(ctx, object, func() error {
+		live, err := get()
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		body, err := j.guard(live)
+		if err != nil {
+			return err
+		}
+		return patch(body)
+	})
+}
+
+// handBack gives up the ownership of fields in the VirtualService and the DestinationRule that our
+// patches took, so that the next unforced apply of whoever owns them succeeds: the objects are again
+// as the manifest has them.
+func (j *job) handBack(ctx context.Context) error {
+	if j.plan != nil {
+		return nil
+	}
+	services, service := j.Istio.NetworkingV1().VirtualServices(j.Namespace), j.Manifests.VirtualService.Name
+	err := j.disown(ctx, "VirtualService "+service,
+		func() (metav1.Object, error) { return services.Get(ctx, service, metav1.GetOptions{}) },
+		func(body []byte) error {
+			_, err := services.Patch(ctx, service, types.JSONPatchType, body, j.patchOptions())
+			return err
+		})
+	if err != nil {
+		return err
+	}
+	rules, rule := j.Istio.NetworkingV1().DestinationRules(j.Namespace), j.Manifests.DestinationRule.Name
+	return j.disown(ctx, "DestinationRule "+rule,
+		func() (metav1.Object, error) { return rules.Get(ctx, rule, metav1.GetOptions{}) },
+		func(body []byte) error {
+			_, err := rules.Patch(ctx, rule, types.JSONPatchType, body, j.patchOptions())
+			return err
+		})
+}
+
+func (j *job) disown(ctx context.Context, object string, get func() (metav1.Object, error), patch func([]byte) error) error {
+	return j.write(ctx, object, func() error {
+		live, err := get()
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		ours := func(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager }
+		if !slices.ContainsFunc(live.GetManagedFields(), ours) {
+			return nil
+		}
+		others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), ours)
+		if len(others) == 0 {
+			others = []metav1.ManagedFieldsEntry{{}} // the API server's sign for "nobody"; an empty list changes nothing
+		}
+		body, err := json.Marshal([]patchOp{
+			{"replace", "/metadata/resourceVersion", live.GetResourceVersion()},
+			{"replace", "/metadata/managedFields", others},
+		})
+		if err != nil {
+			return err
+		}
+		return patch(body)
+	})
+}

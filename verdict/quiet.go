@@ -1,0 +1,78 @@
+package verdict
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// The evidence that nobody calls a workload any more: its counters were sampled quietSamples times
+// over quietFor without growing. A workload without any counters was never seen to be called; it is
+// given unseenFor.
+const (
+	quietSamples = 3
+	quietFor     = 3 * time.Second
+	unseenFor    = 10 * time.Second
+)
+
+// Quiet returns when nobody calls a workload any more, or with an error when that cannot be seen
+// before ctx ends. The times are those of Prometheus's samples, so that two looks at one scrape do
+// not count as two.
+func (s *Source) Quiet(ctx context.Context, workload string) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	q := quiet{begin: time.Now()}
+	for {
+		now := time.Now()
+		reading, err := s.Read(ctx, workload, now)
+		if err != nil {
+			return err
+		}
+		sampled, err := s.sampledAt(ctx, workload, now)
+		if err != nil {
+			return err
+		}
+		if q.look(reading, sampled, now) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s was called until the deadline, or its counters were not sampled: %w", workload, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// sampledAt is when a workload's counters were sampled last; zero when there are none.
+func (s *Source) sampledAt(ctx context.Context, workload string, at time.Time) (time.Time, error) {
+	vector, err := s.query(ctx, `max(timestamp(istio_requests_total{`+s.labels(workload)+`}))`, at)
+	if err != nil || len(vector) == 0 {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(int64(float64(vector[0].Value) * 1000)), nil
+}
+
+// quiet counts the samples since the counters grew last.
+type quiet struct {
+	begin   time.Time
+	last    *Reading
+	first   time.Time // sample from which on nothing grew
+	newest  time.Time
+	samples int
+}
+
+// look takes one more reading and says whether the workload is at rest.
+func (q *quiet) look(r *Reading, sampled, now time.Time) bool {
+	if sampled.IsZero() {
+		return q.last == nil && now.Sub(q.begin) >= unseenFor
+	}
+	if q.last == nil || r.Since(q.last).Requests > 0 {
+		q.last, q.first, q.newest, q.samples = r, sampled, sampled, 1
+		return false
+	}
+	if sampled.After(q.newest) {
+		q.newest = sampled
+		q.samples++
+	}
+	return q.samples >= quietSamples && q.newest.Sub(q.first) >= quietFor
+}
