@@ -1,0 +1,21 @@
+import { nodeServerAdapter } from "@builder.io/qwik-city/adapters/node-server/vite";
+import { extendConfig } from "@builder.io/qwik-city/vite";
+import { fileURLToPath } from "node:url";
+import base from "../../vite.config";
+
+// The server with all of its dependencies: what runs needs no node_modules.
+export default extendConfig(base, () => ({
+  build: {
+    ssr: true,
+    target: "node20",
+    minify: true,
+    rollupOptions: { input: ["src/entry.fastify.ts", "@qwik-city-plan"] },
+  },
+  resolve: {
+    // qwik-city uses undici only where Node has no fetch of its own. Its lazy imports would be
+    // hoisted by the bundle, and some do not exist in Node 20.
+    alias: { undici: fileURLToPath(new URL("../../src/server/fetch.ts", import.meta.url)) },
+  },
+  ssr: { noExternal: true },
+  plugins: [nodeServerAdapter({ name: "fastify", ssg: null })],
+}));

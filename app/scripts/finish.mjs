@@ -1,0 +1,22 @@
+// After a build: what must not be served is removed, and what is served often is compressed once,
+// here, instead of at each request.
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { extname, join } from "node:path";
+import { brotliCompressSync, constants, gzipSync } from "node:zlib";
+
+const dist = new URL("../dist", import.meta.url).pathname;
+rmSync(join(dist, "q-manifest.json"), { force: true }); // names every source; the server has it inside
+
+const worthIt = new Set([".js", ".css", ".svg", ".json", ".txt", ".html"]);
+for (const entry of readdirSync(dist, { recursive: true, withFileTypes: true })) {
+  const file = join(entry.parentPath, entry.name);
+  if (!entry.isFile() || !worthIt.has(extname(file))) {
+    continue;
+  }
+  const text = readFileSync(file);
+  if (text.length < 1024) {
+    continue;
+  }
+  writeFileSync(`${file}.br`, brotliCompressSync(text, { params: { [constants.BROTLI_PARAM_QUALITY]: 11 } }));
+  writeFileSync(`${file}.gz`, gzipSync(text, { level: 9 }));
+}

@@ -1,0 +1,34 @@
+import qwikCityPlan from "@qwik-city-plan";
+import { manifest } from "@qwik-client-manifest";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { Registry } from "prom-client";
+import render from "./entry.ssr";
+import { makeApp } from "./server/app";
+import { metricsServer } from "./server/metrics";
+import { servePages } from "./server/pages";
+import { readSettings } from "./server/settings";
+import { shutDown } from "./server/shutdown";
+
+const settings = readSettings(process.env);
+const state = { draining: false };
+const registry = new Registry();
+const app = await makeApp(settings, state, registry);
+await servePages(app, fileURLToPath(new URL("../dist", import.meta.url)), { render, qwikCityPlan, manifest });
+const metrics = metricsServer(registry);
+
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  process.on(signal, () => {
+    void shutDown(state, settings.drainMs, {
+      sleep: (ms) => sleep(ms, undefined, { ref: true }),
+      close: async () => {
+        await app.close();
+        metrics.close();
+      },
+      exit: (code) => process.exit(code),
+    });
+  });
+}
+
+metrics.listen(settings.metricsPort, settings.host);
+await app.listen({ host: settings.host, port: settings.port });

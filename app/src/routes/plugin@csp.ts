@@ -1,0 +1,26 @@
+import type { RequestHandler } from "@builder.io/qwik-city";
+import { isDev } from "@builder.io/qwik";
+
+/** Only scripts with this response's nonce run; Qwik puts it on its own. */
+export const onRequest: RequestHandler = ({ headers, sharedMap }) => {
+  headers.set("Cache-Control", "no-cache"); // pages name hashed files: always ask for the newest
+  if (isDev) {
+    return; // Vite's own scripts have no nonce
+  }
+  const nonce = crypto.randomUUID();
+  sharedMap.set("@nonce", nonce);
+  headers.set(
+    "Content-Security-Policy",
+    [
+      "default-src 'self'",
+      `script-src 'nonce-${nonce}' 'strict-dynamic'`,
+      "style-src 'self' 'unsafe-inline'", // Qwik streams a page's styles inline
+      "img-src 'self' data:",
+      "connect-src 'self'",
+      "form-action 'self'",
+      "object-src 'none'",
+      "base-uri 'none'",
+      "frame-ancestors 'none'",
+    ].join("; "),
+  );
+};

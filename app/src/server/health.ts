@@ -1,0 +1,21 @@
+import type { FastifyInstance } from "fastify";
+
+/** Whether the process is on its way out. */
+export interface Draining {
+  draining: boolean;
+}
+
+/** /health: the process lives. /ready: it wants traffic. */
+export function serveHealth(app: FastifyInstance, state: Draining): void {
+  app.get("/health", async () => ({ status: "ok" }));
+  app.get("/ready", async (_request, reply) => {
+    reply.code(state.draining ? 503 : 200);
+    return { status: state.draining ? "draining" : "ready" };
+  });
+  app.addHook("onRequest", async (_request, reply) => {
+    if (state.draining) {
+      // Callers that keep connections open are asked to open their next one elsewhere.
+      reply.raw.setHeader("connection", "close");
+    }
+  });
+}

@@ -1,0 +1,37 @@
+import { hostname } from "node:os";
+
+/** What the environment decides. */
+export interface Settings {
+  host: string;
+  port: number;
+  metricsPort: number;
+  /** primary or canary; empty outside a release. */
+  track: string;
+  pod: string;
+  /** How long requests are still served after SIGTERM. */
+  drainMs: number;
+}
+
+/** Reads the environment; throws an Error that names the variable. */
+export function readSettings(env: NodeJS.ProcessEnv): Settings {
+  return {
+    host: env.HOST || "0.0.0.0",
+    port: whole(env, "PORT", 3000, 65535),
+    metricsPort: whole(env, "METRICS_PORT", 9464, 65535),
+    track: env.TRACK ?? "",
+    pod: env.HOSTNAME || hostname(),
+    drainMs: whole(env, "DRAIN_MS", 5000, 20_000),
+  };
+}
+
+function whole(env: NodeJS.ProcessEnv, name: string, otherwise: number, most: number): number {
+  const text = env[name];
+  if (text === undefined || text === "") {
+    return otherwise;
+  }
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0 || value > most) {
+    throw new Error(`${name}=${text} is not a whole number from 0 to ${most}`);
+  }
+  return value;
+}
