@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
@@ -36,6 +38,7 @@ func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
+	klog.SetLogger(logr.Discard()) // client-go's own messages; the verbs say what they do themselves
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRootCommand().ExecuteContext(ctx); err != nil {
@@ -56,7 +59,7 @@ func newRootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitBadInput, err} })
 	root.AddCommand(
 		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(),
-		newStatusCommand(), newPlanCommand(), newReportCommand(),
+		newStatusCommand(), newPlanCommand(), newReportCommand(), newImageCommand(),
 	)
 	badArgsAreBadInput(root)
 	return root

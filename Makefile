@@ -1,0 +1,61 @@
+# The two commands: `make rehearse` and `make test`. Each does its own set-up with Go, Node and
+# Python, from package registries alone.
+
+# One set of flags everywhere: packages that two modules share are compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
+export npm_config_update_notifier := false
+
+PNPM := npx --yes pnpm@10.34.9
+
+.PHONY: help
+help:
+	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
+	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
+	@echo 'make test             all tests, as CI runs them'
+	@echo 'make build            the crossbill command, into bin/'
+	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
+
+.PHONY: build
+build: bin/crossbill
+
+.PHONY: bin/crossbill
+bin/crossbill:
+	go build -ldflags='-s -w' -o $@ ./cmd/crossbill
+
+.PHONY: bin/rehearse
+bin/rehearse:
+	cd rehearsal && go build -o ../$@ ./cmd/rehearse
+
+.PHONY: rehearse
+rehearse: bin/rehearse bin/crossbill
+	bin/rehearse $(if $(HOLD),--hold)
+
+.PHONY: test
+test: test-go test-ci test-app test-rehearsal
+
+.PHONY: test-go
+test-go:
+	@echo '== Go: vet and unit tests'
+	go vet ./...
+	go test ./...
+
+# ci/ is compiled against stand-ins for what Dagger's engine generates.
+.PHONY: test-ci
+test-ci:
+	@echo '== the Dagger module: compile check and tests, without an engine'
+	cd ci && ./check.sh
+
+.PHONY: test-app
+test-app:
+	@echo '== the app: types, lint, unit tests'
+	cd app && $(PNPM) install --frozen-lockfile --prefer-offline && $(PNPM) check
+
+.PHONY: test-rehearsal
+test-rehearsal: bin/rehearse bin/crossbill
+	@echo '== a real control plane and mesh: integration and end-to-end tests'
+	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -v ./...
+
+.PHONY: clean
+clean:
+	rm -rf bin out app/dist app/server app/node_modules

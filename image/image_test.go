@@ -1,0 +1,267 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"pgregory.net/rapid"
+
+	"github.com/our-org/crossbill/release"
+)
+
+func writeApp(t interface {
+	Helper()
+	Fatal(...any)
+}, dir string, files map[string]string) {
+	t.Helper()
+	for name, text := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var app = map[string]string{"server/entry.fastify.js": "serve()", "server/package.json": "{}", "dist/build/q-1.js": "x", "dist/robots.txt": "y"}
+
+// serve runs a real registry behind a handler that may interfere.
+func serve(t *testing.T, wrap func(http.Handler) http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(wrap(registry.New(registry.Logger(log.New(io.Discard, "", 0)))))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://") + "/our-org/app"
+}
+
+func plain(h http.Handler) http.Handler { return h }
+
+func TestTheSameFilesAreTheSameImage(t *testing.T) {
+	labels := Labels{Title: "app", Version: "1", Created: time.Unix(1e9, 0)}
+	one, two := t.TempDir(), filepath.Join(t.TempDir(), "deeper")
+	writeApp(t, one, app)
+	writeApp(t, two, app)
+	if err := os.Chtimes(filepath.Join(two, "dist/robots.txt"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(two, "dist/robots.txt"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Build(empty.Image, one, labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Build(empty.Image, two, labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if difference, err := Diff(a, b); err != nil || len(difference) > 0 {
+		t.Fatalf("%v, %v", difference, err)
+	}
+	digestA, _ := a.Digest()
+	digestB, _ := b.Digest()
+	if digestA != digestB {
+		t.Errorf("%s and %s", digestA, digestB)
+	}
+	writeApp(t, two, map[string]string{"dist/robots.txt": "changed", "dist/new": ""})
+	if b, err = Build(empty.Image, two, labels); err != nil {
+		t.Fatal(err)
+	}
+	difference, err := Diff(a, b)
+	if err != nil || len(difference) != 2 || !strings.HasPrefix(difference[0], "app/dist/new: only in the second") || !strings.HasPrefix(difference[1], "app/dist/robots.txt: ") {
+		t.Errorf("difference %q, %v", difference, err)
+	}
+}
+
+// TestAnyChangeIsAnotherDigest: two apps have one digest only when their files are the same.
+func TestAnyChangeIsAnotherDigest(t *testing.T) {
+	file := rapid.StringMatching(`(dist|server)/[a-z]{1,3}(/[a-z]{1,2}x)?`)
+	gen := rapid.MapOf(file, rapid.StringN(0, 4, -1))
+	digest := func(t *rapid.T, files map[string]string) string {
+		dir, err := os.MkdirTemp("", "image-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		for name := range files {
+			for other := range files {
+				if strings.HasPrefix(other, name+"/") {
+					t.Skip("a file under a file")
+				}
+			}
+		}
+		writeApp(t, dir, map[string]string{"server/entry.fastify.js": "", "dist/.keep": ""})
+		writeApp(t, dir, files)
+		image, err := Build(empty.Image, dir, Labels{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.String()
+	}
+	same := func(a, b map[string]string) bool {
+		if len(a) != len(b) {
+			return false
+		}
+		for name, text := range a {
+			if other, ok := b[name]; !ok || other != text {
+				return false
+			}
+		}
+		return true
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := gen.Draw(t, "a"), gen.Draw(t, "b")
+		if (digest(t, a) == digest(t, b)) != same(a, b) {
+			t.Fatal("digests and files disagree")
+		}
+	})
+}
+
+func TestTheConfigSaysHowToRun(t *testing.T) {
+	dir := t.TempDir()
+	writeApp(t, dir, app)
+	image, err := Build(empty.Image, dir, Labels{Title: "app", Version: "1.2.3", Revision: "c0ffee"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Config.User != "65532:65532" || c.Config.WorkingDir != "/app" || c.Config.Entrypoint[0] != "/nodejs/bin/node" || c.Config.Cmd[0] != "server/entry.fastify.js" || len(c.Config.ExposedPorts) != 2 {
+		t.Errorf("config %+v", c.Config)
+	}
+	manifest, err := image.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, labels := range []map[string]string{c.Config.Labels, manifest.Annotations} {
+		if labels["org.opencontainers.image.version"] != "1.2.3" || labels["org.opencontainers.image.revision"] != "c0ffee" {
+			t.Errorf("labels %v", labels)
+		}
+	}
+}
+
+func TestAFolderThatIsNotABuiltAppIsRefused(t *testing.T) {
+	if _, err := Build(empty.Image, t.TempDir(), Labels{}); !errors.As(err, new(*release.InputError)) {
+		t.Errorf("%v", err)
+	}
+	dir := t.TempDir()
+	writeApp(t, dir, app)
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "dist/link")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(empty.Image, dir, Labels{}); err == nil || !strings.Contains(err.Error(), "dist/link") {
+		t.Errorf("a link is packed: %v", err)
+	}
+}
+
+func TestPushReturnsWhatTheRegistryHas(t *testing.T) {
+	dir := t.TempDir()
+	writeApp(t, dir, app)
+	image, err := Build(empty.Image, dir, Labels{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := image.Digest()
+	var refused atomic.Int32
+	flaky := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && refused.Add(1) <= 2 {
+				http.Error(w, "not now", http.StatusServiceUnavailable)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	for name, wrap := range map[string]func(http.Handler) http.Handler{"a registry": plain, "a registry that fails twice": flaky} {
+		repository := serve(t, wrap)
+		got, err := Push(context.Background(), image, repository+":1.0.0")
+		if want := repository + ":1.0.0@" + digest.String(); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
+	dir := t.TempDir()
+	writeApp(t, dir, app)
+	image, err := Build(empty.Image, dir, Labels{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Build(empty.Image, dir, Labels{Version: "other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var repository string
+	var moved atomic.Bool
+	repository = serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r)
+			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1.0.0") && moved.CompareAndSwap(false, true) {
+				ref, err := parseTag("", repository+":1.0.0")
+				if err == nil {
+					err = remote.Write(ref, other)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	})
+	if got, err := Push(context.Background(), image, repository+":1.0.0"); err == nil || !strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestTagsAndBasesThatNameNothing(t *testing.T) {
+	ctx := context.Background()
+	repository := serve(t, plain)
+	if _, err := Digest(ctx, repository+":nope"); err == nil {
+		t.Error("a tag that is not there has a digest")
+	}
+	for _, reference := range []string{"", "node:24", "oci:" + t.TempDir()} {
+		if _, err := Base(ctx, reference); !errors.As(err, new(*release.InputError)) {
+			t.Errorf("base %q: %v", reference, err)
+		}
+	}
+	for _, tag := range []string{"", "app", "UPPER/x:1", "a/b:c:d"} {
+		if _, err := Push(ctx, empty.Image, tag); !errors.As(err, new(*release.InputError)) {
+			t.Errorf("push to %q: %v", tag, err)
+		}
+	}
+}
+
+func TestABaseFromALayout(t *testing.T) {
+	dir := t.TempDir()
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := path.AppendImage(empty.Image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Base(context.Background(), "oci:"+dir); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,122 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/our-org/crossbill/release"
+)
+
+// options of every call to a registry: credentials as docker and kubectl users have them, and a
+// bounded retry.
+func options(ctx context.Context) []remote.Option {
+	return []remote.Option{
+		remote.WithContext(ctx),
+		remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithUserAgent("crossbill"),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 4}),
+		remote.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout),
+	}
+}
+
+// Base loads a base image: repository@sha256:… from a registry, or oci:FOLDER, an OCI image layout
+// with one image.
+func Base(ctx context.Context, reference string) (v1.Image, error) {
+	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
+		return fromLayout(folder)
+	}
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "pin the base image, for example gcr.io/distroless/nodejs24-debian12:nonroot@sha256:…, or a build is not the same tomorrow"}
+	}
+	image, err := remote.Image(ref, options(ctx)...)
+	if err != nil {
+		return nil, fmt.Errorf("base image %s: %w", reference, err)
+	}
+	return image, nil
+}
+
+func fromLayout(folder string) (v1.Image, error) {
+	index, err := layout.ImageIndexFromPath(folder)
+	if err != nil {
+		return nil, &release.InputError{Field: "--base", Problem: err.Error(), Fix: "give a folder with an OCI image layout"}
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("base image %s: %w", folder, err)
+	}
+	if len(manifest.Manifests) != 1 {
+		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%s has %d images", folder, len(manifest.Manifests)), Fix: "give a layout with one"}
+	}
+	return index.Image(manifest.Manifests[0].Digest)
+}
+
+// Push pushes an image under a tag and returns repository:tag@digest, after the registry was asked
+// what it has under the tag.
+func Push(ctx context.Context, image v1.Image, tag string) (string, error) {
+	ref, err := parseTag("--push", tag)
+	if err != nil {
+		return "", err
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		return "", fmt.Errorf("image: %w", err)
+	}
+	if err := remote.Write(ref, image, options(ctx)...); err != nil {
+		return "", fmt.Errorf("push to %s: %w; pushing again is safe", tag, explain(err))
+	}
+	had, err := Digest(ctx, tag)
+	if err != nil {
+		return "", err
+	}
+	if want := ref.Name() + "@" + digest.String(); had != want {
+		return "", fmt.Errorf("pushed %s, but the registry has %s: somebody else pushed the same tag; nothing may be released by it", want, had)
+	}
+	return had, nil
+}
+
+// Digest asks a registry for the digest of a tag: repository:tag@digest.
+func Digest(ctx context.Context, tag string) (string, error) {
+	ref, err := parseTag("image", tag)
+	if err != nil {
+		return "", err
+	}
+	descriptor, err := remote.Head(ref, options(ctx)...)
+	if err != nil {
+		return "", fmt.Errorf("digest of %s: %w", tag, explain(err))
+	}
+	return ref.Name() + "@" + descriptor.Digest.String(), nil
+}
+
+func parseTag(field, tag string) (name.Tag, error) {
+	ref, err := name.NewTag(tag, name.StrictValidation)
+	if err != nil {
+		return name.Tag{}, &release.InputError{Field: field, Problem: err.Error(), Fix: "give registry/repository:tag"}
+	}
+	return ref, nil
+}
+
+// explain says what to do about a registry's refusal.
+func explain(err error) error {
+	refusal, ok := err.(*transport.Error)
+	if !ok {
+		return err
+	}
+	switch refusal.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("%w (log in first, as for docker push)", err)
+	case http.StatusNotFound:
+		return fmt.Errorf("%w (the repository or the tag is not there)", err)
+	}
+	return err
+}

@@ -1,0 +1,164 @@
+package cluster
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
+)
+
+var (
+	//go:embed envoy.yaml
+	envoyYAML []byte
+	//go:embed kwok.yaml
+	kwokYAML []byte
+	//go:embed prometheus.yaml
+	prometheusYAML []byte
+	//go:embed mesh.yaml
+	meshYAML []byte
+)
+
+// kwokConfig adds kwok's own stage that makes a node Ready. There is no heartbeat stage: nobody
+// here looks at heartbeats.
+func kwokConfig() []byte { return []byte(string(kwokYAML) + "---\n" + nodefast.DefaultNodeInit) }
+
+// A component is one process of the cluster.
+type component struct {
+	command *exec.Cmd
+	closing atomic.Bool
+	ended   chan struct{}
+}
+
+// run starts a process that is to live as long as the cluster. Its output goes to logs/name.log.
+func (c *Cluster) run(name string, env []string, program string, args ...string) error {
+	out, err := os.Create(c.logFile(name))
+	if err != nil {
+		return err
+	}
+	defer out.Close() // the process has its own
+	p := &component{command: exec.Command(program, args...), ended: make(chan struct{})}
+	p.command.Stdout, p.command.Stderr, p.command.Dir = out, out, c.options.Dir
+	p.command.Env = append(os.Environ(), env...)
+	// Not in the terminal's process group: Ctrl-C is for the one who then calls Close.
+	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.command.Start(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	c.processes = append(c.processes, p)
+	go func() {
+		err := p.command.Wait()
+		if !p.closing.Load() {
+			c.report(fmt.Errorf("%s ended by itself (%v); see %s\n%s", name, err, c.logFile(name), tail(c.logFile(name))))
+		}
+		close(p.ended)
+	}()
+	return nil
+}
+
+func (p *component) kill() {
+	p.closing.Store(true)
+	_ = syscall.Kill(-p.command.Process.Pid, syscall.SIGKILL)
+	<-p.ended
+}
+
+func (c *Cluster) logFile(name string) string { return filepath.Join(c.dir("logs"), name+".log") }
+
+func (c *Cluster) pki(name string) string { return filepath.Join(c.dir("pki"), name) }
+
+// startControlPlane runs etcd, kube-apiserver and kube-controller-manager.
+//
+// Three things that belong together are off: node leases (in kwok), the node lifecycle controller
+// that would miss them, and the admission plugin whose not-ready taint only that controller takes
+// away again.
+func (c *Cluster) startControlPlane() error {
+	return c.run("control-plane", nil, c.options.TestclusterBinary, "control-plane",
+		c.dir("etcd"), "http://127.0.0.1:2379", "http://127.0.0.1:2380", "https://"+APIServer+"/readyz",
+		"--etcd-servers=http://127.0.0.1:2379",
+		"--bind-address=127.0.0.1", "--secure-port=6443", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"), "--client-ca-file="+c.pki("ca.crt"),
+		"--requestheader-client-ca-file="+c.pki("ca.crt"), "--requestheader-allowed-names=front",
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file="+c.pki("sa.pub"), "--service-account-signing-key-file="+c.pki("sa.key"),
+		"--authorization-mode=RBAC", "--allow-privileged=true",
+		"--disable-admission-plugins=TaintNodesByCondition", "--profiling=false",
+		"--",
+		"--kubeconfig="+c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=10257", "--cert-dir="+c.dir("kcm"),
+		"--leader-elect=false", "--use-service-account-credentials=false",
+		"--service-account-private-key-file="+c.pki("sa.key"), "--root-ca-file="+c.pki("ca.crt"),
+		"--cluster-signing-cert-file="+c.pki("ca.crt"), "--cluster-signing-key-file="+c.pki("ca.key"),
+		"--allocate-node-cidrs=false",
+		"--controllers=deployment-controller,replicaset-controller,endpointslice-controller,endpointslice-mirroring-controller,"+
+			"namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,"+
+			"garbage-collector-controller,pod-garbage-collector-controller")
+}
+
+func (c *Cluster) startKwok() error {
+	return c.run("kwok", nil, c.options.TestclusterBinary, "kwok", "--kubeconfig="+c.Kubeconfig, "--config="+c.dir("kwok.yaml"))
+}
+
+// startIstiod runs istiod without a certificate authority, injection and gateway API, and such
+// that it pushes nothing that only Istio's own build of Envoy knows.
+func (c *Cluster) startIstiod() error {
+	return c.run("istiod", []string{
+		"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "REVISION=default", "CLUSTER_ID=Kubernetes",
+		"ENABLE_CA_SERVER=false", "PILOT_CERT_PROVIDER=none",
+		"INJECT_ENABLED=false", "INJECTION_WEBHOOK_CONFIG_NAME=", "VALIDATION_WEBHOOK_CONFIG_NAME=",
+		"ENABLE_LEADER_ELECTION=false", "PILOT_ENABLE_GATEWAY_API=false",
+		"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false",
+		"PILOT_DEBOUNCE_AFTER=100ms",
+	}, c.options.TestclusterBinary, "istiod", "discovery",
+		"--kubeconfig="+c.Kubeconfig, "--meshConfig="+c.dir("mesh.yaml"), "--networksConfig=/dev/null",
+		"--httpAddr=127.0.0.1:8080", "--httpsAddr=127.0.0.1:15017", "--grpcAddr=127.0.0.1:15010", "--secureGRPCAddr=",
+		"--tlsCertFile="+c.pki("istiod.crt"), "--tlsKeyFile="+c.pki("istiod.key"), "--caCertFile="+c.pki("ca.crt"),
+		"--monitoringAddr=127.0.0.1:15014", "--ctrlz_port=0", "--ctrlz_address=127.0.0.1",
+		"--domain=cluster.local", "--clusterID=Kubernetes")
+}
+
+func (c *Cluster) startEnvoy() error {
+	return c.run("envoy", nil, c.options.EnvoyBinary, "--config-path", c.dir("envoy.yaml"), "--concurrency", "1",
+		"--disable-hot-restart", "--log-level", "warning")
+}
+
+func (c *Cluster) startPrometheus() error {
+	args := []string{
+		"--config.file=" + c.dir("prometheus.yaml"), "--storage.tsdb.path=" + c.dir("prometheus"),
+		"--web.listen-address=" + Prometheus,
+	}
+	if c.options.PrometheusAssets != "" {
+		args = append(args, "--web.local-assets="+c.options.PrometheusAssets)
+	}
+	return c.run("prometheus", nil, c.options.PrometheusBinary, args...)
+}
+
+// startRegistry serves an OCI registry from this process; blobs lie on disk.
+func (c *Cluster) startRegistry(inside context.Context) error {
+	l, err := net.Listen("tcp", Registry)
+	if err != nil {
+		return fmt.Errorf("registry: %w", err)
+	}
+	blobs := c.dir("registry")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler: registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
+			registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))),
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	c.inside.Go(func() { _ = server.Serve(l) })
+	context.AfterFunc(inside, func() { server.Close() })
+	return nil
+}

@@ -1,0 +1,56 @@
+// Command app is the smallest server with the manners of a pod: it says who it is, knows health
+// and readiness, and drains when it is asked to stop.
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if os.Getenv("CRASH") != "" {
+		fmt.Println("crashing, as told")
+		os.Exit(3)
+	}
+	var draining atomic.Bool
+	mux := http.NewServeMux()
+	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
+		if draining.Load() || os.Getenv("UNREADY") != "" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	mux.HandleFunc("/fail", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	mux.HandleFunc("/self", func(w http.ResponseWriter, r *http.Request) {
+		write := os.WriteFile("/written", nil, 0o644)
+		hostname, _ := os.Hostname()
+		fmt.Fprintf(w, "uid=%d gid=%d written=%t host=%s hostname=%s", os.Getuid(), os.Getgid(), write == nil, os.Getenv("HOST"), hostname)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("x-app-track", os.Getenv("TRACK"))
+		fmt.Fprint(w, os.Getenv("TRACK"))
+	})
+	server := &http.Server{Addr: os.Getenv("HOST") + ":3000", Handler: mux}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	stopped := make(chan struct{})
+	go func() {
+		<-term
+		draining.Store(true)
+		drain, _ := time.ParseDuration(os.Getenv("DRAIN"))
+		time.Sleep(drain)
+		_ = server.Shutdown(context.Background())
+		close(stopped)
+	}()
+	if err := server.ListenAndServe(); err != http.ErrServerClosed {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	<-stopped
+}

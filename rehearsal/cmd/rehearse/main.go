@@ -1,0 +1,271 @@
+// Command rehearse takes the app of this repository from source to all of the traffic of a real
+// service mesh on this one machine, canary first. See docs/rehearsal.md.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/nodebase"
+	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/rehearsal/sandbox"
+	"github.com/our-org/crossbill/rehearsal/screen"
+	"github.com/our-org/crossbill/rehearsal/setup"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rehearse:", err)
+		os.Exit(2)
+	}
+	if sandbox.Inside() {
+		err = inside(ctx, o)
+	} else {
+		var code int
+		if code, err = outside(ctx, o); err == nil {
+			os.Exit(code)
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "rehearse:", err)
+		os.Exit(1)
+	}
+}
+
+// options are the flags; the hidden ones are what the outside tells the inside.
+type options struct {
+	hold       bool
+	rate       int
+	repository string
+	out        string
+
+	work     string
+	base     string
+	programs setup.Programs
+	started  int64
+}
+
+func parse(args []string) (*options, error) {
+	var o options
+	flags := flag.NewFlagSet("rehearse", flag.ExitOnError)
+	flags.BoolVar(&o.hold, "hold", false, "leave everything running until Ctrl-C, to look around")
+	flags.IntVar(&o.rate, "rate", 500, "requests a second through the gateway")
+	flags.StringVar(&o.repository, "repository", ".", "the checkout")
+	flags.StringVar(&o.out, "out", "out", "folder for the results")
+	flags.StringVar(&o.work, "work", "", "(set by rehearse itself)")
+	flags.StringVar(&o.base, "base", "", "(set by rehearse itself)")
+	flags.StringVar(&o.programs.Testcluster, "testcluster", "", "(set by rehearse itself)")
+	flags.StringVar(&o.programs.Envoy, "envoy", "", "(set by rehearse itself)")
+	flags.StringVar(&o.programs.Prometheus, "prometheus", "", "(set by rehearse itself)")
+	flags.StringVar(&o.programs.PrometheusAssets, "prometheus-assets", "", "(set by rehearse itself)")
+	flags.Int64Var(&o.started, "started", time.Now().UnixMilli(), "(set by rehearse itself)")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	if o.rate < 1 || o.rate > 2000 {
+		return nil, fmt.Errorf("--rate: %d is not a rate; give 1 to 2000 requests a second", o.rate)
+	}
+	var err error
+	if o.repository, err = filepath.Abs(o.repository); err != nil {
+		return nil, err
+	}
+	if o.out, err = filepath.Abs(o.out); err != nil {
+		return nil, err
+	}
+	return &o, nil
+}
+
+// outside fetches and builds what the rehearsal needs, and runs the rest in the sandbox, which
+// reaches no network.
+func outside(ctx context.Context, o *options) (int, error) {
+	s := screen.New(os.Stdout)
+	s.Title("Crossbill rehearsal: a whole release on this machine")
+	if err := os.MkdirAll(filepath.Join(o.out, "logs"), 0o755); err != nil {
+		return 0, err
+	}
+	work, err := os.MkdirTemp("", "crossbill-rehearsal-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(work)
+	o.work = work
+	err = s.Step("programs", func(progress func(string)) (string, error) {
+		var err error
+		o.programs, err = setup.Ensure(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
+			progress(fmt.Sprintf(format, args...))
+		})
+		return "control plane, Envoy, Prometheus", err
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = s.Step("base image", func(progress func(string)) (string, error) {
+		progress("Node from the npm registry")
+		var err error
+		o.base, err = nodebase.Ensure(ctx)
+		return "Node " + nodebase.Version, err
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = s.Step("packages", func(progress func(string)) (string, error) {
+		progress("pnpm install")
+		return "the app's packages", install(ctx, o)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return sandbox.Run(ctx, []string{
+		"--hold=" + strconv.FormatBool(o.hold), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
+		"--work", o.work, "--base", o.base, "--started", strconv.FormatInt(o.started, 10),
+		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
+		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
+	}, cluster.Doors()...)
+}
+
+func install(ctx context.Context, o *options) error {
+	cmd := exec.CommandContext(ctx, "npx", "--yes", "pnpm@10.34.9", "install", "--frozen-lockfile", "--prefer-offline")
+	cmd.Dir = filepath.Join(o.repository, "app")
+	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pnpm install in app: %w\n%s", err, text)
+	}
+	return nil
+}
+
+// inside runs the rehearsal.
+func inside(ctx context.Context, o *options) error {
+	doors, err := sandbox.Enter()
+	if err != nil {
+		return err
+	}
+	s := screen.New(os.Stdout)
+	var c *cluster.Cluster
+	err = s.Step("control plane", func(progress func(string)) (string, error) {
+		var err error
+		c, err = cluster.Start(ctx, cluster.Options{
+			Dir:               filepath.Join(o.work, "cluster"),
+			TestclusterBinary: o.programs.Testcluster, EnvoyBinary: o.programs.Envoy,
+			PrometheusBinary: o.programs.Prometheus, PrometheusAssets: o.programs.PrometheusAssets,
+			Log: func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) },
+		})
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("kube-apiserver, controllers, istiod ready in %.1fs; Envoy, Prometheus, a registry", c.ControlPlaneReady.Seconds()), nil
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-c.Broken():
+			cancel(err)
+		case <-ctx.Done():
+		}
+	}()
+	r := &road.Road{
+		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
+		Work: o.work, Out: o.out, Rate: o.rate, Screen: s, Cluster: c,
+	}
+	if err := rehearse(ctx, o, r); err != nil {
+		if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() {
+			return cause
+		}
+		return err
+	}
+	if o.hold {
+		return hold(ctx, o, s, c, doors)
+	}
+	return nil
+}
+
+// rehearse releases the three versions and tells what came of it.
+func rehearse(ctx context.Context, o *options, r *road.Road) error {
+	summary := &road.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
+	if err := r.Check(ctx); err != nil {
+		return err
+	}
+	if !o.hold { // who looks around wants to see traffic
+		defer r.StopTraffic()
+	}
+	for _, version := range road.Versions {
+		if err := r.Release(ctx, version, summary); err != nil {
+			return err
+		}
+	}
+	summary.TotalSeconds = float64(time.Now().UnixMilli()-o.started) / 1000
+	if err := r.Finish(summary); err != nil {
+		return err
+	}
+	r.Screen.Title("What callers saw, at %d requests/s", o.rate)
+	for _, release := range summary.Releases {
+		r.Screen.Line("  %s  %-12s %7d requests  %d lost  %d answered with an error   %s", release.Version, release.Outcome, release.Requests, release.Lost, release.Failed, release.Digest[:19])
+	}
+	for _, problem := range summary.Problems {
+		r.Screen.Line("  lost: %s", problem)
+	}
+	r.Screen.Line("  The canary of 1.1.0 had %.2f %% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
+	r.Screen.Line("  The bad version got requests for %.1fs before all traffic was back on primary.", summary.RollbackSeconds)
+	r.Screen.Line("  Control plane ready in %.1fs, all of it in %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
+	return nil
+}
+
+// hold leaves everything running.
+func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster, doors []sandbox.Door) error {
+	at := map[string]string{}
+	for _, door := range doors {
+		at[door.Name] = door.Host
+	}
+	text, err := c.KubeconfigFor(at["apiserver"])
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(o.out, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
+		return err
+	}
+	_, port, err := net.SplitHostPort(at["gateway"])
+	if err != nil {
+		return err
+	}
+	s.Title("Everything is left running; Ctrl-C ends it")
+	s.Line("  the app       http://app.example.com:%s with `curl --resolve app.example.com:%s:127.0.0.1`,", port, port)
+	s.Line("                or a browser started with --host-resolver-rules='MAP app.example.com 127.0.0.1'")
+	s.Line("  kubeconfig    export KUBECONFIG=%s", kubeconfig)
+	s.Line("  crossbill     bin/crossbill status")
+	s.Line("  Prometheus    http://%s", at["prometheus"])
+	s.Line("  registry      http://%s/v2/_catalog", at["registry"])
+	s.Line("  Envoy         http://%s", at["envoy-admin"])
+	<-ctx.Done()
+	return nil
+}
+
+// relative is a path as short as it can be shown.
+func relative(path string) string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	short, err := filepath.Rel(dir, path)
+	if err != nil {
+		return path
+	}
+	return short
+}

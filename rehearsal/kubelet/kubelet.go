@@ -1,0 +1,187 @@
+// Package kubelet plays the scheduler, the kubelet and the container runtime of a cluster with one
+// node, with pods as plain processes of this machine.
+//
+// A pod's image is pulled from its registry and unpacked once per digest; its entrypoint runs
+// under chroot as the pod's user, with the pod's environment. Probes are made for real, processes
+// that end are started again with a back-off, and a deleted pod gets its preStop hook, SIGTERM,
+// its grace period and SIGKILL before its object is removed. What kubectl and controllers see
+// (conditions, container states, reasons, events) is what a kubelet writes.
+//
+// What differs from a kubelet:
+//   - All pods share one network, in which every pod's IP is local (see package sandbox). A
+//     server must therefore listen on its pod's IP: the variable HOST is set to it, unless the
+//     pod sets HOST itself. A server that listens on 0.0.0.0 would answer for all pods.
+//   - The scheduler is one rule: a pod without a node gets the node. This spares linking and
+//     starting kube-scheduler, which has nothing to choose here.
+//   - Someone else gives the pod its IP (kwok does, in package cluster); the pod starts then.
+//   - Back-off starts at one second and ends at thirty, not at ten seconds and five minutes.
+//   - No init containers, exec probes or hooks, no resource limits, no volumes but emptyDir. A
+//     pod that asks for one of these waits with CreateContainerConfigError (limits are ignored,
+//     and so is the service account's token).
+//
+// It needs the rights to mount and to chroot, and should run in a mount namespace of its own.
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+)
+
+// Options say which node to play, and where.
+type Options struct {
+	Client kubernetes.Interface
+	// Node is the name of the one node. Its object is made and kept by someone else.
+	Node string
+	// Dir is a folder for unpacked images, and for the logs of containers:
+	// logs/<namespace>_<pod>_<container>.log.
+	Dir string
+	// Log takes what has no place in a pod's status or events. May be nil.
+	Log func(format string, args ...any)
+}
+
+// Run plays the node until ctx ends; then it kills every pod's processes and returns. Pods'
+// objects stay as they are.
+func Run(ctx context.Context, o Options) error {
+	if o.Log == nil {
+		o.Log = func(string, ...any) {}
+	}
+	k := &kubelet{Options: o, ctx: ctx, images: newImages(filepath.Join(o.Dir, "images")), pods: map[types.UID]*pod{}}
+	if err := k.makeFolders(); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	broadcaster := record.NewBroadcaster()
+	defer broadcaster.Shutdown()
+	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: o.Client.CoreV1().Events("")})
+	k.events = broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kubelet", Host: o.Node})
+
+	// The resync repeats what failed, a binding for instance.
+	factory := informers.NewSharedInformerFactory(o.Client, 5*time.Second)
+	informer := factory.Core().V1().Pods().Informer()
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { k.seen(o.(*corev1.Pod)) },
+		UpdateFunc: func(_, o any) { k.seen(o.(*corev1.Pod)) },
+		DeleteFunc: func(o any) {
+			if tombstone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = tombstone.Obj
+			}
+			k.removed(o.(*corev1.Pod).UID)
+		},
+	}); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	factory.Start(ctx.Done())
+	<-ctx.Done()
+	factory.Shutdown()
+	k.running.Wait()
+	return nil
+}
+
+type kubelet struct {
+	Options
+	ctx    context.Context
+	images *images
+	events record.EventRecorder
+
+	mu      sync.Mutex
+	pods    map[types.UID]*pod // those that were started
+	running sync.WaitGroup
+}
+
+func (k *kubelet) logsDir() string { return filepath.Join(k.Dir, "logs") }
+func (k *kubelet) podsDir() string { return filepath.Join(k.Dir, "pods") }
+
+// makeFolders makes the folders, the one for pods in memory: an overlay's upper layer cannot lie
+// on another overlay, which is what a container's disk is.
+func (k *kubelet) makeFolders() error {
+	for _, dir := range []string{k.logsDir(), k.podsDir()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := syscall.Mount("tmpfs", k.podsDir(), "tmpfs", 0, "mode=755"); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", k.podsDir(), err)
+	}
+	return nil
+}
+
+// seen takes the newest version of a pod.
+func (k *kubelet) seen(p *corev1.Pod) {
+	over := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	switch {
+	case p.Spec.NodeName == "" && p.DeletionTimestamp == nil && !over:
+		go k.bind(p)
+		return
+	case p.Spec.NodeName != k.Node:
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	running := k.pods[p.UID]
+	switch {
+	case running != nil:
+		running.update(p)
+	case p.DeletionTimestamp != nil:
+		go k.remove(p) // nothing of it ever ran, or all has ended
+	case p.Status.PodIP != "" && !over && k.ctx.Err() == nil:
+		running = newPod(k, p)
+		k.pods[p.UID] = running
+		k.running.Add(1)
+		go func() {
+			defer k.running.Done()
+			running.run()
+			k.mu.Lock()
+			delete(k.pods, p.UID)
+			k.mu.Unlock()
+		}()
+	}
+}
+
+// removed is told that a pod's object is gone: nothing of it may run any longer.
+func (k *kubelet) removed(uid types.UID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.pods[uid]; p != nil {
+		p.kill()
+	}
+}
+
+func (k *kubelet) bind(p *corev1.Pod) {
+	err := k.Client.CoreV1().Pods(p.Namespace).Bind(k.ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: k.Node},
+	}, metav1.CreateOptions{})
+	switch {
+	case err == nil:
+		k.events.Eventf(p, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, k.Node)
+	case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || k.ctx.Err() != nil: // bound or gone meanwhile
+	default:
+		k.Log("bind pod %s/%s: %v", p.Namespace, p.Name, err)
+	}
+}
+
+// remove removes the object of a pod of which nothing runs any more.
+func (k *kubelet) remove(p *corev1.Pod) {
+	uid, now := p.UID, int64(0)
+	err := k.Client.CoreV1().Pods(p.Namespace).Delete(k.ctx, p.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &uid},
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && k.ctx.Err() == nil {
+		k.Log("remove pod %s/%s: %v", p.Namespace, p.Name, err)
+	}
+}

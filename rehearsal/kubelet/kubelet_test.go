@@ -1,0 +1,159 @@
+package kubelet
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestSettingsAreTheImagesUnderThePods(t *testing.T) {
+	uid, gid, yes := int64(7), int64(8), true
+	img := &image{config: v1.Config{
+		Entrypoint: []string{"/bin/entry"}, Cmd: []string{"cmd"}, Env: []string{"A=image", "HOST=0.0.0.0"},
+		User: "65532:65533", WorkingDir: "/app",
+	}}
+	meta := metav1.ObjectMeta{Name: "p", Namespace: "ns", UID: "u", Labels: map[string]string{"version": "canary"}}
+	for _, tt := range []struct {
+		name      string
+		pod       corev1.PodSpec
+		container corev1.Container
+		args, env []string // env: what must be in it
+		dir       string
+		uid, gid  int
+		err       string
+	}{
+		{name: "image alone", args: []string{"/bin/entry", "cmd"}, env: []string{"A=image", "HOST=10.0.0.1", "HOSTNAME=p"}, dir: "/app", uid: 65532, gid: 65533},
+		{name: "args replace cmd", container: corev1.Container{Args: []string{"x"}}, args: []string{"/bin/entry", "x"}, dir: "/app", uid: 65532, gid: 65533},
+		{name: "command replaces both", container: corev1.Container{Command: []string{"c"}, WorkingDir: "/w"}, args: []string{"c"}, dir: "/w", uid: 65532, gid: 65533},
+		{name: "the pod's variables win", container: corev1.Container{Env: []corev1.EnvVar{
+			{Name: "A", Value: "pod"}, {Name: "HOST", Value: "::"},
+			{Name: "TRACK", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['version']"}}},
+			{Name: "NS", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.namespace"}}},
+			{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
+		}}, args: []string{"/bin/entry", "cmd"}, env: []string{"A=pod", "HOST=::", "TRACK=canary", "NS=ns", "IP=10.0.0.1"}, dir: "/app", uid: 65532, gid: 65533},
+		{name: "container's user over the pod's", pod: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{RunAsUser: new(int64), RunAsGroup: &gid}},
+			container: corev1.Container{SecurityContext: &corev1.SecurityContext{RunAsUser: &uid, RunAsNonRoot: &yes}},
+			args:      []string{"/bin/entry", "cmd"}, dir: "/app", uid: 7, gid: 8},
+		{name: "root refused", pod: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: new(int64)}}, err: "runAsNonRoot"},
+		{name: "secret", container: corev1.Container{Env: []corev1.EnvVar{{Name: "S", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}}}, err: "variable S"},
+		{name: "unknown field", container: corev1.Container{Env: []corev1.EnvVar{{Name: "F", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.x"}}}}}, err: "metadata.x"},
+		{name: "exec probe", container: corev1.Container{ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{}}}}, err: "readiness probe"},
+		{name: "exec hook", container: corev1.Container{Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{}}}}, err: "preStop"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := &corev1.Pod{ObjectMeta: meta, Spec: tt.pod, Status: corev1.PodStatus{PodIP: "10.0.0.1"}}
+			s, err := settingsOf(p, &tt.container, img)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Fatalf("error %v, want one with %q", err, tt.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(s.args, tt.args) || s.dir != tt.dir || s.uid != tt.uid || s.gid != tt.gid {
+				t.Errorf("got %+v", s)
+			}
+			for _, e := range tt.env {
+				k, v, _ := strings.Cut(e, "=")
+				if s.env[k] != v {
+					t.Errorf("%s is %q, want %q", k, s.env[k], v)
+				}
+			}
+		})
+	}
+}
+
+func archive(t testing.TB, headers ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range headers {
+		content := ""
+		if h.Typeflag == tar.TypeReg {
+			content = "content of " + h.Name
+			h.Size = int64(len(content))
+		}
+		h.Uid, h.Gid = os.Getuid(), os.Getgid()
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestUnpackKeepsFilesModesAndLinks(t *testing.T) {
+	dir := t.TempDir()
+	if err := unpack(bytes.NewReader(archive(t,
+		tar.Header{Name: "app/bin", Typeflag: tar.TypeReg, Mode: 0o755}, // its folder has no entry
+		tar.Header{Name: "secret/", Typeflag: tar.TypeDir, Mode: 0o700},
+		tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "/app/bin"},
+		tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "app/bin"},
+	)), dir); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]fs.FileMode{"app": fs.ModeDir | 0o755, "app/bin": 0o755, "secret": fs.ModeDir | 0o700, "hard": 0o755} {
+		if info, err := os.Lstat(filepath.Join(dir, file)); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v %v, want mode %s", file, info, err, want)
+		}
+	}
+	if target, err := os.Readlink(filepath.Join(dir, "link")); err != nil || target != "/app/bin" {
+		t.Errorf("link leads to %q (%v), want /app/bin", target, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "hard")); err != nil || string(b) != "content of app/bin" {
+		t.Errorf("hard link holds %q (%v)", b, err)
+	}
+}
+
+// Whatever an image holds, nothing outside its folder changes.
+func FuzzUnpackStaysInside(f *testing.F) {
+	f.Add(archive(f, tar.Header{Name: "../outside", Typeflag: tar.TypeReg, Mode: 0o644}))
+	f.Add(archive(f, tar.Header{Name: "/outside", Typeflag: tar.TypeReg, Mode: 0o644}))
+	f.Add(archive(f, tar.Header{Name: "up", Typeflag: tar.TypeSymlink, Linkname: ".."}, tar.Header{Name: "up/outside", Typeflag: tar.TypeReg, Mode: 0o644}))
+	f.Add(archive(f, tar.Header{Name: "to", Typeflag: tar.TypeSymlink, Linkname: "../witness"}, tar.Header{Name: "to", Typeflag: tar.TypeReg, Mode: 0o644}))
+	f.Add(archive(f, tar.Header{Name: "hard", Typeflag: tar.TypeLink, Linkname: "../witness"}, tar.Header{Name: "hard", Typeflag: tar.TypeReg, Mode: 0o600}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		outer := t.TempDir()
+		witness, dir := filepath.Join(outer, "witness"), filepath.Join(outer, "image")
+		if err := os.WriteFile(witness, []byte("untouched"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_ = unpack(bytes.NewReader(b), dir) // a bad archive is an error or not, but never an escape
+		got, err := os.ReadFile(witness)
+		info, _ := os.Stat(witness)
+		entries, _ := os.ReadDir(outer)
+		if err != nil || string(got) != "untouched" || info.Mode() != 0o644 || len(entries) != 2 {
+			t.Errorf("outside the folder: %s %q %v", fmt.Sprint(entries), got, err)
+		}
+	})
+}
+
+func TestBackOffDoublesToItsEnd(t *testing.T) {
+	got := []string{}
+	for b := next(0); len(got) < 7; b = next(b) {
+		got = append(got, b.String())
+	}
+	if want := "1s 2s 4s 8s 16s 30s 30s"; strings.Join(got, " ") != want {
+		t.Errorf("back-off %v, want %s", got, want)
+	}
+}

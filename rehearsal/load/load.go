@@ -1,0 +1,123 @@
+// Package load sends steady traffic through the gateway, as the outside world would, and counts what
+// comes back. The traffic is made by the vegeta library at a constant rate: a slow answer does not
+// hold the next request back.
+package load
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+)
+
+// Generator is traffic under way.
+type Generator struct {
+	attacker *vegeta.Attacker
+	done     chan struct{}
+
+	mu      sync.Mutex
+	answers []answer
+}
+
+type answer struct {
+	at      time.Time // when the request was sent
+	code    uint16    // 0: no answer
+	version string    // of the app that answered; "" when none did
+	track   string
+	latency time.Duration
+	problem string
+}
+
+// Start begins to send rate requests a second to a URL under a host name.
+func Start(url, host string, rate int) *Generator {
+	g := &Generator{
+		attacker: vegeta.NewAttacker(vegeta.Timeout(10*time.Second), vegeta.Connections(256), vegeta.KeepAlive(true)),
+		done:     make(chan struct{}),
+	}
+	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url, Header: http.Header{"Host": {host}}})
+	results := g.attacker.Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, 0, "rehearsal")
+	go func() {
+		defer close(g.done)
+		for r := range results {
+			g.add(r)
+		}
+	}()
+	return g
+}
+
+func (g *Generator) add(r *vegeta.Result) {
+	a := answer{at: r.Timestamp, code: r.Code, latency: r.Latency, problem: r.Error}
+	a.version, a.track = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track")
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.answers = append(g.answers, a)
+}
+
+// Stop ends the traffic and waits for the last answers.
+func (g *Generator) Stop() {
+	g.attacker.Stop()
+	<-g.done
+}
+
+// Tally is what came back of the requests of some time.
+type Tally struct {
+	Requests int `json:"requests"`
+	// Lost is requests without an answer by any version of the app: no answer at all, or an error of
+	// the gateway's own.
+	Lost int `json:"lost"`
+	// Failed is requests that the app itself answered with a server error.
+	Failed   int            `json:"failed"`
+	Tracks   map[string]int `json:"tracks"`
+	Versions map[string]int `json:"versions"`
+	Slowest  time.Duration  `json:"slowestNanoseconds"`
+	Problems map[string]int `json:"problems,omitempty"` // what the lost ones came to
+}
+
+// Share is a track's share of the answered requests, from 0 to 1.
+func (t Tally) Share(track string) float64 {
+	answered := t.Requests - t.Lost
+	if answered == 0 {
+		return 0
+	}
+	return float64(t.Tracks[track]) / float64(answered)
+}
+
+// Between counts the requests that were sent from one time on and before another.
+func (g *Generator) Between(from, to time.Time) Tally {
+	t := Tally{Tracks: map[string]int{}, Versions: map[string]int{}, Problems: map[string]int{}}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.answers {
+		if a.at.Before(from) || !a.at.Before(to) {
+			continue
+		}
+		t.Requests++
+		t.Slowest = max(t.Slowest, a.latency)
+		if a.code == 0 || a.version == "" {
+			t.Lost++
+			t.Problems[a.problem]++
+			continue
+		}
+		t.Tracks[a.track]++
+		t.Versions[a.version]++
+		if a.code >= 500 {
+			t.Failed++
+		}
+	}
+	return t
+}
+
+// Seen is when the first or the last request that a version answered was sent; zero when there is
+// none.
+func (g *Generator) Seen(version string, last bool) time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var seen time.Time
+	for _, a := range g.answers {
+		if a.version == version && (seen.IsZero() || a.at.After(seen) == last) {
+			seen = a.at
+		}
+	}
+	return seen
+}

@@ -1,0 +1,364 @@
+// Package road drives a release of the real app down the whole road, three times: a first release,
+// a changed version that goes through its canary, and a bad one that must be rolled back. It uses
+// the crossbill command as a person or a job would, and watches from outside what callers see.
+package road
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/load"
+	"github.com/our-org/crossbill/rehearsal/screen"
+)
+
+const (
+	host   = "app.example.com"
+	name   = "qwik-node-app"
+	weight = 10
+)
+
+// Road is what a rehearsal needs.
+type Road struct {
+	Repository string // the checkout
+	Crossbill  string // the command
+	Base       string // base image, as `crossbill image build --base` takes it
+	Work       string // scratch folder
+	Out        string // results
+	Rate       int    // requests a second
+	Screen     *screen.Screen
+	Cluster    *cluster.Cluster
+
+	traffic *load.Generator
+}
+
+// Version is one version of the app: the checkout's app with some files replaced.
+type Version struct {
+	Number  string
+	Overlay string // folder under rehearsal/apps; "" for the app as it is
+	What    string
+	Bad     bool
+}
+
+// Versions are the three that are released, in order.
+var Versions = []Version{
+	{Number: "1.0.0", What: "the app as it is: the first release goes straight to primary"},
+	{Number: "1.1.0", Overlay: "changed", What: "a changed app: canary, verify, promote, cleanup"},
+	{Number: "1.2.0", Overlay: "bad", What: "a bad version, 30 % of its answers are errors: verify must roll it back", Bad: true},
+}
+
+// Release is what one release came to.
+type Release struct {
+	Version  string  `json:"version"`
+	Digest   string  `json:"digest"`
+	Outcome  string  `json:"outcome"` // promoted, rolled_back or first
+	Requests int     `json:"requests"`
+	Lost     int     `json:"lost"`   // answered by no version of the app
+	Failed   int     `json:"failed"` // answered by the app with a server error
+	Seconds  float64 `json:"seconds"`
+	ImageMB  float64 `json:"imageMB"` // compressed
+}
+
+// Summary is what the rehearsal writes to rehearsal.json.
+type Summary struct {
+	ControlPlaneSeconds float64    `json:"controlPlaneSeconds"`
+	TotalSeconds        float64    `json:"totalSeconds"`
+	RequestsPerSecond   int        `json:"requestsPerSecond"`
+	Requests            int        `json:"requests"`
+	Lost                int        `json:"lost"`
+	Failed              int        `json:"failed"`
+	CanaryShare         float64    `json:"canaryShare"`        // percent of the requests at weight 10
+	CanaryShareOf       int        `json:"canaryShareOf"`      // requests that it was measured over
+	RollbackSeconds     float64    `json:"rollbackSeconds"`    // from the bad canary's first request to its last
+	Problems            []string   `json:"problems,omitempty"` // what the lost requests came to
+	Releases            []*Release `json:"releases"`
+}
+
+// Check runs the app's own checks.
+func (r *Road) Check(ctx context.Context) error {
+	return r.Screen.Step("check", func(progress func(string)) (string, error) {
+		progress("types, lint, unit tests of the app")
+		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), progress, "npx", "--yes", pnpm, "check")
+		return "types, lint and unit tests of the app pass", err
+	})
+}
+
+const pnpm = "pnpm@10.34.9"
+
+// Release carries one version down the road. The traffic starts with the first release.
+func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
+	r.Screen.Title("Release %s: %s", v.Number, v.What)
+	result := &Release{Version: v.Number}
+	summary.Releases = append(summary.Releases, result)
+	dir := filepath.Join(r.Work, "app-"+v.Number)
+	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
+		return "client and server bundles", r.build(ctx, v, dir, progress)
+	})
+	if err != nil {
+		return err
+	}
+	var image struct {
+		Reference, Digest string
+		Size              int64
+	}
+	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
+		progress("pushing the image")
+		err := r.crossbill(ctx, "publish-"+v.Number, progress, &image, "image", "build", "--app-dir", dir, "--base", r.Base, "--name", name,
+			"--version", v.Number, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
+		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
+		return fmt.Sprintf("%s, %.1f MB", short(image.Digest), result.ImageMB), err
+	})
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := r.rollOut(ctx, v, image.Reference, result, summary); err != nil {
+		return err
+	}
+	end := time.Now()
+	tally := r.traffic.Between(start, end)
+	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
+	for problem, n := range tally.Problems {
+		summary.Problems = append(summary.Problems, fmt.Sprintf("release %s: %d × %s", v.Number, n, problem))
+	}
+	return nil
+}
+
+// verbResult is the part of a verb's JSON that the rehearsal reads.
+type verbResult struct {
+	Message, Outcome string
+	Verdict          struct{ Reason string }
+}
+
+// rollOut runs the verbs that the pipeline would run.
+func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
+	canary, err := r.verb(ctx, v, "canary", "--image", image, "--weight", fmt.Sprint(weight))
+	if err != nil {
+		return err
+	}
+	if canary.Outcome == "first" {
+		result.Outcome = canary.Outcome
+		return r.beginTraffic(ctx)
+	}
+	routed := time.Now()
+	verified, err := r.verb(ctx, v, "verify", "--prometheus", r.Cluster.PrometheusURL, "--window", "22s", "--interval", "2s", "--min-requests", "200")
+	unhealthy := exitCode(err) == 3
+	if v.Bad {
+		if !unhealthy {
+			return fmt.Errorf("verify should have found version %s unhealthy: %w", v.Number, errors.Join(err, errors.New(verified.Message)))
+		}
+		result.Outcome = verified.Outcome
+		summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // a second for the route to reach the gateway
+	summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
+	if _, err := r.verb(ctx, v, "promote"); err != nil {
+		return err
+	}
+	cleaned, err := r.verb(ctx, v, "cleanup", "--prometheus", r.Cluster.PrometheusURL)
+	result.Outcome = cleaned.Outcome
+	return err
+}
+
+// beginTraffic starts the load and waits until the gateway answers: before the first release there
+// is nothing to call.
+func (r *Road) beginTraffic(ctx context.Context) error {
+	return r.Screen.Step("traffic", func(progress func(string)) (string, error) {
+		progress("waiting for the gateway's first answer")
+		if err := r.gatewayAnswers(ctx); err != nil {
+			return "", err
+		}
+		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", host, r.Rate)
+		time.Sleep(time.Second)
+		return fmt.Sprintf("%d requests/s through the gateway from now on", r.Rate), nil
+	})
+}
+
+// verb runs one verb of the command and shows the traffic meanwhile.
+func (r *Road) verb(ctx context.Context, v Version, verb string, args ...string) (verbResult, error) {
+	var result verbResult
+	var failure error
+	err := r.Screen.Step(verb, func(progress func(string)) (string, error) {
+		start := time.Now()
+		stop := r.watchTraffic(start, progress)
+		failure = r.crossbill(ctx, verb+"-"+v.Number, nil, &result, append([]string{verb}, args...)...)
+		stop()
+		if exitCode(failure) == 3 && v.Bad {
+			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
+		}
+		return result.Message, failure
+	})
+	return result, errors.Join(err, onlyIf(err == nil, failure))
+}
+
+func onlyIf(condition bool, err error) error {
+	if condition {
+		return err
+	}
+	return nil
+}
+
+// watchTraffic shows the split of the last seconds until it is stopped.
+func (r *Road) watchTraffic(start time.Time, progress func(string)) (stop func()) {
+	if r.traffic == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			now := time.Now()
+			recent, all := r.traffic.Between(now.Add(-2*time.Second), now), r.traffic.Between(start, now)
+			progress(fmt.Sprintf("%s  %d requests, %d lost", bar(recent), all.Requests, all.Lost))
+		}
+	}()
+	return func() { close(done) }
+}
+
+// bar draws how the tracks share the traffic.
+func bar(t load.Tally) string {
+	const width = 20
+	share := t.Share("canary")
+	canary := int(share*width + 0.5)
+	if share > 0 && canary == 0 {
+		canary = 1
+	}
+	return fmt.Sprintf("primary %s%s canary %4.1f %%", strings.Repeat("█", width-canary), strings.Repeat("░", canary), 100*share)
+}
+
+// Finish stops the traffic and writes the summary.
+func (r *Road) Finish(summary *Summary) error {
+	for _, release := range summary.Releases {
+		summary.Requests += release.Requests
+		summary.Lost += release.Lost
+		summary.Failed += release.Failed
+	}
+	text, err := json.MarshalIndent(summary, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.Out, "rehearsal.json"), append(text, '\n'), 0o644)
+}
+
+// StopTraffic ends the load.
+func (r *Road) StopTraffic() {
+	if r.traffic != nil {
+		r.traffic.Stop()
+	}
+}
+
+func (r *Road) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
+func (r *Road) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
+
+// build makes one version's bundles in a folder of its own.
+func (r *Road) build(ctx context.Context, v Version, dir string, progress func(string)) error {
+	progress("copying the sources")
+	if err := copySources(filepath.Join(r.Repository, "app"), dir); err != nil {
+		return err
+	}
+	if v.Overlay != "" {
+		if err := overlay(filepath.Join(r.Repository, "rehearsal", "apps", v.Overlay), dir); err != nil {
+			return err
+		}
+	}
+	// Packages of its own, from pnpm's store: names that Qwik makes depend on where they lie.
+	progress("its packages, from pnpm's store")
+	if _, err := r.run(ctx, "install-"+v.Number, dir, progress, "npx", "--yes", pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+		return err
+	}
+	progress("client and server bundles")
+	_, err := r.run(ctx, "build-"+v.Number, dir, progress, "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build")
+	return err
+}
+
+// crossbill runs the command and reads the JSON that it prints, also when it fails.
+func (r *Road) crossbill(ctx context.Context, log string, progress func(string), result any, args ...string) error {
+	args = append(args, "-o", "json")
+	if args[0] != "image" {
+		args = append(args, "--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace, "--manifests", filepath.Join(r.Repository, "k8s"), "--timeout", "2m", "--by", "rehearsal")
+	}
+	out, err := r.run(ctx, log, r.Repository, progress, r.Crossbill, args...)
+	if len(bytes.TrimSpace(out)) > 0 {
+		if parse := json.Unmarshal(out, result); parse != nil && err == nil {
+			return fmt.Errorf("crossbill %s printed what is not JSON: %w", args[0], parse)
+		}
+	}
+	return err
+}
+
+// run runs a program with its messages in out/logs and returns what it printed.
+func (r *Road) run(ctx context.Context, log, dir string, progress func(string), program string, args ...string) ([]byte, error) {
+	file := filepath.Join(r.Out, "logs", log+".log")
+	messages, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	defer messages.Close()
+	fmt.Fprintf(messages, "$ %s %s\n", program, strings.Join(args, " "))
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
+	// The sandbox reaches no network: npm must not try.
+	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true")
+	err = cmd.Run()
+	messages.Write(out.Bytes())
+	if err != nil {
+		return out.Bytes(), &commandError{program: filepath.Base(program), log: file, err: err}
+	}
+	return out.Bytes(), nil
+}
+
+// commandError shows the end of a failed command's log.
+type commandError struct {
+	program, log string
+	err          error
+}
+
+func (e *commandError) Error() string {
+	text, _ := os.ReadFile(e.log)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) > 15 {
+		lines = lines[len(lines)-15:]
+	}
+	return fmt.Sprintf("%s: %s\n  %s\n(all of it: %s)", e.program, e.err, strings.Join(lines, "\n  "), e.log)
+}
+func (e *commandError) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+func seconds(d time.Duration) float64 {
+	return float64(d.Round(10*time.Millisecond)) / float64(time.Second)
+}
+
+func short(digest string) string {
+	if len(digest) > 19 {
+		return digest[:19]
+	}
+	return digest
+}
