@@ -29,10 +29,10 @@ bin/rehearse:
 
 .PHONY: rehearse
 rehearse: bin/rehearse bin/crossbill
-	bin/rehearse $(if $(HOLD),--hold)
+	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT))
 
 .PHONY: test
-test: test-go test-ci test-app test-rehearsal
+test: test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
 
 .PHONY: test-go
 test-go:

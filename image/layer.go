@@ -17,8 +17,8 @@ import (
 )
 
 // Layer packs folders of a directory under a path in the image. The same files give the same bytes:
-// entries are sorted, owned by root, readable by all, writable by none but root, and all of one
-// time. What is neither file nor folder is refused.
+// entries are sorted, owned by root, readable by all (and executable, if they are), writable by none
+// but root, and all of one time. What is neither file nor folder is refused.
 func Layer(dir string, folders []string, under string, modified time.Time) (v1.Layer, error) {
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
@@ -75,7 +75,15 @@ func packFile(w *tar.Writer, name, target string, modified time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := w.WriteHeader(header(target, tar.TypeReg, 0o644, int64(len(text)), modified)); err != nil {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	mode := int64(0o644)
+	if info.Mode()&0o100 != 0 { // as git, which keeps no more of a file's mode either
+		mode = 0o755
+	}
+	if err := w.WriteHeader(header(target, tar.TypeReg, mode, int64(len(text)), modified)); err != nil {
 		return err
 	}
 	_, err = w.Write(text)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sort"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -47,21 +46,8 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 	defer cancel()
 	name := j.deploymentName(track)
 	object := "Deployment " + j.Namespace + "/" + name
-	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
-	only := func(o metav1.ListOptions) metav1.ListOptions {
-		o.FieldSelector = "metadata.name=" + name
-		return o
-	}
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return deployments.List(ctx, only(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return deployments.Watch(ctx, only(o))
-		},
-	}
 	progress := ""
-	_, err := watchtools.UntilWithSync(ctx, lw, &appsv1.Deployment{}, nil, func(event watch.Event) (bool, error) {
+	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, nil, func(event watch.Event) (bool, error) {
 		d, ok := event.Object.(*appsv1.Deployment)
 		if !ok || event.Type == watch.Deleted {
 			return false, &NotReadyError{Deployment: name, Reason: "it was deleted by somebody else"}
@@ -184,51 +170,43 @@ func plural(n int, word string) string {
 	return word + "s"
 }
 
-// waitGone waits until a track has no pods.
+// waitGone waits until a track's Deployment, which is deleted after its pods, is not there any more.
 func (j *job) waitGone(ctx context.Context, track release.Track) error {
 	if j.plan != nil {
 		return nil
 	}
 	ctx, cancel := j.bounded(ctx)
 	defer cancel()
-	pods := j.Kube.CoreV1().Pods(j.Namespace)
-	ofTrack := func(o metav1.ListOptions) metav1.ListOptions {
-		o.LabelSelector = j.selector(track)
-		return o
-	}
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return pods.List(ctx, ofTrack(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return pods.Watch(ctx, ofTrack(o))
-		},
-	}
-	left := sets.New[string]()
-	none := func(store cache.Store) (bool, error) {
-		for _, key := range store.ListKeys() {
-			left.Insert(key[strings.LastIndex(key, "/")+1:])
-		}
-		return left.Len() == 0, nil
-	}
-	_, err := watchtools.UntilWithSync(ctx, lw, &corev1.Pod{}, none, func(event watch.Event) (bool, error) {
-		if pod, ok := event.Object.(*corev1.Pod); ok {
-			if event.Type == watch.Deleted {
-				left.Delete(pod.Name)
-			} else {
-				left.Insert(pod.Name)
-			}
-		}
-		return left.Len() == 0, nil
+	name := j.deploymentName(track)
+	gone := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
+	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
+		return event.Type == watch.Deleted, nil
 	})
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("pods of %s are still terminating: %s; run the command again", j.deploymentName(track), strings.Join(sets.List(left), ", "))
+		return fmt.Errorf("Deployment %s is still terminating; run the command again", name)
 	}
 	if err != nil {
-		return fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+		return fmt.Errorf("Deployment %s: %w", name, err)
 	}
-	j.log("Deployment "+j.Namespace+"/"+j.deploymentName(track), "its pods are gone")
+	j.log("Deployment "+j.Namespace+"/"+name, "is gone with its pods")
 	return nil
+}
+
+// watchDeployment lists and watches one Deployment.
+func (j *job) watchDeployment(name string) *cache.ListWatch {
+	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
+	only := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = "metadata.name=" + name
+		return o
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return deployments.List(ctx, only(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return deployments.Watch(ctx, only(o))
+		},
+	}
 }
 
 // waitDrained waits until the canary, at weight 0, gets no more requests.
@@ -250,7 +228,7 @@ func (j *job) waitDrained(ctx context.Context) error {
 	if delay == 0 {
 		delay = 10 * time.Second
 	}
-	j.log("VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "giving the data plane %s to have the route (no --prometheus to see it by)", delay)
+	j.log("VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "the data plane is given %s to have the route (with --prometheus it would be seen)", delay)
 	select {
 	case <-time.After(delay):
 		return nil

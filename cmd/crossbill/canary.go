@@ -43,6 +43,7 @@ func (f *releaseFlags) release(app string) (release.Release, error) {
 func newCanaryCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
+	var drain drainFlags
 	var takeover bool
 	cmd := &cobra.Command{
 		Use:   "canary --image REPOSITORY@sha256:…",
@@ -66,6 +67,9 @@ release straight on primary.`,
 			if err != nil {
 				return err
 			}
+			if err := drain.apply(c); err != nil { // for the way back
+				return err
+			}
 			c.Takeover = takeover
 			result, err := c.Canary(cmd.Context(), want)
 			if err != nil {
@@ -76,6 +80,7 @@ release straight on primary.`,
 	}
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
+	drain.add(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	return cmd
 }

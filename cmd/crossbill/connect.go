@@ -80,16 +80,16 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
 	client := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &f.overrides)
+	if raw, err := client.RawConfig(); err == nil && f.overrides.CurrentContext != "" && raw.Contexts[f.overrides.CurrentContext] == nil {
+		return nil, "", &release.InputError{Field: "--context", Problem: fmt.Sprintf("context %q is not in the kubeconfig", f.overrides.CurrentContext), Fix: "`kubectl config get-contexts` lists them"}
+	}
 	config, err := client.ClientConfig()
 	if err != nil {
-		field, fix := "--kubeconfig", "give a kubeconfig file, set KUBECONFIG, or run in a pod with a service account"
-		if f.overrides.CurrentContext != "" && clientcmd.IsContextNotFound(err) {
-			field, fix = "--context", "`kubectl config get-contexts` lists them"
-		}
+		fix := "give a kubeconfig file, set KUBECONFIG, or run in a pod with a service account"
 		if errors.Is(err, os.ErrNotExist) {
 			fix = "check the path"
 		}
-		return nil, "", &release.InputError{Field: field, Problem: err.Error(), Fix: fix}
+		return nil, "", &release.InputError{Field: "--kubeconfig", Problem: err.Error(), Fix: fix}
 	}
 	namespace, _, err := client.Namespace()
 	if err != nil {
@@ -102,20 +102,29 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	return config, namespace, nil
 }
 
-// drained sets how a verb sees that the canary gets no more requests.
-func drained(c *rollout.Cluster, prometheus string) error {
-	if prometheus == "" {
+// drainFlags say how a verb sees that the canary gets no more requests, before its pods are deleted.
+type drainFlags struct {
+	prometheus string
+	settle     time.Duration
+}
+
+func (f *drainFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.prometheus, "prometheus", "", "Prometheus's URL: the canary is deleted when its request counters stand still")
+	flags.DurationVar(&f.settle, "settle-delay", 10*time.Second, "without --prometheus: time that the data plane is given to take a route over")
+}
+
+func (f *drainFlags) apply(c *rollout.Cluster) error {
+	c.SettleDelay = f.settle
+	if f.prometheus == "" {
 		return nil
 	}
-	source, err := verdict.NewSource(prometheus, c.Namespace, 500*time.Millisecond)
+	source, err := verdict.NewSource(f.prometheus, c.Namespace, 500*time.Millisecond)
 	if err != nil {
 		return err
 	}
 	c.Drained = source.Quiet
 	return nil
 }
-
-const drainedHelp = "Prometheus's URL: the canary's pods are deleted when its request counters stand still (default: after a fixed delay of 10s)"
 
 // printResult prints what a verb came to.
 func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {

@@ -7,7 +7,7 @@ import (
 func newPromoteCommand() *cobra.Command {
 	var cluster clusterFlags
 	var takeover bool
-	var prometheus string
+	var drain drainFlags
 	cmd := &cobra.Command{
 		Use:   "promote",
 		Short: "Put the canary's digest on primary and give it all of the traffic",
@@ -21,7 +21,7 @@ to what it ran before (exit code 6).`,
 			if err != nil {
 				return err
 			}
-			if err := drained(c, prometheus); err != nil {
+			if err := drain.apply(c); err != nil {
 				return err
 			}
 			c.Takeover = takeover
@@ -34,13 +34,13 @@ to what it ran before (exit code 6).`,
 	}
 	cluster.add(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
-	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	drain.add(cmd.Flags())
 	return cmd
 }
 
 func newCleanupCommand() *cobra.Command {
 	var cluster clusterFlags
-	var prometheus string
+	var drain drainFlags
 	var takeover bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
@@ -51,7 +51,7 @@ func newCleanupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := drained(c, prometheus); err != nil {
+			if err := drain.apply(c); err != nil {
 				return err
 			}
 			c.Takeover = takeover
@@ -63,14 +63,15 @@ func newCleanupCommand() *cobra.Command {
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	drain.add(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	return cmd
 }
 
 func newRollbackCommand() *cobra.Command {
 	var cluster clusterFlags
-	var prometheus, reason string
+	var drain drainFlags
+	var reason string
 	cmd := &cobra.Command{
 		Use:   "rollback",
 		Short: "Send all of the traffic back to the old primary and remove the canary",
@@ -83,7 +84,7 @@ another job died, and takes the claim of whoever holds it.`,
 			if err != nil {
 				return err
 			}
-			if err := drained(c, prometheus); err != nil {
+			if err := drain.apply(c); err != nil {
 				return err
 			}
 			result, err := c.Rollback(cmd.Context(), reason)
@@ -94,7 +95,7 @@ another job died, and takes the claim of whoever holds it.`,
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&prometheus, "prometheus", "", drainedHelp)
+	drain.add(cmd.Flags())
 	cmd.Flags().StringVar(&reason, "reason", "asked for by a person", "why, for the ledger")
 	return cmd
 }

@@ -13,7 +13,7 @@ import (
 )
 
 type verifyFlags struct {
-	prometheus          string
+	drain               drainFlags
 	window, interval    time.Duration
 	minRequests         float64
 	minSuccess, maxSlow float64
@@ -37,7 +37,7 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 		RunE: func(cmd *cobra.Command, _ []string) error { return verify(cmd, &cluster, &flags) },
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&flags.prometheus, "prometheus", "", "Prometheus's URL")
+	flags.drain.add(cmd.Flags())
 	cmd.Flags().DurationVar(&flags.window, "window", time.Minute, "how long the canary is watched")
 	cmd.Flags().DurationVar(&flags.interval, "interval", 5*time.Second, "time between two looks")
 	cmd.Flags().Float64Var(&flags.minRequests, "min-requests", 100, "requests to the canary below which nothing is proved")
@@ -61,7 +61,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error
 	if err != nil {
 		return err
 	}
-	source, err := verdict.NewSource(flags.prometheus, c.Namespace, thresholds.Latency)
+	source, err := verdict.NewSource(flags.drain.prometheus, c.Namespace, thresholds.Latency)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 	case release.Unhealthy:
 		code = &exitError{exitUnhealthy, errors.New("unhealthy: " + v.Reason)}
 		if !flags.noRollback {
-			if err := drained(c, flags.prometheus); err != nil {
+			if err := flags.drain.apply(c); err != nil {
 				return err
 			}
 			if result, err = c.Rollback(cmd.Context(), v.Reason); err != nil {
