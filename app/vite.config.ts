@@ -1,12 +1,22 @@
 import { qwikCity } from "@builder.io/qwik-city/vite";
-import { qwikVite } from "@builder.io/qwik/optimizer";
+import { type QwikManifest, qwikVite } from "@builder.io/qwik/optimizer";
+import { existsSync, readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
 import manifest from "./package.json" with { type: "json" };
 
+const version = process.env.APP_VERSION || manifest.version;
+if (!/^[\w.+-]+$/.test(version)) {
+  throw new Error(`APP_VERSION=${version} cannot be sent in a header: use letters, digits and ".", "_", "+", "-"`);
+}
+
+// The server must know the client that was built just before it, here. Unasked, Qwik takes the one
+// that was built last anywhere on this machine: it lies in the folder for temporary files.
+const client = fileURLToPath(new URL("dist/q-manifest.json", import.meta.url));
+const manifestInput = existsSync(client) ? (JSON.parse(readFileSync(client, "utf8")) as QwikManifest) : undefined;
+
 // The client build; adapters/fastify extends it for the server.
 export default defineConfig({
-  plugins: [qwikCity(), qwikVite()],
-  define: {
-    __APP_VERSION__: JSON.stringify(process.env.APP_VERSION || manifest.version),
-  },
+  plugins: [qwikCity(), qwikVite({ ssr: { manifestInput } })],
+  define: { __APP_VERSION__: JSON.stringify(version) },
 });

@@ -2,9 +2,10 @@
 // here, instead of at each request.
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { extname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
-const dist = new URL("../dist", import.meta.url).pathname;
+const dist = fileURLToPath(new URL("../dist", import.meta.url));
 rmSync(join(dist, "q-manifest.json"), { force: true }); // names every source; the server has it inside
 
 const worthIt = new Set([".js", ".css", ".svg", ".json", ".txt", ".html"]);

@@ -1,23 +1,20 @@
 import { describe, expect, it } from "vitest";
-import { add, answerOf, colour, emptyBoard, ERROR, RECENT, share } from "./board";
+import { add, answerOf, type Board, colour, describe as inWords, emptyBoard, failed, NOBODY, RECENT, shares } from "./board";
 
-const from = (version: string, track: string) => answerOf(true, { app: "a", version, track, pod: "p" });
+const from = (version: string, track: string) => answerOf({ app: "a", version, track, pod: "p" });
+const many = (board: Board, count: number, answer: ReturnType<typeof failed>) => Array.from({ length: count }, () => answer).reduce(add, board);
 
 describe("the version board", () => {
   it("counts answers by version and track", () => {
-    let board = emptyBoard();
-    for (let i = 0; i < 9; i++) {
-      board = add(board, from("1.0.0", "primary"));
-    }
-    board = add(board, from("1.1.0", "canary"));
+    const board = add(many(emptyBoard(), 9, from("1.0.0", "primary")), from("1.1.0", "canary"));
     expect(board.counts).toEqual([
-      { label: "1.0.0 primary", count: 9 },
-      { label: "1.1.0 canary", count: 1 },
+      { label: "1.0.0 primary", count: 9, errors: 0 },
+      { label: "1.1.0 canary", count: 1, errors: 0 },
     ]);
-    expect(share(board, 1)).toBe(10);
+    expect(shares(board, "1.1.0 canary")).toEqual({ good: 10, errors: 0 });
   });
 
-  it("keeps only the last answers", () => {
+  it("keeps only the last answers, and counts all", () => {
     let board = emptyBoard();
     for (let i = 0; i < RECENT + 5; i++) {
       board = add(board, from(String(i), ""));
@@ -27,20 +24,42 @@ describe("the version board", () => {
     expect(board.total).toBe(RECENT + 5);
   });
 
-  it.each([null, undefined, "text", 7, {}, { version: 1 }, []])("takes %j for an error", (body) => {
-    expect(answerOf(true, body)).toEqual({ label: ERROR, ok: false });
+  it("shows a version that has gone with its count and no share", () => {
+    const board = many(many(emptyBoard(), 50, from("1", "primary")), RECENT, from("2", "primary"));
+    expect(board.counts[0]).toEqual({ label: "1 primary", count: 50, errors: 0 });
+    expect(shares(board, "1 primary")).toEqual({ good: 0, errors: 0 });
+    expect(shares(board, "2 primary").good).toBe(100);
   });
 
-  it("takes a server's error for an error, whatever it says", () => {
-    expect(answerOf(false, { version: "1.0.0" }).ok).toBe(false);
+  it.each([null, undefined, "text", 7, {}, { version: 1 }, []])("takes %j for no answer", (body) => {
+    expect(answerOf(body)).toEqual({ label: NOBODY, ok: false });
   });
 
-  it("gives each version its own colour and errors theirs", () => {
-    const board = [from("1", ""), answerOf(false, null), from("2", "")].reduce(add, emptyBoard());
-    expect([colour(board, "1"), colour(board, "2"), colour(board, ERROR)]).toEqual(["var(--version-0)", "var(--version-1)", "var(--error)"]);
+  it("lays an error at the door of the version that made it", () => {
+    const error = failed(new Headers({ "x-app-version": "1.1.0", "x-app-track": "canary" }));
+    expect(error).toEqual({ label: "1.1.0 canary", ok: false });
+    const board = add(many(emptyBoard(), 3, from("1.1.0", "canary")), error);
+    expect(board.counts).toEqual([{ label: "1.1.0 canary", count: 4, errors: 1 }]);
+    expect(shares(board, "1.1.0 canary")).toEqual({ good: 75, errors: 25 });
   });
 
-  it("has no share of nothing", () => {
-    expect(share(emptyBoard(), 0)).toBe(0);
+  it("knows an error of nobody", () => {
+    expect(failed(new Headers())).toEqual({ label: NOBODY, ok: false });
+    expect(failed()).toEqual({ label: NOBODY, ok: false });
+  });
+
+  it("gives each version its own colour and errors of nobody theirs", () => {
+    const board = [from("1", ""), failed(), from("2", "")].reduce(add, emptyBoard());
+    expect([colour(board, "1"), colour(board, "2"), colour(board, NOBODY)]).toEqual(["var(--version-0)", "var(--version-1)", "var(--error)"]);
+  });
+
+  it("can be read aloud", () => {
+    expect(inWords(emptyBoard())).toBe("No answers yet");
+    const board = [from("1", "primary"), from("1", "primary"), from("1", "primary"), failed()].reduce(add, emptyBoard());
+    expect(inWords(board)).toBe("The last 4 answers: 1 primary 75 %; no answer 25 %, 25 % errors");
+  });
+
+  it("has no shares of nothing", () => {
+    expect(shares(emptyBoard(), "1")).toEqual({ good: 0, errors: 0 });
   });
 });

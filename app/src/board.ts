@@ -2,16 +2,24 @@ import type { Identity } from "./identity";
 
 /** One answer to the page's question which version there is. */
 export interface Answer {
-  /** "1.2.0 canary", or "error". */
+  /** Who answered: "1.2.0 canary", or NOBODY. */
   label: string;
   ok: boolean;
+}
+
+/** All answers under one label. */
+export interface Count {
+  label: string;
+  count: number;
+  /** How many of them were errors. */
+  errors: number;
 }
 
 /** What the version board shows. */
 export interface Board {
   total: number;
-  /** Answers by label, in the order in which the labels appeared. */
-  counts: { label: string; count: number }[];
+  /** By label, in the order in which the labels appeared. */
+  counts: Count[];
   /** The last answers, oldest first. */
   recent: Answer[];
 }
@@ -19,39 +27,61 @@ export interface Board {
 /** How many of the last answers are kept. */
 export const RECENT = 120;
 
-/** The label under which everything is counted that was not an answer. */
-export const ERROR = "error";
+/** The label for what no copy of the app has answered. */
+export const NOBODY = "no answer";
 
 export const emptyBoard = (): Board => ({ total: 0, counts: [], recent: [] });
 
-/** Reads an answer; anything unexpected is an error, never a crash. */
-export function answerOf(ok: boolean, body: unknown): Answer {
+/** Reads a good answer's body; anything unexpected is an error, never a crash. */
+export function answerOf(body: unknown): Answer {
   const identity = body as Partial<Identity> | null;
-  if (!ok || typeof identity?.version !== "string") {
-    return { label: ERROR, ok: false };
+  if (typeof identity?.version !== "string") {
+    return failed();
   }
-  return { label: [identity.version, identity.track].filter(Boolean).join(" "), ok: true };
+  return { label: labelOf(identity.version, identity.track), ok: true };
 }
+
+/** An error; its headers may still tell whose it is. */
+export function failed(headers?: { get(name: string): string | null }): Answer {
+  const version = headers?.get("x-app-version");
+  return { label: version ? labelOf(version, headers?.get("x-app-track")) : NOBODY, ok: false };
+}
+
+const labelOf = (version: string, track?: string | null) => [version, track].filter(Boolean).join(" ");
 
 /** Adds an answer; the given board stays as it is. */
-export function add(board: Board, answer: Answer): Board {
-  const known = board.counts.some((c) => c.label === answer.label);
+export function add(board: Board, { label, ok }: Answer): Board {
+  const errors = ok ? 0 : 1;
+  const known = board.counts.some((c) => c.label === label);
   const counts = known
-    ? board.counts.map((c) => (c.label === answer.label ? { ...c, count: c.count + 1 } : c))
-    : [...board.counts, { label: answer.label, count: 1 }];
-  return { total: board.total + 1, counts, recent: [...board.recent, answer].slice(-RECENT) };
+    ? board.counts.map((c) => (c.label === label ? { label, count: c.count + 1, errors: c.errors + errors } : c))
+    : [...board.counts, { label, count: 1, errors }];
+  return { total: board.total + 1, counts, recent: [...board.recent, { label, ok }].slice(-RECENT) };
 }
 
-/** A label's share of all answers in percent. */
-export function share(board: Board, count: number): number {
-  return board.total === 0 ? 0 : (100 * count) / board.total;
+/**
+ * A label's shares of the recent answers in percent, good ones and errors. Of the recent ones, since
+ * a share of all would hide for long that the split has changed.
+ */
+export function shares({ recent }: Board, label: string): { good: number; errors: number } {
+  const percent = (ok: boolean) => (recent.length === 0 ? 0 : (100 * recent.filter((a) => a.label === label && a.ok === ok).length) / recent.length);
+  return { good: percent(true), errors: percent(false) };
 }
 
-/** The place of a label's colour: errors have their own, versions one each in order. */
+/** A label's colour: one each in the order of their appearance, and one of its own for NOBODY. */
 export function colour(board: Board, label: string): string {
-  if (label === ERROR) {
+  if (label === NOBODY) {
     return "var(--error)";
   }
-  const versions = board.counts.filter((c) => c.label !== ERROR).map((c) => c.label);
-  return `var(--version-${Math.max(0, versions.indexOf(label)) % 4})`;
+  const versions = board.counts.filter((c) => c.label !== NOBODY).map((c) => c.label);
+  return `var(--version-${Math.max(0, versions.indexOf(label)) % 6})`;
+}
+
+/** The recent answers in words, for who cannot see the squares. */
+export function describe(board: Board): string {
+  const parts = board.counts
+    .map(({ label }) => ({ label, ...shares(board, label) }))
+    .filter(({ good, errors }) => good + errors > 0)
+    .map(({ label, good, errors }) => `${label} ${(good + errors).toFixed(0)} %${errors > 0 ? `, ${errors.toFixed(0)} % errors` : ""}`);
+  return parts.length === 0 ? "No answers yet" : `The last ${board.recent.length} answers: ${parts.join("; ")}`;
 }

@@ -1,3 +1,4 @@
+import { createQwikCity } from "@builder.io/qwik-city/middleware/node";
 import qwikCityPlan from "@qwik-city-plan";
 import { manifest } from "@qwik-client-manifest";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -5,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { Registry } from "prom-client";
 import render from "./entry.ssr";
 import { makeApp } from "./server/app";
+import { serveFiles } from "./server/files";
 import { metricsServer } from "./server/metrics";
 import { servePages } from "./server/pages";
 import { readSettings } from "./server/settings";
@@ -14,7 +16,11 @@ const settings = readSettings(process.env);
 const state = { draining: false };
 const registry = new Registry();
 const app = await makeApp(settings, state, registry);
-await servePages(app, fileURLToPath(new URL("../dist", import.meta.url)), { render, qwikCityPlan, manifest });
+await serveFiles(app, fileURLToPath(new URL("../dist", import.meta.url)));
+if (!settings.origin) {
+  delete process.env.ORIGIN; // Qwik would take an empty one for an address
+}
+servePages(app, createQwikCity({ render, qwikCityPlan, manifest, origin: settings.origin }));
 const metrics = metricsServer(registry);
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {

@@ -1,18 +1,23 @@
 import { component$ } from "@builder.io/qwik";
-import { QwikCityProvider, RouterOutlet } from "@builder.io/qwik-city";
-import { releaseNotes } from "./release-notes";
+import { QwikCityProvider, RouterOutlet, useDocumentHead } from "@builder.io/qwik-city";
 import "./global.css";
+
+/** What differs from page to page in the head. */
+const Title = component$(() => {
+  const { title } = useDocumentHead();
+  return <title>{title}</title>;
+});
 
 export default component$(() => (
   <QwikCityProvider>
     <head>
       <meta charset="utf-8" />
       <meta name="viewport" content="width=device-width, initial-scale=1" />
-      <title>{`qwik-node-app ${__APP_VERSION__}`}</title>
+      <Title />
       <meta name="description" content="Which version answers? A service that shows its own canary releases." />
       <link rel="icon" href="/favicon.svg" type="image/svg+xml" />
     </head>
-    <body style={{ "--accent": releaseNotes.accent }}>
+    <body>
       <RouterOutlet />
     </body>
   </QwikCityProvider>

@@ -1,5 +1,8 @@
 import { $, component$, useSignal, useVisibleTask$ } from "@builder.io/qwik";
-import { add, answerOf, colour, emptyBoard, share } from "../board";
+import { add, answerOf, colour, describe, emptyBoard, failed, RECENT, shares } from "../board";
+
+/** How many questions may be open at once: a slow service is not to be asked ever more. */
+const MOST_OPEN = 6;
 
 /** Asks the service again and again which version answers, and shows what it hears. */
 export const VersionBoard = component$(() => {
@@ -15,14 +18,20 @@ export const VersionBoard = component$(() => {
       return;
     }
     let ended = false;
+    let open = 0;
     const ask = async () => {
-      let answer = answerOf(false, null);
+      if (open >= MOST_OPEN) {
+        return;
+      }
+      open++;
+      let answer = failed();
       try {
         const response = await fetch("/api/version", { cache: "no-store", signal: AbortSignal.timeout(5000) });
-        answer = answerOf(response.ok, await response.json());
+        answer = response.ok ? answerOf(await response.json()) : failed(response.headers);
       } catch {
-        // counted as an error
+        // counted as no answer
       }
+      open--;
       if (!ended) {
         board.value = add(board.value, answer);
       }
@@ -43,34 +52,50 @@ export const VersionBoard = component$(() => {
       <header>
         <h2 id="board-title">Who answers?</h2>
         <p class="soft">
-          <output aria-label="answers">{board.value.total}</output> answers of <code>/api/version</code>
+          <output aria-label="answers">{board.value.total}</output> answers of <code>/api/version</code>; shares of the last {RECENT}
         </p>
       </header>
       <ul class="bars">
-        {board.value.counts.map(({ label, count }) => (
-          <li key={label}>
-            <span class="name">{label}</span>
-            <span class="track" aria-hidden="true">
-              <span class="fill" style={{ width: `${share(board.value, count)}%`, background: colour(board.value, label) }} />
-            </span>
-            <span class="figure">
-              {share(board.value, count).toFixed(1)} % <span class="soft">({count})</span>
-            </span>
-          </li>
-        ))}
+        {board.value.counts.map(({ label, count, errors }) => {
+          const share = shares(board.value, label);
+          return (
+            <li key={label} class={{ gone: share.good + share.errors === 0 }}>
+              <span class="name">
+                <span class="dot" style={{ background: colour(board.value, label) }} />
+                {label}
+              </span>
+              <span class="track" aria-hidden="true">
+                <span class="fill" style={{ width: `${share.good}%`, background: colour(board.value, label) }} />
+                <span class="fill failed" style={{ width: `${share.errors}%` }} />
+              </span>
+              <span class="figure">
+                <strong>{(share.good + share.errors).toFixed(1)} %</strong>
+                <span class="soft">
+                  {count}
+                  {errors > 0 && <span class="errors"> ({errors === 1 ? "1 error" : `${errors} errors`})</span>}
+                </span>
+              </span>
+            </li>
+          );
+        })}
         {board.value.total === 0 && <li class="soft">{running.value ? "Asking …" : "Paused."}</li>}
       </ul>
-      <div class="cells" role="img" aria-label="The last answers, one square each">
+      <div class="cells" role="img" aria-label={describe(board.value)}>
         {board.value.recent.map((answer, i) => (
-          <span key={board.value.total - board.value.recent.length + i} style={{ background: colour(board.value, answer.label) }} />
+          <span
+            key={board.value.total - board.value.recent.length + i}
+            class={{ failed: !answer.ok }}
+            title={answer.ok ? answer.label : `${answer.label}, error`}
+            style={{ "--colour": colour(board.value, answer.label) }}
+          />
         ))}
       </div>
       <div class="controls">
         <button type="button" onClick$={() => (running.value = !running.value)}>
-          {running.value ? "Pause" : "Go on"}
+          {running.value ? "Stop" : "Start"}
         </button>
         <button type="button" onClick$={reset}>
-          Start over
+          Clear
         </button>
         <label>
           Requests per second

@@ -3,7 +3,6 @@ import { isDev } from "@builder.io/qwik";
 
 /** Only scripts with this response's nonce run; Qwik puts it on its own. */
 export const onRequest: RequestHandler = ({ headers, sharedMap }) => {
-  headers.set("Cache-Control", "no-cache"); // pages name hashed files: always ask for the newest
   if (isDev) {
     return; // Vite's own scripts have no nonce
   }

@@ -21,11 +21,21 @@ describe("the server", () => {
   it("says which version it is, in the body and in every response's headers", async () => {
     const response = await app.inject("/api/version");
     expect(response.json()).toEqual({ app: "qwik-node-app", version: "0.0.0-test", track: "canary", pod: "pod-1" });
-    for (const path of ["/api/version", "/health", "/nowhere"]) {
+    for (const path of ["/api/version", "/health", "/nowhere", "/%ff"]) {
       const { headers } = await app.inject(path);
       expect([headers["x-app-version"], headers["x-app-track"]]).toEqual(["0.0.0-test", "canary"]);
-      expect(headers["x-content-type-options"]).toBe("nosniff");
     }
+  });
+
+  it("tells browsers to be strict", async () => {
+    const { headers } = await app.inject("/nowhere");
+    expect(headers["x-content-type-options"]).toBe("nosniff");
+    expect(headers["content-security-policy"]).toContain("default-src 'none'");
+    expect(headers["content-security-policy"]).toContain("frame-ancestors 'none'");
+  });
+
+  it.each(["a b", "a<>", "/"])("refuses the host %j", async (host) => {
+    expect((await app.inject({ url: "/api/version", headers: { host } })).statusCode).toBe(400);
   });
 
   it("is healthy and ready, and only healthy while it drains", async () => {

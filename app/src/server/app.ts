@@ -1,11 +1,11 @@
-import helmet from "@fastify/helmet";
-import Fastify, { type FastifyInstance } from "fastify";
+import Fastify, { type FastifyInstance, type FastifyReply } from "fastify";
 import type { Registry } from "prom-client";
 import { type Draining, serveHealth } from "./health";
 import { limitBodies } from "./limits";
 import { measure } from "./metrics";
+import { secure } from "./security";
 import type { Settings } from "./settings";
-import { serveVersion } from "./version";
+import { identity, serveVersion } from "./version";
 
 /** The server without its pages. */
 export async function makeApp(settings: Settings, state: Draining, registry: Registry): Promise<FastifyInstance> {
@@ -16,16 +16,17 @@ export async function makeApp(settings: Settings, state: Draining, registry: Reg
     // the server, or a request that is on its way at that moment is lost.
     keepAliveTimeout: 3_900_000,
     forceCloseConnections: "idle",
+    // Addresses that cannot be read get here before any hook has run.
+    frameworkErrors: (error, _request, anyReply) => {
+      const reply = anyReply as FastifyReply;
+      const { version, track } = identity(settings);
+      return reply.code(error.statusCode ?? 500).headers({ "x-app-version": version, "x-app-track": track }).send({ error: error.message });
+    },
   });
   app.server.headersTimeout = 10_000;
-  // The policy for scripts needs a nonce: routes/plugin@csp.ts makes it.
-  await app.register(helmet, {
-    contentSecurityPolicy: false,
-    // With "no-referrer" browsers send forms with Origin: null, which Qwik rightly refuses.
-    referrerPolicy: { policy: "same-origin" },
-  });
   measure(app, registry);
   serveVersion(app, settings);
+  await secure(app);
   limitBodies(app);
   serveHealth(app, state);
   return app;

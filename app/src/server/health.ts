@@ -7,9 +7,12 @@ export interface Draining {
 
 /** /health: the process lives. /ready: it wants traffic. */
 export function serveHealth(app: FastifyInstance, state: Draining): void {
-  app.get("/health", async () => ({ status: "ok" }));
+  app.get("/health", async (_request, reply) => {
+    reply.header("cache-control", "no-store");
+    return { status: "ok" };
+  });
   app.get("/ready", async (_request, reply) => {
-    reply.code(state.draining ? 503 : 200);
+    reply.header("cache-control", "no-store").code(state.draining ? 503 : 200);
     return { status: state.draining ? "draining" : "ready" };
   });
   app.addHook("onRequest", async (_request, reply) => {

@@ -1,4 +1,4 @@
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyReply } from "fastify";
 
 /** The largest body that is taken, in bytes. */
 export const BODY_LIMIT = 1024 * 1024;
@@ -19,7 +19,7 @@ export function limitBodies(app: FastifyInstance): void {
   });
 }
 
-function refuse(reply: import("fastify").FastifyReply, code: number, message: string) {
+function refuse(reply: FastifyReply, code: number, message: string) {
   // The rest of the body is not read, so the connection cannot be used again.
   return reply.code(code).header("connection", "close").send({ error: message });
 }

@@ -1,35 +1,50 @@
-import { createQwikCity, type QwikCityNodeRequestOptions } from "@builder.io/qwik-city/middleware/node";
-import fastifyStatic from "@fastify/static";
 import type { FastifyInstance } from "fastify";
-import { join } from "node:path";
+import type { IncomingMessage, ServerResponse } from "node:http";
 
-/** Serves the built files of a folder, and Qwik's pages for everything else. */
-export async function servePages(app: FastifyInstance, dist: string, options: QwikCityNodeRequestOptions): Promise<void> {
-  // Hashed names never change their content.
-  for (const folder of ["build", "assets"]) {
-    await app.register(fastifyStatic, {
-      root: join(dist, folder),
-      prefix: `/${folder}/`,
-      immutable: true,
-      maxAge: "1y",
-      preCompressed: true,
-      decorateReply: false,
-    });
-  }
-  await app.register(fastifyStatic, { root: dist, redirect: false, preCompressed: true, decorateReply: false });
+/** Answers a request, or calls next: with an error when it broke, without one when nothing is there. */
+type Handler = (request: IncomingMessage, response: ServerResponse, next: (error?: unknown) => void) => Promise<void>;
 
-  const { router, notFound } = createQwikCity(options);
+/** What Qwik City gives for a server of Node. */
+export interface Pages {
+  router: Handler;
+  notFound: Handler;
+}
+
+const METHODS = ["GET", "HEAD", "POST"];
+
+/** Serves pages for everything that no route and no file answers. */
+export function servePages(app: FastifyInstance, { router, notFound }: Pages): void {
   // Qwik reads bodies itself.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_request, _payload, done) => done(null));
   app.setNotFoundHandler(async (request, reply) => {
-    const failed = (error: unknown) => {
-      if (error) {
-        app.log.error(error);
-      }
+    if (!METHODS.includes(request.method)) {
+      return reply.code(405).header("allow", METHODS.join(", ")).send({ error: `${request.method} is not for pages` });
+    }
+    reply.raw.setHeader("cache-control", "no-cache"); // pages name hashed files: always ask for the newest
+    reply.hijack(); // from here on nobody else ends the response
+    let missing = false;
+    let broken: unknown;
+    const next = (error?: unknown) => {
+      missing = true;
+      broken ??= error;
     };
-    reply.hijack();
-    await router(request.raw, reply.raw, failed);
-    await notFound(request.raw, reply.raw, failed);
+    await router(request.raw, reply.raw, next).catch(next);
+    if (missing && !broken) {
+      await notFound(request.raw, reply.raw, next).catch(next);
+    }
+    if (broken) {
+      app.log.error(broken);
+      fail(reply.raw);
+    }
   });
+}
+
+/** Ends a response whose page broke; what was half sent must not look whole. */
+function fail(response: ServerResponse): void {
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
+  response.writeHead(500, { "content-type": "text/plain; charset=utf-8" }).end("This page is broken. Please try again.");
 }

@@ -10,6 +10,8 @@ export interface Settings {
   pod: string;
   /** How long requests are still served after SIGTERM. */
   drainMs: number;
+  /** The public address that forms must come from; undefined: the one of the request. */
+  origin?: string;
 }
 
 /** Reads the environment; throws an Error that names the variable. */
@@ -18,9 +20,10 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     host: env.HOST || "0.0.0.0",
     port: whole(env, "PORT", 3000, 65535),
     metricsPort: whole(env, "METRICS_PORT", 9464, 65535),
-    track: env.TRACK ?? "",
+    track: track(env),
     pod: env.HOSTNAME || hostname(),
     drainMs: whole(env, "DRAIN_MS", 5000, 20_000),
+    origin: origin(env),
   };
 }
 
@@ -34,4 +37,23 @@ function whole(env: NodeJS.ProcessEnv, name: string, otherwise: number, most: nu
     throw new Error(`${name}=${text} is not a whole number from 0 to ${most}`);
   }
   return value;
+}
+
+/** It goes into a header of every response. */
+function track({ TRACK = "" }: NodeJS.ProcessEnv): string {
+  if (!/^[\w.-]*$/.test(TRACK)) {
+    throw new Error(`TRACK=${JSON.stringify(TRACK)} is not a name of letters, digits, ".", "_" and "-"`);
+  }
+  return TRACK;
+}
+
+/** With a path or a slash at its end no browser's Origin would ever be equal to it. */
+function origin({ ORIGIN }: NodeJS.ProcessEnv): string | undefined {
+  if (!ORIGIN) {
+    return undefined;
+  }
+  if (!/^https?:/.test(ORIGIN) || !URL.canParse(ORIGIN) || new URL(ORIGIN).origin !== ORIGIN) {
+    throw new Error(`ORIGIN=${ORIGIN} is not an origin like https://app.example.com, without a path or a slash at its end`);
+  }
+  return ORIGIN;
 }

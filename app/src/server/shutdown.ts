@@ -1,7 +1,7 @@
 import type { Draining } from "./health";
 
-/** Below terminationGracePeriodSeconds (30 s): ending by itself beats being killed. */
-export const HARD_LIMIT_MS = 25_000;
+/** Well below terminationGracePeriodSeconds (30 s): ending by itself beats being killed. */
+export const HARD_LIMIT_MS = 24_000;
 
 /** What a shutdown needs of the world; tests give their own. */
 export interface World {

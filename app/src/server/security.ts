@@ -1,0 +1,34 @@
+import helmet from "@fastify/helmet";
+import type { FastifyInstance } from "fastify";
+
+/**
+ * Headers that tell browsers to be strict, and a refusal of hosts that are none. The policy here is
+ * for everything but pages: they bring their own, with a nonce (routes/plugin@csp.ts).
+ */
+export async function secure(app: FastifyInstance): Promise<void> {
+  await app.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: {
+        defaultSrc: ["'none'"],
+        styleSrc: ["'unsafe-inline'"], // the page for "not found" has its styles inline
+        baseUri: ["'none'"],
+        formAction: ["'none'"],
+        frameAncestors: ["'none'"],
+      },
+    },
+    // With "no-referrer" browsers send forms with Origin: null, which Qwik rightly refuses.
+    referrerPolicy: { policy: "same-origin" },
+  });
+  app.addHook("onRequest", async (request, reply) => {
+    const { host } = request.headers;
+    if (host !== undefined && !isHost(host)) {
+      return reply.code(400).send({ error: "the host header is not a host" });
+    }
+  });
+}
+
+/** Whether a Host header is a name or an address with or without a port, as addresses of pages are made of it. */
+export function isHost(host: string): boolean {
+  return /^(\[[0-9a-f:.]+\]|[\w.-]+)(:\d{1,5})?$/i.test(host) && URL.canParse(`http://${host}/`);
+}
