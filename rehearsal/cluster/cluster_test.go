@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 func TestControlPlaneIsReadyInTime(t *testing.T) {
@@ -84,7 +85,7 @@ func TestPodThatIsNotReadyGetsNoTraffic(t *testing.T) {
 	mustApply(t, "app.yaml", map[string]string{"NAME": "unready", "PRIMARY": "100", "CANARY": "0"}, nil)
 	deployment(t, "unready", "canary", 2, map[string]string{"UNREADY": "1"})
 	// One subset for all: the choice is between endpoints, not between subsets.
-	if _, err := objects(t, "DestinationRule").Patch(t.Context(), "unready-dr", "application/json-patch+json",
+	if _, err := objects(t, "DestinationRule").Patch(t.Context(), "unready-dr", types.JSONPatchType,
 		[]byte(`[{"op":"replace","path":"/spec/subsets/0/labels","value":{"app":"unready"}}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -247,4 +248,47 @@ func TestPrometheusCountsEveryRequestOnce(t *testing.T) {
 			t.Errorf("%s:\ngot  %v\nwant %v", tt.query, got, tt.want)
 		}
 	}
+}
+
+// Envoy replaces a cluster whose policy changes and counts anew: Prometheus must see a reset, as
+// after a restart, so that rates and increases stay right.
+func TestChangedClusterResetsItsCounters(t *testing.T) {
+	deploy(t, "replaced", 100, 0, map[string]int{"primary": 1})
+	const total = `istio_requests_total{destination_workload="replaced-primary",response_code="200"}`
+	send := func(n int) {
+		t.Helper()
+		for range n {
+			if status, _, err := get("replaced", "/"); err != nil || status != http.StatusOK {
+				t.Fatal(status, err)
+			}
+		}
+	}
+	send(100)
+	sent := tally.answers["replaced"][http.StatusOK]
+	eventually(t, 5*time.Second, func() error {
+		if got := query(t, total, "response_code")["200"]; got != sent {
+			return fmt.Errorf("counted %v of %v", got, sent)
+		}
+		return nil
+	})
+	if _, err := objects(t, "DestinationRule").Patch(t.Context(), "replaced-dr", types.MergePatchType,
+		[]byte(`{"spec":{"trafficPolicy":{"connectionPool":{"http":{"maxRetries":77}}}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() error {
+		body, err := adminGet("/clusters")
+		if !strings.Contains(body, "|primary|replaced-service.demo.svc.cluster.local::default_priority::max_retries::77") {
+			return fmt.Errorf("the gateway does not have the policy (%v)", err)
+		}
+		return nil
+	})
+	serving(t, "replaced", "primary", 1)
+	send(10)
+	eventually(t, 5*time.Second, func() error {
+		now, resets := query(t, total, "response_code")["200"], query(t, "resets("+total+"[1m])", "response_code")["200"]
+		if want := tally.answers["replaced"][http.StatusOK] - sent; now != want || resets != 1 {
+			return fmt.Errorf("counted %v after %v resets, want %v after 1", now, resets, want)
+		}
+		return nil
+	})
 }

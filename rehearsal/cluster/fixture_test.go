@@ -2,7 +2,6 @@ package cluster_test
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -32,6 +31,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/our-org/crossbill/rehearsal/cluster"
 )
 
 var resources = map[string]schema.GroupVersionResource{
@@ -217,14 +218,14 @@ func get(app, path string) (int, string, error) {
 // Deployment that is available is not yet known to the gateway.
 func serving(t *testing.T, app, subset string, n int) {
 	t.Helper()
-	cluster := fmt.Sprintf("outbound|80|%s|%s-service.%s.svc.cluster.local", subset, app, running.Namespace)
+	name := fmt.Sprintf("outbound|80|%s|%s-service.%s.svc.cluster.local", subset, app, running.Namespace)
 	eventually(t, 10*time.Second, func() error {
-		healthy, all, err := endpoints(cluster)
+		healthy, all, err := endpoints(name)
 		if err != nil {
 			return err
 		}
 		if healthy != n || all != n {
-			return fmt.Errorf("%s has %d endpoints, %d of them healthy, want %d", cluster, all, healthy, n)
+			return fmt.Errorf("%s has %d endpoints, %d of them healthy, want %d", name, all, healthy, n)
 		}
 		return nil
 	})
@@ -240,16 +241,11 @@ func serving(t *testing.T, app, subset string, n int) {
 }
 
 // endpoints counts the endpoints of one of the gateway's clusters.
-func endpoints(cluster string) (healthy, all int, _ error) {
-	response, err := http.Get("http://127.0.0.1:15000/clusters")
-	if err != nil {
-		return 0, 0, err
-	}
-	defer response.Body.Close()
-	lines := bufio.NewScanner(response.Body)
-	for lines.Scan() {
-		_, flags, ok := strings.Cut(lines.Text(), "::health_flags::")
-		if !ok || !strings.HasPrefix(lines.Text(), cluster+"::") {
+func endpoints(name string) (healthy, all int, _ error) {
+	body, err := adminGet("/clusters")
+	for line := range strings.Lines(body) {
+		_, flags, ok := strings.Cut(strings.TrimSpace(line), "::health_flags::")
+		if !ok || !strings.HasPrefix(line, name+"::") {
 			continue
 		}
 		all++
@@ -257,7 +253,18 @@ func endpoints(cluster string) (healthy, all int, _ error) {
 			healthy++
 		}
 	}
-	return healthy, all, lines.Err()
+	return healthy, all, err
+}
+
+// adminGet asks the gateway's admin interface.
+func adminGet(path string) (string, error) {
+	response, err := http.Get("http://" + cluster.EnvoyAdmin + path)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return string(body), err
 }
 
 // image builds the test's app and pushes it; it returns repository@digest.

@@ -45,7 +45,11 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "left behind:", err)
+		}
+	}()
 	running, err = cluster.Start(ctx, cluster.Options{
 		Dir: dir, TestclusterBinary: programs.Testcluster, EnvoyBinary: programs.Envoy,
 		PrometheusBinary: programs.Prometheus, PrometheusAssets: programs.PrometheusAssets, Log: progress,

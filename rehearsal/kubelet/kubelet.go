@@ -65,6 +65,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := k.makeFolders(); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
+	defer func() { _ = syscall.Unmount(k.podsDir(), syscall.MNT_DETACH) }() // else Dir cannot be removed
 	broadcaster := record.NewBroadcaster()
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: o.Client.CoreV1().Events("")})

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -86,7 +87,7 @@ type Summary struct {
 func (r *Road) Check(ctx context.Context) error {
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
 		progress("types, lint, unit tests of the app")
-		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), progress, "npx", "--yes", pnpm, "check")
+		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", pnpm, "check")
 		return "types, lint and unit tests of the app pass", err
 	})
 }
@@ -111,10 +112,10 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	}
 	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
 		progress("pushing the image")
-		err := r.crossbill(ctx, "publish-"+v.Number, progress, &image, "image", "build", "--app-dir", dir, "--base", r.Base, "--name", name,
+		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", dir, "--base", r.Base, "--name", name,
 			"--version", v.Number, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
 		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
-		return fmt.Sprintf("%s, %.1f MB", short(image.Digest), result.ImageMB), err
+		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
 	})
 	if err != nil {
 		return err
@@ -149,7 +150,7 @@ func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Rel
 		return r.beginTraffic(ctx)
 	}
 	routed := time.Now()
-	verified, err := r.verb(ctx, v, "verify", "--prometheus", r.Cluster.PrometheusURL, "--window", "22s", "--interval", "2s", "--min-requests", "200")
+	verified, err := r.verb(ctx, v, "verify", "--prometheus", r.Cluster.PrometheusURL, "--window", "20s", "--interval", "2s", "--min-requests", "200")
 	unhealthy := exitCode(err) == 3
 	if v.Bad {
 		if !unhealthy {
@@ -193,12 +194,12 @@ func (r *Road) verb(ctx context.Context, v Version, verb string, args ...string)
 	err := r.Screen.Step(verb, func(progress func(string)) (string, error) {
 		start := time.Now()
 		stop := r.watchTraffic(start, progress)
-		failure = r.crossbill(ctx, verb+"-"+v.Number, nil, &result, append([]string{verb}, args...)...)
+		failure = r.crossbill(ctx, verb+"-"+v.Number, &result, append([]string{verb}, args...)...)
 		stop()
 		if exitCode(failure) == 3 && v.Bad {
 			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
 		}
-		return result.Message, failure
+		return shortDigests(result.Message), failure
 	})
 	return result, errors.Join(err, onlyIf(err == nil, failure))
 }
@@ -268,34 +269,46 @@ func (r *Road) StopTraffic() {
 func (r *Road) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
 func (r *Road) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
 
-// build makes one version's bundles in a folder of its own.
+// build makes one version's bundles and leaves dist and server in dir. All versions are built in one
+// copy of the app, as they would be in one checkout.
 func (r *Road) build(ctx context.Context, v Version, dir string, progress func(string)) error {
-	progress("copying the sources")
-	if err := copySources(filepath.Join(r.Repository, "app"), dir); err != nil {
-		return err
-	}
-	if v.Overlay != "" {
-		if err := overlay(filepath.Join(r.Repository, "rehearsal", "apps", v.Overlay), dir); err != nil {
+	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
+	if _, err := os.Stat(checkout); err != nil {
+		progress("a copy of the app, its packages from pnpm's store")
+		if err := copySources(app, checkout); err != nil {
+			return err
+		}
+		if _, err := r.run(ctx, "install", checkout, "npx", "--yes", pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
 			return err
 		}
 	}
-	// Packages of its own, from pnpm's store: names that Qwik makes depend on where they lie.
-	progress("its packages, from pnpm's store")
-	if _, err := r.run(ctx, "install-"+v.Number, dir, progress, "npx", "--yes", pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+	if err := copySources(app, checkout); err != nil { // what the last overlay replaced is put back
 		return err
 	}
+	if v.Overlay != "" {
+		if err := overlay(filepath.Join(r.Repository, "rehearsal", "apps", v.Overlay), checkout); err != nil {
+			return err
+		}
+	}
 	progress("client and server bundles")
-	_, err := r.run(ctx, "build-"+v.Number, dir, progress, "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build")
-	return err
+	if _, err := r.run(ctx, "build-"+v.Number, checkout, "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build"); err != nil {
+		return err
+	}
+	for _, made := range []string{"dist", "server"} {
+		if err := os.CopyFS(filepath.Join(dir, made), os.DirFS(filepath.Join(checkout, made))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // crossbill runs the command and reads the JSON that it prints, also when it fails.
-func (r *Road) crossbill(ctx context.Context, log string, progress func(string), result any, args ...string) error {
+func (r *Road) crossbill(ctx context.Context, log string, result any, args ...string) error {
 	args = append(args, "-o", "json")
 	if args[0] != "image" {
 		args = append(args, "--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace, "--manifests", filepath.Join(r.Repository, "k8s"), "--timeout", "2m", "--by", "rehearsal")
 	}
-	out, err := r.run(ctx, log, r.Repository, progress, r.Crossbill, args...)
+	out, err := r.run(ctx, log, r.Repository, r.Crossbill, args...)
 	if len(bytes.TrimSpace(out)) > 0 {
 		if parse := json.Unmarshal(out, result); parse != nil && err == nil {
 			return fmt.Errorf("crossbill %s printed what is not JSON: %w", args[0], parse)
@@ -305,7 +318,7 @@ func (r *Road) crossbill(ctx context.Context, log string, progress func(string),
 }
 
 // run runs a program with its messages in out/logs and returns what it printed.
-func (r *Road) run(ctx context.Context, log, dir string, progress func(string), program string, args ...string) ([]byte, error) {
+func (r *Road) run(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
 	file := filepath.Join(r.Out, "logs", log+".log")
 	messages, err := os.Create(file)
 	if err != nil {
@@ -356,9 +369,7 @@ func seconds(d time.Duration) float64 {
 	return float64(d.Round(10*time.Millisecond)) / float64(time.Second)
 }
 
-func short(digest string) string {
-	if len(digest) > 19 {
-		return digest[:19]
-	}
-	return digest
-}
+var longDigest = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
+
+// shortDigests shortens digests as people compare them.
+func shortDigests(text string) string { return longDigest.ReplaceAllString(text, "$1") }

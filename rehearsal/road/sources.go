@@ -15,9 +15,6 @@ var notSources = map[string]bool{"node_modules": true, "dist": true, "server": t
 
 // copySources copies the app's sources.
 func copySources(from, to string) error {
-	if err := os.RemoveAll(to); err != nil {
-		return err
-	}
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

@@ -1,0 +1,66 @@
+// Package e2e runs the README's main command as a newcomer would, and checks what it says.
+package e2e
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/our-org/crossbill/rehearsal/road"
+)
+
+func TestMakeRehearse(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "make", "rehearse", "OUT="+out)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("make rehearse: %v", err)
+	}
+	text, err := os.ReadFile(filepath.Join(out, "rehearsal.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s road.Summary
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s", text)
+
+	want := []string{"first", "promoted", "rolled_back"}
+	if len(s.Releases) != len(want) {
+		t.Fatalf("%d releases", len(s.Releases))
+	}
+	digests := map[string]bool{}
+	for i, r := range s.Releases {
+		if r.Outcome != want[i] {
+			t.Errorf("release %s: %s, want %s", r.Version, r.Outcome, want[i])
+		}
+		if r.Lost != 0 {
+			t.Errorf("release %s: %d of %d requests lost: %v", r.Version, r.Lost, r.Requests, s.Problems)
+		}
+		digests[r.Digest] = true
+	}
+	if len(digests) != len(want) {
+		t.Errorf("%d digests of %d versions", len(digests), len(want))
+	}
+	if good, bad := s.Releases[1], s.Releases[2]; good.Failed != 0 || bad.Failed == 0 {
+		t.Errorf("%d errors of the good version, %d of the bad one", good.Failed, bad.Failed)
+	}
+	// Each request is a draw with probability 0.1. Five standard deviations: a right gateway is
+	// outside once in a million runs.
+	bound := 100 * 5 * math.Sqrt(0.1*0.9/float64(s.CanaryShareOf))
+	if s.CanaryShareOf < 5000 || math.Abs(s.CanaryShare-10) > bound {
+		t.Errorf("the canary had %.2f %% of %d requests, want 10 ± %.2f of at least 5000", s.CanaryShare, s.CanaryShareOf, bound)
+	}
+	// On two idle cores 6 to 7 s and 2 minutes; CI's may be busy.
+	if s.ControlPlaneSeconds > 30 || s.TotalSeconds > 600 {
+		t.Errorf("control plane ready after %.1f s, all of it after %.0f s", s.ControlPlaneSeconds, s.TotalSeconds)
+	}
+}
