@@ -1,0 +1,283 @@
+package pipelinefile
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestBehaviours is GitLab's table of when and allow_failure.
+func TestBehaviours(t *testing.T) {
+	for name, test := range map[string]struct {
+		job  string
+		want []Behaviour
+	}{
+		"nothing":                                         {`{}`, []Behaviour{{"on_success", false}}},
+		"manual at the job, no rules":                     {`{when: manual}`, []Behaviour{{"manual", true}}},
+		"manual at the job, rules without when":           {`{when: manual, rules: [{if: $A}]}`, []Behaviour{{"manual", true}, {"never", false}}},
+		"the same, failure not allowed":                   {`{when: manual, allow_failure: false, rules: [{if: $A}]}`, []Behaviour{{"manual", false}, {"never", false}}},
+		"manual in the rule":                              {`{rules: [{if: $A, when: manual}]}`, []Behaviour{{"manual", false}, {"never", false}}},
+		"manual in the rule, failure allowed":             {`{rules: [{if: $A, when: manual, allow_failure: true}]}`, []Behaviour{{"manual", true}, {"never", false}}},
+		"the rule wins, but failure is allowed all along": {`{when: manual, rules: [{if: $A, when: on_success}]}`, []Behaviour{{"on_success", true}, {"never", false}}},
+		"nothing after a rule that always matches":        {`{rules: [{if: $A, when: never}, {when: manual}, {when: always}]}`, []Behaviour{{"never", false}, {"manual", false}}},
+		"exit codes":                                      {`{when: manual, allow_failure: {exit_codes: 4}}`, []Behaviour{{"manual", false}}},
+		"inherited":                                       {`{extends: .base}`, []Behaviour{{"manual", true}}},
+		"inherited, then changed":                         {`{extends: .base, allow_failure: false}`, []Behaviour{{"manual", false}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, err := Parse([]byte(".base: {when: manual}\njob: " + test.job + "\n"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := f.Job("job").Behaviours()
+			for i := range got {
+				if got[i].When == "never" {
+					got[i].AllowFailure = false // says nothing
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("%v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// read gives one of the repository's files.
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile("../../" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+var files = []string{".gitlab-ci.yml", ".gitlab/no-engine.gitlab-ci.yml"}
+
+// TestThisRepository proves the repository's own files.
+func TestThisRepository(t *testing.T) {
+	for _, path := range files {
+		f, err := Parse([]byte(read(t, path)))
+		if err != nil {
+			t.Fatal(path, err)
+		}
+		for _, finding := range Check(f, Options{}) {
+			t.Errorf("%s: %s", path, finding)
+		}
+		if len(f.Jobs) != 7 {
+			t.Errorf("%s: %d jobs", path, len(f.Jobs))
+		}
+	}
+}
+
+// TestOneJobIsOneCall: the pipeline file stays thin, and both variants have the same jobs.
+func TestOneJobIsOneCall(t *testing.T) {
+	engine, err := Parse([]byte(read(t, files[0])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := Parse([]byte(read(t, files[1])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, job := range engine.Jobs {
+		if calls := strings.Count(strings.Join(job.Script, "\n"), "dagger call "); calls != 1 {
+			t.Errorf("%s: %d calls", job.Name, calls)
+		}
+		other := without.Jobs[i]
+		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviours(), job.Behaviours()) {
+			t.Errorf("%s is not %s in %s", other.Name, job.Name, files[1])
+		}
+	}
+}
+
+// TestBrokenFiles breaks the repository's file in one way each: the rule that is broken is found.
+func TestBrokenFiles(t *testing.T) {
+	gate := "  rules:\n    - when: manual\n      allow_failure: false\n  manual_confirmation"
+	for name, test := range map[string]struct {
+		old, new string
+		rules    []string // that must be found
+	}{
+		"manual at the job beside rules":      {gate, "  when: manual\n  rules:\n    - if: $CI_PIPELINE_SOURCE == \"trigger\"\n  manual_confirmation", []string{RuleGateBlocks, RuleGreen}},
+		"the same, and cleanup needs nothing": {gate + "@@  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  when: manual\n  rules:\n    - if: $CI_PIPELINE_SOURCE == \"trigger\"\n  manual_confirmation@@  script:\n    - dagger call cleanup", []string{RuleGateBlocks, RuleNothingAfter, RuleGreen}},
+		"failure of the gate is allowed":      {"allow_failure: false", "allow_failure: true", []string{RuleGateBlocks}},
+		"the gate opens by itself":            {gate, "  manual_confirmation", []string{RuleGateBlocks}},
+		"the gate opens by itself sometimes":  {gate, "  rules:\n    - if: $SKIP\n    - when: manual\n  manual_confirmation", []string{RuleGateBlocks}},
+		"cleanup needs verify alone":          {"  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  needs: [verify_canary]\n  script:\n    - dagger call cleanup", []string{RuleNothingAfter}},
+		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  when: always\n  script:\n    - dagger call cleanup", []string{RuleNothingAfter}},
+		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleWayBack}},
+		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleFailureBack}},
+		"no rollback after promote":           {"\nrollback_after_promote:", "\n.rollback_after_promote:", []string{RuleFailureBack}},
+		"a rollback that blocks":              {"      allow_failure: true", "      allow_failure: false", []string{RuleNotBlocking}},
+		"an image by tag":                     {`--image "$IMAGE"`, `--image registry.example.com/app:v1`, []string{RuleByDigest}},
+		"an image by variable":                {`--image "$IMAGE"`, `--image "$APP_IMAGE"`, []string{RuleByDigest}},
+		"a pattern that takes tags":           {"@sha256:[0-9a-f]{64})?$", "(:[a-z]+|@sha256:[0-9a-f]{64}))?$", []string{RuleByDigest}},
+		"a pattern without an end":            {"[0-9a-f]{7,64})?$", "[0-9a-f]{7,64})?", []string{RuleInput}},
+		"a pattern that takes all":            {`^([0-9a-f]{7,64})?$`, `.*`, []string{RuleInput}},
+		"no pattern":                          {"      regex: ^([0-9a-f]{7,64})?$\n", "", []string{RuleInput}},
+		"the context as a variable":           {"\n.release:\n", "\nvariables:\n  KUBE_CONTEXT: production\n\n.release:\n", []string{RuleOverridable}},
+		"the engine as a variable":            {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    DOCKER_HOST: tcp://docker:2376\n", []string{RuleOverridable}},
+		"interruptible":                       {"interruptible: false", "interruptible: true", []string{RuleOneByOne}},
+		"no resource group":                   {"  resource_group: production/$[[ inputs.app ]]\n", "", []string{RuleOneByOne}},
+		"retry of anything":                   {"    when: [runner_system_failure, scheduler_failure]\n", "", []string{RuleRetry}},
+		"retry of a failed script":            {"[runner_system_failure, scheduler_failure]", "[script_failure]", []string{RuleRetry}},
+		"one environment for two":             {"    name: production/$[[ inputs.app ]]\n    url", "    name: production/$[[ inputs.app ]]-canary\n    url", []string{RuleEnvironment}},
+		"pushes deploy":                       {`    - if: $CI_PIPELINE_SOURCE == "trigger"`, `    - if: $CI_PIPELINE_SOURCE == "push" || $CI_PIPELINE_SOURCE == "trigger"`, []string{RuleWorkflow}},
+		"everything deploys":                  {`    - if: $CI_PIPELINE_SOURCE == "trigger" || $CI_PIPELINE_SOURCE == "api" || $CI_PIPELINE_SOURCE == "web"`, `    - when: always`, []string{RuleWorkflow}},
+		"triggers do not deploy":              {`$CI_PIPELINE_SOURCE == "trigger" || `, ``, []string{RuleWorkflow}},
+		"another name":                        {"name: release $[[ inputs.app ]] $[[ inputs.release_id ]]", "name: release $[[ inputs.release_id ]]", []string{RuleName}},
+		"no gate":                             {"\npromote_to_production:\n", "\npromote:\n", nil}, // cleanup's need is an error
+		"jobs from elsewhere":                 {"\nstages:", "\ninclude: [{local: other.yml}]\n\nstages:", []string{RuleIncluded}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := read(t, ".gitlab-ci.yml")
+			olds, news := strings.Split(test.old, "@@"), strings.Split(test.new, "@@")
+			for i := range olds {
+				if !strings.Contains(text, olds[i]) {
+					t.Fatalf("the file has no %q", olds[i])
+				}
+				text = strings.Replace(text, olds[i], news[i], 1)
+			}
+			f, err := Parse([]byte(text))
+			if test.rules == nil {
+				if err == nil && len(Check(f, Options{})) == 0 {
+					t.Error("nothing found")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := Check(f, Options{})
+			for _, rule := range test.rules {
+				if !slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == rule }) {
+					t.Errorf("%s is not among %v", rule, found)
+				}
+			}
+			for _, f := range found {
+				if f.Fix == "" || f.Problem == "" {
+					t.Errorf("%+v says too little", f)
+				}
+			}
+		})
+	}
+}
+
+// TestTheWellKnownBrokenForm is the hand-written pipeline that many projects have.
+func TestTheWellKnownBrokenForm(t *testing.T) {
+	f, err := Parse([]byte(`
+stages: [deploy_canary, verify_canary, promote, cleanup]
+deploy_canary:
+  stage: deploy_canary
+  script: ["kubectl set image deployment/app-canary app=registry.example.com/app:$IMAGE_TAG"]
+  rules: [{if: $CI_PIPELINE_SOURCE == "trigger"}]
+verify_canary:
+  stage: verify_canary
+  script: ["./verify.sh"]
+  rules: [{if: $CI_PIPELINE_SOURCE == "trigger"}]
+promote_to_production:
+  stage: promote
+  when: manual
+  script: ["./promote.sh"]
+  rules: [{if: $CI_PIPELINE_SOURCE == "trigger"}]
+cleanup:
+  stage: cleanup
+  script: ["kubectl delete deployment app-canary"]
+  rules: [{if: $CI_PIPELINE_SOURCE == "trigger"}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := Check(f, Options{})
+	for _, want := range []struct{ rule, job, says string }{
+		{RuleGateBlocks, "promote_to_production", "beside `rules`"},
+		{RuleNothingAfter, "cleanup", "deploy_canary succeeds, verify_canary succeeds"},
+		{RuleByDigest, "deploy_canary", ":$IMAGE_TAG"},
+		{RuleWayBack, "deploy_canary", ""},
+		{RuleWorkflow, "", "push"},
+	} {
+		if !slices.ContainsFunc(found, func(f Finding) bool {
+			return f.Rule == want.rule && f.Job == want.job && strings.Contains(f.Problem, want.says)
+		}) {
+			t.Errorf("%v is not among %v", want, found)
+		}
+	}
+}
+
+// TestParse is what the reader must follow, and what it must refuse.
+func TestParse(t *testing.T) {
+	f, err := Parse([]byte(`
+default: {interruptible: false, before_script: [echo default]}
+.a: &a {resource_group: a, when: manual}
+.b: {script: [echo b], retry: 1}
+.c: {extends: [.b], environment: {name: prod, action: stop}}
+one: {<<: *a, extends: .c, stage: deploy, when: on_success, environment: {action: verify}}
+two: {stage: build, script: [!reference [.b, script], echo two], before_script: [], needs: [{job: one}]}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := f.Job("one"), f.Job("two")
+	if one.When != "on_success" || one.ResourceGroup != "a" || one.Environment != (Environment{"prod", "verify"}) || !slices.Equal(one.RetryWhen, []string{"always"}) || !slices.Equal(one.Script, []string{"echo default", "echo b"}) || *one.Interruptible {
+		t.Errorf("one: %+v", one)
+	}
+	if !slices.Equal(two.Script, []string{"echo b", "echo two"}) || !slices.Equal(two.Needs, []string{"one"}) {
+		t.Errorf("two: %+v", two)
+	}
+	for name, text := range map[string]string{
+		"not YAML":                 "a: [",
+		"a list":                   "[a]",
+		"nothing":                  "",
+		"extends itself":           "a: {extends: a}",
+		"extends nothing":          "a: {extends: .b}",
+		"refers to itself":         "a: {script: [!reference [a, script]]}",
+		"needs nothing known":      "a: {needs: [b]}",
+		"of no stage":              "a: {stage: x}",
+		"anchor that holds itself": "a: &a {b: *a}",
+	} {
+		if _, err := Parse([]byte(text)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestCondition(t *testing.T) {
+	for text, want := range map[string]truth{
+		`$CI_PIPELINE_SOURCE == "push"`:                                    yes,
+		`$CI_PIPELINE_SOURCE != "push"`:                                    no,
+		`"push" == $CI_PIPELINE_SOURCE`:                                    yes,
+		`$CI_PIPELINE_SOURCE`:                                              yes,
+		`$CI_PIPELINE_SOURCE =~ /^pu/`:                                     yes,
+		`$CI_PIPELINE_SOURCE =~ /^PU/i`:                                    yes,
+		`$CI_PIPELINE_SOURCE !~ /^pu/`:                                     no,
+		`$A == "x"`:                                                        unknown,
+		`$A == "x" && $CI_PIPELINE_SOURCE == "web"`:                        no,
+		`$A == "x" || $CI_PIPELINE_SOURCE == "push"`:                       yes,
+		`($A || $B) && $CI_PIPELINE_SOURCE == "push"`:                      unknown,
+		`"$[[ inputs.image ]]" == ""`:                                      unknown,
+		`$CI_PIPELINE_SOURCE == "web" || $CI_PIPELINE_SOURCE == "trigger"`: no,
+	} {
+		if got := condition(text, map[string]string{"CI_PIPELINE_SOURCE": "push"}); got != want {
+			t.Errorf("%s: %d, want %d", text, got, want)
+		}
+	}
+}
+
+// FuzzParse: no file makes the checker panic or run for ever.
+func FuzzParse(f *testing.F) {
+	f.Add(".a: &a {when: manual}\nb: {<<: *a, extends: .a, needs: [b], rules: [{if: $X, when: never}]}\n")
+	f.Add("spec: {inputs: {a: {regex: x}}}\n---\na: {script: ['$[[ inputs.a ]]', !reference [a, script]]}\n")
+	for _, path := range files {
+		data, err := os.ReadFile("../../" + path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(data))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if file, err := Parse([]byte(text)); err == nil {
+			Check(file, Options{})
+		}
+	})
+}

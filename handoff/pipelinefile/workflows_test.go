@@ -1,0 +1,98 @@
+package pipelinefile
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/rhysd/actionlint"
+	"go.yaml.in/yaml/v3"
+)
+
+func workflows(t *testing.T) []string {
+	t.Helper()
+	paths, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil || len(paths) < 2 {
+		t.Fatal(paths, err)
+	}
+	return paths
+}
+
+// TestActionlint runs actionlint on GitHub's side, without its optional external programs.
+func TestActionlint(t *testing.T) {
+	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range workflows(t) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := linter.Lint(path, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range found {
+			t.Error(e)
+		}
+	}
+	found, err := linter.Lint("broken.yml", []byte("on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    steps:\n      - run: echo ${{ github.event.head_commit.message }}\n"), nil)
+	if err != nil || len(found) == 0 {
+		t.Error("actionlint sees nothing", err)
+	}
+}
+
+// TestWorkflowsAreSafe: actions are pinned by commit, nobody has rights that are not written down, and
+// no text of an event is put into a script.
+func TestWorkflowsAreSafe(t *testing.T) {
+	pinned := regexp.MustCompile(`^[a-z-]+/[a-z-]+@[0-9a-f]{40}$`)
+	for _, path := range workflows(t) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var workflow struct {
+			Permissions map[string]string
+			Concurrency map[string]any
+			Jobs        map[string]struct {
+				Permissions map[string]string
+				Timeout     int `yaml:"timeout-minutes"`
+				Steps       []struct {
+					Uses, Run string
+					With      map[string]any
+				}
+			}
+		}
+		if err := yaml.Unmarshal(data, &workflow); err != nil {
+			t.Fatal(err)
+		}
+		if workflow.Permissions == nil || len(workflow.Permissions) != 0 || workflow.Concurrency["group"] == nil {
+			t.Errorf("%s: permissions %v, concurrency %v", path, workflow.Permissions, workflow.Concurrency)
+		}
+		for name, job := range workflow.Jobs {
+			if job.Permissions == nil || job.Timeout == 0 {
+				t.Errorf("%s: %s: permissions %v, time-out %d", path, name, job.Permissions, job.Timeout)
+			}
+			calls := 0
+			for _, step := range job.Steps {
+				if step.Uses != "" && !pinned.MatchString(step.Uses) {
+					t.Errorf("%s: %s: %s is not pinned", path, name, step.Uses)
+				}
+				if strings.HasPrefix(step.Uses, "actions/checkout@") && step.With["persist-credentials"] != false {
+					t.Errorf("%s: %s: the token stays in the checkout", path, name)
+				}
+				if strings.Contains(step.Run, "${{") {
+					t.Errorf("%s: %s: a value is put into a script: %s", path, name, step.Run)
+				}
+				calls += strings.Count(step.Run, "dagger call ")
+			}
+			if calls != 1 {
+				t.Errorf("%s: %s: %d calls", path, name, calls)
+			}
+		}
+	}
+}
