@@ -192,12 +192,20 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	return nil
 }
 
-// Last is the newest finished release with this image, or nil.
-func (l *Ledger) Last(image string) *Finished {
+// Ended is the finished release with this name, or nil.
+func (l *Ledger) Ended(id string) *Finished {
 	for i := range l.History {
-		if l.History[i].Image == image {
+		if l.History[i].ID == id {
 			return &l.History[i]
 		}
 	}
 	return nil
+}
+
+// Expect checks that the release in flight, if there is one, is the one that is meant; "" means any.
+func (l *Ledger) Expect(id string) error {
+	if id == "" || l.Release == nil || l.Release.ID == id {
+		return nil
+	}
+	return fmt.Errorf("release %s was meant: %w", id, &InFlightError{*l.Release})
 }

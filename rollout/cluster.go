@@ -43,6 +43,12 @@ type Cluster struct {
 	Namespace string
 	Manifests *manifest.Set
 
+	// ReleaseID names the release that a verb is about: verify, promote, cleanup and rollback refuse
+	// any other one in flight, so that the buttons of an old pipeline do nothing to a new release.
+	// Empty: whichever is in flight.
+	ReleaseID string
+	// Again lets Canary begin a release that has ended before, with the same name.
+	Again bool
 	// By names the job or person, for the ledger and the claim.
 	By string
 	// Timeout bounds each wait for the cluster. Default 5 minutes.

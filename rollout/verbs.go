@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -42,6 +43,9 @@ func (j *job) canary(ctx context.Context, want release.Release) (Result, error) 
 		}
 		if want.Previous == want.Image {
 			return j.result("canary", "primary already runs %s: nothing to do", want.Digest()), nil
+		}
+		if ended := j.ledger.Ended(want.ID); ended != nil && !j.Again {
+			return Result{}, &StageError{fmt.Errorf("release %s has ended before: %s at %s%s; --again releases it once more", want.ID, ended.Outcome, ended.FinishedAt.Format(time.RFC3339), because(ended.Reason))}
 		}
 	}
 	var err error
@@ -94,6 +98,13 @@ func (j *job) canary(ctx context.Context, want release.Release) (Result, error) 
 		return Result{}, err
 	}
 	return j.result("canary", "%s gets %d %% of the traffic", r.Digest(), r.Weight), nil
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
 }
 
 // applyCanary applies the canary's Deployment, sized from primary's live size and the weight.
@@ -184,6 +195,9 @@ func (j *job) applyPrimary(ctx context.Context) error {
 // Judge puts a verdict on the release in flight.
 func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (result Result, err error) {
 	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		if err := j.ledger.Expect(c.ReleaseID); err != nil {
+			return err
+		}
 		if err := j.ledger.Judge(v, j.By, j.now()); err != nil {
 			return &StageError{err}
 		}
@@ -197,6 +211,9 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (result Result, 
 // of the traffic to primary. The canary keeps its share until then.
 func (c *Cluster) Promote(ctx context.Context) (result Result, err error) {
 	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		if err := j.ledger.Expect(c.ReleaseID); err != nil {
+			return err
+		}
 		result, err = j.promote(ctx)
 		return err
 	})
@@ -206,8 +223,8 @@ func (c *Cluster) Promote(ctx context.Context) (result Result, err error) {
 func (j *job) promote(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
 	if r == nil {
-		if len(j.ledger.History) > 0 && j.ledger.History[0].Outcome == release.OutcomePromoted {
-			return j.result("promote", "release %s is promoted and finished: nothing to do", j.ledger.History[0].ID), nil
+		if last := j.ledger.History; len(last) > 0 && last[0].Outcome == release.OutcomePromoted && (j.ReleaseID == "" || j.ReleaseID == last[0].ID) {
+			return j.result("promote", "release %s is promoted and finished: nothing to do", last[0].ID), nil
 		}
 		return Result{}, &StageError{fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
 	}
@@ -272,6 +289,9 @@ func (j *job) rememberPrevious(ctx context.Context) error {
 // Cleanup drains and deletes the canary of a promoted release, and ends the release.
 func (c *Cluster) Cleanup(ctx context.Context) (result Result, err error) {
 	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
+		if err := j.ledger.Expect(c.ReleaseID); err != nil {
+			return err
+		}
 		result, err = j.cleanup(ctx)
 		return err
 	})
@@ -327,6 +347,9 @@ func (c *Cluster) Rollback(ctx context.Context, reason string) (result Result, e
 	taking := *c
 	taking.Takeover = true
 	err = taking.withClaim(ctx, func(ctx context.Context, j *job) error {
+		if err := j.ledger.Expect(c.ReleaseID); err != nil {
+			return err
+		}
 		result, err = j.rollback(ctx, reason)
 		return err
 	})

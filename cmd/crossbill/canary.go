@@ -44,7 +44,7 @@ func newCanaryCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
 	var drain drainFlags
-	var takeover bool
+	var takeover, again bool
 	cmd := &cobra.Command{
 		Use:   "canary --image REPOSITORY@sha256:…",
 		Short: "Begin a release: start the canary and give it a share of the traffic",
@@ -70,7 +70,7 @@ release straight on primary.`,
 			if err := drain.apply(c); err != nil { // for the way back
 				return err
 			}
-			c.Takeover = takeover
+			c.Takeover, c.Again = takeover, again
 			result, err := c.Canary(cmd.Context(), want)
 			if err != nil {
 				return rollBackUnready(cmd.Context(), c, err)
@@ -81,6 +81,7 @@ release straight on primary.`,
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
 	drain.add(cmd.Flags())
+	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	return cmd
 }

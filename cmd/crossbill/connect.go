@@ -126,6 +126,11 @@ func (f *drainFlags) apply(c *rollout.Cluster) error {
 	return nil
 }
 
+// ofReleaseFlag is --release-id of the verbs that go on with a release.
+func ofReleaseFlag(flags *pflag.FlagSet) *string {
+	return flags.String("release-id", "", "release that is meant: any other one in flight is left alone, exit code 5 (default: the one in flight)")
+}
+
 // printResult prints what a verb came to.
 func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
 	if f.output == "json" {

@@ -8,6 +8,7 @@ func newPromoteCommand() *cobra.Command {
 	var cluster clusterFlags
 	var takeover bool
 	var drain drainFlags
+	var id *string
 	cmd := &cobra.Command{
 		Use:   "promote",
 		Short: "Put the canary's digest on primary and give it all of the traffic",
@@ -25,6 +26,7 @@ to what it ran before (exit code 6).`,
 				return err
 			}
 			c.Takeover = takeover
+			c.ReleaseID = *id
 			result, err := c.Promote(cmd.Context())
 			if err != nil {
 				return rollBackUnready(cmd.Context(), c, err)
@@ -33,6 +35,7 @@ to what it ran before (exit code 6).`,
 		},
 	}
 	cluster.add(cmd.Flags())
+	id = ofReleaseFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	drain.add(cmd.Flags())
 	return cmd
@@ -41,6 +44,7 @@ to what it ran before (exit code 6).`,
 func newCleanupCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
+	var id *string
 	var takeover bool
 	cmd := &cobra.Command{
 		Use:   "cleanup",
@@ -55,6 +59,7 @@ func newCleanupCommand() *cobra.Command {
 				return err
 			}
 			c.Takeover = takeover
+			c.ReleaseID = *id
 			result, err := c.Cleanup(cmd.Context())
 			if err != nil {
 				return err
@@ -63,6 +68,7 @@ func newCleanupCommand() *cobra.Command {
 		},
 	}
 	cluster.add(cmd.Flags())
+	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	return cmd
@@ -71,6 +77,7 @@ func newCleanupCommand() *cobra.Command {
 func newRollbackCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
+	var id *string
 	var reason string
 	cmd := &cobra.Command{
 		Use:   "rollback",
@@ -87,6 +94,7 @@ another job died, and takes the claim of whoever holds it.`,
 			if err := drain.apply(c); err != nil {
 				return err
 			}
+			c.ReleaseID = *id
 			result, err := c.Rollback(cmd.Context(), reason)
 			if err != nil {
 				return err
@@ -95,6 +103,7 @@ another job died, and takes the claim of whoever holds it.`,
 		},
 	}
 	cluster.add(cmd.Flags())
+	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
 	cmd.Flags().StringVar(&reason, "reason", "asked for by a person", "why, for the ledger")
 	return cmd

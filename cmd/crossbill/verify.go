@@ -19,6 +19,7 @@ type verifyFlags struct {
 	minSuccess, maxSlow float64
 	latencyMS           float64
 	noRollback, again   bool
+	id                  *string
 }
 
 func newVerifyCommand() *cobra.Command {
@@ -37,6 +38,7 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 		RunE: func(cmd *cobra.Command, _ []string) error { return verify(cmd, &cluster, &flags) },
 	}
 	cluster.add(cmd.Flags())
+	flags.id = ofReleaseFlag(cmd.Flags())
 	flags.drain.add(cmd.Flags())
 	cmd.Flags().DurationVar(&flags.window, "window", time.Minute, "how long the canary is watched")
 	cmd.Flags().DurationVar(&flags.interval, "interval", 5*time.Second, "time between two looks")
@@ -61,6 +63,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error
 	if err != nil {
 		return err
 	}
+	c.ReleaseID = *flags.id
 	source, err := verdict.NewSource(flags.drain.prometheus, c.Namespace, thresholds.Latency)
 	if err != nil {
 		return err
@@ -71,6 +74,8 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error
 	}
 	r := status.Release
 	switch {
+	case r != nil && c.ReleaseID != "" && r.ID != c.ReleaseID:
+		return &release.InFlightError{Release: *r}
 	case r == nil && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
 		return cluster.printResult(cmd.OutOrStdout(), rollout.Result{Verb: "verify", App: c.Manifests.App, Message: "the last release was the app's first and went straight to primary: there is no canary to judge"})
 	case r == nil:

@@ -86,6 +86,19 @@ func testAReleaseDownTheRoad(t *testing.T) {
 		t.Errorf("cleanup before promotion: exit code %d\n%s", code, out)
 	}
 	a.healthy()
+	before = a.state()
+	for _, verb := range []string{"verify", "promote", "cleanup", "rollback"} { // the buttons of another pipeline
+		args := []string{verb, "--release-id", "another"}
+		if verb == "verify" {
+			args = append(args, "--prometheus", running.PrometheusURL)
+		}
+		if code, out := a.crossbill(args...); code != 5 || !strings.Contains(out, "in flight") {
+			t.Errorf("%s of another release: exit code %d\n%s", verb, code, out)
+		}
+	}
+	if after := a.state(); !maps.Equal(before, after) {
+		t.Errorf("verbs of another release changed something: %v, then %v", before, after)
+	}
 	a.must("promote")
 	if a.weights() != atRest || digest(a.image("primary")) != digest(images["two"]) {
 		t.Fatalf("weights %+v, primary %s", a.weights(), a.image("primary"))
@@ -122,8 +135,13 @@ func testRollbackFromEveryStage(t *testing.T) {
 	t.Parallel()
 	a := released(t, "back")
 	stop := a.observe()
-	for _, steps := range [][]string{{"canary"}, {"canary", "verify"}, {"canary", "verify", "promote"}} {
-		a.must("canary", "--image", images["two"])
+	for i, steps := range [][]string{{"canary"}, {"canary", "verify"}, {"canary", "verify", "promote"}} {
+		if i > 0 {
+			if code, out := a.crossbill("canary", "--image", images["two"]); code != 2 || !strings.Contains(out, "has ended before: rolled_back") {
+				t.Errorf("a release that was rolled back begins again by itself: exit code %d\n%s", code, out)
+			}
+		}
+		a.must("canary", "--again", "--image", images["two"])
 		for _, step := range steps[1:] {
 			if step == "verify" {
 				a.healthy()
