@@ -21,8 +21,10 @@ import (
 	"github.com/our-org/crossbill/rehearsal/screen"
 )
 
+// Host is the app's public name.
+const Host = "app.example.com"
+
 const (
-	host   = "app.example.com"
 	name   = "qwik-node-app"
 	weight = 10
 )
@@ -39,6 +41,7 @@ type Road struct {
 	Cluster    *cluster.Cluster
 
 	traffic *load.Generator
+	first   chan error // the build of the first version, which goes on beside the checks
 }
 
 // Version is one version of the app: the checkout's app with some files replaced.
@@ -83,8 +86,10 @@ type Summary struct {
 	Releases            []*Release `json:"releases"`
 }
 
-// Check runs the app's own checks.
+// Check runs the app's own checks, and builds its first version beside them.
 func (r *Road) Check(ctx context.Context) error {
+	r.first = make(chan error, 1)
+	go func() { r.first <- r.build(ctx, Versions[0], func(string) {}) }()
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
 		progress("types, lint, unit tests of the app")
 		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", pnpm, "check")
@@ -99,9 +104,12 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	r.Screen.Title("Release %s: %s", v.Number, v.What)
 	result := &Release{Version: v.Number}
 	summary.Releases = append(summary.Releases, result)
-	dir := filepath.Join(r.Work, "app-"+v.Number)
 	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
-		return "client and server bundles", r.build(ctx, v, dir, progress)
+		if v == Versions[0] {
+			progress("begun beside the checks")
+			return "client and server bundles (begun beside the checks)", <-r.first
+		}
+		return "client and server bundles", r.build(ctx, v, progress)
 	})
 	if err != nil {
 		return err
@@ -112,7 +120,7 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	}
 	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
 		progress("pushing the image")
-		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", dir, "--base", r.Base, "--name", name,
+		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
 			"--version", v.Number, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
 		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
 		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
@@ -181,7 +189,7 @@ func (r *Road) beginTraffic(ctx context.Context) error {
 		if err := r.gatewayAnswers(ctx); err != nil {
 			return "", err
 		}
-		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", host, r.Rate)
+		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, r.Rate)
 		time.Sleep(time.Second)
 		return fmt.Sprintf("%d requests/s through the gateway from now on", r.Rate), nil
 	})
@@ -269,9 +277,12 @@ func (r *Road) StopTraffic() {
 func (r *Road) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
 func (r *Road) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
 
-// build makes one version's bundles and leaves dist and server in dir. All versions are built in one
-// copy of the app, as they would be in one checkout.
-func (r *Road) build(ctx context.Context, v Version, dir string, progress func(string)) error {
+// built is the folder with a version's dist and server.
+func (r *Road) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }
+
+// build makes one version's bundles. All versions are built in one copy of the app, as they would be
+// in one checkout.
+func (r *Road) build(ctx context.Context, v Version, progress func(string)) error {
 	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
 	if _, err := os.Stat(checkout); err != nil {
 		progress("a copy of the app, its packages from pnpm's store")
@@ -295,7 +306,7 @@ func (r *Road) build(ctx context.Context, v Version, dir string, progress func(s
 		return err
 	}
 	for _, made := range []string{"dist", "server"} {
-		if err := os.CopyFS(filepath.Join(dir, made), os.DirFS(filepath.Join(checkout, made))); err != nil {
+		if err := os.CopyFS(filepath.Join(r.built(v), made), os.DirFS(filepath.Join(checkout, made))); err != nil {
 			return err
 		}
 	}

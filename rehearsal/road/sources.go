@@ -75,7 +75,7 @@ func (r *Road) gatewayAnswers(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		request.Host = host
+		request.Host = Host
 		response, err := client.Do(request)
 		if err == nil {
 			response.Body.Close()

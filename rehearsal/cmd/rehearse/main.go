@@ -6,7 +6,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -133,7 +132,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 		"--work", o.work, "--base", o.base, "--started", strconv.FormatInt(o.started, 10),
 		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
-	}, cluster.Doors()...)
+	}, append(cluster.Doors(), front)...)
 }
 
 func install(ctx context.Context, o *options) error {
@@ -241,20 +240,26 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
-	_, port, err := net.SplitHostPort(at["gateway"])
-	if err != nil {
-		return err
-	}
-	s.Title("Everything is left running; Ctrl-C ends it")
-	s.Line("  the app       http://app.example.com:%s with `curl --resolve app.example.com:%s:127.0.0.1`,", port, port)
-	s.Line("                or a browser started with --host-resolver-rules='MAP app.example.com 127.0.0.1'")
-	s.Line("  kubeconfig    export KUBECONFIG=%s", kubeconfig)
-	s.Line("  crossbill     bin/crossbill status")
+	broken := make(chan error, 1)
+	go func() { broken <- serveFront(c.GatewayAddress) }()
+	s.Title("Everything is left running, traffic included; Ctrl-C ends it")
+	s.Line("  the app       http://%s in a browser", at["app"])
+	s.Line("  gateway       http://%s, for requests with `Host: %s`", at["gateway"], road.Host)
 	s.Line("  Prometheus    http://%s", at["prometheus"])
 	s.Line("  registry      http://%s/v2/_catalog", at["registry"])
 	s.Line("  Envoy         http://%s", at["envoy-admin"])
-	<-ctx.Done()
-	return nil
+	s.Line("  kubeconfig    export KUBECONFIG=%s", relative(kubeconfig))
+	s.Line("")
+	s.Line("  Then, for example, with an image of the registry:")
+	s.Line("    bin/crossbill status")
+	s.Line("    bin/crossbill canary --again --image $(bin/crossbill image digest %s/our-org/qwik-node-app:1.2.0)", at["registry"])
+	s.Line("    bin/crossbill verify --prometheus http://%s", at["prometheus"])
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-broken:
+		return fmt.Errorf("the app's door: %w", err)
+	}
 }
 
 // relative is a path as short as it can be shown.

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+
+	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/rehearsal/sandbox"
+)
+
+// front is where a browser on this machine reaches the app without knowing its host name.
+var front = sandbox.Door{Name: "app", Port: 8000, Target: "127.0.0.1:8000"}
+
+// serveFront passes requests on to the gateway under the app's host name, as DNS would lead them
+// there. The origin of forms is changed with it, or the app would rightly refuse them.
+func serveFront(gateway string) error {
+	server := &http.Server{Addr: front.Target, Handler: &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: gateway})
+			r.Out.Host = road.Host
+			if r.In.Header.Get("Origin") != "" {
+				r.Out.Header.Set("Origin", "http://"+road.Host)
+			}
+		},
+	}}
+	return server.ListenAndServe()
+}
