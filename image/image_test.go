@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"pgregory.net/rapid"
 
@@ -195,7 +195,7 @@ func TestPushReturnsWhatTheRegistryHas(t *testing.T) {
 	}
 	for name, wrap := range map[string]func(http.Handler) http.Handler{"a registry": plain, "a registry that fails twice": flaky} {
 		repository := serve(t, wrap)
-		got, err := Push(context.Background(), image, repository+":1.0.0")
+		got, err := Push(context.Background(), image, repository+":1.0.0", authn.DefaultKeychain)
 		if want := repository + ":1.0.0@" + digest.String(); err != nil || got != want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
 		}
@@ -229,7 +229,7 @@ func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
 			}
 		})
 	})
-	if got, err := Push(context.Background(), image, repository+":1.0.0"); err == nil || !strings.Contains(err.Error(), "somebody else") {
+	if got, err := Push(context.Background(), image, repository+":1.0.0", authn.DefaultKeychain); err == nil || !strings.Contains(err.Error(), "somebody else") {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -237,7 +237,7 @@ func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
 func TestTagsAndBasesThatNameNothing(t *testing.T) {
 	ctx := context.Background()
 	repository := serve(t, plain)
-	if _, err := Digest(ctx, repository+":nope"); err == nil {
+	if _, err := Digest(ctx, repository+":nope", authn.DefaultKeychain); err == nil {
 		t.Error("a tag that is not there has a digest")
 	}
 	for _, reference := range []string{"", "node:24", "oci:" + t.TempDir()} {
@@ -246,22 +246,48 @@ func TestTagsAndBasesThatNameNothing(t *testing.T) {
 		}
 	}
 	for _, tag := range []string{"", "app", "UPPER/x:1", "a/b:c:d"} {
-		if _, err := Push(ctx, empty.Image, tag); !errors.As(err, new(*release.InputError)) {
+		if _, err := Push(ctx, empty.Image, tag, authn.DefaultKeychain); !errors.As(err, new(*release.InputError)) {
 			t.Errorf("push to %q: %v", tag, err)
 		}
 	}
 }
 
-func TestABaseFromALayout(t *testing.T) {
-	dir := t.TempDir()
-	path, err := layout.Write(dir, empty.Index)
+func TestALoginIsForTheRegistryThatIsPushedTo(t *testing.T) {
+	repository := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); user != "ci" || password != "s3cret" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	if _, err := Push(context.Background(), empty.Image, repository+":1", Login{Username: "ci", Password: "s3cret"}); err != nil {
+		t.Error(err)
+	}
+	for _, login := range []Login{{}, {Username: "ci", Password: "old"}} {
+		if _, err := Push(context.Background(), empty.Image, repository+":1", login); err == nil || !strings.Contains(err.Error(), "check the credentials") {
+			t.Errorf("%+v: %v", login, err)
+		}
+	}
+}
+
+func TestALayoutIsABaseAgain(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "layout")
+	reference, err := WriteLayout(empty.Image, folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := path.AppendImage(empty.Image); err != nil {
+	again, err := Base(context.Background(), "oci:"+folder)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Base(context.Background(), "oci:"+dir); err != nil {
-		t.Error(err)
+	digest, err := again.Digest()
+	if err != nil || reference != "oci:"+folder+"@"+digest.String() {
+		t.Errorf("%s is %s, %v", reference, digest, err)
+	}
+	if _, err := WriteLayout(empty.Image, folder); !errors.As(err, new(*release.InputError)) {
+		t.Errorf("a folder with other things is written to: %v", err)
 	}
 }

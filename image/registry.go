@@ -2,14 +2,17 @@ package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -17,12 +20,23 @@ import (
 	"github.com/our-org/crossbill/release"
 )
 
-// options of every call to a registry: credentials as docker and kubectl users have them, and a
-// bounded retry.
-func options(ctx context.Context) []remote.Option {
+// DefaultBase is Node 24 on distroless, without a shell and not root; the digest is the tag's of
+// 2026, a multi-platform index.
+const DefaultBase = "gcr.io/distroless/nodejs24-debian12:nonroot@sha256:14d42e2511532589a7c7e01a753667a74fcc96266e137e8125006b87b0c32d0a"
+
+// Login is a user name and password, or token, of a registry.
+type Login authn.AuthConfig
+
+// Resolve gives the same login for every repository (authn.Keychain).
+func (l Login) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return authn.FromConfig(authn.AuthConfig(l)), nil
+}
+
+// options of every call to a registry: a bounded retry, and the credentials of the keychain.
+func options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
+		remote.WithAuthFromKeychain(keychain),
 		remote.WithUserAgent("crossbill"),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 4}),
 		remote.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout),
@@ -30,16 +44,16 @@ func options(ctx context.Context) []remote.Option {
 }
 
 // Base loads a base image: repository@sha256:… from a registry, or oci:FOLDER, an OCI image layout
-// with one image.
+// with one image. Its credentials are those of docker login: what is pushed elsewhere has its own.
 func Base(ctx context.Context, reference string) (v1.Image, error) {
 	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
 		return fromLayout(folder)
 	}
 	ref, err := name.NewDigest(reference)
 	if err != nil {
-		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "pin the base image, for example gcr.io/distroless/nodejs24-debian12:nonroot@sha256:…, or a build is not the same tomorrow"}
+		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "pin the base image, as the default is, or a build is not the same tomorrow"}
 	}
-	image, err := remote.Image(ref, options(ctx)...)
+	image, err := remote.Image(ref, options(ctx, authn.DefaultKeychain)...)
 	if err != nil {
 		return nil, fmt.Errorf("base image %s: %w", reference, err)
 	}
@@ -61,9 +75,28 @@ func fromLayout(folder string) (v1.Image, error) {
 	return index.Image(manifest.Manifests[0].Digest)
 }
 
+// WriteLayout writes an image into a new folder as an OCI image layout and returns oci:FOLDER@digest.
+func WriteLayout(image v1.Image, folder string) (string, error) {
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		return "", &release.InputError{Field: "--push", Problem: folder + " is already there", Fix: "name a new folder"}
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		return "", fmt.Errorf("image: %w", err)
+	}
+	path, err := layout.Write(folder, empty.Index)
+	if err == nil {
+		err = path.AppendImage(image)
+	}
+	if err != nil {
+		return "", fmt.Errorf("image layout %s: %w", folder, errors.Join(err, os.RemoveAll(folder)))
+	}
+	return "oci:" + folder + "@" + digest.String(), nil
+}
+
 // Push pushes an image under a tag and returns repository:tag@digest, after the registry was asked
 // what it has under the tag.
-func Push(ctx context.Context, image v1.Image, tag string) (string, error) {
+func Push(ctx context.Context, image v1.Image, tag string, keychain authn.Keychain) (string, error) {
 	ref, err := parseTag("--push", tag)
 	if err != nil {
 		return "", err
@@ -72,10 +105,10 @@ func Push(ctx context.Context, image v1.Image, tag string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("image: %w", err)
 	}
-	if err := remote.Write(ref, image, options(ctx)...); err != nil {
+	if err := remote.Write(ref, image, options(ctx, keychain)...); err != nil {
 		return "", fmt.Errorf("push to %s: %w; pushing again is safe", tag, explain(err))
 	}
-	had, err := Digest(ctx, tag)
+	had, err := Digest(ctx, tag, keychain)
 	if err != nil {
 		return "", err
 	}
@@ -86,12 +119,12 @@ func Push(ctx context.Context, image v1.Image, tag string) (string, error) {
 }
 
 // Digest asks a registry for the digest of a tag: repository:tag@digest.
-func Digest(ctx context.Context, tag string) (string, error) {
+func Digest(ctx context.Context, tag string, keychain authn.Keychain) (string, error) {
 	ref, err := parseTag("image", tag)
 	if err != nil {
 		return "", err
 	}
-	descriptor, err := remote.Head(ref, options(ctx)...)
+	descriptor, err := remote.Head(ref, options(ctx, keychain)...)
 	if err != nil {
 		return "", fmt.Errorf("digest of %s: %w", tag, explain(err))
 	}
@@ -114,7 +147,7 @@ func explain(err error) error {
 	}
 	switch refusal.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%w (log in first, as for docker push)", err)
+		return fmt.Errorf("%w (check the credentials: docker login, or REGISTRY_USERNAME and REGISTRY_PASSWORD)", err)
 	case http.StatusNotFound:
 		return fmt.Errorf("%w (the repository or the tag is not there)", err)
 	}

@@ -264,18 +264,18 @@ func (j *job) fence(object metav1.Object) error {
 
 // Identity names this process for the ledger: the CI job when there is one, else user and host.
 func Identity() string {
-	if id := os.Getenv("CI_JOB_ID"); id != "" { // GitLab
-		return "gitlab-job-" + id
-	}
-	if id := os.Getenv("GITHUB_RUN_ID"); id != "" {
-		return "github-run-" + id
-	}
-	host, err := os.Hostname()
+	place, err := os.Hostname()
 	if err != nil {
-		host = "unknown-host"
+		place = "unknown-host"
 	}
-	if user := os.Getenv("USER"); user != "" {
-		return user + "@" + host
+	user := os.Getenv("USER")
+	if id := os.Getenv("CI_JOB_ID"); id != "" { // GitLab
+		user, place = os.Getenv("GITLAB_USER_LOGIN"), "gitlab-job-"+id
+	} else if id := os.Getenv("GITHUB_RUN_ID"); id != "" {
+		user, place = os.Getenv("GITHUB_ACTOR"), "github-run-"+id
 	}
-	return host
+	if user == "" {
+		return place
+	}
+	return user + "@" + place
 }

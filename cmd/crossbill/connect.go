@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -24,6 +26,7 @@ import (
 // clusterFlags are the flags of every verb that talks to a cluster.
 type clusterFlags struct {
 	kubeconfig string
+	connectTo  string
 	overrides  clientcmd.ConfigOverrides
 	manifests  string
 	output     string
@@ -35,8 +38,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default $KUBECONFIG, then ~/.kube/config, then the pod's own account)")
 	flags.StringVar(&f.overrides.CurrentContext, "context", "", "context of the kubeconfig (default: its current one)")
 	flags.StringVarP(&f.overrides.Context.Namespace, "namespace", "n", "", "namespace of the app (default: the context's)")
-	flags.StringVar(&f.overrides.ClusterInfo.Server, "server", "", "API server's URL, in place of the kubeconfig's")
-	flags.StringVar(&f.overrides.ClusterInfo.TLSServerName, "tls-server-name", "", "name that the API server's certificate is checked for, when --server reaches it by another")
+	flags.StringVar(&f.connectTo, "connect-to", "", "host:port where the API server is reached, when not at the kubeconfig's address; its certificate is still checked for the kubeconfig's name")
 	flags.StringVar(&f.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
@@ -99,6 +101,15 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = "crossbill"
 	config.WarningHandler = rest.NoWarnings{}
+	if f.connectTo != "" {
+		if _, _, err := net.SplitHostPort(f.connectTo); err != nil {
+			return nil, "", &release.InputError{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port"}
+		}
+		dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+		config.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, f.connectTo)
+		}
+	}
 	return config, namespace, nil
 }
 

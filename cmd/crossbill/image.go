@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/image"
 	"github.com/our-org/crossbill/release"
@@ -25,6 +28,7 @@ func newImageCommand() *cobra.Command {
 
 type imageFlags struct {
 	appDir, base, push, output string
+	login                      loginFlags
 	labels                     image.Labels
 	created                    int64
 }
@@ -32,18 +36,25 @@ type imageFlags struct {
 func newImageBuildCommand() *cobra.Command {
 	var flags imageFlags
 	cmd := &cobra.Command{
-		Use:   "build --base REPOSITORY@sha256:… --push REPOSITORY:TAG",
+		Use:   "build --push REPOSITORY:TAG",
 		Short: "Put the built app on a Node base image and push it; prints repository:tag@digest",
 		Long: `Put the built app (dist and server, no node_modules) on a Node base image, push
 it, and print repository:tag@sha256:… as the registry has it. The same files and
-the same base give the same digest. Credentials are those of docker login.`,
+the same base give the same digest.
+
+Environment:
+  REGISTRY_USERNAME  user of the registry that is pushed to (or --username);
+                     default: as docker login has it
+  REGISTRY_PASSWORD  its password or token (or --password-file)
+  SOURCE_DATE_EPOCH  time of the image (or --created)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return buildImage(cmd, &flags) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&flags.appDir, "app-dir", "app", "folder of the built app")
-	f.StringVar(&flags.base, "base", "", "base image with Node at "+image.Node+": repository@sha256:…, or oci:FOLDER")
-	f.StringVar(&flags.push, "push", "", "where to push: registry/repository:tag")
+	f.StringVar(&flags.base, "base", image.DefaultBase, "base image with Node at "+image.Node+": repository@sha256:…, or oci:FOLDER")
+	f.StringVar(&flags.push, "push", "", "where to push: registry/repository:tag; or oci:FOLDER, a new folder for an OCI image layout")
+	flags.login.add(f)
 	f.StringVar(&flags.labels.Title, "name", "", "label: the app's name")
 	f.StringVar(&flags.labels.Version, "version", "", "label: the app's version")
 	f.StringVar(&flags.labels.Revision, "revision", "", "label: the commit")
@@ -64,7 +75,11 @@ func epoch() int64 {
 
 func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	if flags.push == "" {
-		return &release.InputError{Field: "--push", Problem: "is missing", Fix: "give registry/repository:tag"}
+		return &release.InputError{Field: "--push", Problem: "is missing", Fix: "give registry/repository:tag, or oci:FOLDER"}
+	}
+	keychain, err := flags.login.keychain()
+	if err != nil {
+		return err
 	}
 	flags.labels.Created = time.Unix(flags.created, 0)
 	base, err := image.Base(cmd.Context(), flags.base)
@@ -75,7 +90,12 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	if err != nil {
 		return err
 	}
-	reference, err := image.Push(cmd.Context(), built, flags.push)
+	var reference string
+	if folder, ok := strings.CutPrefix(flags.push, "oci:"); ok {
+		reference, err = image.WriteLayout(built, folder)
+	} else {
+		reference, err = image.Push(cmd.Context(), built, flags.push, keychain)
+	}
 	if err != nil {
 		return err
 	}
@@ -100,12 +120,17 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 }
 
 func newImageDigestCommand() *cobra.Command {
-	return &cobra.Command{
+	var login loginFlags
+	cmd := &cobra.Command{
 		Use:   "digest REPOSITORY:TAG",
 		Short: "Ask the registry what a tag is now; prints repository:tag@digest",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			reference, err := image.Digest(cmd.Context(), args[0])
+			keychain, err := login.keychain()
+			if err != nil {
+				return err
+			}
+			reference, err := image.Digest(cmd.Context(), args[0], keychain)
 			if err != nil {
 				return err
 			}
@@ -113,4 +138,36 @@ func newImageDigestCommand() *cobra.Command {
 			return err
 		},
 	}
+	login.add(cmd.Flags())
+	return cmd
+}
+
+// loginFlags are the credentials of the registry that is pushed to.
+type loginFlags struct {
+	username, passwordFile string
+}
+
+func (f *loginFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.username, "username", "", "user of the registry (default $REGISTRY_USERNAME, then as docker login has it)")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file with the user's password or token (default $REGISTRY_PASSWORD)")
+}
+
+func (f *loginFlags) keychain() (authn.Keychain, error) {
+	password, err := secret("--password-file", f.passwordFile, "REGISTRY_PASSWORD")
+	if err != nil {
+		return nil, err
+	}
+	username := f.username
+	if username == "" {
+		username = os.Getenv("REGISTRY_USERNAME")
+	}
+	switch {
+	case username == "" && password == "":
+		return authn.DefaultKeychain, nil
+	case username == "":
+		return nil, &release.InputError{Field: "--username", Problem: "is missing beside a password", Fix: "give both, or neither"}
+	case password == "":
+		return nil, &release.InputError{Field: "--password-file", Problem: "is missing beside a user name", Fix: "give both, or neither"}
+	}
+	return image.Login{Username: username, Password: password}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	istio "istio.io/client-go/pkg/clientset/versioned"
@@ -124,7 +125,7 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if pushed[name], err = image.Push(ctx, made, running.RegistryHost+"/test/app:"+name); err != nil {
+		if pushed[name], err = image.Push(ctx, made, running.RegistryHost+"/test/app:"+name, authn.DefaultKeychain); err != nil {
 			return nil, err
 		}
 	}

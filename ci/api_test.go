@@ -1,0 +1,272 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode"
+)
+
+// function is one function of the module as `dagger functions` shows it, read from its source.
+type function struct {
+	doc       string
+	pragmas   map[string]string
+	arguments map[string]argument // by flag
+}
+
+type argument struct {
+	doc, kind string
+	pragmas   map[string]string
+}
+
+func (a argument) required() bool {
+	return !slices.ContainsFunc([]string{"optional", "default", "defaultPath"}, func(p string) bool { _, ok := a.pragmas[p]; return ok })
+}
+
+// pragma is Dagger's own expression (cmd/codegen/generator/go/templates/modules.go, v0.21.8). It is
+// not bound to the beginning of a line: prose with a plus sign can be taken for one.
+var pragma = regexp.MustCompile(`[ \t]*\+[ \t]*(\S+?)(?:=[ \t]*(.*)|(?:\r?\n|$))`)
+
+func pragmas(comment string) (string, map[string]string) {
+	found := map[string]string{}
+	for _, match := range pragma.FindAllStringSubmatch(comment, -1) {
+		found[match[1]] = match[2]
+	}
+	return strings.TrimSpace(pragma.ReplaceAllString(comment, "")), found
+}
+
+// kebab is the command line's spelling of a Go name.
+func kebab(name string) string {
+	var out strings.Builder
+	for i, r := range name {
+		if unicode.IsUpper(r) && i > 0 {
+			out.WriteByte('-')
+		}
+		out.WriteRune(unicode.ToLower(r))
+	}
+	return out.String()
+}
+
+// api reads the module's functions; the constructor is "".
+func api(t *testing.T) map[string]function {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	functions := map[string]function{}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") || name == "dagger.gen.go" {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		comments := map[int]string{} // by the position where they end
+		for _, group := range file.Comments {
+			comments[int(group.End())] = group.Text()
+		}
+		for _, declaration := range file.Decls {
+			f, ok := declaration.(*ast.FuncDecl)
+			if !ok || !f.Name.IsExported() || (f.Recv == nil && f.Name.Name != "New") {
+				continue
+			}
+			text, found := pragmas(f.Doc.Text())
+			made := function{doc: text, pragmas: found, arguments: map[string]argument{}}
+			for _, field := range f.Type.Params.List {
+				if len(field.Names) != 1 {
+					t.Fatalf("%s: one argument a line", f.Name)
+				}
+				if field.Names[0].Name == "ctx" {
+					continue
+				}
+				text, found := pragmas(comments[lastCommentEnd(file, field.Pos())])
+				made.arguments[kebab(field.Names[0].Name)] = argument{doc: text, kind: fmt.Sprint(kind(field.Type)), pragmas: found}
+			}
+			key := kebab(f.Name.Name)
+			if f.Recv == nil {
+				key = ""
+			}
+			functions[key] = made
+		}
+	}
+	return functions
+}
+
+// lastCommentEnd is the end of the comment right above a position.
+func lastCommentEnd(file *ast.File, at token.Pos) int {
+	end := 0
+	for _, group := range file.Comments {
+		if group.End() < at && at-group.End() <= 3 { // a line end and a tab
+			end = int(group.End())
+		}
+	}
+	return end
+}
+
+func kind(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.Ident:
+		return e.Name
+	case *ast.StarExpr:
+		return "*" + kind(e.X)
+	case *ast.SelectorExpr:
+		return kind(e.X) + "." + e.Sel.Name
+	}
+	return fmt.Sprintf("%T", e)
+}
+
+func TestEveryStepOfTheRoadIsAFunction(t *testing.T) {
+	functions := api(t)
+	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "canary", "verify", "promote", "cleanup", "rollback", "status", "plan", "report", "release"} {
+		if _, ok := functions[name]; !ok {
+			t.Errorf("no function %s", name)
+		}
+	}
+}
+
+// pure are the functions whose result depends on nothing but the arguments: Dagger may keep it.
+var pure = []string{"", "check", "build", "cli"}
+
+func TestWhatActsIsNeverServedFromTheCache(t *testing.T) {
+	for name, f := range api(t) {
+		if got, want := f.pragmas["cache"], `"never"`; !slices.Contains(pure, name) && got != want {
+			t.Errorf("%s has +cache=%s: Dagger would answer the second call without running it", name, got)
+		}
+	}
+}
+
+func TestPragmasAreOnesThatDaggerKnows(t *testing.T) {
+	ofFunctions := []string{"cache", "check"}
+	ofArguments := []string{"optional", "default", "defaultPath", "ignore"}
+	for name, f := range api(t) {
+		for p := range f.pragmas {
+			if !slices.Contains(ofFunctions, p) {
+				t.Errorf("%s: +%s is dropped silently", name, p)
+			}
+		}
+		for flag, a := range f.arguments {
+			for p := range a.pragmas {
+				if !slices.Contains(ofArguments, p) {
+					t.Errorf("%s --%s: +%s is dropped silently", name, flag, p)
+				}
+			}
+		}
+	}
+}
+
+func TestEverythingIsDocumented(t *testing.T) {
+	for name, f := range api(t) {
+		if name != "" && f.doc == "" {
+			t.Errorf("%s has no description", name)
+		}
+		for flag, a := range f.arguments {
+			if !strings.HasSuffix(a.doc, ".") {
+				t.Errorf("%s --%s: description %q", name, flag, a.doc)
+			}
+		}
+	}
+}
+
+// Flags that `dagger call` has itself, and names that the code which the engine generates uses.
+var taken = []string{"output", "json", "workdir", "verbose", "quiet", "silent", "debug", "progress", "lock", "interactive", "web", "mod", "cloud", "help", "ctx", "parent", "err", "fmt", "dagger", "errors"}
+
+func TestNamesThatDaggerTakes(t *testing.T) {
+	for name, f := range api(t) {
+		for flag := range f.arguments {
+			if slices.Contains(taken, flag) {
+				t.Errorf("%s --%s cannot be used", name, flag)
+			}
+		}
+	}
+}
+
+func TestWhatIsSecretIsASecret(t *testing.T) {
+	for name, f := range api(t) {
+		for flag, a := range f.arguments {
+			secret := strings.Contains(flag, "token") || strings.Contains(flag, "password") || flag == "kubeconfig"
+			if secret != (a.kind == "*dagger.Secret") {
+				t.Errorf("%s --%s is a %s", name, flag, a.kind)
+			}
+		}
+	}
+}
+
+// TestCallsThatArePublished: every `dagger call` of the pipelines and the documentation is one that
+// the module takes.
+func TestCallsThatArePublished(t *testing.T) {
+	functions := api(t)
+	var files []string
+	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md", "../docs/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	call := regexp.MustCompile("dagger (?:-[a-z]+ )*call ((?:--[^`|>\n]* )?)([a-z]+)((?: +[^`|>\n]*)?)")
+	flagged := regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
+	calls := 0
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined := strings.ReplaceAll(string(text), "\\\n", " ")
+		for _, found := range call.FindAllStringSubmatch(joined, -1) {
+			calls++
+			if problem := misfit(functions, found[2], flagged.FindAllStringSubmatch(found[3], -1)); problem != "" {
+				t.Errorf("%s: %s: %s", name, strings.TrimSpace(found[0]), problem)
+			}
+		}
+	}
+	if calls < 10 {
+		t.Errorf("found only %d calls", calls)
+	}
+}
+
+// misfit says why a call is not one that the module takes. What follows a function that gives an
+// object is Dagger's own, and not looked at.
+func misfit(functions map[string]function, name string, flags [][]string) string {
+	f, ok := functions[name]
+	if !ok {
+		return "no such function"
+	}
+	given := map[string]bool{}
+	for _, flag := range flags {
+		given[flag[1]] = true
+		if _, ok := f.arguments[flag[1]]; !ok && name != "build" && name != "cli" {
+			return "no argument --" + flag[1]
+		}
+	}
+	for flag, a := range f.arguments {
+		if a.required() && !given[flag] {
+			return "--" + flag + " is missing"
+		}
+	}
+	return ""
+}
+
+func TestOnlyADigestIsDeployed(t *testing.T) {
+	const digest = "@sha256:0123"
+	for published, want := range map[string]string{
+		"registry.example.com/our-org/app:1.0" + digest + "\n": "registry.example.com/our-org/app" + digest,
+		"registry.example.com:5000/app:1.0" + digest:           "registry.example.com:5000/app" + digest,
+		"registry.example.com:5000/app" + digest:               "registry.example.com:5000/app" + digest,
+	} {
+		if got, err := byDigest(published); err != nil || got != want {
+			t.Errorf("%q is %q, %v", published, got, err)
+		}
+	}
+	if got, err := byDigest("registry.example.com/our-org/app:1.0"); err == nil {
+		t.Errorf("a tag alone is %q", got)
+	}
+}

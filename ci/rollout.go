@@ -1,0 +1,455 @@
+package main
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/our-org/crossbill/ci/internal/dagger"
+)
+
+// Route part of the traffic to a new image
+//
+// The first release of an app goes straight to primary. A canary that does not become ready is rolled
+// back, and the call fails. Gives the result as JSON.
+// +cache="never"
+func (m *Crossbill) Canary(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Image to release, by digest: repository@sha256:….
+	image string,
+
+	// The canary's share of the traffic, in percent.
+	// +default=10
+	weight int,
+
+	// Name of the release. By default made of app, digest and commit.
+	// +optional
+	releaseId string,
+
+	// Commit that the image was built from.
+	// +optional
+	commit string,
+
+	// Page of the pipeline that runs the release.
+	// +optional
+	pipelineUrl string,
+
+	// Release it once more, although it has ended before.
+	// +optional
+	again bool,
+
+	// Take the claim of another job of this release at once.
+	// +optional
+	takeover bool,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--image=" + image, "--weight=" + decimal(weight), "--timeout=" + timeout}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--commit", commit)
+	args = flag(args, "--pipeline-url", pipelineUrl)
+	args = flag(args, "--by", by)
+	args = toggle(args, "--again", again)
+	args = toggle(args, "--takeover", takeover)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	return m.run(ctx, on, "canary", args...)
+}
+
+// Judge the canary, and roll it back when it is unhealthy
+//
+// Fails when it is unhealthy, and when there is too little evidence. Gives the verdict as JSON.
+// +cache="never"
+func (m *Crossbill) Verify(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// How long the canary is watched, for example 1m.
+	// +default="1m"
+	window string,
+
+	// Requests to the canary below which nothing is proved.
+	// +default=100
+	minRequests int,
+
+	// Percent of the canary's requests that must succeed.
+	// +default="99"
+	minSuccess string,
+
+	// Milliseconds above which a request is slow: a bucket bound of the histogram.
+	// +default=500
+	latencyMs int,
+
+	// Percent of the canary's requests that may be slow.
+	// +default="5"
+	maxSlow string,
+
+	// Leave an unhealthy canary as it is.
+	// +optional
+	noRollback bool,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{
+		"--output=json", "--window=" + window, "--min-requests=" + decimal(minRequests), "--min-success=" + minSuccess,
+		"--latency-ms=" + decimal(latencyMs), "--max-slow=" + maxSlow, "--timeout=" + timeout,
+	}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--by", by)
+	args = toggle(args, "--no-rollback", noRollback)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	return m.run(ctx, on, "verify", args...)
+}
+
+// Give the canary that was judged healthy all of the traffic
+//
+// Puts its digest on primary, waits for the rollout, and routes all traffic there. Gives the result as
+// JSON.
+// +cache="never"
+func (m *Crossbill) Promote(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// Take the claim of another job of this release at once.
+	// +optional
+	takeover bool,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--timeout=" + timeout}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--by", by)
+	args = toggle(args, "--takeover", takeover)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	return m.run(ctx, on, "promote", args...)
+}
+
+// Remove the canary after a promotion
+//
+// Waits until it gets no more requests. Gives the result as JSON.
+// +cache="never"
+func (m *Crossbill) Cleanup(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// Take the claim of another job of this release at once.
+	// +optional
+	takeover bool,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--timeout=" + timeout}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--by", by)
+	args = toggle(args, "--takeover", takeover)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	return m.run(ctx, on, "cleanup", args...)
+}
+
+// Send all traffic back to primary, then remove the canary
+//
+// At any time, from any stage. Gives the result as JSON.
+// +cache="never"
+func (m *Crossbill) Rollback(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// Why, for the ledger.
+	// +default="asked for by a person"
+	reason string,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--timeout=" + timeout}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--by", by)
+	args = flag(args, "--reason", reason)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	return m.run(ctx, on, "rollback", args...)
+}
+
+// Where the release is: stage, traffic, replicas, what comes next
+// +cache="never"
+func (m *Crossbill) Status(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Format: text or json.
+	// +default="text"
+	format string,
+) (string, error) {
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
+	return m.run(ctx, on, "status", "--output="+format)
+}
+
+// What a verb would change now, with nothing changed
+// +cache="never"
+func (m *Crossbill) Plan(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Verb to plan: canary, promote, cleanup or rollback.
+	verb string,
+
+	// Image to release, by digest: repository@sha256:…. Needed for the verb canary.
+	// +optional
+	image string,
+
+	// The canary's share of the traffic, in percent.
+	// +default=10
+	weight int,
+
+	// Name of the release. By default made of app, digest and commit.
+	// +optional
+	releaseId string,
+
+	// Commit that the image was built from.
+	// +optional
+	commit string,
+
+	// Page of the pipeline that runs the release.
+	// +optional
+	pipelineUrl string,
+
+	// Format: text or json.
+	// +default="text"
+	format string,
+) (string, error) {
+	args := []string{verb, "--weight=" + decimal(weight), "--output=" + format}
+	args = flag(args, "--image", image)
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--commit", commit)
+	args = flag(args, "--pipeline-url", pipelineUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
+	return m.run(ctx, on, "plan", args...)
+}
+
+// The timeline of the app's releases, as one HTML file
+// +cache="never"
+func (m *Crossbill) Report(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+) (*dagger.File, error) {
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
+	c, args, err := m.prepare(ctx, on, "report", []string{"--html=/tmp/report.html"})
+	if err != nil {
+		return nil, err
+	}
+	return fresh(c).WithExec(command(args)).File("/tmp/report.html").Sync(ctx)
+}
+
+func decimal(n int) string { return strconv.Itoa(n) }
+
+// toggle appends a flag that is there or not.
+func toggle(args []string, name string, on bool) []string {
+	if !on {
+		return args
+	}
+	return append(args, name)
+}
