@@ -54,6 +54,7 @@ test-app:
 .PHONY: test-rehearsal
 test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
+	bin/rehearse --setup-only
 	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -v ./...
 
 .PHONY: clean

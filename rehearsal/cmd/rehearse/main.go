@@ -47,6 +47,7 @@ func main() {
 // options are the flags; the hidden ones are what the outside tells the inside.
 type options struct {
 	hold       bool
+	setupOnly  bool
 	rate       int
 	repository string
 	out        string
@@ -61,6 +62,7 @@ func parse(args []string) (*options, error) {
 	var o options
 	flags := flag.NewFlagSet("rehearse", flag.ExitOnError)
 	flags.BoolVar(&o.hold, "hold", false, "leave everything running until Ctrl-C, to look around")
+	flags.BoolVar(&o.setupOnly, "setup-only", false, "only fetch and build what a rehearsal needs")
 	flags.IntVar(&o.rate, "rate", 500, "requests a second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
@@ -92,6 +94,9 @@ func parse(args []string) (*options, error) {
 func outside(ctx context.Context, o *options) (int, error) {
 	s := screen.New(os.Stdout)
 	s.Title("Crossbill rehearsal: a whole release on this machine")
+	if err := setUp(ctx, o, s); err != nil || o.setupOnly {
+		return 0, err
+	}
 	if err := os.MkdirAll(filepath.Join(o.out, "logs"), 0o755); err != nil {
 		return 0, err
 	}
@@ -101,7 +106,17 @@ func outside(ctx context.Context, o *options) (int, error) {
 	}
 	defer os.RemoveAll(work)
 	o.work = work
-	err = s.Step("programs", func(progress func(string)) (string, error) {
+	return sandbox.Run(ctx, []string{
+		"--hold=" + strconv.FormatBool(o.hold), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
+		"--work", o.work, "--base", o.base, "--started", strconv.FormatInt(o.started, 10),
+		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
+		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
+	}, append(cluster.Doors(), front)...)
+}
+
+// setUp fetches and builds what is not there yet.
+func setUp(ctx context.Context, o *options, s *screen.Screen) error {
+	err := s.Step("programs", func(progress func(string)) (string, error) {
 		var err error
 		o.programs, err = setup.Ensure(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
 			progress(fmt.Sprintf(format, args...))
@@ -109,7 +124,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 		return "control plane, Envoy, Prometheus", err
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	err = s.Step("base image", func(progress func(string)) (string, error) {
 		progress("Node from the npm registry")
@@ -118,21 +133,12 @@ func outside(ctx context.Context, o *options) (int, error) {
 		return "Node " + nodebase.Version, err
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	err = s.Step("packages", func(progress func(string)) (string, error) {
+	return s.Step("packages", func(progress func(string)) (string, error) {
 		progress("pnpm install")
 		return "the app's packages", install(ctx, o)
 	})
-	if err != nil {
-		return 0, err
-	}
-	return sandbox.Run(ctx, []string{
-		"--hold=" + strconv.FormatBool(o.hold), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
-		"--work", o.work, "--base", o.base, "--started", strconv.FormatInt(o.started, 10),
-		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
-		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
-	}, append(cluster.Doors(), front)...)
 }
 
 func install(ctx context.Context, o *options) error {
