@@ -13,6 +13,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             all tests, as CI runs them'
+	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
 
@@ -56,6 +57,11 @@ test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
 	bin/rehearse --setup-only
 	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -v ./...
+
+# Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
+.PHONY: handoff-bench
+handoff-bench:
+	go test ./handoff -count=1 -v -run TestOthersFailTheSameSchedules -handoff.schedules=10000 -handoff.json=$(CURDIR)/out/handoff.json
 
 .PHONY: clean
 clean:
