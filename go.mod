@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/go-logr/logr v1.4.3
 	github.com/google/go-containerregistry v0.22.1
+	github.com/google/go-github/v89 v89.0.0
 	github.com/hexops/gotextdiff v1.0.3
 	github.com/prometheus/client_golang v1.24.0
 	github.com/prometheus/common v0.70.0

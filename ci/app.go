@@ -65,13 +65,13 @@ func (m *Crossbill) Publish(
 	created int,
 
 	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. The address
-	// then begins with registry.local and the port.
+	// then begins with registry.localhost and the port.
 	// +optional
 	registry *dagger.Service,
 ) (string, error) {
 	c := m.withBuiltApp(version)
 	if registry != nil {
-		c = c.WithServiceBinding("registry.local", registry)
+		c = c.WithServiceBinding("registry.localhost", registry)
 	}
 	if password != nil {
 		c = c.WithSecretVariable("REGISTRY_PASSWORD", password)

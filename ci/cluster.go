@@ -15,6 +15,7 @@ type cluster struct {
 	server            *dagger.Service
 	prometheus        string
 	prometheusService *dagger.Service
+	githubToken       *dagger.Secret // to tell GitHub; nil for not
 }
 
 // run runs a verb of the crossbill command against the cluster.
@@ -35,20 +36,23 @@ func (m *Crossbill) prepare(ctx context.Context, on cluster, verb string, args [
 	all = flag(all, "--context", on.kubeContext)
 	all = flag(all, "--namespace", on.namespace)
 	if on.server != nil {
-		address, err := bind(ctx, on.server, "kubernetes.local")
+		address, err := bind(ctx, on.server, "kubernetes.localhost")
 		if err != nil {
 			return nil, nil, err
 		}
-		c = c.WithServiceBinding("kubernetes.local", on.server)
+		c = c.WithServiceBinding("kubernetes.localhost", on.server)
 		all = flag(all, "--connect-to", address)
+	}
+	if on.githubToken != nil {
+		c = c.WithSecretVariable("CROSSBILL_GITHUB_TOKEN", on.githubToken)
 	}
 	prometheus := on.prometheus
 	if on.prometheusService != nil {
-		address, err := bind(ctx, on.prometheusService, "prometheus.local")
+		address, err := bind(ctx, on.prometheusService, "prometheus.localhost")
 		if err != nil {
 			return nil, nil, err
 		}
-		c = c.WithServiceBinding("prometheus.local", on.prometheusService)
+		c = c.WithServiceBinding("prometheus.localhost", on.prometheusService)
 		prometheus = "http://" + address
 	}
 	return c, append(flag(all, "--prometheus", prometheus), args...), nil

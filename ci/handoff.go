@@ -182,7 +182,7 @@ func (m *Crossbill) Release(
 	password *dagger.Secret,
 
 	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. The address
-	// then begins with registry.local and the port.
+	// then begins with registry.localhost and the port.
 	// +optional
 	registry *dagger.Service,
 
@@ -228,11 +228,11 @@ func (m *Crossbill) withGitLab(ctx context.Context, url string, service *dagger.
 	if service == nil {
 		return c, url, nil
 	}
-	address, err := bind(ctx, service, "gitlab.local")
+	address, err := bind(ctx, service, "gitlab.localhost")
 	if err != nil {
 		return nil, "", err
 	}
-	return c.WithServiceBinding("gitlab.local", service), "http://" + address, nil
+	return c.WithServiceBinding("gitlab.localhost", service), "http://" + address, nil
 }
 
 // byDigest turns repository:tag@digest into repository@digest, which is what may be deployed.

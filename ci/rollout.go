@@ -58,6 +58,18 @@ func (m *Crossbill) Canary(
 	// +optional
 	takeover bool,
 
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
 	// Prometheus that scrapes the mesh: its URL.
 	// +optional
 	prometheus string,
@@ -81,7 +93,9 @@ func (m *Crossbill) Canary(
 	args = flag(args, "--by", by)
 	args = toggle(args, "--again", again)
 	args = toggle(args, "--takeover", takeover)
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
 	return m.run(ctx, on, "canary", args...)
 }
 
@@ -136,6 +150,18 @@ func (m *Crossbill) Verify(
 	// +optional
 	noRollback bool,
 
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
 	// Prometheus that scrapes the mesh: its URL.
 	// +optional
 	prometheus string,
@@ -159,7 +185,9 @@ func (m *Crossbill) Verify(
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
 	args = toggle(args, "--no-rollback", noRollback)
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
 	return m.run(ctx, on, "verify", args...)
 }
 
@@ -195,6 +223,18 @@ func (m *Crossbill) Promote(
 	// +optional
 	takeover bool,
 
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
 	// Prometheus that scrapes the mesh: its URL.
 	// +optional
 	prometheus string,
@@ -215,7 +255,9 @@ func (m *Crossbill) Promote(
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
 	args = toggle(args, "--takeover", takeover)
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
 	return m.run(ctx, on, "promote", args...)
 }
 
@@ -305,6 +347,18 @@ func (m *Crossbill) Rollback(
 	// +default="asked for by a person"
 	reason string,
 
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
 	// Prometheus that scrapes the mesh: its URL.
 	// +optional
 	prometheus string,
@@ -325,7 +379,9 @@ func (m *Crossbill) Rollback(
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
 	args = flag(args, "--reason", reason)
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService}
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
 	return m.run(ctx, on, "rollback", args...)
 }
 

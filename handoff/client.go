@@ -54,7 +54,7 @@ func (unlimited) Wait(context.Context) error { return nil }
 
 // Connect checks the connection's fields. It sends nothing.
 func Connect(c Connection) (*Client, error) {
-	if err := checkURL(c.URL); err != nil {
+	if err := checkURL("--gitlab-url", c.URL); err != nil {
 		return nil, err
 	}
 	if strings.Trim(c.Project, "/") == "" || strings.ContainsAny(c.Project, " \t\n?#%") {

@@ -122,16 +122,17 @@ func (systemClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 // checkURL refuses an address that a token must not be sent to.
-func checkURL(address string) error {
+func checkURL(flag, address string) error {
 	u, err := url.Parse(address)
-	loopback := err == nil && (u.Hostname() == "localhost" || strings.HasPrefix(u.Hostname(), "127.") || u.Hostname() == "::1")
+	// RFC 6761, 6.3: localhost and the names below it never leave the machine.
+	loopback := err == nil && (u.Hostname() == "localhost" || strings.HasSuffix(u.Hostname(), ".localhost") || strings.HasPrefix(u.Hostname(), "127.") || u.Hostname() == "::1")
 	switch {
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		return &release.InputError{Field: "--gitlab-url", Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://gitlab.example.com"}
+		return &release.InputError{Field: flag, Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://gitlab.example.com"}
 	case u.User != nil:
-		return &release.InputError{Field: "--gitlab-url", Problem: "the address holds a user or password", Fix: "give tokens by environment or file"}
+		return &release.InputError{Field: flag, Problem: "the address holds a user or password", Fix: "give tokens by environment or file"}
 	case u.Scheme == "http" && !loopback:
-		return &release.InputError{Field: "--gitlab-url", Problem: "tokens would travel without encryption", Fix: "use https"}
+		return &release.InputError{Field: flag, Problem: "tokens would travel without encryption", Fix: "use https"}
 	}
 	return nil
 }

@@ -44,6 +44,7 @@ func newCanaryCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
 	var drain drainFlags
+	var github githubFlags
 	var takeover, again bool
 	cmd := &cobra.Command{
 		Use:   "canary --image REPOSITORY@sha256:…",
@@ -56,31 +57,34 @@ time is rolled back (exit code 6). An app without a primary gets its first
 release straight on primary.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := flags.release(""); err != nil { // before anything is asked of the cluster
-				return err
-			}
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			want, err := flags.release(c.Manifests.App)
-			if err != nil {
-				return err
-			}
-			if err := drain.apply(c); err != nil { // for the way back
-				return err
-			}
-			c.Takeover, c.Again = takeover, again
-			result, err := c.Canary(cmd.Context(), want)
-			if err != nil {
-				return rollBackUnready(cmd.Context(), c, err)
-			}
-			return cluster.printResult(cmd.OutOrStdout(), result)
+			return github.around(cmd, "canary", &flags.id, func() (rollout.Result, error) {
+				if _, err := flags.release(""); err != nil { // before anything is asked of the cluster
+					return rollout.Result{}, err
+				}
+				c, err := cluster.connect(cmd)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				want, err := flags.release(c.Manifests.App)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				if err := drain.apply(c); err != nil { // for the way back
+					return rollout.Result{}, err
+				}
+				c.Takeover, c.Again = takeover, again
+				result, err := c.Canary(cmd.Context(), want)
+				if err != nil {
+					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
+				}
+				return cluster.printed(cmd, result)
+			})
 		},
 	}
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
 	drain.add(cmd.Flags())
+	github.add(cmd)
 	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	return cmd

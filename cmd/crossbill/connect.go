@@ -151,6 +151,11 @@ func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
 	return err
 }
 
+// printed is a result that was printed.
+func (f *clusterFlags) printed(cmd *cobra.Command, result rollout.Result) (rollout.Result, error) {
+	return result, f.printResult(cmd.OutOrStdout(), result)
+}
+
 func printJSON(out io.Writer, value any) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")

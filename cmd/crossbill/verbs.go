@@ -2,12 +2,15 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/rollout"
 )
 
 func newPromoteCommand() *cobra.Command {
 	var cluster clusterFlags
 	var takeover bool
 	var drain drainFlags
+	var github githubFlags
 	var id *string
 	cmd := &cobra.Command{
 		Use:   "promote",
@@ -18,26 +21,29 @@ this release is promoted. A primary that does not become ready is rolled back
 to what it ran before (exit code 6).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			if err := drain.apply(c); err != nil {
-				return err
-			}
-			c.Takeover = takeover
-			c.ReleaseID = *id
-			result, err := c.Promote(cmd.Context())
-			if err != nil {
-				return rollBackUnready(cmd.Context(), c, err)
-			}
-			return cluster.printResult(cmd.OutOrStdout(), result)
+			return github.around(cmd, "promote", id, func() (rollout.Result, error) {
+				c, err := cluster.connect(cmd)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				if err := drain.apply(c); err != nil {
+					return rollout.Result{}, err
+				}
+				c.Takeover = takeover
+				c.ReleaseID = *id
+				result, err := c.Promote(cmd.Context())
+				if err != nil {
+					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
+				}
+				return cluster.printed(cmd, result)
+			})
 		},
 	}
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
 	drain.add(cmd.Flags())
+	github.add(cmd)
 	return cmd
 }
 
@@ -77,6 +83,7 @@ func newCleanupCommand() *cobra.Command {
 func newRollbackCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
+	var github githubFlags
 	var id *string
 	var reason string
 	cmd := &cobra.Command{
@@ -87,24 +94,27 @@ had begun, then drain and delete the canary. Works at any time, from wherever
 another job died, and takes the claim of whoever holds it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			if err := drain.apply(c); err != nil {
-				return err
-			}
-			c.ReleaseID = *id
-			result, err := c.Rollback(cmd.Context(), reason)
-			if err != nil {
-				return err
-			}
-			return cluster.printResult(cmd.OutOrStdout(), result)
+			return github.around(cmd, "rollback", id, func() (rollout.Result, error) {
+				c, err := cluster.connect(cmd)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				if err := drain.apply(c); err != nil {
+					return rollout.Result{}, err
+				}
+				c.ReleaseID = *id
+				result, err := c.Rollback(cmd.Context(), reason)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				return cluster.printed(cmd, result)
+			})
 		},
 	}
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
+	github.add(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "asked for by a person", "why, for the ledger")
 	return cmd
 }

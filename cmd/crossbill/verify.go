@@ -25,6 +25,7 @@ type verifyFlags struct {
 func newVerifyCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags verifyFlags
+	var github githubFlags
 	cmd := &cobra.Command{
 		Use:   "verify --prometheus URL",
 		Short: "Judge the canary by what its callers saw; roll back when it is unhealthy",
@@ -35,11 +36,14 @@ callers reported them. Too few requests or unreadable metrics are inconclusive,
 never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 --no-rollback), 4 inconclusive (the canary keeps its share).`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return verify(cmd, &cluster, &flags) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return github.around(cmd, "verify", flags.id, func() (rollout.Result, error) { return verify(cmd, &cluster, &flags) })
+		},
 	}
 	cluster.add(cmd.Flags())
 	flags.id = ofReleaseFlag(cmd.Flags())
 	flags.drain.add(cmd.Flags())
+	github.add(cmd)
 	cmd.Flags().DurationVar(&flags.window, "window", time.Minute, "how long the canary is watched")
 	cmd.Flags().DurationVar(&flags.interval, "interval", 5*time.Second, "time between two looks")
 	cmd.Flags().Float64Var(&flags.minRequests, "min-requests", 100, "requests to the canary below which nothing is proved")
@@ -51,39 +55,39 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 	return cmd
 }
 
-func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error {
+func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (rollout.Result, error) {
 	thresholds := verdict.Thresholds{
 		Window: flags.window, MinRequests: flags.minRequests, MinSuccess: flags.minSuccess / 100,
 		Latency: time.Duration(flags.latencyMS * float64(time.Millisecond)), MaxSlow: flags.maxSlow / 100,
 	}
 	if err := thresholds.Check(); err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	c, err := cluster.connect(cmd)
 	if err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	c.ReleaseID = *flags.id
 	source, err := verdict.NewSource(flags.drain.prometheus, c.Namespace, thresholds.Latency)
 	if err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	status, err := c.Status(cmd.Context())
 	if err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	r := status.Release
 	switch {
 	case r != nil && c.ReleaseID != "" && r.ID != c.ReleaseID:
-		return &release.InFlightError{Release: *r}
+		return rollout.Result{}, &release.InFlightError{Release: *r}
 	case r == nil && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
-		return cluster.printResult(cmd.OutOrStdout(), rollout.Result{Verb: "verify", App: c.Manifests.App, Message: "the last release was the app's first and went straight to primary: there is no canary to judge"})
+		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Message: "the last release was the app's first and went straight to primary: there is no canary to judge"})
 	case r == nil:
-		return &rollout.StageError{Err: fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+		return rollout.Result{}, &rollout.StageError{Err: fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
 	case r.Stage == release.StageVerified && r.Verdict.Outcome == release.Healthy && !flags.again:
-		return cluster.printResult(cmd.OutOrStdout(), rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: "judged healthy before: " + r.Verdict.Reason})
+		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: "judged healthy before: " + r.Verdict.Reason})
 	case r.Stage != release.StageCanary && r.Stage != release.StageVerified:
-		return &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
+		return rollout.Result{}, &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
 	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
@@ -95,19 +99,19 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) error
 		},
 	})
 	if err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	return conclude(cmd, cluster, flags, c, r, verification)
 }
 
 // conclude writes the verdict into the ledger and does what follows from it.
-func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) error {
+func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) (rollout.Result, error) {
 	result, err := c.Judge(cmd.Context(), release.Verdict{
 		Outcome: v.Outcome, Digest: r.Digest(), Reason: v.Reason,
 		Requests: int64(v.Canary().Requests), At: time.Now().UTC().Truncate(time.Millisecond),
 	})
 	if err != nil {
-		return err
+		return rollout.Result{}, err
 	}
 	var code error
 	switch v.Outcome {
@@ -117,10 +121,10 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 		code = &exitError{exitUnhealthy, errors.New("unhealthy: " + v.Reason)}
 		if !flags.noRollback {
 			if err := flags.drain.apply(c); err != nil {
-				return err
+				return result, err
 			}
 			if result, err = c.Rollback(cmd.Context(), v.Reason); err != nil {
-				return &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolling back did not finish: %w; run `crossbill rollback`", v.Reason, err)}
+				return result, &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolling back did not finish: %w; run `crossbill rollback`", v.Reason, err)}
 			}
 			code = &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolled back: %s", v.Reason, result.Message)}
 		}
@@ -133,5 +137,5 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 	} else if code == nil {
 		err = cluster.printResult(cmd.OutOrStdout(), result)
 	}
-	return errors.Join(code, err)
+	return result, errors.Join(code, err)
 }

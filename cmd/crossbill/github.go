@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/handoff"
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+// githubFlags say which GitHub repository is told how far a release is.
+type githubFlags struct {
+	github         handoff.GitHub
+	tokenFile      string
+	environmentURL string
+}
+
+func (f *githubFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.github.Repository, "github-repository", "", "owner/name: its Deployment of the release gets a status (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)")
+	flags.StringVar(&f.tokenFile, "github-token-file", "", "file with a token that may write deployments (default $CROSSBILL_GITHUB_TOKEN)")
+	flags.StringVar(&f.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
+	flags.StringVar(&f.environmentURL, "environment-url", "", "the app's address, for the Deployment")
+}
+
+// around runs a verb and tells GitHub what came of it. Telling never changes the verb's own outcome.
+func (f *githubFlags) around(cmd *cobra.Command, verb string, releaseID *string, run func() (rollout.Result, error)) error {
+	result, err := run()
+	id := *releaseID
+	if result.Release != nil {
+		id = result.Release.ID
+	}
+	status, tell := deploymentStatus(verb, result, err)
+	if !tell || id == "" {
+		return err
+	}
+	status.EnvironmentURL = f.environmentURL
+	// Also after Ctrl-C: the status is the last thing that this process does.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 30*time.Second)
+	defer cancel()
+	f.tell(ctx, cmd.ErrOrStderr(), id, status)
+	return err
+}
+
+func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string, status handoff.DeploymentStatus) {
+	g := f.github
+	if g.Repository == "" {
+		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
+	}
+	var err error
+	if g.Token, err = secret("--github-token-file", f.tokenFile, "CROSSBILL_GITHUB_TOKEN"); err == nil {
+		if g.Token == "" {
+			return
+		}
+		err = g.Tell(ctx, releaseID, status)
+	}
+	if err != nil {
+		fmt.Fprintf(log, "crossbill: GitHub was not told (%s): %v; the release itself is not touched by this\n", status.State, err)
+		return
+	}
+	fmt.Fprintf(log, "GitHub: deployment of release %s is %s\n", releaseID, status.State)
+}
+
+// deploymentStatus is what a verb's end means for the Deployment; false when it means nothing, as for
+// a verb that was refused.
+func deploymentStatus(verb string, result rollout.Result, err error) (handoff.DeploymentStatus, bool) {
+	said := func(state, text string) (handoff.DeploymentStatus, bool) {
+		return handoff.DeploymentStatus{State: state, Description: verb + ": " + text}, true
+	}
+	if err != nil {
+		switch exitCode(err) {
+		case exitUnhealthy, exitDeadline:
+			return said("failure", err.Error())
+		case exitInconclusive:
+			return said("in_progress", err.Error())
+		case exitFailure:
+			return said("error", err.Error())
+		}
+		return handoff.DeploymentStatus{}, false
+	}
+	if result.Release == nil { // there was nothing to do
+		return handoff.DeploymentStatus{}, false
+	}
+	switch {
+	case verb == "rollback":
+		return said("failure", result.Message)
+	case verb == "promote", result.Outcome == release.OutcomeFirst:
+		return said("success", result.Message)
+	case verb == "verify":
+		return said("pending", result.Message+"; waits for a person to promote it")
+	default:
+		return said("in_progress", result.Message)
+	}
+}

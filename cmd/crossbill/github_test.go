@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+func TestWhatADeploymentShows(t *testing.T) {
+	inFlight := rollout.Result{Release: &release.Release{ID: "one"}, Message: "done"}
+	first := inFlight
+	first.Outcome = release.OutcomeFirst
+	for name, test := range map[string]struct {
+		verb   string
+		result rollout.Result
+		err    error
+		state  string // "" for nothing
+	}{
+		"canary has traffic":       {verb: "canary", result: inFlight, state: "in_progress"},
+		"first release":            {verb: "canary", result: first, state: "success"},
+		"canary never ready":       {verb: "canary", err: &exitError{exitDeadline, errors.New("x")}, state: "failure"},
+		"canary, API server down":  {verb: "canary", err: errors.New("x"), state: "error"},
+		"canary refused":           {verb: "canary", err: &release.InputError{Field: "--image"}},
+		"another release":          {verb: "canary", err: &release.InFlightError{}},
+		"out of order":             {verb: "promote", err: &rollout.StageError{Err: errors.New("x")}},
+		"healthy waits":            {verb: "verify", result: inFlight, state: "pending"},
+		"unhealthy":                {verb: "verify", err: &exitError{exitUnhealthy, errors.New("x")}, state: "failure"},
+		"inconclusive goes on":     {verb: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
+		"promoted":                 {verb: "promote", result: inFlight, state: "success"},
+		"rolled back":              {verb: "rollback", result: inFlight, state: "failure"},
+		"nothing to roll back":     {verb: "rollback", result: rollout.Result{Message: "nothing"}},
+		"primary already has this": {verb: "canary", result: rollout.Result{Message: "nothing"}},
+	} {
+		status, tell := deploymentStatus(test.verb, test.result, test.err)
+		if tell != (test.state != "") || status.State != test.state {
+			t.Errorf("%s: %q, want %q", name, status.State, test.state)
+		}
+	}
+}
+
+// TestTellingIsHarmless: without a token nothing is sent or said; when GitHub cannot be told the
+// verb's own outcome stands.
+func TestTellingIsHarmless(t *testing.T) {
+	for name, test := range map[string]struct{ token, repository, said string }{
+		"no token":      {repository: "our-org/app"},
+		"no repository": {token: "t", said: "GitHub was not told"},
+		"no GitHub":     {token: "t", repository: "our-org/app", said: "GitHub was not told"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("CROSSBILL_GITHUB_TOKEN", test.token)
+			t.Setenv("CROSSBILL_GITHUB_REPOSITORY", test.repository)
+			var flags githubFlags
+			var log bytes.Buffer
+			cmd := &cobra.Command{}
+			cmd.SetErr(&log)
+			cmd.SetContext(t.Context())
+			flags.github.Backoff = wait.Backoff{Steps: 2}
+			flags.github.URL = "http://127.0.0.1:1"
+			id := "one"
+			want := errors.New("the verb's own")
+			if err := flags.around(cmd, "promote", &id, func() (rollout.Result, error) { return rollout.Result{}, want }); err != want {
+				t.Errorf("error %v", err)
+			}
+			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {
+				t.Errorf("said %q, want %q", got, test.said)
+			}
+		})
+	}
+}
