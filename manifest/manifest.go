@@ -313,6 +313,15 @@ func (s *Set) Routes(vs *networking.VirtualService) []Route {
 	return routes
 }
 
+// Named says whether any http route leads to a track's subset of the app's Service.
+func (s *Set) Named(vs *networking.VirtualService, track release.Track) bool {
+	return slices.ContainsFunc(vs.Spec.Http, func(http *networkingapi.HTTPRoute) bool {
+		return slices.ContainsFunc(http.Route, func(r *networkingapi.HTTPRouteDestination) bool {
+			return r.Destination != nil && r.Destination.Subset == string(track) && s.IsHost(r.Destination.Host, vs.Namespace)
+		})
+	})
+}
+
 // WeightPair is how a route splits the traffic, in percent.
 type WeightPair struct {
 	Primary int32 `json:"primary"`

@@ -180,7 +180,7 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	if r == nil {
 		return ErrNoRelease
 	}
-	want := map[Outcome]Stage{OutcomeFirst: StageClaimed, OutcomePromoted: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
+	want := map[Outcome]Stage{OutcomeFirst: StageClaimed, OutcomeUnchanged: StageClaimed, OutcomePromoted: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
 	if r.Stage != want {
 		return fmt.Errorf("release %s is at stage %s and cannot end as %s", r.ID, r.Stage, outcome)
 	}
@@ -200,6 +200,14 @@ func (l *Ledger) Ended(id string) *Finished {
 		}
 	}
 	return nil
+}
+
+// Last is the finished release with a name, or the newest for "", or nil.
+func (l *Ledger) Last(id string) *Finished {
+	if id == "" && len(l.History) > 0 {
+		return &l.History[0]
+	}
+	return l.Ended(id)
 }
 
 // Expect checks that the release in flight, if there is one, is the one that is meant; "" means any.

@@ -43,7 +43,11 @@ const (
 	OutcomeFirst      Outcome = "first"       // no primary to protect: straight to primary
 	OutcomePromoted   Outcome = "promoted"    // the digest has all of the traffic
 	OutcomeRolledBack Outcome = "rolled_back" // the old primary has all of the traffic
+	OutcomeUnchanged  Outcome = "unchanged"   // primary ran the digest already
 )
+
+// Good says whether a release that ended so has all of the traffic.
+func (o Outcome) Good() bool { return o != OutcomeRolledBack }
 
 // VerdictOutcome is what the judgement of a canary came to.
 type VerdictOutcome string

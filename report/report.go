@@ -32,7 +32,11 @@ func Status(out io.Writer, s *rollout.Status) error {
 		fmt.Fprintf(w, "release\tnone in flight\n")
 	}
 	if s.Claim != "" {
-		fmt.Fprintf(w, "claim\theld by %s\n", s.Claim)
+		dead := ""
+		if s.Expired {
+			dead = ", a job that is dead: run its command again, or rollback"
+		}
+		fmt.Fprintf(w, "claim\theld by %s%s\n", s.Claim, dead)
 	}
 	if s.Weights != nil {
 		fmt.Fprintf(w, "traffic\t%d %% primary, %d %% canary\n", s.Weights.Primary, s.Weights.Canary)

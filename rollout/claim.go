@@ -59,13 +59,14 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 	var result error
 	started := make(chan struct{})
 	done := make(chan struct{})
+	lock := &rememberingLock{LeaseLock: &resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Name: c.stateName(), Namespace: c.Namespace},
+		Client:     c.Kube.CoordinationV1(),
+		LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
+	}}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name: c.stateName(),
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Name: c.stateName(), Namespace: c.Namespace},
-			Client:     c.Kube.CoordinationV1(),
-			LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-		},
+		Name:            c.stateName(),
+		Lock:            lock,
 		LeaseDuration:   leaseDuration,
 		RenewDeadline:   renewDeadline,
 		RetryPeriod:     retryPeriod,
@@ -106,10 +107,45 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 		if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
 			return err
 		}
-		return fmt.Errorf("no claim on %s within %s: another job holds it; nothing was changed", c.app(), c.claimTimeout())
+		if lock.err != nil {
+			return fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), lock.err)
+		}
+		return &ClaimHeldError{App: c.app(), Waited: c.claimTimeout()}
 	}
 	<-done
 	return result
+}
+
+// ClaimHeldError says that another job kept the claim for as long as this one waited.
+type ClaimHeldError struct {
+	App    string
+	Waited time.Duration
+}
+
+func (e *ClaimHeldError) Error() string {
+	return fmt.Sprintf("no claim on %s within %s: another job holds it (see `crossbill status`); nothing was changed", e.App, e.Waited)
+}
+
+// rememberingLock keeps the last error of a write, which leader election only logs. Read it when the
+// election is over.
+type rememberingLock struct {
+	*resourcelock.LeaseLock
+	err error
+}
+
+func (l *rememberingLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.remember(l.LeaseLock.Create(ctx, record))
+}
+
+func (l *rememberingLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	return l.remember(l.LeaseLock.Update(ctx, record))
+}
+
+func (l *rememberingLock) remember(err error) error {
+	if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) { // those are other jobs
+		l.err = err
+	}
+	return err
 }
 
 func (c *Cluster) claimTimeout() time.Duration { return 4 * leaseDuration }
@@ -159,11 +195,26 @@ func (c *Cluster) underClaim(ctx context.Context, abandoned bool, work func(cont
 		}
 	}
 	err := work(ctx, j)
+	if err != nil && j.overtaken(ctx) {
+		return ErrClaimLost // what went wrong is what the other job does
+	}
+	var notReady *NotReadyError
+	if errors.As(err, &notReady) && j.ledger.Release != nil {
+		notReady.ReleaseID = j.ledger.Release.ID
+	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrClaimLost) {
 		// The elector cancels the work when it can no longer renew.
 		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
 	}
 	return err
+}
+
+// overtaken says whether a newer claim has written the ledger.
+func (j *job) overtaken(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	now := &job{Cluster: j.Cluster}
+	return now.readState(ctx) == nil && now.ledger.Epoch > j.epoch
 }
 
 // withoutClaim runs the work as a plan: the ledger is read, never written.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/hexops/gotextdiff"
@@ -64,7 +65,10 @@ func (j *job) record(object string, before, after any) {
 	}
 	edits := myers.ComputeEdits(span.URIFromPath(object), old, new)
 	diff := fmt.Sprint(gotextdiff.ToUnified("live", "planned", old, edits))
-	*j.plan = append(*j.plan, Change{Object: object, Action: action, Diff: diff})
+	change := Change{Object: object, Action: action, Diff: diff}
+	if !slices.Contains(*j.plan, change) { // a dry run leaves nothing, so the same write can come twice
+		*j.plan = append(*j.plan, change)
+	}
 }
 
 // planText is an object as YAML, without what the server keeps for itself.

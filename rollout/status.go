@@ -15,7 +15,8 @@ import (
 type Status struct {
 	App       string                         `json:"app"`
 	Namespace string                         `json:"namespace"`
-	Claim     string                         `json:"claim,omitempty"` // who holds it, if anybody
+	Claim     string                         `json:"claim,omitempty"`        // who holds it, if anybody
+	Expired   bool                           `json:"claimExpired,omitempty"` // the holder has not renewed it in time: that job is dead
 	Release   *release.Release               `json:"release,omitempty"`
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
@@ -66,6 +67,9 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	}
 	if err == nil && lease.Spec.HolderIdentity != nil {
 		status.Claim = *lease.Spec.HolderIdentity
+		if renewed := lease.Spec.RenewTime; status.Claim != "" && renewed != nil {
+			status.Expired = c.now().Sub(renewed.Time) > leaseDuration
+		}
 	}
 	return status, nil
 }

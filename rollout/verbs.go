@@ -21,42 +21,131 @@ type StageError struct{ Err error }
 func (e *StageError) Error() string { return e.Err.Error() }
 func (e *StageError) Unwrap() error { return e.Err }
 
-// Canary begins a release, or goes on with it: the canary's Deployment, its readiness, then its
-// share of the traffic. An app without a primary has nothing to protect: its first release goes
-// straight to primary. want needs ID, Image and Weight.
-func (c *Cluster) Canary(ctx context.Context, want release.Release) (result Result, err error) {
+// look says what a verb would find: done with a result when there is nothing to do, or an error when
+// the present state does not allow it.
+type look func(ctx context.Context, j *job) (result Result, done bool, err error)
+
+// run looks, takes the claim when there is something to do, looks again, and acts. What is refused or
+// has nothing to do writes nothing and disturbs nobody who works on the app.
+func (c *Cluster) run(ctx context.Context, look look, act func(context.Context, *job) (Result, error)) (result Result, err error) {
+	before := &job{Cluster: c}
+	if err := before.readState(ctx); err != nil {
+		return Result{}, err
+	}
+	result, done, err := look(ctx, before)
+	if done || err != nil {
+		return result, err
+	}
 	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
-		result, err = j.canary(ctx, want)
+		if result, done, err = look(ctx, j); done || err != nil {
+			return err
+		}
+		result, err = act(ctx, j)
 		return err
 	})
 	return result, err
 }
 
-func (j *job) canary(ctx context.Context, want release.Release) (Result, error) {
-	if j.ledger.Release == nil {
-		live, err := j.deployment(ctx, j.deploymentName(release.Primary))
-		if err != nil {
-			return Result{}, fmt.Errorf("Deployment %s: %w; nothing was changed", j.deploymentName(release.Primary), err)
-		}
-		if live != nil {
-			want.Previous = j.Manifests.Image(live)
-		}
-		if want.Previous == want.Image {
-			return j.result("canary", "primary already runs %s: nothing to do", want.Digest()), nil
-		}
-		if ended := j.ledger.Ended(want.ID); ended != nil && !j.Again {
-			return Result{}, &StageError{fmt.Errorf("release %s has ended before: %s at %s%s; --again releases it once more", want.ID, ended.Outcome, ended.FinishedAt.Format(time.RFC3339), because(ended.Reason))}
-		}
-	}
+// Canary begins a release, or goes on with it: the canary's Deployment, its readiness, then its
+// share of the traffic. An app without a primary has nothing to protect: its first release goes
+// straight to primary. want needs ID, Image and Weight.
+func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, error) {
 	var err error
-	if want.Template, err = j.Manifests.TemplateHash(); err != nil {
+	if want.Template, err = c.Manifests.TemplateHash(); err != nil {
 		return Result{}, err
 	}
+	return c.run(ctx,
+		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookCanary(ctx, &want) },
+		func(ctx context.Context, j *job) (Result, error) { return j.canary(ctx, want) })
+}
+
+// lookCanary also notes in want what primary runs.
+func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bool, error) {
+	if r := j.ledger.Release; r != nil {
+		again := *j.ledger
+		if _, err := again.Begin(*want, j.By, j.now()); err != nil {
+			return Result{}, false, err
+		}
+		switch {
+		case r.Weight != want.Weight:
+			return Result{}, false, &release.InputError{Field: "--weight", Problem: fmt.Sprintf("%d is not the weight that release %s began with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and begin a new one", r.Weight)}
+		case r.Stage == release.StageRollingBack:
+			return Result{}, false, &StageError{j.ledger.Promotable()}
+		case r.Stage != release.StageClaimed:
+			return j.result("canary", "the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), true, nil
+		}
+		return Result{}, false, nil
+	}
+	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return Result{}, false, fmt.Errorf("Deployment %s: %w; nothing was changed", j.deploymentName(release.Primary), err)
+	}
+	if live != nil {
+		if want.Previous, err = j.running(live); err != nil {
+			return Result{}, false, err
+		}
+	}
+	ended := j.ledger.Ended(want.ID)
+	switch {
+	case ended != nil && ended.Outcome.Good() && want.Previous == want.Image:
+		return j.result("canary", "primary already runs %s: nothing to do", want.Digest()), true, nil
+	case ended != nil && want.Previous != want.Image && !j.Again:
+		return Result{}, false, &StageError{fmt.Errorf("release %s has ended before: %s at %s%s; --again releases it once more", want.ID, ended.Outcome, ended.FinishedAt.Format(time.RFC3339), because(ended.Reason))}
+	}
+	return Result{}, false, j.routable(ctx)
+}
+
+// running is what a primary that is there runs. A Deployment that Crossbill could not change, or whose
+// container it cannot name, is somebody else's: it is neither a first release's nor a canary's primary.
+func (j *job) running(primary *appsv1.Deployment) (string, error) {
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, "")
+	if err != nil {
+		return "", err
+	}
+	if err := sameSelector(primary, desired); err != nil {
+		return "", err
+	}
+	image := j.Manifests.Image(primary)
+	if image == "" {
+		return "", &release.InputError{
+			Field:   "Deployment " + primary.Namespace + "/" + primary.Name,
+			Problem: "it has no container with the name that the manifest has",
+			Fix:     "give the container in the manifest the name that it has in the cluster",
+		}
+	}
+	return image, nil
+}
+
+// routable finds a VirtualService that is there without the release's route.
+func (j *job) routable(ctx context.Context) error {
+	name := j.Manifests.VirtualService.Name
+	object := "VirtualService " + j.Namespace + "/" + name
+	live, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w; nothing was changed", object, err)
+	}
+	if len(j.Manifests.Routes(live)) == 0 {
+		return routeMissing(object)
+	}
+	return nil
+}
+
+func (j *job) canary(ctx context.Context, want release.Release) (Result, error) {
 	started, err := j.ledger.Begin(want, j.By, j.now())
 	if err != nil {
 		return Result{}, err
 	}
 	r := j.ledger.Release
+	if started && r.Previous == r.Image {
+		digest := r.Digest()
+		if err := j.finish(ctx, release.OutcomeUnchanged); err != nil {
+			return Result{}, err
+		}
+		return j.ended("canary", release.OutcomeUnchanged, "primary already runs %s: nothing to do", digest), nil
+	}
 	if started {
 		if err := j.writeState(ctx); err != nil {
 			return Result{}, err
@@ -67,13 +156,6 @@ func (j *job) canary(ctx context.Context, want release.Release) (Result, error) 
 	}
 	if r.Previous == "" {
 		return j.first(ctx)
-	}
-	switch r.Stage {
-	case release.StageClaimed:
-	case release.StageRollingBack:
-		return Result{}, &StageError{j.ledger.Promotable()}
-	default:
-		return j.result("canary", "the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), nil
 	}
 
 	if err := j.applyService(ctx); err != nil {
@@ -120,7 +202,7 @@ func (j *job) applyCanary(ctx context.Context) error {
 	}
 	replicas := CanaryReplicas(primary, r.Weight)
 	desired.Spec.Replicas = &replicas
-	if _, err := j.applyDeployment(ctx, desired); err != nil {
+	if _, _, err := j.applyDeployment(ctx, desired); err != nil {
 		return err
 	}
 	j.log("Deployment "+j.Namespace+"/"+desired.Name, "applied with %d %s of %s", replicas, plural(int(replicas), "replica"), r.Digest())
@@ -148,9 +230,6 @@ func (j *job) waitTrack(ctx context.Context, track release.Track) error {
 // first releases an app that has no primary.
 func (j *job) first(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	if r.Stage == release.StageRollingBack {
-		return Result{}, &StageError{j.ledger.Promotable()}
-	}
 	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
 	if err := j.applyService(ctx); err != nil {
 		return Result{}, err
@@ -184,67 +263,73 @@ func (j *job) applyPrimary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	after, err := j.applyDeployment(ctx, desired)
+	before, after, err := j.applyDeployment(ctx, desired)
 	if err != nil {
 		return err
 	}
 	j.log("Deployment "+j.Namespace+"/"+desired.Name, "applied with %s", r.Digest())
-	return j.sizePrimary(ctx, after)
+	return j.sizePrimary(ctx, after, before == nil)
 }
 
 // Judge puts a verdict on the release in flight.
-func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (result Result, err error) {
-	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
-		if err := j.ledger.Expect(c.ReleaseID); err != nil {
-			return err
-		}
-		if err := j.ledger.Judge(v, j.By, j.now()); err != nil {
-			return &StageError{err}
-		}
-		result = j.result("verify", "%s: %s", v.Outcome, v.Reason)
-		return j.writeState(ctx)
-	})
-	return result, err
+func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (Result, error) {
+	return c.run(ctx,
+		func(_ context.Context, j *job) (Result, bool, error) {
+			return Result{}, false, j.ledger.Expect(c.ReleaseID)
+		},
+		func(ctx context.Context, j *job) (Result, error) {
+			if err := j.ledger.Judge(v, j.By, j.now()); err != nil {
+				return Result{}, &StageError{err}
+			}
+			return j.result("verify", "%s: %s", v.Outcome, v.Reason), j.writeState(ctx)
+		})
 }
 
 // Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
 // of the traffic to primary. The canary keeps its share until then.
-func (c *Cluster) Promote(ctx context.Context) (result Result, err error) {
-	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
-		if err := j.ledger.Expect(c.ReleaseID); err != nil {
-			return err
-		}
-		result, err = j.promote(ctx)
-		return err
-	})
-	return result, err
+func (c *Cluster) Promote(ctx context.Context) (Result, error) {
+	return c.run(ctx,
+		func(_ context.Context, j *job) (Result, bool, error) { return j.lookPromote() },
+		func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) })
 }
 
-func (j *job) promote(ctx context.Context) (Result, error) {
+func (j *job) lookPromote() (Result, bool, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return Result{}, false, err
+	}
 	r := j.ledger.Release
 	if r == nil {
-		if last := j.ledger.History; len(last) > 0 && last[0].Outcome == release.OutcomePromoted && (j.ReleaseID == "" || j.ReleaseID == last[0].ID) {
-			return j.result("promote", "release %s is promoted and finished: nothing to do", last[0].ID), nil
+		last := j.ledger.Last(j.ReleaseID)
+		switch {
+		case last == nil:
+			return Result{}, false, &StageError{fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+		case !last.Outcome.Good():
+			return Result{}, false, &StageError{fmt.Errorf("release %s has ended: %s%s; begin one with canary", last.ID, last.Outcome, because(last.Reason))}
 		}
-		return Result{}, &StageError{fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+		return j.result("promote", "release %s has ended (%s) and has all of the traffic: nothing to do", last.ID, last.Outcome), true, nil
 	}
 	if r.Stage == release.StagePromoted {
-		return j.result("promote", "release %s is promoted: go on with cleanup", r.ID), nil
+		return j.result("promote", "release %s is promoted: go on with cleanup", r.ID), true, nil
 	}
 	if err := j.ledger.Promotable(); err != nil {
-		return Result{}, &StageError{err}
+		return Result{}, false, &StageError{err}
 	}
 	template, err := j.Manifests.TemplateHash()
 	if err != nil {
-		return Result{}, err
+		return Result{}, false, err
 	}
 	if template != r.Template {
-		return Result{}, &release.InputError{
+		return Result{}, false, &release.InputError{
 			Field:   "--manifests",
 			Problem: fmt.Sprintf("the pod template is not the one that the canary of release %s proved", r.ID),
 			Fix:     "promote with the manifests that canary was run with",
 		}
 	}
+	return Result{}, false, nil
+}
+
+func (j *job) promote(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
 	if r.Stage != release.StagePromoting {
 		if err := j.rememberPrevious(ctx); err != nil {
 			return Result{}, err
@@ -287,25 +372,28 @@ func (j *job) rememberPrevious(ctx context.Context) error {
 }
 
 // Cleanup drains and deletes the canary of a promoted release, and ends the release.
-func (c *Cluster) Cleanup(ctx context.Context) (result Result, err error) {
-	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
-		if err := j.ledger.Expect(c.ReleaseID); err != nil {
-			return err
-		}
-		result, err = j.cleanup(ctx)
-		return err
-	})
-	return result, err
+func (c *Cluster) Cleanup(ctx context.Context) (Result, error) {
+	return c.run(ctx,
+		func(_ context.Context, j *job) (Result, bool, error) { return j.lookCleanup() },
+		func(ctx context.Context, j *job) (Result, error) { return j.cleanup(ctx) })
+}
+
+func (j *job) lookCleanup() (Result, bool, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return Result{}, false, err
+	}
+	r := j.ledger.Release
+	if r == nil {
+		return j.result("cleanup", "no release is in flight: nothing to do"), true, nil
+	}
+	if r.Stage != release.StagePromoted {
+		return Result{}, false, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
+	}
+	return Result{}, false, nil
 }
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	if r == nil {
-		return j.result("cleanup", "no release is in flight: nothing to do"), nil
-	}
-	if r.Stage != release.StagePromoted {
-		return Result{}, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
-	}
 	if err := j.removeCanary(ctx); err != nil {
 		return Result{}, err
 	}
@@ -343,24 +431,21 @@ func (j *job) removeCanary(ctx context.Context) error {
 
 // Rollback sends all of the traffic to primary, puts the old digest back on it when promotion had
 // begun, and drains and deletes the canary. It takes the claim of whoever holds it.
-func (c *Cluster) Rollback(ctx context.Context, reason string) (result Result, err error) {
+func (c *Cluster) Rollback(ctx context.Context, reason string) (Result, error) {
 	taking := *c
 	taking.Takeover = true
-	err = taking.withClaim(ctx, func(ctx context.Context, j *job) error {
-		if err := j.ledger.Expect(c.ReleaseID); err != nil {
-			return err
-		}
-		result, err = j.rollback(ctx, reason)
-		return err
-	})
-	return result, err
+	return taking.run(ctx,
+		func(_ context.Context, j *job) (Result, bool, error) {
+			if err := j.ledger.Expect(j.ReleaseID); err != nil {
+				return Result{}, false, err
+			}
+			return j.result("rollback", "no release is in flight: nothing to roll back"), j.ledger.Release == nil, nil
+		},
+		func(ctx context.Context, j *job) (Result, error) { return j.rollback(ctx, reason) })
 }
 
 func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	r := j.ledger.Release
-	if r == nil {
-		return j.result("rollback", "no release is in flight: nothing to roll back"), nil
-	}
 	if r.Stage != release.StageRollingBack {
 		r.Reason = reason
 		if err := j.reach(ctx, release.StageRollingBack); err != nil {
@@ -407,7 +492,7 @@ func (j *job) restorePrimary(ctx context.Context) error {
 			return err
 		}
 		desired.Spec.Template = template
-		if _, err := j.applyDeployment(ctx, desired); err != nil {
+		if _, _, err := j.applyDeployment(ctx, desired); err != nil {
 			return err
 		}
 		j.log("Deployment "+j.Namespace+"/"+desired.Name, "put back to %s", release.DigestOf(j.ledger.Release.Previous))
@@ -428,8 +513,17 @@ func (j *job) rollbackFirst(ctx context.Context) (Result, error) {
 	if _, err := services.Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{}); err == nil {
 		j.log("VirtualService "+j.Manifests.VirtualService.Name, "is left as it is; it leads to no pods until the next release")
 	}
-	if err := j.deleteDeployment(ctx, j.deploymentName(release.Primary)); err != nil {
-		return Result{}, err
+	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return Result{}, fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
+	}
+	if live != nil {
+		if _, ours := live.Annotations[epochAnnotation]; !ours {
+			return Result{}, &release.InputError{Field: "Deployment " + live.Namespace + "/" + live.Name, Problem: "the first release has not made it, somebody else has", Fix: "delete it, or give it another name, then run rollback again"}
+		}
+		if err := j.deleteDeployment(ctx, live.Name); err != nil {
+			return Result{}, err
+		}
 	}
 	if err := j.waitGone(ctx, release.Primary); err != nil {
 		return Result{}, err

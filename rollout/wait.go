@@ -24,6 +24,7 @@ import (
 
 // NotReadyError says that a Deployment did not become ready in time, with what the cluster said.
 type NotReadyError struct {
+	ReleaseID  string
 	Deployment string
 	Reason     string
 	Details    []string // states of containers and last events

@@ -67,7 +67,7 @@ func (j *job) createOptions() metav1.CreateOptions {
 
 // applyDeployment applies a track's Deployment under the fence and returns what is live before and
 // after.
-func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (after *appsv1.Deployment, err error) {
+func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (before, after *appsv1.Deployment, err error) {
 	object := "Deployment " + desired.Namespace + "/" + desired.Name
 	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
 	err = j.write(ctx, object, func() error {
@@ -95,9 +95,10 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (
 			return err
 		}
 		j.record(object, live, after)
+		before = live
 		return nil
 	})
-	return after, err
+	return before, after, err
 }
 
 // sameSelector refuses a Deployment that was made with another selector: selectors are immutable.
@@ -162,7 +163,7 @@ func (j *job) applyService(ctx context.Context) error {
 }
 
 // sizePrimary gives primary the manifest's number of replicas, unless an HPA owns it.
-func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment) error {
+func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment, created bool) error {
 	want := j.Manifests.Deployment.Spec.Replicas
 	if want == nil || (live.Spec.Replicas != nil && *live.Spec.Replicas == *want) {
 		return nil
@@ -185,8 +186,8 @@ func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment) error {
 	if err != nil {
 		return err
 	}
-	if j.plan != nil && live.UID == "" {
-		return nil // a Deployment that only the plan has made
+	if j.plan != nil && created {
+		return nil // only the plan has made it
 	}
 	return j.write(ctx, "Deployment "+live.Name, func() error {
 		_, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, live.Name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
@@ -231,6 +232,9 @@ func (j *job) route(ctx context.Context, weight int) error {
 			return err
 		}
 		routes := j.Manifests.Routes(live)
+		if len(routes) == 0 && weight == 0 && !j.Manifests.Named(live, release.Canary) {
+			return nil // nothing leads to the canary: there is no traffic to take away
+		}
 		if len(routes) == 0 {
 			return routeMissing(object)
 		}

@@ -86,7 +86,7 @@ release straight on primary.`,
 	drain.add(cmd.Flags())
 	github.add(cmd)
 	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
-	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd
 }
 
@@ -97,6 +97,7 @@ func rollBackUnready(ctx context.Context, c *rollout.Cluster, cause error) error
 	if !errors.As(cause, &notReady) || ctx.Err() != nil {
 		return cause
 	}
+	c.ReleaseID = notReady.ReleaseID
 	result, err := c.Rollback(ctx, notReady.Deployment+": "+notReady.Reason)
 	if err != nil {
 		return &exitError{exitDeadline, fmt.Errorf("%w\nrolling back did not finish: %w; run `crossbill rollback`", cause, err)}

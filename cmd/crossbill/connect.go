@@ -42,13 +42,13 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
-	flags.StringVar(&f.by, "by", rollout.Identity(), "who acts, for the ledger")
+	flags.StringVar(&f.by, "by", rollout.Identity(), "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
 }
 
 // connect reads the manifests, reaches the cluster and finds what would make every verb fail.
 func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
-	if f.output != "text" && f.output != "json" {
-		return nil, &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", f.output), Fix: "give text or json"}
+	if err := checkOutput(f.output); err != nil {
+		return nil, err
 	}
 	set, err := manifest.Load(f.manifests)
 	if err != nil {
@@ -75,6 +75,13 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 		},
 	}
 	return c, c.Preflight(cmd.Context())
+}
+
+func checkOutput(format string) error {
+	if format != "text" && format != "json" {
+		return &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", format), Fix: "give text or json"}
+	}
+	return nil
 }
 
 // restConfig resolves the kubeconfig as kubectl does.
@@ -120,7 +127,7 @@ type drainFlags struct {
 }
 
 func (f *drainFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.prometheus, "prometheus", "", "Prometheus's URL: the canary is deleted when its request counters stand still")
+	flags.StringVar(&f.prometheus, "prometheus", "", "Prometheus's URL: a canary is deleted when its request counters stand still")
 	flags.DurationVar(&f.settle, "settle-delay", 10*time.Second, "without --prometheus: time that the data plane is given to take a route over")
 }
 
@@ -135,6 +142,11 @@ func (f *drainFlags) apply(c *rollout.Cluster) error {
 	}
 	c.Drained = source.Quiet
 	return nil
+}
+
+// takeoverFlag is --takeover of the verbs that wait for the claim.
+func takeoverFlag(flags *pflag.FlagSet, takeover *bool) {
+	flags.BoolVar(takeover, "takeover", false, "take the claim of a dead job at once; one that lives stops with exit code 5")
 }
 
 // ofReleaseFlag is --release-id of the verbs that go on with a release.

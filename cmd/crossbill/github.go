@@ -90,7 +90,7 @@ func deploymentStatus(verb string, result rollout.Result, err error) (handoff.De
 	switch {
 	case verb == "rollback":
 		return said("failure", result.Message)
-	case verb == "promote", result.Outcome == release.OutcomeFirst:
+	case verb == "promote", result.Outcome == release.OutcomeFirst, result.Outcome == release.OutcomeUnchanged, result.Release.Stage == release.StagePromoted:
 		return said("success", result.Message)
 	case verb == "verify":
 		return said("pending", result.Message+"; waits for a person to promote it")

@@ -16,6 +16,8 @@ func TestWhatADeploymentShows(t *testing.T) {
 	inFlight := rollout.Result{Release: &release.Release{ID: "one"}, Message: "done"}
 	first := inFlight
 	first.Outcome = release.OutcomeFirst
+	unchanged, promoted := inFlight, rollout.Result{Release: &release.Release{ID: "one", Stage: release.StagePromoted}}
+	unchanged.Outcome = release.OutcomeUnchanged
 	for name, test := range map[string]struct {
 		verb   string
 		result rollout.Result
@@ -24,6 +26,8 @@ func TestWhatADeploymentShows(t *testing.T) {
 	}{
 		"canary has traffic":       {verb: "canary", result: inFlight, state: "in_progress"},
 		"first release":            {verb: "canary", result: first, state: "success"},
+		"primary has it":           {verb: "canary", result: unchanged, state: "success"},
+		"canary of a promoted one": {verb: "canary", result: promoted, state: "success"},
 		"canary never ready":       {verb: "canary", err: &exitError{exitDeadline, errors.New("x")}, state: "failure"},
 		"canary, API server down":  {verb: "canary", err: errors.New("x"), state: "error"},
 		"canary refused":           {verb: "canary", err: &release.InputError{Field: "--image"}},

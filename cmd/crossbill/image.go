@@ -74,6 +74,9 @@ func epoch() int64 {
 }
 
 func buildImage(cmd *cobra.Command, flags *imageFlags) error {
+	if err := checkOutput(flags.output); err != nil {
+		return err
+	}
 	if flags.push == "" {
 		return &release.InputError{Field: "--push", Problem: "is missing", Fix: "give registry/repository:tag, or oci:FOLDER"}
 	}

@@ -89,7 +89,7 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.Is(err, rollout.ErrClaimLost), errors.As(err, &inFlight):
+	case errors.Is(err, rollout.ErrClaimLost), errors.As(err, &inFlight), errors.As(err, new(*rollout.ClaimHeldError)):
 		return exitClaimed
 	case errors.As(err, &input), errors.As(err, &stage):
 		return exitBadInput

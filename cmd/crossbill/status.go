@@ -53,7 +53,9 @@ func newReportCommand() *cobra.Command {
 			}
 			timeline := report.Timeline(status)
 			if html != "" {
-				return report.WriteHTML(html, status, timeline)
+				if err := report.WriteHTML(html, status, timeline); err != nil {
+					return err
+				}
 			}
 			if cluster.output == "json" {
 				return printJSON(cmd.OutOrStdout(), timeline)
@@ -62,16 +64,20 @@ func newReportCommand() *cobra.Command {
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&html, "html", "", "write one self-contained HTML file there")
+	cmd.Flags().StringVar(&html, "html", "", "also write one self-contained HTML file there")
 	return cmd
 }
 
 func newPlanCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
+	var again bool
 	cmd := &cobra.Command{
-		Use:       "plan canary|promote|cleanup|rollback",
-		Short:     "Show what a verb would write, by server-side dry runs; nothing is written",
+		Use:   "plan canary|promote|cleanup|rollback",
+		Short: "Show what a verb would write, by server-side dry runs; nothing is written",
+		Long: `Show what a verb would write, by server-side dry runs; nothing is written, and
+nothing is waited for. --image, --weight, --release-id, --commit, --pipeline-url
+and --again are canary's.`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"canary", "promote", "cleanup", "rollback"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,6 +97,7 @@ func newPlanCommand() *cobra.Command {
 					return err
 				}
 			}
+			c.Again = again
 			changes, result, err := c.Plan(cmd.Context(), args[0], want)
 			if err != nil {
 				return err
@@ -115,6 +122,7 @@ func newPlanCommand() *cobra.Command {
 	}
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
+	cmd.Flags().BoolVar(&again, "again", false, "as for canary")
 	return cmd
 }
 

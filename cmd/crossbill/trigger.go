@@ -29,8 +29,8 @@ func (f *gitlabFlags) add(cmd *cobra.Command) {
 }
 
 func (f *gitlabFlags) connect(cmd *cobra.Command) (*handoff.Client, error) {
-	if f.output != "text" && f.output != "json" {
-		return nil, &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", f.output), Fix: "give text or json"}
+	if err := checkOutput(f.output); err != nil {
+		return nil, err
 	}
 	token, err := secret("--token-file", f.tokenFile, "GITLAB_TOKEN")
 	if err != nil {

@@ -41,7 +41,7 @@ to what it ran before (exit code 6).`,
 	}
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
-	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	takeoverFlag(cmd.Flags(), &takeover)
 	drain.add(cmd.Flags())
 	github.add(cmd)
 	return cmd
@@ -55,7 +55,10 @@ func newCleanupCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cleanup",
 		Short: "Drain and delete the canary of a promoted release, and end the release",
-		Args:  cobra.NoArgs,
+		Long: `Wait until nobody calls the canary of a promoted release any more, delete it,
+give back the ownership of fields that others own, and end the release. With
+--prometheus the canary's counters are the evidence; else a delay is waited out.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := cluster.connect(cmd)
 			if err != nil {
@@ -76,7 +79,7 @@ func newCleanupCommand() *cobra.Command {
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
-	cmd.Flags().BoolVar(&takeover, "takeover", false, "take the claim of another job of this release at once")
+	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd
 }
 

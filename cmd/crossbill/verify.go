@@ -19,6 +19,7 @@ type verifyFlags struct {
 	minSuccess, maxSlow float64
 	latencyMS           float64
 	noRollback, again   bool
+	takeover            bool
 	id                  *string
 }
 
@@ -51,6 +52,8 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 	cmd.Flags().Float64Var(&flags.latencyMS, "latency-ms", 500, "milliseconds above which a request is slow: a bucket bound of the histogram")
 	cmd.Flags().Float64Var(&flags.maxSlow, "max-slow", 5, "percent of the canary's requests that may be slow")
 	cmd.Flags().BoolVar(&flags.noRollback, "no-rollback", false, "leave an unhealthy canary as it is")
+	takeoverFlag(cmd.Flags(), &flags.takeover)
+	cmd.Flags().Lookup("prometheus").Usage = "URL of the Prometheus that scrapes the mesh (needed)"
 	cmd.Flags().BoolVar(&flags.again, "again", false, "judge again a release that was judged healthy")
 	return cmd
 }
@@ -67,7 +70,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	if err != nil {
 		return rollout.Result{}, err
 	}
-	c.ReleaseID = *flags.id
+	c.ReleaseID, c.Takeover = *flags.id, flags.takeover
 	source, err := verdict.NewSource(flags.drain.prometheus, c.Namespace, thresholds.Latency)
 	if err != nil {
 		return rollout.Result{}, err
@@ -77,17 +80,14 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		return rollout.Result{}, err
 	}
 	r := status.Release
-	switch {
-	case r != nil && c.ReleaseID != "" && r.ID != c.ReleaseID:
+	if r != nil && c.ReleaseID != "" && r.ID != c.ReleaseID {
 		return rollout.Result{}, &release.InFlightError{Release: *r}
-	case r == nil && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
-		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Message: "the last release was the app's first and went straight to primary: there is no canary to judge"})
-	case r == nil:
-		return rollout.Result{}, &rollout.StageError{Err: fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
-	case r.Stage == release.StageVerified && r.Verdict.Outcome == release.Healthy && !flags.again:
-		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: "judged healthy before: " + r.Verdict.Reason})
-	case r.Stage != release.StageCanary && r.Stage != release.StageVerified:
-		return rollout.Result{}, &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
+	}
+	if message, done, err := judged(status, c.ReleaseID, flags.again); done || err != nil {
+		if err != nil {
+			return rollout.Result{}, err
+		}
+		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: message})
 	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
@@ -102,6 +102,34 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		return rollout.Result{}, err
 	}
 	return conclude(cmd, cluster, flags, c, r, verification)
+}
+
+// judged says whether there is nothing to judge any more, or nothing that could be judged.
+func judged(status *rollout.Status, id string, again bool) (message string, done bool, err error) {
+	r := status.Release
+	if r == nil {
+		last := (&release.Ledger{History: status.History}).Last(id)
+		switch {
+		case last == nil:
+			return "", false, &rollout.StageError{Err: fmt.Errorf("%w: begin one with canary", release.ErrNoRelease)}
+		case !last.Outcome.Good():
+			return "", false, &rollout.StageError{Err: fmt.Errorf("release %s has ended: %s (%s); begin one with canary", last.ID, last.Outcome, last.Reason)}
+		}
+		return fmt.Sprintf("release %s has ended (%s): there is no canary to judge", last.ID, last.Outcome), true, nil
+	}
+	healthy := r.Verdict != nil && r.Verdict.Outcome == release.Healthy
+	switch r.Stage {
+	case release.StageVerified:
+		if healthy && !again {
+			return "judged healthy before: " + r.Verdict.Reason, true, nil
+		}
+		return "", false, nil
+	case release.StageCanary:
+		return "", false, nil
+	case release.StagePromoting, release.StagePromoted:
+		return "judged healthy before it was promoted: " + r.Verdict.Reason, true, nil
+	}
+	return "", false, &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
 }
 
 // conclude writes the verdict into the ledger and does what follows from it.

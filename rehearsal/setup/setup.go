@@ -392,19 +392,27 @@ func unzip(archive, member, to string) error {
 }
 
 func fetchPrometheus(ctx context.Context, dir string, log Log) error {
+	log("fetching Prometheus: the Debian package and what its web pages link to, about 25 MB (nothing is installed)")
+	if err := unpackDebian(ctx, dir, log, []string{"prometheus"}, prometheusPages); err != nil {
+		return err
+	}
+	return verify(ctx, filepath.Join(dir, "usr/bin/prometheus"), "--version")
+}
+
+// unpackDebian unpacks Debian packages into a folder. Without the optional ones it goes on.
+func unpackDebian(ctx context.Context, dir string, log Log, needed, optional []string) error {
 	for tool, pkg := range map[string]string{"apt-get": "apt", "dpkg": "dpkg"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is missing (package %s): the rehearsal takes Prometheus from Debian or Ubuntu and needs a machine or container with one of them", tool, pkg)
+			return fmt.Errorf("%s is missing (package %s): the rehearsal takes some programs from Debian or Ubuntu and needs a machine or container with one of them", tool, pkg)
 		}
 	}
-	log("fetching Prometheus: the Debian package and what its web pages link to, about 25 MB (nothing is installed)")
 	debs := filepath.Join(dir, "debs")
 	if err := os.Mkdir(debs, 0o755); err != nil {
 		return err
 	}
 	defer os.RemoveAll(debs)
 	apt := []string{"apt-get", "--quiet=2"}
-	first := run(ctx, debs, append(apt, "download", "prometheus")...)
+	first := run(ctx, debs, append(append(apt, "download"), needed...)...)
 	if first != nil {
 		// Perhaps there are no package lists. Fetch them into a folder of our own: needs no root.
 		state := filepath.Join(debs, "apt")
@@ -418,12 +426,14 @@ func fetchPrometheus(ctx context.Context, dir string, log Log) error {
 		if err := run(ctx, debs, append(apt, "update")...); err != nil {
 			return errors.Join(first, err)
 		}
-		if err := run(ctx, debs, append(apt, "download", "prometheus")...); err != nil {
+		if err := run(ctx, debs, append(append(apt, "download"), needed...)...); err != nil {
 			return err
 		}
 	}
-	if err := run(ctx, debs, append(append(apt, "download"), prometheusPages...)...); err != nil {
-		log("Prometheus's web pages will be bare; its API, which the rehearsal uses, is complete: %v", err)
+	if len(optional) > 0 {
+		if err := run(ctx, debs, append(append(apt, "download"), optional...)...); err != nil {
+			log("going on without %s: %v", strings.Join(optional, ", "), err)
+		}
 	}
 	packages, err := filepath.Glob(filepath.Join(debs, "*.deb"))
 	if err != nil {
@@ -434,7 +444,7 @@ func fetchPrometheus(ctx context.Context, dir string, log Log) error {
 			return err
 		}
 	}
-	return verify(ctx, filepath.Join(dir, "usr/bin/prometheus"), "--version")
+	return nil
 }
 
 // verify runs a program that was just made, so that a bad one is never kept.

@@ -248,8 +248,7 @@ func (a *app) must(args ...string) string {
 	return out
 }
 
-// state names every object of the app with its resourceVersion, but for the claim and the ledger,
-// which each verb writes.
+// state names every object of the app with its resourceVersion, the claim and the ledger included.
 func (a *app) state() map[string]string {
 	a.Helper()
 	ctx := a.Context()
@@ -263,6 +262,20 @@ func (a *app) state() map[string]string {
 	}
 	for i := range deployments.Items {
 		note("Deployment", &deployments.Items[i])
+	}
+	ledgers, err := a.kube.CoreV1().ConfigMaps(a.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		a.Fatal(err)
+	}
+	for i := range ledgers.Items {
+		note("ConfigMap", &ledgers.Items[i])
+	}
+	claims, err := a.kube.CoordinationV1().Leases(a.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		a.Fatal(err)
+	}
+	for i := range claims.Items {
+		note("Lease", &claims.Items[i])
 	}
 	services, err := a.kube.CoreV1().Services(a.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {

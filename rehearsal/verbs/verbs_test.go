@@ -57,6 +57,10 @@ func TestVerbs(t *testing.T) {
 	t.Run("what others own stays theirs", testWhatOthersOwnStaysTheirs)
 	t.Run("bad input changes nothing", testBadInputChangesNothing)
 	t.Run("verify without traffic", testVerifyWithoutTraffic)
+	t.Run("a pipeline of which nothing is left to do", testAPipelineOfWhichNothingIsLeftToDo)
+	t.Run("an app that somebody else deployed", testAnAppThatSomebodyElseDeployed)
+	t.Run("a route that somebody else took away", testARouteThatSomebodyElseTookAway)
+	t.Run("a rollback beside a canary", testARollbackBesideACanary)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {
@@ -81,6 +85,9 @@ func testAReleaseDownTheRoad(t *testing.T) {
 	}
 	if code, out := a.crossbill("canary", "--image", images["three"]); code != 5 || !strings.Contains(out, "in flight") {
 		t.Errorf("a second release beside the first: exit code %d\n%s", code, out)
+	}
+	if code, out := a.crossbill("canary", "--image", images["two"], "--weight", "20"); code != 2 || !strings.Contains(out, "--weight") {
+		t.Errorf("the same release with another weight: exit code %d\n%s", code, out)
 	}
 	if code, out := a.crossbill("cleanup"); code != 2 || !strings.Contains(out, "follows promote") {
 		t.Errorf("cleanup before promotion: exit code %d\n%s", code, out)

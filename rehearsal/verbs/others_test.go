@@ -1,0 +1,175 @@
+package verbs_test
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+func (a *app) status() rollout.Status {
+	a.Helper()
+	var status rollout.Status
+	if err := json.Unmarshal([]byte(a.must("status", "-o", "json")), &status); err != nil {
+		a.Fatal(err)
+	}
+	return status
+}
+
+// testAPipelineOfWhichNothingIsLeftToDo: a first release, and the release of what primary runs
+// already, have no canary. The jobs of their pipelines succeed all the same, and write nothing.
+func testAPipelineOfWhichNothingIsLeftToDo(t *testing.T) {
+	t.Parallel()
+	a := newApp(t, "nothing")
+	if out := a.must("plan", "canary", "--image", images["one"]); !strings.Contains(out, "create Deployment") {
+		t.Errorf("plan of a first release:\n%s", out)
+	}
+	a.pipeline("first", release.OutcomeFirst)
+	a.pipeline("again", release.OutcomeUnchanged)
+	if history := a.status().History; len(history) != 2 {
+		t.Errorf("history %+v", history)
+	}
+
+	// A job of an older stage that is run again finds its work done.
+	a.must("canary", "--image", images["two"])
+	a.healthy()
+	a.must("promote")
+	before := a.state()
+	a.must("canary", "--image", images["two"])
+	a.must("verify", "--prometheus", running.PrometheusURL)
+	if after := a.state(); !maps.Equal(before, after) {
+		t.Errorf("the jobs of a promoted release changed something: %v, then %v", before, after)
+	}
+	if out := a.must("plan", "rollback"); strings.Count(out, "VirtualService") > 1 {
+		t.Errorf("a plan names an object twice:\n%s", out)
+	}
+}
+
+// pipeline runs the jobs of a pipeline whose canary has nothing to do for the others.
+func (a *app) pipeline(id string, outcome release.Outcome) {
+	a.Helper()
+	a.must("canary", "--image", images["one"], "--release-id", id)
+	if last := a.status().History[0]; last.ID != id || last.Outcome != outcome {
+		a.Errorf("release %s ended %s, want %s", last.ID, last.Outcome, outcome)
+	}
+	before := a.state()
+	a.must("canary", "--image", images["one"], "--release-id", id)
+	a.must("verify", "--prometheus", running.PrometheusURL, "--release-id", id)
+	a.must("promote", "--release-id", id)
+	a.must("cleanup", "--release-id", id)
+	a.must("rollback", "--release-id", id)
+	if after := a.state(); !maps.Equal(before, after) {
+		a.Errorf("release %s: its jobs changed something: %v, then %v", id, before, after)
+	}
+}
+
+// testAnAppThatSomebodyElseDeployed: a primary that Crossbill cannot change, or whose container it
+// cannot name, is neither a first release nor one to roll back.
+func testAnAppThatSomebodyElseDeployed(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string][2]string{
+		"selector":  {"    matchLabels:\n      app: NAME\n      version: primary", "    matchLabels:\n      app: NAME"},
+		"container": {"- name: app\n", "- name: web\n"},
+	} {
+		a := newApp(t, "hand-"+name)
+		text, err := os.ReadFile(filepath.Join(a.manifests, "deployment.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		byHand := strings.Replace(string(text), strings.ReplaceAll(change[0], "NAME", a.name), strings.ReplaceAll(change[1], "NAME", a.name), 1)
+		if byHand == string(text) {
+			t.Fatal("the manifest has another form")
+		}
+		byHand = strings.Replace(byHand, "image: registry.example.com/our-org/"+a.name, "image: "+images["one"], 1)
+		_, err = a.kube.AppsV1().Deployments(a.namespace).Patch(t.Context(), a.name+"-primary", types.ApplyPatchType, []byte(byHand), metav1.PatchOptions{FieldManager: "kubectl"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, out := a.crossbill("canary", "--image", images["two"]); code != 2 || !strings.Contains(out, "Deployment ns-hand-"+name) {
+			t.Errorf("%s: exit code %d\n%s", name, code, out)
+		}
+		a.must("rollback")
+		if status := a.status(); status.Release != nil || len(status.History) != 0 || a.image("primary") != images["one"] {
+			t.Errorf("%s: status %+v, primary %q", name, status, a.image("primary"))
+		}
+	}
+}
+
+// testARouteThatSomebodyElseTookAway: a release does not begin without its route, and a rollback does
+// not need it.
+func testARouteThatSomebodyElseTookAway(t *testing.T) {
+	t.Parallel()
+	a := released(t, "routeless")
+	take := func() {
+		t.Helper()
+		_, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(t.Context(), a.name+"-vs", types.JSONPatchType,
+			[]byte(`[{"op":"replace","path":"/spec/http","value":[{"route":[{"destination":{"host":"routeless-service","subset":"primary"}}]}]}]`), metav1.PatchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.must("canary", "--image", images["two"])
+	take()
+	a.must("rollback")
+	if a.image("canary") != "" {
+		t.Error("the canary is still there")
+	}
+	before := a.state()
+	if code, out := a.crossbill("canary", "--again", "--image", images["two"]); code != 2 || !strings.Contains(out, "VirtualService") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if after := a.state(); !maps.Equal(before, after) {
+		t.Errorf("a release without a route changed something: %v, then %v", before, after)
+	}
+}
+
+// testARollbackBesideACanary: while a canary waits for its pods, the rollback of another release
+// disturbs nobody; that of its own release stops it, and it does not take the claim back.
+func testARollbackBesideACanary(t *testing.T) {
+	t.Parallel()
+	a := released(t, "beside")
+	stop := a.observe()
+	type ended struct {
+		code int
+		out  string
+	}
+	canary := make(chan ended, 1)
+	go func() {
+		code, out := a.crossbill("canary", "--image", images["unready"], "--release-id", "mine", "--timeout", "25s")
+		canary <- ended{code, out}
+	}()
+	a.eventually(func() error {
+		if a.image("canary") == "" {
+			return errors.New("there is no canary yet")
+		}
+		return nil
+	})
+	if code, out := a.crossbill("rollback", "--release-id", "another"); code != 5 {
+		t.Errorf("rollback of another release: exit code %d\n%s", code, out)
+	}
+	select {
+	case c := <-canary:
+		t.Fatalf("the canary was disturbed: exit code %d\n%s", c.code, c.out)
+	default:
+	}
+	if code, out := a.crossbill("rollback", "--release-id", "mine"); code != 0 {
+		t.Errorf("rollback: exit code %d\n%s", code, out)
+	}
+	if c := <-canary; c.code != 5 || !strings.Contains(c.out, "another job has taken the claim") {
+		t.Errorf("the canary ended with exit code %d\n%s", c.code, c.out)
+	}
+	stop()
+	status := a.status()
+	if status.Release != nil || status.History[0].Outcome != release.OutcomeRolledBack || a.image("canary") != "" || a.weights() != atRest {
+		t.Errorf("status %+v", status)
+	}
+}
