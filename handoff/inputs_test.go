@@ -24,9 +24,11 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 	}
 	ours := map[string]*regexp.Regexp{"app": appPattern, "image": imagePattern, "release_id": idPattern, "commit": commitPattern, "source_url": sourceURLPattern}
 	values := rapid.OneOf(
-		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(appPattern.String()), rapid.StringMatching(commitPattern.String()),
+		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(commitPattern.String()),
 		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
 	)
+	// GitLab's side names the app's own repository besides.
+	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}$`)
 	for name, pattern := range ours {
 		theirs := regexp.MustCompile(file.Inputs[name].Regex)
 		if !theirs.MatchString("") || *file.Inputs[name].Default != "" {
@@ -39,6 +41,9 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 			}
 			if pattern.MatchString(value) != theirs.MatchString(value) {
 				r.Errorf("%s: %q is valid on one side only", name, value)
+			}
+			if name == "image" && theirs.MatchString(value) && !imagePattern.MatchString(value) {
+				r.Errorf("image: %q could be released, but not triggered", value)
 			}
 			if pattern.MatchString(value) && strings.ContainsAny(value, "'\"`$\\;&|<>(){} \t\r\n\x00*?![]#") {
 				r.Errorf("%s: %q could leave its quotes", name, value)

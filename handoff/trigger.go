@@ -25,7 +25,7 @@ type Options struct {
 	// before 18.1.
 	Variables bool
 	// Again starts a new pipeline although one of this release has ended. One that has not ended is
-	// still adopted.
+	// still adopted. The pipeline then also releases once more what was rolled back.
 	Again bool
 
 	Settle   time.Duration // how long to look for other senders' pipelines; default 10 s
@@ -310,6 +310,9 @@ func started(p *gitlab.Pipeline) answer {
 func (s *sender) request() *gitlab.RunPipelineTriggerOptions {
 	r := s.options.Release
 	values := map[string]string{"app": r.App, "image": r.Image, "release_id": r.ID, "commit": r.Commit, "source_url": r.SourceURL}
+	if s.options.Again {
+		values["again"] = "yes"
+	}
 	request := &gitlab.RunPipelineTriggerOptions{Ref: &s.options.Ref, Token: &s.token}
 	if s.options.Variables {
 		request.Variables = map[string]string{}

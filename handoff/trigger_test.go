@@ -323,19 +323,19 @@ func TestTriggerRequest(t *testing.T) {
 	for _, variables := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			server := gitlabtest.New()
-			if _, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Variables: variables}); err != nil {
+			if _, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Variables: variables, Again: true}); err != nil {
 				t.Fatal(err)
 			}
 			var body map[string]any
 			if err := json.Unmarshal([]byte(server.Bodies()[0]), &body); err != nil {
 				t.Fatal(err)
 			}
-			key, image := "inputs", "image"
+			key, image, again := "inputs", "image", "again"
 			if variables {
-				key, image = "variables", "CROSSBILL_IMAGE"
+				key, image, again = "variables", "CROSSBILL_IMAGE", "CROSSBILL_AGAIN"
 			}
 			values, _ := body[key].(map[string]any)
-			if len(body) != 3 || len(values) != 5 || values[image] != toRelease.Image || body["token"] != server.TriggerToken || body["ref"] != "main" {
+			if len(body) != 3 || len(values) != 6 || values[image] != toRelease.Image || values[again] != "yes" || body["token"] != server.TriggerToken || body["ref"] != "main" {
 				t.Errorf("body %v", body)
 			}
 		})

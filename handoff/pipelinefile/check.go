@@ -3,6 +3,7 @@ package pipelinefile
 import (
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 )
@@ -217,7 +218,7 @@ func (c *checker) wayBack(p *pipeline, gate int, s state, trace func() string) {
 			}
 		}
 	}
-	for _, job := range []int{verify, gate} {
+	for _, job := range []int{canary, verify, gate} {
 		if job >= 0 && status(s[job]) == failed && !running {
 			c.find(p.jobs[job].Job, RuleFailureBack, "its failure starts no rollback by itself, "+trace(), "add a rollback job with `when: on_failure` that needs this job alone: one that also needs jobs which were skipped is skipped as well")
 		}
@@ -300,18 +301,44 @@ func (c *checker) image(job *Job, value string, depth int) {
 
 func (c *checker) imageInput(job *Job, name string) {
 	input, ok := c.file.Inputs[name]
-	pattern, err := regexp.Compile(input.Regex)
-	if !ok || input.Regex == "" || err != nil {
+	pattern, err := syntax.Parse(input.Regex, syntax.Perl)
+	switch {
+	case !ok || input.Regex == "" || err != nil:
 		c.find(job, RuleByDigest, fmt.Sprintf("it deploys the input %q, which has no pattern", name), "give the input a regex that ends in @sha256:[0-9a-f]{64}$")
-		return
+	case !onlyDigests(pattern):
+		c.find(job, RuleByDigest, fmt.Sprintf("the pattern of input %q lets more through than names with a digest", name), "begin it with ^ and let each of its alternatives end in @sha256:[0-9a-f]{64}, then $")
 	}
-	digest := "@sha256:" + strings.Repeat("0a", 32)
-	for _, bad := range []string{"registry.example.com/app", "registry.example.com/app:1.0.0", "registry.example.com/app:latest", "app", "registry.example.com/app@sha256:0a", "registry.example.com/app" + digest + "0", "registry.example.com/app" + digest + "\nx"} {
-		if pattern.MatchString(bad) {
-			c.find(job, RuleByDigest, fmt.Sprintf("the pattern of input %q lets %q through", name, bad), "let it end in @sha256:[0-9a-f]{64}$")
-			return
+}
+
+// onlyDigests proves that an expression matches nothing but texts that end in a digest, and perhaps
+// the empty one. Of an expression of another form it says no.
+func onlyDigests(re *syntax.Regexp) bool {
+	if re.Op != syntax.OpConcat || len(re.Sub) < 3 || re.Sub[0].Op != syntax.OpBeginText || re.Sub[len(re.Sub)-1].Op != syntax.OpEndText {
+		return false
+	}
+	middle := re.Sub[1 : len(re.Sub)-1]
+	if len(middle) == 1 && middle[0].Op == syntax.OpQuest {
+		middle = middle[0].Sub
+	}
+	return endInDigest(middle)
+}
+
+// endInDigest says whether a sequence of expressions always ends in @sha256: and 64 hexadecimal digits.
+func endInDigest(sequence []*syntax.Regexp) bool {
+	last := sequence[len(sequence)-1]
+	switch last.Op {
+	case syntax.OpCapture, syntax.OpConcat:
+		return endInDigest(last.Sub)
+	case syntax.OpAlternate:
+		return !slices.ContainsFunc(last.Sub, func(one *syntax.Regexp) bool { return !endInDigest([]*syntax.Regexp{one}) })
+	case syntax.OpRepeat:
+		if last.Min != 64 || last.Max != 64 || last.Sub[0].String() != "[0-9a-f]" || len(sequence) < 2 {
+			return false
 		}
+		before := sequence[len(sequence)-2]
+		return before.Op == syntax.OpLiteral && before.Flags&syntax.FoldCase == 0 && strings.HasSuffix(string(before.Rune), "@sha256:")
 	}
+	return false
 }
 
 // hostile are values that an input used in a script must not let through.

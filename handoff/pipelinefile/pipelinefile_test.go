@@ -65,7 +65,7 @@ func TestThisRepository(t *testing.T) {
 		for _, finding := range Check(f, Options{}) {
 			t.Errorf("%s: %s", path, finding)
 		}
-		if len(f.Jobs) != 7 {
+		if len(f.Jobs) != 8 {
 			t.Errorf("%s: %d jobs", path, len(f.Jobs))
 		}
 	}
@@ -108,11 +108,15 @@ func TestBrokenFiles(t *testing.T) {
 		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  when: always\n  script:\n    - dagger call cleanup", []string{RuleNothingAfter}},
 		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleWayBack}},
 		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleFailureBack}},
+		"no rollback after canary":            {"\nrollback_after_canary:", "\n.rollback_after_canary:", []string{RuleFailureBack}},
 		"no rollback after promote":           {"\nrollback_after_promote:", "\n.rollback_after_promote:", []string{RuleFailureBack}},
 		"a rollback that blocks":              {"      allow_failure: true", "      allow_failure: false", []string{RuleNotBlocking}},
 		"an image by tag":                     {`--image "$IMAGE"`, `--image registry.example.com/app:v1`, []string{RuleByDigest}},
 		"an image by variable":                {`--image "$IMAGE"`, `--image "$APP_IMAGE"`, []string{RuleByDigest}},
 		"a pattern that takes tags":           {"@sha256:[0-9a-f]{64})?$", "(:[a-z]+|@sha256:[0-9a-f]{64}))?$", []string{RuleByDigest}},
+		"a pattern that takes short digests":  {"@sha256:[0-9a-f]{64})?$", "@sha256:[0-9a-f]{8,64})?$", []string{RuleByDigest}},
+		"a pattern that takes a line more":    {"@sha256:[0-9a-f]{64})?$", "@sha256:[0-9a-f]{64})?", []string{RuleByDigest}},
+		"a pattern without a beginning":       {"regex: ^(registry", "regex: (registry", []string{RuleByDigest}},
 		"a pattern without an end":            {"[0-9a-f]{7,64})?$", "[0-9a-f]{7,64})?", []string{RuleInput}},
 		"a pattern that takes all":            {`^([0-9a-f]{7,64})?$`, `.*`, []string{RuleInput}},
 		"no pattern":                          {"      regex: ^([0-9a-f]{7,64})?$\n", "", []string{RuleInput}},
