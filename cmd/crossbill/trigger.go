@@ -104,6 +104,7 @@ Environment:
 	cmd.Flags().StringVar(&options.Release.SourceURL, "source-url", "", "page of the run that hands the release over")
 	cmd.Flags().BoolVar(&options.Variables, "variables", false, "send trigger variables in place of typed inputs, for a GitLab before 18.1")
 	cmd.Flags().BoolVar(&options.Again, "again", false, "start another pipeline although one of this release has ended")
+	cmd.Flags().DurationVar(&options.Settle, "settle", 10*time.Second, "how long to look for pipelines that other senders have started")
 	cmd.Flags().DurationVar(&options.Timeout, "timeout", 15*time.Minute, "bound of the whole command")
 	return cmd
 }

@@ -158,6 +158,17 @@ func (s *Server) Add(p Pipeline) int64 {
 	return p.ID
 }
 
+// Show sets what a pipeline shows from now on.
+func (s *Server) Show(id int64, status string, jobs []Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.pipelines {
+		if p.ID == id {
+			p.Life = []Phase{{Status: status, Jobs: jobs}}
+		}
+	}
+}
+
 func (s *Server) nextID() int64 { return int64(1000 + len(s.pipelines)) }
 
 func (s *Server) status(p *Pipeline) string {

@@ -285,3 +285,55 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestSimulation follows the repository's pipeline through what can happen to a release.
+func TestSimulation(t *testing.T) {
+	f, err := Parse([]byte(read(t, files[0])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		events []string // a job succeeds, or with a sign: - it fails, ! it is pressed
+		status string
+		jobs   string // that run or wait now
+	}{
+		"begins":                       {nil, "pending", "deploy_canary pending, rollback manual"},
+		"waits for a person":           {[]string{"deploy_canary", "verify_canary"}, "manual", "promote_to_production manual, rollback manual"},
+		"pressed":                      {[]string{"deploy_canary", "verify_canary", "!promote_to_production"}, "running", "promote_to_production pending, rollback manual"},
+		"promoted":                     {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "promote_to_production", "cleanup"}, "success", "rollback manual"},
+		"canary failed":                {[]string{"-deploy_canary"}, "running", "rollback manual, rollback_after_canary pending"},
+		"unhealthy":                    {[]string{"deploy_canary", "-verify_canary"}, "running", "rollback manual, rollback_after_verify pending"},
+		"unhealthy and rolled back":    {[]string{"deploy_canary", "-verify_canary", "rollback_after_verify"}, "failed", "rollback manual"},
+		"primary did not become ready": {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "-promote_to_production"}, "running", "rollback manual, rollback_after_promote pending"},
+	} {
+		m, err := f.Simulate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, event := range test.events {
+			switch event[0] {
+			case '!':
+				err = m.Press(event[1:])
+			case '-':
+				err = m.End(event[1:], false)
+			default:
+				err = m.End(event, true)
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		var open []string
+		for _, j := range m.Jobs() {
+			if j.Status == "pending" || j.Status == "manual" {
+				open = append(open, j.Name+" "+j.Status)
+			}
+		}
+		if got := strings.Join(open, ", "); got != test.jobs || m.Status() != test.status {
+			t.Errorf("%s: %s, %q; want %s, %q", name, m.Status(), got, test.status, test.jobs)
+		}
+		if err := m.Press("cleanup"); err == nil {
+			t.Errorf("%s: cleanup could be pressed", name)
+		}
+	}
+}
