@@ -6,6 +6,7 @@ package road
 import (
 	"bytes"
 	"context"
+	"crypto/sha1"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,10 +14,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/load"
 	"github.com/our-org/crossbill/rehearsal/screen"
 )
@@ -39,9 +42,10 @@ type Road struct {
 	Rate       int    // requests a second
 	Screen     *screen.Screen
 	Cluster    *cluster.Cluster
+	GitLab     *gitlab.GitLab
 
 	traffic *load.Generator
-	first   chan error // the build of the first version, which goes on beside the checks
+	builds  map[string]chan error // of each version: they go on, one after the other, beside all the rest
 }
 
 // Version is one version of the app: the checkout's app with some files replaced.
@@ -86,10 +90,17 @@ type Summary struct {
 	Releases            []*Release `json:"releases"`
 }
 
-// Check runs the app's own checks, and builds its first version beside them.
+// Check runs the app's own checks, and begins to build its versions.
 func (r *Road) Check(ctx context.Context) error {
-	r.first = make(chan error, 1)
-	go func() { r.first <- r.build(ctx, Versions[0], func(string) {}) }()
+	r.builds = map[string]chan error{}
+	for _, v := range Versions {
+		r.builds[v.Number] = make(chan error, 1)
+	}
+	go func() {
+		for _, v := range Versions {
+			r.builds[v.Number] <- r.build(ctx, v)
+		}
+	}()
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
 		progress("types, lint, unit tests of the app")
 		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", pnpm, "check")
@@ -105,11 +116,8 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	result := &Release{Version: v.Number}
 	summary.Releases = append(summary.Releases, result)
 	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
-		if v == Versions[0] {
-			progress("begun beside the checks")
-			return "client and server bundles (begun beside the checks)", <-r.first
-		}
-		return "client and server bundles", r.build(ctx, v, progress)
+		progress("client and server bundles")
+		return "client and server bundles, begun meanwhile", <-r.builds[v.Number]
 	})
 	if err != nil {
 		return err
@@ -147,38 +155,143 @@ type verbResult struct {
 	Verdict          struct{ Reason string }
 }
 
-// rollOut runs the verbs that the pipeline would run.
+// The jobs of the pipeline file that the rehearsal knows by name.
+const (
+	canaryJob  = "deploy_canary"
+	verifyJob  = "verify_canary"
+	promoteJob = "promote_to_production"
+)
+
+// verbOf is the verb that a job runs; the file that it leaves has its name.
+func verbOf(job string) string {
+	verb, _, _ := strings.Cut(strings.TrimPrefix(job, "deploy_"), "_")
+	return verb
+}
+
+// rollOut hands the release to GitLab and sees its pipeline through; a person presses the button.
 func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
-	canary, err := r.verb(ctx, v, "canary", "--image", image, "--weight", fmt.Sprint(weight))
+	pipeline, err := r.trigger(ctx, v, image)
 	if err != nil {
 		return err
 	}
-	if canary.Outcome == "first" {
-		result.Outcome = canary.Outcome
-		return r.beginTraffic(ctx)
-	}
-	routed := time.Now()
-	verified, err := r.verb(ctx, v, "verify", "--prometheus", r.Cluster.PrometheusURL, "--window", "20s", "--interval", "2s", "--min-requests", "200")
-	unhealthy := exitCode(err) == 3
-	if v.Bad {
-		if !unhealthy {
-			return fmt.Errorf("verify should have found version %s unhealthy: %w", v.Number, errors.Join(err, errors.New(verified.Message)))
+	var routed time.Time // when the canary got its share
+	for {
+		job := pipeline.Next()
+		if job == "" && pipeline.Status() == "manual" {
+			if err := r.press(ctx, v, pipeline); err != nil {
+				return err
+			}
+			continue
 		}
-		result.Outcome = verified.Outcome
-		summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
-		return nil
+		if job == "" {
+			break
+		}
+		done, err := r.job(ctx, v, pipeline, job)
+		if err != nil {
+			return err
+		}
+		if done.Outcome != "" {
+			result.Outcome = done.Outcome
+		}
+		switch {
+		case job == canaryJob && done.Outcome == "first":
+			if err := r.beginTraffic(ctx); err != nil {
+				return err
+			}
+		case job == canaryJob:
+			routed = time.Now()
+		case job == verifyJob && v.Bad:
+			summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
+		case job == verifyJob && !routed.IsZero():
+			tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // a second for the route to reach the gateway
+			summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
+		}
 	}
-	if err != nil {
-		return err
+	return r.follow(ctx, v, pipeline, map[bool]string{false: "promoted", true: "rolled_back"}[v.Bad])
+}
+
+// trigger starts the release's pipeline, as GitHub's workflow does.
+func (r *Road) trigger(ctx context.Context, v Version, image string) (*gitlab.Pipeline, error) {
+	var pipeline *gitlab.Pipeline
+	err := r.Screen.Step("trigger", func(progress func(string)) (string, error) {
+		progress("one POST, and a look for other senders")
+		var started struct{ PipelineID int64 }
+		_, byDigest, _ := strings.Cut(image, "@")
+		repository := r.Cluster.RegistryHost + "/our-org/" + name
+		err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
+			"--image", repository+"@"+byDigest, "--commit", fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))), "--settle", "1s")
+		if err != nil {
+			return "", err
+		}
+		pipeline, err = r.GitLab.Pipeline(ctx, started.PipelineID)
+		return fmt.Sprintf("GitLab's pipeline %d", started.PipelineID), err
+	})
+	return pipeline, err
+}
+
+// job runs a job of the pipeline and shows the traffic meanwhile.
+func (r *Road) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (verbResult, error) {
+	verb := verbOf(job)
+	var result verbResult
+	err := r.Screen.Step(verb, func(progress func(string)) (string, error) {
+		log, err := os.Create(filepath.Join(r.Out, "logs", verb+"-"+v.Number+".log"))
+		if err != nil {
+			return "", err
+		}
+		defer log.Close()
+		stop := r.watchTraffic(time.Now(), progress)
+		failure := pipeline.Run(ctx, job, log)
+		stop()
+		if text, err := pipeline.Artifact(verb + ".json"); err == nil {
+			if err := json.Unmarshal(text, &result); err != nil {
+				return "", fmt.Errorf("what %s left: %w", job, err)
+			}
+		}
+		failed := errors.As(failure, new(*gitlab.JobError))
+		switch {
+		case failure != nil && !failed:
+			return "", failure
+		case failed && v.Bad && job == verifyJob:
+			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
+		case failed:
+			return "", fmt.Errorf("%w; its log is %s", failure, log.Name())
+		case v.Bad && job == verifyJob:
+			return "", fmt.Errorf("verify should have found version %s unhealthy: %s", v.Number, result.Message)
+		}
+		return shortDigests(result.Message), nil
+	})
+	return result, err
+}
+
+// press is the person: GitHub's watch says that the pipeline waits, and the button is pressed.
+func (r *Road) press(ctx context.Context, v Version, pipeline *gitlab.Pipeline) error {
+	return r.Screen.Step("gate", func(progress func(string)) (string, error) {
+		if _, err := r.watch(ctx, "gate-"+v.Number, pipeline, 7); err != nil {
+			return "", err
+		}
+		return "the pipeline waits for a person, who presses " + promoteJob, pipeline.Press(promoteJob)
+	})
+}
+
+// follow is what GitHub learns of the pipeline's end.
+func (r *Road) follow(ctx context.Context, v Version, pipeline *gitlab.Pipeline, want string) error {
+	return r.Screen.Step("watch", func(progress func(string)) (string, error) {
+		state, err := r.watch(ctx, "watch-"+v.Number, pipeline, map[string]int{"promoted": 0, "rolled_back": 1}[want])
+		if err == nil && state != want {
+			err = fmt.Errorf("watch says %s of version %s, not %s", state, v.Number, want)
+		}
+		return strings.ReplaceAll("GitHub sees: "+state, "_", " "), err
+	})
+}
+
+// watch runs the verb and wants an exit code.
+func (r *Road) watch(ctx context.Context, log string, pipeline *gitlab.Pipeline, want int) (string, error) {
+	var seen struct{ State string }
+	err := r.crossbill(ctx, log, &seen, "watch", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--pipeline", strconv.FormatInt(pipeline.ID, 10))
+	if code := exitCode(err); code != want {
+		return "", fmt.Errorf("watch ended with exit code %d, not %d: %w", code, want, err)
 	}
-	tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // a second for the route to reach the gateway
-	summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
-	if _, err := r.verb(ctx, v, "promote"); err != nil {
-		return err
-	}
-	cleaned, err := r.verb(ctx, v, "cleanup", "--prometheus", r.Cluster.PrometheusURL)
-	result.Outcome = cleaned.Outcome
-	return err
+	return seen.State, nil
 }
 
 // beginTraffic starts the load and waits until the gateway answers: before the first release there
@@ -193,30 +306,6 @@ func (r *Road) beginTraffic(ctx context.Context) error {
 		time.Sleep(time.Second)
 		return fmt.Sprintf("%d requests/s through the gateway from now on", r.Rate), nil
 	})
-}
-
-// verb runs one verb of the command and shows the traffic meanwhile.
-func (r *Road) verb(ctx context.Context, v Version, verb string, args ...string) (verbResult, error) {
-	var result verbResult
-	var failure error
-	err := r.Screen.Step(verb, func(progress func(string)) (string, error) {
-		start := time.Now()
-		stop := r.watchTraffic(start, progress)
-		failure = r.crossbill(ctx, verb+"-"+v.Number, &result, append([]string{verb}, args...)...)
-		stop()
-		if exitCode(failure) == 3 && v.Bad {
-			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
-		}
-		return shortDigests(result.Message), failure
-	})
-	return result, errors.Join(err, onlyIf(err == nil, failure))
-}
-
-func onlyIf(condition bool, err error) error {
-	if condition {
-		return err
-	}
-	return nil
 }
 
 // watchTraffic shows the split of the last seconds until it is stopped.
@@ -282,10 +371,9 @@ func (r *Road) built(v Version) string { return filepath.Join(r.Work, "app-"+v.N
 
 // build makes one version's bundles. All versions are built in one copy of the app, as they would be
 // in one checkout.
-func (r *Road) build(ctx context.Context, v Version, progress func(string)) error {
+func (r *Road) build(ctx context.Context, v Version) error {
 	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
 	if _, err := os.Stat(checkout); err != nil {
-		progress("a copy of the app, its packages from pnpm's store")
 		if err := copySources(app, checkout); err != nil {
 			return err
 		}
@@ -301,8 +389,8 @@ func (r *Road) build(ctx context.Context, v Version, progress func(string)) erro
 			return err
 		}
 	}
-	progress("client and server bundles")
-	if _, err := r.run(ctx, "build-"+v.Number, checkout, "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build"); err != nil {
+	// The traffic goes first.
+	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build"); err != nil {
 		return err
 	}
 	for _, made := range []string{"dist", "server"} {
@@ -316,9 +404,6 @@ func (r *Road) build(ctx context.Context, v Version, progress func(string)) erro
 // crossbill runs the command and reads the JSON that it prints, also when it fails.
 func (r *Road) crossbill(ctx context.Context, log string, result any, args ...string) error {
 	args = append(args, "-o", "json")
-	if args[0] != "image" {
-		args = append(args, "--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace, "--manifests", filepath.Join(r.Repository, "k8s"), "--timeout", "2m", "--by", "rehearsal")
-	}
 	out, err := r.run(ctx, log, r.Repository, r.Crossbill, args...)
 	if len(bytes.TrimSpace(out)) > 0 {
 		if parse := json.Unmarshal(out, result); parse != nil && err == nil {
@@ -343,7 +428,8 @@ func (r *Road) run(ctx context.Context, log, dir, program string, args ...string
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
 	// The sandbox reaches no network: npm must not try.
-	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true")
+	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true",
+		"GITLAB_TRIGGER_TOKEN="+r.GitLab.TriggerToken, "GITLAB_TOKEN="+r.GitLab.Token)
 	err = cmd.Run()
 	messages.Write(out.Bytes())
 	if err != nil {

@@ -407,7 +407,7 @@ func unpackDebian(ctx context.Context, dir string, log Log, needed, optional []s
 		}
 	}
 	debs := filepath.Join(dir, "debs")
-	if err := os.Mkdir(debs, 0o755); err != nil {
+	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
 	}
 	defer os.RemoveAll(debs)

@@ -10,11 +10,15 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/tools/clientcmd"
+
 	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
 	"github.com/our-org/crossbill/rehearsal/road"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
@@ -54,6 +58,7 @@ type options struct {
 
 	work     string
 	base     string
+	runner   string
 	programs setup.Programs
 	started  int64
 }
@@ -68,6 +73,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
 	flags.StringVar(&o.work, "work", "", "(set by rehearse itself)")
 	flags.StringVar(&o.base, "base", "", "(set by rehearse itself)")
+	flags.StringVar(&o.runner, "runner", "", "(set by rehearse itself)")
 	flags.StringVar(&o.programs.Testcluster, "testcluster", "", "(set by rehearse itself)")
 	flags.StringVar(&o.programs.Envoy, "envoy", "", "(set by rehearse itself)")
 	flags.StringVar(&o.programs.Prometheus, "prometheus", "", "(set by rehearse itself)")
@@ -108,7 +114,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 	o.work = work
 	return sandbox.Run(ctx, []string{
 		"--hold=" + strconv.FormatBool(o.hold), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
-		"--work", o.work, "--base", o.base, "--started", strconv.FormatInt(o.started, 10),
+		"--work", o.work, "--base", o.base, "--runner", o.runner, "--started", strconv.FormatInt(o.started, 10),
 		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
 	}, append(cluster.Doors(), front)...)
@@ -121,7 +127,13 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 		o.programs, err = setup.Ensure(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
 			progress(fmt.Sprintf(format, args...))
 		})
-		return "control plane, Envoy, Prometheus", err
+		if err != nil {
+			return "", err
+		}
+		o.runner, err = setup.EnsureRunner(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
+			progress(fmt.Sprintf(format, args...))
+		})
+		return "control plane, Envoy, Prometheus, gitlab-ci-local", err
 	})
 	if err != nil {
 		return err
@@ -185,7 +197,13 @@ func inside(ctx context.Context, o *options) error {
 		case <-ctx.Done():
 		}
 	}()
+	deploying, err := startGitLab(o, c)
+	if err != nil {
+		return err
+	}
+	defer deploying.Close()
 	r := &road.Road{
+		GitLab:     deploying,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
 		Work: o.work, Out: o.out, Rate: o.rate, Screen: s, Cluster: c,
 	}
@@ -199,6 +217,30 @@ func inside(ctx context.Context, o *options) error {
 		return hold(ctx, o, s, c, doors)
 	}
 	return nil
+}
+
+// startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without
+// a container engine.
+func startGitLab(o *options, c *cluster.Cluster) (*gitlab.GitLab, error) {
+	context, err := currentContext(c.Kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return gitlab.Start(gitlab.Options{
+		Dir:  filepath.Join(o.work, "gitlab"),
+		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Manifests: filepath.Join(o.repository, "k8s"),
+		Settings: map[string]string{"kube_context": context, "namespace": c.Namespace, "prometheus": c.PrometheusURL, "window": "20s"},
+		Images:   "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
+		Runner:   o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
+	})
+}
+
+func currentContext(kubeconfig string) (string, error) {
+	config, err := clientcmd.LoadFromFile(kubeconfig)
+	if err != nil {
+		return "", err
+	}
+	return config.CurrentContext, nil
 }
 
 // rehearse releases the three versions and tells what came of it.

@@ -1,0 +1,247 @@
+// Package gitlab is the rehearsal's GitLab. Its API is the double of handoff/gitlabtest, which makes a
+// pipeline of each trigger. Which job comes next is handoff/pipelinefile's to say, as GitLab would.
+// gitlab-ci-local runs each job in a shell, from the repository's own pipeline file: its inputs, its
+// variables, its script.
+package gitlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/our-org/crossbill/handoff/gitlabtest"
+	"github.com/our-org/crossbill/handoff/pipelinefile"
+)
+
+// Options say what the GitLab deploys with. All are needed.
+type Options struct {
+	Dir       string            // for the checkouts of its jobs; it is made
+	File      string            // pipeline file
+	Manifests string            // folder of the app's manifests
+	Settings  map[string]string // values of inputs that the file names for another cluster: they replace its lists
+	Images    string            // regular expression of the images that it takes, in place of the file's
+	Runner    string            // folder with gitlab-ci-local
+	Crossbill string            // folder with crossbill, which the jobs' image has
+	Kube      string            // kubeconfig of its agent
+}
+
+// GitLab has one project, and a runner.
+type GitLab struct {
+	URL          string
+	Project      string
+	TriggerToken string
+	Token        string
+
+	options Options
+	file    *pipelinefile.File
+	text    []byte // of the pipeline file, with this cluster's settings
+	server  *gitlabtest.Server
+	http    *http.Server
+}
+
+// Start begins to listen on this machine. Close it.
+func Start(o Options) (*GitLab, error) {
+	text, err := os.ReadFile(o.File)
+	if err != nil {
+		return nil, err
+	}
+	if text, err = settle(text, o.Settings, o.Images); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.File, err)
+	}
+	file, err := pipelinefile.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.File, err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	server := gitlabtest.New()
+	g := &GitLab{
+		URL: "http://" + listener.Addr().String(), Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
+		options: o, file: file, text: text, server: server, http: &http.Server{Handler: server},
+	}
+	go g.http.Serve(listener) //nolint:errcheck // ends with Close
+	return g, nil
+}
+
+// Close ends it.
+func (g *GitLab) Close() error { return g.http.Close() }
+
+// settle puts values in place of what the file names for another cluster, as an infrastructure team
+// does once.
+func settle(text []byte, settings map[string]string, images string) ([]byte, error) {
+	header, body, ok := strings.Cut(string(text), "\n---\n")
+	if !ok {
+		return nil, errors.New("it has no header with inputs")
+	}
+	var spec struct {
+		Spec struct {
+			Inputs map[string]map[string]any `yaml:"inputs"`
+		} `yaml:"spec"`
+	}
+	if err := yaml.Unmarshal([]byte(header), &spec); err != nil {
+		return nil, err
+	}
+	for name, value := range settings {
+		input := spec.Spec.Inputs[name]
+		if input == nil {
+			return nil, fmt.Errorf("it has no input %q", name)
+		}
+		input["default"], input["options"] = value, []string{value}
+	}
+	image := spec.Spec.Inputs["image"]
+	if image == nil {
+		return nil, errors.New(`it has no input "image"`)
+	}
+	image["regex"] = images
+	changed, err := yaml.Marshal(spec)
+	return []byte(string(changed) + "---\n" + body), err
+}
+
+// Pipeline is one release's.
+type Pipeline struct {
+	ID int64
+
+	gitlab     *GitLab
+	simulation *pipelinefile.Simulation
+	dir        string
+	inputs     map[string]any
+}
+
+// Pipeline gives the pipeline that a trigger has made, to carry it out.
+func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
+	all := g.server.Pipelines()
+	at := slices.IndexFunc(all, func(p gitlabtest.Pipeline) bool { return p.ID == id })
+	if at < 0 {
+		return nil, fmt.Errorf("there is no pipeline %d", id)
+	}
+	simulation, err := g.file.Simulate()
+	if err != nil {
+		return nil, err
+	}
+	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs}
+	p.show()
+	return p, p.checkout(ctx)
+}
+
+// checkout makes the job's repository: gitlab-ci-local needs one, with a remote.
+func (p *Pipeline) checkout(ctx context.Context) error {
+	if err := os.MkdirAll(p.dir, 0o755); err != nil {
+		return err
+	}
+	if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.dir, "release.gitlab-ci.yml"), p.gitlab.text, 0o644); err != nil {
+		return err
+	}
+	commit := []string{"-c", "user.name=rehearsal", "-c", "user.email=rehearsal@example.com", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "the deploying project"}
+	for _, args := range [][]string{
+		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", "git@gitlab.example.com:" + p.gitlab.Project + ".git"},
+		{"add", "."}, commit, {"update-ref", "refs/remotes/origin/main", "HEAD"}, {"symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main"},
+	} {
+		git := exec.CommandContext(ctx, "git", args...)
+		git.Dir = p.dir
+		git.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+		if out, err := git.CombinedOutput(); err != nil {
+			return fmt.Errorf("git %s: %w\n%s", args[0], err, out)
+		}
+	}
+	return nil
+}
+
+// Status is GitLab's word for the pipeline.
+func (p *Pipeline) Status() string { return p.simulation.Status() }
+
+// Next is the job that a runner would take now; "" when there is none.
+func (p *Pipeline) Next() string {
+	for _, j := range p.simulation.Jobs() {
+		if j.Status == "pending" {
+			return j.Name
+		}
+	}
+	return ""
+}
+
+// Press presses a button.
+func (p *Pipeline) Press(job string) error {
+	defer p.show()
+	return p.simulation.Press(job)
+}
+
+// JobError says that a job's script failed.
+type JobError struct {
+	Job string
+	Err error
+}
+
+func (e *JobError) Error() string { return fmt.Sprintf("job %s failed: %v", e.Job, e.Err) }
+func (e *JobError) Unwrap() error { return e.Err }
+
+// Run runs a job that is pending and writes what it prints to log. A script that fails is a *JobError.
+func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
+	// That the job runs, and when, is decided: gitlab-ci-local is only to run it.
+	wrapper, err := yaml.Marshal(map[string]any{
+		"include": []any{map[string]any{"local": "/release.gitlab-ci.yml", "inputs": p.inputs}},
+		job:       map[string]any{"rules": []any{map[string]any{"when": "always"}}, "needs": []any{}},
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.dir, ".gitlab-ci.yml"), wrapper, 0o644); err != nil {
+		return err
+	}
+	web := fmt.Sprintf("%s/%s/-/pipelines/%d", p.gitlab.URL, p.gitlab.Project, p.ID)
+	cmd := exec.CommandContext(ctx, filepath.Join(p.gitlab.options.Runner, "gitlab-ci-local"), "--force-shell-executor", "--no-json-schema-validation", "--no-color",
+		"--home", filepath.Join(p.gitlab.options.Dir, "home"), "--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PIPELINE_URL",
+		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
+	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}
+	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN=rehearsal", "GIT_CONFIG_GLOBAL=/dev/null")
+	p.showRunning(job)
+	failure := cmd.Run()
+	var exit *exec.ExitError
+	if failure != nil && !errors.As(failure, &exit) {
+		return failure
+	}
+	if err := p.simulation.End(job, failure == nil); err != nil {
+		return err
+	}
+	p.show()
+	if failure != nil {
+		return &JobError{job, failure}
+	}
+	return nil
+}
+
+// Artifact reads a file that a job has left.
+func (p *Pipeline) Artifact(name string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(p.dir, name))
+}
+
+// show lets the API show the pipeline as it is.
+func (p *Pipeline) show() { p.showRunning("") }
+
+func (p *Pipeline) showRunning(running string) {
+	status := p.simulation.Status()
+	var jobs []gitlabtest.Job
+	for _, j := range p.simulation.Jobs() {
+		if j.Name == running {
+			j.Status, status = "running", "running"
+		}
+		jobs = append(jobs, gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure})
+	}
+	p.gitlab.server.Show(p.ID, status, jobs)
+}
