@@ -138,6 +138,52 @@ func (m *Crossbill) Watch(
 	return "", fmt.Errorf("watch saw nothing; it can be called again: %s", why)
 }
 
+// End a release: press GitLab's rollback button, or cancel its pipeline when the canary has not begun
+//
+// It can be called again. Gives the pipeline and what was done as JSON.
+// +cache="never"
+func (m *Crossbill) Cancel(
+	ctx context.Context,
+
+	// GitLab project that deploys: group/project.
+	project string,
+
+	// Access token of scope api, whose user may run the rollback job.
+	token *dagger.Secret,
+
+	// GitLab's URL.
+	// +default="https://gitlab.com"
+	gitlabUrl string,
+
+	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
+	// +optional
+	gitlab *dagger.Service,
+
+	// Name of the app.
+	// +optional
+	app string,
+
+	// Name of the release, as trigger gave it. This or pipeline.
+	// +optional
+	releaseId string,
+
+	// Pipeline's id. This or release-id.
+	// +optional
+	pipeline int,
+) (string, error) {
+	c, url, err := m.withGitLab(ctx, gitlabUrl, gitlab, token)
+	if err != nil {
+		return "", err
+	}
+	args := []string{"cancel", "--output=json", "--gitlab-url=" + url, "--project=" + project}
+	args = flag(args, "--app", app)
+	args = flag(args, "--release-id", releaseId)
+	if pipeline != 0 {
+		args = flag(args, "--pipeline", decimal(pipeline))
+	}
+	return run(ctx, c, args...)
+}
+
 // Carry the app from source to GitLab: check, publish, trigger, watch
 //
 // What GitHub Actions does on main, from a laptop. GitLab's gate stays: the release waits there for a

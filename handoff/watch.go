@@ -43,6 +43,7 @@ type JobState struct {
 	Status string `json:"status"`
 	WebURL string `json:"webUrl"`
 
+	id       int64
 	finished time.Time
 }
 
@@ -292,7 +293,7 @@ func (c *Client) jobs(ctx context.Context, deadline time.Time, project any, id i
 			return nil, c.explainRead(err)
 		}
 		for _, j := range page {
-			state := JobState{Name: j.Name, Stage: j.Stage, Status: j.Status, WebURL: j.WebURL}
+			state := JobState{id: j.ID, Name: j.Name, Stage: j.Stage, Status: j.Status, WebURL: j.WebURL}
 			if j.FinishedAt != nil {
 				state.finished = *j.FinishedAt
 			}

@@ -60,7 +60,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(),
 		newStatusCommand(), newPlanCommand(), newReportCommand(), newImageCommand(),
-		newTriggerCommand(), newWatchCommand(), newLintCommand(),
+		newTriggerCommand(), newWatchCommand(), newCancelCommand(), newLintCommand(),
 	)
 	badArgsAreBadInput(root)
 	return root

@@ -271,10 +271,36 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, project, res
 		default:
 			fail(w, http.StatusNotFound, `{"error":"404 Not Found"}`)
 		}
+	case parts[0] == "jobs" && len(parts) == 3 && r.Method == http.MethodPost:
+		s.press(w, parts[1], parts[2])
 	default:
 		fail(w, http.StatusNotFound, `{"error":"404 Not Found"}`)
 	}
 }
+
+// press plays a manual job, or retries one that has ended: its pipeline runs again.
+func (s *Server) press(w http.ResponseWriter, id, action string) {
+	for _, p := range s.pipelines {
+		phase := s.phase(p)
+		for i, j := range phase.Jobs {
+			if strconv.FormatInt(jobID(p, i), 10) != id {
+				continue
+			}
+			if action == "play" && j.Status != "manual" {
+				fail(w, http.StatusBadRequest, `{"message":"400 Bad request - Unplayable Job"}`)
+				return
+			}
+			jobs := slices.Clone(phase.Jobs)
+			jobs[i].Status = "pending"
+			p.Status, p.Life = "", []Phase{{Status: "running", Jobs: jobs}}
+			write(w, http.StatusOK, map[string]any{"id": jobID(p, i), "name": j.Name, "stage": j.Stage, "status": "pending"})
+			return
+		}
+	}
+	fail(w, http.StatusNotFound, `{"message":"404 Not found"}`)
+}
+
+func jobID(p *Pipeline, i int) int64 { return p.ID*100 + int64(i) }
 
 // find gives a pipeline that is committed.
 func (s *Server) find(id string) *Pipeline {
@@ -310,8 +336,8 @@ func (s *Server) jobs(w http.ResponseWriter, r *http.Request, p *Pipeline) {
 	rows := []map[string]any{}
 	for i, j := range s.phase(p).Jobs {
 		row := map[string]any{
-			"id": p.ID*100 + int64(i), "name": j.Name, "stage": j.Stage, "status": j.Status, "ref": p.Ref,
-			"allow_failure": j.AllowFailure, "web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/jobs/%d", s.Project, p.ID*100+int64(i)),
+			"id": jobID(p, i), "name": j.Name, "stage": j.Stage, "status": j.Status, "ref": p.Ref,
+			"allow_failure": j.AllowFailure, "web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/jobs/%d", s.Project, jobID(p, i)),
 			"pipeline": map[string]any{"id": p.ID, "project_id": 7, "ref": p.Ref, "status": s.status(p)},
 		}
 		if !j.FinishedAt.IsZero() {

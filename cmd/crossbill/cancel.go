@@ -1,0 +1,52 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/handoff"
+)
+
+func newCancelCommand() *cobra.Command {
+	var gitlab gitlabFlags
+	var options handoff.WatchOptions
+	cmd := &cobra.Command{
+		Use:   "cancel --project GROUP/PROJECT --pipeline ID | --release-id ID",
+		Short: "End a release from outside GitLab: press its rollback button, or cancel its pipeline",
+		Long: `End a release from outside GitLab. When its canary has begun, its rollback job
+is pressed: that takes the claim from whatever job runs, and brings the old
+primary back. Before that the pipeline is canceled. Follow it with watch.
+
+Environment:
+  GITLAB_TOKEN  access token, scope api, whose user may run the rollback job
+                (or --token-file)`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := gitlab.connect(cmd)
+			if err != nil {
+				return err
+			}
+			p, done, err := handoff.Cancel(cmd.Context(), c, options)
+			if err != nil {
+				return err
+			}
+			if gitlab.output == "json" {
+				return printJSON(cmd.OutOrStdout(), struct {
+					handoff.Progress
+					Done string `json:"done"`
+				}{p, done})
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "cancel: pipeline %d: %s\n", p.PipelineID, done)
+			return err
+		},
+	}
+	gitlab.add(cmd)
+	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
+	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
+	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
+	cmd.Flags().StringVar(&options.RollbackJob, "rollback-job", "rollback", "manual job that rolls back")
+	cmd.Flags().DurationVar(&options.Timeout, "timeout", 2*time.Minute, "bound of the whole command")
+	return cmd
+}
