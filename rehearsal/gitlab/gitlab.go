@@ -118,6 +118,7 @@ type Pipeline struct {
 	simulation *pipelinefile.Simulation
 	dir        string
 	inputs     map[string]any
+	checked    bool // against GitLab's JSON schema, which one job's run does for all
 }
 
 // Pipeline gives the pipeline that a trigger has made, to carry it out.
@@ -204,12 +205,13 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 		return err
 	}
 	web := fmt.Sprintf("%s/%s/-/pipelines/%d", p.gitlab.URL, p.gitlab.Project, p.ID)
-	cmd := exec.CommandContext(ctx, filepath.Join(p.gitlab.options.Runner, "gitlab-ci-local"), "--force-shell-executor", "--no-json-schema-validation", "--no-color",
-		"--home", filepath.Join(p.gitlab.options.Dir, "home"), "--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PIPELINE_URL",
+	cmd := exec.CommandContext(ctx, filepath.Join(p.gitlab.options.Runner, "gitlab-ci-local"), "--force-shell-executor", "--no-color",
+		"--json-schema-validation="+strconv.FormatBool(!p.checked), "--home", filepath.Join(p.gitlab.options.Dir, "home"), "--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PIPELINE_URL",
 		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}
 	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN=rehearsal", "GIT_CONFIG_GLOBAL=/dev/null")
+	p.checked = true
 	p.showRunning(job)
 	failure := cmd.Run()
 	var exit *exec.ExitError

@@ -1,0 +1,290 @@
+// Package workflow runs .github/workflows/release.yml with act: its real jobs, steps, outputs and
+// conditions. GitHub's API and GitLab are doubles. Dagger has no engine here: `dagger call` runs the
+// crossbill command as the module does.
+package workflow
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/our-org/crossbill/handoff/gitlabtest"
+	"github.com/our-org/crossbill/rehearsal/setup"
+)
+
+const (
+	digest     = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	repository = "registry.example.com/our-org/qwik-node-app"
+
+	gitHubVariable    = "WORKFLOW_TEST_GITHUB"    // URL of the double
+	crossbillVariable = "WORKFLOW_TEST_CROSSBILL" // path of the command
+)
+
+// TestMain also is the commands that the steps call.
+func TestMain(m *testing.M) {
+	switch filepath.Base(os.Args[0]) {
+	case "gh":
+		os.Exit(gh(os.Args[1:]))
+	case "dagger":
+		os.Exit(dagger(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// gh does `gh api` on the double.
+func gh(args []string) int {
+	if args[0] == "attest" {
+		args = []string{"api", "attest", "-f", "subject=" + args[1]}
+	}
+	fields, filter, body := map[string]string{}, "", []byte(nil)
+	for i := 2; i < len(args); i++ {
+		switch args[i] {
+		case "-f":
+			i++
+			name, value, _ := strings.Cut(args[i], "=")
+			fields[name] = value
+		case "--jq":
+			i++
+			filter = args[i]
+		case "--input":
+			i++
+			body, _ = io.ReadAll(os.Stdin)
+		}
+	}
+	if len(fields) > 0 {
+		body, _ = json.Marshal(fields)
+	}
+	method := http.MethodGet
+	if body != nil {
+		method = http.MethodPost
+	}
+	request, err := http.NewRequest(method, os.Getenv(gitHubVariable)+"/"+args[1], bytes.NewReader(body))
+	if err != nil {
+		return 2
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil || response.StatusCode/100 != 2 {
+		fmt.Fprintln(os.Stderr, "gh:", response, err)
+		return 1
+	}
+	answer, _ := io.ReadAll(response.Body)
+	if filter == "" {
+		return 0
+	}
+	jq := exec.Command("jq", "-r", filter)
+	jq.Stdin, jq.Stdout, jq.Stderr = bytes.NewReader(answer), os.Stdout, os.Stderr
+	if jq.Run() != nil {
+		return 1
+	}
+	return 0
+}
+
+// dagger does `dagger call` by the crossbill command, as ci/ does.
+func dagger(args []string) int {
+	if len(args) < 2 || args[0] != "call" {
+		return 2
+	}
+	verb, passed := args[1], []string{args[1], "-o", "json"}
+	env := os.Environ()
+	for i := 2; i < len(args); i++ {
+		if name, ok := strings.CutPrefix(args[min(i+1, len(args)-1)], "env:"); ok {
+			if os.Getenv(name) == "" {
+				return 2 // Dagger finds no such secret
+			}
+			i++
+			continue
+		}
+		passed = append(passed, args[i])
+	}
+	switch verb {
+	case "check":
+		return 0
+	case "publish":
+		fmt.Println(repository + ":tag@" + digest)
+		return 0
+	case "trigger":
+		passed = append(passed, "--settle", "1s")
+	}
+	cmd := exec.Command(os.Getenv(crossbillVariable), passed...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
+	err := cmd.Run()
+	if verb != "watch" && err != nil {
+		return cmd.ProcessState.ExitCode()
+	}
+	return 0
+}
+
+// gitHub is the double of GitHub's deployments.
+type gitHub struct {
+	mu       sync.Mutex
+	payload  map[string]any
+	states   []string
+	attested string
+}
+
+func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var body map[string]any
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	switch {
+	case r.URL.Path == "/attest":
+		g.attested, _ = body["subject"].(string)
+	case strings.HasSuffix(r.URL.Path, "/deployments/77/statuses"):
+		g.states = append(g.states, fmt.Sprint(body["state"]))
+	case strings.HasSuffix(r.URL.Path, "/deployments") && r.Method == http.MethodPost:
+		g.payload, _ = body["payload"].(map[string]any)
+		fmt.Fprint(w, `{"id":77}`)
+	case strings.HasSuffix(r.URL.Path, "/deployments"):
+		fmt.Fprint(w, `[]`)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// checkout makes a repository with what the workflow needs of this one.
+func checkout(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{".github/workflows/release.yml", "app/package.json"} {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// act's schema does not know this property of GitHub's.
+		text = regexp.MustCompile(`(?m)^ +deployment: false.*\n`).ReplaceAll(text, nil)
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{
+		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", "https://github.com/our-org/qwik-node-app.git"}, {"add", "."},
+		{"-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "app"},
+	} {
+		git := exec.Command("git", args...)
+		git.Dir = dir
+		if out, err := git.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	return dir
+}
+
+func TestReleaseWorkflow(t *testing.T) {
+	tools, err := setup.EnsureAct(t.Context(), t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crossbill := filepath.Join(t.TempDir(), "crossbill")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", crossbill, "./cmd/crossbill")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	commands := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gh", "dagger"} {
+		if err := os.Symlink(self, filepath.Join(commands, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	actions, err := filepath.Abs("actions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "success"}}
+	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
+	failed := []gitlabtest.Job{{Name: "deploy_canary", Status: "failed"}, {Name: "promote_to_production", Status: "skipped"}}
+	for name, test := range map[string]struct {
+		life   []gitlabtest.Phase
+		states []string
+		good   bool
+	}{
+		"waits for a person": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, true},
+		"promoted":           {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}, []string{"queued", "success"}, true},
+		"failed":             {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			double := &gitHub{}
+			github := httptest.NewServer(double)
+			defer github.Close()
+			server := gitlabtest.New()
+			server.Life = test.life
+			gitlab := httptest.NewServer(server)
+			defer gitlab.Close()
+
+			args := []string{"push", "--workflows", ".github/workflows/release.yml", "--platform", "ubuntu-24.04=-self-hosted"}
+			for action, folder := range pinned(t) {
+				args = append(args, "--local-repository", action+"="+filepath.Join(actions, folder))
+			}
+			for name, value := range map[string]string{"IMAGE": repository, "APP": "qwik-node-app", "GITLAB_URL": gitlab.URL, "GITLAB_PROJECT": server.Project} {
+				args = append(args, "--var", name+"="+value)
+			}
+			for name, value := range map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": server.TriggerToken, "GITLAB_TOKEN": server.APIToken, "GITHUB_TOKEN": "github-token"} {
+				args = append(args, "--secret", name+"="+value)
+			}
+			act := exec.CommandContext(t.Context(), filepath.Join(tools, "act"), args...)
+			act.Dir = checkout(t)
+			home := t.TempDir()
+			act.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+github.URL, crossbillVariable+"="+crossbill,
+				"PATH="+commands+string(os.PathListSeparator)+tools+string(os.PathListSeparator)+os.Getenv("PATH"))
+			log, err := act.CombinedOutput()
+			if (err == nil) != test.good {
+				t.Errorf("act: %v\n%s", err, log)
+			}
+			if !slices.Equal(double.states, test.states) {
+				t.Errorf("GitHub's deployment was %v, want %v\n%s", double.states, test.states, log)
+			}
+			if double.attested != repository+"@"+digest {
+				t.Errorf("attested %q", double.attested)
+			}
+			pipelines := server.Pipelines()
+			if len(pipelines) != 1 || pipelines[0].Inputs["image"] != repository+"@"+digest || double.payload["release"] != pipelines[0].Inputs["release_id"] || !strings.HasSuffix(fmt.Sprint(double.payload["pipeline"]), fmt.Sprint(pipelines[0].ID)) {
+				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
+			}
+			for _, secret := range []string{"registry-password", server.TriggerToken, server.APIToken} {
+				if bytes.Contains(log, []byte(secret)) {
+					t.Errorf("the log holds %s", secret)
+				}
+			}
+		})
+	}
+}
+
+// pinned are the actions of the workflow, as it names them, with their stand-ins. act itself does
+// actions/checkout.
+func pinned(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("../../.github/workflows/release.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, match := range regexp.MustCompile(`uses: ([a-z-]+/([a-z-]+)@[0-9a-f]{40})`).FindAllStringSubmatch(string(text), -1) {
+		if match[2] != "checkout" {
+			found[match[1]] = match[2]
+		}
+	}
+	if len(found) != 2 {
+		t.Fatalf("actions %v", found)
+	}
+	return found
+}
