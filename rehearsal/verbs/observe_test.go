@@ -23,10 +23,27 @@ type change struct {
 	event    watch.Event
 }
 
-// observe watches every object of the app until it is stopped, then replays all of it in the order
-// in which it happened and checks the invariants at each change: no weight above 0 on a subset
-// without a ready endpoint, no route to a subset that is not there.
+// observe is observing, with what is found as errors of the test.
 func (a *app) observe() (stop func()) {
+	a.Helper()
+	stopped := a.observing()
+	return func() {
+		a.Helper()
+		problems, states := stopped()
+		for _, problem := range problems {
+			a.Error(problem)
+		}
+		if states < 10 {
+			a.Errorf("only %d states were seen", states)
+		}
+	}
+}
+
+// observing watches every object of the app until it is stopped, then replays all of it in the order
+// in which it happened and checks the invariants at each change: no weight above 0 on a subset
+// without a ready endpoint, no route to a subset that is not there. It gives what it found, in how
+// many states.
+func (a *app) observing() (stop func() (problems []string, states int)) {
 	a.Helper()
 	ctx, cancel := context.WithCancel(a.Context())
 	var mu sync.Mutex
@@ -57,11 +74,11 @@ func (a *app) observe() (stop func()) {
 	follow(a.mesh.NetworkingV1().DestinationRules(a.namespace).Watch(ctx, all))
 	follow(a.kube.DiscoveryV1().EndpointSlices(a.namespace).Watch(ctx, all))
 	follow(a.kube.CoreV1().Pods(a.namespace).Watch(ctx, all))
-	return func() {
+	return func() ([]string, int) {
 		cancel()
 		watching.Wait()
 		sort.SliceStable(changes, func(i, j int) bool { return changes[i].revision < changes[j].revision })
-		a.replay(changes)
+		return a.replay(changes)
 	}
 }
 
@@ -74,7 +91,7 @@ type mesh struct {
 	tracks map[string]string // of pods by name
 }
 
-func (a *app) replay(changes []change) {
+func (a *app) replay(changes []change) (problems []string, states int) {
 	a.Helper()
 	set, err := manifest.Load(a.manifests)
 	if err != nil {
@@ -82,21 +99,17 @@ func (a *app) replay(changes []change) {
 	}
 	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}}
 	// Objects that were there before are told in no order: they are taken in first.
-	checked := 0
 	for _, c := range changes {
 		m.apply(c.event)
 		if m.route == nil || m.rule == nil || len(m.slices) == 0 {
 			continue
 		}
-		checked++
+		states++
 		if problem := m.violation(); problem != "" {
-			a.Errorf("at revision %d (%s %T): %s", c.revision, c.event.Type, c.event.Object, problem)
+			problems = append(problems, fmt.Sprintf("at revision %d (%s %T): %s", c.revision, c.event.Type, c.event.Object, problem))
 		}
 	}
-	if checked < 10 {
-		a.Errorf("only %d states were seen", checked)
-	}
-	a.Logf("invariants checked at %d changes", checked)
+	return problems, states
 }
 
 func (m *mesh) apply(event watch.Event) {
