@@ -385,6 +385,73 @@ func (m *Crossbill) Rollback(
 	return m.run(ctx, on, "rollback", args...)
 }
 
+// End a release that nobody works on any more
+//
+// Rolls it back, or cleans it up when it was promoted. To be run on a schedule. Gives the result as JSON.
+// +cache="never"
+func (m *Crossbill) Guard(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// How long a release may stand still where a job must be at work.
+	// +default="15m"
+	dead string,
+
+	// How long a canary may wait for its verdict, or for a person.
+	// +default="24h"
+	waiting string,
+
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--dead=" + dead, "--waiting=" + waiting, "--timeout=" + timeout}
+	args = flag(args, "--by", by)
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
+	return m.run(ctx, on, "guard", args...)
+}
+
 // Where the release is: stage, traffic, replicas, what comes next
 // +cache="never"
 func (m *Crossbill) Status(

@@ -16,22 +16,22 @@ const image = "registry.example.com/our-org/qwik-node-app@sha256:aaaaaaaaaaaaaaa
 func copyWith(t *testing.T, file, old, new string) string {
 	t.Helper()
 	dir := t.TempDir()
-	entries, err := os.ReadDir("../k8s")
-	if err != nil {
-		t.Fatal(err)
+	paths, err := filepath.Glob("../k8s/*.yaml")
+	if err != nil || len(paths) < 5 {
+		t.Fatal(paths, err)
 	}
-	for _, entry := range entries {
-		text, err := os.ReadFile(filepath.Join("../k8s", entry.Name()))
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if entry.Name() == file {
+		if filepath.Base(path) == file {
 			if !strings.Contains(string(text), old) {
 				t.Fatalf("%s does not contain %q", file, old)
 			}
 			text = []byte(strings.ReplaceAll(string(text), old, new))
 		}
-		if err := os.WriteFile(filepath.Join(dir, entry.Name()), text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), text, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

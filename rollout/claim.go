@@ -148,7 +148,12 @@ func (l *rememberingLock) remember(err error) error {
 	return err
 }
 
-func (c *Cluster) claimTimeout() time.Duration { return 4 * leaseDuration }
+func (c *Cluster) claimTimeout() time.Duration {
+	if c.ClaimTimeout > 0 {
+		return c.ClaimTimeout
+	}
+	return 4 * leaseDuration
+}
 
 // abandonedClaim says whether the last holder did not release its claim: it is dead, or alive and
 // about to be waited for, or to be taken over.

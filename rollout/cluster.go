@@ -53,6 +53,8 @@ type Cluster struct {
 	By string
 	// Timeout bounds each wait for the cluster. Default 5 minutes.
 	Timeout time.Duration
+	// ClaimTimeout bounds the wait for the claim. Default 1 minute.
+	ClaimTimeout time.Duration
 	// Takeover takes the claim of another job at once instead of waiting until it is released or
 	// expires (15 seconds after the job died).
 	Takeover bool

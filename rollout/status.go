@@ -3,7 +3,9 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -65,11 +67,20 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("Lease %s: %w", c.stateName(), err)
 	}
-	if err == nil && lease.Spec.HolderIdentity != nil {
-		status.Claim = *lease.Spec.HolderIdentity
-		if renewed := lease.Spec.RenewTime; status.Claim != "" && renewed != nil {
-			status.Expired = c.now().Sub(renewed.Time) > leaseDuration
-		}
+	if err == nil {
+		holder, alive := c.holder(lease)
+		status.Claim, status.Expired = holder, holder != "" && !alive
 	}
 	return status, nil
+}
+
+// holder is who has a claim, if anybody, and whether that job has renewed it in time. The times are
+// this machine's and the job's: they may differ by some seconds.
+func (c *Cluster) holder(lease *coordinationv1.Lease) (name string, alive bool) {
+	if lease.Spec.HolderIdentity == nil {
+		return "", false
+	}
+	renewed := lease.Spec.RenewTime
+	alive = *lease.Spec.HolderIdentity != "" && renewed != nil && time.Since(renewed.Time) <= leaseDuration
+	return *lease.Spec.HolderIdentity, alive
 }

@@ -88,9 +88,11 @@ func deploymentStatus(verb string, result rollout.Result, err error) (handoff.De
 		return handoff.DeploymentStatus{}, false
 	}
 	switch {
-	case verb == "rollback":
+	case verb == "guard" && result.Outcome == "": // it left the release alone
+		return handoff.DeploymentStatus{}, false
+	case verb == "rollback", result.Outcome == release.OutcomeRolledBack:
 		return said("failure", result.Message)
-	case verb == "promote", result.Outcome == release.OutcomeFirst, result.Outcome == release.OutcomeUnchanged, result.Release.Stage == release.StagePromoted:
+	case verb == "promote", result.Outcome != "", result.Release.Stage == release.StagePromoted:
 		return said("success", result.Message)
 	case verb == "verify":
 		return said("pending", result.Message+"; waits for a person to promote it")

@@ -38,6 +38,9 @@ func TestWhatADeploymentShows(t *testing.T) {
 		"inconclusive goes on":     {verb: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
 		"promoted":                 {verb: "promote", result: inFlight, state: "success"},
 		"rolled back":              {verb: "rollback", result: inFlight, state: "failure"},
+		"guard left it alone":      {verb: "guard", result: inFlight},
+		"guard rolled back":        {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomeRolledBack}, state: "failure"},
+		"guard cleaned up":         {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomePromoted}, state: "success"},
 		"nothing to roll back":     {verb: "rollback", result: rollout.Result{Message: "nothing"}},
 		"primary already has this": {verb: "canary", result: rollout.Result{Message: "nothing"}},
 	} {

@@ -58,7 +58,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitBadInput, err} })
 	root.AddCommand(
-		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(),
+		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newGuardCommand(),
 		newStatusCommand(), newPlanCommand(), newReportCommand(), newImageCommand(),
 		newTriggerCommand(), newWatchCommand(), newCancelCommand(), newLintCommand(),
 	)

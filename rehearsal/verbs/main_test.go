@@ -145,17 +145,17 @@ func newApp(t *testing.T, name string) *app {
 	t.Helper()
 	a := &app{T: t, name: name, namespace: "ns-" + name, manifests: t.TempDir()}
 	a.kube, a.mesh = clients(t, running.RESTConfig)
-	entries, err := os.ReadDir("../../k8s")
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob("../../k8s/*.yaml")
+	if err != nil || len(files) < 5 {
+		t.Fatal(files, err)
 	}
-	for _, entry := range entries {
-		text, err := os.ReadFile(filepath.Join("../../k8s", entry.Name()))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		changed := strings.NewReplacer("qwik-node-app", name, "app.example.com", name+".example.com").Replace(string(text))
-		if err := os.WriteFile(filepath.Join(a.manifests, entry.Name()), []byte(changed), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(a.manifests, filepath.Base(file)), []byte(changed), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

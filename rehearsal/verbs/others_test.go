@@ -3,14 +3,23 @@ package verbs_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
@@ -172,4 +181,149 @@ func testARollbackBesideACanary(t *testing.T) {
 	if status.Release != nil || status.History[0].Outcome != release.OutcomeRolledBack || a.image("canary") != "" || a.weights() != atRest {
 		t.Errorf("status %+v", status)
 	}
+}
+
+// testAReleaseThatNobodyWorksOn: guard ends it, in the way that its stage asks for, but not too early
+// and not while a job lives.
+func testAReleaseThatNobodyWorksOn(t *testing.T) {
+	t.Parallel()
+	a := released(t, "guard")
+	limits := rollout.Limits{Dead: 15 * time.Minute, Waiting: 24 * time.Hour}
+	guard := func(later time.Duration, want string) {
+		t.Helper()
+		c := a.cluster("guard", nil)
+		c.Now = func() time.Time { return time.Now().Add(later) }
+		result, err := c.Guard(t.Context(), limits)
+		if err != nil || !strings.Contains(result.Message, want) {
+			t.Errorf("guard %s later: %q, %v; want %q", later, result.Message, err, want)
+		}
+	}
+	guard(100*time.Hour, "no release is in flight")
+
+	a.must("canary", "--image", images["two"])
+	before := a.state()
+	guard(0, "24h0m0s is allowed")
+	guard(23*time.Hour, "24h0m0s is allowed")
+	if after := a.state(); !maps.Equal(before, after) {
+		t.Errorf("guard changed something: %v, then %v", before, after)
+	}
+	guard(25*time.Hour, "has all of the traffic again")
+	if status := a.status(); status.Release != nil || status.History[0].Outcome != release.OutcomeRolledBack || !strings.Contains(status.History[0].Reason, "nobody has worked on it") {
+		t.Errorf("status %+v", status)
+	}
+
+	a.must("canary", "--again", "--image", images["two"])
+	a.healthy()
+	a.must("promote")
+	guard(time.Minute, "15m0s is allowed")
+	guard(time.Hour, "is released")
+	if status := a.status(); status.Release != nil || status.History[0].Outcome != release.OutcomePromoted || a.image("canary") != "" {
+		t.Errorf("status %+v", status)
+	}
+
+	// A job that waits for its pods is alive, however old its release is.
+	canary := make(chan int, 1)
+	go func() {
+		code, _ := a.crossbill("canary", "--image", images["unready"], "--timeout", "8s")
+		canary <- code
+	}()
+	a.eventually(func() error {
+		if a.image("canary") == "" {
+			return errors.New("there is no canary yet")
+		}
+		return nil
+	})
+	guard(time.Hour, "works on it")
+	if code := <-canary; code != 6 {
+		t.Errorf("the canary ended with exit code %d", code)
+	}
+	if code, out := a.crossbill("guard", "--dead", "0s"); code != 2 {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	a.must("guard")
+}
+
+// testTheLeastRights: every verb works with exactly the Role of k8s/guard, and without its Lease it says
+// what is missing.
+func testTheLeastRights(t *testing.T) {
+	t.Parallel()
+	a := newApp(t, "rights")
+	text, err := os.ReadFile("../../k8s/guard/rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var account corev1.ServiceAccount
+	var role rbacv1.Role
+	var binding rbacv1.RoleBinding
+	for i, into := range []any{&account, &role, &binding} {
+		if err := yaml.UnmarshalStrict([]byte(strings.Split(string(text), "\n---\n")[i]), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx := t.Context()
+	if _, err := a.kube.CoreV1().ServiceAccounts(a.namespace).Create(ctx, &account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.kube.RbacV1().Roles(a.namespace).Create(ctx, &role, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range binding.Subjects {
+		binding.Subjects[i].Namespace = a.namespace
+	}
+	if _, err := a.kube.RbacV1().RoleBindings(a.namespace).Create(ctx, &binding, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := a.kube.CoreV1().ServiceAccounts(a.namespace).CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := clientcmd.LoadFromFile(running.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	as := func(args ...string) (int, string) {
+		args = append(args, "--kubeconfig", kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests)
+		switch args[0] {
+		case "canary", "promote", "cleanup", "rollback":
+			args = append(args, "--settle-delay", "200ms")
+		}
+		return a.command(args...)
+	}
+	for i, args := range [][]string{
+		{"canary", "--image", images["one"]}, {"plan", "canary", "--image", images["two"]}, {"canary", "--image", images["two"]}, {"status"}, {"healthy"},
+		{"promote"}, {"cleanup"}, {"canary", "--image", images["three"]}, {"rollback"}, {"guard"}, {"report"},
+	} {
+		if args[0] == "healthy" {
+			a.healthy()
+			continue
+		}
+		if code, out := as(args...); code != 0 {
+			t.Fatalf("%d: %v: exit code %d\n%s", i, args, code, out)
+		}
+	}
+
+	role.Rules = slices.DeleteFunc(role.Rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.Resources, "leases") })
+	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get"}})
+	if _, err := a.kube.RbacV1().Roles(a.namespace).Update(ctx, &role, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cluster := a.quiet("without", nil)
+	restricted, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Kube, cluster.Istio = clients(t, restricted)
+	cluster.ClaimTimeout, cluster.Again = 3*time.Second, true
+	a.eventually(func() error { // the API server's authorizer takes a moment
+		_, err := cluster.Canary(ctx, release.Release{ID: "without", Image: images["three"], Weight: 10})
+		if err == nil || !strings.Contains(err.Error(), "forbidden") {
+			return fmt.Errorf("a release without the right to the claim: %v", err)
+		}
+		return nil
+	})
 }

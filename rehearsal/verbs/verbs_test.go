@@ -61,6 +61,8 @@ func TestVerbs(t *testing.T) {
 	t.Run("an app that somebody else deployed", testAnAppThatSomebodyElseDeployed)
 	t.Run("a route that somebody else took away", testARouteThatSomebodyElseTookAway)
 	t.Run("a rollback beside a canary", testARollbackBesideACanary)
+	t.Run("a release that nobody works on", testAReleaseThatNobodyWorksOn)
+	t.Run("the least rights", testTheLeastRights)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {
