@@ -202,6 +202,20 @@ func (l *Ledger) Ended(id string) *Finished {
 	return nil
 }
 
+// Failed is the newest finished release of a digest if it was rolled back, or nil.
+func (l *Ledger) Failed(digest string) *Finished {
+	for i := range l.History {
+		if l.History[i].Digest() != digest {
+			continue
+		}
+		if l.History[i].Outcome.Good() {
+			return nil
+		}
+		return &l.History[i]
+	}
+	return nil
+}
+
 // Last is the finished release with a name, or the newest for "", or nil.
 func (l *Ledger) Last(id string) *Finished {
 	if id == "" && len(l.History) > 0 {

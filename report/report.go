@@ -49,6 +49,9 @@ func Status(out io.Writer, s *rollout.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", track, t.Ready, t.Replicas, t.Image)
 	}
+	for _, drift := range s.Drift {
+		fmt.Fprintf(w, "drift\t%s\n", drift)
+	}
 	for i, f := range s.History {
 		label := "last"
 		if i > 0 {

@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -23,6 +24,8 @@ type Status struct {
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
 	History   []release.Finished             `json:"history,omitempty"`
+	// Drift is what somebody else has changed of a release in flight, and what to do about it.
+	Drift []string `json:"drift,omitempty"`
 }
 
 // TrackStatus is one track's Deployment.
@@ -71,7 +74,47 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 		holder, alive := c.holder(lease)
 		status.Claim, status.Expired = holder, holder != "" && !alive
 	}
+	status.Drift = status.drift()
 	return status, nil
+}
+
+// drift compares what is live with what the stage of the release in flight has made. While a stage is
+// under way (promoting, rolling_back) there is nothing to compare.
+func (s *Status) drift() []string {
+	r := s.Release
+	if r == nil {
+		return nil
+	}
+	type expectation struct {
+		canary         int32 // weight
+		primary, other string
+	}
+	var want expectation
+	switch r.Stage {
+	case release.StageCanary, release.StageVerified:
+		want = expectation{int32(r.Weight), r.Previous, r.Image}
+	case release.StagePromoted:
+		want = expectation{0, r.Image, r.Image}
+	default:
+		return nil
+	}
+	var found []string
+	const remedy = "; rollback ends the release, or put it back as it was"
+	if s.Weights == nil {
+		found = append(found, "the VirtualService or its route is gone"+remedy)
+	} else if s.Weights.Canary != want.canary {
+		found = append(found, fmt.Sprintf("the canary has weight %d, the release gave it %d", s.Weights.Canary, want.canary)+remedy)
+	}
+	for track, image := range map[release.Track]string{release.Primary: want.primary, release.Canary: want.other} {
+		switch t := s.Tracks[track]; {
+		case t == nil && (track == release.Primary || r.Stage != release.StagePromoted):
+			found = append(found, fmt.Sprintf("the Deployment of %s is gone", track)+remedy)
+		case t != nil && t.Image != image:
+			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // holder is who has a claim, if anybody, and whether that job has renewed it in time. The times are

@@ -76,6 +76,7 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 		}
 		return Result{}, false, nil
 	}
+	want.Previous = ""
 	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
 	if err != nil {
 		return Result{}, false, fmt.Errorf("Deployment %s: %w; nothing was changed", j.deploymentName(release.Primary), err)
@@ -91,6 +92,9 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 		return j.result("canary", "primary already runs %s: nothing to do", want.Digest()), true, nil
 	case ended != nil && want.Previous != want.Image && !j.Again:
 		return Result{}, false, &StageError{fmt.Errorf("release %s has ended before: %s at %s%s; --again releases it once more", want.ID, ended.Outcome, ended.FinishedAt.Format(time.RFC3339), because(ended.Reason))}
+	}
+	if failed := j.ledger.Failed(want.Digest()); failed != nil && want.Previous != want.Image && !j.Again {
+		return Result{}, false, &StageError{fmt.Errorf("%s was rolled back in release %s at %s%s; --again releases it once more", want.Digest(), failed.ID, failed.FinishedAt.Format(time.RFC3339), because(failed.Reason))}
 	}
 	return Result{}, false, j.routable(ctx)
 }

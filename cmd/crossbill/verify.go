@@ -89,6 +89,9 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		}
 		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: message})
 	}
+	for _, drift := range status.Drift {
+		fmt.Fprintf(cmd.ErrOrStderr(), "drift: %s\n", drift)
+	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
 		Thresholds: thresholds, Interval: flags.interval,

@@ -63,6 +63,36 @@ func testAPipelineOfWhichNothingIsLeftToDo(t *testing.T) {
 	}
 }
 
+// testDrift: what somebody else changes of a release in flight is told, with what to do.
+func testDrift(t *testing.T) {
+	t.Parallel()
+	a := released(t, "drift")
+	a.must("canary", "--image", images["two"])
+	if drift := a.status().Drift; len(drift) != 0 {
+		t.Errorf("nobody has changed anything: %q", drift)
+	}
+	if _, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(t.Context(), "drift-vs", types.JSONPatchType,
+		[]byte(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":50},{"op":"replace","path":"/spec/http/0/route/1/weight","value":50}]`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.kube.AppsV1().Deployments(a.namespace).Patch(t.Context(), "drift-primary", types.JSONPatchType,
+		[]byte(`[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"`+images["three"]+`"}]`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	out := a.must("status")
+	for _, want := range []string{"the canary has weight 50, the release gave it 10", "primary runs " + images["three"], "rollback ends the release"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("status does not say %q:\n%s", want, out)
+		}
+	}
+	a.must("rollback")
+
+	// The digest has failed: another release of it is refused as well.
+	if code, out := a.crossbill("canary", "--image", images["two"], "--release-id", "another"); code != 2 || !strings.Contains(out, "was rolled back in release") {
+		t.Errorf("a digest that was rolled back: exit code %d\n%s", code, out)
+	}
+}
+
 // pipeline runs the jobs of a pipeline whose canary has nothing to do for the others.
 func (a *app) pipeline(id string, outcome release.Outcome) {
 	a.Helper()
@@ -128,6 +158,9 @@ func testARouteThatSomebodyElseTookAway(t *testing.T) {
 	}
 	a.must("canary", "--image", images["two"])
 	take()
+	if drift := strings.Join(a.status().Drift, "\n"); !strings.Contains(drift, "its route is gone") {
+		t.Errorf("drift %q", drift)
+	}
 	a.must("rollback")
 	if a.image("canary") != "" {
 		t.Error("the canary is still there")

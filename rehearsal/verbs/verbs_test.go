@@ -63,6 +63,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("a rollback beside a canary", testARollbackBesideACanary)
 	t.Run("a release that nobody works on", testAReleaseThatNobodyWorksOn)
 	t.Run("the least rights", testTheLeastRights)
+	t.Run("drift", testDrift)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {
