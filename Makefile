@@ -13,7 +13,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             all tests, as CI runs them'
-	@echo 'make soak             every write of every verb made to fail, on a real API server'
+	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
@@ -59,12 +59,15 @@ test-rehearsal: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -parallel 8 -v ./...
 
-# Lets every write of every verb fail in each way, on a real API server: out/crash-matrix.json. Some
-# minutes; make test does a third of it.
+# Lets every write of every verb fail in each way, on a real API server (out/crash-matrix.json), and
+# releases under 50,000 requests, beside the usual hand-written pipeline (out/traffic.json). About ten
+# minutes; make test does a shorter form of both.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run TestCrashMatrix -crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json
+	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic' \
+		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
+		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench

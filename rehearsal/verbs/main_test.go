@@ -106,7 +106,10 @@ func outside(ctx context.Context) (int, error) {
 // pushImages pushes one image for each behaviour that a test asks for.
 func pushImages(ctx context.Context) (map[string]string, error) {
 	pushed := map[string]string{}
-	for name, env := range map[string]string{"one": "VERSION=1", "two": "VERSION=2", "three": "VERSION=3", "unready": "UNREADY=1", "crash": "CRASH=1"} {
+	for name, env := range map[string][]string{
+		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "crash": {"CRASH=1"},
+		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
+	} {
 		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))
 		if err != nil {
 			return nil, err
@@ -120,12 +123,12 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 		config = config.DeepCopy()
-		config.Config.Entrypoint, config.Config.User, config.Config.Env = []string{"/srv/app"}, image.User, []string{env}
+		config.Config.Entrypoint, config.Config.User, config.Config.Env = []string{"/srv/app"}, image.User, env
 		made, err := mutate.ConfigFile(base, config)
 		if err != nil {
 			return nil, err
 		}
-		if pushed[name], err = image.Push(ctx, made, running.RegistryHost+"/test/app:"+name, authn.DefaultKeychain); err != nil {
+		if pushed[name], err = image.Push(ctx, made, running.RegistryHost+"/test/app:"+strings.ReplaceAll(name, " ", "-"), authn.DefaultKeychain); err != nil {
 			return nil, err
 		}
 	}

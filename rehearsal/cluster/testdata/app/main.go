@@ -34,6 +34,7 @@ func main() {
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
+		w.Header().Set("x-app-version", os.Getenv("VERSION"))
 		fmt.Fprint(w, os.Getenv("TRACK"))
 	})
 	server := &http.Server{Addr: os.Getenv("HOST") + ":3000", Handler: mux}
