@@ -6,6 +6,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 export npm_config_update_notifier := false
 
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 PNPM := npx --yes pnpm@10.34.9
 
 .PHONY: help
@@ -23,7 +24,7 @@ build: bin/crossbill
 
 .PHONY: bin/crossbill
 bin/crossbill:
-	go build -ldflags='-s -w' -o $@ ./cmd/crossbill
+	go build -ldflags='-s -w -X main.version=$(VERSION)' -o $@ ./cmd/crossbill
 
 .PHONY: bin/rehearse
 bin/rehearse:

@@ -99,6 +99,85 @@ func (m *Crossbill) Canary(
 	return m.run(ctx, on, "canary", args...)
 }
 
+// Give the canary more of the traffic, in steps
+//
+// It has to be judged again afterwards. Gives the result as JSON.
+// +cache="never"
+func (m *Crossbill) Shift(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Percentages, rising: the last one is where the canary stays.
+	steps []int,
+
+	// How long each step but the last is left as it is, for example 5m.
+	// +default="0s"
+	pause string,
+
+	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// Take the claim of another job of this release at once.
+	// +optional
+	takeover bool,
+
+	// GitHub repository whose Deployment of the release gets a status: owner/name.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// Bound of each wait for the cluster, for example 5m.
+	// +default="5m"
+	timeout string,
+) (string, error) {
+	args := []string{"--output=json", "--pause=" + pause, "--timeout=" + timeout}
+	for _, step := range steps {
+		args = flag(args, "--steps", decimal(step))
+	}
+	args = flag(args, "--release-id", releaseId)
+	args = flag(args, "--by", by)
+	args = toggle(args, "--takeover", takeover)
+	args = flag(args, "--github-repository", githubRepository)
+	args = flag(args, "--environment-url", environmentUrl)
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
+	return m.run(ctx, on, "shift", args...)
+}
+
 // Judge the canary, and roll it back when it is unhealthy
 //
 // Fails when it is unhealthy, and when there is too little evidence. Gives the verdict as JSON.
@@ -130,11 +209,11 @@ func (m *Crossbill) Verify(
 	// +default="1m"
 	window string,
 
-	// Requests to the canary below which nothing is proved.
+	// Requests below which nothing is proved.
 	// +default=100
 	minRequests int,
 
-	// Percent of the canary's requests that must succeed.
+	// Percent of the requests that must succeed.
 	// +default="99"
 	minSuccess string,
 
@@ -142,7 +221,7 @@ func (m *Crossbill) Verify(
 	// +default=500
 	latencyMs int,
 
-	// Percent of the canary's requests that may be slow.
+	// Percent of the requests that may be slow.
 	// +default="5"
 	maxSlow string,
 
@@ -219,6 +298,26 @@ func (m *Crossbill) Promote(
 	// +optional
 	releaseId string,
 
+	// How long primary is judged after it has all of the traffic, for example 10m.
+	// +optional
+	bake string,
+
+	// Requests below which nothing is proved.
+	// +default=100
+	minRequests int,
+
+	// Percent of the requests that must succeed.
+	// +default="99"
+	minSuccess string,
+
+	// Milliseconds above which a request is slow: a bucket bound of the histogram.
+	// +default=500
+	latencyMs int,
+
+	// Percent of the requests that may be slow.
+	// +default="5"
+	maxSlow string,
+
 	// Take the claim of another job of this release at once.
 	// +optional
 	takeover bool,
@@ -254,6 +353,10 @@ func (m *Crossbill) Promote(
 	args := []string{"--output=json", "--timeout=" + timeout}
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
+	if bake != "" {
+		args = append(args, "--bake="+bake, "--min-requests="+decimal(minRequests), "--min-success="+minSuccess,
+			"--latency-ms="+decimal(latencyMs), "--max-slow="+maxSlow)
+	}
 	args = toggle(args, "--takeover", takeover)
 	args = flag(args, "--github-repository", githubRepository)
 	args = flag(args, "--environment-url", environmentUrl)

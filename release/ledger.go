@@ -155,6 +155,23 @@ func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
 	return nil
 }
 
+// Shift gives the canary of the release in flight another share, in percent. What was judged at the old
+// one is judged no more.
+func (l *Ledger) Shift(weight int, by string, now time.Time) error {
+	r := l.Release
+	if r == nil {
+		return ErrNoRelease
+	}
+	if r.Stage != StageCanary && r.Stage != StageVerified {
+		return fmt.Errorf("release %s is at stage %s: only a canary with traffic gets another share", r.ID, r.Stage)
+	}
+	if r.Stage == StageVerified || r.Weight != weight {
+		r.Steps = append(r.Steps, Step{StageCanary, now, by})
+	}
+	r.Weight, r.Stage, r.Verdict = weight, StageCanary, nil
+	return nil
+}
+
 // Promotable says whether the release in flight may go to primary: its very digest was judged
 // healthy in this release (invariant 3).
 func (l *Ledger) Promotable() error {

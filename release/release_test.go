@@ -211,3 +211,46 @@ func TestLedgerOverAnyHistory(t *testing.T) {
 		})
 	})
 }
+
+func TestShiftAsksForAnotherVerdict(t *testing.T) {
+	now := time.Unix(0, 0)
+	l := &Ledger{App: "app"}
+	if err := l.Shift(25, "by", now); !errors.Is(err, ErrNoRelease) {
+		t.Errorf("%v", err)
+	}
+	image := "registry.example.com/app@sha256:" + strings.Repeat("a", 64)
+	if _, err := l.Begin(Release{ID: "one", Image: image, Previous: "x", Weight: 10}, "by", now); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Shift(25, "by", now); err == nil {
+		t.Error("a canary without traffic got more")
+	}
+	if err := errors.Join(l.Reach(StageCanary, "by", now), l.Judge(Verdict{Outcome: Healthy, Digest: l.Release.Digest()}, "by", now), l.Promotable()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Shift(25, "by", now); err != nil || l.Release.Weight != 25 || l.Promotable() == nil {
+		t.Errorf("%v, %+v", err, l.Release)
+	}
+	steps := len(l.Release.Steps)
+	if err := l.Shift(25, "by", now); err != nil || len(l.Release.Steps) != steps {
+		t.Errorf("the same share again: %v, %+v", err, l.Release.Steps)
+	}
+}
+
+func TestADigestFailsUntilItIsReleased(t *testing.T) {
+	image := func(c string) string { return "registry.example.com/app@sha256:" + strings.Repeat(c, 64) }
+	l := &Ledger{History: []Finished{
+		{Release: Release{ID: "3", Image: image("a")}, Outcome: OutcomeRolledBack},
+		{Release: Release{ID: "2", Image: image("b")}, Outcome: OutcomePromoted},
+		{Release: Release{ID: "1", Image: image("b")}, Outcome: OutcomeRolledBack},
+		{Release: Release{ID: "0", Image: image("a")}, Outcome: OutcomePromoted},
+	}}
+	if f := l.Failed(DigestOf(image("a"))); f == nil || f.ID != "3" {
+		t.Errorf("%+v", f)
+	}
+	for _, c := range []string{"b", "c"} {
+		if f := l.Failed(DigestOf(image(c))); f != nil {
+			t.Errorf("%s: %+v", c, f)
+		}
+	}
+}

@@ -67,7 +67,7 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 			return Result{}, false, err
 		}
 		switch {
-		case r.Weight != want.Weight:
+		case r.Stage == release.StageClaimed && r.Weight != want.Weight:
 			return Result{}, false, &release.InputError{Field: "--weight", Problem: fmt.Sprintf("%d is not the weight that release %s began with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and begin a new one", r.Weight)}
 		case r.Stage == release.StageRollingBack:
 			return Result{}, false, &StageError{j.ledger.Promotable()}
@@ -171,7 +171,7 @@ func (j *job) canary(ctx context.Context, want release.Release) (Result, error) 
 	if err := j.ensureRoute(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.applyCanary(ctx); err != nil {
+	if err := j.applyCanary(ctx, r.Weight); err != nil {
 		return Result{}, err
 	}
 	if err := j.waitTrack(ctx, release.Canary); err != nil {
@@ -193,8 +193,8 @@ func because(reason string) string {
 	return " (" + reason + ")"
 }
 
-// applyCanary applies the canary's Deployment, sized from primary's live size and the weight.
-func (j *job) applyCanary(ctx context.Context) error {
+// applyCanary applies the canary's Deployment, sized from primary's live size and a weight in percent.
+func (j *job) applyCanary(ctx context.Context, weight int) error {
 	primary, err := j.deployment(ctx, j.deploymentName(release.Primary))
 	if err != nil {
 		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
@@ -204,7 +204,7 @@ func (j *job) applyCanary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	replicas := CanaryReplicas(primary, r.Weight)
+	replicas := CanaryReplicas(primary, weight)
 	desired.Spec.Replicas = &replicas
 	if _, _, err := j.applyDeployment(ctx, desired); err != nil {
 		return err

@@ -42,7 +42,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
-	flags.StringVar(&f.by, "by", rollout.Identity(), "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
+	flags.StringVar(&f.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
 }
 
 // connect reads the manifests, reaches the cluster and finds what would make every verb fail.
@@ -65,6 +65,9 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	mesh, err := istio.NewForConfig(config)
 	if err != nil {
 		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	if f.by == "" {
+		f.by = rollout.Identity()
 	}
 	start := time.Now()
 	c := &rollout.Cluster{

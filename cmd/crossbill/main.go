@@ -28,6 +28,9 @@ const (
 	exitDeadline     = 6 // pods were not ready in time; rolled back
 )
 
+// version is set when the command is built (see the Makefile).
+var version = "development"
+
 // exitError carries an exit code of its own with an error.
 type exitError struct {
 	code int
@@ -48,20 +51,33 @@ func main() {
 }
 
 func newRootCommand() *cobra.Command {
+	cobra.EnableCommandSorting = false // the order is the road's
 	root := &cobra.Command{
 		Use:           "crossbill",
 		Short:         "Carry a release into an Istio mesh, a little traffic first",
+		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitBadInput, err} })
-	root.AddCommand(
-		newCanaryCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newGuardCommand(),
-		newStatusCommand(), newPlanCommand(), newReportCommand(), newImageCommand(),
-		newTriggerCommand(), newWatchCommand(), newCancelCommand(), newLintCommand(),
-	)
+	for _, group := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"The road of a release", []*cobra.Command{
+			newImageCommand(), newTriggerCommand(), newWatchCommand(), newCancelCommand(),
+			newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(),
+		}},
+		{"At any time", []*cobra.Command{newStatusCommand(), newPlanCommand(), newReportCommand(), newRollbackCommand(), newGuardCommand(), newLintCommand()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
+		for _, command := range group.commands {
+			command.GroupID = group.title
+			root.AddCommand(command)
+		}
+	}
 	badArgsAreBadInput(root)
 	return root
 }

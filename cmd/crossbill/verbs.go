@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 )
 
@@ -11,6 +12,7 @@ func newPromoteCommand() *cobra.Command {
 	var takeover bool
 	var drain drainFlags
 	var github githubFlags
+	var limits thresholdFlags
 	var id *string
 	cmd := &cobra.Command{
 		Use:   "promote",
@@ -18,10 +20,14 @@ func newPromoteCommand() *cobra.Command {
 		Long: `Put the digest that the canary proved on primary, wait for the rollout, and
 route all of the traffic to primary. Only a digest that was judged healthy in
 this release is promoted. A primary that does not become ready is rolled back
-to what it ran before (exit code 6).`,
+to what it ran before (exit code 6). With --bake, primary is judged for a while
+longer and rolled back when it is unhealthy (exit code 3).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return github.around(cmd, "promote", id, func() (rollout.Result, error) {
+				if err := limits.checkBake(drain.prometheus); err != nil {
+					return rollout.Result{}, err
+				}
 				c, err := cluster.connect(cmd)
 				if err != nil {
 					return rollout.Result{}, err
@@ -35,6 +41,11 @@ to what it ran before (exit code 6).`,
 				if err != nil {
 					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
 				}
+				if limits.window > 0 && result.Release != nil && result.Release.Stage == release.StagePromoted {
+					if result, err = bake(cmd, c, &limits, drain.prometheus, result); err != nil {
+						return result, err
+					}
+				}
 				return cluster.printed(cmd, result)
 			})
 		},
@@ -44,6 +55,8 @@ to what it ran before (exit code 6).`,
 	takeoverFlag(cmd.Flags(), &takeover)
 	drain.add(cmd.Flags())
 	github.add(cmd)
+	cmd.Flags().DurationVar(&limits.window, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
+	limits.add(cmd.Flags())
 	return cmd
 }
 

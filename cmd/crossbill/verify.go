@@ -6,21 +6,44 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 	"github.com/our-org/crossbill/verdict"
 )
 
-type verifyFlags struct {
-	drain               drainFlags
+// thresholdFlags say what is healthy.
+type thresholdFlags struct {
 	window, interval    time.Duration
 	minRequests         float64
 	minSuccess, maxSlow float64
 	latencyMS           float64
-	noRollback, again   bool
-	takeover            bool
-	id                  *string
+}
+
+// add adds all but the window, whose name is the verb's.
+func (f *thresholdFlags) add(flags *pflag.FlagSet) {
+	flags.DurationVar(&f.interval, "interval", 5*time.Second, "time between two looks")
+	flags.Float64Var(&f.minRequests, "min-requests", 100, "requests below which nothing is proved")
+	flags.Float64Var(&f.minSuccess, "min-success", 99, "percent of the requests that must succeed")
+	flags.Float64Var(&f.latencyMS, "latency-ms", 500, "milliseconds above which a request is slow: a bucket bound of the histogram")
+	flags.Float64Var(&f.maxSlow, "max-slow", 5, "percent of the requests that may be slow")
+}
+
+func (f *thresholdFlags) thresholds() (verdict.Thresholds, error) {
+	t := verdict.Thresholds{
+		Window: f.window, MinRequests: f.minRequests, MinSuccess: f.minSuccess / 100,
+		Latency: time.Duration(f.latencyMS * float64(time.Millisecond)), MaxSlow: f.maxSlow / 100,
+	}
+	return t, t.Check()
+}
+
+type verifyFlags struct {
+	drain             drainFlags
+	limits            thresholdFlags
+	noRollback, again bool
+	takeover          bool
+	id                *string
 }
 
 func newVerifyCommand() *cobra.Command {
@@ -45,12 +68,8 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 	flags.id = ofReleaseFlag(cmd.Flags())
 	flags.drain.add(cmd.Flags())
 	github.add(cmd)
-	cmd.Flags().DurationVar(&flags.window, "window", time.Minute, "how long the canary is watched")
-	cmd.Flags().DurationVar(&flags.interval, "interval", 5*time.Second, "time between two looks")
-	cmd.Flags().Float64Var(&flags.minRequests, "min-requests", 100, "requests to the canary below which nothing is proved")
-	cmd.Flags().Float64Var(&flags.minSuccess, "min-success", 99, "percent of the canary's requests that must succeed")
-	cmd.Flags().Float64Var(&flags.latencyMS, "latency-ms", 500, "milliseconds above which a request is slow: a bucket bound of the histogram")
-	cmd.Flags().Float64Var(&flags.maxSlow, "max-slow", 5, "percent of the canary's requests that may be slow")
+	cmd.Flags().DurationVar(&flags.limits.window, "window", time.Minute, "how long the canary is watched")
+	flags.limits.add(cmd.Flags())
 	cmd.Flags().BoolVar(&flags.noRollback, "no-rollback", false, "leave an unhealthy canary as it is")
 	takeoverFlag(cmd.Flags(), &flags.takeover)
 	cmd.Flags().Lookup("prometheus").Usage = "URL of the Prometheus that scrapes the mesh (needed)"
@@ -59,11 +78,8 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 }
 
 func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (rollout.Result, error) {
-	thresholds := verdict.Thresholds{
-		Window: flags.window, MinRequests: flags.minRequests, MinSuccess: flags.minSuccess / 100,
-		Latency: time.Duration(flags.latencyMS * float64(time.Millisecond)), MaxSlow: flags.maxSlow / 100,
-	}
-	if err := thresholds.Check(); err != nil {
+	thresholds, err := flags.limits.thresholds()
+	if err != nil {
 		return rollout.Result{}, err
 	}
 	c, err := cluster.connect(cmd)
@@ -94,7 +110,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
-		Thresholds: thresholds, Interval: flags.interval,
+		Thresholds: thresholds, Interval: flags.limits.interval,
 		Report: func(e verdict.Evaluation) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  canary %6.0f requests, %6.2f %% ok, %5.2f %% slow   primary %6.0f requests, %6.2f %% ok, %5.2f %% slow\n", e.Elapsed.Seconds(),
 				e.Canary.Requests, 100*e.Canary.SuccessRatio(), 100*e.Canary.SlowRatio(),

@@ -112,6 +112,12 @@ var verbCases = []verbCase{
 		_, err := c.Canary(ctx, wanted(c, image))
 		return err
 	}},
+	{"shift", func(a *app, image string) {
+		a.verb(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
+	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
+		_, err := c.Shift(ctx, []int{25, 60}, 0)
+		return err
+	}},
 	{"promote", func(a *app, image string) {
 		a.verb(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
@@ -255,13 +261,13 @@ func (a *app) crash(count *crashCount, verb verbCase, f fault, at int, rollBack 
 
 // toTheEnd carries a release that goes on to its end.
 func (a *app) toTheEnd(c *rollout.Cluster, verb string) error {
-	if verb == "canary" {
+	if verb == "canary" || verb == "shift" {
 		a.healthy()
 		if _, err := c.Promote(a.Context()); err != nil {
 			return err
 		}
 	}
-	if verb == "canary" || verb == "promote" {
+	if verb == "canary" || verb == "shift" || verb == "promote" {
 		_, err := c.Cleanup(a.Context())
 		return err
 	}

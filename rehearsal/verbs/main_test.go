@@ -107,7 +107,7 @@ func outside(ctx context.Context) (int, error) {
 func pushImages(ctx context.Context) (map[string]string, error) {
 	pushed := map[string]string{}
 	for name, env := range map[string][]string{
-		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "crash": {"CRASH=1"},
+		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=1"}, "crash": {"CRASH=1"},
 		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {
 		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))
@@ -221,7 +221,7 @@ func (a *app) crossbill(args ...string) (code int, out string) {
 	a.Helper()
 	args = append(args, "--kubeconfig", running.Kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests)
 	switch args[0] {
-	case "canary", "promote", "cleanup", "rollback", "verify":
+	case "canary", "shift", "promote", "cleanup", "rollback", "verify", "guard":
 		args = append(args, "--settle-delay", "1s")
 	}
 	return a.command(args...)

@@ -21,6 +21,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 )
@@ -91,6 +92,42 @@ func testDrift(t *testing.T) {
 	if code, out := a.crossbill("canary", "--image", images["two"], "--release-id", "another"); code != 2 || !strings.Contains(out, "was rolled back in release") {
 		t.Errorf("a digest that was rolled back: exit code %d\n%s", code, out)
 	}
+}
+
+// testACanaryGetsMoreInSteps: each step is ready before it is routed to, and what was judged before is
+// judged again.
+func testACanaryGetsMoreInSteps(t *testing.T) {
+	t.Parallel()
+	a := released(t, "steps")
+	if code, out := a.crossbill("shift", "--steps", "25"); code != 2 || !strings.Contains(out, "no release is in flight") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	a.must("canary", "--image", images["two"])
+	for _, bad := range []string{"0", "100", "25,25", "50,25", ""} {
+		if code, out := a.crossbill("shift", "--steps", bad); code != 2 {
+			t.Errorf("--steps %q: exit code %d\n%s", bad, code, out)
+		}
+	}
+	stop := a.observe()
+	a.healthy()
+	a.must("shift", "--steps", "10,25,60")
+	status := a.status()
+	if *status.Weights != (manifest.WeightPair{Primary: 40, Canary: 60}) || status.Tracks[release.Canary].Ready != 2 || len(status.Drift) != 0 {
+		t.Errorf("status %+v", status)
+	}
+	before := a.state()
+	a.must("shift", "--steps", "10,25,60")
+	a.must("canary", "--image", images["two"]) // a job that is run again
+	if after := a.state(); !maps.Equal(before, after) {
+		t.Errorf("a shift that is done changed something: %v, then %v", before, after)
+	}
+	if code, out := a.crossbill("promote"); code != 2 || !strings.Contains(out, "no verdict") {
+		t.Errorf("promotion on the verdict of a smaller share: exit code %d\n%s", code, out)
+	}
+	a.healthy()
+	a.must("promote")
+	a.must("cleanup")
+	stop()
 }
 
 // pipeline runs the jobs of a pipeline whose canary has nothing to do for the others.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,23 +80,7 @@ func traffic(t *testing.T, name string, release func(a *app, image string, round
 	t.Helper()
 	a := newApp(t, name)
 	a.must("canary", "--image", images["drains a"])
-	host := name + ".example.com"
-	a.eventually(func() error {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+running.GatewayAddress+"/", nil)
-		if err != nil {
-			return err
-		}
-		request.Host = host
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("the gateway answers %s", response.Status)
-		}
-		return nil
-	})
+	host := a.served()
 	begin := time.Now()
 	generator := load.Start("http://"+running.GatewayAddress+"/", host, trafficRate)
 	var gone []off
@@ -111,6 +96,58 @@ func traffic(t *testing.T, name string, release func(a *app, image string, round
 		s.WrongVersion += generator.Between(o.from.Add(time.Second), o.to).Versions[o.version]
 	}
 	return s
+}
+
+// served waits until the gateway leads to the app, and gives its host name.
+func (a *app) served() (host string) {
+	a.Helper()
+	host = a.name + ".example.com"
+	a.eventually(func() error {
+		request, err := http.NewRequestWithContext(a.Context(), http.MethodGet, "http://"+running.GatewayAddress+"/", nil)
+		if err != nil {
+			return err
+		}
+		request.Host = host
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("the gateway answers %s", response.Status)
+		}
+		return nil
+	})
+	return host
+}
+
+// testAPromotedReleaseThatTurnsOutBad: a bake rolls back what only all of the traffic shows, proves
+// nothing without traffic, and lets a good release be.
+func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
+	t.Parallel()
+	a := released(t, "bake")
+	bake := func(image string, want int, says string) {
+		t.Helper()
+		a.must("canary", "--again", "--image", images[image])
+		a.healthy()
+		code, out := a.crossbill("promote", "--bake", "8s", "--interval", "1s", "--min-requests", "50", "--prometheus", running.PrometheusURL)
+		if code != want || !strings.Contains(out, says) {
+			t.Errorf("%s: exit code %d, want %d and %q\n%s", image, code, want, says, out)
+		}
+	}
+	if code, out := a.crossbill("promote", "--bake", "8s"); code != 2 || !strings.Contains(out, "--prometheus") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	bake("two", 4, "bake: inconclusive")
+	a.must("cleanup")
+	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 50)
+	defer generator.Stop()
+	bake("fails", 3, "rolled back")
+	if digest(a.image("primary")) != digest(images["two"]) || a.weights() != atRest {
+		t.Errorf("primary runs %s", a.image("primary"))
+	}
+	bake("three", 0, "baked: 100.00 %")
+	a.must("cleanup")
 }
 
 // byCrossbill releases an image by canary; every second one is rolled back, and then released again.

@@ -35,6 +35,9 @@ func main() {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
 		w.Header().Set("x-app-version", os.Getenv("VERSION"))
+		if os.Getenv("FAIL") != "" {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
 		fmt.Fprint(w, os.Getenv("TRACK"))
 	})
 	server := &http.Server{Addr: os.Getenv("HOST") + ":3000", Handler: mux}
