@@ -60,13 +60,14 @@ test-rehearsal: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -parallel 8 -v ./...
 
-# Lets every write of every verb fail in each way, on a real API server (out/crash-matrix.json), and
-# releases under 50,000 requests, beside the usual hand-written pipeline (out/traffic.json). About ten
-# minutes; make test does a shorter form of both.
+# Lets every write of every verb fail in each way, on a real API server (out/crash-matrix.json), lets
+# jobs of several releases work against each other over bad networks, and releases under 50,000
+# requests, beside the usual hand-written pipeline (out/traffic.json). About a quarter of an hour; make
+# test does a shorter form of all three.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic' \
+	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json
 

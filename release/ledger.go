@@ -20,6 +20,7 @@ type Ledger struct {
 	Version int        `json:"version"`
 	App     string     `json:"app"`
 	Epoch   int64      `json:"epoch"`
+	Open    bool       `json:"open,omitempty"`    // that claim has not ended in order: its job may still write
 	Release *Release   `json:"release,omitempty"` // in flight
 	History []Finished `json:"history,omitempty"` // newest first
 }

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -40,6 +41,14 @@ type job struct {
 	epoch  int64
 	state  *corev1.ConfigMap // as last read or written
 	ledger *release.Ledger
+
+	applied map[string]written // Deployments, by name
+}
+
+// written is what the API server made of a write.
+type written struct {
+	uid        types.UID
+	generation int64
 }
 
 // withClaim runs a verb's work under the app's claim. The claim is a Lease, kept by client-go's
@@ -49,8 +58,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 		return c.withoutClaim(ctx, work)
 	}
 	identity := c.By + "_" + rand.String(5)
-	abandoned, err := c.abandonedClaim(ctx)
-	if err != nil {
+	if err := c.takeOver(ctx); err != nil {
 		return err
 	}
 
@@ -76,7 +84,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 				close(started)
 				defer close(done)
 				defer release()
-				result = c.underClaim(ctx, abandoned, work)
+				result = c.underClaim(ctx, work)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(holder string) {
@@ -155,46 +163,48 @@ func (c *Cluster) claimTimeout() time.Duration {
 	return 4 * leaseDuration
 }
 
-// abandonedClaim says whether the last holder did not release its claim: it is dead, or alive and
-// about to be waited for, or to be taken over.
-func (c *Cluster) abandonedClaim(ctx context.Context) (bool, error) {
+// takeOver empties the claim of whoever holds it, when that is asked for.
+func (c *Cluster) takeOver(ctx context.Context) error {
+	if !c.Takeover {
+		return nil
+	}
 	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
 	lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
+		return fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
 	}
 	holder := ""
 	if lease.Spec.HolderIdentity != nil {
 		holder = *lease.Spec.HolderIdentity
 	}
 	if holder == "" {
-		return false, nil
+		return nil
 	}
-	if c.Takeover {
-		c.log("claim", "taking over from %s", holder)
-		lease.Spec.HolderIdentity = new(string)
-		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
-			return false, fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
-		}
+	c.log("claim", "taking over from %s", holder)
+	lease.Spec.HolderIdentity = new(string)
+	if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
+		return fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
 	}
-	return true, nil
+	return nil
 }
 
-// underClaim draws the epoch and runs the work.
-func (c *Cluster) underClaim(ctx context.Context, abandoned bool, work func(context.Context, *job) error) error {
+// underClaim draws the epoch and runs the work. Whether the last job may still write is not the
+// Lease's to say, which can be empty while that job does not know yet: the ledger says it.
+func (c *Cluster) underClaim(ctx context.Context, work func(context.Context, *job) error) error {
 	j := &job{Cluster: c}
 	if err := j.readState(ctx); err != nil {
 		return err
 	}
+	left := j.ledger.Open
 	j.epoch = j.ledger.Epoch + 1
-	j.ledger.Epoch = j.epoch
+	j.ledger.Epoch, j.ledger.Open = j.epoch, true
 	if err := j.writeState(ctx); err != nil {
 		return err
 	}
-	if abandoned {
+	if left {
 		if err := j.stamp(ctx); err != nil {
 			return err
 		}
@@ -207,11 +217,26 @@ func (c *Cluster) underClaim(ctx context.Context, abandoned bool, work func(cont
 	if errors.As(err, &notReady) && j.ledger.Release != nil {
 		notReady.ReleaseID = j.ledger.Release.ID
 	}
+	if err == nil || errors.As(err, &notReady) || errors.As(err, new(*StageError)) || errors.As(err, new(*release.InputError)) {
+		j.close(ctx) // after any other error a write may still be on its way
+	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrClaimLost) {
 		// The elector cancels the work when it can no longer renew.
 		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
 	}
 	return err
+}
+
+// close notes that this job writes nothing more. When that cannot be noted, the next job takes it for one
+// that may.
+func (j *job) close(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	j.ledger.Open = false
+	if err := j.writeState(ctx); err != nil {
+		j.log("claim", "its end could not be noted, which costs the next job some writes: %v", err)
+	}
 }
 
 // overtaken says whether a newer claim has written the ledger.

@@ -8,9 +8,9 @@
 //
 // The fence: a claim has an epoch, one more than the last. It is written into the ledger and, as an
 // annotation, onto each object that a job writes; each write names the resourceVersion that was read
-// together with an epoch not above the job's own. A job that takes over from one that did not
-// release its claim first stamps every object, so that the next write of the old one is a conflict
-// and then a refusal. Not fenced by this: the creation of the canary's Deployment, which cannot name
+// together with an epoch not above the job's own. A job that follows one whose claim did not end in
+// order (the ledger says so) first stamps every object, so that the next write of the old one is a
+// conflict and then a refusal. Not fenced by this: the creation of the canary's Deployment, which cannot name
 // a resourceVersion. What such a late creation leaves gets no traffic.
 package rollout
 

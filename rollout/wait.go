@@ -53,6 +53,9 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 		if !ok || event.Type == watch.Deleted {
 			return false, &NotReadyError{Deployment: name, Reason: "it was deleted by somebody else"}
 		}
+		if w, ok := j.applied[name]; ok && (d.UID != w.uid || d.Generation < w.generation) {
+			return false, nil // a cache that has not heard of our write yet
+		}
 		done, now, err := rolledOut(d)
 		if now != progress && !done && err == nil {
 			progress = now

@@ -95,6 +95,10 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (
 			return err
 		}
 		j.record(object, live, after)
+		if j.applied == nil {
+			j.applied = map[string]written{}
+		}
+		j.applied[desired.Name] = written{after.UID, after.Generation}
 		before = live
 		return nil
 	})
@@ -190,7 +194,10 @@ func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment, created 
 		return nil // only the plan has made it
 	}
 	return j.write(ctx, "Deployment "+live.Name, func() error {
-		_, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, live.Name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
+		after, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, live.Name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
+		if err == nil {
+			j.applied[live.Name] = written{after.UID, after.Generation}
+		}
 		return err
 	})
 }

@@ -1,14 +1,17 @@
 package verbs_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
@@ -62,6 +66,60 @@ func testAPipelineOfWhichNothingIsLeftToDo(t *testing.T) {
 	if out := a.must("plan", "rollback"); strings.Count(out, "VirtualService") > 1 {
 		t.Errorf("a plan names an object twice:\n%s", out)
 	}
+}
+
+// gate holds a job's route back until it is let go; then it is sent, whatever the job thinks by then.
+type gate struct {
+	next     http.RoundTripper
+	once     sync.Once
+	reached  chan struct{}
+	released chan struct{}
+}
+
+func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/virtualservices/") {
+		g.once.Do(func() { close(g.reached) })
+		<-g.released
+		r = r.WithContext(context.WithoutCancel(r.Context()))
+	}
+	return g.next.RoundTrip(r)
+}
+
+// testAWriteThatComesLate: a job's route arrives after its release was rolled back, by a job that found
+// the claim empty. It must not be carried out: there are no pods any more.
+func testAWriteThatComesLate(t *testing.T) {
+	t.Parallel()
+	a := released(t, "late")
+	stop := a.observe()
+	late := &gate{reached: make(chan struct{}), released: make(chan struct{})}
+	config := rest.CopyConfig(running.RESTConfig)
+	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
+		late.next = next
+		return late
+	}
+	job := a.quiet("late", config)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := job.Canary(context.Background(), wanted(job, images["two"]))
+		ended <- err
+	}()
+	<-late.reached
+	// Another job took the claim over, and died before it did anything.
+	leases := a.kube.CoordinationV1().Leases(a.namespace)
+	if _, err := leases.Patch(t.Context(), "crossbill-late", types.MergePatchType, []byte(`{"spec":{"holderIdentity":""}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.quiet("next", nil).Rollback(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	close(late.released)
+	if err := <-ended; err == nil {
+		t.Error("the late job does not know that it lost its claim")
+	}
+	if a.weights() != atRest || a.image("canary") != "" {
+		t.Errorf("weights %+v, canary %q", a.weights(), a.image("canary"))
+	}
+	stop()
 }
 
 // testDrift: what somebody else changes of a release in flight is told, with what to do.

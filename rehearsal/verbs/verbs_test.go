@@ -64,6 +64,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("a release that nobody works on", testAReleaseThatNobodyWorksOn)
 	t.Run("the least rights", testTheLeastRights)
 	t.Run("drift", testDrift)
+	t.Run("a write that comes late", testAWriteThatComesLate)
 	t.Run("a promoted release that turns out bad", testAPromotedReleaseThatTurnsOutBad)
 	t.Run("a canary gets more in steps", testACanaryGetsMoreInSteps)
 }
