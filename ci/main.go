@@ -95,7 +95,8 @@ func (m *Crossbill) Cli() *dagger.Container {
 	binary := dag.Container().From(m.GoImage).
 		WithEnvVariable("CGO_ENABLED", "0").
 		WithMountedCache("/go/pkg/mod", dag.CacheVolume("crossbill-go-modules")).
-		WithMountedCache("/root/.cache/go-build", dag.CacheVolume("crossbill-go-build")).
+		WithEnvVariable("GOCACHE", "/go/build").
+		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
 		WithMountedDirectory("/source", source).
 		WithWorkdir("/source").
 		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", "/crossbill", "./cmd/crossbill"}).
