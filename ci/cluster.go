@@ -58,8 +58,11 @@ func (m *Crossbill) prepare(ctx context.Context, on cluster, verb string, args [
 	return c, append(flag(all, "--prometheus", prometheus), args...), nil
 }
 
-// bind gives host:port of a service under the name that it is bound to a container with.
+// bind starts a service and gives its host:port under the name that it is bound to a container with.
 func bind(ctx context.Context, service *dagger.Service, name string) (string, error) {
+	if _, err := service.Start(ctx); err != nil {
+		return "", err
+	}
 	endpoint, err := service.Endpoint(ctx, dagger.ServiceEndpointOpts{Scheme: "tcp"})
 	if err != nil {
 		return "", err
