@@ -13,7 +13,8 @@ import (
 	"github.com/our-org/crossbill/rollout"
 )
 
-// counter counts the API requests of a job, without its watches.
+// counter counts the API requests of a job, without its watches and those of its claim, which is renewed
+// every 2 s.
 type counter struct {
 	next http.RoundTripper
 
@@ -22,7 +23,7 @@ type counter struct {
 }
 
 func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Query().Get("watch") == "" {
+	if r.URL.Query().Get("watch") == "" && !strings.Contains(r.URL.Path, "/leases") {
 		c.mu.Lock()
 		c.seen = append(c.seen, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/apis"))
 		c.mu.Unlock()
@@ -30,8 +31,8 @@ func (c *counter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return c.next.RoundTrip(r)
 }
 
-// TestAPIRequests bounds what a verb asks of the API server. A renewal of the claim, every 2 s, is one
-// more.
+// TestAPIRequests bounds what a verb asks of the API server: 21, 11 and 10 were measured for canary,
+// promote and cleanup; a write that meets a conflict is two more.
 func TestAPIRequests(t *testing.T) {
 	a := released(t, "requests")
 	image := images["two"]
@@ -40,7 +41,7 @@ func TestAPIRequests(t *testing.T) {
 		most int
 		run  func(ctx context.Context, c *rollout.Cluster) error
 	}{
-		{"canary", 28, func(ctx context.Context, c *rollout.Cluster) error {
+		{"canary", 27, func(ctx context.Context, c *rollout.Cluster) error {
 			_, err := c.Canary(ctx, wanted(c, image))
 			return err
 		}},
@@ -48,9 +49,9 @@ func TestAPIRequests(t *testing.T) {
 			_, err := c.Canary(ctx, wanted(c, image))
 			return err
 		}},
-		{"status", 5, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Status(ctx); return err }},
-		{"promote", 20, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Promote(ctx); return err }},
-		{"cleanup", 18, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Cleanup(ctx); return err }},
+		{"status", 4, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Status(ctx); return err }},
+		{"promote", 17, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Promote(ctx); return err }},
+		{"cleanup", 16, func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Cleanup(ctx); return err }},
 	} {
 		count := &counter{}
 		config := rest.CopyConfig(running.RESTConfig)
