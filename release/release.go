@@ -83,6 +83,15 @@ type Release struct {
 	Commit      string    `json:"commit,omitempty"`
 	PipelineURL string    `json:"pipelineURL,omitempty"`
 	Steps       []Step    `json:"steps"`
+
+	Takeovers []Takeover `json:"takeovers,omitempty"`
+}
+
+// Takeover is a claim that was taken from a job, by whom and when.
+type Takeover struct {
+	From string    `json:"from"`
+	By   string    `json:"by"`
+	At   time.Time `json:"at"`
 }
 
 // Step is one stage reached, by whom and when.

@@ -140,6 +140,9 @@ func steps(r *release.Release) []Entry {
 		}
 		entries = append(entries, entry)
 	}
+	for _, t := range r.Takeovers {
+		entries = append(entries, Entry{At: t.At, Release: r.ID, Digest: r.Digest(), What: "taken over", Detail: "from " + t.From, By: t.By})
+	}
 	return entries
 }
 

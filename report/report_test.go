@@ -36,6 +36,7 @@ func status(t *testing.T) *rollout.Status {
 	must(err)
 	must(l.Reach(release.StageCanary, "ann", at.Add(61*time.Minute)))
 	must(l.Judge(release.Verdict{Outcome: release.Healthy, Digest: l.Release.Digest(), Reason: "all good"}, "ann", at.Add(62*time.Minute)))
+	l.Release.Takeovers = []release.Takeover{{From: "job_0", By: "ann", At: at.Add(90 * time.Minute)}}
 	return &rollout.Status{
 		App: "app", Namespace: "production", Claim: "job_1", Expired: true, Release: l.Release, History: l.History,
 		Weights: &manifest.WeightPair{Primary: 50, Canary: 50}, Drift: []string{"the canary has weight 50"},
@@ -71,7 +72,7 @@ func TestTheTimelineIsInOrder(t *testing.T) {
 			t.Errorf("%v comes after %v", e, entries[i-1])
 		}
 	}
-	if got, want := strings.Join(told, ", "), "old claimed, old canary, old rolling_back, old rolled_back, new claimed, new canary, new verified"; got != want {
+	if got, want := strings.Join(told, ", "), "old claimed, old canary, old rolling_back, old rolled_back, new claimed, new canary, new verified, new taken over"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var out bytes.Buffer

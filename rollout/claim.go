@@ -58,7 +58,8 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 		return c.withoutClaim(ctx, work)
 	}
 	identity := c.By + "_" + rand.String(5)
-	if err := c.takeOver(ctx); err != nil {
+	from, err := c.takeOver(ctx)
+	if err != nil {
 		return err
 	}
 
@@ -84,7 +85,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 				close(started)
 				defer close(done)
 				defer release()
-				result = c.underClaim(ctx, work)
+				result = c.underClaim(ctx, from, work)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(holder string) {
@@ -163,37 +164,37 @@ func (c *Cluster) claimTimeout() time.Duration {
 	return 4 * leaseDuration
 }
 
-// takeOver empties the claim of whoever holds it, when that is asked for.
-func (c *Cluster) takeOver(ctx context.Context) error {
+// takeOver empties the claim of whoever holds it, when that is asked for, and says who that was.
+func (c *Cluster) takeOver(ctx context.Context) (from string, err error) {
 	if !c.Takeover {
-		return nil
+		return "", nil
 	}
 	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
 	lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil
+		return "", nil
 	}
 	if err != nil {
-		return fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
+		return "", fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
 	}
 	holder := ""
 	if lease.Spec.HolderIdentity != nil {
 		holder = *lease.Spec.HolderIdentity
 	}
 	if holder == "" {
-		return nil
+		return "", nil
 	}
 	c.log("claim", "taking over from %s", holder)
 	lease.Spec.HolderIdentity = new(string)
 	if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
-		return fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
+		return "", fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
 	}
-	return nil
+	return holder, nil
 }
 
 // underClaim draws the epoch and runs the work. Whether the last job may still write is not the
 // Lease's to say, which can be empty while that job does not know yet: the ledger says it.
-func (c *Cluster) underClaim(ctx context.Context, work func(context.Context, *job) error) error {
+func (c *Cluster) underClaim(ctx context.Context, takenFrom string, work func(context.Context, *job) error) error {
 	j := &job{Cluster: c}
 	if err := j.readState(ctx); err != nil {
 		return err
@@ -201,6 +202,9 @@ func (c *Cluster) underClaim(ctx context.Context, work func(context.Context, *jo
 	left := j.ledger.Open
 	j.epoch = j.ledger.Epoch + 1
 	j.ledger.Epoch, j.ledger.Open = j.epoch, true
+	if r := j.ledger.Release; r != nil && takenFrom != "" {
+		r.Takeovers = append(r.Takeovers, release.Takeover{From: takenFrom, By: j.By, At: j.now()})
+	}
 	if err := j.writeState(ctx); err != nil {
 		return err
 	}

@@ -306,6 +306,9 @@ func testARollbackBesideACanary(t *testing.T) {
 	}
 	stop()
 	status := a.status()
+	if takeovers := status.History[0].Takeovers; len(takeovers) != 1 || takeovers[0].From == "" {
+		t.Errorf("takeovers %+v", takeovers)
+	}
 	if status.Release != nil || status.History[0].Outcome != release.OutcomeRolledBack || a.image("canary") != "" || a.weights() != atRest {
 		t.Errorf("status %+v", status)
 	}
