@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/our-org/crossbill/release"
 )
@@ -58,7 +59,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 		return c.withoutClaim(ctx, work)
 	}
 	identity := c.By + "_" + rand.String(5)
-	from, err := c.takeOver(ctx)
+	from, err := c.takeOver(ctx, identity)
 	if err != nil {
 		return err
 	}
@@ -164,32 +165,44 @@ func (c *Cluster) claimTimeout() time.Duration {
 	return 4 * leaseDuration
 }
 
-// takeOver empties the claim of whoever holds it, when that is asked for, and says who that was.
-func (c *Cluster) takeOver(ctx context.Context) (from string, err error) {
+// takeOver puts this job into the claim of whoever holds it, when that is asked for, and says who that
+// was. In one write: a claim that was only emptied would be the other job's again at its next renewal.
+func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, err error) {
 	if !c.Takeover {
 		return "", nil
 	}
 	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
-	lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return "", nil
-	}
+	err = retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, func() error {
+		lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if holder := lease.Spec.HolderIdentity; holder == nil || *holder == "" || *holder == identity {
+			return nil
+		}
+		holder, now, transitions := *lease.Spec.HolderIdentity, metav1.NowMicro(), int32(1)
+		if lease.Spec.LeaseTransitions != nil {
+			transitions += *lease.Spec.LeaseTransitions
+		}
+		seconds := int32(leaseDuration / time.Second)
+		lease.Spec.HolderIdentity, lease.Spec.AcquireTime, lease.Spec.RenewTime = &identity, &now, &now
+		lease.Spec.LeaseTransitions, lease.Spec.LeaseDurationSeconds = &transitions, &seconds
+		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
+			return err
+		}
+		from = holder
+		return nil
+	})
 	if err != nil {
-		return "", fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), err)
+		return "", fmt.Errorf("taking over the claim (Lease %s/%s): %w; nothing was changed, run the command again", c.Namespace, c.stateName(), err)
 	}
-	holder := ""
-	if lease.Spec.HolderIdentity != nil {
-		holder = *lease.Spec.HolderIdentity
+	if from != "" {
+		c.log("claim", "taken over from %s", from)
 	}
-	if holder == "" {
-		return "", nil
-	}
-	c.log("claim", "taking over from %s", holder)
-	lease.Spec.HolderIdentity = new(string)
-	if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
-		return "", fmt.Errorf("taking over the claim of %s: %w; nothing was changed, run the command again", holder, err)
-	}
-	return holder, nil
+	return from, nil
 }
 
 // underClaim draws the epoch and runs the work. Whether the last job may still write is not the
@@ -200,7 +213,15 @@ func (c *Cluster) underClaim(ctx context.Context, takenFrom string, work func(co
 		return err
 	}
 	left := j.ledger.Open
-	j.epoch = j.ledger.Epoch + 1
+	newest := j.ledger.Epoch
+	if j.state.ResourceVersion == "" { // a first ledger, or one that was lost: the objects may know more
+		live, err := j.newestEpoch(ctx)
+		if err != nil {
+			return err
+		}
+		newest = max(newest, live)
+	}
+	j.epoch = newest + 1
 	j.ledger.Epoch, j.ledger.Open = j.epoch, true
 	if r := j.ledger.Release; r != nil && takenFrom != "" {
 		r.Takeovers = append(r.Takeovers, release.Takeover{From: takenFrom, By: j.By, At: j.now()})
@@ -281,8 +302,8 @@ func (j *job) readState(ctx context.Context) error {
 	return nil
 }
 
-// writeState writes the ledger. A conflict means that another job has written it, which only one
-// with a newer claim does.
+// writeState writes the ledger. It is tried again after a fault, and when somebody has edited the
+// ConfigMap's other parts; a ledger with a newer epoch is another job's claim.
 func (j *job) writeState(ctx context.Context) error {
 	if j.plan != nil {
 		return nil
@@ -291,25 +312,80 @@ func (j *job) writeState(ctx context.Context) error {
 	if state.Data == nil {
 		state.Data = map[string]string{}
 	}
-	state.Data[ledgerKey] = j.ledger.String()
+	text := j.ledger.String()
+	state.Data[ledgerKey] = text
 	if j.ledger.Release == nil {
 		delete(state.Data, previousKey)
 	}
+	base := j.state.Data[ledgerKey] // what this write is meant to follow
 	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
-	var err error
-	if state.ResourceVersion == "" {
-		state, err = configMaps.Create(ctx, state, metav1.CreateOptions{FieldManager: fieldManager})
-	} else {
-		state, err = configMaps.Update(ctx, state, metav1.UpdateOptions{FieldManager: fieldManager})
+	again := false
+	return j.write(ctx, "ledger (ConfigMap "+j.Namespace+"/"+j.stateName()+")", func() error {
+		if again {
+			now, err := configMaps.Get(ctx, j.stateName(), metav1.GetOptions{})
+			switch {
+			case apierrors.IsNotFound(err):
+				if state.ResourceVersion != "" {
+					return ErrClaimLost // somebody has deleted it
+				}
+			case err != nil:
+				return err
+			case now.Data[ledgerKey] == text: // this very write was done, its answer lost
+				j.state = now
+				return nil
+			case now.Data[ledgerKey] != base:
+				return ErrClaimLost
+			default:
+				data := state.Data
+				state = now.DeepCopy()
+				state.Data = data
+			}
+		}
+		again = true
+		var written *corev1.ConfigMap
+		var err error
+		if state.ResourceVersion == "" {
+			written, err = configMaps.Create(ctx, state, metav1.CreateOptions{FieldManager: fieldManager})
+			if apierrors.IsAlreadyExists(err) {
+				return apierrors.NewConflict(corev1.Resource("configmaps"), j.stateName(), err) // to be looked at
+			}
+		} else {
+			written, err = configMaps.Update(ctx, state, metav1.UpdateOptions{FieldManager: fieldManager})
+		}
+		if err == nil {
+			j.state = written
+		}
+		return err
+	})
+}
+
+// newestEpoch is the highest epoch on the app's objects.
+func (j *job) newestEpoch(ctx context.Context) (int64, error) {
+	newest := int64(0)
+	note := func(object metav1.Object, err error) error {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if epoch, err := strconv.ParseInt(object.GetAnnotations()[epochAnnotation], 10, 64); err == nil {
+			newest = max(newest, epoch)
+		}
+		return nil
 	}
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		return ErrClaimLost
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		d, err := j.Kube.AppsV1().Deployments(j.Namespace).Get(ctx, j.deploymentName(track), metav1.GetOptions{})
+		if err := note(d, err); err != nil {
+			return 0, err
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("ledger (ConfigMap %s/%s): %w; run the command again", j.Namespace, j.stateName(), err)
+	rule, err := j.Istio.NetworkingV1().DestinationRules(j.Namespace).Get(ctx, j.Manifests.DestinationRule.Name, metav1.GetOptions{})
+	if err := note(rule, err); err != nil {
+		return 0, err
 	}
-	j.state = state
-	return nil
+	route, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{})
+	return newest, note(route, err)
 }
 
 // reach notes a stage in the ledger.

@@ -40,7 +40,8 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (Result, bool, error
 		return j.result("guard", "no release is in flight"), true, nil
 	}
 	limit := limits.Dead
-	if r.Stage == release.StageCanary || r.Stage == release.StageVerified {
+	switch r.Stage {
+	case release.StageCanary, release.StageVerified, release.StagePromoted: // promoted: it may be baking
 		limit = limits.Waiting
 	}
 	idle := j.now().Sub(lastStep(r))

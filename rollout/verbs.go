@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -204,7 +205,15 @@ func (j *job) applyCanary(ctx context.Context, weight int) error {
 	if err != nil {
 		return err
 	}
-	replicas := CanaryReplicas(primary, weight)
+	present, err := j.deployment(ctx, desired.Name)
+	if err != nil {
+		return fmt.Errorf("Deployment %s: %w", desired.Name, err)
+	}
+	routed := 0 // what primary is relieved of already
+	if r.Stage != release.StageClaimed {
+		routed = r.Weight
+	}
+	replicas := CanaryReplicas(primary, present, routed, weight)
 	desired.Spec.Replicas = &replicas
 	if _, _, err := j.applyDeployment(ctx, desired); err != nil {
 		return err
@@ -213,14 +222,18 @@ func (j *job) applyCanary(ctx context.Context, weight int) error {
 	return nil
 }
 
-// CanaryReplicas is the canary's size for a weight in percent: its share of primary's live
-// replicas, rounded up, at least one.
-func CanaryReplicas(primary *appsv1.Deployment, weight int) int32 {
-	live := int32(1)
-	if primary != nil && primary.Spec.Replicas != nil {
-		live = *primary.Spec.Replicas
+// CanaryReplicas is the canary's size for a weight in percent: its share of what the app needs, rounded
+// up, at least one, and never less than it has. The app needs what primary has now for the part that
+// it still serves: an HPA has shrunk it by what is routed to the canary already.
+func CanaryReplicas(primary, canary *appsv1.Deployment, routed, weight int) int32 {
+	size := func(d *appsv1.Deployment, otherwise int32) int32 {
+		if d == nil || d.Spec.Replicas == nil {
+			return otherwise
+		}
+		return *d.Spec.Replicas
 	}
-	return max(1, (live*int32(weight)+99)/100)
+	served := int32(100 - routed)
+	return max(1, size(canary, 0), (size(primary, 1)*int32(weight)+served-1)/served)
 }
 
 // waitTrack waits until a track can be routed to.
@@ -293,11 +306,11 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (Result, error) 
 // of the traffic to primary. The canary keeps its share until then.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 	return c.run(ctx,
-		func(_ context.Context, j *job) (Result, bool, error) { return j.lookPromote() },
+		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookPromote(ctx) },
 		func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) })
 }
 
-func (j *job) lookPromote() (Result, bool, error) {
+func (j *job) lookPromote(ctx context.Context) (Result, bool, error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
 		return Result{}, false, err
 	}
@@ -329,6 +342,16 @@ func (j *job) lookPromote() (Result, bool, error) {
 			Fix:     "promote with the manifests that canary was run with",
 		}
 	}
+	if r.Stage != release.StageVerified {
+		return Result{}, false, nil
+	}
+	status, err := j.Status(ctx)
+	if err != nil {
+		return Result{}, false, err
+	}
+	if len(status.Drift) > 0 {
+		return Result{}, false, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(status.Drift, "; "))}
+	}
 	return Result{}, false, nil
 }
 
@@ -341,6 +364,9 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 		if err := j.reach(ctx, release.StagePromoting); err != nil {
 			return Result{}, err
 		}
+	}
+	if err := j.ensureSubsets(ctx); err != nil {
+		return Result{}, err
 	}
 	if err := j.applyPrimary(ctx); err != nil {
 		return Result{}, err
@@ -411,8 +437,7 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 // removeCanary takes the canary off the route, waits until nobody calls it, deletes it, and gives
 // back what others own.
 func (j *job) removeCanary(ctx context.Context) error {
-	err := j.route(ctx, 0)
-	if err != nil && !apierrors.IsNotFound(err) { // no VirtualService: no traffic
+	if err := j.routeIfThere(ctx, 0); err != nil {
 		return err
 	}
 	live, err := j.deployment(ctx, j.deploymentName(release.Canary))
@@ -439,17 +464,40 @@ func (c *Cluster) Rollback(ctx context.Context, reason string) (Result, error) {
 	taking := *c
 	taking.Takeover = true
 	return taking.run(ctx,
-		func(_ context.Context, j *job) (Result, bool, error) {
+		func(ctx context.Context, j *job) (Result, bool, error) {
 			if err := j.ledger.Expect(j.ReleaseID); err != nil {
 				return Result{}, false, err
 			}
-			return j.result("rollback", "no release is in flight: nothing to roll back"), j.ledger.Release == nil, nil
+			if j.ledger.Release != nil {
+				return Result{}, false, nil
+			}
+			if j.ReleaseID == "" {
+				if orphan, err := j.orphaned(ctx); err != nil || orphan {
+					return Result{}, false, err
+				}
+			}
+			return j.result("rollback", "no release is in flight: nothing to roll back"), true, nil
 		},
 		func(ctx context.Context, j *job) (Result, error) { return j.rollback(ctx, reason) })
 }
 
 func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	r := j.ledger.Release
+	if r == nil {
+		return j.removeOrphan(ctx)
+	}
+	if r.Previous == "" && r.Stage == release.StageClaimed {
+		if live, err := j.firstIsLive(ctx); err != nil || live {
+			if err != nil {
+				return Result{}, err
+			}
+			digest := r.Digest()
+			if err := j.finish(ctx, release.OutcomeFirst); err != nil {
+				return Result{}, err
+			}
+			return j.ended("rollback", release.OutcomeFirst, "the app's first release, %s, has all of the traffic: there is nothing to go back to", digest), nil
+		}
+	}
 	if r.Stage != release.StageRollingBack {
 		r.Reason = reason
 		if err := j.reach(ctx, release.StageRollingBack); err != nil {
@@ -475,38 +523,62 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 
 // restorePrimary brings the traffic to a primary with the old template. A primary that promotion has
 // begun to change is put back first when it has no ready endpoint of its own; else the traffic goes
-// first.
+// first. One that somebody has deleted is made again.
 func (j *job) restorePrimary(ctx context.Context) error {
+	if err := j.ensureSubsets(ctx); err != nil {
+		return err
+	}
+	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
+	}
 	ready, err := j.hasReadyEndpoint(ctx, release.Primary)
 	if err != nil {
 		return err
 	}
 	if ready {
-		if err := j.route(ctx, 0); err != nil && !apierrors.IsNotFound(err) {
+		if err := j.routeIfThere(ctx, 0); err != nil {
 			return err
 		}
 	}
-	if text := j.state.Data[previousKey]; text != "" {
+	text := j.state.Data[previousKey]
+	if text == "" && live != nil {
+		if !ready && j.plan == nil {
+			return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
+		}
+		return nil
+	}
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous)
+	if err != nil {
+		return err
+	}
+	if text != "" {
 		var template corev1.PodTemplateSpec
 		if err := json.Unmarshal([]byte(text), &template); err != nil {
 			return fmt.Errorf("ledger: primary's previous pod template is not readable: %w", err)
 		}
-		desired, err := j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous)
-		if err != nil {
-			return err
-		}
 		desired.Spec.Template = template
-		if _, _, err := j.applyDeployment(ctx, desired); err != nil {
-			return err
-		}
-		j.log("Deployment "+j.Namespace+"/"+desired.Name, "put back to %s", release.DigestOf(j.ledger.Release.Previous))
-		if err := j.waitTrack(ctx, release.Primary); err != nil {
-			return err
-		}
-		return j.route(ctx, 0)
 	}
-	if !ready && j.plan == nil {
-		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
+	_, after, err := j.applyDeployment(ctx, desired)
+	if err != nil {
+		return err
+	}
+	if live == nil {
+		if err := j.sizePrimary(ctx, after, true); err != nil {
+			return err
+		}
+	}
+	j.log("Deployment "+j.Namespace+"/"+desired.Name, "put back to %s", release.DigestOf(j.ledger.Release.Previous))
+	if err := j.waitTrack(ctx, release.Primary); err != nil {
+		return err
+	}
+	return j.routeIfThere(ctx, 0)
+}
+
+// routeIfThere routes, unless somebody has deleted the VirtualService: then there is no traffic.
+func (j *job) routeIfThere(ctx context.Context, weight int) error {
+	if err := j.route(ctx, weight); err != nil && !apierrors.IsNotFound(err) {
+		return err
 	}
 	return nil
 }
@@ -539,6 +611,38 @@ func (j *job) rollbackFirst(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	return j.ended("rollback", release.OutcomeRolledBack, "the first release is removed: the app has no primary"), nil
+}
+
+// firstIsLive says whether a first release that was not noted as ended has its traffic already: its route
+// is the last thing that it makes.
+func (j *job) firstIsLive(ctx context.Context) (bool, error) {
+	_, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("VirtualService %s: %w", j.Manifests.VirtualService.Name, err)
+	}
+	return j.hasReadyEndpoint(ctx, release.Primary)
+}
+
+// orphaned says whether there is a canary that no release in the ledger has put there.
+func (j *job) orphaned(ctx context.Context) (bool, error) {
+	live, err := j.deployment(ctx, j.deploymentName(release.Canary))
+	if err != nil || live == nil {
+		return false, err
+	}
+	_, ours := live.Annotations[epochAnnotation]
+	return ours, nil
+}
+
+// removeOrphan takes away a canary whose ledger was lost.
+func (j *job) removeOrphan(ctx context.Context) (Result, error) {
+	j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
+	if err := j.removeCanary(ctx); err != nil {
+		return Result{}, err
+	}
+	return j.result("rollback", "a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
 }
 
 // hasReadyEndpoint says whether a track can take traffic now.

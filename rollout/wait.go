@@ -48,6 +48,7 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 	name := j.deploymentName(track)
 	object := "Deployment " + j.Namespace + "/" + name
 	progress := ""
+	var old *metav1.Time // of a deadline that was exceeded before, by another rollout
 	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, nil, func(event watch.Event) (bool, error) {
 		d, ok := event.Object.(*appsv1.Deployment)
 		if !ok || event.Type == watch.Deleted {
@@ -56,7 +57,13 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 		if w, ok := j.applied[name]; ok && (d.UID != w.uid || d.Generation < w.generation) {
 			return false, nil // a cache that has not heard of our write yet
 		}
-		done, now, err := rolledOut(d)
+		if old == nil {
+			old = new(metav1.Time)
+			if c := exceeded(d); c != nil {
+				*old = c.LastUpdateTime
+			}
+		}
+		done, now, err := rolledOut(d, *old)
 		if now != progress && !done && err == nil {
 			progress = now
 			j.log(object, "%s", now)
@@ -79,15 +86,21 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 	return notReady
 }
 
-// rolledOut reads a Deployment's own conditions, as `kubectl rollout status` does.
-func rolledOut(d *appsv1.Deployment) (done bool, progress string, err error) {
+// exceeded is the condition that a Deployment made no progress in time, or nil.
+func exceeded(d *appsv1.Deployment) *appsv1.DeploymentCondition {
+	for i, condition := range d.Status.Conditions {
+		if condition.Type == appsv1.DeploymentProgressing && condition.Reason == "ProgressDeadlineExceeded" {
+			return &d.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// rolledOut reads a Deployment's own conditions, as `kubectl rollout status` does. A deadline that was
+// exceeded at a time before is another rollout's: the controller keeps the condition for a while.
+func rolledOut(d *appsv1.Deployment, before metav1.Time) (done bool, progress string, err error) {
 	if d.Status.ObservedGeneration < d.Generation {
 		return false, "waiting for the controller to see it", nil
-	}
-	for _, condition := range d.Status.Conditions {
-		if condition.Type == appsv1.DeploymentProgressing && condition.Reason == "ProgressDeadlineExceeded" {
-			return false, "", &NotReadyError{Reason: "it made no progress within its progressDeadlineSeconds"}
-		}
 	}
 	want := int32(1)
 	if d.Spec.Replicas != nil {
@@ -95,7 +108,13 @@ func rolledOut(d *appsv1.Deployment) (done bool, progress string, err error) {
 	}
 	s := d.Status
 	progress = fmt.Sprintf("%d of %d replicas updated, %d available", s.UpdatedReplicas, want, s.AvailableReplicas)
-	return s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want, progress, nil
+	if s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want {
+		return true, progress, nil
+	}
+	if c := exceeded(d); c != nil && !c.LastUpdateTime.Equal(&before) {
+		return false, "", &NotReadyError{Reason: "it made no progress within its progressDeadlineSeconds"}
+	}
+	return false, progress, nil
 }
 
 func (j *job) selector(track release.Track) string {
@@ -110,16 +129,7 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 	}
 	ctx, cancel := j.bounded(ctx)
 	defer cancel()
-	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
-	if err != nil {
-		return fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
-	}
-	want := sets.New[string]()
-	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp == nil {
-			want.Insert(pod.Name)
-		}
-	}
+	var want sets.Set[string]
 	slices := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
 	ofService := func(o metav1.ListOptions) metav1.ListOptions {
 		o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
@@ -134,7 +144,7 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 		},
 	}
 	ready := map[string]sets.Set[string]{} // by slice
-	_, err = watchtools.UntilWithSync(ctx, lw, &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
+	_, err := watchtools.UntilWithSync(ctx, lw, &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
 		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
 			ready[slice.Name] = readyPods(slice)
 			if event.Type == watch.Deleted {
@@ -145,7 +155,9 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 		for _, names := range ready {
 			all = all.Union(names)
 		}
-		return want.Len() > 0 && all.IsSuperset(want), nil
+		var err error
+		want, err = j.livePods(ctx, track) // each time: pods come and go while this waits
+		return err == nil && want.Len() > 0 && all.IsSuperset(want), err
 	})
 	if err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -155,6 +167,21 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 	}
 	j.log("Service "+j.Namespace+"/"+j.Manifests.Service.Name, "%d ready %s of %s", want.Len(), plural(want.Len(), "endpoint"), track)
 	return nil
+}
+
+// livePods are the names of a track's pods that are to serve: not those that end, or have ended.
+func (j *job) livePods(ctx context.Context, track release.Track) (sets.Set[string], error) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return nil, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+	}
+	names := sets.New[string]()
+	for _, pod := range pods.Items {
+		if pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodFailed && pod.Status.Phase != corev1.PodSucceeded {
+			names.Insert(pod.Name)
+		}
+	}
+	return names, nil
 }
 
 func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {

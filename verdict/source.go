@@ -52,18 +52,34 @@ type Reading struct {
 
 // Read reads a workload's counters at one time. A failure is retried for a few seconds.
 func (s *Source) Read(ctx context.Context, workload string, at time.Time) (*Reading, error) {
+	return s.read(ctx, workload, at, "")
+}
+
+// Baseline reads a workload's counters as they were last seen within an hour: a series that a failed
+// scrape hides right now must not count its whole life when it is back.
+func (s *Source) Baseline(ctx context.Context, workload string, at time.Time) (*Reading, error) {
+	return s.read(ctx, workload, at, "[1h]")
+}
+
+func (s *Source) read(ctx context.Context, workload string, at time.Time, span string) (*Reading, error) {
 	labels := s.labels(workload)
-	requests, err := s.query(ctx, `istio_requests_total{`+labels+`}`, at)
+	selector := func(metric string) string {
+		if span == "" {
+			return metric + `{` + labels + `}`
+		}
+		return `last_over_time(` + metric + `{` + labels + `}` + span + `)`
+	}
+	requests, err := s.query(ctx, selector("istio_requests_total"), at)
 	if err != nil {
 		return nil, err
 	}
 	r := &Reading{At: at, Requests: Series{}, errors: map[string]bool{}, Timed: Series{}, Fast: Series{}}
 	for _, sample := range requests {
-		key := sample.Metric.String()
+		key := series(sample.Metric)
 		r.Requests[key] = float64(sample.Value)
 		r.errors[key] = isError(string(sample.Metric["response_code"]))
 	}
-	buckets, err := s.query(ctx, `istio_request_duration_milliseconds_bucket{`+labels+`}`, at)
+	buckets, err := s.query(ctx, selector("istio_request_duration_milliseconds_bucket"), at)
 	if err != nil {
 		return nil, err
 	}
@@ -75,15 +91,22 @@ func (s *Source) Read(ctx context.Context, workload string, at time.Time) (*Read
 		}
 		switch {
 		case math.IsInf(le, 1):
-			r.Timed[sample.Metric.String()] = float64(sample.Value)
+			r.Timed[series(sample.Metric)] = float64(sample.Value)
 		case le == bound:
-			r.Fast[sample.Metric.String()] = float64(sample.Value)
+			r.Fast[series(sample.Metric)] = float64(sample.Value)
 		}
 	}
 	if len(r.Timed) > 0 && len(r.Fast) == 0 {
 		return nil, &release.InputError{Field: "--latency-ms", Problem: fmt.Sprintf("%g is not a bucket bound of istio_request_duration_milliseconds", bound), Fix: "give one of its bounds, for example 500 or 1000"}
 	}
 	return r, nil
+}
+
+// series names a series by its labels: functions drop the metric's name.
+func series(metric model.Metric) string {
+	labels := metric.Clone()
+	delete(labels, model.MetricNameLabel)
+	return labels.String()
 }
 
 func (s *Source) labels(workload string) string {
@@ -124,7 +147,10 @@ func (s *Source) query(ctx context.Context, query string, at time.Time) (model.V
 	var last error
 	var vector model.Vector
 	err := wait.ExponentialBackoffWithContext(ctx, readBackoff, func(ctx context.Context) (bool, error) {
-		value, _, err := s.prometheus.Query(ctx, query, at)
+		value, warnings, err := s.prometheus.Query(ctx, query, at)
+		if err == nil && len(warnings) > 0 { // such as an answer of some stores only
+			err = fmt.Errorf("the answer is not whole: %s", strings.Join(warnings, "; "))
+		}
 		if err != nil {
 			last = err
 			var bad *promv1.Error

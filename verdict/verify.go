@@ -3,6 +3,7 @@ package verdict
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/our-org/crossbill/release"
@@ -53,7 +54,7 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 		o.Interval = 5 * time.Second
 	}
 	start := time.Now()
-	canary, primary, err := o.read(ctx, start)
+	canary, primary, err := o.read(ctx, start, o.Source.Baseline)
 	if err != nil {
 		var unreachable *UnreachableError
 		if errors.As(err, &unreachable) {
@@ -77,7 +78,7 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 		case <-tick.C:
 		}
 		now := time.Now()
-		canary, primary, err := o.read(ctx, now)
+		canary, primary, err := o.read(ctx, now, o.Source.Read)
 		if err != nil {
 			if errors.As(err, new(*release.InputError)) || ctx.Err() != nil {
 				return nil, err
@@ -95,18 +96,37 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 			o.Report(evaluation)
 		}
 		outcome, reason, decided := o.Thresholds.Judge(evaluation.Canary, final)
-		if decided {
-			v.Outcome, v.Reason = outcome, reason
-			return v, nil
+		if !decided {
+			continue
 		}
+		if outcome == release.Healthy {
+			if stale := o.stale(ctx, now); stale != "" {
+				outcome, reason = release.Inconclusive, stale
+			}
+		}
+		v.Outcome, v.Reason = outcome, reason
+		return v, nil
 	}
 }
 
-func (o Options) read(ctx context.Context, at time.Time) (canary, primary *Reading, err error) {
-	if canary, err = o.Source.Read(ctx, o.Canary, at); err != nil {
+// stale says why the canary's counters cannot vouch for the whole window; "" when they can. A scrape
+// every 30 s is common, so a sample may be 45 s old, but it must be from within the window.
+func (o Options) stale(ctx context.Context, end time.Time) string {
+	sampled, err := o.Source.sampledAt(ctx, o.Canary, end)
+	switch {
+	case err != nil:
+		return err.Error()
+	case end.Sub(sampled) > min(max(o.Thresholds.Window/2, 45*time.Second), o.Thresholds.Window*9/10):
+		return fmt.Sprintf("the canary's counters were sampled last %s before the window's end: scraping has stopped, or is too slow for a window of %s", end.Sub(sampled).Round(time.Second), o.Thresholds.Window)
+	}
+	return ""
+}
+
+func (o Options) read(ctx context.Context, at time.Time, read func(context.Context, string, time.Time) (*Reading, error)) (canary, primary *Reading, err error) {
+	if canary, err = read(ctx, o.Canary, at); err != nil {
 		return nil, nil, err
 	}
-	primary, err = o.Source.Read(ctx, o.Primary, at)
+	primary, err = read(ctx, o.Primary, at)
 	return canary, primary, err
 }
 

@@ -60,5 +60,8 @@ func bake(cmd *cobra.Command, c *rollout.Cluster, limits *thresholdFlags, promet
 	if err != nil {
 		return promoted, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nrolling back did not finish: %w; run `crossbill rollback`", v.Reason, err)}
 	}
+	if result.Outcome != release.OutcomeRolledBack {
+		return promoted, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nNOT rolled back, the release has been ended meanwhile: release an older image", v.Reason)}
+	}
 	return result, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nrolled back: %s", v.Reason, result.Message)}
 }

@@ -105,9 +105,6 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		}
 		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: message})
 	}
-	for _, drift := range status.Drift {
-		fmt.Fprintf(cmd.ErrOrStderr(), "drift: %s\n", drift)
-	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
 		Thresholds: thresholds, Interval: flags.limits.interval,
@@ -119,6 +116,14 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	})
 	if err != nil {
 		return rollout.Result{}, err
+	}
+	// What was judged must be what the release has put there, from the first look to the last.
+	after, err := c.Status(cmd.Context())
+	if err != nil {
+		return rollout.Result{}, err
+	}
+	if drift := append(status.Drift, after.Drift...); len(drift) > 0 && verification.Outcome != release.Unhealthy {
+		verification.Outcome, verification.Reason = release.Inconclusive, "somebody else has changed the release: "+drift[0]
 	}
 	return conclude(cmd, cluster, flags, c, r, verification)
 }
