@@ -1,0 +1,58 @@
+package rollout
+
+import (
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func sized(n int32) *appsv1.Deployment {
+	return &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: &n}}
+}
+
+func TestCanaryReplicas(t *testing.T) {
+	for name, test := range map[string]struct {
+		primary, canary *appsv1.Deployment
+		routed, weight  int
+		want            int32
+	}{
+		"a tenth of two":            {primary: sized(2), weight: 10, want: 1},
+		"a tenth of 25, rounded up": {primary: sized(25), weight: 10, want: 3},
+		"half of ten":               {primary: sized(10), weight: 50, want: 5},
+		"no primary":                {weight: 10, want: 1},
+		"primary shrunk by its HPA to what it serves": {primary: sized(5), canary: sized(5), routed: 50, weight: 90, want: 9},
+		"never smaller than it is":                    {primary: sized(2), canary: sized(5), routed: 50, weight: 60, want: 5},
+	} {
+		if got := CanaryReplicas(test.primary, test.canary, test.routed, test.weight); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
+
+// TestADeadlineOfAnotherRollout: the controller keeps the condition of the rollout before for a while.
+func TestADeadlineOfAnotherRollout(t *testing.T) {
+	before, now := metav1.NewTime(time.Unix(1000, 0)), metav1.NewTime(time.Unix(2000, 0))
+	with := func(at metav1.Time, ready int32) *appsv1.Deployment {
+		d := sized(2)
+		d.Status = appsv1.DeploymentStatus{Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: ready, Conditions: []appsv1.DeploymentCondition{
+			{Type: appsv1.DeploymentProgressing, Reason: "ProgressDeadlineExceeded", LastUpdateTime: at},
+		}}
+		return d
+	}
+	if done, _, err := rolledOut(with(before, 1), before); done || err != nil {
+		t.Errorf("another rollout's deadline: %v, %v", done, err)
+	}
+	if _, _, err := rolledOut(with(now, 1), before); err == nil {
+		t.Error("this rollout's deadline is overlooked")
+	}
+	if done, _, err := rolledOut(with(before, 2), before); !done || err != nil {
+		t.Errorf("a rollout that is complete: %v, %v", done, err)
+	}
+	behind := with(before, 2)
+	behind.Generation = 3
+	if done, _, _ := rolledOut(behind, before); done {
+		t.Error("a status of an older generation counts")
+	}
+}
