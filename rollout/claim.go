@@ -219,7 +219,7 @@ func (c *Cluster) underClaim(ctx context.Context, takenFrom string, work func(co
 		if err != nil {
 			return err
 		}
-		newest = max(newest, live)
+		newest, left = max(newest, live), left || live > 0
 	}
 	j.epoch = newest + 1
 	j.ledger.Epoch, j.ledger.Open = j.epoch, true
