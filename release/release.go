@@ -73,6 +73,7 @@ type Release struct {
 	ID          string    `json:"id"`
 	Image       string    `json:"image"`              // repository@sha256:…
 	Previous    string    `json:"previous,omitempty"` // what primary ran when the release began
+	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release began
 	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
 	Stage       Stage     `json:"stage"`
 	Verdict     *Verdict  `json:"verdict,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +44,12 @@ type job struct {
 	state  *corev1.ConfigMap // as last read or written
 	ledger *release.Ledger
 
+	claimed   bool // this job has the claim
+	unwritten bool // the ledger says more than was written: the write that ends the claim takes it along
+	routed    bool // the VirtualService is there with the release's route
+
+	shrunkBy *autoscalingv2.HorizontalPodAutoscaler // has primary's replicas, and may have shrunk it
+
 	applied map[string]written // Deployments, by name
 }
 
@@ -54,19 +61,16 @@ type written struct {
 
 // withClaim runs a verb's work under the app's claim. The claim is a Lease, kept by client-go's
 // leader election; what fences the writes is the epoch that is drawn from the ledger with it.
-func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job) error) error {
-	if c.plan != nil {
-		return c.withoutClaim(ctx, work)
-	}
+func (c *Cluster) withClaim(ctx context.Context, before *job, v verb) (result Result, err error) {
 	identity := c.By + "_" + rand.String(5)
 	from, err := c.takeOver(ctx, identity)
 	if err != nil {
-		return err
+		return Result{}, err
 	}
 
 	ctx, release := context.WithCancel(ctx)
 	defer release()
-	var result error
+	var worked error
 	started := make(chan struct{})
 	done := make(chan struct{})
 	lock := &rememberingLock{LeaseLock: &resourcelock.LeaseLock{
@@ -86,7 +90,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 				close(started)
 				defer close(done)
 				defer release()
-				result = c.underClaim(ctx, from, work)
+				result, worked = c.underClaim(ctx, from, before, v)
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(holder string) {
@@ -97,7 +101,7 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("claim on %s: %w", c.app(), err)
+		return Result{}, fmt.Errorf("claim on %s: %w", c.app(), err)
 	}
 	claimCtx, stopWaiting := context.WithCancel(ctx)
 	timer := time.AfterFunc(c.claimTimeout(), func() {
@@ -115,15 +119,15 @@ func (c *Cluster) withClaim(ctx context.Context, work func(context.Context, *job
 	case <-started:
 	default:
 		if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
-			return err
+			return Result{}, err
 		}
 		if lock.err != nil {
-			return fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), lock.err)
+			return Result{}, fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", c.Namespace, c.stateName(), lock.err)
 		}
-		return &ClaimHeldError{App: c.app(), Waited: c.claimTimeout()}
+		return Result{}, &ClaimHeldError{App: c.app(), Waited: c.claimTimeout()}
 	}
 	<-done
-	return result
+	return result, worked
 }
 
 // ClaimHeldError says that another job kept the claim for as long as this one waited.
@@ -205,63 +209,82 @@ func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, e
 	return from, nil
 }
 
-// underClaim draws the epoch and runs the work. Whether the last job may still write is not the
+// underClaim draws the epoch and does the work. Whether the last job may still write is not the
 // Lease's to say, which can be empty while that job does not know yet: the ledger says it.
-func (c *Cluster) underClaim(ctx context.Context, takenFrom string, work func(context.Context, *job) error) error {
-	j := &job{Cluster: c}
+func (c *Cluster) underClaim(ctx context.Context, takenFrom string, before *job, v verb) (Result, error) {
+	j := &job{Cluster: c, claimed: true}
 	if err := j.readState(ctx); err != nil {
-		return err
+		return Result{}, err
+	}
+	if j.state.ResourceVersion == before.state.ResourceVersion {
+		j.routed = before.routed // nobody has worked on the app since it was looked at
+	} else if result, done, err := v.look(ctx, j); done || err != nil {
+		return result, err
 	}
 	left := j.ledger.Open
 	newest := j.ledger.Epoch
 	if j.state.ResourceVersion == "" { // a first ledger, or one that was lost: the objects may know more
 		live, err := j.newestEpoch(ctx)
 		if err != nil {
-			return err
+			return Result{}, err
 		}
 		newest, left = max(newest, live), left || live > 0
 	}
 	j.epoch = newest + 1
 	j.ledger.Epoch, j.ledger.Open = j.epoch, true
+	if v.begin != nil {
+		if err := v.begin(j); err != nil {
+			return Result{}, err
+		}
+	}
 	if r := j.ledger.Release; r != nil && takenFrom != "" {
 		r.Takeovers = append(r.Takeovers, release.Takeover{From: takenFrom, By: j.By, At: j.now()})
 	}
 	if err := j.writeState(ctx); err != nil {
-		return err
+		return Result{}, err
 	}
 	if left {
 		if err := j.stamp(ctx); err != nil {
-			return err
+			return Result{}, err
 		}
 	}
-	err := work(ctx, j)
+	result, err := v.act(ctx, j)
+	if err == nil {
+		err = j.close(ctx)
+	}
 	if err != nil && j.overtaken(ctx) {
-		return ErrClaimLost // what went wrong is what the other job does
+		return Result{}, ErrClaimLost // what went wrong is what the other job does
 	}
 	var notReady *NotReadyError
 	if errors.As(err, &notReady) && j.ledger.Release != nil {
 		notReady.ReleaseID = j.ledger.Release.ID
 	}
-	if err == nil || errors.As(err, &notReady) || errors.As(err, new(*StageError)) || errors.As(err, new(*release.InputError)) {
-		j.close(ctx) // after any other error a write may still be on its way
+	if errors.As(err, &notReady) || errors.As(err, new(*StageError)) || errors.As(err, new(*release.InputError)) {
+		_ = j.close(ctx) // after any other error a write may still be on its way
 	}
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrClaimLost) {
 		// The elector cancels the work when it can no longer renew.
-		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
+		return result, fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
 	}
-	return err
+	return result, err
 }
 
-// close notes that this job writes nothing more. When that cannot be noted, the next job takes it for one
-// that may.
-func (j *job) close(ctx context.Context) {
+// close notes that this job writes nothing more, together with what the work came to. When only its end
+// cannot be noted, the next job takes it for one that may still write.
+func (j *job) close(ctx context.Context) error {
 	if ctx.Err() != nil {
-		return
+		if j.unwritten {
+			return ctx.Err()
+		}
+		return nil
 	}
 	j.ledger.Open = false
-	if err := j.writeState(ctx); err != nil {
+	err := j.writeState(ctx)
+	if err != nil && !j.unwritten {
 		j.log("claim", "its end could not be noted, which costs the next job some writes: %v", err)
+		return nil
 	}
+	return err
 }
 
 // overtaken says whether a newer claim has written the ledger.
@@ -272,14 +295,15 @@ func (j *job) overtaken(ctx context.Context) bool {
 	return now.readState(ctx) == nil && now.ledger.Epoch > j.epoch
 }
 
-// withoutClaim runs the work as a plan: the ledger is read, never written.
-func (c *Cluster) withoutClaim(ctx context.Context, work func(context.Context, *job) error) error {
-	j := &job{Cluster: c}
-	if err := j.readState(ctx); err != nil {
-		return err
-	}
+// withoutClaim does the work as a plan: the ledger is never written.
+func (c *Cluster) withoutClaim(ctx context.Context, j *job, v verb) (Result, error) {
 	j.epoch = j.ledger.Epoch + 1
-	return work(ctx, j)
+	if v.begin != nil {
+		if err := v.begin(j); err != nil {
+			return Result{}, err
+		}
+	}
+	return v.act(ctx, j)
 }
 
 // readState reads the ledger.
@@ -399,12 +423,16 @@ func (j *job) reach(ctx context.Context, stage release.Stage) error {
 	return j.writeState(ctx)
 }
 
-// finish ends the release in the ledger.
-func (j *job) finish(ctx context.Context, outcome release.Outcome) error {
-	if err := j.ledger.Finish(outcome, j.By, j.now()); err != nil {
-		return err
-	}
-	return j.writeState(ctx)
+// arrive notes the stage that a verb ends with: it is written with the end of the claim.
+func (j *job) arrive(stage release.Stage) error {
+	j.unwritten = true
+	return j.ledger.Reach(stage, j.By, j.now())
+}
+
+// finish ends the release in the ledger: it is written with the end of the claim.
+func (j *job) finish(outcome release.Outcome) error {
+	j.unwritten = true
+	return j.ledger.Finish(outcome, j.By, j.now())
 }
 
 // fence refuses an object that a newer claim has written.

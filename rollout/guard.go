@@ -21,15 +21,16 @@ type Limits struct {
 // promoted. A release whose claim is held by a living job is left alone, as is one that stands still
 // for no longer than the limits allow.
 func (c *Cluster) Guard(ctx context.Context, limits Limits) (Result, error) {
-	return c.run(ctx,
-		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookGuard(ctx, limits) },
-		func(ctx context.Context, j *job) (Result, error) {
+	return c.run(ctx, verb{
+		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookGuard(ctx, limits) },
+		act: func(ctx context.Context, j *job) (Result, error) {
 			r := j.ledger.Release
 			if r.Stage == release.StagePromoted {
 				return j.cleanup(ctx)
 			}
 			return j.rollback(ctx, fmt.Sprintf("nobody has worked on it since %s (stage %s)", lastStep(r).Format(time.RFC3339), r.Stage))
-		})
+		},
+	})
 }
 
 func lastStep(r *release.Release) time.Time { return r.Steps[len(r.Steps)-1].At }
@@ -48,7 +49,7 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (Result, bool, error
 	if idle < limit {
 		return j.result("guard", "release %s is at stage %s for %s; %s is allowed", r.ID, r.Stage, idle.Round(time.Second), limit), true, nil
 	}
-	if j.epoch != 0 { // this job has the claim
+	if j.claimed {
 		return Result{}, false, nil
 	}
 	lease, err := j.Kube.CoordinationV1().Leases(j.Namespace).Get(ctx, j.stateName(), metav1.GetOptions{})

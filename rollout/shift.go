@@ -23,9 +23,10 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 	if len(steps) == 0 {
 		return Result{}, &release.InputError{Field: "--steps", Problem: "is missing", Fix: "give rising percentages, for example 10,25,50"}
 	}
-	return c.run(ctx,
-		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookShift(ctx, steps) },
-		func(ctx context.Context, j *job) (Result, error) { return j.shift(ctx, steps, pause) })
+	return c.run(ctx, verb{
+		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookShift(ctx, steps) },
+		act:  func(ctx context.Context, j *job) (Result, error) { return j.shift(ctx, steps, pause) },
+	})
 }
 
 func (j *job) lookShift(ctx context.Context, steps []int) (Result, bool, error) {
@@ -44,7 +45,7 @@ func (j *job) lookShift(ctx context.Context, steps []int) (Result, bool, error) 
 	case r.Stage == release.StageVerified && r.Verdict.Outcome != release.Healthy:
 		return Result{}, false, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, r.Verdict.Outcome, r.Verdict.Reason)}
 	}
-	status, err := j.Status(ctx)
+	status, err := j.status(ctx)
 	if err != nil {
 		return Result{}, false, err
 	}

@@ -41,6 +41,12 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	if err := j.readState(ctx); err != nil {
 		return nil, err
 	}
+	return j.status(ctx)
+}
+
+// status is where the release of the ledger that was read is.
+func (j *job) status(ctx context.Context) (*Status, error) {
+	c := j.Cluster
 	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
 	for _, track := range []release.Track{release.Primary, release.Canary} {
 		d, err := j.deployment(ctx, c.deploymentName(track))

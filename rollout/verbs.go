@@ -22,29 +22,31 @@ type StageError struct{ Err error }
 func (e *StageError) Error() string { return e.Err.Error() }
 func (e *StageError) Unwrap() error { return e.Err }
 
-// look says what a verb would find: done with a result when there is nothing to do, or an error when
-// the present state does not allow it.
-type look func(ctx context.Context, j *job) (result Result, done bool, err error)
+// verb is a step of the road. look says what it would find: done with a result when there is nothing to
+// do, or an error when the present state does not allow it; it writes nothing. begin changes the ledger
+// alone, which is written together with the claim; nil when there is nothing to note. act does the work.
+type verb struct {
+	look  func(context.Context, *job) (result Result, done bool, err error)
+	begin func(*job) error
+	act   func(context.Context, *job) (Result, error)
+}
 
-// run looks, takes the claim when there is something to do, looks again, and acts. What is refused or
-// has nothing to do writes nothing and disturbs nobody who works on the app.
-func (c *Cluster) run(ctx context.Context, look look, act func(context.Context, *job) (Result, error)) (result Result, err error) {
+// run looks, takes the claim when there is something to do, looks again if the ledger has moved
+// meanwhile, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works
+// on the app.
+func (c *Cluster) run(ctx context.Context, v verb) (Result, error) {
 	before := &job{Cluster: c}
 	if err := before.readState(ctx); err != nil {
 		return Result{}, err
 	}
-	result, done, err := look(ctx, before)
+	result, done, err := v.look(ctx, before)
 	if done || err != nil {
 		return result, err
 	}
-	err = c.withClaim(ctx, func(ctx context.Context, j *job) error {
-		if result, done, err = look(ctx, j); done || err != nil {
-			return err
-		}
-		result, err = act(ctx, j)
-		return err
-	})
-	return result, err
+	if c.plan != nil {
+		return c.withoutClaim(ctx, before, v)
+	}
+	return c.withClaim(ctx, before, v)
 }
 
 // Canary begins a release, or goes on with it: the canary's Deployment, its readiness, then its
@@ -55,9 +57,15 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 	if want.Template, err = c.Manifests.TemplateHash(); err != nil {
 		return Result{}, err
 	}
-	return c.run(ctx,
-		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookCanary(ctx, &want) },
-		func(ctx context.Context, j *job) (Result, error) { return j.canary(ctx, want) })
+	started := false
+	return c.run(ctx, verb{
+		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookCanary(ctx, &want) },
+		begin: func(j *job) (err error) {
+			started, err = j.ledger.Begin(want, j.By, j.now())
+			return err
+		},
+		act: func(ctx context.Context, j *job) (Result, error) { return j.canary(ctx, started) },
+	})
 }
 
 // lookCanary also notes in want what primary runs.
@@ -77,7 +85,7 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 		}
 		return Result{}, false, nil
 	}
-	want.Previous = ""
+	want.Previous, want.Replicas = "", 0
 	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
 	if err != nil {
 		return Result{}, false, fmt.Errorf("Deployment %s: %w; nothing was changed", j.deploymentName(release.Primary), err)
@@ -85,6 +93,9 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 	if live != nil {
 		if want.Previous, err = j.running(live); err != nil {
 			return Result{}, false, err
+		}
+		if live.Spec.Replicas != nil {
+			want.Replicas = *live.Spec.Replicas
 		}
 	}
 	ended := j.ledger.Ended(want.ID)
@@ -135,26 +146,20 @@ func (j *job) routable(ctx context.Context) error {
 	if len(j.Manifests.Routes(live)) == 0 {
 		return routeMissing(object)
 	}
+	j.routed = true
 	return nil
 }
 
-func (j *job) canary(ctx context.Context, want release.Release) (Result, error) {
-	started, err := j.ledger.Begin(want, j.By, j.now())
-	if err != nil {
-		return Result{}, err
-	}
+func (j *job) canary(ctx context.Context, started bool) (Result, error) {
 	r := j.ledger.Release
 	if started && r.Previous == r.Image {
 		digest := r.Digest()
-		if err := j.finish(ctx, release.OutcomeUnchanged); err != nil {
+		if err := j.finish(release.OutcomeUnchanged); err != nil {
 			return Result{}, err
 		}
 		return j.ended("canary", release.OutcomeUnchanged, "primary already runs %s: nothing to do", digest), nil
 	}
 	if started {
-		if err := j.writeState(ctx); err != nil {
-			return Result{}, err
-		}
 		j.log("ledger", "release %s of %s begins", r.ID, r.Digest())
 	} else {
 		j.log("ledger", "going on with release %s from stage %s", r.ID, r.Stage)
@@ -181,7 +186,7 @@ func (j *job) canary(ctx context.Context, want release.Release) (Result, error) 
 	if err := j.route(ctx, r.Weight); err != nil {
 		return Result{}, err
 	}
-	if err := j.reach(ctx, release.StageCanary); err != nil {
+	if err := j.arrive(release.StageCanary); err != nil {
 		return Result{}, err
 	}
 	return j.result("canary", "%s gets %d %% of the traffic", r.Digest(), r.Weight), nil
@@ -205,17 +210,16 @@ func (j *job) applyCanary(ctx context.Context, weight int) error {
 	if err != nil {
 		return err
 	}
-	present, err := j.deployment(ctx, desired.Name)
-	if err != nil {
-		return fmt.Errorf("Deployment %s: %w", desired.Name, err)
-	}
 	routed := 0 // what primary is relieved of already
 	if r.Stage != release.StageClaimed {
 		routed = r.Weight
 	}
-	replicas := CanaryReplicas(primary, present, routed, weight)
-	desired.Spec.Replicas = &replicas
-	if _, _, err := j.applyDeployment(ctx, desired); err != nil {
+	var replicas int32
+	_, _, err = j.applyDeployment(ctx, desired, func(live *appsv1.Deployment) *int32 {
+		replicas = CanaryReplicas(primary, live, routed, weight)
+		return &replicas
+	})
+	if err != nil {
 		return err
 	}
 	j.log("Deployment "+j.Namespace+"/"+desired.Name, "applied with %d %s of %s", replicas, plural(int(replicas), "replica"), r.Digest())
@@ -267,7 +271,7 @@ func (j *job) first(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	digest := r.Digest()
-	if err := j.finish(ctx, release.OutcomeFirst); err != nil {
+	if err := j.finish(release.OutcomeFirst); err != nil {
 		return Result{}, err
 	}
 	return j.ended("canary", release.OutcomeFirst, "first release: %s has all of the traffic", digest), nil
@@ -280,7 +284,7 @@ func (j *job) applyPrimary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before, after, err := j.applyDeployment(ctx, desired)
+	before, after, err := j.applyDeployment(ctx, desired, nil)
 	if err != nil {
 		return err
 	}
@@ -290,24 +294,27 @@ func (j *job) applyPrimary(ctx context.Context) error {
 
 // Judge puts a verdict on the release in flight.
 func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (Result, error) {
-	return c.run(ctx,
-		func(_ context.Context, j *job) (Result, bool, error) {
+	return c.run(ctx, verb{
+		look: func(_ context.Context, j *job) (Result, bool, error) {
 			return Result{}, false, j.ledger.Expect(c.ReleaseID)
 		},
-		func(ctx context.Context, j *job) (Result, error) {
+		act: func(_ context.Context, j *job) (Result, error) {
 			if err := j.ledger.Judge(v, j.By, j.now()); err != nil {
 				return Result{}, &StageError{err}
 			}
-			return j.result("verify", "%s: %s", v.Outcome, v.Reason), j.writeState(ctx)
-		})
+			j.unwritten = true
+			return j.result("verify", "%s: %s", v.Outcome, v.Reason), nil
+		},
+	})
 }
 
 // Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
 // of the traffic to primary. The canary keeps its share until then.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
-	return c.run(ctx,
-		func(ctx context.Context, j *job) (Result, bool, error) { return j.lookPromote(ctx) },
-		func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) })
+	return c.run(ctx, verb{
+		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookPromote(ctx) },
+		act:  func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) },
+	})
 }
 
 func (j *job) lookPromote(ctx context.Context) (Result, bool, error) {
@@ -345,7 +352,7 @@ func (j *job) lookPromote(ctx context.Context) (Result, bool, error) {
 	if r.Stage != release.StageVerified {
 		return Result{}, false, nil
 	}
-	status, err := j.Status(ctx)
+	status, err := j.status(ctx)
 	if err != nil {
 		return Result{}, false, err
 	}
@@ -371,17 +378,38 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err := j.applyPrimary(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.waitTrack(ctx, release.Primary); err != nil {
+	if err := j.waitPrimary(ctx); err != nil {
 		return Result{}, err
 	}
 	if err := j.route(ctx, 0); err != nil {
 		return Result{}, err
 	}
-	if err := j.reach(ctx, release.StagePromoted); err != nil {
+	if err := j.arrive(release.StagePromoted); err != nil {
 		return Result{}, err
 	}
 	return j.result("promote", "%s is on primary and has all of the traffic", r.Digest()), nil
 }
+
+// waitPrimary waits until primary is ready for all of the traffic. An HPA has shrunk it by what the canary
+// serves and may do so again while this waits: what is routed to is what was seen ready last.
+func (j *job) waitPrimary(ctx context.Context) error {
+	for range regrowths {
+		if err := j.waitTrack(ctx, release.Primary); err != nil {
+			return err
+		}
+		if j.shrunkBy == nil {
+			return nil
+		}
+		if grown, err := j.regrow(ctx); err != nil || !grown {
+			return err
+		}
+	}
+	return fmt.Errorf("HorizontalPodAutoscaler %s takes replicas away that %s needs for all of the traffic (%d when the release began); the canary keeps its share: raise minReplicas until the release is over, then run promote again",
+		j.shrunkBy.Name, j.deploymentName(release.Primary), j.ledger.Release.Replicas)
+}
+
+// regrowths is how often promotion brings primary back to size against an HPA.
+const regrowths = 4
 
 // rememberPrevious keeps primary's pod template beside the ledger: rollback puts it back as it was,
 // not only its image.
@@ -403,9 +431,10 @@ func (j *job) rememberPrevious(ctx context.Context) error {
 
 // Cleanup drains and deletes the canary of a promoted release, and ends the release.
 func (c *Cluster) Cleanup(ctx context.Context) (Result, error) {
-	return c.run(ctx,
-		func(_ context.Context, j *job) (Result, bool, error) { return j.lookCleanup() },
-		func(ctx context.Context, j *job) (Result, error) { return j.cleanup(ctx) })
+	return c.run(ctx, verb{
+		look: func(_ context.Context, j *job) (Result, bool, error) { return j.lookCleanup() },
+		act:  func(ctx context.Context, j *job) (Result, error) { return j.cleanup(ctx) },
+	})
 }
 
 func (j *job) lookCleanup() (Result, bool, error) {
@@ -428,7 +457,7 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	digest := r.Digest()
-	if err := j.finish(ctx, release.OutcomePromoted); err != nil {
+	if err := j.finish(release.OutcomePromoted); err != nil {
 		return Result{}, err
 	}
 	return j.ended("cleanup", release.OutcomePromoted, "%s is released; the canary is gone", digest), nil
@@ -463,22 +492,36 @@ func (j *job) removeCanary(ctx context.Context) error {
 func (c *Cluster) Rollback(ctx context.Context, reason string) (Result, error) {
 	taking := *c
 	taking.Takeover = true
-	return taking.run(ctx,
-		func(ctx context.Context, j *job) (Result, bool, error) {
-			if err := j.ledger.Expect(j.ReleaseID); err != nil {
-				return Result{}, false, err
-			}
-			if j.ledger.Release != nil {
-				return Result{}, false, nil
-			}
-			if j.ReleaseID == "" {
-				if orphan, err := j.orphaned(ctx); err != nil || orphan {
-					return Result{}, false, err
-				}
-			}
-			return j.result("rollback", "no release is in flight: nothing to roll back"), true, nil
-		},
-		func(ctx context.Context, j *job) (Result, error) { return j.rollback(ctx, reason) })
+	return taking.run(ctx, verb{
+		look:  func(ctx context.Context, j *job) (Result, bool, error) { return j.lookRollback(ctx) },
+		begin: func(j *job) error { return j.beginRollback(reason) },
+		act:   func(ctx context.Context, j *job) (Result, error) { return j.rollback(ctx, reason) },
+	})
+}
+
+func (j *job) lookRollback(ctx context.Context) (Result, bool, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return Result{}, false, err
+	}
+	if j.ledger.Release != nil {
+		return Result{}, false, nil
+	}
+	if j.ReleaseID == "" {
+		if orphan, err := j.orphaned(ctx); err != nil || orphan {
+			return Result{}, false, err
+		}
+	}
+	return j.result("rollback", "no release is in flight: nothing to roll back"), true, nil
+}
+
+// beginRollback notes that a release goes back; of a first release it is not known yet whether it can.
+func (j *job) beginRollback(reason string) error {
+	r := j.ledger.Release
+	if r == nil || r.Previous == "" || r.Stage == release.StageRollingBack {
+		return nil
+	}
+	r.Reason = reason
+	return j.ledger.Reach(release.StageRollingBack, j.By, j.now())
 }
 
 func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
@@ -492,7 +535,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 				return Result{}, err
 			}
 			digest := r.Digest()
-			if err := j.finish(ctx, release.OutcomeFirst); err != nil {
+			if err := j.finish(release.OutcomeFirst); err != nil {
 				return Result{}, err
 			}
 			return j.ended("rollback", release.OutcomeFirst, "the app's first release, %s, has all of the traffic: there is nothing to go back to", digest), nil
@@ -515,7 +558,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 		return Result{}, err
 	}
 	previous := release.DigestOf(r.Previous)
-	if err := j.finish(ctx, release.OutcomeRolledBack); err != nil {
+	if err := j.finish(release.OutcomeRolledBack); err != nil {
 		return Result{}, err
 	}
 	return j.ended("rollback", release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", previous), nil
@@ -559,7 +602,7 @@ func (j *job) restorePrimary(ctx context.Context) error {
 		}
 		desired.Spec.Template = template
 	}
-	_, after, err := j.applyDeployment(ctx, desired)
+	_, after, err := j.applyDeployment(ctx, desired, nil)
 	if err != nil {
 		return err
 	}
@@ -607,7 +650,7 @@ func (j *job) rollbackFirst(ctx context.Context) (Result, error) {
 	if err := j.handBack(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.finish(ctx, release.OutcomeRolledBack); err != nil {
+	if err := j.finish(release.OutcomeRolledBack); err != nil {
 		return Result{}, err
 	}
 	return j.ended("rollback", release.OutcomeRolledBack, "the first release is removed: the app has no primary"), nil

@@ -9,9 +9,10 @@ import (
 	"strconv"
 	"time"
 
+	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -38,7 +39,7 @@ func (j *job) write(ctx context.Context, object string, attempt func() error) er
 }
 
 func transient(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
 		apierrors.IsInternalError(err) || apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err) ||
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) || utilnet.IsTimeout(err)
 }
@@ -66,8 +67,8 @@ func (j *job) createOptions() metav1.CreateOptions {
 }
 
 // applyDeployment applies a track's Deployment under the fence and returns what is live before and
-// after.
-func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (before, after *appsv1.Deployment, err error) {
+// after. size, when given, makes the number of replicas out of what is live.
+func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, size func(live *appsv1.Deployment) *int32) (before, after *appsv1.Deployment, err error) {
 	object := "Deployment " + desired.Namespace + "/" + desired.Name
 	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
 	err = j.write(ctx, object, func() error {
@@ -84,6 +85,9 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment) (
 				return err
 			}
 			desired.ResourceVersion = live.ResourceVersion
+		}
+		if size != nil {
+			desired.Spec.Replicas = size(live)
 		}
 		metav1.SetMetaDataAnnotation(&desired.ObjectMeta, epochAnnotation, strconv.FormatInt(j.epoch, 10))
 		body, err := applyBody(desired)
@@ -151,11 +155,14 @@ func (j *job) applyService(ctx context.Context) error {
 			return err
 		}
 		services := j.Kube.CoreV1().Services(j.Namespace)
-		live, err := services.Get(ctx, service.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			live = nil
-		} else if err != nil {
-			return err
+		var live *corev1.Service
+		if j.plan != nil { // for its diff; the apply itself needs no reading
+			live, err = services.Get(ctx, service.Name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				live = nil
+			} else if err != nil {
+				return err
+			}
 		}
 		after, err := services.Patch(ctx, service.Name, types.ApplyPatchType, body, j.applyOptions(fieldManager))
 		if err != nil {
@@ -166,20 +173,30 @@ func (j *job) applyService(ctx context.Context) error {
 	})
 }
 
-// sizePrimary gives primary the manifest's number of replicas, unless an HPA owns it.
+// sizePrimary gives primary the manifest's number of replicas. One that an HPA owns is brought back to the
+// size that it had when the release began, if the HPA has shrunk it since.
 func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment, created bool) error {
 	want := j.Manifests.Deployment.Spec.Replicas
-	if want == nil || (live.Spec.Replicas != nil && *live.Spec.Replicas == *want) {
+	if before := j.ledger.Release.Replicas; (want == nil || live.Spec.Replicas != nil && *live.Spec.Replicas == *want) && (live.Spec.Replicas == nil || *live.Spec.Replicas >= before) {
 		return nil
 	}
 	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("HorizontalPodAutoscalers of %s: %w", j.Namespace, err)
 	}
-	if slices.ContainsFunc(hpas.Items, func(h autoscalingv2.HorizontalPodAutoscaler) bool {
-		return h.Spec.ScaleTargetRef.Kind == "Deployment" && h.Spec.ScaleTargetRef.Name == live.Name
-	}) {
+	for _, hpa := range hpas.Items {
+		if hpa.Spec.ScaleTargetRef.Kind != "Deployment" || hpa.Spec.ScaleTargetRef.Name != live.Name {
+			continue
+		}
+		if j.ledger.Release.Stage == release.StagePromoting {
+			j.shrunkBy = &hpa
+			_, err := j.regrow(ctx)
+			return err
+		}
 		j.log("Deployment "+live.Name, "its replicas are an HPA's: left alone")
+		return nil
+	}
+	if want == nil {
 		return nil
 	}
 	body, err := json.Marshal(map[string]any{
@@ -200,6 +217,41 @@ func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment, created 
 		}
 		return err
 	})
+}
+
+// regrow brings a primary that its HPA has shrunk back to the size that it had when the release began, or
+// as far as the HPA allows, and says whether it had to. The HPA goes on from there.
+func (j *job) regrow(ctx context.Context) (grown bool, err error) {
+	name := j.deploymentName(release.Primary)
+	object := "Deployment " + j.Namespace + "/" + name
+	want := min(j.ledger.Release.Replicas, j.shrunkBy.Spec.MaxReplicas)
+	err = j.write(ctx, object, func() error {
+		live, err := j.deployment(ctx, name)
+		switch {
+		case err != nil:
+			return err
+		case live == nil:
+			return errors.New("somebody has deleted it")
+		case live.Spec.Replicas != nil && *live.Spec.Replicas >= want:
+			return nil
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		body, err := j.guard(live, patchOp{"replace", "/spec/replicas", want})
+		if err != nil {
+			return err
+		}
+		after, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, name, types.JSONPatchType, body, j.patchOptions())
+		if err != nil {
+			return err
+		}
+		j.record(object, live, after)
+		j.applied[name], grown = written{after.UID, after.Generation}, true
+		j.log(object, "brought back to %d replicas, which it had when the release began: HorizontalPodAutoscaler %s had shrunk it", want, j.shrunkBy.Name)
+		return nil
+	})
+	return grown, err
 }
 
 // patchOp is one operation of a JSON patch (RFC 6902).
@@ -281,6 +333,14 @@ func routeMissing(object string) error {
 	}
 }
 
+func subsetMoved(object string, track release.Track) error {
+	return &release.InputError{
+		Field:   object,
+		Problem: fmt.Sprintf("its subset %s selects other pods than those labelled %s: %s", track, manifest.TrackLabel, track),
+		Fix:     fmt.Sprintf("give the subset the label %s: %s, or its other users a subset of another name", manifest.TrackLabel, track),
+	}
+}
+
 // ensureSubsets creates the DestinationRule or adds the subsets that it lacks.
 func (j *job) ensureSubsets(ctx context.Context) error {
 	rule := j.Manifests.DestinationRule.DeepCopy()
@@ -307,6 +367,9 @@ func (j *job) ensureSubsets(ctx context.Context) error {
 		var ops []patchOp
 		for _, track := range []release.Track{release.Primary, release.Canary} {
 			if !manifest.HasSubset(live, track) {
+				if slices.ContainsFunc(live.Spec.Subsets, func(s *networkingapi.Subset) bool { return s.Name == string(track) }) {
+					return subsetMoved(object, track)
+				}
 				ops = append(ops, patchOp{"add", "/spec/subsets/-", map[string]any{"name": track, "labels": map[string]any{manifest.TrackLabel: track}}})
 			}
 		}
@@ -354,6 +417,9 @@ func (j *job) ensureRoute(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+	}
+	if j.routed {
+		return nil
 	}
 	route := j.Manifests.VirtualService.DeepCopy()
 	route.Namespace = j.Namespace
