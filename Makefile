@@ -14,7 +14,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             all tests, as CI runs them'
-	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases'
+	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
@@ -62,14 +62,15 @@ test-rehearsal: bin/rehearse bin/crossbill
 
 # Lets every write of every verb fail in each way, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, and releases under 50,000
-# requests, beside the usual hand-written pipeline (out/traffic.json). About a quarter of an hour; make
-# test does a shorter form of all three.
+# requests, beside the usual hand-written pipeline (out/traffic.json), and releases 1 to 200 apps side by
+# side (out/many-apps.json). About half an hour; make test does a shorter form of all four.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules' -schedules=40 \
+	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules|TestManyApps' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
-		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json
+		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
+		-many.apps=1,10,100,200 -many.json=$(CURDIR)/out/many-apps.json
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench

@@ -107,6 +107,12 @@ func (a *app) verb(run func(*rollout.Cluster) (rollout.Result, error)) {
 	}
 }
 
+// firstCase is the canary verb of an app that has no primary: each of its cases needs a new app.
+var firstCase = verbCase{"first", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+	_, err := c.Canary(ctx, wanted(c, image))
+	return err
+}}
+
 var verbCases = []verbCase{
 	{"canary", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
 		_, err := c.Canary(ctx, wanted(c, image))
@@ -166,6 +172,7 @@ func TestCrashMatrix(t *testing.T) {
 					t.Run(verb.name+" "+short+" "+out, func(t *testing.T) {
 						t.Parallel()
 						a := released(t, strings.Join([]string{"crash", verb.name[:2], short, out[:2]}, "-"))
+						a.foreign()
 						for at := 1; ; at += *crashStride {
 							if !a.crash(&count, verb, f, at, out == "rollback") {
 								break
@@ -173,6 +180,19 @@ func TestCrashMatrix(t *testing.T) {
 						}
 					})
 				}
+			}
+		}
+		for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
+			for _, out := range []string{"resume", "rollback"} {
+				t.Run("first "+short+" "+out, func(t *testing.T) {
+					t.Parallel()
+					for at := 1; ; at += *crashStride {
+						a := newApp(t, fmt.Sprintf("crash-first-%s-%s-%d", short, out[:2], at))
+						if !a.crash(&count, firstCase, f, at, out == "rollback") {
+							break
+						}
+					}
+				})
 			}
 		}
 	})
@@ -291,6 +311,10 @@ func (a *app) unrest(err error, where, old, image string, rolledBack bool, verb 
 	switch {
 	case status.Release != nil:
 		return fmt.Sprintf("release %s is still in flight at %s", status.Release.ID, status.Release.Stage)
+	case verb == "first" && rolledBack && status.Tracks[release.Primary] == nil:
+		return "" // the app is not there again
+	case verb == "first" && rolledBack && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
+		return "" // it had all of its traffic already
 	case status.Weights == nil || *status.Weights != atRest:
 		return fmt.Sprintf("weights %+v", status.Weights)
 	case status.Tracks[release.Canary] != nil:

@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -146,8 +147,18 @@ type app struct {
 // newApp makes the namespace and manifests of an app, from the repository's own.
 func newApp(t *testing.T, name string) *app {
 	t.Helper()
-	a := &app{T: t, name: name, namespace: "ns-" + name, manifests: t.TempDir()}
+	a := &app{T: t, name: name, namespace: "ns-" + name}
 	a.kube, a.mesh = clients(t, running.RESTConfig)
+	a.writeManifests()
+	a.makeNamespace()
+	return a
+}
+
+// writeManifests writes the repository's manifests with the app's names; edits are pairs of old and new.
+func (a *app) writeManifests(edits ...string) {
+	t := a.T
+	t.Helper()
+	a.manifests = t.TempDir()
 	files, err := filepath.Glob("../../k8s/*.yaml")
 	if err != nil || len(files) < 5 {
 		t.Fatal(files, err)
@@ -157,19 +168,24 @@ func newApp(t *testing.T, name string) *app {
 		if err != nil {
 			t.Fatal(err)
 		}
-		changed := strings.NewReplacer("qwik-node-app", name, "app.example.com", name+".example.com").Replace(string(text))
+		changed := strings.NewReplacer(append(edits, "qwik-node-app", a.name, "app.example.com", a.name+".example.com")...).Replace(string(text))
 		if err := os.WriteFile(filepath.Join(a.manifests, filepath.Base(file)), []byte(changed), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := a.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.namespace}}, metav1.CreateOptions{}); err != nil {
+}
+
+// makeNamespace makes the app's namespace, which other apps may have made already.
+func (a *app) makeNamespace() {
+	t := a.T
+	t.Helper()
+	if _, err := a.kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.namespace}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
 	a.eventually(func() error {
 		_, err := a.kube.CoreV1().ServiceAccounts(a.namespace).Get(t.Context(), "default", metav1.GetOptions{})
 		return err
 	})
-	return a
 }
 
 func clients(t *testing.T, config *rest.Config) (kubernetes.Interface, istio.Interface) {

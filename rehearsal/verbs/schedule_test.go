@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -18,15 +19,42 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"pgregory.net/rapid"
 
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 )
 
-var (
-	scheduleCount = flag.Int("schedules", 4, "TestRandomSchedules: how many")
-	scheduleSeed  = flag.Uint64("schedules.seed", 1, "TestRandomSchedules: seed of the first one")
-)
+var scheduleCount = flag.Int("schedules", 4, "TestRandomSchedules: how many")
+
+// schedule is what happens on one app: jobs that run beside each other, each step after step, and a person.
+type schedule struct {
+	Jobs   [][]step
+	Person uint64 // seed of what the person does
+}
+
+// step is a verb that a job runs.
+type step struct {
+	Verb     string
+	Image    string
+	Takeover bool
+	Seconds  int    // after which the job is killed
+	Network  uint64 // seed of how bad its network is
+}
+
+// schedules draws one. Fewer and simpler steps are tried first when a failing one is made smaller.
+var schedules = rapid.Custom(func(t *rapid.T) schedule {
+	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{
+			Verb:     rapid.SampledFrom([]string{"canary", "whole road", "shift", "promote", "cleanup", "rollback"}).Draw(t, "verb"),
+			Image:    rapid.SampledFrom([]string{"two", "three"}).Draw(t, "image"),
+			Takeover: rapid.IntRange(0, 2).Draw(t, "takeover") == 2,
+			Seconds:  13 - rapid.IntRange(1, 12).Draw(t, "killed"),
+			Network:  rapid.Uint64().Draw(t, "network"),
+		}
+	}), 2, 6)
+	return schedule{rapid.SliceOfN(steps, 2, 3).Draw(t, "jobs"), rapid.Uint64().Draw(t, "person")}
+})
 
 // rough is the network of a job on a bad day: answers are slow, lost or refused, watches break off.
 type rough struct {
@@ -79,94 +107,94 @@ func refusal(request *http.Request, code int, body string) *http.Response {
 }
 
 // TestRandomSchedules lets jobs of several releases work against each other over bad networks, while a
-// person edits the route and an autoscaler primary. No invariant breaks meanwhile, and one rollback in
-// the end leads to rest.
+// person edits the route, an autoscaler primary, and pods come and go. No invariant breaks meanwhile, and
+// one rollback in the end leads to rest. A schedule that fails is made smaller before it is shown.
 func TestRandomSchedules(t *testing.T) {
+	for name, value := range map[string]string{"rapid.checks": "1", "rapid.shrinktime": "4m", "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var played atomic.Int64
 	for i := range *scheduleCount {
-		seed := *scheduleSeed + uint64(i)
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
-			a := released(t, fmt.Sprintf("schedule-%d", seed))
-			stop := a.observing()
-			ctx, cancel := context.WithTimeout(t.Context(), 45*time.Second)
-			defer cancel()
-			rng := rand.New(rand.NewPCG(seed, 0))
-			var jobs sync.WaitGroup
-			for job := range 2 + rng.IntN(2) {
-				own := rand.New(rand.NewPCG(seed, uint64(job)+1))
-				jobs.Go(func() { a.restless(ctx, own, fmt.Sprintf("job-%d", job)) })
-			}
-			done := make(chan struct{})
-			var others sync.WaitGroup
-			others.Go(func() { a.person(done, rand.New(rand.NewPCG(seed, 99))) })
-			jobs.Wait()
-			close(done)
-			others.Wait()
-
-			last := a.quiet("last", nil)
-			last.Takeover = true
-			_, err := last.Rollback(t.Context(), "the end")
-			problems, states := stop()
-			for _, problem := range problems {
-				t.Error(problem)
-			}
-			if err != nil {
-				t.Fatalf("rollback: %v", err)
-			}
-			status, err := last.Status(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if status.Release != nil || *status.Weights != atRest || status.Tracks[release.Canary] != nil {
-				t.Errorf("not at rest: %+v", status)
-			}
-			runs := digest(status.Tracks[release.Primary].Image)
-			proved := runs == digest(images["one"])
-			for _, f := range status.History {
-				proved = proved || f.Outcome == release.OutcomePromoted && digest(f.Image) == runs
-			}
-			if !proved {
-				t.Errorf("primary runs %s, which no release has promoted: %+v", runs, status.History)
-			}
-			t.Logf("%d states, %d releases ended", states, len(status.History))
+			rapid.Check(t, func(r *rapid.T) {
+				s := schedules.Draw(r, "schedule")
+				for _, problem := range released(t, fmt.Sprintf("schedule-%d", played.Add(1))).play(s) {
+					r.Error(problem)
+				}
+			})
 		})
 	}
 }
 
-// restless runs verbs at random until its time is over. What they say does not matter here.
-func (a *app) restless(ctx context.Context, rng *rand.Rand, name string) {
-	for range 6 {
-		if ctx.Err() != nil {
-			return
-		}
-		config := rest.CopyConfig(running.RESTConfig)
-		seed := rng.Uint64()
-		config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
-			return &rough{next: next, rng: rand.New(rand.NewPCG(seed, 7))}
-		}
-		c := a.quiet(name, config)
-		c.Again, c.Takeover, c.Timeout, c.ClaimTimeout = true, rng.IntN(3) == 0, 10*time.Second, 8*time.Second
-		limited, cancel := context.WithTimeout(ctx, time.Duration(1+rng.IntN(12))*time.Second) // some are killed
-		image := images[[]string{"two", "three"}[rng.IntN(2)]]
-		switch rng.IntN(8) {
-		case 0, 1:
-			_, _ = c.Canary(limited, wanted(c, image))
-		case 2, 3:
-			_, _ = c.Canary(limited, wanted(c, image))
-			a.judge(limited, c)
-			_, _ = c.Promote(limited)
-			_, _ = c.Cleanup(limited)
-		case 4:
-			_, _ = c.Shift(limited, []int{30, 60}, 0)
-		case 5:
-			a.judge(limited, c)
-			_, _ = c.Promote(limited)
-		case 6:
-			_, _ = c.Cleanup(limited)
-		case 7:
-			_, _ = c.Rollback(limited, name)
-		}
-		cancel()
+// play carries a schedule out and says what is wrong with what came of it.
+func (a *app) play(s schedule) (problems []string) {
+	a.Helper()
+	stop := a.observing()
+	ctx, cancel := context.WithTimeout(a.Context(), 45*time.Second)
+	defer cancel()
+	var jobs sync.WaitGroup
+	for i, steps := range s.Jobs {
+		jobs.Go(func() {
+			for _, step := range steps {
+				a.take(ctx, step, fmt.Sprintf("job-%d", i))
+			}
+		})
+	}
+	done := make(chan struct{})
+	var others sync.WaitGroup
+	others.Go(func() { a.person(done, rand.New(rand.NewPCG(s.Person, 99))) })
+	jobs.Wait()
+	close(done)
+	others.Wait()
+
+	last := a.quiet("last", nil)
+	last.Takeover = true
+	_, err := last.Rollback(a.Context(), "the end")
+	problems, states := stop()
+	if err != nil {
+		return append(problems, fmt.Sprintf("rollback: %v", err))
+	}
+	status, err := last.Status(a.Context())
+	if err != nil {
+		return append(problems, err.Error())
+	}
+	if status.Release != nil || *status.Weights != atRest || status.Tracks[release.Canary] != nil {
+		problems = append(problems, fmt.Sprintf("not at rest: %+v", status))
+	}
+	a.Logf("%d states, %d releases ended", states, len(status.History))
+	return problems
+}
+
+// take runs a step to its end, or until it is killed. What it says does not matter here.
+func (a *app) take(ctx context.Context, s step, name string) {
+	config := rest.CopyConfig(running.RESTConfig)
+	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
+		return &rough{next: next, rng: rand.New(rand.NewPCG(s.Network, 7))}
+	}
+	c := a.quiet(name, config)
+	c.Again, c.Takeover, c.Timeout, c.ClaimTimeout = true, s.Takeover, 10*time.Second, 8*time.Second
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Seconds)*time.Second)
+	defer cancel()
+	switch s.Verb {
+	case "canary":
+		_, _ = c.Canary(ctx, wanted(c, images[s.Image]))
+	case "whole road":
+		_, _ = c.Canary(ctx, wanted(c, images[s.Image]))
+		a.judge(ctx, c)
+		_, _ = c.Promote(ctx)
+		_, _ = c.Cleanup(ctx)
+	case "shift":
+		_, _ = c.Shift(ctx, []int{30, 60}, 0)
+	case "promote":
+		a.judge(ctx, c)
+		_, _ = c.Promote(ctx)
+	case "cleanup":
+		_, _ = c.Cleanup(ctx)
+	case "rollback":
+		_, _ = c.Rollback(ctx, name)
 	}
 }
 

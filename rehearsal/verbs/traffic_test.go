@@ -102,6 +102,13 @@ func traffic(t *testing.T, name string, release func(a *app, image string, round
 func (a *app) served() (host string) {
 	a.Helper()
 	host = a.name + ".example.com"
+	a.reached(host)
+	return host
+}
+
+// reached waits until the gateway answers for a host.
+func (a *app) reached(host string) {
+	a.Helper()
 	a.eventually(func() error {
 		request, err := http.NewRequestWithContext(a.Context(), http.MethodGet, "http://"+running.GatewayAddress+"/", nil)
 		if err != nil {
@@ -118,7 +125,6 @@ func (a *app) served() (host string) {
 		}
 		return nil
 	})
-	return host
 }
 
 // testAPromotedReleaseThatTurnsOutBad: a bake rolls back what only all of the traffic shows, proves
@@ -150,7 +156,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	a.must("cleanup")
 }
 
-// byCrossbill releases an image by canary; every second one is rolled back, and then released again.
+// byCrossbill releases an image by canary, in steps; every second one is rolled back, and then released again.
 func (a *app) byCrossbill(image string, round int) []off {
 	a.Helper()
 	ctx := a.Context()
@@ -180,6 +186,9 @@ func (a *app) byCrossbill(image string, round int) []off {
 	}
 	old := a.version()
 	_, err = c.Canary(ctx, want)
+	step(err)
+	time.Sleep(time.Second)
+	_, err = c.Shift(ctx, []int{25, 50}, time.Second)
 	step(err)
 	time.Sleep(time.Second)
 	a.healthy()
