@@ -16,6 +16,7 @@ help:
 	@echo 'make test             all tests, as CI runs them'
 	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
+	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
 
@@ -76,6 +77,11 @@ soak: bin/rehearse bin/crossbill
 .PHONY: handoff-bench
 handoff-bench:
 	go test ./handoff -count=1 -v -run TestOthersFailTheSameSchedules -handoff.schedules=10000 -handoff.json=$(CURDIR)/out/handoff.json
+
+# Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
+.PHONY: verdict-bench
+verdict-bench:
+	go test ./verdict -count=1 -v -timeout 30m -run TestMethods -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
 
 .PHONY: clean
 clean:

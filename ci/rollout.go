@@ -205,25 +205,10 @@ func (m *Crossbill) Verify(
 	// +optional
 	releaseId string,
 
-	// How long the canary is watched, for example 1m.
-	// +default="1m"
-	window string,
-
-	// Requests below which nothing is proved.
-	// +default=100
-	minRequests int,
-
-	// Percent of the requests that must succeed.
-	// +default="99"
-	minSuccess string,
-
-	// Milliseconds above which a request is slow: a bucket bound of the histogram.
-	// +default=500
-	latencyMs int,
-
-	// Percent of the requests that may be slow.
-	// +default="5"
-	maxSlow string,
+	// Time after which what is not decided is inconclusive, for example 15m. By default that of slo.yaml beside
+	// the manifests.
+	// +optional
+	maxDuration string,
 
 	// Leave an unhealthy canary as it is.
 	// +optional
@@ -258,9 +243,9 @@ func (m *Crossbill) Verify(
 	timeout string,
 ) (string, error) {
 	args := []string{
-		"--output=json", "--window=" + window, "--min-requests=" + decimal(minRequests), "--min-success=" + minSuccess,
-		"--latency-ms=" + decimal(latencyMs), "--max-slow=" + maxSlow, "--timeout=" + timeout,
+		"--output=json", "--timeout=" + timeout,
 	}
+	args = flag(args, "--max-duration", maxDuration)
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
 	args = toggle(args, "--no-rollback", noRollback)
@@ -302,22 +287,6 @@ func (m *Crossbill) Promote(
 	// +optional
 	bake string,
 
-	// Requests below which nothing is proved.
-	// +default=100
-	minRequests int,
-
-	// Percent of the requests that must succeed.
-	// +default="99"
-	minSuccess string,
-
-	// Milliseconds above which a request is slow: a bucket bound of the histogram.
-	// +default=500
-	latencyMs int,
-
-	// Percent of the requests that may be slow.
-	// +default="5"
-	maxSlow string,
-
 	// Take the claim of another job of this release at once.
 	// +optional
 	takeover bool,
@@ -353,10 +322,7 @@ func (m *Crossbill) Promote(
 	args := []string{"--output=json", "--timeout=" + timeout}
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
-	if bake != "" {
-		args = append(args, "--bake="+bake, "--min-requests="+decimal(minRequests), "--min-success="+minSuccess,
-			"--latency-ms="+decimal(latencyMs), "--max-slow="+maxSlow)
-	}
+	args = flag(args, "--bake", bake)
 	args = toggle(args, "--takeover", takeover)
 	args = flag(args, "--github-repository", githubRepository)
 	args = flag(args, "--environment-url", environmentUrl)

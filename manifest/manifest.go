@@ -72,6 +72,9 @@ func Load(dir string) (*Set, error) {
 	return set, nil
 }
 
+// SLOFile lies beside the manifests and says what a canary is judged by; package verdict reads it.
+const SLOFile = "slo.yaml"
+
 func files(dir string) ([]string, error) {
 	var names []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -81,7 +84,7 @@ func files(dir string) ([]string, error) {
 		if d.IsDir() && path != dir {
 			return filepath.SkipDir
 		}
-		if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+		if ext := filepath.Ext(path); (ext == ".yaml" || ext == ".yml") && d.Name() != SLOFile {
 			names = append(names, path)
 		}
 		return nil

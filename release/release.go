@@ -62,10 +62,13 @@ const (
 // Verdict is the judgement of a canary as the ledger keeps it.
 type Verdict struct {
 	Outcome  VerdictOutcome `json:"outcome"`
-	Digest   string         `json:"digest"` // what was judged
+	Cause    string         `json:"cause,omitempty"` // of an inconclusive one, by name
+	Digest   string         `json:"digest"`          // what was judged
 	Reason   string         `json:"reason"`
 	Requests int64          `json:"requests"` // the canary's, while it was judged
 	At       time.Time      `json:"at"`
+	// Evidence is what the verdict rests on, enough to judge again: package verdict's Record as JSON.
+	Evidence string `json:"evidence,omitempty"`
 }
 
 // Release is one digest on its way to primary.

@@ -24,11 +24,11 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 	q := quiet{begin: time.Now()}
 	for {
 		now := time.Now()
-		reading, err := s.Read(ctx, workload, now)
+		reading, err := s.Requests(ctx, "source", workload, now)
 		if err != nil {
 			return err
 		}
-		sampled, err := s.sampledAt(ctx, workload, now)
+		sampled, err := s.sampledAt(ctx, "source", workload, now)
 		if err != nil {
 			return err
 		}
@@ -43,9 +43,10 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 	}
 }
 
-// sampledAt is when a workload's counters were sampled last; zero when there are none.
-func (s *Source) sampledAt(ctx context.Context, workload string, at time.Time) (time.Time, error) {
-	vector, err := s.query(ctx, `max(timestamp(istio_requests_total{`+s.labels(workload)+`}))`, at)
+// sampledAt is when a workload's counters, as one side of its calls reports them, were sampled last; zero
+// when there are none.
+func (s *Source) sampledAt(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
+	vector, err := s.query(ctx, `max(timestamp(istio_requests_total{`+s.labels(reporter, workload)+`}))`, at)
 	if err != nil || len(vector) == 0 {
 		return time.Time{}, err
 	}
@@ -55,18 +56,18 @@ func (s *Source) sampledAt(ctx context.Context, workload string, at time.Time) (
 // quiet counts the samples since the counters grew last.
 type quiet struct {
 	begin   time.Time
-	last    *Reading
+	last    Series
 	first   time.Time // sample from which on nothing grew
 	newest  time.Time
 	samples int
 }
 
 // look takes one more reading and says whether the workload is at rest.
-func (q *quiet) look(r *Reading, sampled, now time.Time) bool {
+func (q *quiet) look(r Series, sampled, now time.Time) bool {
 	if sampled.IsZero() {
 		return q.last == nil && now.Sub(q.begin) >= unseenFor
 	}
-	if q.last == nil || r.Since(q.last).Requests > 0 {
+	if q.last == nil || r.Increase(q.last) > 0 {
 		q.last, q.first, q.newest, q.samples = r, sampled, sampled, 1
 		return false
 	}

@@ -4,70 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"pgregory.net/rapid"
-
-	"github.com/our-org/crossbill/release"
 )
-
-var thresholds = Thresholds{Window: time.Minute, MinRequests: 100, MinSuccess: 0.99, Latency: 500 * time.Millisecond, MaxSlow: 0.05}
-
-func TestJudge(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		canary  Counts
-		final   bool
-		want    release.VerdictOutcome
-		decided bool
-	}{
-		{"no traffic is never healthy", Counts{}, true, release.Inconclusive, true},
-		{"too little traffic is never healthy", Counts{Requests: 99, Timed: 99}, true, release.Inconclusive, true},
-		{"nothing is decided without traffic before the end", Counts{}, false, release.Inconclusive, false},
-		{"healthy only at the end", Counts{Requests: 1000, Timed: 1000}, false, "", false},
-		{"healthy", Counts{Requests: 1000, Errors: 10, Timed: 1000, Slow: 50}, true, release.Healthy, true},
-		{"errors end it early", Counts{Requests: 100, Errors: 2, Timed: 100}, false, release.Unhealthy, true},
-		{"all errors", Counts{Requests: 100, Errors: 100, Timed: 100}, false, release.Unhealthy, true},
-		{"slow ends it early", Counts{Requests: 100, Timed: 100, Slow: 6}, false, release.Unhealthy, true},
-		{"no measured times are never healthy", Counts{Requests: 1000}, true, release.Inconclusive, true},
-	} {
-		outcome, _, decided := thresholds.Judge(c.canary, c.final)
-		if outcome != c.want || decided != c.decided {
-			t.Errorf("%s: %q, %v", c.name, outcome, decided)
-		}
-	}
-}
-
-func TestThresholdsThatMeanNothingAreRefused(t *testing.T) {
-	if err := thresholds.Check(); err != nil {
-		t.Fatal(err)
-	}
-	for name, change := range map[string]func(*Thresholds){
-		"window": func(t *Thresholds) { t.Window = 0 }, "requests": func(t *Thresholds) { t.MinRequests = 0 },
-		"success 0": func(t *Thresholds) { t.MinSuccess = 0 }, "success 101": func(t *Thresholds) { t.MinSuccess = 1.01 },
-		"latency": func(t *Thresholds) { t.Latency = 0 }, "slow": func(t *Thresholds) { t.MaxSlow = -1 },
-	} {
-		bad := thresholds
-		change(&bad)
-		if bad.Check() == nil {
-			t.Errorf("%s is accepted", name)
-		}
-	}
-}
-
-// TestNoEvidenceIsNeverHealthy: whatever the thresholds, too few requests are no pass.
-func TestNoEvidenceIsNeverHealthy(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		th := Thresholds{
-			Window: time.Minute, Latency: time.Second,
-			MinRequests: rapid.Float64Range(1, 1e6).Draw(t, "min"),
-			MinSuccess:  rapid.Float64Range(0.001, 1).Draw(t, "success"),
-			MaxSlow:     rapid.Float64Range(0, 1).Draw(t, "slow"),
-		}
-		n := rapid.Float64Range(0, th.MinRequests-0.5).Draw(t, "requests")
-		if outcome, _, _ := th.Judge(Counts{Requests: n, Timed: n}, true); outcome == release.Healthy {
-			t.Fatalf("%v requests of %v are healthy", n, th.MinRequests)
-		}
-	})
-}
 
 // TestCountersAreCounted: whatever the order of increments, resets and readings, what is counted is
 // what happened, but for what a reset swallowed between two readings.
@@ -88,18 +27,14 @@ func TestCountersAreCounted(t *testing.T) {
 				if born {
 					now["series"] = counter
 				}
-				for _, n := range now.Increase(last) {
-					counted += n
-				}
+				counted += now.Increase(last)
 				last = now
 				if counted != happened {
 					t.Fatalf("counted %v of %v", counted, happened)
 				}
 			},
 			"read and restart": func(t *rapid.T) {
-				for _, n := range (Series{"series": counter}).Increase(last) {
-					counted += n
-				}
+				counted += Series{"series": counter}.Increase(last)
 				last = Series{"series": counter}
 				if counter > 0 {
 					counter = 0 // the first increment after a restart is counted whole if it stays below the old value
@@ -112,25 +47,26 @@ func TestCountersAreCounted(t *testing.T) {
 
 func TestAHiddenSeriesIsNotCountedAnew(t *testing.T) {
 	reading := func(n float64) *Reading {
-		r := &Reading{Requests: Series{}, errors: map[string]bool{}, Timed: Series{}, Fast: Series{}}
+		r := &Reading{Counters: []Counters{{Series{}, Series{}}}}
 		if n > 0 {
-			r.Requests["a"] = n
+			r.Counters[0].Total["a"], r.Counters[0].Good["a"] = n, n
 		}
 		return r
 	}
-	w := window{canary: reading(100), primary: reading(0)}
-	w.add(reading(150), reading(0))
-	w.add(reading(0), reading(0)) // a failed scrape hides it
-	if got := w.add(reading(160), reading(0)); got.Canary.Requests != 60 {
-		t.Errorf("counted %v, want 60", got.Canary.Requests)
+	last, counted := reading(100), 0.0
+	for _, n := range []float64{150, 0, 160} { // in the middle a failed scrape hides it
+		now := reading(n)
+		counted += now.Since(last)[0].Events
+		last = now.over(last)
+	}
+	if counted != 60 {
+		t.Errorf("counted %v, want 60", counted)
 	}
 }
 
 func TestQuiet(t *testing.T) {
 	at := func(s int) time.Time { return now.Add(time.Duration(s) * time.Second) }
-	reading := func(n float64) *Reading {
-		return &Reading{Requests: Series{"a": n}, errors: map[string]bool{}}
-	}
+	reading := func(n float64) Series { return Series{"a": n} }
 	type look struct {
 		n       float64
 		sampled int // second of the sample; -1 is none
@@ -162,10 +98,23 @@ func TestQuiet(t *testing.T) {
 
 var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func TestIsError(t *testing.T) {
-	for code, want := range map[string]bool{"200": false, "301": false, "404": false, "499": false, "500": true, "503": true, "0": true} {
-		if isError(code) != want {
-			t.Errorf("code %s", code)
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		labels     model.Metric
+		bad, aside bool
+	}{
+		{model.Metric{"response_code": "200"}, false, false},
+		{model.Metric{"response_code": "404"}, false, false},
+		{model.Metric{"response_code": "500"}, true, false},
+		{model.Metric{"response_code": "503", "response_flags": "UH"}, true, false},
+		{model.Metric{"response_code": "0", "response_flags": "UF"}, true, false},
+		{model.Metric{"response_code": "0", "response_flags": "DC"}, true, true}, // the caller went away
+		{model.Metric{"response_code": "200", "grpc_response_status": "0"}, false, false},
+		{model.Metric{"response_code": "200", "grpc_response_status": "5"}, false, false}, // NOT_FOUND
+		{model.Metric{"response_code": "200", "grpc_response_status": "14"}, true, false}, // UNAVAILABLE
+	} {
+		if isError(c.labels) != c.bad || callerLeft(c.labels) != c.aside {
+			t.Errorf("%v: an error %v, set aside %v", c.labels, isError(c.labels), callerLeft(c.labels))
 		}
 	}
 }

@@ -9,150 +9,228 @@ import (
 	"github.com/our-org/crossbill/release"
 )
 
-// Evaluation is one look at both tracks, counted from the beginning of the window.
-type Evaluation struct {
-	At      time.Time     `json:"at"`
-	Elapsed time.Duration `json:"elapsed"`
-	Canary  Counts        `json:"canary"`
-	Primary Counts        `json:"primary"`
-}
-
 // Options say what is verified and how.
 type Options struct {
-	Source     *Source
-	Canary     string // workload names
-	Primary    string
-	Thresholds Thresholds
-	Interval   time.Duration // between two looks; default 5 seconds
-	Report     func(Evaluation)
+	Source   *Source
+	Canary   string // workload names
+	Primary  string // "": the canary is judged by the budgets alone
+	Test     Test
+	Interval time.Duration    // between two looks; default 5 seconds
+	Report   func(Evaluation) // is told each look; may be nil
+	Warn     func(string)     // is told what hinders, once; may be nil
 }
 
-// Verification is a verdict with its evidence.
-type Verification struct {
-	Outcome     release.VerdictOutcome `json:"outcome"`
-	Reason      string                 `json:"reason"`
-	Thresholds  Thresholds             `json:"thresholds"`
-	Evaluations []Evaluation           `json:"evaluations"`
+// Evaluation is one look: what was counted since the last one, and what follows from all so far.
+type Evaluation struct {
+	At        time.Time     `json:"at"`
+	Elapsed   time.Duration `json:"elapsed"`
+	Judgement Judgement     `json:"judgement"`
 }
 
-// Canary is the canary's counts over the whole window.
-func (v *Verification) Canary() Counts {
-	if len(v.Evaluations) == 0 {
-		return Counts{}
-	}
-	return v.Evaluations[len(v.Evaluations)-1].Canary
+// The limits of what counters may be like.
+const (
+	staleScrapes = 3                // an age of so many scrapes is stale
+	staleLeast   = 45 * time.Second // when the interval is not known
+	seenShare    = 0.9              // of the requests that were sent to the canary, which its own side must have counted
+)
+
+// watching is a verification under way.
+type watching struct {
+	Options
+	start           time.Time
+	canary, primary *Reading // as last read
+	sent, seen      Series   // the canary's requests by both sides, at the start
+	scrape          time.Duration
+	state           *State
+	result          *Verification
+	hindrance       error // of the last look
+	warned          map[string]bool
 }
 
-// Verify watches the canary for the window and judges it. It ends early when the canary is
-// unhealthy. A Prometheus that does not answer at the first look is bad input; later it makes the
-// verdict wait, and inconclusive when the window ends before it answers again.
+// Verify watches both tracks until the test decides. A Prometheus that does not answer at the first look is
+// bad input; later it makes the verdict wait, and inconclusive when the time is over before it answers
+// again. Counters that cannot be trusted hold a healthy verdict back.
 func Verify(ctx context.Context, o Options) (*Verification, error) {
-	if err := o.Thresholds.Check(); err != nil {
-		return nil, err
-	}
-	if o.Interval == 0 {
+	if o.Interval <= 0 {
 		o.Interval = 5 * time.Second
 	}
-	start := time.Now()
-	canary, primary, err := o.read(ctx, start, o.Source.Baseline)
-	if err != nil {
-		var unreachable *UnreachableError
-		if errors.As(err, &unreachable) {
-			return nil, &release.InputError{Field: "--prometheus", Problem: unreachable.Error(), Fix: "check the URL and that this machine reaches it; nothing was changed"}
+	w := &watching{Options: o, start: time.Now(), state: o.Test.Begin(), warned: map[string]bool{}, result: &Verification{Record: Record{Test: o.Test}}}
+	if err := w.begin(ctx); err != nil {
+		if errors.As(err, new(*UnreachableError)) {
+			return nil, &release.InputError{Field: "--prometheus", Problem: err.Error(), Fix: "check the URL and that this machine reaches it; nothing was changed"}
 		}
 		return nil, err
 	}
-	v := &Verification{Thresholds: o.Thresholds}
-	watch := &window{canary: canary, primary: primary}
-	end := time.NewTimer(o.Thresholds.Window)
+	end := time.NewTimer(o.Test.MaxDuration)
 	defer end.Stop()
 	tick := time.NewTicker(o.Interval)
 	defer tick.Stop()
 	for {
-		final := false
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-end.C:
-			final = true
 		case <-tick.C:
 		}
-		now := time.Now()
-		canary, primary, err := o.read(ctx, now, o.Source.Read)
-		if err != nil {
-			if errors.As(err, new(*release.InputError)) || ctx.Err() != nil {
-				return nil, err
-			}
-			if final {
-				v.Outcome, v.Reason = release.Inconclusive, err.Error()
-				return v, nil
-			}
-			continue // hold: it neither passes nor fails
+		if done, err := w.look(ctx); done || err != nil {
+			return w.result, err
 		}
-		evaluation := watch.add(canary, primary)
-		evaluation.At, evaluation.Elapsed = now, now.Sub(start)
-		v.Evaluations = append(v.Evaluations, evaluation)
-		if o.Report != nil {
-			o.Report(evaluation)
-		}
-		outcome, reason, decided := o.Thresholds.Judge(evaluation.Canary, final)
-		if !decided {
-			continue
-		}
-		if outcome == release.Healthy {
-			if stale := o.stale(ctx, now); stale != "" {
-				outcome, reason = release.Inconclusive, stale
-			}
-		}
-		v.Outcome, v.Reason = outcome, reason
-		return v, nil
 	}
 }
 
-// stale says why the canary's counters cannot vouch for the whole window; "" when they can. A scrape
-// every 30 s is common, so a sample may be 45 s old, but it must be from within the window.
-func (o Options) stale(ctx context.Context, end time.Time) string {
-	sampled, err := o.Source.sampledAt(ctx, o.Canary, end)
+// begin takes the first readings, and finds a time to watch that is too short for how often counters are
+// sampled.
+func (w *watching) begin(ctx context.Context) (err error) {
+	if w.canary, err = w.Source.Baseline(ctx, w.Canary, w.start); err != nil {
+		return err
+	}
+	sampled := w.Canary
+	if w.Primary != "" {
+		if w.primary, err = w.Source.Baseline(ctx, w.Primary, w.start); err != nil {
+			return err
+		}
+		sampled = w.Primary
+	}
+	if w.scrape, err = w.Source.ScrapeInterval(ctx, sampled, w.start); err != nil {
+		return err
+	}
+	if least := 4 * w.scrape; w.Test.MaxDuration < least {
+		return &release.InputError{Field: "--max-duration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, w.scrape), Fix: fmt.Sprintf("give at least %s", least)}
+	}
+	if w.sent, err = w.Source.Requests(ctx, "source", w.Canary, w.start); err != nil {
+		return err
+	}
+	w.seen, err = w.Source.Requests(ctx, "destination", w.Canary, w.start)
+	return err
+}
+
+// look takes one more reading, and says whether the verdict stands.
+func (w *watching) look(ctx context.Context) (done bool, err error) {
+	now := time.Now()
+	elapsed := now.Sub(w.start)
+	over := elapsed >= w.Test.MaxDuration
+	block, err := w.read(ctx, now)
+	if err != nil {
+		if errors.As(err, new(*release.InputError)) || ctx.Err() != nil {
+			return false, err
+		}
+		w.warn(err.Error() + ": the verdict waits, the canary keeps its share")
+		w.hindrance = err
+		if over {
+			w.conclude(release.Inconclusive, causeOf(err), err.Error())
+		}
+		return over, nil // hold: it neither passes nor fails
+	}
+	w.hindrance = nil
+	block.Elapsed = elapsed
+	j := w.state.Add(block)
+	if j.Decided || block.events() > 0 {
+		w.result.Record.Blocks = append(w.result.Record.Blocks, block)
+	}
+	evaluation := Evaluation{At: now, Elapsed: elapsed, Judgement: j}
+	w.result.Evaluations = append(w.result.Evaluations, evaluation)
+	if w.Report != nil {
+		w.Report(evaluation)
+	}
+	if !j.Decided {
+		return false, nil
+	}
 	switch {
-	case err != nil:
-		return err.Error()
-	case end.Sub(sampled) > min(max(o.Thresholds.Window/2, 45*time.Second), o.Thresholds.Window*9/10):
-		return fmt.Sprintf("the canary's counters were sampled last %s before the window's end: scraping has stopped, or is too slow for a window of %s", end.Sub(sampled).Round(time.Second), o.Thresholds.Window)
-	}
-	return ""
-}
-
-func (o Options) read(ctx context.Context, at time.Time, read func(context.Context, string, time.Time) (*Reading, error)) (canary, primary *Reading, err error) {
-	if canary, err = read(ctx, o.Canary, at); err != nil {
-		return nil, nil, err
-	}
-	primary, err = read(ctx, o.Primary, at)
-	return canary, primary, err
-}
-
-// window adds up the increases between readings, so that a reset in the middle loses nothing that
-// was read before it.
-type window struct {
-	canary, primary *Reading
-	total           Evaluation
-}
-
-func (w *window) add(canary, primary *Reading) Evaluation {
-	w.total.Canary = w.total.Canary.Add(canary.Since(w.canary))
-	w.total.Primary = w.total.Primary.Add(primary.Since(w.primary))
-	w.canary, w.primary = canary.over(w.canary), primary.over(w.primary)
-	return w.total
-}
-
-// over keeps what an earlier reading knew and this one lacks: a series that a failed scrape hides for
-// a moment must not count from 0 when it is back.
-func (r *Reading) over(earlier *Reading) *Reading {
-	for _, pair := range []struct{ now, before Series }{{r.Requests, earlier.Requests}, {r.Timed, earlier.Timed}, {r.Fast, earlier.Fast}} {
-		for key, value := range pair.before {
-			if _, ok := pair.now[key]; !ok {
-				pair.now[key] = value
+	case j.Outcome == release.Healthy:
+		cause, doubt := w.doubt(ctx, now)
+		if doubt != "" {
+			w.warn(doubt)
+			if over {
+				w.conclude(release.Inconclusive, cause, doubt)
 			}
+			return over, nil
+		}
+	case j.Cause == NoTraffic:
+		if cause, reason := w.Source.Missing(ctx, w.Canary, now); cause != "" {
+			j.Cause, j.Reason = cause, reason
 		}
 	}
-	return r
+	w.conclude(j.Outcome, j.Cause, j.Reason)
+	return true, nil
+}
+
+func (w *watching) conclude(outcome release.VerdictOutcome, cause Cause, reason string) {
+	w.result.Outcome, w.result.Cause, w.result.Reason = outcome, cause, reason
+}
+
+func (w *watching) warn(text string) {
+	if w.Warn != nil && !w.warned[text] {
+		w.warned[text] = true
+		w.Warn(text)
+	}
+}
+
+func causeOf(err error) Cause {
+	var data *DataError
+	if errors.As(err, &data) {
+		return data.Cause
+	}
+	return PrometheusDown
+}
+
+// read counts what both tracks got since the last look. Both are read as of one time.
+func (w *watching) read(ctx context.Context, now time.Time) (Block, error) {
+	canary, err := w.Source.Read(ctx, w.Canary, now)
+	if err != nil {
+		return Block{}, err
+	}
+	primary := w.primary
+	if w.Primary != "" {
+		if primary, err = w.Source.Read(ctx, w.Primary, now); err != nil {
+			return Block{}, err
+		}
+	}
+	block := Block{Pairs: make([]Pair, len(w.Test.Objectives))}
+	for i, tally := range canary.Since(w.canary) {
+		block.Pairs[i].Canary = tally
+	}
+	w.canary = canary.over(w.canary)
+	if primary != nil {
+		for i, tally := range primary.Since(w.primary) {
+			block.Pairs[i].Primary = tally
+		}
+		w.primary = primary.over(w.primary)
+	}
+	return block, nil
+}
+
+// doubt says why counters that look healthy are not to be trusted; "" when they are.
+func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
+	sampled, err := w.Source.sampledAt(ctx, "source", w.Canary, now)
+	if err != nil {
+		return causeOf(err), err.Error()
+	}
+	limit := staleLeast
+	if w.scrape > 0 {
+		limit = staleScrapes * w.scrape
+	}
+	if age := now.Sub(sampled); age > limit {
+		return Stale, fmt.Sprintf("the canary's counters were sampled %s ago: scraping has stopped", age.Round(time.Second))
+	}
+	// What was sent is read as of the time at which the canary's own side was sampled: else the last
+	// requests would only not be known yet.
+	at, err := w.Source.sampledAt(ctx, "destination", w.Canary, now)
+	if err != nil {
+		return causeOf(err), err.Error()
+	}
+	if at.IsZero() {
+		return "", "" // without a sidecar the canary's own side counts nothing
+	}
+	sent, err := w.Source.Requests(ctx, "source", w.Canary, at)
+	if err != nil {
+		return causeOf(err), err.Error()
+	}
+	seen, err := w.Source.Requests(ctx, "destination", w.Canary, now)
+	if err != nil {
+		return causeOf(err), err.Error()
+	}
+	if a, b := sent.Increase(w.sent), seen.Increase(w.seen); b < seenShare*a {
+		return CountGap, fmt.Sprintf("%.0f requests were sent to the canary, it has seen %.0f of them: what happened to the others is not known", a, b)
+	}
+	return "", ""
 }

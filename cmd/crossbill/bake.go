@@ -12,39 +12,41 @@ import (
 )
 
 // checkBake finds a bake that could not be judged, before anything is promoted.
-func (f *thresholdFlags) checkBake(prometheus string) error {
+func checkBake(cmd *cobra.Command, limits *sloFlags, drain *drainFlags, manifests string) (*verdict.SLO, error) {
 	switch {
-	case f.window < 0:
-		return &release.InputError{Field: "--bake", Problem: fmt.Sprintf("%s is not a time", f.window), Fix: "give for example 10m"}
-	case f.window == 0:
-		return nil
-	case prometheus == "":
-		return &release.InputError{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
+	case limits.maxDuration < 0:
+		return nil, &release.InputError{Field: "--bake", Problem: fmt.Sprintf("%s is not a time", limits.maxDuration), Fix: "give for example 10m"}
+	case limits.maxDuration == 0:
+		return nil, nil
+	case drain.prometheus == "":
+		return nil, &release.InputError{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
 	}
-	_, err := f.thresholds()
-	return err
+	slo, err := limits.load(cmd, manifests)
+	if err != nil {
+		return nil, err
+	}
+	slo.MaxDuration.Duration = limits.maxDuration
+	slo.MinDuration.Duration = min(slo.MinDuration.Duration, limits.maxDuration)
+	return slo, nil
 }
 
-// bake judges primary after it has all of the traffic. An unhealthy one is rolled back to the previous
-// digest. Too little evidence is no reason to go back, nor a proof: the release stays promoted, and the
-// exit code says it.
-func bake(cmd *cobra.Command, c *rollout.Cluster, limits *thresholdFlags, prometheus string, promoted rollout.Result) (rollout.Result, error) {
-	thresholds, err := limits.thresholds()
+// bake judges primary by the budgets after it has all of the traffic, for all of the time. An unhealthy one
+// is rolled back to the previous digest. Too little evidence is no reason to go back, nor a proof: the
+// release stays promoted, and the exit code says it.
+func bake(cmd *cobra.Command, c *rollout.Cluster, slo *verdict.SLO, limits *sloFlags, drain *drainFlags, promoted rollout.Result) (rollout.Result, error) {
+	source, err := limits.source(cmd, c, drain, slo)
 	if err != nil {
 		return promoted, err
 	}
-	source, err := verdict.NewSource(prometheus, c.Namespace, thresholds.Latency)
-	if err != nil {
-		return promoted, err
-	}
-	primary := c.Manifests.Name(release.Primary)
+	test := slo.Test()
+	test.Whole = true
 	v, err := verdict.Verify(cmd.Context(), verdict.Options{
-		Source: source, Canary: primary, Primary: primary, Thresholds: thresholds, Interval: limits.interval,
-		Report: func(e verdict.Evaluation) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  bake: primary %6.0f requests, %6.2f %% ok, %5.2f %% slow\n", e.Elapsed.Seconds(),
-				e.Canary.Requests, 100*e.Canary.SuccessRatio(), 100*e.Canary.SlowRatio())
-		},
+		Source: source, Canary: c.Manifests.Name(release.Primary), Test: test, Interval: limits.interval, Report: printLook(cmd),
+		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) },
 	})
+	if errors.As(err, new(*release.InputError)) { // promoted it is, so it is not the bad input of a verb that changed nothing
+		return promoted, &exitError{exitInconclusive, fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)}
+	}
 	if err != nil {
 		return promoted, fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)
 	}

@@ -125,12 +125,14 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 
 // drainFlags say how a verb sees that the canary gets no more requests, before its pods are deleted.
 type drainFlags struct {
-	prometheus string
-	settle     time.Duration
+	prometheus       string
+	prometheusConfig string
+	settle           time.Duration
 }
 
 func (f *drainFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.prometheus, "prometheus", "", "Prometheus's URL: a canary is deleted when its request counters stand still")
+	flags.StringVar(&f.prometheusConfig, "prometheus-config", "", "file in the form of Prometheus's http_config: credentials, CA and headers for Prometheus (default: none)")
 	flags.DurationVar(&f.settle, "settle-delay", 10*time.Second, "without --prometheus: time that the data plane is given to take a route over")
 }
 
@@ -139,12 +141,18 @@ func (f *drainFlags) apply(c *rollout.Cluster) error {
 	if f.prometheus == "" {
 		return nil
 	}
-	source, err := verdict.NewSource(f.prometheus, c.Namespace, 500*time.Millisecond)
+	source, err := f.source(c, verdict.SourceOptions{})
 	if err != nil {
 		return err
 	}
 	c.Drained = source.Quiet
 	return nil
+}
+
+// source is the Prometheus that the flags name.
+func (f *drainFlags) source(c *rollout.Cluster, o verdict.SourceOptions) (*verdict.Source, error) {
+	o.URL, o.HTTPConfig, o.Namespace = f.prometheus, f.prometheusConfig, c.Namespace
+	return verdict.NewSource(o)
 }
 
 // takeoverFlag is --takeover of the verbs that wait for the claim.

@@ -12,7 +12,7 @@ func newPromoteCommand() *cobra.Command {
 	var takeover bool
 	var drain drainFlags
 	var github githubFlags
-	var limits thresholdFlags
+	var limits sloFlags
 	var id *string
 	cmd := &cobra.Command{
 		Use:   "promote",
@@ -25,7 +25,8 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return github.around(cmd, "promote", id, func() (rollout.Result, error) {
-				if err := limits.checkBake(drain.prometheus); err != nil {
+				slo, err := checkBake(cmd, &limits, &drain, cluster.manifests)
+				if err != nil {
 					return rollout.Result{}, err
 				}
 				c, err := cluster.connect(cmd)
@@ -41,8 +42,8 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 				if err != nil {
 					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
 				}
-				if limits.window > 0 && result.Release != nil && result.Release.Stage == release.StagePromoted {
-					if result, err = bake(cmd, c, &limits, drain.prometheus, result); err != nil {
+				if slo != nil && result.Release != nil && result.Release.Stage == release.StagePromoted {
+					if result, err = bake(cmd, c, slo, &limits, &drain, result); err != nil {
 						return result, err
 					}
 				}
@@ -55,7 +56,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	takeoverFlag(cmd.Flags(), &takeover)
 	drain.add(cmd.Flags())
 	github.add(cmd)
-	cmd.Flags().DurationVar(&limits.window, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
+	cmd.Flags().DurationVar(&limits.maxDuration, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
 	limits.add(cmd.Flags())
 	return cmd
 }

@@ -1,48 +1,102 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 	"github.com/our-org/crossbill/verdict"
 )
 
-// thresholdFlags say what is healthy.
-type thresholdFlags struct {
-	window, interval    time.Duration
-	minRequests         float64
-	minSuccess, maxSlow float64
-	latencyMS           float64
+// sloFlags say what is healthy.
+type sloFlags struct {
+	file        string
+	interval    time.Duration
+	maxDuration time.Duration
+	minRequests float64
+	explain     bool
 }
 
-// add adds all but the window, whose name is the verb's.
-func (f *thresholdFlags) add(flags *pflag.FlagSet) {
+func (f *sloFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.file, "slo", "", "file with the objectives (default: slo.yaml in the folder of --manifests, else 99.9 % available and 95 % within 500 ms)")
 	flags.DurationVar(&f.interval, "interval", 5*time.Second, "time between two looks")
-	flags.Float64Var(&f.minRequests, "min-requests", 100, "requests below which nothing is proved")
-	flags.Float64Var(&f.minSuccess, "min-success", 99, "percent of the requests that must succeed")
-	flags.Float64Var(&f.latencyMS, "latency-ms", 500, "milliseconds above which a request is slow: a bucket bound of the histogram")
-	flags.Float64Var(&f.maxSlow, "max-slow", 5, "percent of the requests that may be slow")
+	flags.Float64Var(&f.minRequests, "min-requests", 0, "the canary's requests below which nothing passes (default: the file's)")
+	flags.BoolVar(&f.explain, "explain", false, "print every query with the samples that answered it")
 }
 
-func (f *thresholdFlags) thresholds() (verdict.Thresholds, error) {
-	t := verdict.Thresholds{
-		Window: f.window, MinRequests: f.minRequests, MinSuccess: f.minSuccess / 100,
-		Latency: time.Duration(f.latencyMS * float64(time.Millisecond)), MaxSlow: f.maxSlow / 100,
+// load reads the objectives. Flags go before the file.
+func (f *sloFlags) load(cmd *cobra.Command, manifests string) (*verdict.SLO, error) {
+	file := f.file
+	if file == "" {
+		file = filepath.Join(manifests, manifest.SLOFile)
 	}
-	return t, t.Check()
+	slo, err := verdict.LoadSLO(file, f.file != "")
+	if err != nil {
+		return nil, err
+	}
+	if cmd.Flags().Changed("min-requests") {
+		if f.minRequests < 1 {
+			return nil, &release.InputError{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", f.minRequests), Fix: "give at least 1"}
+		}
+		slo.MinRequests = f.minRequests
+	}
+	if cmd.Flags().Changed("max-duration") {
+		if f.maxDuration <= 0 {
+			return nil, &release.InputError{Field: "--max-duration", Problem: fmt.Sprintf("%s is not a time to watch", f.maxDuration), Fix: "give for example 15m"}
+		}
+		slo.MaxDuration.Duration = f.maxDuration
+		slo.MinDuration.Duration = min(slo.MinDuration.Duration, f.maxDuration)
+	}
+	return slo, nil
+}
+
+// source reads what the objectives count.
+func (f *sloFlags) source(cmd *cobra.Command, c *rollout.Cluster, drain *drainFlags, slo *verdict.SLO) (*verdict.Source, error) {
+	o := verdict.SourceOptions{Indicators: slo.Objectives}
+	if f.explain {
+		o.Explain = func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), "    "+format+"\n", args...) }
+	}
+	return drain.source(c, o)
+}
+
+// printLook prints a look as a line: what both tracks got and how far the evidence is.
+func printLook(cmd *cobra.Command) func(verdict.Evaluation) {
+	return func(e verdict.Evaluation) {
+		line := fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())
+		for _, v := range e.Judgement.Evidence {
+			c, p := v.Total.Canary, v.Total.Primary
+			line += fmt.Sprintf("  %s: canary %.2f %% of %.0f", v.Objective, 100*(1-c.Share()), c.Events)
+			if !v.Alone {
+				line += fmt.Sprintf(", primary %.2f %% of %.0f", 100*(1-p.Share()), p.Events)
+			}
+			against, safe := v.Progress()
+			line += fmt.Sprintf(" (against %.0f %%, for %.0f %%)", 100*against, 100*safe)
+		}
+		switch {
+		case e.Judgement.Decided:
+			line += "  " + string(e.Judgement.Outcome)
+		case e.Judgement.Left > 0:
+			line += fmt.Sprintf("  about %s more", e.Judgement.Left.Round(time.Second))
+		}
+		fmt.Fprintln(cmd.ErrOrStderr(), line)
+	}
 }
 
 type verifyFlags struct {
 	drain             drainFlags
-	limits            thresholdFlags
+	slo               sloFlags
+	record            string
 	noRollback, again bool
-	takeover          bool
+	observe, takeover bool
 	id                *string
 }
 
@@ -53,12 +107,15 @@ func newVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify --prometheus URL",
 		Short: "Judge the canary by what its callers saw; roll back when it is unhealthy",
-		Long: `Judge the canary by the requests that reached it while it was watched.
+		Long: `Judge the canary beside primary, by the requests that reach both of them.
 
-Counts istio_requests_total and istio_request_duration_milliseconds as the
-callers reported them. Too few requests or unreadable metrics are inconclusive,
-never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
---no-rollback), 4 inconclusive (the canary keeps its share).`,
+A sequential test with stated error rates decides as soon as there is enough
+evidence. Counts Istio's request counters as the callers reported them. Too few
+requests or unreadable metrics are inconclusive, never healthy. The objectives,
+their margins and the error rates are in slo.yaml beside the manifests.
+
+Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
+4 inconclusive (the canary keeps its share). With --observe nothing is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return github.around(cmd, "verify", flags.id, func() (rollout.Result, error) { return verify(cmd, &cluster, &flags) })
@@ -68,8 +125,10 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 	flags.id = ofReleaseFlag(cmd.Flags())
 	flags.drain.add(cmd.Flags())
 	github.add(cmd)
-	cmd.Flags().DurationVar(&flags.limits.window, "window", time.Minute, "how long the canary is watched")
-	flags.limits.add(cmd.Flags())
+	flags.slo.add(cmd.Flags())
+	cmd.Flags().DurationVar(&flags.slo.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")
+	cmd.Flags().StringVar(&flags.record, "record", "", "file for the verdict with all that it rests on, as JSON; `crossbill replay` judges it again")
+	cmd.Flags().BoolVar(&flags.observe, "observe", false, "judge and change nothing: no verdict in the ledger, no rollback")
 	cmd.Flags().BoolVar(&flags.noRollback, "no-rollback", false, "leave an unhealthy canary as it is")
 	takeoverFlag(cmd.Flags(), &flags.takeover)
 	cmd.Flags().Lookup("prometheus").Usage = "URL of the Prometheus that scrapes the mesh (needed)"
@@ -78,7 +137,7 @@ never healthy. Exit codes: 0 healthy, 3 unhealthy (rolled back, unless
 }
 
 func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (rollout.Result, error) {
-	thresholds, err := flags.limits.thresholds()
+	slo, err := flags.slo.load(cmd, cluster.manifests)
 	if err != nil {
 		return rollout.Result{}, err
 	}
@@ -87,7 +146,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		return rollout.Result{}, err
 	}
 	c.ReleaseID, c.Takeover = *flags.id, flags.takeover
-	source, err := verdict.NewSource(flags.drain.prometheus, c.Namespace, thresholds.Latency)
+	source, err := flags.slo.source(cmd, c, &flags.drain, slo)
 	if err != nil {
 		return rollout.Result{}, err
 	}
@@ -99,7 +158,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	if r != nil && c.ReleaseID != "" && r.ID != c.ReleaseID {
 		return rollout.Result{}, &release.InFlightError{Release: *r}
 	}
-	if message, done, err := judged(status, c.ReleaseID, flags.again); done || err != nil {
+	if message, done, err := judged(status, c.ReleaseID, flags.again || flags.observe); done || err != nil {
 		if err != nil {
 			return rollout.Result{}, err
 		}
@@ -107,12 +166,8 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
-		Thresholds: thresholds, Interval: flags.limits.interval,
-		Report: func(e verdict.Evaluation) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  canary %6.0f requests, %6.2f %% ok, %5.2f %% slow   primary %6.0f requests, %6.2f %% ok, %5.2f %% slow\n", e.Elapsed.Seconds(),
-				e.Canary.Requests, 100*e.Canary.SuccessRatio(), 100*e.Canary.SlowRatio(),
-				e.Primary.Requests, 100*e.Primary.SuccessRatio(), 100*e.Primary.SlowRatio())
-		},
+		Test: slo.Test(), Interval: flags.slo.interval, Report: printLook(cmd),
+		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) },
 	})
 	if err != nil {
 		return rollout.Result{}, err
@@ -123,7 +178,13 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		return rollout.Result{}, err
 	}
 	if drift := append(status.Drift, after.Drift...); len(drift) > 0 && verification.Outcome != release.Unhealthy {
-		verification.Outcome, verification.Reason = release.Inconclusive, "somebody else has changed the release: "+drift[0]
+		verification.Outcome, verification.Cause, verification.Reason = release.Inconclusive, verdict.Drift, "somebody else has changed the release: "+drift[0]
+	}
+	if err := writeRecord(flags.record, r, verification); err != nil {
+		return rollout.Result{}, err
+	}
+	if flags.observe {
+		return observed(cmd, cluster, c, r, verification)
 	}
 	return conclude(cmd, cluster, flags, c, r, verification)
 }
@@ -158,12 +219,16 @@ func judged(status *rollout.Status, id string, again bool) (message string, done
 
 // conclude writes the verdict into the ledger and does what follows from it.
 func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) (rollout.Result, error) {
-	result, err := c.Judge(cmd.Context(), release.Verdict{
-		Outcome: v.Outcome, Digest: r.Digest(), Reason: v.Reason,
-		Requests: int64(v.Canary().Requests), At: time.Now().UTC().Truncate(time.Millisecond),
-	})
+	evidence, err := json.Marshal(v.Record)
 	if err != nil {
 		return rollout.Result{}, err
+	}
+	result, err := c.Judge(cmd.Context(), release.Verdict{
+		Outcome: v.Outcome, Cause: string(v.Cause), Digest: r.Digest(), Reason: v.Reason, Evidence: string(evidence),
+		Requests: int64(v.Record.Requests()), At: time.Now().UTC().Truncate(time.Millisecond),
+	})
+	if err != nil {
+		return rollout.Result{}, fmt.Errorf("%s (%s), but the verdict could not be noted: %w", v.Outcome, v.Reason, err)
 	}
 	var code error
 	switch v.Outcome {
@@ -182,12 +247,55 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 		}
 	}
 	if cluster.output == "json" {
-		err = printJSON(cmd.OutOrStdout(), struct {
-			rollout.Result
-			Verdict *verdict.Verification `json:"verdict"`
-		}{result, v})
+		err = printJSON(cmd.OutOrStdout(), judgedResult{result, v})
 	} else if code == nil {
 		err = cluster.printResult(cmd.OutOrStdout(), result)
 	}
 	return result, errors.Join(code, err)
+}
+
+// judgedResult is what verify prints as JSON.
+type judgedResult struct {
+	rollout.Result
+	Verdict *verdict.Verification `json:"verdict"`
+}
+
+// observed tells a verdict from which nothing follows but the exit code.
+func observed(cmd *cobra.Command, cluster *clusterFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) (rollout.Result, error) {
+	result := rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: fmt.Sprintf("observed: %s: %s; nothing was changed", v.Outcome, v.Reason)}
+	var code error
+	switch v.Outcome {
+	case release.Unhealthy:
+		code = &exitError{exitUnhealthy, errors.New(result.Message)}
+	case release.Inconclusive:
+		code = &exitError{exitInconclusive, errors.New(result.Message)}
+	}
+	var err error
+	if cluster.output == "json" {
+		err = printJSON(cmd.OutOrStdout(), judgedResult{result, v})
+	} else if code == nil {
+		err = cluster.printResult(cmd.OutOrStdout(), result)
+	}
+	return result, errors.Join(code, err)
+}
+
+// record is a verdict as a file keeps it.
+type record struct {
+	Release string `json:"release"`
+	Digest  string `json:"digest"`
+	*verdict.Verification
+}
+
+func writeRecord(file string, r *release.Release, v *verdict.Verification) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(record{r.ID, r.Digest(), v}, "", "  ")
+	if err == nil {
+		err = os.WriteFile(file, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("--record: %w; the verdict (%s: %s) was not noted, run verify again", err, v.Outcome, v.Reason)
+	}
+	return nil
 }

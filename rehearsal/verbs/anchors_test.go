@@ -220,7 +220,7 @@ func testWeightsResetInTheMiddle(t *testing.T) {
 	if drift := strings.Join(a.status().Drift, "\n"); !strings.Contains(drift, "the canary has weight 0, the release gave it 10") {
 		t.Errorf("drift %q", drift)
 	}
-	if code, out := a.crossbill("verify", "--prometheus", running.PrometheusURL, "--window", "3s", "--interval", "1s"); code != 4 {
+	if code, out := a.crossbill("verify", "--prometheus", running.PrometheusURL, "--max-duration", "4s", "--interval", "1s"); code != 4 {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	a.healthy() // it was, before

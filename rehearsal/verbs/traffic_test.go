@@ -144,7 +144,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	if code, out := a.crossbill("promote", "--bake", "8s"); code != 2 || !strings.Contains(out, "--prometheus") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
-	bake("two", 4, "bake: inconclusive")
+	bake("two", 4, "bake: inconclusive: no request reached")
 	a.must("cleanup")
 	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 50)
 	defer generator.Stop()
@@ -152,7 +152,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	if digest(a.image("primary")) != digest(images["two"]) || a.weights() != atRest {
 		t.Errorf("primary runs %s", a.image("primary"))
 	}
-	bake("three", 0, "baked: 100.00 %")
+	bake("three", 0, "baked: availability: 100.00 %")
 	a.must("cleanup")
 }
 
@@ -160,7 +160,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 func (a *app) byCrossbill(image string, round int) []off {
 	a.Helper()
 	ctx := a.Context()
-	source, err := verdict.NewSource(running.PrometheusURL, a.namespace, 500*time.Millisecond)
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: running.PrometheusURL, Namespace: a.namespace})
 	if err != nil {
 		a.Fatal(err)
 	}

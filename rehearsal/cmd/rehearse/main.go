@@ -229,7 +229,7 @@ func startGitLab(o *options, c *cluster.Cluster) (*gitlab.GitLab, error) {
 	return gitlab.Start(gitlab.Options{
 		Dir:  filepath.Join(o.work, "gitlab"),
 		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Manifests: filepath.Join(o.repository, "k8s"),
-		Settings: map[string]string{"kube_context": context, "namespace": c.Namespace, "prometheus": c.PrometheusURL, "window": "20s"},
+		Settings: map[string]string{"kube_context": context, "namespace": c.Namespace, "prometheus": c.PrometheusURL, "max_duration": "5m"},
 		Images:   "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
 		Runner:   o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
 	})
