@@ -73,13 +73,12 @@ func printLook(cmd *cobra.Command) func(verdict.Evaluation) {
 	return func(e verdict.Evaluation) {
 		line := fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())
 		for _, v := range e.Judgement.Evidence {
-			c, p := v.Total.Canary, v.Total.Primary
-			line += fmt.Sprintf("  %s: canary %.2f %% of %.0f", v.Objective, 100*(1-c.Share()), c.Events)
+			line += "  " + v.Objective + ": canary " + shareText(v.Total.Canary)
 			if !v.Alone {
-				line += fmt.Sprintf(", primary %.2f %% of %.0f", 100*(1-p.Share()), p.Events)
+				line += ", primary " + shareText(v.Total.Primary)
 			}
-			against, safe := v.Progress()
-			line += fmt.Sprintf(" (against %.0f %%, for %.0f %%)", 100*against, 100*safe)
+			bad, good := v.Progress()
+			line += fmt.Sprintf(", shown bad %.0f %%, good %.0f %%;", 100*bad, 100*good)
 		}
 		switch {
 		case e.Judgement.Decided:
@@ -91,9 +90,17 @@ func printLook(cmd *cobra.Command) func(verdict.Evaluation) {
 	}
 }
 
+func shareText(t verdict.Tally) string {
+	if t.Events == 0 {
+		return "nothing yet"
+	}
+	return fmt.Sprintf("%.2f %% of %.0f ok", 100*(1-t.Share()), t.Events)
+}
+
 type verifyFlags struct {
 	drain             drainFlags
 	slo               sloFlags
+	probe             probeFlags
 	record            string
 	noRollback, again bool
 	observe, takeover bool
@@ -126,6 +133,7 @@ Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 	flags.drain.add(cmd.Flags())
 	github.add(cmd)
 	flags.slo.add(cmd.Flags())
+	flags.probe.add(cmd.Flags())
 	cmd.Flags().DurationVar(&flags.slo.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")
 	cmd.Flags().StringVar(&flags.record, "record", "", "file for the verdict with all that it rests on, as JSON; `crossbill replay` judges it again")
 	cmd.Flags().BoolVar(&flags.observe, "observe", false, "judge and change nothing: no verdict in the ledger, no rollback")
@@ -164,11 +172,16 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		}
 		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: message})
 	}
+	stop, err := flags.probe.start(cmd.Context())
+	if err != nil {
+		return rollout.Result{}, err
+	}
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
 		Test: slo.Test(), Interval: flags.slo.interval, Report: printLook(cmd),
 		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) },
 	})
+	stop()
 	if err != nil {
 		return rollout.Result{}, err
 	}

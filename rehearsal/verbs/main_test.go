@@ -108,7 +108,8 @@ func outside(ctx context.Context) (int, error) {
 func pushImages(ctx context.Context) (map[string]string, error) {
 	pushed := map[string]string{}
 	for name, env := range map[string][]string{
-		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=1"}, "crash": {"CRASH=1"},
+		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=100"}, "crash": {"CRASH=1"},
+		"fails 5": {"VERSION=fails 5", "FAIL=5"}, "fails 20": {"VERSION=fails 20", "FAIL=20"}, "slow": {"VERSION=slow", "SLOW=700ms"}, "dies": {"VERSION=dies", "DIES_AFTER=4s"},
 		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {
 		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))

@@ -70,6 +70,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("a write that comes late", testAWriteThatComesLate)
 	t.Run("a promoted release that turns out bad", testAPromotedReleaseThatTurnsOutBad)
 	t.Run("a canary gets more in steps", testACanaryGetsMoreInSteps)
+	t.Run("an app that nobody calls is probed", testProbe)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {

@@ -5,9 +5,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,6 +19,11 @@ func main() {
 	if os.Getenv("CRASH") != "" {
 		fmt.Println("crashing, as told")
 		os.Exit(3)
+	}
+	fail, _ := strconv.Atoi(os.Getenv("FAIL"))       // percent of the answers
+	slow, _ := time.ParseDuration(os.Getenv("SLOW")) // each answer
+	if life, err := time.ParseDuration(os.Getenv("DIES_AFTER")); err == nil {
+		time.AfterFunc(life, func() { os.Exit(4) })
 	}
 	var draining atomic.Bool
 	mux := http.NewServeMux()
@@ -35,7 +42,8 @@ func main() {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
 		w.Header().Set("x-app-version", os.Getenv("VERSION"))
-		if os.Getenv("FAIL") != "" {
+		time.Sleep(slow)
+		if rand.IntN(100) < fail {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 		fmt.Fprint(w, os.Getenv("TRACK"))
