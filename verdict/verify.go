@@ -146,7 +146,11 @@ func (w *watching) look(ctx context.Context) (done bool, err error) {
 			return over, nil
 		}
 	case j.Cause == NoTraffic:
-		if cause, reason := w.Source.Missing(ctx, w.Canary, now); cause != "" {
+		cause, reason := w.Source.Missing(ctx, w.Canary, now)
+		if cause == "" { // there are counters, which stand still
+			cause, reason = w.stale(ctx, now)
+		}
+		if cause != "" {
 			j.Cause, j.Reason = cause, reason
 		}
 	}
@@ -199,8 +203,8 @@ func (w *watching) read(ctx context.Context, now time.Time) (Block, error) {
 	return block, nil
 }
 
-// doubt says why counters that look healthy are not to be trusted; "" when they are.
-func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
+// stale says since when the canary's counters are not sampled any more; "" when they are.
+func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	sampled, err := w.Source.sampledAt(ctx, "source", w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
@@ -211,6 +215,14 @@ func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
 	}
 	if age := now.Sub(sampled); age > limit {
 		return Stale, fmt.Sprintf("the canary's counters were sampled %s ago: scraping has stopped", age.Round(time.Second))
+	}
+	return "", ""
+}
+
+// doubt says why counters that look healthy are not to be trusted; "" when they are.
+func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
+	if cause, reason := w.stale(ctx, now); cause != "" {
+		return cause, reason
 	}
 	// What was sent is read as of the time at which the canary's own side was sampled: else the last
 	// requests would only not be known yet.
