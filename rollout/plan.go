@@ -25,8 +25,8 @@ type Change struct {
 }
 
 // Plan says what a verb would write, in order: each write is a server-side dry run. Nothing is
-// written and nothing is waited for. want is used by verb canary only.
-func (c *Cluster) Plan(ctx context.Context, verb string, want release.Release) ([]Change, Result, error) {
+// written and nothing is waited for. want is canary's, from is migrate's.
+func (c *Cluster) Plan(ctx context.Context, verb string, want release.Release, from string) ([]Change, Result, error) {
 	changes := []Change{}
 	planning := *c
 	planning.plan = &changes
@@ -41,8 +41,10 @@ func (c *Cluster) Plan(ctx context.Context, verb string, want release.Release) (
 		result, err = planning.Cleanup(ctx)
 	case "rollback":
 		result, err = planning.Rollback(ctx, "plan")
+	case "migrate":
+		result, err = planning.Migrate(ctx, from)
 	default:
-		err = &release.InputError{Field: "verb", Problem: fmt.Sprintf("%q writes nothing that can be planned", verb), Fix: "give canary, promote, cleanup or rollback"}
+		err = &release.InputError{Field: "verb", Problem: fmt.Sprintf("%q writes nothing that can be planned", verb), Fix: "give canary, promote, cleanup, rollback or migrate"}
 	}
 	return changes, result, err
 }

@@ -206,9 +206,12 @@ func (j *job) waitGone(ctx context.Context, track release.Track) error {
 	if j.plan != nil {
 		return nil
 	}
+	return j.waitNoDeployment(ctx, j.deploymentName(track), "is gone with its pods")
+}
+
+func (j *job) waitNoDeployment(ctx context.Context, name, says string) error {
 	ctx, cancel := j.bounded(ctx)
 	defer cancel()
-	name := j.deploymentName(track)
 	gone := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
 	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
 		return event.Type == watch.Deleted, nil
@@ -219,7 +222,7 @@ func (j *job) waitGone(ctx context.Context, track release.Track) error {
 	if err != nil {
 		return fmt.Errorf("Deployment %s: %w", name, err)
 	}
-	j.log("Deployment "+j.Namespace+"/"+name, "is gone with its pods")
+	j.log("Deployment "+j.Namespace+"/"+name, "%s", says)
 	return nil
 }
 
@@ -257,7 +260,7 @@ func (j *job) waitDrained(ctx context.Context) error {
 	}
 	delay := j.SettleDelay
 	if delay == 0 {
-		delay = 10 * time.Second
+		delay = defaultSettleDelay
 	}
 	j.log("VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "the data plane is given %s to have the route (with --prometheus it would be seen)", delay)
 	select {

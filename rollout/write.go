@@ -117,7 +117,7 @@ func sameSelector(live, desired *appsv1.Deployment) error {
 	return &release.InputError{
 		Field:   "Deployment " + live.Namespace + "/" + live.Name,
 		Problem: "it was made by hand with a selector that does not name its track, and selectors cannot be changed",
-		Fix:     "move its traffic to a Deployment with another name first, then delete it",
+		Fix:     "run `crossbill migrate`, which takes it to the two tracks without taking its traffic away",
 	}
 }
 

@@ -72,14 +72,15 @@ func newPlanCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
 	var again bool
+	var from string
 	cmd := &cobra.Command{
-		Use:   "plan canary|promote|cleanup|rollback",
+		Use:   "plan canary|promote|cleanup|rollback|migrate",
 		Short: "Show what a verb would write, by server-side dry runs; nothing is written",
 		Long: `Show what a verb would write, by server-side dry runs; nothing is written, and
 nothing is waited for. --image, --weight, --release-id, --commit, --pipeline-url
-and --again are canary's.`,
+and --again are canary's, --from is migrate's.`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"canary", "promote", "cleanup", "rollback"},
+		ValidArgs: []string{"canary", "promote", "cleanup", "rollback", "migrate"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var want release.Release
 			var err error
@@ -98,7 +99,7 @@ and --again are canary's.`,
 				}
 			}
 			c.Again = again
-			changes, result, err := c.Plan(cmd.Context(), args[0], want)
+			changes, result, err := c.Plan(cmd.Context(), args[0], want, from)
 			if err != nil {
 				return err
 			}
@@ -120,6 +121,7 @@ and --again are canary's.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&from, "from", "", "for migrate: the Deployment that was made by hand")
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
 	cmd.Flags().BoolVar(&again, "again", false, "as for canary")
