@@ -38,6 +38,10 @@ func (m *Crossbill) Canary(
 	// +default=10
 	weight int,
 
+	// Keep a browser on the version that answered it first, until the release has ended.
+	// +optional
+	sticky bool,
+
 	// Name of the release. By default made of app, digest and commit.
 	// +optional
 	releaseId string,
@@ -91,6 +95,7 @@ func (m *Crossbill) Canary(
 	args = flag(args, "--commit", commit)
 	args = flag(args, "--pipeline-url", pipelineUrl)
 	args = flag(args, "--by", by)
+	args = toggle(args, "--sticky", sticky)
 	args = toggle(args, "--again", again)
 	args = toggle(args, "--takeover", takeover)
 	args = flag(args, "--github-repository", githubRepository)

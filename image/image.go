@@ -63,10 +63,21 @@ func (l Labels) created() time.Time {
 	return l.Created.UTC()
 }
 
-// Build puts a built app (a folder with dist and server) on a base image.
-func Build(base v1.Image, appDir string, labels Labels) (v1.Image, error) {
+// Build puts a built app (a folder with dist and server) on a base image, above other layers if some are
+// given.
+func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.Image, error) {
 	if err := checkApp(appDir); err != nil {
 		return nil, err
+	}
+	for _, layer := range below {
+		var err error
+		base, err = mutate.Append(base, mutate.Addendum{
+			Layer: layer, MediaType: types.OCILayer,
+			History: v1.History{Author: "crossbill", CreatedBy: "crossbill image build --assets-of", Created: v1.Time{Time: labels.created()}},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("image: %w", err)
+		}
 	}
 	layer, err := Layer(appDir, Folders, WorkingDir, labels.created())
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"pgregory.net/rapid"
@@ -289,5 +290,67 @@ func TestALayoutIsABaseAgain(t *testing.T) {
 	}
 	if _, err := WriteLayout(empty.Image, folder); !errors.As(err, new(*release.InputError)) {
 		t.Errorf("a folder with other things is written to: %v", err)
+	}
+}
+
+// TestAssetsOfTheVersionBefore: the image has the hashed files of the version before it, but not of those
+// before that one, and its own are as they are.
+func TestAssetsOfTheVersionBefore(t *testing.T) {
+	build := func(files map[string]string, earlier v1.Image) (v1.Image, error) {
+		dir := t.TempDir()
+		writeApp(t, dir, app)
+		writeApp(t, dir, files)
+		var below []v1.Layer
+		if earlier != nil {
+			layer, err := Assets(earlier, dir, "dist/build", time.Unix(0, 0))
+			if err != nil {
+				return nil, err
+			}
+			if layer != nil {
+				below = append(below, layer)
+			}
+		}
+		return Build(empty.Image, dir, Labels{}, below...)
+	}
+	must := func(image v1.Image, err error) v1.Image {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image
+	}
+	one := must(build(map[string]string{"dist/build/q-one.js": "one", "dist/build/q-same.js": "same", "dist/page-1.html": ""}, nil))
+	two := must(build(map[string]string{"dist/build/q-two.js": "two", "dist/build/q-same.js": "same"}, one))
+	three := must(build(map[string]string{"dist/build/q-three.js": "three"}, two))
+	for name, c := range map[string]struct {
+		image v1.Image
+		want  []string
+		not   []string
+	}{
+		"two":   {two, []string{"app/dist/build/q-one.js", "app/dist/build/q-two.js", "app/dist/build/q-same.js"}, []string{"app/dist/page-1.html"}},
+		"three": {three, []string{"app/dist/build/q-two.js", "app/dist/build/q-same.js", "app/dist/build/q-three.js"}, []string{"app/dist/build/q-one.js"}},
+	} {
+		has, err := files(c.image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range c.want {
+			if _, ok := has[file]; !ok {
+				t.Errorf("%s lacks %s", name, file)
+			}
+		}
+		for _, file := range c.not {
+			if _, ok := has[file]; ok {
+				t.Errorf("%s has %s", name, file)
+			}
+		}
+	}
+	again := must(build(map[string]string{"dist/build/q-two.js": "two", "dist/build/q-same.js": "same"}, one))
+	a, _ := two.Digest()
+	if b, _ := again.Digest(); a != b {
+		t.Errorf("%s and %s", a, b)
+	}
+	if _, err := build(map[string]string{"dist/build/q-same.js": "other"}, one); err == nil || !strings.Contains(err.Error(), "q-same.js") {
+		t.Errorf("a file with other bytes: %v", err)
 	}
 }

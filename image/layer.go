@@ -3,17 +3,23 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/our-org/crossbill/release"
 )
 
 // Layer packs folders of a directory under a path in the image. The same files give the same bytes:
@@ -92,4 +98,62 @@ func packFile(w *tar.Writer, name, target string, modified time.Time) error {
 
 func header(name string, kind byte, mode, size int64, modified time.Time) *tar.Header {
 	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, Size: size, ModTime: modified, Format: tar.FormatPAX}
+}
+
+// Assets packs the files under a folder of an earlier image of the app that the built app in appDir lacks:
+// with them, pages of the earlier version that are still open find what they ask for. Only what that
+// version built itself is taken, not what it took over in turn. The names must have a hash of the content
+// in them: a file that is there with other bytes is refused. nil: there is nothing to add.
+func Assets(earlier v1.Image, appDir, folder string, modified time.Time) (v1.Layer, error) {
+	layers, err := earlier.Layers()
+	if err != nil || len(layers) == 0 {
+		return nil, fmt.Errorf("the earlier image has no layers (%v)", err)
+	}
+	own, err := layers[len(layers)-1].Uncompressed() // Build puts the app last
+	if err != nil {
+		return nil, fmt.Errorf("the earlier image: %w", err)
+	}
+	defer own.Close()
+	prefix := path.Join(WorkingDir[1:], folder) + "/"
+	files := map[string][]byte{}
+	for reader := tar.NewReader(own); ; {
+		entry, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the earlier image: %w", err)
+		}
+		if entry.Typeflag != tar.TypeReg || !strings.HasPrefix(entry.Name, prefix) || !fs.ValidPath(entry.Name) {
+			continue
+		}
+		content, err := io.ReadAll(reader)
+		if err != nil {
+			return nil, fmt.Errorf("the earlier image: %w", err)
+		}
+		there, err := os.ReadFile(filepath.Join(appDir, strings.TrimPrefix(entry.Name, WorkingDir[1:]+"/")))
+		switch {
+		case err != nil:
+			files[entry.Name] = content
+		case !bytes.Equal(there, content):
+			return nil, &release.InputError{Field: "--assets-of", Problem: fmt.Sprintf("%s is in both versions with other bytes: its name has no hash of its content", entry.Name), Fix: "give --assets-folder the folder of files whose names do"}
+		}
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	var buffer bytes.Buffer
+	w := tar.NewWriter(&buffer)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := w.WriteHeader(header(name, tar.TypeReg, 0o644, int64(len(files[name])), modified)); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(files[name]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buffer.Bytes())), nil })
 }

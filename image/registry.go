@@ -46,31 +46,41 @@ func options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 // Base loads a base image: repository@sha256:… from a registry, or oci:FOLDER, an OCI image layout
 // with one image. Its credentials are those of docker login: what is pushed elsewhere has its own.
 func Base(ctx context.Context, reference string) (v1.Image, error) {
+	return pull(ctx, "--base", reference, authn.DefaultKeychain)
+}
+
+// Earlier loads an image of the app that was pushed before, as Base does but with the credentials that
+// pushes have.
+func Earlier(ctx context.Context, reference string, keychain authn.Keychain) (v1.Image, error) {
+	return pull(ctx, "--assets-of", reference, keychain)
+}
+
+func pull(ctx context.Context, field, reference string, keychain authn.Keychain) (v1.Image, error) {
 	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
-		return fromLayout(folder)
+		return fromLayout(field, folder)
 	}
 	ref, err := name.NewDigest(reference)
 	if err != nil {
-		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "pin the base image, as the default is, or a build is not the same tomorrow"}
+		return nil, &release.InputError{Field: field, Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "give it by digest, or a build is not the same tomorrow"}
 	}
-	image, err := remote.Image(ref, options(ctx, authn.DefaultKeychain)...)
+	image, err := remote.Image(ref, options(ctx, keychain)...)
 	if err != nil {
-		return nil, fmt.Errorf("base image %s: %w", reference, err)
+		return nil, fmt.Errorf("%s %s: %w", field, reference, err)
 	}
 	return image, nil
 }
 
-func fromLayout(folder string) (v1.Image, error) {
+func fromLayout(field, folder string) (v1.Image, error) {
 	index, err := layout.ImageIndexFromPath(folder)
 	if err != nil {
-		return nil, &release.InputError{Field: "--base", Problem: err.Error(), Fix: "give a folder with an OCI image layout"}
+		return nil, &release.InputError{Field: field, Problem: err.Error(), Fix: "give a folder with an OCI image layout"}
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
-		return nil, fmt.Errorf("base image %s: %w", folder, err)
+		return nil, fmt.Errorf("%s %s: %w", field, folder, err)
 	}
 	if len(manifest.Manifests) != 1 {
-		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%s has %d images", folder, len(manifest.Manifests)), Fix: "give a layout with one"}
+		return nil, &release.InputError{Field: field, Problem: fmt.Sprintf("%s has %d images", folder, len(manifest.Manifests)), Fix: "give a layout with one"}
 	}
 	return index.Image(manifest.Manifests[0].Digest)
 }

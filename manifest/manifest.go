@@ -288,6 +288,9 @@ func HasSubset(rule *networking.DestinationRule, track release.Track) bool {
 	})
 }
 
+// StickyPrefix begins the names of the http routes that a sticky release adds and removes.
+const StickyPrefix = "crossbill-sticky-"
+
 // Route is the place of one http route that a release moves: its index, and those of its two
 // destinations.
 type Route struct{ HTTP, Primary, Canary int }

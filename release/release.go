@@ -78,6 +78,7 @@ type Release struct {
 	Previous    string    `json:"previous,omitempty"` // what primary ran when the release began
 	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release began
 	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
+	Sticky      *Sticky   `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
 	Stage       Stage     `json:"stage"`
 	Verdict     *Verdict  `json:"verdict,omitempty"`
 	Reason      string    `json:"reason,omitempty"` // why it is rolling back
@@ -89,6 +90,11 @@ type Release struct {
 	Steps       []Step    `json:"steps"`
 
 	Takeovers []Takeover `json:"takeovers,omitempty"`
+}
+
+// Sticky says how browsers are kept on a version while a release is in flight.
+type Sticky struct {
+	Assets string `json:"assets"` // prefix of the paths whose files have a hash of their content in their names
 }
 
 // Takeover is a claim that was taken from a job, by whom and when.

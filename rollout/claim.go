@@ -48,6 +48,8 @@ type job struct {
 	unwritten bool // the ledger says more than was written: the write that ends the claim takes it along
 	routed    bool // the VirtualService is there with the release's route
 
+	keepAssets bool // of a sticky canary that is rolled back, for the pages that are open
+
 	shrunkBy *autoscalingv2.HorizontalPodAutoscaler // has primary's replicas, and may have shrunk it
 
 	applied map[string]written // Deployments, by name

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	networkingapi "istio.io/api/networking/v1alpha3"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +28,8 @@ type Status struct {
 	History   []release.Finished             `json:"history,omitempty"`
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
+
+	pinned bool // sticky routes are there
 }
 
 // TrackStatus is one track's Deployment.
@@ -70,6 +74,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 		if routes := c.Manifests.Routes(vs); len(routes) > 0 {
 			weights := manifest.Weights(vs, routes[0])
 			status.Weights = &weights
+			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
 	lease, err := c.Kube.CoordinationV1().Leases(c.Namespace).Get(ctx, c.stateName(), metav1.GetOptions{})
@@ -110,6 +115,9 @@ func (s *Status) drift() []string {
 		found = append(found, "the VirtualService or its route is gone"+remedy)
 	} else if s.Weights.Canary != want.canary {
 		found = append(found, fmt.Sprintf("the canary has weight %d, the release gave it %d", s.Weights.Canary, want.canary)+remedy)
+	}
+	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.pinned != sticky {
+		found = append(found, map[bool]string{true: "the routes that keep browsers on a version are gone", false: "there are routes that keep browsers on a version, which no release needs"}[sticky]+remedy)
 	}
 	for track, image := range map[release.Track]string{release.Primary: want.primary, release.Canary: want.other} {
 		switch t := s.Tracks[track]; {

@@ -78,6 +78,8 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 		switch {
 		case r.Stage == release.StageClaimed && r.Weight != want.Weight:
 			return Result{}, false, &release.InputError{Field: "--weight", Problem: fmt.Sprintf("%d is not the weight that release %s began with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and begin a new one", r.Weight)}
+		case r.Stage == release.StageClaimed && (r.Sticky == nil) != (want.Sticky == nil):
+			return Result{}, false, &release.InputError{Field: "--sticky", Problem: fmt.Sprintf("release %s did not begin so", r.ID), Fix: "give it as it was given first, or roll the release back and begin a new one"}
 		case r.Stage == release.StageRollingBack:
 			return Result{}, false, &StageError{j.ledger.Promotable()}
 		case r.Stage != release.StageClaimed:
@@ -108,7 +110,7 @@ func (j *job) lookCanary(ctx context.Context, want *release.Release) (Result, bo
 	if failed := j.ledger.Failed(want.Digest()); failed != nil && want.Previous != want.Image && !j.Again {
 		return Result{}, false, &StageError{fmt.Errorf("%s was rolled back in release %s at %s%s; --again releases it once more", want.Digest(), failed.ID, failed.FinishedAt.Format(time.RFC3339), because(failed.Reason))}
 	}
-	return Result{}, false, j.routable(ctx)
+	return Result{}, false, j.routable(ctx, want.Sticky != nil)
 }
 
 // running is what a primary that is there runs. A Deployment that Crossbill could not change, or whose
@@ -133,7 +135,7 @@ func (j *job) running(primary *appsv1.Deployment) (string, error) {
 }
 
 // routable finds a VirtualService that is there without the release's route.
-func (j *job) routable(ctx context.Context) error {
+func (j *job) routable(ctx context.Context, sticky bool) error {
 	name := j.Manifests.VirtualService.Name
 	object := "VirtualService " + j.Namespace + "/" + name
 	live, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, name, metav1.GetOptions{})
@@ -147,6 +149,9 @@ func (j *job) routable(ctx context.Context) error {
 		return routeMissing(object)
 	}
 	j.routed = true
+	if sticky {
+		return j.stickyRefusal(live)
+	}
 	return nil
 }
 
@@ -469,6 +474,15 @@ func (j *job) removeCanary(ctx context.Context) error {
 	if err := j.routeIfThere(ctx, 0); err != nil {
 		return err
 	}
+	if j.keepAssets { // pages that are open have them by now, or their people have gone
+		if err := j.waitDrained(ctx); err != nil {
+			return err
+		}
+		j.keepAssets = false
+		if err := j.routeIfThere(ctx, 0); err != nil {
+			return err
+		}
+	}
 	live, err := j.deployment(ctx, j.deploymentName(release.Canary))
 	if err != nil {
 		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Canary), err)
@@ -550,6 +564,13 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	j.log("ledger", "rolling back release %s: %s", r.ID, r.Reason)
 	if r.Previous == "" {
 		return j.rollbackFirst(ctx)
+	}
+	if r.Sticky != nil {
+		ready, err := j.hasReadyEndpoint(ctx, release.Canary)
+		if err != nil {
+			return Result{}, err
+		}
+		j.keepAssets = ready
 	}
 	if err := j.restorePrimary(ctx); err != nil {
 		return Result{}, err

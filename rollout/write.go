@@ -297,10 +297,19 @@ func (j *job) route(ctx context.Context, weight int) error {
 		if len(routes) == 0 {
 			return routeMissing(object)
 		}
+		sticky := j.stickyNow(weight)
+		if sticky == pinned {
+			if err := j.stickyRefusal(live); err != nil {
+				return err
+			}
+		}
+		ops, routes, insert, err := j.stickyOps(live, sticky)
+		if err != nil {
+			return err
+		}
 		want := manifest.WeightPair{Primary: int32(100 - weight), Canary: int32(weight)}
-		var ops []patchOp
-		for _, r := range routes {
-			if manifest.Weights(live, r) == want {
+		for i, r := range routes {
+			if manifest.Weights(live, j.Manifests.Routes(live)[i]) == want {
 				continue
 			}
 			path := fmt.Sprintf("/spec/http/%d/route/", r.HTTP)
@@ -308,7 +317,7 @@ func (j *job) route(ctx context.Context, weight int) error {
 				patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Primary), &want.Primary},
 				patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Canary), &want.Canary})
 		}
-		if len(ops) == 0 {
+		if ops = append(ops, insert...); len(ops) == 0 {
 			return nil
 		}
 		body, err := j.guard(live, ops...)
@@ -320,7 +329,9 @@ func (j *job) route(ctx context.Context, weight int) error {
 			return err
 		}
 		j.record(object, live, after)
-		j.log(object, "routes %d %% to primary, %d %% to canary", want.Primary, want.Canary)
+		j.log(object, "routes %d %% to primary, %d %% to canary%s", want.Primary, want.Canary, map[stickiness]string{
+			free: "", pinned: "; browsers stay where they are", assets: "; pages that are open still get the canary's assets",
+		}[sticky])
 		return nil
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,11 +16,15 @@ import (
 type releaseFlags struct {
 	image, id, commit, pipeline string
 	weight                      int
+	sticky                      bool
+	assets                      string
 }
 
 func (f *releaseFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.image, "image", "", "image to release, by digest: repository@sha256:…")
 	cmd.Flags().IntVar(&f.weight, "weight", 10, "the canary's share of the traffic, in percent")
+	cmd.Flags().BoolVar(&f.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has ended")
+	cmd.Flags().StringVar(&f.assets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
 	cmd.Flags().StringVar(&f.commit, "commit", "", "commit that the image was built from")
 	cmd.Flags().StringVar(&f.id, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	cmd.Flags().StringVar(&f.pipeline, "pipeline-url", "", "page of the pipeline that runs the release")
@@ -34,6 +39,12 @@ func (f *releaseFlags) release(app string) (release.Release, error) {
 		return release.Release{}, err
 	}
 	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline}
+	if f.sticky {
+		if !strings.HasPrefix(f.assets, "/") || f.assets == "/" {
+			return release.Release{}, &release.InputError{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", f.assets), Fix: "give for example /build/"}
+		}
+		r.Sticky = &release.Sticky{Assets: f.assets}
+	}
 	if r.ID == "" {
 		r.ID = release.NewID(app, r.Digest(), f.commit)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -31,6 +32,7 @@ type imageFlags struct {
 	login                      loginFlags
 	labels                     image.Labels
 	created                    int64
+	assetsOf, assets           string
 }
 
 func newImageBuildCommand() *cobra.Command {
@@ -54,6 +56,8 @@ Environment:
 	f.StringVar(&flags.appDir, "app-dir", "app", "folder of the built app")
 	f.StringVar(&flags.base, "base", image.DefaultBase, "base image with Node at "+image.Node+": repository@sha256:…, or oci:FOLDER")
 	f.StringVar(&flags.push, "push", "", "where to push: registry/repository:tag; or oci:FOLDER, a new folder for an OCI image layout")
+	f.StringVar(&flags.assetsOf, "assets-of", "", "image that is live, by digest: its hashed assets are taken along, for pages that are open (default: none)")
+	f.StringVar(&flags.assets, "assets-folder", "dist/build", "with --assets-of: folder of files whose names have a hash of their content")
 	flags.login.add(f)
 	f.StringVar(&flags.labels.Title, "name", "", "label: the app's name")
 	f.StringVar(&flags.labels.Version, "version", "", "label: the app's version")
@@ -89,7 +93,21 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	if err != nil {
 		return err
 	}
-	built, err := image.Build(base, flags.appDir, flags.labels)
+	var below []v1.Layer
+	if flags.assetsOf != "" {
+		earlier, err := image.Earlier(cmd.Context(), flags.assetsOf, keychain)
+		if err != nil {
+			return err
+		}
+		layer, err := image.Assets(earlier, flags.appDir, flags.assets, flags.labels.Created)
+		if err != nil {
+			return err
+		}
+		if layer != nil {
+			below = append(below, layer)
+		}
+	}
+	built, err := image.Build(base, flags.appDir, flags.labels, below...)
 	if err != nil {
 		return err
 	}

@@ -94,6 +94,8 @@ type verbCase struct {
 	run    func(ctx context.Context, c *rollout.Cluster, image string) error
 }
 
+func (v verbCase) rollsBack() bool { return v.name == "rollback" || v.name == "unstick" }
+
 func wanted(c *rollout.Cluster, image string) release.Release {
 	return release.Release{ID: "crash-" + image[len(image)-8:], Image: image, Weight: 10}
 }
@@ -149,6 +151,25 @@ var verbCases = []verbCase{
 	}},
 }
 
+func init() {
+	sticky := func(c *rollout.Cluster, image string) release.Release {
+		r := wanted(c, image)
+		r.Sticky = &release.Sticky{Assets: "/build/"}
+		return r
+	}
+	verbCases = append(verbCases,
+		verbCase{"sticky", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+			_, err := c.Canary(ctx, sticky(c, image))
+			return err
+		}},
+		verbCase{"unstick", func(a *app, image string) {
+			a.verb(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), sticky(c, image)) })
+		}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
+			_, err := c.Rollback(ctx, "test")
+			return err
+		}})
+}
+
 // crashCount is what TestCrashMatrix comes to.
 type crashCount struct {
 	mu         sync.Mutex
@@ -166,7 +187,7 @@ func TestCrashMatrix(t *testing.T) {
 		for _, verb := range verbCases {
 			for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
 				for _, out := range []string{"resume", "rollback"} {
-					if verb.name == "rollback" && out == "rollback" {
+					if verb.rollsBack() && out == "rollback" {
 						continue // the same
 					}
 					t.Run(verb.name+" "+short+" "+out, func(t *testing.T) {
@@ -281,13 +302,13 @@ func (a *app) crash(count *crashCount, verb verbCase, f fault, at int, rollBack 
 
 // toTheEnd carries a release that goes on to its end.
 func (a *app) toTheEnd(c *rollout.Cluster, verb string) error {
-	if verb == "canary" || verb == "shift" {
+	if verb == "canary" || verb == "sticky" || verb == "shift" {
 		a.healthy()
 		if _, err := c.Promote(a.Context()); err != nil {
 			return err
 		}
 	}
-	if verb == "canary" || verb == "shift" || verb == "promote" {
+	if verb == "canary" || verb == "sticky" || verb == "shift" || verb == "promote" {
 		_, err := c.Cleanup(a.Context())
 		return err
 	}
@@ -305,7 +326,7 @@ func (a *app) unrest(err error, where, old, image string, rolledBack bool, verb 
 		return err.Error()
 	}
 	want := image
-	if rolledBack || verb == "rollback" {
+	if rolledBack || verb == "rollback" || verb == "unstick" {
 		want = old
 	}
 	switch {

@@ -41,7 +41,10 @@ var (
 	images   map[string]string // by what the app in them does, by digest
 )
 
-const programsVariable = "CROSSBILL_TEST_PROGRAMS"
+const (
+	programsVariable = "CROSSBILL_TEST_PROGRAMS"
+	browserVariable  = "CROSSBILL_TEST_BROWSER"
+)
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -101,6 +104,11 @@ func outside(ctx context.Context) (int, error) {
 	if err := os.Setenv(programsVariable, dir); err != nil {
 		return 1, err
 	}
+	if browser, err := setup.EnsureBrowser(ctx, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
+		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers is skipped\n", err)
+	} else if err := os.Setenv(browserVariable, browser); err != nil {
+		return 1, err
+	}
 	return sandbox.Run(ctx, os.Args[1:])
 }
 
@@ -110,7 +118,8 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 	for name, env := range map[string][]string{
 		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=100"}, "crash": {"CRASH=1"},
 		"fails 5": {"VERSION=fails 5", "FAIL=5"}, "fails 20": {"VERSION=fails 20", "FAIL=20"}, "slow": {"VERSION=slow", "SLOW=700ms"}, "dies": {"VERSION=dies", "DIES_AFTER=4s"},
-		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
+		"two and one": {"VERSION=two", "ASSETS_OF=one"},
+		"drains a":    {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {
 		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -217,7 +218,7 @@ func (m *mesh) others(vs *networking.VirtualService) []string {
 	}
 	foreign := []string{}
 	for i, route := range vs.Spec.Http {
-		if !ours[i] {
+		if !ours[i] && !strings.HasPrefix(route.Name, manifest.StickyPrefix) {
 			foreign = append(foreign, route.String())
 		}
 	}
@@ -248,6 +249,14 @@ func (m *mesh) routing() (problems []string) {
 			if weight > 0 && ready[string(track)] == 0 {
 				problems = append(problems, fmt.Sprintf("weight %d on %s, which has no ready endpoint", weight, track))
 			}
+		}
+	}
+	for _, http := range m.route.Spec.Http { // all of a sticky route's traffic goes to one track
+		if !strings.HasPrefix(http.Name, manifest.StickyPrefix) {
+			continue
+		}
+		if len(http.Route) != 1 || len(http.Match) == 0 || ready[http.Route[0].Destination.Subset] == 0 {
+			problems = append(problems, fmt.Sprintf("route %s leads to nothing that is ready: %v", http.Name, http.Route))
 		}
 	}
 	return problems

@@ -71,6 +71,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("a promoted release that turns out bad", testAPromotedReleaseThatTurnsOutBad)
 	t.Run("a canary gets more in steps", testACanaryGetsMoreInSteps)
 	t.Run("an app that nobody calls is probed", testProbe)
+	t.Run("what a sticky release adds goes without a trace", testStickyRoutes)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {

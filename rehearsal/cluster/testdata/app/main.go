@@ -10,10 +10,36 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 )
+
+const page = `<!doctype html><script type="module">
+const version = "%s"
+const tell = async (chunk, last) => {
+	const found = await import("/build/" + version + "-" + chunk + ".js?" + Math.random()).then(() => true, () => false)
+	parent.postMessage({ version, found, last }, "*")
+}
+await tell("first", false)
+await fetch("/api") // as a page that asks for its data
+setTimeout(() => tell("later", true), 300)
+</script>`
+
+// browser opens a page again and again, each when the last one is done, and tells what became of its chunks.
+const browser = `<!doctype html><body><script>
+const to = decodeURIComponent(location.hash.slice(1))
+const open = () => { document.body.innerHTML = "<iframe src=/page></iframe>" }
+let seen = Date.now()
+addEventListener("message", (e) => {
+	seen = Date.now()
+	fetch(to + "?version=" + e.data.version + "&found=" + e.data.found, { mode: "no-cors", method: "POST" })
+	if (e.data.last) open()
+})
+setInterval(() => { if (Date.now() - seen > 2000) { seen = Date.now(); open() } }, 500)
+open()
+</script>`
 
 func main() {
 	if os.Getenv("CRASH") != "" {
@@ -38,6 +64,25 @@ func main() {
 		write := os.WriteFile("/written", nil, 0o644)
 		hostname, _ := os.Hostname()
 		fmt.Fprintf(w, "uid=%d gid=%d written=%t host=%s hostname=%s", os.Getuid(), os.Getgid(), write == nil, os.Getenv("HOST"), hostname)
+	})
+	// A page as a bundler makes it: its chunks have the version in their names, and one is asked for later.
+	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("content-type", "text/html")
+		fmt.Fprintf(w, page, os.Getenv("VERSION"))
+	})
+	mux.HandleFunc("/build/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("content-type", "text/javascript")
+		for _, version := range []string{os.Getenv("VERSION"), os.Getenv("ASSETS_OF")} {
+			if version != "" && strings.HasPrefix(r.URL.Path, "/build/"+version+"-") {
+				fmt.Fprint(w, "export default 1")
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+	})
+	mux.HandleFunc("/browser", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("content-type", "text/html")
+		fmt.Fprint(w, browser)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
