@@ -304,7 +304,7 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 			return look.cause, look.reason
 		}
 	}
-	return MissingLabels, "Prometheus has no istio_requests_total at all: the gateway is not scraped"
+	return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total at all, so nothing was called through the mesh, or the gateway is not scraped"
 }
 
 // Requests reads all of a workload's request counters as one side of its calls reports them: "source" is

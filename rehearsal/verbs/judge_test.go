@@ -128,17 +128,17 @@ func testProbe(t *testing.T) {
 	a := released(t, "probe")
 	_, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(t.Context(), "probe-vs", types.JSONPatchType, []byte(
 		`[{"op":"add","path":"/spec/http/0","value":{"name":"testers","match":[{"headers":{"x-track":{"exact":"canary"}}}],"route":[{"destination":{"host":"probe-service","subset":"canary"}}]}},
-		{"op":"replace","path":"/spec/hosts","value":["localhost"]}]`), metav1.PatchOptions{})
+		{"op":"replace","path":"/spec/hosts","value":["127.0.0.1"]}]`), metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := a.mesh.NetworkingV1().Gateways(a.namespace).Patch(t.Context(), "public-gateway", types.JSONPatchType,
-		[]byte(`[{"op":"replace","path":"/spec/servers/0/hosts","value":["localhost"]}]`), metav1.PatchOptions{}); err != nil {
+		[]byte(`[{"op":"replace","path":"/spec/servers/0/hosts","value":["127.0.0.1"]}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	a.reached("localhost")
+	a.reached("127.0.0.1")
 	a.must("canary", "--image", images["fails 20"])
-	probe := []string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "30s", "--probe", "http://localhost/", "--probe-rate", "40"}
+	probe := []string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "30s", "--probe", "http://127.0.0.1/", "--probe-rate", "40"}
 	if code, out := a.crossbill(append(probe, "--probe-header", "no header")...); code != 2 || !strings.Contains(out, "--probe-header") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
