@@ -17,6 +17,7 @@ help:
 	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
+	@echo 'make image-twice      the app image built twice in different folders: both digests, one a line'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
 
@@ -82,6 +83,12 @@ handoff-bench:
 .PHONY: verdict-bench
 verdict-bench:
 	go test ./verdict -count=1 -v -timeout 30m -run TestMethods -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
+
+# Builds the app's image twice and prints both digests; exit status 1 when they differ.
+.PHONY: image-twice
+image-twice:
+	@cd rehearsal && go build -o ../bin/imagetwice ./cmd/imagetwice
+	@bin/imagetwice
 
 .PHONY: clean
 clean:

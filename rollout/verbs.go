@@ -474,8 +474,8 @@ func (j *job) removeCanary(ctx context.Context) error {
 	if err := j.routeIfThere(ctx, 0); err != nil {
 		return err
 	}
-	if j.keepAssets { // pages that are open have them by now, or their people have gone
-		if err := j.waitDrained(ctx); err != nil {
+	if j.keepAssets {
+		if err := j.waitPages(ctx); err != nil {
 			return err
 		}
 		j.keepAssets = false
@@ -499,6 +499,21 @@ func (j *job) removeCanary(ctx context.Context) error {
 		return err
 	}
 	return j.handBack(ctx)
+}
+
+// openPages is how long the pages of a canary that is rolled back can still load its assets, at most.
+const openPages = time.Minute
+
+// waitPages waits until nobody asks for the canary's assets any more, or for as long as a rollback can wait.
+func (j *job) waitPages(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, openPages)
+	defer cancel()
+	err := j.waitDrained(bounded)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		j.log("Deployment "+j.deploymentName(release.Canary), "pages that are open still ask for its assets after %s: they have to be loaded again", openPages)
+		return nil
+	}
+	return err
 }
 
 // Rollback sends all of the traffic to primary, puts the old digest back on it when promotion had

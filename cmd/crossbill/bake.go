@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,6 +59,7 @@ func bake(cmd *cobra.Command, c *rollout.Cluster, slo *verdict.SLO, limits *sloF
 		return promoted, &exitError{exitInconclusive, errors.New("bake: inconclusive: " + v.Reason + "; the release is promoted, run promote again to judge it, or rollback")}
 	}
 	c.ReleaseID = promoted.Release.ID
+	begin := time.Now()
 	result, err := c.Rollback(cmd.Context(), "bake: "+v.Reason)
 	if err != nil {
 		return promoted, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nrolling back did not finish: %w; run `crossbill rollback`", v.Reason, err)}
@@ -65,5 +67,5 @@ func bake(cmd *cobra.Command, c *rollout.Cluster, slo *verdict.SLO, limits *sloF
 	if result.Outcome != release.OutcomeRolledBack {
 		return promoted, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nNOT rolled back, the release has been ended meanwhile: release an older image", v.Reason)}
 	}
-	return result, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nrolled back: %s", v.Reason, result.Message)}
+	return result, &exitError{exitUnhealthy, fmt.Errorf("bake: unhealthy: %s\nrolled back in %s: %s", v.Reason, time.Since(begin).Round(100*time.Millisecond), result.Message)}
 }

@@ -148,7 +148,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	a.must("cleanup")
 	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 50)
 	defer generator.Stop()
-	bake("fails", 3, "rolled back")
+	bake("fails", 3, "rolled back in ")
 	if digest(a.image("primary")) != digest(images["two"]) || a.weights() != atRest {
 		t.Errorf("primary runs %s", a.image("primary"))
 	}
