@@ -111,6 +111,17 @@ type Step struct {
 	By    string    `json:"by"`
 }
 
+// WithoutEvidence is the release for people to read: what its verdict rests on is long, and left out.
+func (r *Release) WithoutEvidence() *Release {
+	if r == nil || r.Verdict == nil || r.Verdict.Evidence == "" {
+		return r
+	}
+	short, verdict := *r, *r.Verdict
+	verdict.Evidence = ""
+	short.Verdict = &verdict
+	return &short
+}
+
 // Digest is the image's digest, sha256:….
 func (r *Release) Digest() string { return DigestOf(r.Image) }
 

@@ -170,6 +170,7 @@ func ofReleaseFlag(flags *pflag.FlagSet) *string {
 // printResult prints what a verb came to.
 func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
 	if f.output == "json" {
+		result.Release = result.Release.WithoutEvidence()
 		return printJSON(out, result)
 	}
 	_, err := fmt.Fprintf(out, "%s: %s\n", result.Verb, result.Message)

@@ -26,6 +26,10 @@ func newStatusCommand() *cobra.Command {
 				return err
 			}
 			if cluster.output == "json" {
+				status.Release = status.Release.WithoutEvidence()
+				for i := range status.History {
+					status.History[i].Release = *status.History[i].Release.WithoutEvidence()
+				}
 				return printJSON(cmd.OutOrStdout(), status)
 			}
 			return report.Status(cmd.OutOrStdout(), status)

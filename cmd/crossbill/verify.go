@@ -260,7 +260,9 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 		}
 	}
 	if cluster.output == "json" {
-		err = printJSON(cmd.OutOrStdout(), judgedResult{result, v})
+		printed := result
+		printed.Release = result.Release.WithoutEvidence()
+		err = printJSON(cmd.OutOrStdout(), judgedResult{printed, v})
 	} else if code == nil {
 		err = cluster.printResult(cmd.OutOrStdout(), result)
 	}
@@ -285,7 +287,9 @@ func observed(cmd *cobra.Command, cluster *clusterFlags, c *rollout.Cluster, r *
 	}
 	var err error
 	if cluster.output == "json" {
-		err = printJSON(cmd.OutOrStdout(), judgedResult{result, v})
+		printed := result
+		printed.Release = result.Release.WithoutEvidence()
+		err = printJSON(cmd.OutOrStdout(), judgedResult{printed, v})
 	} else if code == nil {
 		err = cluster.printResult(cmd.OutOrStdout(), result)
 	}
