@@ -81,6 +81,10 @@ func (r *rough) RoundTrip(request *http.Request) (*http.Response, error) {
 		return refusal(request, http.StatusInternalServerError, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"InternalError","code":500}`), nil
 	case 4, 5:
 		return nil, syscall.ECONNREFUSED
+	case 6, 7:
+		if request.Method == http.MethodPut || request.Method == http.MethodPatch {
+			return refusal(request, http.StatusConflict, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Conflict","code":409}`), nil
+		}
 	}
 	response, err := r.next.RoundTrip(request)
 	if err != nil {
