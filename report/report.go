@@ -10,6 +10,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/duration"
+
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 )
@@ -62,6 +64,42 @@ func Status(out io.Writer, s *rollout.Status) error {
 			break
 		}
 		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), f.Outcome, short(f.Digest()), because(f.Reason))
+	}
+	return w.Flush()
+}
+
+// All writes where many apps are as a table, for a person: what is in flight first.
+func All(out io.Writer, apps []rollout.AppStatus, now time.Time) error {
+	sort.SliceStable(apps, func(a, b int) bool { return apps[a].Release != nil && apps[b].Release == nil })
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "NAMESPACE\tAPP\tSTAGE\tCANARY\tPRIMARY\tFOR\tBY\tNEXT OR LAST")
+	for _, s := range apps {
+		ready := func(track release.Track) string {
+			if t := s.Tracks[track]; t != nil {
+				return fmt.Sprintf("%d/%d", t.Ready, t.Replicas)
+			}
+			return "-"
+		}
+		row := []string{s.Namespace, s.App, "-", ready(release.Canary), ready(release.Primary), "-", "-", "-"}
+		switch {
+		case s.Problem != "":
+			row[7] = s.Problem
+		case s.Release != nil:
+			r := s.Release
+			step := r.Steps[len(r.Steps)-1]
+			row[2] = string(r.Stage)
+			if s.Tracks[release.Canary] != nil && r.Stage != release.StageClaimed {
+				row[3] += fmt.Sprintf(" %d %%", r.Weight)
+			}
+			row[5], row[6], row[7] = duration.HumanDuration(now.Sub(step.At)), step.By, next(r)
+			if s.Expired {
+				row[7] += " (the job that held the claim is dead)"
+			}
+		case s.Last != nil:
+			row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), s.Last.FinishedBy
+			row[7] = fmt.Sprintf("%s %s%s", s.Last.Outcome, short(s.Last.Digest()), because(s.Last.Reason))
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
 }

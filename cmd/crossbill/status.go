@@ -3,20 +3,27 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/report"
+	"github.com/our-org/crossbill/rollout"
 )
 
 func newStatusCommand() *cobra.Command {
 	var cluster clusterFlags
+	var all, everywhere bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show where the app's release is",
+		Short: "Show where the app's release is, or those of all apps",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if all || everywhere {
+				return statusOfAll(cmd, &cluster, everywhere)
+			}
 			c, err := cluster.connect(cmd)
 			if err != nil {
 				return err
@@ -36,7 +43,38 @@ func newStatusCommand() *cobra.Command {
 		},
 	}
 	cluster.add(cmd.Flags())
+	cmd.Flags().BoolVar(&all, "all", false, "all apps of the namespace; needs no manifests")
+	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
 	return cmd
+}
+
+func statusOfAll(cmd *cobra.Command, cluster *clusterFlags, everywhere bool) error {
+	if err := checkOutput(cluster.output); err != nil {
+		return err
+	}
+	config, namespace, err := cluster.restConfig()
+	if err != nil {
+		return err
+	}
+	if everywhere {
+		namespace = ""
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	apps, err := rollout.StatusOfAll(cmd.Context(), kube, namespace)
+	if err != nil {
+		return err
+	}
+	if cluster.output == "json" {
+		return printJSON(cmd.OutOrStdout(), apps)
+	}
+	if len(apps) == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "no app has been released by crossbill there")
+		return nil
+	}
+	return report.All(cmd.OutOrStdout(), apps, time.Now())
 }
 
 func newReportCommand() *cobra.Command {

@@ -52,9 +52,9 @@ func TestManyApps(t *testing.T) {
 		out.Verbs = append(out.Verbs, verbs...)
 		out.Memory[text] = memory
 	}
-	t.Log("apps  verb      requests   own ms  median s   p95 s")
+	t.Log("apps  verb           requests   own ms  median s   p95 s")
 	for _, v := range out.Verbs {
-		t.Logf("%4d  %-8s  %8d  %7.0f  %8.2f  %6.2f", v.Apps, v.Verb, v.Requests, v.OwnMs, v.Seconds, v.P95)
+		t.Logf("%4d  %-13s  %8d  %7.0f  %8.2f  %6.2f", v.Apps, v.Verb, v.Requests, v.OwnMs, v.Seconds, v.P95)
 		if v.Requests > mostRequests && (v.Verb != "first" || v.Requests > mostOfFirst) {
 			t.Errorf("%s beside %d apps: %d requests", v.Verb, v.Apps, v.Requests)
 		}
@@ -126,6 +126,26 @@ func manyAtOnce(t *testing.T, n int) (verbs []perVerb, maxRSS int64) {
 	step("first", canary("one"))
 	step("canary", canary("two"))
 	step("status", func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Status(ctx); return err })
+	c, count := apps[0].counted()
+	begin := time.Now()
+	all, err := rollout.StatusOfAll(t.Context(), c.Kube, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFlight := 0
+	for _, s := range all {
+		if strings.HasPrefix(s.App, fmt.Sprintf("many-%d-", n)) && s.Release != nil && s.Release.Stage == release.StageCanary && s.Tracks[release.Canary].Ready == 1 {
+			inFlight++
+		}
+	}
+	t.Logf("status of all %d apps: %s, %d requests", len(all), time.Since(begin).Round(time.Millisecond), len(count.seen))
+	if inFlight != n || len(count.seen) > 6 {
+		t.Errorf("%d of %d apps are told to have a canary, in %d requests", inFlight, n, len(count.seen))
+	}
+	verbs = append(verbs, perVerb{n, "status of all", len(count.seen), count.took.Seconds() * 1000, time.Since(begin).Seconds(), time.Since(begin).Seconds()})
+	if code, out := apps[0].command("status", "--all", "--kubeconfig", running.Kubeconfig, "--namespace", apps[0].namespace); code != 0 || !strings.Contains(out, apps[0].name+"  canary  1/1 10 %  1/1") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
 	for _, a := range apps {
 		a.healthy()
 	}
