@@ -124,6 +124,30 @@ func wald(test Test) method {
 	}}
 }
 
+// waldOfBoth is Wald's test over the requests of both tracks, told both rates, against the nearest world in
+// which the canary is good (or bad): the best for a test that has to show the canary worse than primary.
+func waldOfBoth(test Test) method {
+	return method{"Wald's SPRT over both tracks, told both rates", func(w world, rng *rand.Rand) end {
+		primary, canary, margin := clamp(w.Primary(0)), clamp(w.Canary(0)), test.Objectives[0].Margin
+		upper, lower := math.Log((1-test.FalsePass)/test.FalseRollback), math.Log(test.FalsePass/(1-test.FalseRollback))
+		sum := 0.0
+		for n := 1.0; ; n++ {
+			pair := Pair{Tally{1, draw(rng, 1, w.Canary(0))}, Tally{9, draw(rng, 9, w.Primary(0))}}
+			if canary > primary {
+				sum += ratio(pair, canary, primary, 0)
+			} else {
+				sum -= ratio(pair, primary, primary, margin)
+			}
+			switch {
+			case sum >= upper:
+				return end{release.Unhealthy, n / (w.Rate * canaryWeight), n}
+			case sum <= lower:
+				return end{release.Healthy, n / (w.Rate * canaryWeight), n}
+			}
+		}
+	}}
+}
+
 // fixedWindow waits for five minutes and compares with 99 %.
 var fixedWindow = method{"fixed window, 5 min, 99 %", func(w world, rng *rand.Rand) end {
 	total := Tally{}
@@ -267,7 +291,7 @@ func TestMethods(t *testing.T) {
 			}
 		}
 		w.Rate = 50
-		jobs = append(jobs, job{w, eachRequest(test)}, job{w, wald(test)})
+		jobs = append(jobs, job{w, eachRequest(test)}, job{w, wald(test)}, job{w, waldOfBoth(test)})
 	}
 	tide := func(at float64) float64 { return 0.001 + 0.00005*at }
 	outage := func(at float64) float64 {

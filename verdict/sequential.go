@@ -201,7 +201,7 @@ func (t Test) Begin() *State {
 func (s *State) Add(b Block) Judgement {
 	s.elapsed = b.Elapsed
 	for i := range s.streams {
-		s.streams[i].add(b.Pairs[i], s.test.Objectives[i])
+		s.streams[i].add(b.Pairs[i], s.test.Objectives[i], s.test.burst())
 	}
 	return s.judge()
 }
@@ -230,18 +230,18 @@ const priorEvents = 50
 
 // add weighs a block. What the canary may be under each alternative is guessed from earlier blocks only:
 // what a block itself says must not choose the bet on it.
-func (s *stream) add(p Pair, o Objective) {
+func (s *stream) add(p Pair, o Objective, burst float64) {
 	primary := (s.total.Primary.Bad + o.Budget*priorEvents) / (s.total.Primary.Events + priorEvents)
 	primary = clamp(primary)
 	if p.Primary.Events > 0 && p.Canary.Events > 0 {
 		logs := make([]float64, 0, len(worseBy))
 		for _, place := range worseBy {
-			logs = append(logs, ratio(p, clamp(between(primary+o.Margin, place)), primary, 0))
+			logs = append(logs, ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)/burst)
 		}
 		s.worse.settle(worseWeights, logs)
 		logs = logs[:0]
 		for _, at := range safeAt {
-			logs = append(logs, ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin))
+			logs = append(logs, ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)/burst)
 		}
 		s.notWorse.settle(safeWeights, logs)
 	}
@@ -306,21 +306,21 @@ func logRatio(t Tally, share, null float64) float64 {
 }
 
 // over is the logarithm of the evidence that a tally's share is above a bound.
-func over(t Tally, bound, margin float64) float64 {
+func over(t Tally, bound, margin, burst float64) float64 {
 	bound = clamp(bound)
 	logs := make([]float64, len(worseBy))
 	for i, place := range worseBy {
-		logs[i] = math.Log(worseWeights[i]) + logRatio(t, clamp(between(bound+margin, place)), bound)
+		logs[i] = math.Log(worseWeights[i]) + logRatio(t, clamp(between(bound+margin, place)), bound)/burst
 	}
 	return logSum(logs...)
 }
 
 // within is the logarithm of the evidence that a tally's share is below budget + margin.
-func within(t Tally, o Objective) float64 {
+func within(t Tally, o Objective, burst float64) float64 {
 	bound := clamp(o.Budget + o.Margin)
 	logs := make([]float64, len(safeAt))
 	for i, at := range safeAt {
-		logs[i] = math.Log(safeWeights[i]) + logRatio(t, clamp(at.of*o.Budget+at.plus*o.Margin), bound)
+		logs[i] = math.Log(safeWeights[i]) + logRatio(t, clamp(at.of*o.Budget+at.plus*o.Margin), bound)/burst
 	}
 	return logSum(logs...)
 }
@@ -338,19 +338,23 @@ func logSum(logs ...float64) float64 {
 	return most + math.Log(sum)
 }
 
-// evidence is what a stream has come to. Dividing by Burst keeps each an e-process (Jensen's inequality), and
-// makes it one again when events go bad that many at a time.
+// burst is by what the logarithm of each alternative's e-variable is divided. That keeps it one (Jensen's
+// inequality), and makes it one again when events go bad so many at a time: a block of n such events then
+// weighs as one. Each alternative is divided, not their mixture, whose root would be too large.
+func (t Test) burst() float64 { return math.Max(1, t.Burst) }
+
+// evidence is what a stream has come to.
 func (s *State) evidence(i int) Evidence {
 	o, st := s.test.Objectives[i], s.streams[i]
-	burst := math.Max(1, s.test.Burst)
+	burst := s.test.burst()
 	e := Evidence{
 		Objective: o.Name, Total: st.total,
 		Harm: math.Log(float64(len(s.test.Objectives)) / s.test.FalseRollback), Safety: math.Log(1 / s.test.FalsePass),
-		Over: over(st.total.Canary, o.Budget, o.Margin) / burst, Within: within(st.total.Canary, o) / burst,
-		Worse: st.worse.capital() / burst, NotWorse: st.notWorse.capital() / burst,
+		Over: over(st.total.Canary, o.Budget, o.Margin, burst), Within: within(st.total.Canary, o, burst),
+		Worse: st.worse.capital(), NotWorse: st.notWorse.capital(),
 		Alone: st.total.Primary.Events == 0,
 	}
-	e.Outage = over(st.total.Primary, o.Budget+o.Margin, o.Margin)/burst >= e.Harm
+	e.Outage = over(st.total.Primary, o.Budget+o.Margin, o.Margin, burst) >= e.Harm
 	e.Unhealthy = e.Over >= e.Harm && (e.Alone || e.Worse >= e.Harm)
 	e.Healthy = e.Within >= e.Safety && (e.Alone || e.NotWorse >= e.Safety)
 	return e

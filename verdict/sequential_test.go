@@ -183,6 +183,21 @@ func TestErrorRates(t *testing.T) {
 	}
 }
 
+// TestBursts: events that go bad, or well, in groups of a fixed size weigh as one each, for every alternative.
+func TestBursts(t *testing.T) {
+	one, five := standard.availability(), standard.availability()
+	five.Burst = 5
+	for _, p := range []Pair{{Tally{40, 0}, Tally{360, 1}}, {Tally{40, 3}, Tally{360, 1}}, {Tally{40, 40}, Tally{360, 0}}} {
+		big := Pair{Tally{5 * p.Canary.Events, 5 * p.Canary.Bad}, Tally{5 * p.Primary.Events, 5 * p.Primary.Bad}}
+		a, b := one.Begin().Add(blockAt(1, p)).Evidence[0], five.Begin().Add(blockAt(1, big)).Evidence[0]
+		for _, pair := range [][2]float64{{a.Over, b.Over}, {a.Worse, b.Worse}, {a.Within, b.Within}, {a.NotWorse, b.NotWorse}} {
+			if math.Abs(pair[0]-pair[1]) > 1e-9 {
+				t.Errorf("%v: %g, in groups of five %g", p, pair[0], pair[1])
+			}
+		}
+	}
+}
+
 func drawPair(t *rapid.T, label string) Pair {
 	tally := func(label string, most int) Tally {
 		n := rapid.IntRange(0, most).Draw(t, label)
