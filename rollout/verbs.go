@@ -581,11 +581,13 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 		return j.rollbackFirst(ctx)
 	}
 	if r.Sticky != nil {
-		ready, err := j.hasReadyEndpoint(ctx, release.Canary)
+		live, err := j.deployment(ctx, j.deploymentName(release.Canary))
 		if err != nil {
+			return Result{}, fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Canary), err)
+		}
+		if j.keepAssets, err = j.serves(ctx, live, release.Canary); err != nil {
 			return Result{}, err
 		}
-		j.keepAssets = ready
 	}
 	if err := j.restorePrimary(ctx); err != nil {
 		return Result{}, err
@@ -611,7 +613,7 @@ func (j *job) restorePrimary(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
 	}
-	ready, err := j.hasReadyEndpoint(ctx, release.Primary)
+	ready, err := j.serves(ctx, live, release.Primary)
 	if err != nil {
 		return err
 	}
@@ -702,7 +704,11 @@ func (j *job) firstIsLive(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("VirtualService %s: %w", j.Manifests.VirtualService.Name, err)
 	}
-	return j.hasReadyEndpoint(ctx, release.Primary)
+	live, err := j.deployment(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return false, fmt.Errorf("Deployment %s: %w", j.deploymentName(release.Primary), err)
+	}
+	return j.serves(ctx, live, release.Primary)
 }
 
 // orphaned says whether there is a canary that no release in the ledger has put there.
@@ -724,8 +730,12 @@ func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	return j.result("rollback", "a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
 }
 
-// hasReadyEndpoint says whether a track can take traffic now.
-func (j *job) hasReadyEndpoint(ctx context.Context, track release.Track) (bool, error) {
+// serves says whether a track, whose Deployment is live, can take traffic and keep it: the pods of one that
+// was deleted are ready for some moments more.
+func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release.Track) (bool, error) {
+	if live == nil || live.DeletionTimestamp != nil {
+		return false, nil
+	}
 	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
 	if err != nil {
 		return false, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)

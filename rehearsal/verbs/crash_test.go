@@ -176,6 +176,8 @@ type crashCount struct {
 	Cases      int `json:"cases"`
 	Violations int `json:"violations"` // of an invariant, at any change of any object
 	Unfinished int `json:"unfinished"` // the way out did not lead to rest
+
+	found []string // what either was
 }
 
 // TestCrashMatrix lets every mutating request of every verb fail in each way, then runs the verb again,
@@ -217,6 +219,9 @@ func TestCrashMatrix(t *testing.T) {
 			}
 		}
 	})
+	for _, found := range count.found { // here, beside each other, not where each was found among the logs of others
+		t.Error(found)
+	}
 	t.Logf("%d cases, %d with a violation, %d unfinished", count.Cases, count.Violations, count.Unfinished)
 	if count.Cases < 30 {
 		t.Errorf("only %d cases", count.Cases)
@@ -287,14 +292,16 @@ func (a *app) crash(count *crashCount, verb verbCase, f fault, at int, rollBack 
 		count.Cases++
 	}
 	for _, problem := range problems {
-		a.Errorf("%s: %s", where, problem)
+		count.found = append(count.found, where+": "+problem)
 	}
 	if len(problems) > 0 {
 		count.Violations++
+		a.Fail()
 	}
 	if unfinished != "" {
-		a.Errorf("%s: %s (the first run ended with: %v)", where, unfinished, first)
+		count.found = append(count.found, fmt.Sprintf("%s: %s (the first run ended with: %v)", where, unfinished, first))
 		count.Unfinished++
+		a.Fail()
 		return false // the app is not what the next case needs
 	}
 	return hit != ""

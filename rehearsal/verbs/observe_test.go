@@ -1,11 +1,11 @@
 package verbs_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,8 +22,9 @@ import (
 	"github.com/our-org/crossbill/release"
 )
 
-// change is one event of a watch, in the API server's own order.
+// change is one event of a watch, in the API server's own order; before is what was there already.
 type change struct {
+	before   bool
 	revision int64
 	event    watch.Event
 }
@@ -61,8 +62,13 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 			a.Fatal(err)
 		}
 		watching.Go(func() {
+			before := true
 			for event := range w.ResultChan() {
 				object, ok := event.Object.(metav1.Object)
+				if event.Type == watch.Bookmark {
+					before = before && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "true"
+					continue
+				}
 				if !ok {
 					continue
 				}
@@ -71,12 +77,13 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 					a.Error(err)
 				}
 				mu.Lock()
-				changes = append(changes, change{revision, event})
+				changes = append(changes, change{before, revision, event})
 				mu.Unlock()
 			}
 		})
 	}
-	all := metav1.ListOptions{} // without a resourceVersion a watch begins with what is there
+	// Each watch begins with what is there, and says by a bookmark where that ends.
+	all := metav1.ListOptions{SendInitialEvents: new(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}
 	follow(a.mesh.NetworkingV1().VirtualServices(a.namespace).Watch(ctx, all))
 	follow(a.mesh.NetworkingV1().DestinationRules(a.namespace).Watch(ctx, all))
 	follow(a.kube.DiscoveryV1().EndpointSlices(a.namespace).Watch(ctx, all))
@@ -86,7 +93,7 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 	return func() ([]string, int) {
 		cancel()
 		watching.Wait()
-		sort.SliceStable(changes, func(i, j int) bool { return changes[i].revision < changes[j].revision })
+		slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(a.revision, b.revision) })
 		return a.replay(changes)
 	}
 }
@@ -112,8 +119,17 @@ func (a *app) replay(changes []change) (problems []string, states int) {
 		a.Fatal(err)
 	}
 	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}}
-	// Objects that were there before are told in no order: they are taken in first.
+	// Objects that were there before have the revisions of their last changes, which do not tell what was
+	// there together: they are taken in first.
 	for _, c := range changes {
+		if c.before {
+			m.apply(c.event)
+		}
+	}
+	for _, c := range changes {
+		if c.before {
+			continue
+		}
 		found := m.apply(c.event)
 		if m.route != nil && m.rule != nil && len(m.slices) > 0 {
 			states++

@@ -91,7 +91,7 @@ func TestObserver(t *testing.T) {
 	} {
 		var changes []change
 		for i, object := range append(append([]runtime.Object{}, start...), c.then...) {
-			changes = append(changes, change{int64(i), watch.Event{Type: watch.Modified, Object: object}})
+			changes = append(changes, change{false, int64(i), watch.Event{Type: watch.Modified, Object: object}})
 		}
 		problems, _ := (&app{T: t, manifests: "../../k8s"}).replay(changes)
 		if found := strings.Join(problems, "\n"); (c.want == "") != (found == "") || !strings.Contains(found, c.want) {

@@ -2,6 +2,7 @@ package verbs_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -65,6 +66,40 @@ func testStickyRoutes(t *testing.T) {
 	if code, out := a.crossbill("canary", "--image", images["three"], "--sticky", "--sticky-assets", "build"); code != 2 || !strings.Contains(out, "--sticky-assets") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
+}
+
+// testPodsThatOutliveTheirDeployment: a job was killed right after it had deleted the canary, whose pods are
+// ready for some moments more. The rollback that follows must not send a sticky canary's browsers to them.
+func testPodsThatOutliveTheirDeployment(t *testing.T) {
+	t.Parallel()
+	a := released(t, "outlive")
+	a.must("canary", "--image", images["two"], "--sticky")
+	stop := a.observe()
+	orphan := metav1.DeletePropagationOrphan
+	if err := a.kube.AppsV1().Deployments(a.namespace).Delete(t.Context(), "outlive-canary", metav1.DeleteOptions{PropagationPolicy: &orphan}); err != nil {
+		t.Fatal(err)
+	}
+	c := a.cluster("rollback", nil)
+	c.SettleDelay = 3 * time.Second
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Rollback(context.Background(), "test")
+		ended <- err
+	}()
+	a.eventually(func() error {
+		if now := a.weights(); now != atRest {
+			return fmt.Errorf("weights %+v", now)
+		}
+		return nil
+	})
+	left := metav1.ListOptions{LabelSelector: manifest.TrackLabel + "=canary"}
+	if err := a.kube.AppsV1().ReplicaSets(a.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, left); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	stop()
 }
 
 // seen is what browsers tell: by browser and version, chunks that were there and that were not.

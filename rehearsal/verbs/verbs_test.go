@@ -72,6 +72,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("a canary gets more in steps", testACanaryGetsMoreInSteps)
 	t.Run("an app that nobody calls is probed", testProbe)
 	t.Run("what a sticky release adds goes without a trace", testStickyRoutes)
+	t.Run("pods that outlive their Deployment", testPodsThatOutliveTheirDeployment)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {
