@@ -69,25 +69,18 @@ func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.I
 	if err := checkApp(appDir); err != nil {
 		return nil, err
 	}
-	for _, layer := range below {
-		var err error
-		base, err = mutate.Append(base, mutate.Addendum{
-			Layer: layer, MediaType: types.OCILayer,
-			History: v1.History{Author: "crossbill", CreatedBy: "crossbill image build --assets-of", Created: v1.Time{Time: labels.created()}},
-		})
-		if err != nil {
-			return nil, fmt.Errorf("image: %w", err)
-		}
-	}
 	layer, err := Layer(appDir, Folders, WorkingDir, labels.created())
 	if err != nil {
 		return nil, fmt.Errorf("layer of %s: %w", appDir, err)
 	}
-	image, err := mutate.Append(base, mutate.Addendum{
-		Layer:     layer,
-		MediaType: types.OCILayer,
-		History:   v1.History{Author: "crossbill", CreatedBy: "crossbill image build", Created: v1.Time{Time: labels.created()}},
-	})
+	added := func(layer v1.Layer, by string) mutate.Addendum {
+		return mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{Author: "crossbill", CreatedBy: by, Created: v1.Time{Time: labels.created()}}}
+	}
+	var layers []mutate.Addendum
+	for _, layer := range below {
+		layers = append(layers, added(layer, "crossbill image build --assets-of"))
+	}
+	image, err := mutate.Append(base, append(layers, added(layer, "crossbill image build"))...)
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}

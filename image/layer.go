@@ -36,10 +36,15 @@ func Layer(dir string, folders []string, under string, modified time.Time) (v1.L
 			return nil, err
 		}
 	}
+	return layerOf(w, &buffer)
+}
+
+// layerOf ends an archive and makes it a layer.
+func layerOf(w *tar.Writer, archive *bytes.Buffer) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buffer.Bytes())), nil })
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive.Bytes())), nil })
 }
 
 // pack writes one folder.
@@ -89,10 +94,14 @@ func packFile(w *tar.Writer, name, target string, modified time.Time) error {
 	if info.Mode()&0o100 != 0 { // as git, which keeps no more of a file's mode either
 		mode = 0o755
 	}
-	if err := w.WriteHeader(header(target, tar.TypeReg, mode, int64(len(text)), modified)); err != nil {
+	return writeFile(w, target, mode, text, modified)
+}
+
+func writeFile(w *tar.Writer, name string, mode int64, content []byte, modified time.Time) error {
+	if err := w.WriteHeader(header(name, tar.TypeReg, mode, int64(len(content)), modified)); err != nil {
 		return err
 	}
-	_, err = w.Write(text)
+	_, err := w.Write(content)
 	return err
 }
 
@@ -145,15 +154,9 @@ func Assets(earlier v1.Image, appDir, folder string, modified time.Time) (v1.Lay
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := w.WriteHeader(header(name, tar.TypeReg, 0o644, int64(len(files[name])), modified)); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(files[name]); err != nil {
+		if err := writeFile(w, name, 0o644, files[name], modified); err != nil {
 			return nil, err
 		}
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buffer.Bytes())), nil })
+	return layerOf(w, &buffer)
 }

@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -74,7 +73,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 			s.Last = &last
 		}
 		if i, ok := claims[key{state.Namespace, state.Name}]; ok {
-			holder, alive := holderAt(&leases.Items[i], time.Now())
+			holder, alive := holderOf(&leases.Items[i])
 			s.Claim, s.Expired = holder, holder != "" && !alive
 		}
 		all = append(all, s)

@@ -34,8 +34,8 @@ const (
 	sizeManager = "crossbill-size"
 	// epochAnnotation is the epoch of the claim that wrote an object last.
 	epochAnnotation = "crossbill.our-org.github.com/epoch"
-	// defaultSettleDelay is Cluster.SettleDelay's.
-	defaultSettleDelay = 10 * time.Second
+	// DefaultSettleDelay is Cluster.SettleDelay's.
+	DefaultSettleDelay = 10 * time.Second
 )
 
 // Cluster is one app in one namespace of one cluster.

@@ -56,7 +56,7 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (Result, bool, error
 	if err != nil && !apierrors.IsNotFound(err) {
 		return Result{}, false, fmt.Errorf("claim (Lease %s/%s): %w; nothing was changed", j.Namespace, j.stateName(), err)
 	}
-	if holder, alive := holderAt(lease, time.Now()); err == nil && alive {
+	if holder, alive := holderOf(lease); err == nil && alive {
 		return j.result("guard", "release %s is at stage %s; %s works on it", r.ID, r.Stage, holder), true, nil
 	}
 	return Result{}, false, nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	networkingapi "istio.io/api/networking/v1alpha3"
@@ -16,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
@@ -26,7 +24,6 @@ import (
 type migration struct {
 	from     string   // its Deployment; "" when only its ReplicaSets are left, or primary has taken over
 	stale    []string // Deployments to remove once primary has the traffic
-	orphans  []string // ReplicaSets that a migration which died has left without a Deployment
 	image    string   // that runs, by digest
 	replicas int32
 }
@@ -76,19 +73,18 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 			old = d
 		}
 	}
-	if m.orphans, err = j.orphanedReplicaSets(ctx, selected); err != nil {
+	orphans, err := j.orphanedReplicaSets(ctx, selected) // a migration that died has left them
+	if err != nil {
 		return m, false, err
 	}
-	if err := j.convertible(ctx); err != nil {
+	routed, err := j.convertible(ctx)
+	if err != nil {
 		return m, false, err
 	}
 	switch {
-	case primary != nil && old == nil && len(m.stale) == 0 && len(m.orphans) == 0:
-		routed, err := j.releaseRoute(ctx)
-		if err != nil || routed {
-			return m, routed, err
-		}
-	case primary == nil && old == nil && len(m.orphans) == 0:
+	case primary != nil && old == nil && len(m.stale) == 0 && len(orphans) == 0 && routed:
+		return m, true, nil
+	case primary == nil && old == nil && len(orphans) == 0:
 		problem := "no Deployment has pods that the Service selects"
 		if from != "" {
 			problem = fmt.Sprintf("there is no Deployment %q whose pods the Service selects", from)
@@ -207,47 +203,36 @@ func (j *job) scaledByOthers(ctx context.Context, old, primary string) error {
 	if old == primary {
 		return nil
 	}
-	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
+	hpa, err := j.hpaOf(ctx, old)
 	if err != nil {
-		return fmt.Errorf("HorizontalPodAutoscalers of %s: %w; nothing was changed", j.Namespace, err)
+		return fmt.Errorf("%w; nothing was changed", err)
 	}
-	for _, hpa := range hpas.Items {
-		if hpa.Spec.ScaleTargetRef.Kind == "Deployment" && hpa.Spec.ScaleTargetRef.Name == old {
-			return &release.InputError{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: fmt.Sprintf("it scales Deployment %s, which goes", old), Fix: "let it scale " + primary + " (that may be done before there is one), then run migrate"}
-		}
+	if hpa == nil {
+		return nil
 	}
-	return nil
+	return &release.InputError{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: fmt.Sprintf("it scales Deployment %s, which goes", old), Fix: "let it scale " + primary + " (that may be done before there is one), then run migrate"}
 }
 
-// releaseRoute says whether the VirtualService is there with the release's route.
-func (j *job) releaseRoute(ctx context.Context) (bool, error) {
+// convertible says whether the VirtualService has the release's route already, and refuses one that migrate
+// cannot make into it: one that splits traffic, or has no route to the Service.
+func (j *job) convertible(ctx context.Context) (routed bool, err error) {
 	live, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
-	return err == nil && len(j.Manifests.Routes(live)) > 0, err
-}
-
-// convertible finds a VirtualService that migrate cannot make into the release's: one that splits traffic,
-// or has no route to the Service.
-func (j *job) convertible(ctx context.Context) error {
-	live, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, j.Manifests.VirtualService.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
 	if err != nil {
-		return fmt.Errorf("VirtualService %s: %w; nothing was changed", j.Manifests.VirtualService.Name, err)
+		return false, fmt.Errorf("VirtualService %s: %w; nothing was changed", j.Manifests.VirtualService.Name, err)
 	}
 	object := "VirtualService " + j.Namespace + "/" + live.Name
 	for _, r := range j.Manifests.Routes(live) {
 		if manifest.Weights(live, r).Canary != 0 {
-			return &release.InputError{Field: object, Problem: "the canary has traffic", Fix: "end that release first: route 100 to primary"}
+			return false, &release.InputError{Field: object, Problem: "the canary has traffic", Fix: "end that release first: route 100 to primary"}
 		}
 	}
-	if len(j.Manifests.Routes(live)) > 0 || len(j.plain(live)) > 0 {
-		return nil
+	if routed = len(j.Manifests.Routes(live)) > 0; routed || len(j.plain(live)) > 0 {
+		return routed, nil
 	}
-	return &release.InputError{Field: object, Problem: "it has no http route that leads to the Service alone, with one destination", Fix: "give it such a route (or the manifest's, primary 100 and canary 0, once primary has pods), then run migrate"}
+	return false, &release.InputError{Field: object, Problem: "it has no http route that leads to the Service alone, with one destination", Fix: "give it such a route (or the manifest's, primary 100 and canary 0, once primary has pods), then run migrate"}
 }
 
 // plain are the http routes with one destination, the app's Service.
@@ -363,50 +348,19 @@ func (j *job) primaryBeside(ctx context.Context, m migration) error {
 		return err
 	}
 	j.log(object, "applied with %s", release.DigestOf(m.image))
-	size, err := json.Marshal(map[string]any{
-		"apiVersion": "apps/v1", "kind": "Deployment",
-		"metadata": map[string]any{"name": desired.Name, "namespace": j.Namespace},
-		"spec":     map[string]any{"replicas": replicasOf(after)},
-	})
-	if err != nil {
-		return err
-	}
-	err = j.write(ctx, object, func() error {
-		_, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, desired.Name, types.ApplyPatchType, size, j.applyOptions(sizeManager))
-		return err
-	})
-	if err != nil {
+	if err := j.applySize(ctx, desired.Name, replicasOf(after)); err != nil {
 		return err
 	}
 	_, _, err = j.applyDeployment(ctx, desired, nil)
 	return err
 }
 
-// settle gives the data plane time to have a change: nothing shows here that it has it.
-func (j *job) settle(ctx context.Context, object, what string) error {
-	if j.plan != nil {
-		return nil
-	}
-	delay := j.SettleDelay
-	if delay == 0 {
-		delay = defaultSettleDelay
-	}
-	j.log(object, "the data plane is given %s to have %s", delay, what)
-	select {
-	case <-time.After(delay):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // convertRoute makes each plain route of the VirtualService the release's, at rest. All else in it stays.
 func (j *job) convertRoute(ctx context.Context) error {
 	service := j.Manifests.VirtualService.Name
 	object := "VirtualService " + j.Namespace + "/" + service
-	services := j.Istio.NetworkingV1().VirtualServices(j.Namespace)
 	return j.write(ctx, object, func() error {
-		live, err := services.Get(ctx, service, metav1.GetOptions{})
+		live, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Get(ctx, service, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil // ensureRoute makes it
 		}
@@ -427,15 +381,9 @@ func (j *job) convertRoute(ctx context.Context) error {
 			}
 			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/http/%d/route", i), both})
 		}
-		body, err := j.guard(live, ops...)
-		if err != nil {
+		if err := j.patchRoute(ctx, live, ops); err != nil {
 			return err
 		}
-		after, err := services.Patch(ctx, service, types.JSONPatchType, body, j.patchOptions())
-		if err != nil {
-			return err
-		}
-		j.record(object, live, after)
 		j.routed = true
 		j.log(object, "leads to primary by subset; the canary has weight 0")
 		return nil

@@ -82,7 +82,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 		return nil, fmt.Errorf("Lease %s: %w", c.stateName(), err)
 	}
 	if err == nil {
-		holder, alive := holderAt(lease, time.Now())
+		holder, alive := holderOf(lease)
 		status.Claim, status.Expired = holder, holder != "" && !alive
 	}
 	status.Drift = status.drift()
@@ -131,13 +131,13 @@ func (s *Status) drift() []string {
 	return found
 }
 
-// holderAt is who has a claim, if anybody, and whether that job has renewed it in time. The times are
+// holderOf is who has a claim, if anybody, and whether that job has renewed it in time. The times are
 // this machine's and the job's: they may differ by some seconds.
-func holderAt(lease *coordinationv1.Lease, now time.Time) (name string, alive bool) {
+func holderOf(lease *coordinationv1.Lease) (name string, alive bool) {
 	if lease.Spec.HolderIdentity == nil {
 		return "", false
 	}
 	renewed := lease.Spec.RenewTime
-	alive = *lease.Spec.HolderIdentity != "" && renewed != nil && now.Sub(renewed.Time) <= leaseDuration
+	alive = *lease.Spec.HolderIdentity != "" && renewed != nil && time.Since(renewed.Time) <= leaseDuration
 	return *lease.Spec.HolderIdentity, alive
 }

@@ -102,11 +102,7 @@ func rolledOut(d *appsv1.Deployment, before metav1.Time) (done bool, progress st
 	if d.Status.ObservedGeneration < d.Generation {
 		return false, "waiting for the controller to see it", nil
 	}
-	want := int32(1)
-	if d.Spec.Replicas != nil {
-		want = *d.Spec.Replicas
-	}
-	s := d.Status
+	want, s := replicasOf(d), d.Status
 	progress = fmt.Sprintf("%d of %d replicas updated, %d available", s.UpdatedReplicas, want, s.AvailableReplicas)
 	if s.UpdatedReplicas == want && s.Replicas == want && s.AvailableReplicas == want {
 		return true, progress, nil
@@ -258,11 +254,19 @@ func (j *job) waitDrained(ctx context.Context) error {
 		j.log("Deployment "+j.Namespace+"/"+workload, "gets no more requests: its counters stand still")
 		return nil
 	}
+	return j.settle(ctx, "VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "the route (with --prometheus it would be seen)")
+}
+
+// settle gives the data plane time to have a change: nothing shows here that it has it.
+func (j *job) settle(ctx context.Context, object, what string) error {
+	if j.plan != nil {
+		return nil
+	}
 	delay := j.SettleDelay
 	if delay == 0 {
-		delay = defaultSettleDelay
+		delay = DefaultSettleDelay
 	}
-	j.log("VirtualService "+j.Namespace+"/"+j.Manifests.VirtualService.Name, "the data plane is given %s to have the route (with --prometheus it would be seen)", delay)
+	j.log(object, "the data plane is given %s to have %s", delay, what)
 	select {
 	case <-time.After(delay):
 		return nil

@@ -12,6 +12,7 @@ import (
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -180,40 +181,51 @@ func (j *job) sizePrimary(ctx context.Context, live *appsv1.Deployment, created 
 	if before := j.ledger.Release.Replicas; (want == nil || live.Spec.Replicas != nil && *live.Spec.Replicas == *want) && (live.Spec.Replicas == nil || *live.Spec.Replicas >= before) {
 		return nil
 	}
-	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("HorizontalPodAutoscalers of %s: %w", j.Namespace, err)
-	}
-	for _, hpa := range hpas.Items {
-		if hpa.Spec.ScaleTargetRef.Kind != "Deployment" || hpa.Spec.ScaleTargetRef.Name != live.Name {
-			continue
-		}
-		if j.ledger.Release.Stage == release.StagePromoting {
-			j.shrunkBy = &hpa
-			_, err := j.regrow(ctx)
-			return err
-		}
+	hpa, err := j.hpaOf(ctx, live.Name)
+	switch {
+	case err != nil:
+		return err
+	case hpa != nil && j.ledger.Release.Stage == release.StagePromoting:
+		j.shrunkBy = hpa
+		_, err := j.regrow(ctx)
+		return err
+	case hpa != nil:
 		j.log("Deployment "+live.Name, "its replicas are an HPA's: left alone")
 		return nil
-	}
-	if want == nil {
+	case want == nil, j.plan != nil && created: // only the plan has made it
 		return nil
 	}
+	return j.applySize(ctx, live.Name, *want)
+}
+
+// hpaOf is the HPA that scales a Deployment; nil when there is none.
+func (j *job) hpaOf(ctx context.Context, deployment string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("HorizontalPodAutoscalers of %s: %w", j.Namespace, err)
+	}
+	for i := range hpas.Items {
+		if target := hpas.Items[i].Spec.ScaleTargetRef; target.Kind == "Deployment" && target.Name == deployment {
+			return &hpas.Items[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// applySize gives a Deployment a number of replicas, under a manager of its own that an HPA may take it from.
+func (j *job) applySize(ctx context.Context, name string, replicas int32) error {
 	body, err := json.Marshal(map[string]any{
 		"apiVersion": "apps/v1", "kind": "Deployment",
-		"metadata": map[string]any{"name": live.Name, "namespace": live.Namespace},
-		"spec":     map[string]any{"replicas": *want},
+		"metadata": map[string]any{"name": name, "namespace": j.Namespace},
+		"spec":     map[string]any{"replicas": replicas},
 	})
 	if err != nil {
 		return err
 	}
-	if j.plan != nil && created {
-		return nil // only the plan has made it
-	}
-	return j.write(ctx, "Deployment "+live.Name, func() error {
-		after, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, live.Name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
+	return j.write(ctx, "Deployment "+name, func() error {
+		after, err := j.Kube.AppsV1().Deployments(j.Namespace).Patch(ctx, name, types.ApplyPatchType, body, j.applyOptions(sizeManager))
 		if err == nil {
-			j.applied[live.Name] = written{after.UID, after.Generation}
+			j.applied[name] = written{after.UID, after.Generation}
 		}
 		return err
 	})
@@ -320,20 +332,28 @@ func (j *job) route(ctx context.Context, weight int) error {
 		if ops = append(ops, insert...); len(ops) == 0 {
 			return nil
 		}
-		body, err := j.guard(live, ops...)
-		if err != nil {
+		if err := j.patchRoute(ctx, live, ops); err != nil {
 			return err
 		}
-		after, err := services.Patch(ctx, name, types.JSONPatchType, body, j.patchOptions())
-		if err != nil {
-			return err
-		}
-		j.record(object, live, after)
 		j.log(object, "routes %d %% to primary, %d %% to canary%s", want.Primary, want.Canary, map[stickiness]string{
 			free: "", pinned: "; browsers stay where they are", assets: "; pages that are open still get the canary's assets",
 		}[sticky])
 		return nil
 	})
+}
+
+// patchRoute carries operations out on a VirtualService as it was read.
+func (j *job) patchRoute(ctx context.Context, live *networking.VirtualService, ops []patchOp) error {
+	body, err := j.guard(live, ops...)
+	if err != nil {
+		return err
+	}
+	after, err := j.Istio.NetworkingV1().VirtualServices(j.Namespace).Patch(ctx, live.Name, types.JSONPatchType, body, j.patchOptions())
+	if err != nil {
+		return err
+	}
+	j.record("VirtualService "+j.Namespace+"/"+live.Name, live, after)
+	return nil
 }
 
 func routeMissing(object string) error {

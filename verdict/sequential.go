@@ -381,7 +381,7 @@ func (s *State) judge() Judgement {
 		j.Decided, j.Outcome, j.Reason = true, release.Healthy, healthReason(j.Evidence)
 		return j
 	}
-	j.Left = s.left(requests)
+	j.Left = s.left(j.Evidence, requests)
 	j.Cause, j.Reason = s.cause(j.Evidence, requests)
 	if over {
 		j.Decided, j.Outcome = true, release.Inconclusive
@@ -477,7 +477,7 @@ func (e Evidence) Progress() (against, safe float64) {
 }
 
 // left projects how long the evidence for a healthy verdict takes to be enough, if it grows as it has.
-func (s *State) left(requests float64) time.Duration {
+func (s *State) left(all []Evidence, requests float64) time.Duration {
 	if s.elapsed <= 0 || requests == 0 {
 		return 0
 	}
@@ -485,8 +485,7 @@ func (s *State) left(requests float64) time.Duration {
 	if s.test.Whole {
 		whole = math.Max(whole, s.test.MaxDuration.Seconds())
 	}
-	for i := range s.streams {
-		e := s.evidence(i)
+	for _, e := range all {
 		if e.safety() <= 0 {
 			return 0
 		}

@@ -121,6 +121,12 @@ func (s *SLO) check(file string) error {
 	return nil
 }
 
+// Limit sets how long is watched at most.
+func (s *SLO) Limit(longest time.Duration) {
+	s.MaxDuration.Duration = longest
+	s.MinDuration.Duration = min(s.MinDuration.Duration, longest)
+}
+
 // Test is the sequential test that the SLO asks for.
 func (s *SLO) Test() Test {
 	t := Test{

@@ -88,7 +88,6 @@ type Counters struct{ Total, Good Series }
 
 // Reading is the raw counters of one workload at one time, for each indicator.
 type Reading struct {
-	At       time.Time
 	Counters []Counters
 }
 
@@ -129,7 +128,7 @@ func (s *Source) Baseline(ctx context.Context, workload string, at time.Time) (*
 }
 
 func (s *Source) read(ctx context.Context, workload string, at time.Time, span string) (*Reading, error) {
-	r := &Reading{At: at}
+	r := &Reading{}
 	for _, indicator := range s.indicators {
 		var counters Counters
 		var err error
@@ -239,7 +238,7 @@ func series(metric model.Metric) string {
 }
 
 func (s *Source) labels(reporter, workload string) string {
-	return fmt.Sprintf(`reporter=%q,destination_workload=%s,destination_workload_namespace=%s`, reporter, strconv.Quote(workload), strconv.Quote(s.namespace))
+	return fmt.Sprintf(`reporter=%q,destination_workload=%q,destination_workload_namespace=%q`, reporter, workload, s.namespace)
 }
 
 // grpcErrors are the gRPC status codes that a server is to blame for: UNKNOWN, DEADLINE_EXCEEDED,
@@ -291,7 +290,7 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 		reason string
 	}{
 		{s.selector("istio_requests_total", workload, ""), "", ""},
-		{`istio_requests_total{reporter="source",destination_workload_namespace=` + strconv.Quote(s.namespace) + `}`, NoTraffic, "no request reached " + workload + " (other workloads of its namespace have been called)"},
+		{`istio_requests_total{reporter="source",` + fmt.Sprintf("destination_workload_namespace=%q}", s.namespace), NoTraffic, "no request reached " + workload + " (other workloads of its namespace have been called)"},
 		{`istio_requests_total{reporter="source"}`, NoTraffic, "no request reached " + workload + ", nor anything else of its namespace"},
 		{`istio_requests_total{reporter!="source"}`, MissingLabels, `there is istio_requests_total, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
 		{`istio_requests_total`, MissingLabels, "there is istio_requests_total, but without Istio's labels: they are dropped when it is scraped"},

@@ -55,12 +55,17 @@ func ParseRecord(text string) (*Record, error) {
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return nil, fmt.Errorf("what the verdict rests on is not readable: %w", err)
 	}
+	return &r, r.Check()
+}
+
+// Check finds a record whose counts are not those of its objectives.
+func (r *Record) Check() error {
 	for i, b := range r.Blocks {
 		if len(b.Pairs) != len(r.Test.Objectives) {
-			return nil, fmt.Errorf("what the verdict rests on is not readable: block %d has %d pairs for %d objectives", i, len(b.Pairs), len(r.Test.Objectives))
+			return fmt.Errorf("what the verdict rests on is not readable: block %d has %d pairs for %d objectives", i, len(b.Pairs), len(r.Test.Objectives))
 		}
 	}
-	return &r, nil
+	return nil
 }
 
 // Replay judges a record again, by another test if one is given; its objectives are then those of the same

@@ -43,7 +43,6 @@ type watching struct {
 	scrape          time.Duration
 	state           *State
 	result          *Verification
-	hindrance       error // of the last look
 	warned          map[string]bool
 }
 
@@ -115,13 +114,11 @@ func (w *watching) look(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 		w.warn(err.Error() + ": the verdict waits, the canary keeps its share")
-		w.hindrance = err
 		if over {
 			w.conclude(release.Inconclusive, causeOf(err), err.Error())
 		}
 		return over, nil // hold: it neither passes nor fails
 	}
-	w.hindrance = nil
 	block.Elapsed = elapsed
 	j := w.state.Add(block)
 	if j.Decided || block.events() > 0 {

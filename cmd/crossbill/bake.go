@@ -26,8 +26,7 @@ func checkBake(cmd *cobra.Command, limits *sloFlags, drain *drainFlags, manifest
 	if err != nil {
 		return nil, err
 	}
-	slo.MaxDuration.Duration = limits.maxDuration
-	slo.MinDuration.Duration = min(slo.MinDuration.Duration, limits.maxDuration)
+	slo.Limit(limits.maxDuration)
 	return slo, nil
 }
 
@@ -43,13 +42,14 @@ func bake(cmd *cobra.Command, c *rollout.Cluster, slo *verdict.SLO, limits *sloF
 	test.Whole = true
 	v, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Primary), Test: test, Interval: limits.interval, Report: printLook(cmd),
-		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) },
+		Warn: printWarning(cmd),
 	})
-	if errors.As(err, new(*release.InputError)) { // promoted it is, so it is not the bad input of a verb that changed nothing
-		return promoted, &exitError{exitInconclusive, fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)}
-	}
 	if err != nil {
-		return promoted, fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)
+		unjudged := fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)
+		if errors.As(err, new(*release.InputError)) { // promoted it is, so it is not the bad input of a verb that changed nothing
+			return promoted, &exitError{exitInconclusive, unjudged}
+		}
+		return promoted, unjudged
 	}
 	switch v.Outcome {
 	case release.Healthy:

@@ -123,8 +123,6 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	return config, namespace, nil
 }
 
-const drainDefault = 10 * time.Second
-
 // drainFlags say how a verb sees that the canary gets no more requests, before its pods are deleted.
 type drainFlags struct {
 	prometheus       string
@@ -135,7 +133,7 @@ type drainFlags struct {
 func (f *drainFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.prometheus, "prometheus", "", "Prometheus's URL: a canary is deleted when its request counters stand still")
 	flags.StringVar(&f.prometheusConfig, "prometheus-config", "", "file in the form of Prometheus's http_config: credentials, CA and headers for Prometheus (default: none)")
-	flags.DurationVar(&f.settle, "settle-delay", drainDefault, "without --prometheus: time that the data plane is given to take a route over")
+	flags.DurationVar(&f.settle, "settle-delay", rollout.DefaultSettleDelay, "without --prometheus: time that the data plane is given to take a route over")
 }
 
 func (f *drainFlags) apply(c *rollout.Cluster) error {

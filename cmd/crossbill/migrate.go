@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/rollout"
 )
 
 func newMigrateCommand() *cobra.Command {
@@ -32,7 +34,7 @@ its first canary; see it beforehand with: crossbill plan migrate.`,
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().DurationVar(&drain.settle, "settle-delay", drainDefault, "time that the data plane is given to take a change over")
+	cmd.Flags().DurationVar(&drain.settle, "settle-delay", rollout.DefaultSettleDelay, "time that the data plane is given to take a change over")
 	cmd.Flags().StringVar(&from, "from", "", "Deployment that was made by hand (default: the one whose pods the Service selects)")
 	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd

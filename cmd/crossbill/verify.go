@@ -53,8 +53,7 @@ func (f *sloFlags) load(cmd *cobra.Command, manifests string) (*verdict.SLO, err
 		if f.maxDuration <= 0 {
 			return nil, &release.InputError{Field: "--max-duration", Problem: fmt.Sprintf("%s is not a time to watch", f.maxDuration), Fix: "give for example 15m"}
 		}
-		slo.MaxDuration.Duration = f.maxDuration
-		slo.MinDuration.Duration = min(slo.MinDuration.Duration, f.maxDuration)
+		slo.Limit(f.maxDuration)
 	}
 	return slo, nil
 }
@@ -88,6 +87,11 @@ func printLook(cmd *cobra.Command) func(verdict.Evaluation) {
 		}
 		fmt.Fprintln(cmd.ErrOrStderr(), line)
 	}
+}
+
+// printWarning prints what hinders a verdict.
+func printWarning(cmd *cobra.Command) func(string) {
+	return func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) }
 }
 
 func shareText(t verdict.Tally) string {
@@ -179,7 +183,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 	verification, err := verdict.Verify(cmd.Context(), verdict.Options{
 		Source: source, Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
 		Test: slo.Test(), Interval: flags.slo.interval, Report: printLook(cmd),
-		Warn: func(text string) { fmt.Fprintln(cmd.ErrOrStderr(), "        "+text) },
+		Warn: printWarning(cmd),
 	})
 	stop()
 	if err != nil {
@@ -259,20 +263,22 @@ func conclude(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags, c *
 			code = &exitError{exitUnhealthy, fmt.Errorf("unhealthy: %s\nrolled back: %s", v.Reason, result.Message)}
 		}
 	}
-	if cluster.output == "json" {
-		printed := result
-		printed.Release = result.Release.WithoutEvidence()
-		err = printJSON(cmd.OutOrStdout(), judgedResult{printed, v})
-	} else if code == nil {
-		err = cluster.printResult(cmd.OutOrStdout(), result)
-	}
-	return result, errors.Join(code, err)
+	return result, printJudged(cmd, cluster, result, v, code)
 }
 
-// judgedResult is what verify prints as JSON.
-type judgedResult struct {
-	rollout.Result
-	Verdict *verdict.Verification `json:"verdict"`
+// printJudged prints what verify came to, and gives the error that it ends with, if any: code.
+func printJudged(cmd *cobra.Command, cluster *clusterFlags, result rollout.Result, v *verdict.Verification, code error) error {
+	switch {
+	case cluster.output == "json":
+		result.Release = result.Release.WithoutEvidence()
+		return errors.Join(code, printJSON(cmd.OutOrStdout(), struct {
+			rollout.Result
+			Verdict *verdict.Verification `json:"verdict"`
+		}{result, v}))
+	case code == nil:
+		return cluster.printResult(cmd.OutOrStdout(), result)
+	}
+	return code
 }
 
 // observed tells a verdict from which nothing follows but the exit code.
@@ -285,15 +291,7 @@ func observed(cmd *cobra.Command, cluster *clusterFlags, c *rollout.Cluster, r *
 	case release.Inconclusive:
 		code = &exitError{exitInconclusive, errors.New(result.Message)}
 	}
-	var err error
-	if cluster.output == "json" {
-		printed := result
-		printed.Release = result.Release.WithoutEvidence()
-		err = printJSON(cmd.OutOrStdout(), judgedResult{printed, v})
-	} else if code == nil {
-		err = cluster.printResult(cmd.OutOrStdout(), result)
-	}
-	return result, errors.Join(code, err)
+	return result, printJudged(cmd, cluster, result, v, code)
 }
 
 // record is a verdict as a file keeps it.

@@ -103,12 +103,13 @@ func (r *Road) Check(ctx context.Context) error {
 	}()
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
 		progress("types, lint, unit tests of the app")
-		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", pnpm, "check")
+		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
 		return "types, lint and unit tests of the app pass", err
 	})
 }
 
-const pnpm = "pnpm@10.34.9"
+// Pnpm is the package manager of the app, as npx takes it.
+const Pnpm = "pnpm@10.34.9"
 
 // Release carries one version down the road. The traffic starts with the first release.
 func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
@@ -377,7 +378,7 @@ func (r *Road) build(ctx context.Context, v Version) error {
 		if err := copySources(app, checkout); err != nil {
 			return err
 		}
-		if _, err := r.run(ctx, "install", checkout, "npx", "--yes", pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+		if _, err := r.run(ctx, "install", checkout, "npx", "--yes", Pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
 			return err
 		}
 	}
@@ -390,7 +391,7 @@ func (r *Road) build(ctx context.Context, v Version) error {
 		}
 	}
 	// The traffic goes first.
-	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", pnpm, "build"); err != nil {
+	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", Pnpm, "build"); err != nil {
 		return err
 	}
 	for _, made := range []string{"dist", "server"} {

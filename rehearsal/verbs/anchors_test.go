@@ -1,13 +1,9 @@
 package verbs_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -245,17 +241,9 @@ func testANewReleaseSupersedes(t *testing.T) {
 	a.must("canary", "--image", images["three"])
 }
 
-// process is a crossbill that runs beside the test.
-type process struct {
-	*exec.Cmd
-	out bytes.Buffer
-}
-
 func (a *app) start(args ...string) *process {
 	a.Helper()
-	args = append(args, "--kubeconfig", running.Kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests, "--settle-delay", "1s")
-	p := &process{Cmd: exec.Command(filepath.Join(programs, "crossbill"), args...)}
-	p.Stdout, p.Stderr, p.Env = &p.out, &p.out, append(os.Environ(), "KUBECONFIG=", "HOME=/nonexistent")
+	p := program(a.arguments(args)...)
 	if err := p.Start(); err != nil {
 		a.Fatal(err)
 	}

@@ -2,13 +2,10 @@ package verbs_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -226,19 +223,7 @@ func TestCrashMatrix(t *testing.T) {
 	if count.Cases < 30 {
 		t.Errorf("only %d cases", count.Cases)
 	}
-	if *crashOut == "" {
-		return
-	}
-	text, err := json.MarshalIndent(&count, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(*crashOut), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(*crashOut, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeJSON(t, *crashOut, &count)
 }
 
 // crash is one case; false when the verb makes fewer requests.

@@ -5,6 +5,7 @@ package verbs_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -245,26 +246,40 @@ func (a *app) cluster(by string, config *rest.Config) *rollout.Cluster {
 // crossbill runs the command and returns its exit code and everything that it printed.
 func (a *app) crossbill(args ...string) (code int, out string) {
 	a.Helper()
+	return a.command(a.arguments(args)...)
+}
+
+// arguments are those that lead a verb to the app.
+func (a *app) arguments(args []string) []string {
 	args = append(args, "--kubeconfig", running.Kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests)
 	switch args[0] {
 	case "canary", "shift", "promote", "cleanup", "rollback", "verify", "guard":
 		args = append(args, "--settle-delay", "1s")
 	}
-	return a.command(args...)
+	return args
+}
+
+// process is the command, with all that it prints.
+type process struct {
+	*exec.Cmd
+	out bytes.Buffer
+}
+
+func program(args ...string) *process {
+	p := &process{Cmd: exec.Command(filepath.Join(programs, "crossbill"), args...)}
+	p.Stdout, p.Stderr, p.Env = &p.out, &p.out, append(os.Environ(), "KUBECONFIG=", "HOME=/nonexistent")
+	return p
 }
 
 func (a *app) command(args ...string) (code int, out string) {
 	a.Helper()
-	var text bytes.Buffer
-	cmd := exec.Command(filepath.Join(programs, "crossbill"), args...)
-	cmd.Stdout, cmd.Stderr = &text, &text
-	cmd.Env = append(os.Environ(), "KUBECONFIG=", "HOME=/nonexistent")
-	err := cmd.Run()
+	p := program(args...)
+	err := p.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		a.Fatal(err)
 	}
-	return cmd.ProcessState.ExitCode(), text.String()
+	return p.ProcessState.ExitCode(), p.out.String()
 }
 
 // must runs the command and wants exit code 0.
@@ -357,4 +372,22 @@ func (a *app) image(track string) string {
 		return ""
 	}
 	return list.Items[0].Spec.Template.Spec.Containers[0].Image
+}
+
+// writeJSON keeps what a test has measured, if there is a file for it.
+func writeJSON(t *testing.T, file string, value any) {
+	t.Helper()
+	if file == "" {
+		return
+	}
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(file), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(file, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

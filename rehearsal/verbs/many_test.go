@@ -2,11 +2,9 @@ package verbs_test
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,19 +58,7 @@ func TestManyApps(t *testing.T) {
 		}
 	}
 	t.Logf("memory of `crossbill canary`, KiB, by apps: %v", out.Memory)
-	if *manyOut == "" {
-		return
-	}
-	text, err := json.MarshalIndent(out, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(*manyOut), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(*manyOut, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeJSON(t, *manyOut, out)
 }
 
 // manyAtOnce carries n apps down the road at the same time.

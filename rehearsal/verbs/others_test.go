@@ -3,7 +3,6 @@ package verbs_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -284,12 +283,7 @@ func testARollbackBesideACanary(t *testing.T) {
 		code, out := a.crossbill("canary", "--image", images["unready"], "--release-id", "mine", "--timeout", "25s")
 		canary <- ended{code, out}
 	}()
-	a.eventually(func() error {
-		if a.image("canary") == "" {
-			return errors.New("there is no canary yet")
-		}
-		return nil
-	})
+	a.canaryIsThere()
 	if code, out := a.crossbill("rollback", "--release-id", "another"); code != 5 {
 		t.Errorf("rollback of another release: exit code %d\n%s", code, out)
 	}
@@ -358,12 +352,7 @@ func testAReleaseThatNobodyWorksOn(t *testing.T) {
 		code, _ := a.crossbill("canary", "--image", images["unready"], "--timeout", "8s")
 		canary <- code
 	}()
-	a.eventually(func() error {
-		if a.image("canary") == "" {
-			return errors.New("there is no canary yet")
-		}
-		return nil
-	})
+	a.canaryIsThere()
 	guard(time.Hour, "works on it")
 	if code := <-canary; code != 6 {
 		t.Errorf("the canary ended with exit code %d", code)

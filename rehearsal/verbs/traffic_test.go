@@ -6,8 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,19 +52,7 @@ func TestTraffic(t *testing.T) {
 	if out.Reference.Lost == 0 {
 		t.Error("the hand-written pipeline lost nothing: the traffic does not see what it should")
 	}
-	if *trafficOut == "" {
-		return
-	}
-	text, err := json.MarshalIndent(out, "", "  ")
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(*trafficOut), 0o755)
-	}
-	if err == nil {
-		err = os.WriteFile(*trafficOut, append(text, '\n'), 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	writeJSON(t, *trafficOut, out)
 }
 
 // off is a version that nobody should see from a time on.

@@ -17,9 +17,8 @@ import (
 
 	"github.com/our-org/crossbill/image"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
+	"github.com/our-org/crossbill/rehearsal/road"
 )
-
-const pnpm = "pnpm@10.34.9"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -103,7 +102,7 @@ func build(ctx context.Context, base v1.Image, folder string, env []string) (v1.
 	}
 	app := filepath.Join(folder, "app")
 	for _, args := range [][]string{{"install", "--frozen-lockfile", "--prefer-offline"}, {"build"}} {
-		cmd := exec.CommandContext(ctx, "npx", append([]string{"--yes", pnpm}, args...)...)
+		cmd := exec.CommandContext(ctx, "npx", append([]string{"--yes", road.Pnpm}, args...)...)
 		cmd.Dir = app
 		cmd.Env = append(append(os.Environ(), "CI=1", "NO_COLOR=1"), env...)
 		if text, err := cmd.CombinedOutput(); err != nil {

@@ -154,7 +154,7 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 }
 
 func install(ctx context.Context, o *options) error {
-	cmd := exec.CommandContext(ctx, "npx", "--yes", "pnpm@10.34.9", "install", "--frozen-lockfile", "--prefer-offline")
+	cmd := exec.CommandContext(ctx, "npx", "--yes", road.Pnpm, "install", "--frozen-lockfile", "--prefer-offline")
 	cmd.Dir = filepath.Join(o.repository, "app")
 	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
 	if text, err := cmd.CombinedOutput(); err != nil {
