@@ -75,7 +75,9 @@ func (c *Cluster) withClaim(ctx context.Context, before *job, v verb) (result Re
 	var worked error
 	started := make(chan struct{})
 	done := make(chan struct{})
-	lock := &rememberingLock{LeaseLock: &resourcelock.LeaseLock{
+	ctx, lose := context.WithCancelCause(ctx)
+	defer lose(nil)
+	lock := &rememberingLock{lose: lose, LeaseLock: &resourcelock.LeaseLock{
 		LeaseMeta:  metav1.ObjectMeta{Name: c.stateName(), Namespace: c.Namespace},
 		Client:     c.Kube.CoordinationV1(),
 		LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
@@ -129,6 +131,9 @@ func (c *Cluster) withClaim(ctx context.Context, before *job, v verb) (result Re
 		return Result{}, &ClaimHeldError{App: c.app(), Waited: c.claimTimeout()}
 	}
 	<-done
+	if worked != nil && errors.Is(context.Cause(ctx), ErrClaimLost) {
+		return Result{}, ErrClaimLost
+	}
 	return result, worked
 }
 
@@ -142,11 +147,24 @@ func (e *ClaimHeldError) Error() string {
 	return fmt.Sprintf("no claim on %s within %s: another job holds it (see `crossbill status`); nothing was changed", e.App, e.Waited)
 }
 
-// rememberingLock keeps the last error of a write, which leader election only logs. Read it when the
-// election is over.
+// rememberingLock keeps the last error of a write, which leader election only logs: read it when the election
+// is over. And it remembers that the claim was this job's: one that somebody has taken since is lost, even
+// if it is free by now. Leader election would take it again, and hold it while the job waits for what the
+// other one has removed.
 type rememberingLock struct {
 	*resourcelock.LeaseLock
-	err error
+	lose context.CancelCauseFunc
+	held bool
+	err  error
+}
+
+func (l *rememberingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, text, err := l.LeaseLock.Get(ctx)
+	if err == nil && l.held && record.HolderIdentity != l.Identity() {
+		l.lose(ErrClaimLost)
+		return nil, nil, ErrClaimLost
+	}
+	return record, text, err
 }
 
 func (l *rememberingLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
@@ -158,6 +176,7 @@ func (l *rememberingLock) Update(ctx context.Context, record resourcelock.Leader
 }
 
 func (l *rememberingLock) remember(err error) error {
+	l.held = l.held || err == nil
 	if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) { // those are other jobs
 		l.err = err
 	}

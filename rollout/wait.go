@@ -48,11 +48,21 @@ func (j *job) waitRollout(ctx context.Context, track release.Track) error {
 	name := j.deploymentName(track)
 	object := "Deployment " + j.Namespace + "/" + name
 	progress := ""
+	deleted := &NotReadyError{Deployment: name, Reason: "it was deleted by somebody else"}
+	there := func(store cache.Store) (bool, error) { // no event tells of one that was deleted before the watch began
+		if len(store.List()) > 0 {
+			return false, nil
+		}
+		if live, err := j.deployment(ctx, name); err == nil && live == nil { // asked anew: the watch may begin in the past
+			return false, deleted
+		}
+		return false, nil
+	}
 	var old *metav1.Time // of a deadline that was exceeded before, by another rollout
-	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, nil, func(event watch.Event) (bool, error) {
+	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, there, func(event watch.Event) (bool, error) {
 		d, ok := event.Object.(*appsv1.Deployment)
 		if !ok || event.Type == watch.Deleted {
-			return false, &NotReadyError{Deployment: name, Reason: "it was deleted by somebody else"}
+			return false, deleted
 		}
 		if w, ok := j.applied[name]; ok && (d.UID != w.uid || d.Generation < w.generation) {
 			return false, nil // a cache that has not heard of our write yet

@@ -3,6 +3,7 @@ package verbs_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -67,8 +68,11 @@ func testAPipelineOfWhichNothingIsLeftToDo(t *testing.T) {
 	}
 }
 
-// gate holds a job's route back until it is let go; then it is sent, whatever the job thinks by then.
+// gate holds a job's patch of an object back until it is let go; then it is sent, whatever the job thinks by
+// then. With answer it is sent at once, and its answer is held back.
 type gate struct {
+	object   string // part of its path
+	answer   bool
 	next     http.RoundTripper
 	once     sync.Once
 	reached  chan struct{}
@@ -76,12 +80,62 @@ type gate struct {
 }
 
 func (g *gate) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/virtualservices/") {
-		g.once.Do(func() { close(g.reached) })
-		<-g.released
-		r = r.WithContext(context.WithoutCancel(r.Context()))
+	if r.Method != http.MethodPatch || !strings.Contains(r.URL.Path, g.object) {
+		return g.next.RoundTrip(r)
 	}
-	return g.next.RoundTrip(r)
+	if g.answer {
+		defer func() {
+			g.once.Do(func() { close(g.reached) })
+			<-g.released
+		}()
+		return g.next.RoundTrip(r)
+	}
+	g.once.Do(func() { close(g.reached) })
+	<-g.released
+	return g.next.RoundTrip(r.WithContext(context.WithoutCancel(r.Context())))
+}
+
+// through is a configuration whose requests go through the gate.
+func (g *gate) through() *rest.Config {
+	g.reached, g.released = make(chan struct{}), make(chan struct{})
+	config := rest.CopyConfig(running.RESTConfig)
+	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
+		g.next = next
+		return g
+	}
+	return config
+}
+
+// testAnAnswerThatComesLate: the answer to a job's canary arrives after its release was rolled back. The job
+// sees at once that there is nothing to wait for.
+func testAnAnswerThatComesLate(t *testing.T) {
+	t.Parallel()
+	a := released(t, "answer")
+	stop := a.observe()
+	late := &gate{object: "/deployments/answer-canary", answer: true}
+	job := a.quiet("late", late.through())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := job.Canary(context.Background(), wanted(job, images["two"]))
+		ended <- err
+	}()
+	<-late.reached
+	if _, err := a.quiet("next", nil).Rollback(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	close(late.released)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, rollout.ErrClaimLost) {
+			t.Errorf("the late job: %v", err)
+		}
+	case <-time.After(20 * time.Second): // of the 30 that it may wait
+		t.Error("the late job waits for what is deleted")
+	}
+	if a.weights() != atRest || a.image("canary") != "" {
+		t.Errorf("weights %+v, canary %q", a.weights(), a.image("canary"))
+	}
+	stop()
 }
 
 // testAWriteThatComesLate: a job's route arrives after its release was rolled back, by a job that found
@@ -90,13 +144,8 @@ func testAWriteThatComesLate(t *testing.T) {
 	t.Parallel()
 	a := released(t, "late")
 	stop := a.observe()
-	late := &gate{reached: make(chan struct{}), released: make(chan struct{})}
-	config := rest.CopyConfig(running.RESTConfig)
-	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
-		late.next = next
-		return late
-	}
-	job := a.quiet("late", config)
+	late := &gate{object: "/virtualservices/"}
+	job := a.quiet("late", late.through())
 	ended := make(chan error, 1)
 	go func() {
 		_, err := job.Canary(context.Background(), wanted(job, images["two"]))
