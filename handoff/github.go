@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,28 +44,13 @@ const deploymentsPage = 100
 // Errors: *release.InputError (repository or URL); or that the Deployment is not there, or what GitHub
 // answered, after a few attempts. A status more than once does no harm.
 func (g GitHub) Tell(ctx context.Context, releaseID string, s DeploymentStatus) error {
-	owner, name, ok := strings.Cut(g.Repository, "/")
-	if !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%") {
-		return &release.InputError{Field: "--github-repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
-	}
-	if g.Backoff.Steps == 0 {
-		g.Backoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter: 0.2, Steps: 4}
-	}
-	client, err := g.connect()
+	client, owner, name, err := g.connect()
 	if err != nil {
 		return err
 	}
-	var deployment *github.Deployment
-	var payload deploymentPayload
-	err = g.again(ctx, func() error {
-		deployment, payload, err = findDeployment(ctx, client, owner, name, releaseID)
-		return err
-	})
+	deployment, payload, err := g.deployment(ctx, client, owner, name, releaseID)
 	if err != nil {
-		return fmt.Errorf("deployments of %s: %w", g.Repository, err)
-	}
-	if deployment == nil {
-		return fmt.Errorf("%s has no deployment of release %s among its last %d", g.Repository, releaseID, deploymentsPage)
+		return err
 	}
 	request := github.DeploymentStatusRequest{State: s.State, Description: optional(shorten(s.Description, 140)), LogURL: optional(payload.Pipeline), EnvironmentURL: optional(s.EnvironmentURL)}
 	err = g.again(ctx, func() error {
@@ -77,19 +63,78 @@ func (g GitHub) Tell(ctx context.Context, releaseID string, s DeploymentStatus) 
 	return nil
 }
 
-func (g GitHub) connect() (*github.Client, error) {
+// ToldStatus is a status that a Deployment has been given.
+type ToldStatus struct {
+	State       string
+	Description string
+	At          time.Time
+	By          string
+}
+
+// Told gives the statuses of a release's Deployment, oldest first, beginning with the Deployment itself
+// (state "created").
+//
+// Errors: as of Tell.
+func (g GitHub) Told(ctx context.Context, releaseID string) ([]ToldStatus, error) {
+	client, owner, name, err := g.connect()
+	if err != nil {
+		return nil, err
+	}
+	deployment, _, err := g.deployment(ctx, client, owner, name, releaseID)
+	if err != nil {
+		return nil, err
+	}
+	var rows []*github.DeploymentStatus
+	err = g.again(ctx, func() error {
+		rows, _, err = client.Repositories.ListDeploymentStatuses(ctx, owner, name, deployment.GetID(), &github.ListOptions{PerPage: 100})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("statuses of deployment %d of %s: %w", deployment.GetID(), g.Repository, err)
+	}
+	told := []ToldStatus{{State: "created", At: deployment.GetCreatedAt().Time, By: deployment.GetCreator().GetLogin()}}
+	for _, row := range slices.Backward(rows) { // GitHub gives the newest first
+		told = append(told, ToldStatus{row.GetState(), row.GetDescription(), row.GetCreatedAt().Time, row.GetCreator().GetLogin()})
+	}
+	return told, nil
+}
+
+// deployment finds a release's Deployment.
+func (g GitHub) deployment(ctx context.Context, client *github.Client, owner, name, releaseID string) (found *github.Deployment, payload deploymentPayload, err error) {
+	err = g.again(ctx, func() error {
+		found, payload, err = findDeployment(ctx, client, owner, name, releaseID)
+		return err
+	})
+	if err != nil {
+		return nil, payload, fmt.Errorf("deployments of %s: %w", g.Repository, err)
+	}
+	if found == nil {
+		return nil, payload, fmt.Errorf("%s has no deployment of release %s among its last %d", g.Repository, releaseID, deploymentsPage)
+	}
+	return found, payload, nil
+}
+
+func (g *GitHub) connect() (client *github.Client, owner, name string, err error) {
+	owner, name, ok := strings.Cut(g.Repository, "/")
+	if !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%") {
+		return nil, "", "", &release.InputError{Field: "--github-repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
+	}
+	if g.Backoff.Steps == 0 {
+		g.Backoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter: 0.2, Steps: 4}
+	}
 	if g.HTTP == nil {
 		g.HTTP = &http.Client{Timeout: 10 * time.Second}
 	}
 	options := []github.ClientOptionsFunc{github.WithHTTPClient(g.HTTP), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
 	if g.URL != "" {
 		if err := checkURL("--github-url", g.URL); err != nil {
-			return nil, err
+			return nil, "", "", err
 		}
 		base := strings.TrimSuffix(g.URL, "/") + "/"
 		options = append(options, github.WithURLs(&base, nil))
 	}
-	return github.NewClient(options...)
+	client, err = github.NewClient(options...)
+	return client, owner, name, err
 }
 
 // again repeats a call a few times, unless GitHub has refused it.

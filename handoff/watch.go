@@ -43,8 +43,11 @@ type JobState struct {
 	Status string `json:"status"`
 	WebURL string `json:"webUrl"`
 
-	id       int64
-	finished time.Time
+	User       string    `json:"user,omitempty"` // who started it: of a manual job, who pressed the button
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	FinishedAt time.Time `json:"finishedAt,omitzero"`
+
+	id int64
 }
 
 // Progress is what a watch has seen.
@@ -129,6 +132,14 @@ func (o *WatchOptions) check() error {
 	return nil
 }
 
+// Jobs are those of a pipeline and of the child pipelines that it starts, each as its newest attempt, read
+// once.
+//
+// Errors: *release.InputError, or what GitLab or the network answered.
+func Jobs(ctx context.Context, c *Client, pipelineID int64, timeout time.Duration) ([]JobState, error) {
+	return c.jobs(ctx, c.clock.Now().Add(timeout), c.project, pipelineID, 3)
+}
+
 // running names the jobs that run now.
 func (p *Progress) running() string {
 	var names []string
@@ -177,12 +188,12 @@ func judge(status string, jobs []JobState, promote, rollback string) (State, str
 		switch {
 		case j.Name == promote:
 			promoted = &jobs[i]
-		case strings.HasPrefix(j.Name, rollback) && j.Status == "success" && (rolledBack == nil || j.finished.After(rolledBack.finished)):
+		case strings.HasPrefix(j.Name, rollback) && j.Status == "success" && (rolledBack == nil || j.FinishedAt.After(rolledBack.FinishedAt)):
 			rolledBack = &jobs[i]
 		}
 	}
 	ended := status == "success" || status == "failed" || status == "canceled" || status == "skipped"
-	if (ended || status == "manual") && rolledBack != nil && (promoted == nil || promoted.Status != "success" || rolledBack.finished.After(promoted.finished)) {
+	if (ended || status == "manual") && rolledBack != nil && (promoted == nil || promoted.Status != "success" || rolledBack.FinishedAt.After(promoted.FinishedAt)) {
 		return RolledBack, "job " + rolledBack.Name + " brought the old primary back"
 	}
 	switch status {
@@ -294,8 +305,14 @@ func (c *Client) jobs(ctx context.Context, deadline time.Time, project any, id i
 		}
 		for _, j := range page {
 			state := JobState{id: j.ID, Name: j.Name, Stage: j.Stage, Status: j.Status, WebURL: j.WebURL}
+			if j.User != nil {
+				state.User = j.User.Username
+			}
+			if j.StartedAt != nil {
+				state.StartedAt = *j.StartedAt
+			}
 			if j.FinishedAt != nil {
-				state.finished = *j.FinishedAt
+				state.FinishedAt = *j.FinishedAt
 			}
 			found = append(found, state)
 		}

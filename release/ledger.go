@@ -90,7 +90,7 @@ func (l *Ledger) Begin(r Release, by string, now time.Time) (started bool, err e
 		return false, nil
 	}
 	r.Stage, r.StartedAt, r.StartedBy = StageClaimed, now, by
-	r.Steps = []Step{{StageClaimed, now, by}}
+	r.Steps = []Step{{Stage: StageClaimed, At: now, By: by}}
 	l.Release = &r
 	return true, nil
 }
@@ -114,7 +114,11 @@ func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
 		}
 	}
 	r.Stage = stage
-	r.Steps = append(r.Steps, Step{stage, now, by})
+	step := Step{Stage: stage, At: now, By: by}
+	if stage == StageCanary {
+		step.Weight = r.Weight
+	}
+	r.Steps = append(r.Steps, step)
 	return nil
 }
 
@@ -152,8 +156,22 @@ func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
 	if err := l.Reach(StageVerified, by, now); err != nil {
 		return err
 	}
+	r.superseded()
 	r.Verdict = &v
 	return nil
+}
+
+// judgedLength is how many verdicts a release keeps beside its last one.
+const judgedLength = 10
+
+// superseded puts the release's verdict, if it has one, among those that were.
+func (r *Release) superseded() {
+	if r.Verdict == nil {
+		return
+	}
+	was := *r.WithoutEvidence().Verdict
+	r.Judged = append(r.Judged[max(0, len(r.Judged)-judgedLength+1):], was)
+	r.Verdict = nil
 }
 
 // Shift gives the canary of the release in flight another share, in percent. What was judged at the old
@@ -167,9 +185,10 @@ func (l *Ledger) Shift(weight int, by string, now time.Time) error {
 		return fmt.Errorf("release %s is at stage %s: only a canary with traffic gets another share", r.ID, r.Stage)
 	}
 	if r.Stage == StageVerified || r.Weight != weight {
-		r.Steps = append(r.Steps, Step{StageCanary, now, by})
+		r.Steps = append(r.Steps, Step{Stage: StageCanary, At: now, By: by, Weight: weight})
 	}
-	r.Weight, r.Stage, r.Verdict = weight, StageCanary, nil
+	r.superseded()
+	r.Weight, r.Stage = weight, StageCanary
 	return nil
 }
 

@@ -87,7 +87,10 @@ type Release struct {
 	StartedBy   string    `json:"startedBy"`
 	Commit      string    `json:"commit,omitempty"`
 	PipelineURL string    `json:"pipelineURL,omitempty"`
+	SourceURL   string    `json:"sourceURL,omitempty"` // page of the run that handed it over
 	Steps       []Step    `json:"steps"`
+	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
+	Judged []Verdict `json:"judged,omitempty"`
 
 	Takeovers []Takeover `json:"takeovers,omitempty"`
 }
@@ -106,9 +109,10 @@ type Takeover struct {
 
 // Step is one stage reached, by whom and when.
 type Step struct {
-	Stage Stage     `json:"stage"`
-	At    time.Time `json:"at"`
-	By    string    `json:"by"`
+	Stage  Stage     `json:"stage"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Weight int       `json:"weight,omitempty"` // the canary's from here on, in percent, where a stage gives it one
 }
 
 // WithoutEvidence is the release for people to read: what its verdict rests on is long, and left out.

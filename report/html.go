@@ -7,22 +7,32 @@ import (
 	"html/template"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
 )
 
-//go:embed timeline.html
+//go:embed page.html
 var page string
 
-// WriteHTML writes a timeline as one file that needs no network. The file appears whole or not at
-// all.
-func WriteHTML(file string, status *rollout.Status, entries []Entry) error {
-	t, err := template.New("timeline").Funcs(template.FuncMap{"short": short}).Parse(page)
-	if err != nil {
-		return err
-	}
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"next": next, "took": Took,
+	"percent": func(share float64) string { return fmt.Sprintf("%.3g %%", 100*share) },
+	"class": func(word any) string { // a style, by the word of an outcome, stage or verdict
+		if fmt.Sprint(word) == string(release.StageCanary) {
+			return "canary-stage"
+		}
+		return fmt.Sprint(word)
+	},
+}).Parse(page))
+
+// WriteHTML writes the releases of an app as one file that needs no network. missing says what of them could
+// not be read. The file appears whole or not at all.
+func WriteHTML(file string, s *rollout.Status, entries []Entry, missing []string, now time.Time) error {
 	var text bytes.Buffer
-	if err := t.Execute(&text, map[string]any{"Status": status, "Entries": entries}); err != nil {
+	err := pageTemplate.Execute(&text, map[string]any{"Status": s, "Stories": Stories(s, entries, now), "Missing": missing, "Now": now})
+	if err != nil {
 		return err
 	}
 	partial, err := os.CreateTemp(filepath.Dir(file), ".report-*")

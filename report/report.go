@@ -5,6 +5,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 	"text/tabwriter"
@@ -16,18 +17,27 @@ import (
 	"github.com/our-org/crossbill/rollout"
 )
 
-// Status writes where an app's release is, for a person.
-func Status(out io.Writer, s *rollout.Status) error {
+// Status writes where an app's release is, for a person; wide also its commit and all of its history.
+func Status(out io.Writer, s *rollout.Status, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(w, "app\t%s in %s\n", s.App, s.Namespace)
 	if r := s.Release; r != nil {
 		fmt.Fprintf(w, "release\t%s, %s\n", r.ID, r.Digest())
-		fmt.Fprintf(w, "stage\t%s, begun %s by %s\n", r.Stage, r.StartedAt.Format(time.RFC3339), r.StartedBy)
+		fmt.Fprintf(w, "stage\t%s, begun %s by %s\n", coloured(string(r.Stage)), r.StartedAt.Format(time.RFC3339), r.StartedBy)
 		if r.Verdict != nil {
-			fmt.Fprintf(w, "verdict\t%s: %s\n", r.Verdict.Outcome, r.Verdict.Reason)
+			fmt.Fprintf(w, "verdict\t%s: %s\n", coloured(string(r.Verdict.Outcome)), r.Verdict.Reason)
 		}
-		if r.PipelineURL != "" {
-			fmt.Fprintf(w, "pipeline\t%s\n", r.PipelineURL)
+		links := LinksOf(r)
+		step := r.Steps[len(r.Steps)-1]
+		for _, page := range []struct{ name, address string }{{"commit", links.Commit}, {"run", links.Run}, {"pipeline", r.PipelineURL}, {"job", jobPage(r, step.By)}} {
+			if page.address != "" {
+				fmt.Fprintf(w, "%s\t%s\n", page.name, page.address)
+			}
+		}
+		if wide {
+			for _, step := range r.Steps {
+				fmt.Fprintf(w, "%s\t%s by %s\n", step.Stage, step.At.Format(time.RFC3339), step.By)
+			}
 		}
 		fmt.Fprintf(w, "next\t%s\n", next(r))
 	} else {
@@ -59,20 +69,25 @@ func Status(out io.Writer, s *rollout.Status) error {
 		if i > 0 {
 			label = ""
 		}
-		if i == 3 {
-			fmt.Fprintf(w, "\t… %d more in `crossbill report`\n", len(s.History)-i)
+		if i == 3 && !wide {
+			fmt.Fprintf(w, "\t… %d more in `crossbill history`\n", len(s.History)-i)
 			break
 		}
-		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), f.Outcome, short(f.Digest()), because(f.Reason))
+		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), coloured(string(f.Outcome)), short(f.Digest()), because(f.Reason))
 	}
 	return w.Flush()
 }
 
-// All writes where many apps are as a table, for a person: what is in flight first.
-func All(out io.Writer, apps []rollout.AppStatus, now time.Time) error {
+// All writes where many apps are as a table, for a person: what is in flight first; wide also their digests and
+// pipelines.
+func All(out io.Writer, apps []rollout.AppStatus, now time.Time, wide bool) error {
 	sort.SliceStable(apps, func(a, b int) bool { return apps[a].Release != nil && apps[b].Release == nil })
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "NAMESPACE\tAPP\tSTAGE\tCANARY\tPRIMARY\tFOR\tBY\tNEXT OR LAST")
+	header := "NAMESPACE\tAPP\tSTAGE\tCANARY\tPRIMARY\tFOR\tBY\t"
+	if wide {
+		header += "RUNS\tRELEASES\tPIPELINE\t"
+	}
+	fmt.Fprintln(w, header+"NEXT OR LAST")
 	for _, s := range apps {
 		ready := func(track release.Track) string {
 			if t := s.Tracks[track]; t != nil {
@@ -97,7 +112,17 @@ func All(out io.Writer, apps []rollout.AppStatus, now time.Time) error {
 			}
 		case s.Last != nil:
 			row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), s.Last.FinishedBy
-			row[7] = fmt.Sprintf("%s %s%s", s.Last.Outcome, short(s.Last.Digest()), because(s.Last.Reason))
+			row[7] = fmt.Sprintf("%s %s%s", coloured(string(s.Last.Outcome)), short(s.Last.Digest()), because(s.Last.Reason))
+		}
+		if wide {
+			runs, releases, pipeline := "-", "-", "-"
+			if t := s.Tracks[release.Primary]; t != nil {
+				runs = short(release.DigestOf(t.Image))
+			}
+			if s.Release != nil {
+				releases, pipeline = short(s.Release.Digest()), orDash(s.Release.PipelineURL)
+			}
+			row = slices.Insert(row, 7, runs, releases, pipeline)
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
@@ -138,57 +163,4 @@ func next(r *release.Release) string {
 	default:
 		return "rollback (it is not finished; run it again)"
 	}
-}
-
-// Entry is one line of a timeline.
-type Entry struct {
-	At      time.Time `json:"at"`
-	Release string    `json:"release"`
-	Digest  string    `json:"digest"`
-	What    string    `json:"what"`
-	Detail  string    `json:"detail,omitempty"`
-	By      string    `json:"by"`
-}
-
-// Timeline puts what the ledger knows in the order of time, oldest first.
-func Timeline(s *rollout.Status) []Entry {
-	entries := []Entry{}
-	for _, f := range s.History {
-		entries = append(entries, steps(&f.Release)...)
-		entries = append(entries, Entry{At: f.FinishedAt, Release: f.ID, Digest: f.Digest(), What: string(f.Outcome), Detail: f.Reason, By: f.FinishedBy})
-	}
-	if s.Release != nil {
-		entries = append(entries, steps(s.Release)...)
-	}
-	sort.SliceStable(entries, func(a, b int) bool { return entries[a].At.Before(entries[b].At) })
-	return entries
-}
-
-func steps(r *release.Release) []Entry {
-	var entries []Entry
-	for _, step := range r.Steps {
-		entry := Entry{At: step.At, Release: r.ID, Digest: r.Digest(), What: string(step.Stage), By: step.By}
-		switch {
-		case step.Stage == release.StageCanary:
-			entry.Detail = fmt.Sprintf("%d %% of the traffic", r.Weight)
-		case step.Stage == release.StageVerified && r.Verdict != nil:
-			entry.Detail = fmt.Sprintf("%s: %s", r.Verdict.Outcome, r.Verdict.Reason)
-		case step.Stage == release.StageRollingBack:
-			entry.Detail = r.Reason
-		}
-		entries = append(entries, entry)
-	}
-	for _, t := range r.Takeovers {
-		entries = append(entries, Entry{At: t.At, Release: r.ID, Digest: r.Digest(), What: "taken over", Detail: "from " + t.From, By: t.By})
-	}
-	return entries
-}
-
-// Text writes a timeline for a person.
-func Text(out io.Writer, entries []Entry) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	for _, e := range entries {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.At.Format(time.RFC3339), e.Release, short(e.Digest), e.What, e.By, e.Detail)
-	}
-	return w.Flush()
 }

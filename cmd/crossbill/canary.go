@@ -14,10 +14,10 @@ import (
 
 // releaseFlags name the release that canary begins and plan looks at.
 type releaseFlags struct {
-	image, id, commit, pipeline string
-	weight                      int
-	sticky                      bool
-	assets                      string
+	image, id, commit, pipeline, source string
+	weight                              int
+	sticky                              bool
+	assets                              string
 }
 
 func (f *releaseFlags) add(cmd *cobra.Command) {
@@ -28,6 +28,7 @@ func (f *releaseFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.commit, "commit", "", "commit that the image was built from")
 	cmd.Flags().StringVar(&f.id, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	cmd.Flags().StringVar(&f.pipeline, "pipeline-url", "", "page of the pipeline that runs the release")
+	cmd.Flags().StringVar(&f.source, "source-url", "", "page of the run that handed the release over")
 }
 
 func (f *releaseFlags) release(app string) (release.Release, error) {
@@ -38,7 +39,7 @@ func (f *releaseFlags) release(app string) (release.Release, error) {
 	if err := release.ParseWeight("--weight", f.weight); err != nil {
 		return release.Release{}, err
 	}
-	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline}
+	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline, SourceURL: f.source}
 	if f.sticky {
 		if !strings.HasPrefix(f.assets, "/") || f.assets == "/" {
 			return release.Release{}, &release.InputError{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", f.assets), Fix: "give for example /build/"}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
@@ -32,6 +35,7 @@ type clusterFlags struct {
 	output     string
 	timeout    time.Duration
 	by         string
+	formats    []string // of --output
 }
 
 func (f *clusterFlags) add(flags *pflag.FlagSet) {
@@ -40,6 +44,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVarP(&f.overrides.Context.Namespace, "namespace", "n", "", "namespace of the app (default: the context's)")
 	flags.StringVar(&f.connectTo, "connect-to", "", "host:port where the API server is reached, when not at the kubeconfig's address; its certificate is still checked for the kubeconfig's name")
 	flags.StringVar(&f.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
+	f.formats = []string{"text", "json"}
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.DurationVar(&f.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
 	flags.StringVar(&f.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
@@ -47,7 +52,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 
 // connect reads the manifests, reaches the cluster and finds what would make every verb fail.
 func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
-	if err := checkOutput(f.output); err != nil {
+	if err := checkOutput(f.output, f.formats...); err != nil {
 		return nil, err
 	}
 	set, err := manifest.Load(f.manifests)
@@ -80,11 +85,12 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	return c, c.Preflight(cmd.Context())
 }
 
-func checkOutput(format string) error {
-	if format != "text" && format != "json" {
-		return &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", format), Fix: "give text or json"}
+// checkOutput finds a format that a command does not have.
+func checkOutput(format string, formats ...string) error {
+	if slices.Contains(formats, format) {
+		return nil
 	}
-	return nil
+	return &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", format), Fix: "give one of: " + strings.Join(formats, ", ")}
 }
 
 // restConfig resolves the kubeconfig as kubectl does.
@@ -178,6 +184,19 @@ func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
 // printed is a result that was printed.
 func (f *clusterFlags) printed(cmd *cobra.Command, result rollout.Result) (rollout.Result, error) {
 	return result, f.printResult(cmd.OutOrStdout(), result)
+}
+
+// printData prints a value as the JSON or YAML that was asked for.
+func (f *clusterFlags) printData(out io.Writer, value any) error {
+	if f.output != "yaml" {
+		return printJSON(out, value)
+	}
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(text)
+	return err
 }
 
 func printJSON(out io.Writer, value any) error {

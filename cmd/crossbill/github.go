@@ -22,11 +22,16 @@ type githubFlags struct {
 }
 
 func (f *githubFlags) add(cmd *cobra.Command) {
+	f.addSource(cmd)
+	cmd.Flags().StringVar(&f.environmentURL, "environment-url", "", "the app's address, for the Deployment")
+}
+
+// addSource adds the flags that name the repository.
+func (f *githubFlags) addSource(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.github.Repository, "github-repository", "", "owner/name: its Deployment of the release gets a status (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)")
 	flags.StringVar(&f.tokenFile, "github-token-file", "", "file with a token that may write deployments (default $CROSSBILL_GITHUB_TOKEN)")
 	flags.StringVar(&f.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
-	flags.StringVar(&f.environmentURL, "environment-url", "", "the app's address, for the Deployment")
 }
 
 // around runs a verb and tells GitHub what came of it. Telling never changes the verb's own outcome.
@@ -49,15 +54,11 @@ func (f *githubFlags) around(cmd *cobra.Command, verb string, releaseID *string,
 }
 
 func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string, status handoff.DeploymentStatus) {
-	g := f.github
-	if g.Repository == "" {
-		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
+	g, named, err := f.source()
+	if err == nil && !named {
+		return
 	}
-	var err error
-	if g.Token, err = secret("--github-token-file", f.tokenFile, "CROSSBILL_GITHUB_TOKEN"); err == nil {
-		if g.Token == "" {
-			return
-		}
+	if err == nil {
 		err = g.Tell(ctx, releaseID, status)
 	}
 	if err != nil {
@@ -65,6 +66,16 @@ func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string,
 		return
 	}
 	fmt.Fprintf(log, "GitHub: deployment of release %s is %s\n", releaseID, status.State)
+}
+
+// source is the repository that the flags name; false when there is no token for it.
+func (f *githubFlags) source() (g handoff.GitHub, named bool, err error) {
+	g = f.github
+	if g.Repository == "" {
+		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
+	}
+	g.Token, err = secret("--github-token-file", f.tokenFile, "CROSSBILL_GITHUB_TOKEN")
+	return g, g.Token != "", err
 }
 
 // deploymentStatus is what a verb's end means for the Deployment; false when it means nothing, as for

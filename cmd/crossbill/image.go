@@ -78,7 +78,7 @@ func epoch() int64 {
 }
 
 func buildImage(cmd *cobra.Command, flags *imageFlags) error {
-	if err := checkOutput(flags.output); err != nil {
+	if err := checkOutput(flags.output, "text", "json"); err != nil {
 		return err
 	}
 	if flags.push == "" {

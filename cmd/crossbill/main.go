@@ -70,7 +70,7 @@ func newRootCommand() *cobra.Command {
 			newImageCommand(), newTriggerCommand(), newWatchCommand(), newCancelCommand(),
 			newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newPromoteCommand(), newCleanupCommand(),
 		}},
-		{"At any time", []*cobra.Command{newStatusCommand(), newPlanCommand(), newReportCommand(), newReplayCommand(), newRollbackCommand(), newGuardCommand(), newMigrateCommand(), newLintCommand()}},
+		{"At any time", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newPlanCommand(), newReplayCommand(), newRollbackCommand(), newGuardCommand(), newMigrateCommand(), newLintCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
 		for _, command := range group.commands {

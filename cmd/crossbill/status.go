@@ -2,9 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
@@ -13,78 +16,141 @@ import (
 	"github.com/our-org/crossbill/rollout"
 )
 
+type statusFlags struct {
+	all, everywhere, watch bool
+}
+
+// watchPause is the time between two looks of --watch.
+const watchPause = 2 * time.Second
+
 func newStatusCommand() *cobra.Command {
 	var cluster clusterFlags
-	var all, everywhere bool
+	var flags statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show where the app's release is, or those of all apps",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if all || everywhere {
-				return statusOfAll(cmd, &cluster, everywhere)
-			}
-			c, err := cluster.connect(cmd)
+			show, err := flags.shows(cmd, &cluster)
 			if err != nil {
 				return err
 			}
-			status, err := c.Status(cmd.Context())
-			if err != nil {
-				return err
+			if !flags.watch {
+				return show(cmd.OutOrStdout())
 			}
-			if cluster.output == "json" {
-				status.Release = status.Release.WithoutEvidence()
-				for i := range status.History {
-					status.History[i].Release = *status.History[i].Release.WithoutEvidence()
-				}
-				return printJSON(cmd.OutOrStdout(), status)
+			if cluster.output == "json" || cluster.output == "yaml" {
+				return &release.InputError{Field: "--watch", Problem: "it is for people to look at, " + cluster.output + " is not", Fix: "leave one of them out"}
 			}
-			return report.Status(cmd.OutOrStdout(), status)
+			return watchStatus(cmd, show)
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().BoolVar(&all, "all", false, "all apps of the namespace; needs no manifests")
-	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
+	cluster.formats = append(cluster.formats, "yaml", "wide")
+	cmd.Flags().Lookup("output").Usage = "text, json, yaml or wide (text with more in it)"
+	cmd.Flags().BoolVar(&flags.all, "all", false, "all apps of the namespace; needs no manifests")
+	cmd.Flags().BoolVarP(&flags.everywhere, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
+	cmd.Flags().BoolVarP(&flags.watch, "watch", "w", false, fmt.Sprintf("look again every %s until it is interrupted; on a terminal in place", watchPause))
 	return cmd
 }
 
-func statusOfAll(cmd *cobra.Command, cluster *clusterFlags, everywhere bool) error {
-	if err := checkOutput(cluster.output); err != nil {
-		return err
+// shows is what a look reads and prints.
+func (f *statusFlags) shows(cmd *cobra.Command, cluster *clusterFlags) (func(io.Writer) error, error) {
+	if f.all || f.everywhere {
+		return statusOfAll(cmd, cluster, f.everywhere)
+	}
+	c, err := cluster.connect(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return func(out io.Writer) error {
+		status, err := c.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		switch cluster.output {
+		case "text", "wide":
+			return report.Status(out, status, cluster.output == "wide")
+		}
+		status.Release = status.Release.WithoutEvidence()
+		for i := range status.History {
+			status.History[i].Release = *status.History[i].Release.WithoutEvidence()
+		}
+		return cluster.printData(out, status)
+	}, nil
+}
+
+// watchStatus looks again and again. On a terminal each look takes the place of the one before; elsewhere it
+// is printed when it is another.
+func watchStatus(cmd *cobra.Command, show func(io.Writer) error) error {
+	out := cmd.OutOrStdout()
+	file, ok := out.(*os.File)
+	terminal := ok && isatty.IsTerminal(file.Fd())
+	before := ""
+	for {
+		var look strings.Builder
+		if err := show(&look); err != nil {
+			if cmd.Context().Err() != nil {
+				return nil
+			}
+			fmt.Fprintln(&look, "crossbill:", err) // a cluster that does not answer now may do so again
+		}
+		switch {
+		case terminal: // home, the text with the rest of each line cleared, then all below
+			fmt.Fprintf(out, "\x1b[H%s\x1b[J", strings.ReplaceAll(look.String(), "\n", "\x1b[K\n"))
+		case look.String() != before:
+			fmt.Fprintf(out, "%s\n%s", time.Now().UTC().Format(time.RFC3339), look.String())
+		}
+		before = look.String()
+		select {
+		case <-time.After(watchPause):
+		case <-cmd.Context().Done():
+			return nil
+		}
+	}
+}
+
+func statusOfAll(cmd *cobra.Command, cluster *clusterFlags, everywhere bool) (func(io.Writer) error, error) {
+	if err := checkOutput(cluster.output, cluster.formats...); err != nil {
+		return nil, err
 	}
 	config, namespace, err := cluster.restConfig()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if everywhere {
 		namespace = ""
 	}
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
 	}
-	apps, err := rollout.StatusOfAll(cmd.Context(), kube, namespace)
-	if err != nil {
-		return err
-	}
-	if cluster.output == "json" {
-		return printJSON(cmd.OutOrStdout(), apps)
-	}
-	if len(apps) == 0 {
-		fmt.Fprintln(cmd.ErrOrStderr(), "no app has been released by crossbill there")
-		return nil
-	}
-	return report.All(cmd.OutOrStdout(), apps, time.Now())
+	return func(out io.Writer) error {
+		apps, err := rollout.StatusOfAll(cmd.Context(), kube, namespace)
+		if err != nil {
+			return err
+		}
+		switch {
+		case cluster.output != "text" && cluster.output != "wide":
+			return cluster.printData(out, apps)
+		case len(apps) == 0:
+			fmt.Fprintln(cmd.ErrOrStderr(), "no app has been released by crossbill there")
+			return nil
+		}
+		return report.All(out, apps, time.Now(), cluster.output == "wide")
+	}, nil
 }
 
-func newReportCommand() *cobra.Command {
+func newHistoryCommand() *cobra.Command {
 	var cluster clusterFlags
-	var html string
+	var most int
 	cmd := &cobra.Command{
-		Use:   "report",
-		Short: "Tell the app's releases as one timeline: text, JSON, or one HTML file",
+		Use:   "history",
+		Short: "List the app's past releases: who, when, how long, verdict, and why one went back",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if most < 1 {
+				return &release.InputError{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", most), Fix: "give 1 or more; the ledger keeps 20"}
+			}
 			c, err := cluster.connect(cmd)
 			if err != nil {
 				return err
@@ -93,20 +159,21 @@ func newReportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			timeline := report.Timeline(status)
-			if html != "" {
-				if err := report.WriteHTML(html, status, timeline); err != nil {
-					return err
-				}
+			past := report.History(status.History[:min(most, len(status.History))])
+			switch {
+			case cluster.output != "text" && cluster.output != "wide":
+				return cluster.printData(cmd.OutOrStdout(), past)
+			case len(past) == 0:
+				fmt.Fprintln(cmd.ErrOrStderr(), "no release has ended yet")
+				return nil
 			}
-			if cluster.output == "json" {
-				return printJSON(cmd.OutOrStdout(), timeline)
-			}
-			return report.Text(cmd.OutOrStdout(), timeline)
+			return report.HistoryText(cmd.OutOrStdout(), past, cluster.output == "wide")
 		},
 	}
 	cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&html, "html", "", "also write one self-contained HTML file there")
+	cluster.formats = append(cluster.formats, "yaml", "wide")
+	cmd.Flags().Lookup("output").Usage = "text, json, yaml or wide (text with more in it)"
+	cmd.Flags().IntVar(&most, "last", 20, "how many releases, newest first")
 	return cmd
 }
 

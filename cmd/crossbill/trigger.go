@@ -29,7 +29,7 @@ func (f *gitlabFlags) add(cmd *cobra.Command) {
 }
 
 func (f *gitlabFlags) connect(cmd *cobra.Command) (*handoff.Client, error) {
-	if err := checkOutput(f.output); err != nil {
+	if err := checkOutput(f.output, "text", "json"); err != nil {
 		return nil, err
 	}
 	token, err := secret("--token-file", f.tokenFile, "GITLAB_TOKEN")
