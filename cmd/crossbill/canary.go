@@ -56,7 +56,7 @@ func newCanaryCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
 	var drain drainFlags
-	var github githubFlags
+	var tell tellFlags
 	var takeover, again bool
 	cmd := &cobra.Command{
 		Use:   "canary --image REPOSITORY@sha256:…",
@@ -69,7 +69,7 @@ time is rolled back (exit code 6). An app without a primary gets its first
 release straight on primary.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return github.around(cmd, "canary", &flags.id, func() (rollout.Result, error) {
+			return tell.around(cmd, &cluster, "canary", &flags.id, func() (rollout.Result, error) {
 				if _, err := flags.release(""); err != nil { // before anything is asked of the cluster
 					return rollout.Result{}, err
 				}
@@ -96,7 +96,7 @@ release straight on primary.`,
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
 	drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
 	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd

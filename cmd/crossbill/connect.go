@@ -23,6 +23,7 @@ import (
 	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/telemetry"
 	"github.com/our-org/crossbill/verdict"
 )
 
@@ -36,6 +37,10 @@ type clusterFlags struct {
 	timeout    time.Duration
 	by         string
 	formats    []string // of --output
+
+	// What connect found, for who is told.
+	app, namespace string
+	steps          []telemetry.Step
 }
 
 func (f *clusterFlags) add(flags *pflag.FlagSet) {
@@ -74,12 +79,14 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	if f.by == "" {
 		f.by = rollout.Identity()
 	}
+	f.app, f.namespace = set.App, namespace
 	start := time.Now()
 	c := &rollout.Cluster{
 		Kube: kube, Istio: mesh, Namespace: namespace, Manifests: set,
 		By: f.by, Timeout: f.timeout,
 		Log: func(e rollout.Event) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
+			f.steps = append(f.steps, telemetry.Step{At: time.Now(), Object: e.Object, Message: e.Message})
 		},
 	}
 	return c, c.Preflight(cmd.Context())

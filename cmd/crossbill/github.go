@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,25 +31,6 @@ func (f *githubFlags) addSource(cmd *cobra.Command) {
 	flags.StringVar(&f.github.Repository, "github-repository", "", "owner/name: its Deployment of the release gets a status (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)")
 	flags.StringVar(&f.tokenFile, "github-token-file", "", "file with a token that may write deployments (default $CROSSBILL_GITHUB_TOKEN)")
 	flags.StringVar(&f.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
-}
-
-// around runs a verb and tells GitHub what came of it. Telling never changes the verb's own outcome.
-func (f *githubFlags) around(cmd *cobra.Command, verb string, releaseID *string, run func() (rollout.Result, error)) error {
-	result, err := run()
-	id := *releaseID
-	if result.Release != nil {
-		id = result.Release.ID
-	}
-	status, tell := deploymentStatus(verb, result, err)
-	if !tell || id == "" {
-		return err
-	}
-	status.EnvironmentURL = f.environmentURL
-	// Also after Ctrl-C: the status is the last thing that this process does.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), 30*time.Second)
-	defer cancel()
-	f.tell(ctx, cmd.ErrOrStderr(), id, status)
-	return err
 }
 
 func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string, status handoff.DeploymentStatus) {

@@ -54,24 +54,28 @@ func TestWhatADeploymentShows(t *testing.T) {
 // TestTellingIsHarmless: without a token nothing is sent or said; when GitHub cannot be told the
 // verb's own outcome stands.
 func TestTellingIsHarmless(t *testing.T) {
-	for name, test := range map[string]struct{ token, repository, said string }{
-		"no token":      {repository: "our-org/app"},
-		"no repository": {token: "t", said: "GitHub was not told"},
-		"no GitHub":     {token: "t", repository: "our-org/app", said: "GitHub was not told"},
+	for name, test := range map[string]struct{ token, repository, webhook, gateway, said string }{
+		"no token":       {repository: "our-org/app"},
+		"no repository":  {token: "t", said: "GitHub was not told"},
+		"no GitHub":      {token: "t", repository: "our-org/app", said: "GitHub was not told"},
+		"no web address": {webhook: "hooks.example.com", said: "--webhook-file: it does not hold a web address"},
+		"no Pushgateway": {gateway: "http://127.0.0.1:1", said: "not told: Pushgateway"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("CROSSBILL_GITHUB_TOKEN", test.token)
 			t.Setenv("CROSSBILL_GITHUB_REPOSITORY", test.repository)
-			var flags githubFlags
+			t.Setenv("CROSSBILL_WEBHOOK", test.webhook)
+			t.Setenv("CROSSBILL_PUSHGATEWAY", test.gateway)
+			var flags tellFlags
 			var log bytes.Buffer
 			cmd := &cobra.Command{}
 			cmd.SetErr(&log)
 			cmd.SetContext(t.Context())
-			flags.github.Backoff = wait.Backoff{Steps: 2}
-			flags.github.URL = "http://127.0.0.1:1"
+			flags.github.github.Backoff = wait.Backoff{Steps: 2}
+			flags.github.github.URL = "http://127.0.0.1:1"
 			id := "one"
 			want := errors.New("the verb's own")
-			if err := flags.around(cmd, "promote", &id, func() (rollout.Result, error) { return rollout.Result{}, want }); err != want {
+			if err := flags.around(cmd, &clusterFlags{}, "promote", &id, func() (rollout.Result, error) { return rollout.Result{}, want }); err != want {
 				t.Errorf("error %v", err)
 			}
 			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {

@@ -12,7 +12,7 @@ import (
 func newGuardCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
-	var github githubFlags
+	var tell tellFlags
 	var limits rollout.Limits
 	cmd := &cobra.Command{
 		Use:   "guard",
@@ -25,7 +25,7 @@ that stands still for no longer than the flags allow. Run it on a schedule.`,
 			if limits.Dead <= 0 || limits.Waiting <= 0 {
 				return &release.InputError{Field: "--dead, --waiting", Problem: "they are times above 0", Fix: "give for example 15m and 24h"}
 			}
-			return github.around(cmd, "guard", new(string), func() (rollout.Result, error) {
+			return tell.around(cmd, &cluster, "guard", new(string), func() (rollout.Result, error) {
 				c, err := cluster.connect(cmd)
 				if err != nil {
 					return rollout.Result{}, err
@@ -43,7 +43,7 @@ that stands still for no longer than the flags allow. Run it on a schedule.`,
 	}
 	cluster.add(cmd.Flags())
 	drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	cmd.Flags().DurationVar(&limits.Dead, "dead", 15*time.Minute, "how long a release may stand still where a job must be at work")
 	cmd.Flags().DurationVar(&limits.Waiting, "waiting", 24*time.Hour, "how long a canary may wait for its verdict, or for a person")
 	return cmd

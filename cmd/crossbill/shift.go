@@ -11,7 +11,7 @@ import (
 func newShiftCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
-	var github githubFlags
+	var tell tellFlags
 	var takeover bool
 	var id *string
 	var steps []int
@@ -25,7 +25,7 @@ are left out. Run verify again afterwards: promote asks for a verdict at the
 canary's last share.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return github.around(cmd, "shift", id, func() (rollout.Result, error) {
+			return tell.around(cmd, &cluster, "shift", id, func() (rollout.Result, error) {
 				c, err := cluster.connect(cmd)
 				if err != nil {
 					return rollout.Result{}, err
@@ -45,7 +45,7 @@ canary's last share.`,
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	takeoverFlag(cmd.Flags(), &takeover)
 	cmd.Flags().IntSliceVar(&steps, "steps", nil, "percentages, rising: the last one is where the canary stays")
 	cmd.Flags().DurationVar(&pause, "pause", 0, "how long each step but the last is left as it is")

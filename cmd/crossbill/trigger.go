@@ -87,7 +87,9 @@ Environment:
 			if err != nil {
 				return err
 			}
+			begun := time.Now()
 			p, err := handoff.Trigger(cmd.Context(), c, options)
+			trace(cmd, "trigger", options.Release.App, p.ReleaseID, begun, err)
 			if p.ID == 0 {
 				return err
 			}

@@ -11,7 +11,7 @@ func newPromoteCommand() *cobra.Command {
 	var cluster clusterFlags
 	var takeover bool
 	var drain drainFlags
-	var github githubFlags
+	var tell tellFlags
 	var limits sloFlags
 	var id *string
 	cmd := &cobra.Command{
@@ -24,7 +24,7 @@ to what it ran before (exit code 6). With --bake, primary is judged for a while
 longer and rolled back when it is unhealthy (exit code 3).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return github.around(cmd, "promote", id, func() (rollout.Result, error) {
+			return tell.around(cmd, &cluster, "promote", id, func() (rollout.Result, error) {
 				slo, err := checkBake(cmd, &limits, &drain, cluster.manifests)
 				if err != nil {
 					return rollout.Result{}, err
@@ -55,7 +55,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	id = ofReleaseFlag(cmd.Flags())
 	takeoverFlag(cmd.Flags(), &takeover)
 	drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	cmd.Flags().DurationVar(&limits.maxDuration, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
 	limits.add(cmd.Flags())
 	return cmd
@@ -63,6 +63,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 
 func newCleanupCommand() *cobra.Command {
 	var cluster clusterFlags
+	var tell tellFlags
 	var drain drainFlags
 	var id *string
 	var takeover bool
@@ -74,25 +75,28 @@ give back the ownership of fields that others own, and end the release. With
 --prometheus the canary's counters are the evidence; else a delay is waited out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			if err := drain.apply(c); err != nil {
-				return err
-			}
-			c.Takeover = takeover
-			c.ReleaseID = *id
-			result, err := c.Cleanup(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return cluster.printResult(cmd.OutOrStdout(), result)
+			return tell.around(cmd, &cluster, "cleanup", id, func() (rollout.Result, error) {
+				c, err := cluster.connect(cmd)
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				if err := drain.apply(c); err != nil {
+					return rollout.Result{}, err
+				}
+				c.Takeover = takeover
+				c.ReleaseID = *id
+				result, err := c.Cleanup(cmd.Context())
+				if err != nil {
+					return rollout.Result{}, err
+				}
+				return cluster.printed(cmd, result)
+			})
 		},
 	}
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
+	tell.add(cmd)
 	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd
 }
@@ -100,7 +104,7 @@ give back the ownership of fields that others own, and end the release. With
 func newRollbackCommand() *cobra.Command {
 	var cluster clusterFlags
 	var drain drainFlags
-	var github githubFlags
+	var tell tellFlags
 	var id *string
 	var reason string
 	cmd := &cobra.Command{
@@ -111,7 +115,7 @@ had begun, then drain and delete the canary. Works at any time, from wherever
 another job died, and takes the claim of whoever holds it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return github.around(cmd, "rollback", id, func() (rollout.Result, error) {
+			return tell.around(cmd, &cluster, "rollback", id, func() (rollout.Result, error) {
 				c, err := cluster.connect(cmd)
 				if err != nil {
 					return rollout.Result{}, err
@@ -131,7 +135,7 @@ another job died, and takes the claim of whoever holds it.`,
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	cmd.Flags().StringVar(&reason, "reason", "asked for by a person", "why, for the ledger")
 	return cmd
 }

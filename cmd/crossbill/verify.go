@@ -114,7 +114,7 @@ type verifyFlags struct {
 func newVerifyCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags verifyFlags
-	var github githubFlags
+	var tell tellFlags
 	cmd := &cobra.Command{
 		Use:   "verify --prometheus URL",
 		Short: "Judge the canary by what its callers saw; roll back when it is unhealthy",
@@ -129,13 +129,13 @@ Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 4 inconclusive (the canary keeps its share). With --observe nothing is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return github.around(cmd, "verify", flags.id, func() (rollout.Result, error) { return verify(cmd, &cluster, &flags) })
+			return tell.around(cmd, &cluster, "verify", flags.id, func() (rollout.Result, error) { return verify(cmd, &cluster, &flags) })
 		},
 	}
 	cluster.add(cmd.Flags())
 	flags.id = ofReleaseFlag(cmd.Flags())
 	flags.drain.add(cmd.Flags())
-	github.add(cmd)
+	tell.add(cmd)
 	flags.slo.add(cmd.Flags())
 	flags.probe.add(cmd.Flags())
 	cmd.Flags().DurationVar(&flags.slo.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")

@@ -33,6 +33,7 @@ Environment:
 			if err != nil {
 				return err
 			}
+			begun := time.Now()
 			p, err := handoff.Watch(cmd.Context(), c, options)
 			var deadline *handoff.DeadlineError
 			if errors.As(err, &deadline) {
@@ -44,6 +45,7 @@ Environment:
 			if err == nil {
 				err = ended(p)
 			}
+			trace(cmd, "watch", options.App, p.ReleaseID, begun, err)
 			return errors.Join(err, gitlab.printProgress(cmd, p, err == nil))
 		},
 	}
