@@ -15,6 +15,7 @@ type cluster struct {
 	server            *dagger.Service
 	prometheus        string
 	prometheusService *dagger.Service
+	prometheusConfig  *dagger.Secret // in the form of Prometheus's http_config; nil for none
 	githubToken       *dagger.Secret // to tell GitHub; nil for not
 }
 
@@ -29,7 +30,7 @@ func (m *Crossbill) run(ctx context.Context, on cluster, verb string, args ...st
 
 // prepare is the container that a verb runs in, and its command line.
 func (m *Crossbill) prepare(ctx context.Context, on cluster, verb string, args []string) (*dagger.Container, []string, error) {
-	c := m.Cli().
+	c := m.telling(m.Cli()).
 		WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests)).
 		WithMountedSecret("/run/secrets/kubeconfig", on.kubeconfig, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
 	all := []string{verb, "--kubeconfig=/run/secrets/kubeconfig", "--manifests=/manifests"}
@@ -45,6 +46,10 @@ func (m *Crossbill) prepare(ctx context.Context, on cluster, verb string, args [
 	}
 	if on.githubToken != nil {
 		c = c.WithSecretVariable("CROSSBILL_GITHUB_TOKEN", on.githubToken)
+	}
+	if on.prometheusConfig != nil {
+		c = c.WithMountedSecret("/run/secrets/prometheus.yaml", on.prometheusConfig, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
+		all = append(all, "--prometheus-config=/run/secrets/prometheus.yaml")
 	}
 	prometheus := on.prometheus
 	if on.prometheusService != nil {

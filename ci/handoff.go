@@ -270,7 +270,7 @@ func (m *Crossbill) Release(
 
 // withGitLab is the crossbill command with what it needs to talk to GitLab, and GitLab's URL.
 func (m *Crossbill) withGitLab(ctx context.Context, url string, service *dagger.Service, token *dagger.Secret) (*dagger.Container, string, error) {
-	c := m.Cli().WithSecretVariable("GITLAB_TOKEN", token)
+	c := m.telling(m.Cli()).WithSecretVariable("GITLAB_TOKEN", token)
 	if service == nil {
 		return c, url, nil
 	}

@@ -35,12 +35,18 @@ type Crossbill struct {
 	AlpineImage string
 	// +private
 	BaseImage string
+	// +private
+	Webhook *dagger.Secret
+	// +private
+	Pushgateway string
+	// +private
+	OtlpEndpoint string
 }
 
 func New(
 	// Repository with the app, its manifests and the source of the crossbill command.
 	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!verdict", "!verdict/**", "!k8s", "!k8s/**", "!app", "!app/**", "app/node_modules", "app/dist", "app/server", "**/*_test.go"]
+	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "!k8s", "!k8s/**", "!app", "!app/**", "app/node_modules", "app/dist", "app/server", "**/*_test.go"]
 	source *dagger.Directory,
 
 	// Folder of the app in the repository.
@@ -74,11 +80,38 @@ func New(
 	// Base of the app's image, by digest. By default distroless Node 24.
 	// +optional
 	baseImage string,
+
+	// Address that gets a notice of each step of a release, as JSON that Slack shows too.
+	// +optional
+	webhook *dagger.Secret,
+
+	// URL of a Prometheus Pushgateway that gets metrics of each step.
+	// +optional
+	pushgateway string,
+
+	// URL of an OpenTelemetry collector that gets a release as one trace, by OTLP over HTTP.
+	// +optional
+	otlpEndpoint string,
 ) *Crossbill {
 	return &Crossbill{
 		Source: source, AppDir: appDir, Name: name, Manifests: manifests, CommandImage: cli,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
+		Webhook: webhook, Pushgateway: pushgateway, OtlpEndpoint: otlpEndpoint,
 	}
+}
+
+// telling is a container whose crossbill tells what it does whom the caller has named.
+func (m *Crossbill) telling(c *dagger.Container) *dagger.Container {
+	if m.Webhook != nil {
+		c = c.WithSecretVariable("CROSSBILL_WEBHOOK", m.Webhook)
+	}
+	if m.Pushgateway != "" {
+		c = c.WithEnvVariable("CROSSBILL_PUSHGATEWAY", m.Pushgateway)
+	}
+	if m.OtlpEndpoint != "" {
+		c = c.WithEnvVariable("OTEL_EXPORTER_OTLP_ENDPOINT", m.OtlpEndpoint)
+	}
+	return c
 }
 
 // The crossbill command in a container, to run or to publish

@@ -54,6 +54,10 @@ func (m *Crossbill) Canary(
 	// +optional
 	pipelineUrl string,
 
+	// Page of the run that handed the release over.
+	// +optional
+	sourceUrl string,
+
 	// Release it once more, although it has ended before.
 	// +optional
 	again bool,
@@ -94,6 +98,7 @@ func (m *Crossbill) Canary(
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--commit", commit)
 	args = flag(args, "--pipeline-url", pipelineUrl)
+	args = flag(args, "--source-url", sourceUrl)
 	args = flag(args, "--by", by)
 	args = toggle(args, "--sticky", sticky)
 	args = toggle(args, "--again", again)
@@ -239,6 +244,15 @@ func (m *Crossbill) Verify(
 	// +optional
 	prometheusService *dagger.Service,
 
+	// Credentials, CA and headers for Prometheus, in the form of its http_config.
+	// +optional
+	prometheusConfig *dagger.Secret,
+
+	// URL that is called while the canary is judged, for an app that few call; the call has to reach the
+	// canary.
+	// +optional
+	probe string,
+
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
@@ -254,9 +268,10 @@ func (m *Crossbill) Verify(
 	args = flag(args, "--release-id", releaseId)
 	args = flag(args, "--by", by)
 	args = toggle(args, "--no-rollback", noRollback)
+	args = flag(args, "--probe", probe)
 	args = flag(args, "--github-repository", githubRepository)
 	args = flag(args, "--environment-url", environmentUrl)
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, githubToken: githubToken}
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, prometheus: prometheus, prometheusService: prometheusService, prometheusConfig: prometheusConfig, githubToken: githubToken}
 	return m.run(ctx, on, "verify", args...)
 }
 
@@ -547,12 +562,45 @@ func (m *Crossbill) Status(
 	// +optional
 	server *dagger.Service,
 
-	// Format: text or json.
+	// All apps of the namespace that have been released.
+	// +optional
+	all bool,
+
+	// Format: text, wide, json or yaml.
 	// +default="text"
 	format string,
 ) (string, error) {
 	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
-	return m.run(ctx, on, "status", "--output="+format)
+	return m.run(ctx, on, "status", toggle([]string{"--output=" + format}, "--all", all)...)
+}
+
+// The app's past releases: who, when, how long, verdict, and why one went back
+// +cache="never"
+func (m *Crossbill) History(
+	ctx context.Context,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Format: text, wide, json or yaml.
+	// +default="text"
+	format string,
+) (string, error) {
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
+	return m.run(ctx, on, "history", "--output="+format)
 }
 
 // What a verb would change now, with nothing changed
@@ -612,7 +660,7 @@ func (m *Crossbill) Plan(
 	return m.run(ctx, on, "plan", args...)
 }
 
-// The timeline of the app's releases, as one HTML file
+// The app's releases as one timeline: an HTML file with plots, or Markdown
 // +cache="never"
 func (m *Crossbill) Report(
 	ctx context.Context,
@@ -632,13 +680,52 @@ func (m *Crossbill) Report(
 	// certificate is still checked for the name in the kubeconfig.
 	// +optional
 	server *dagger.Service,
+
+	// Format: html, markdown, json, yaml or text.
+	// +default="html"
+	format string,
+
+	// GitLab's URL, for what its jobs did.
+	// +default="https://gitlab.com"
+	gitlabUrl string,
+
+	// GitLab project that deploys: group/project. By default its jobs are not in the report.
+	// +optional
+	project string,
+
+	// GitLab access token, scope read_api.
+	// +optional
+	token *dagger.Secret,
+
+	// GitHub repository whose Deployments are in the report: owner/name. It needs a token.
+	// +optional
+	githubRepository string,
+
+	// Token that may read deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
 ) (*dagger.File, error) {
-	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server}
-	c, args, err := m.prepare(ctx, on, "report", []string{"--html=/tmp/report.html"})
+	on := cluster{kubeconfig: kubeconfig, kubeContext: context, namespace: namespace, server: server, githubToken: githubToken}
+	args := []string{"--html=/tmp/report.html"}
+	if format != "html" {
+		args = []string{"--output=" + format}
+	}
+	if project != "" {
+		args = append(args, "--gitlab-url="+gitlabUrl, "--project="+project)
+	}
+	args = flag(args, "--github-repository", githubRepository)
+	c, args, err := m.prepare(ctx, on, "report", args)
 	if err != nil {
 		return nil, err
 	}
-	return fresh(c).WithExec(command(args)).File("/tmp/report.html").Sync(ctx)
+	if token != nil {
+		c = c.WithSecretVariable("GITLAB_TOKEN", token)
+	}
+	if format == "html" {
+		return fresh(c).WithExec(command(args)).File("/tmp/report.html").Sync(ctx)
+	}
+	out := "/tmp/report." + format
+	return fresh(c).WithExec(command(args), dagger.ContainerWithExecOpts{RedirectStdout: out}).File(out).Sync(ctx)
 }
 
 func decimal(n int) string { return strconv.Itoa(n) }

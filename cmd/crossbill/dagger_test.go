@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -11,6 +12,34 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
+
+// TestTheDaggerModuleHasTheSource: the module's source is filtered by a list of folders. Each package that this
+// command is made of has to be in it.
+func TestTheDaggerModuleHasTheSource(t *testing.T) {
+	text, err := os.ReadFile("../../ci/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, path := range strings.Fields(string(out)) {
+		folder, ours := strings.CutPrefix(path, "github.com/our-org/crossbill/")
+		if !ours {
+			continue
+		}
+		found++
+		folder, _, _ = strings.Cut(folder, "/")
+		if !strings.Contains(string(text), `"!`+folder+`/**"`) {
+			t.Errorf("the module's source lacks %s", folder)
+		}
+	}
+	if found < 5 {
+		t.Errorf("found only %d packages", found)
+	}
+}
 
 // TestTheDaggerModulePassesFlagsThatAreThere: ci/ runs this command by its flags, as text.
 func TestTheDaggerModulePassesFlagsThatAreThere(t *testing.T) {
