@@ -47,7 +47,9 @@ type Fault struct {
 type Job struct {
 	Name, Stage, Status string
 	AllowFailure        bool
+	StartedAt           time.Time
 	FinishedAt          time.Time
+	User                string
 }
 
 // Phase is what a pipeline shows from a time after its creation on.
@@ -340,8 +342,14 @@ func (s *Server) jobs(w http.ResponseWriter, r *http.Request, p *Pipeline) {
 			"allow_failure": j.AllowFailure, "web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/jobs/%d", s.Project, jobID(p, i)),
 			"pipeline": map[string]any{"id": p.ID, "project_id": 7, "ref": p.Ref, "status": s.status(p)},
 		}
+		if !j.StartedAt.IsZero() {
+			row["started_at"] = j.StartedAt
+		}
 		if !j.FinishedAt.IsZero() {
 			row["finished_at"] = j.FinishedAt
+		}
+		if j.User != "" {
+			row["user"] = map[string]any{"id": 1, "username": j.User, "state": "active"}
 		}
 		rows = append(rows, row)
 	}

@@ -71,7 +71,8 @@ func TestThisRepository(t *testing.T) {
 	}
 }
 
-// TestOneJobIsOneCall: the pipeline file stays thin, and both variants have the same jobs.
+// TestOneJobIsOneCall: the pipeline file stays thin, each job leaves a report, and both variants have the same
+// jobs.
 func TestOneJobIsOneCall(t *testing.T) {
 	engine, err := Parse([]byte(read(t, files[0])))
 	if err != nil {
@@ -82,8 +83,9 @@ func TestOneJobIsOneCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, job := range engine.Jobs {
-		if calls := strings.Count(strings.Join(job.Script, "\n"), "dagger call "); calls != 1 {
-			t.Errorf("%s: %d calls", job.Name, calls)
+		script := strings.Join(job.Script, "\n")
+		if calls, reports := strings.Count(script, "dagger call "), strings.Count(script, "dagger call report "); calls != 2 || reports != 1 {
+			t.Errorf("%s: %d calls, %d of them reports", job.Name, calls, reports)
 		}
 		other := without.Jobs[i]
 		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviours(), job.Behaviours()) {

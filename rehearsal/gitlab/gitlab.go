@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -110,6 +111,9 @@ func settle(text []byte, settings map[string]string, images string) ([]byte, err
 	return []byte(string(changed) + "---\n" + body), err
 }
 
+// user is who starts every job, and presses the buttons.
+const user = "rehearsal"
+
 // Pipeline is one release's.
 type Pipeline struct {
 	ID int64
@@ -119,6 +123,8 @@ type Pipeline struct {
 	dir        string
 	inputs     map[string]any
 	checked    bool // against GitLab's JSON schema, which one job's run does for all
+	begun      map[string]time.Time
+	ended      map[string]time.Time
 }
 
 // Pipeline gives the pipeline that a trigger has made, to carry it out.
@@ -132,7 +138,7 @@ func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs}
+	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, begun: map[string]time.Time{}, ended: map[string]time.Time{}}
 	p.show()
 	return p, p.checkout(ctx)
 }
@@ -210,10 +216,12 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}
-	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN=rehearsal", "GIT_CONFIG_GLOBAL=/dev/null")
+	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN="+user, "GIT_CONFIG_GLOBAL=/dev/null")
 	p.checked = true
+	p.begun[job] = time.Now()
 	p.showRunning(job)
 	failure := cmd.Run()
+	p.ended[job] = time.Now()
 	var exit *exec.ExitError
 	if failure != nil && !errors.As(failure, &exit) {
 		return failure
@@ -243,7 +251,11 @@ func (p *Pipeline) showRunning(running string) {
 		if j.Name == running {
 			j.Status, status = "running", "running"
 		}
-		jobs = append(jobs, gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure})
+		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, StartedAt: p.begun[j.Name], FinishedAt: p.ended[j.Name]}
+		if !shown.StartedAt.IsZero() {
+			shown.User = user
+		}
+		jobs = append(jobs, shown)
 	}
 	p.gitlab.server.Show(p.ID, status, jobs)
 }

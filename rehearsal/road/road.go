@@ -357,6 +357,14 @@ func (r *Road) Finish(summary *Summary) error {
 	return os.WriteFile(filepath.Join(r.Out, "rehearsal.json"), append(text, '\n'), 0o644)
 }
 
+// Report writes what all releases came to as one page, by the ledger and by GitLab, and gives its name.
+func (r *Road) Report(ctx context.Context) (string, error) {
+	file := filepath.Join(r.Out, "report.html")
+	_, err := r.run(ctx, "report", r.Repository, r.Crossbill, "report", "--html", file, "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project,
+		"--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace)
+	return file, err
+}
+
 // StopTraffic ends the load.
 func (r *Road) StopTraffic() {
 	if r.traffic != nil {

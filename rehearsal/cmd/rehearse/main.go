@@ -261,6 +261,10 @@ func rehearse(ctx context.Context, o *options, r *road.Road) error {
 	if err := r.Finish(summary); err != nil {
 		return err
 	}
+	report, err := r.Report(ctx)
+	if err != nil {
+		return err
+	}
 	r.Screen.Title("What callers saw, at %d requests/s", o.rate)
 	for _, release := range summary.Releases {
 		r.Screen.Line("  %s  %-12s %7d requests  %d lost  %d answered with an error   %s", release.Version, release.Outcome, release.Requests, release.Lost, release.Failed, release.Digest[:19])
@@ -271,6 +275,7 @@ func rehearse(ctx context.Context, o *options, r *road.Road) error {
 	r.Screen.Line("  The canary of 1.1.0 had %.2f %% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
 	r.Screen.Line("  The bad version got requests for %.1fs before all traffic was back on primary.", summary.RollbackSeconds)
 	r.Screen.Line("  Control plane ready in %.1fs, all of it in %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
+	r.Screen.Line("  Who did what, when and why, with plots: %s", relative(report))
 	return nil
 }
 
