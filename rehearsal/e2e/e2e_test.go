@@ -63,4 +63,5 @@ func TestMakeRehearse(t *testing.T) {
 	if s.ControlPlaneSeconds > 30 || s.TotalSeconds > 600 {
 		t.Errorf("control plane ready after %.1f s, all of it after %.0f s", s.ControlPlaneSeconds, s.TotalSeconds)
 	}
+	lookAtReport(t, filepath.Join(out, "report.html"))
 }
