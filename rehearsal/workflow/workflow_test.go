@@ -210,17 +210,18 @@ func TestReleaseWorkflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "success"}}
+	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success", User: "jane", StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, {Name: "promote_to_production", Status: "success"}}
 	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
 	failed := []gitlabtest.Job{{Name: "deploy_canary", Status: "failed"}, {Name: "promote_to_production", Status: "skipped"}}
 	for name, test := range map[string]struct {
 		life   []gitlabtest.Phase
 		states []string
+		row    string // of the job's summary
 		good   bool
 	}{
-		"waits for a person": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, true},
-		"promoted":           {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}, []string{"queued", "success"}, true},
-		"failed":             {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, false},
+		"waits for a person": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, "| manual |  |  |  |", true},
+		"promoted":           {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}, []string{"queued", "success"}, "| success | jane | 2026-01-02T03:04:05Z |  |", true},
+		"failed":             {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, "| skipped |  |  |  |", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			double := &gitHub{}
@@ -252,6 +253,9 @@ func TestReleaseWorkflow(t *testing.T) {
 			}
 			if !slices.Equal(double.states, test.states) {
 				t.Errorf("GitHub's deployment was %v, want %v\n%s", double.states, test.states, log)
+			}
+			if !bytes.Contains(log, []byte(test.row)) {
+				t.Errorf("no %q in the job's summary\n%s", test.row, log)
 			}
 			if double.attested != repository+"@"+digest {
 				t.Errorf("attested %q", double.attested)
