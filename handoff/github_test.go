@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -38,9 +40,12 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"message":"Bad credentials","documentation_url":"https://docs.github.com/rest","status":"401"}`)
 	case r.Method == http.MethodGet && r.URL.Path == "/repos/our-org/qwik-node-app/deployments":
 		fmt.Fprint(w, `[{"id":13,"environment":"production","payload":""},
-			{"id":12,"environment":"production","payload":{"release":"one","image":"x","pipeline":"https://gitlab.example.com/p/-/pipelines/7"}},
+			{"id":12,"environment":"production","created_at":"2026-11-23T08:00:00Z","creator":{"login":"github-actions[bot]"},"payload":{"release":"one","image":"x","pipeline":"https://gitlab.example.com/p/-/pipelines/7"}},
 			{"id":11,"environment":"preview","payload":"[1, 2]"},
 			{"id":10,"environment":"production","payload":{"release":"one","pipeline":"https://gitlab.example.com/p/-/pipelines/6"}}]`)
+	case r.Method == http.MethodGet && r.URL.Path == "/repos/our-org/qwik-node-app/deployments/12/statuses":
+		fmt.Fprint(w, `[{"state":"success","description":"promote: done","created_at":"2026-11-23T08:09:00Z","creator":{"login":"release-bot"}},
+			{"state":"queued","created_at":"2026-11-23T08:00:01Z","creator":{"login":"github-actions[bot]"}}]`)
 	case r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/repos/our-org/qwik-node-app/deployments/"):
 		id := strings.Split(r.URL.Path, "/")[5]
 		var status map[string]any
@@ -109,6 +114,50 @@ func TestTellGitHub(t *testing.T) {
 			description, _ := status["description"].(string)
 			if status["state"] != "success" || status["log_url"] != "https://gitlab.example.com/p/-/pipelines/7" || status["environment_url"] != "https://app.example.com" || utf8.RuneCountInString(description) != 140 {
 				t.Errorf("status %v", status)
+			}
+		})
+	}
+}
+
+// TestWhatGitHubWasTold: a Deployment's statuses are told oldest first, after its making.
+func TestWhatGitHubWasTold(t *testing.T) {
+	at := func(clock string) time.Time {
+		parsed, err := time.Parse(time.RFC3339, "2026-11-23T"+clock+"Z")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return parsed
+	}
+	want := []ToldStatus{
+		{State: "created", At: at("08:00:00"), By: "github-actions[bot]"},
+		{State: "queued", At: at("08:00:01"), By: "github-actions[bot]"},
+		{State: "success", Description: "promote: done", At: at("08:09:00"), By: "release-bot"},
+	}
+	for name, test := range map[string]struct {
+		release string
+		faults  []int
+		said    string
+	}{
+		"told":           {release: "one"},
+		"after faults":   {release: "one", faults: []int{502, 0, 429}},
+		"GitHub is down": {release: "one", faults: []int{0, 503, 503, 503, 503}, said: "statuses of deployment 12"},
+		"never heard of": {release: "two", said: "no deployment of release two"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(&gitHub{faults: test.faults})
+			defer server.Close()
+			told, err := GitHub{URL: server.URL, Repository: "our-org/qwik-node-app", Token: "ghs_right", Backoff: wait.Backoff{Steps: 4}}.Told(t.Context(), test.release)
+			if test.said != "" {
+				if err == nil || !strings.Contains(err.Error(), test.said) {
+					t.Errorf("error %v, want %q", err, test.said)
+				}
+				return
+			}
+			if err != nil || !slices.EqualFunc(told, want, func(a, b ToldStatus) bool {
+				return a.At.Equal(b.At) && a.State == b.State && a.Description == b.Description && a.By == b.By
+			}) {
+				t.Errorf("%v, %v", told, err)
 			}
 		})
 	}

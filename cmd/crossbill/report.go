@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -113,10 +114,13 @@ func (f *reportFlags) elsewhere(cmd *cobra.Command, s *rollout.Status) (entries 
 			missing = append(missing, fmt.Sprintf("GitLab's jobs of release %s are missing: %v", r.ID, firstLine(err)))
 		}
 		entries = append(entries, found...)
-		if !asked {
+		if !asked || github.Repository == "" {
 			continue
 		}
 		told, err := github.Told(ctx, r.ID)
+		if errors.As(err, new(*release.InputError)) {
+			return nil, nil, err
+		}
 		if err != nil {
 			missing = append(missing, fmt.Sprintf("GitHub's Deployment of release %s is missing: %v", r.ID, firstLine(err)))
 		}
