@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -158,9 +159,15 @@ func TestTrace(t *testing.T) {
 func TestPush(t *testing.T) {
 	t.Parallel()
 	got := map[string]float64{}
-	path := ""
+	var groups []string
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path = r.Method + " " + r.URL.Path
+		labels := strings.Split(strings.TrimPrefix(r.URL.Path, "/metrics/"), "/")
+		pairs := slices.Sorted(func(yield func(string) bool) {
+			for pair := range slices.Chunk(labels, 2) {
+				yield(strings.Join(pair, "="))
+			}
+		})
+		groups = append(groups, r.Method+" "+strings.Join(pairs, " "))
 		decoder := expfmt.NewDecoder(r.Body, expfmt.ResponseFormat(r.Header))
 		for {
 			family := new(model.MetricFamily)
@@ -174,8 +181,8 @@ func TestPush(t *testing.T) {
 	if err := Push(t.Context(), server.URL, event(release.OutcomeRolledBack)); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(path, "PUT /metrics/job/crossbill/") || !strings.Contains(path, "/app/shop") || !strings.Contains(path, "/namespace/production") || !strings.Contains(path, "/verb/verify") {
-		t.Errorf("path %s", path)
+	if want := []string{"PUT app=shop job=crossbill namespace=production verb=verify", "POST app=shop job=crossbill namespace=production"}; !slices.Equal(groups, want) {
+		t.Errorf("groups %q, want %q", groups, want)
 	}
 	for name, want := range map[string]float64{
 		"crossbill_verb_duration_seconds": 42, "crossbill_verb_exit_code": 3, "crossbill_canary_weight_percent": 0, "crossbill_canary_requests": 194,

@@ -51,7 +51,7 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 	if err := os.WriteFile(token, []byte("ghs_token\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	told := []string{"gitlab success job deploy_canary, ran 5.0 s jane", "gitlab running job verify_canary jane"}
+	told := []string{"gitlab success job deploy_canary, ran 5 s jane", "gitlab running job verify_canary jane"}
 	state := []string{"github created  bot", "github in_progress canary: 10 % bot"}
 	for name, test := range map[string]struct {
 		change  func(*reportFlags)

@@ -74,6 +74,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("an app that nobody calls is probed", testProbe)
 	t.Run("what a sticky release adds goes without a trace", testStickyRoutes)
 	t.Run("pods that outlive their Deployment", testPodsThatOutliveTheirDeployment)
+	t.Run("what is told", testWhatIsTold)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {
