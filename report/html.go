@@ -7,6 +7,7 @@ import (
 	"html/template"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/release"
@@ -19,6 +20,7 @@ var page string
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"next": next, "took": Took,
 	"percent": func(share float64) string { return fmt.Sprintf("%.3g %%", 100*share) },
+	"words":   func(word any) string { return strings.ReplaceAll(fmt.Sprint(word), "_", " ") },
 	"class": func(word any) string { // a style, by the word of an outcome, stage or verdict
 		if fmt.Sprint(word) == string(release.StageCanary) {
 			return "canary-stage"

@@ -230,7 +230,7 @@ func TestAReportOfEverything(t *testing.T) {
 	}
 	newest := s.History[0]
 	first := words[:strings.Index(words, "Plots")]
-	for _, want := range []string{newest.Reason, "rolled_back", "41 s", "joe@gitlab-job-13", "objective 99.9 %", "Shown unhealthy"} {
+	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9 %", "Shown unhealthy"} {
 		if !strings.Contains(words, want) {
 			t.Errorf("the page lacks %q", want)
 		}

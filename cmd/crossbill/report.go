@@ -86,6 +86,8 @@ Environment:
 	cmd.Flags().StringVar(&flags.gitlab.tokenFile, "token-file", "", "file with an access token of scope read_api (default $GITLAB_TOKEN)")
 	flags.gitlab.output = "text"
 	flags.github.addSource(cmd)
+	cmd.Flags().Lookup("github-repository").Usage = "owner/name: what its Deployment was told is in the timeline (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)"
+	cmd.Flags().Lookup("github-token-file").Usage = "file with a token that may read deployments (default $CROSSBILL_GITHUB_TOKEN)"
 	return cmd
 }
 

@@ -112,7 +112,7 @@ func lookAtReport(t *testing.T, file string) {
 	}
 
 	_, err = chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{})
-	do(t, ctx, err, chromedp.EmulateViewport(1100, 1500), chromedp.Navigate(address))
+	do(t, ctx, err, chromedp.EmulateViewport(1100, 1900), chromedp.Navigate(address))
 	if pdf, err := chromedp.Run(ctx, chromedp.PrintToPDF()); err != nil || !bytes.HasPrefix(pdf, []byte("%PDF-")) {
 		t.Errorf("it does not print: %v, %d bytes", err, len(pdf))
 	}
