@@ -2,6 +2,7 @@ import { qwikCity } from "@builder.io/qwik-city/vite";
 import { type QwikManifest, qwikVite } from "@builder.io/qwik/optimizer";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import sbom from "rollup-plugin-sbom";
 import { defineConfig } from "vite";
 import manifest from "./package.json" with { type: "json" };
 
@@ -17,6 +18,7 @@ const manifestInput = existsSync(client) ? (JSON.parse(readFileSync(client, "utf
 
 // The client build; adapters/fastify extends it for the server.
 export default defineConfig({
-  plugins: [qwikCity(), qwikVite({ ssr: { manifestInput } })],
+  // What is in the bundle, told by the bundler. scripts/finish.mjs takes it out of what is served.
+  plugins: [qwikCity(), qwikVite({ ssr: { manifestInput } }), sbom({ saveTimestamp: false, includeWellKnown: false })],
   define: { __APP_VERSION__: JSON.stringify(version) },
 });

@@ -1,12 +1,21 @@
 // After a build: what must not be served is removed, and what is served often is compressed once,
 // here, instead of at each request.
-import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
 const dist = fileURLToPath(new URL("../dist", import.meta.url));
 rmSync(join(dist, "q-manifest.json"), { force: true }); // names every source; the server has it inside
+
+// The two bundles' lists of what is in them go beside the image, not into it.
+const sbom = fileURLToPath(new URL("../sbom", import.meta.url));
+mkdirSync(sbom, { recursive: true });
+for (const bundle of ["dist", "server"]) {
+  const made = fileURLToPath(new URL(`../${bundle}/cyclonedx`, import.meta.url));
+  renameSync(join(made, "bom.json"), join(sbom, `${bundle}.cdx.json`));
+  rmSync(made, { recursive: true });
+}
 
 const worthIt = new Set([".js", ".css", ".svg", ".json", ".txt", ".html"]);
 for (const entry of readdirSync(dist, { recursive: true, withFileTypes: true })) {
