@@ -32,8 +32,8 @@ func (l Login) Resolve(authn.Resource) (authn.Authenticator, error) {
 	return authn.FromConfig(authn.AuthConfig(l)), nil
 }
 
-// options of every call to a registry: a bounded retry, and the credentials of the keychain.
-func options(ctx context.Context, keychain authn.Keychain) []remote.Option {
+// Options of every call to a registry: a bounded retry, and the credentials of the keychain.
+func Options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(keychain),
@@ -63,7 +63,7 @@ func pull(ctx context.Context, field, reference string, keychain authn.Keychain)
 	if err != nil {
 		return nil, &release.InputError{Field: field, Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "give it by digest, or a build is not the same tomorrow"}
 	}
-	image, err := remote.Image(ref, options(ctx, keychain)...)
+	image, err := remote.Image(ref, Options(ctx, keychain)...)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", field, reference, err)
 	}
@@ -115,7 +115,7 @@ func Push(ctx context.Context, image v1.Image, tag string, keychain authn.Keycha
 	if err != nil {
 		return "", fmt.Errorf("image: %w", err)
 	}
-	if err := remote.Write(ref, image, options(ctx, keychain)...); err != nil {
+	if err := remote.Write(ref, image, Options(ctx, keychain)...); err != nil {
 		return "", fmt.Errorf("push to %s: %w; pushing again is safe", tag, explain(err))
 	}
 	had, err := Digest(ctx, tag, keychain)
@@ -134,7 +134,7 @@ func Digest(ctx context.Context, tag string, keychain authn.Keychain) (string, e
 	if err != nil {
 		return "", err
 	}
-	descriptor, err := remote.Head(ref, options(ctx, keychain)...)
+	descriptor, err := remote.Head(ref, Options(ctx, keychain)...)
 	if err != nil {
 		return "", fmt.Errorf("digest of %s: %w", tag, explain(err))
 	}

@@ -75,6 +75,9 @@ func Load(dir string) (*Set, error) {
 // SLOFile lies beside the manifests and says what a canary is judged by; package verdict reads it.
 const SLOFile = "slo.yaml"
 
+// TrustFile lies beside the manifests and says whose images are deployed; package image/custody reads it.
+const TrustFile = "trust.yaml"
+
 func files(dir string) ([]string, error) {
 	var names []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -84,7 +87,7 @@ func files(dir string) ([]string, error) {
 		if d.IsDir() && path != dir {
 			return filepath.SkipDir
 		}
-		if ext := filepath.Ext(path); (ext == ".yaml" || ext == ".yml") && d.Name() != SLOFile {
+		if ext := filepath.Ext(path); (ext == ".yaml" || ext == ".yml") && d.Name() != SLOFile && d.Name() != TrustFile {
 			names = append(names, path)
 		}
 		return nil

@@ -67,6 +67,9 @@ type Cluster struct {
 	// it. istiod sends a change within a second at most by default (debounce 100 ms to 10 s under
 	// constant change); the default is 10 seconds.
 	SettleDelay time.Duration
+	// Admit says whether a release's image may be deployed at all. Canary and Promote ask it before they write
+	// anything. Nil: every image may.
+	Admit func(context.Context, *release.Release) error
 	// Log gets one event a step. Nil: none.
 	Log func(Event)
 	// Now is the clock; nil is the real one.

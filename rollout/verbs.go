@@ -59,13 +59,28 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 	}
 	started := false
 	return c.run(ctx, verb{
-		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookCanary(ctx, &want) },
+		look: func(ctx context.Context, j *job) (Result, bool, error) {
+			result, done, err := j.lookCanary(ctx, &want)
+			return j.admitted(ctx, &want, result, done, err)
+		},
 		begin: func(j *job) (err error) {
 			started, err = j.ledger.Begin(want, j.By, j.now())
 			return err
 		},
 		act: func(ctx context.Context, j *job) (Result, error) { return j.canary(ctx, started) },
 	})
+}
+
+// admitted ends a look that found something to do: whether the image of the release in flight, or else of the
+// one that is wanted, may be deployed.
+func (j *job) admitted(ctx context.Context, want *release.Release, found Result, done bool, err error) (Result, bool, error) {
+	if j.Admit == nil || done || err != nil {
+		return found, done, err
+	}
+	if r := j.ledger.Release; r != nil {
+		want = r
+	}
+	return Result{}, false, j.Admit(ctx, want)
 }
 
 // lookCanary also notes in want what primary runs.
@@ -317,8 +332,11 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict) (Result, error) 
 // of the traffic to primary. The canary keeps its share until then.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 	return c.run(ctx, verb{
-		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookPromote(ctx) },
-		act:  func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) },
+		look: func(ctx context.Context, j *job) (Result, bool, error) {
+			result, done, err := j.lookPromote(ctx)
+			return j.admitted(ctx, nil, result, done, err)
+		},
+		act: func(ctx context.Context, j *job) (Result, error) { return j.promote(ctx) },
 	})
 }
 

@@ -56,6 +56,7 @@ func newCanaryCommand() *cobra.Command {
 	var cluster clusterFlags
 	var flags releaseFlags
 	var drain drainFlags
+	var trust trustFlags
 	var tell tellFlags
 	var takeover, again bool
 	cmd := &cobra.Command{
@@ -84,6 +85,9 @@ release straight on primary.`,
 				if err := drain.apply(c); err != nil { // for the way back
 					return rollout.Result{}, err
 				}
+				if err := trust.apply(c, cluster.manifests); err != nil {
+					return rollout.Result{}, err
+				}
 				c.Takeover, c.Again = takeover, again
 				result, err := c.Canary(cmd.Context(), want)
 				if err != nil {
@@ -96,6 +100,7 @@ release straight on primary.`,
 	cluster.add(cmd.Flags())
 	flags.add(cmd)
 	drain.add(cmd.Flags())
+	trust.add(cmd.Flags())
 	tell.add(cmd)
 	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
 	takeoverFlag(cmd.Flags(), &takeover)

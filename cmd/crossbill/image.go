@@ -19,11 +19,11 @@ import (
 func newImageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "Build and name the app's image, without a container engine",
+		Short: "Build, name and sign the app's image, without a container engine; show where one comes from",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newImageBuildCommand(), newImageDigestCommand())
+	cmd.AddCommand(newImageBuildCommand(), newImageDigestCommand(), newImageAttestCommand(), newImageInspectCommand())
 	return cmd
 }
 
@@ -87,6 +87,9 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	keychain, err := flags.login.keychain()
 	if err != nil {
 		return err
+	}
+	if !strings.HasPrefix(flags.base, "oci:") {
+		flags.labels.Base = flags.base
 	}
 	flags.labels.Created = time.Unix(flags.created, 0)
 	base, err := image.Base(cmd.Context(), flags.base)

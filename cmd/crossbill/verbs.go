@@ -11,6 +11,7 @@ func newPromoteCommand() *cobra.Command {
 	var cluster clusterFlags
 	var takeover bool
 	var drain drainFlags
+	var trust trustFlags
 	var tell tellFlags
 	var limits sloFlags
 	var id *string
@@ -36,6 +37,9 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 				if err := drain.apply(c); err != nil {
 					return rollout.Result{}, err
 				}
+				if err := trust.apply(c, cluster.manifests); err != nil {
+					return rollout.Result{}, err
+				}
 				c.Takeover = takeover
 				c.ReleaseID = *id
 				result, err := c.Promote(cmd.Context())
@@ -55,6 +59,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	id = ofReleaseFlag(cmd.Flags())
 	takeoverFlag(cmd.Flags(), &takeover)
 	drain.add(cmd.Flags())
+	trust.add(cmd.Flags())
 	tell.add(cmd)
 	cmd.Flags().DurationVar(&limits.maxDuration, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
 	limits.add(cmd.Flags())

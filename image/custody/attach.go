@@ -74,6 +74,20 @@ func Attach(ctx context.Context, image name.Digest, mediaType string, content []
 	return sum.String(), nil
 }
 
+// Say signs a statement about an image and attaches it.
+func Say(ctx context.Context, s *Signer, image name.Digest, predicateType string, predicate any, created time.Time, options ...remote.Option) (digest string, err error) {
+	text, err := StatementOf(image.Context().Name(), image.DigestStr(), predicateType, predicate)
+	if err != nil {
+		return "", err
+	}
+	signed, err := s.Sign(ctx, text)
+	if err != nil {
+		return "", err
+	}
+	annotations := map[string]string{"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicateType}
+	return Attach(ctx, image, bundleMediaType, signed, annotations, created, options...)
+}
+
 func describe(l v1.Layer) (d v1.Descriptor, err error) {
 	if d.MediaType, err = l.MediaType(); err != nil {
 		return d, err

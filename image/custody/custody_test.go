@@ -231,6 +231,40 @@ func TestTrust(t *testing.T) {
 	}
 }
 
+// TestInspect: the chain of an image, whatever is attached to it.
+func TestInspect(t *testing.T) {
+	t.Parallel()
+	image := pushed(t) // without a platform
+	s, _ := keys(t)
+	at := time.Unix(1700000000, 0)
+	if _, err := Say(t.Context(), s, image, ProvenanceType, ProvenanceOf(good), at, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Say(t.Context(), s, image, SignatureType, struct{}{}, at.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Attach(t.Context(), image, SBOMMediaType, []byte(`{"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": [{"type": "library", "name": "zod", "version": "1"}]}`), nil, at.Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Attach(t.Context(), image, bundleMediaType, []byte("{"), nil, at.Add(3*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Attach(t.Context(), image, "text/plain", []byte("a note"), nil, at); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Inspect(t.Context(), image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []string
+	for _, l := range c.Attached {
+		kinds = append(kinds, l.Kind)
+	}
+	if got := strings.Join(kinds, " "); got != "provenance signature sbom unreadable" || c.Attached[0].Origin.Commit != commit || c.Attached[2].Packages != 1 || c.Attached[3].Problem == "" {
+		t.Errorf("%s: %+v", got, c.Attached)
+	}
+}
+
 // TestIdentities: a workflow's signature counts for that workflow alone.
 func TestIdentities(t *testing.T) {
 	t.Parallel()

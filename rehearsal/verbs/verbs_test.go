@@ -75,6 +75,7 @@ func TestVerbs(t *testing.T) {
 	t.Run("what a sticky release adds goes without a trace", testStickyRoutes)
 	t.Run("pods that outlive their Deployment", testPodsThatOutliveTheirDeployment)
 	t.Run("what is told", testWhatIsTold)
+	t.Run("only what is trusted", testOnlyWhatIsTrusted)
 }
 
 func testAReleaseDownTheRoad(t *testing.T) {

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/image"
+	"github.com/our-org/crossbill/image/custody"
+	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/rollout"
+)
+
+type attestFlags struct {
+	login         loginFlags
+	keyFile       string
+	keyless       bool
+	fulcio, rekor string
+	appDir, base  string
+	build         custody.Build
+	created       int64
+	output        string
+}
+
+func newImageAttestCommand() *cobra.Command {
+	var flags attestFlags
+	cmd := &cobra.Command{
+		Use:   "attest REPOSITORY@DIGEST",
+		Short: "Sign where an image comes from, and what is in it; both are attached to it in the registry",
+		Long: `Attach to an image, in its registry: an SBOM (CycloneDX) of what the bundler put
+into it, a signed provenance (SLSA v1) that names repository, commit and build,
+and a signature as cosign makes them. ` + "`crossbill canary`" + ` and ` + "`promote`" + ` let an
+image through by that provenance, when there is a policy (k8s/trust.yaml).
+
+Repository and commit are the image's labels, unless given.
+
+Environment:
+  CROSSBILL_SIGNING_KEY  private key as PEM (or --key-file)
+  REGISTRY_USERNAME, REGISTRY_PASSWORD
+                         as for image build`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return attest(cmd, &flags, args[0]) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&flags.keyFile, "key-file", "", "file with an unencrypted private key as PEM (default $CROSSBILL_SIGNING_KEY)")
+	f.BoolVar(&flags.keyless, "keyless", false, "sign as the GitHub workflow that runs this; it needs id-token: write")
+	f.StringVar(&flags.fulcio, "fulcio-url", custody.PublicFulcio, "with --keyless: who makes out the certificate")
+	f.StringVar(&flags.rekor, "rekor-url", custody.PublicRekor, "with --keyless: the log that it is entered into")
+	f.StringVar(&flags.appDir, "app-dir", "", "folder of the built app, for the SBOM (default: none is made)")
+	f.StringVar(&flags.base, "base", "", "base image, by digest (default: the image's label)")
+	f.StringVar(&flags.build.Repository, "repository", "", "source repository, https://… (default: the image's label, then GitHub's variables)")
+	f.StringVar(&flags.build.Commit, "commit", "", "its commit (default: the image's label)")
+	f.StringVar(&flags.build.Ref, "ref", "", "its branch or tag, for example refs/heads/main (default: GitHub's variable)")
+	f.StringVar(&flags.build.Builder, "builder", "", "URI of who built it (default: GitHub's workflow, else https://github.com/our-org/crossbill/laptop)")
+	f.StringVar(&flags.build.Invocation, "run-url", "", "URL of the run that built it (default: GitHub's run)")
+	f.Int64Var(&flags.created, "created", epoch(), "time of what is attached, in seconds since 1970 (default $SOURCE_DATE_EPOCH, then now)")
+	flags.login.add(f)
+	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// attached is what attest has put beside an image.
+type attached struct {
+	Image      string `json:"image"`
+	SBOM       string `json:"sbom,omitempty"`
+	Provenance string `json:"provenance"`
+	Signature  string `json:"signature"`
+}
+
+func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
+	if err := checkOutput(flags.output, "text", "json"); err != nil {
+		return err
+	}
+	ref, err := parseDigest("image", reference)
+	if err != nil {
+		return err
+	}
+	keychain, err := flags.login.keychain()
+	if err != nil {
+		return err
+	}
+	signer, err := flags.signer(cmd.Context())
+	if err != nil {
+		return err
+	}
+	options := image.Options(cmd.Context(), keychain)
+	chain, err := custody.Inspect(cmd.Context(), ref, options...)
+	if err != nil {
+		return err
+	}
+	if err := flags.complete(chain); err != nil {
+		return err
+	}
+	created := time.Now()
+	if flags.created != 0 {
+		created = time.Unix(flags.created, 0)
+	}
+	made := attached{Image: ref.Name()}
+	if flags.appDir != "" {
+		sbom, err := custody.SBOM(flags.appDir, ref.Context().Name(), ref.DigestStr(), flags.build.Base)
+		if err != nil {
+			return err
+		}
+		if made.SBOM, err = custody.Attach(cmd.Context(), ref, custody.SBOMMediaType, sbom, nil, created, options...); err != nil {
+			return err
+		}
+		flags.build.SBOM = made.SBOM
+	}
+	if made.Provenance, err = custody.Say(cmd.Context(), signer, ref, custody.ProvenanceType, custody.ProvenanceOf(flags.build), created, options...); err != nil {
+		return err
+	}
+	if made.Signature, err = custody.Say(cmd.Context(), signer, ref, custody.SignatureType, struct{}{}, created, options...); err != nil {
+		return err
+	}
+	if flags.output == "json" {
+		return printJSON(cmd.OutOrStdout(), made)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: signed as built from %s at %s\n", ref, flags.build.Repository, flags.build.Commit)
+	return err
+}
+
+func (f *attestFlags) signer(ctx context.Context) (*custody.Signer, error) {
+	key := os.Getenv("CROSSBILL_SIGNING_KEY")
+	if f.keyFile != "" {
+		text, err := os.ReadFile(f.keyFile)
+		if err != nil {
+			return nil, &release.InputError{Field: "--key-file", Problem: err.Error()}
+		}
+		key = string(text)
+	}
+	switch {
+	case f.keyless && key != "":
+		return nil, &release.InputError{Field: "--keyless", Problem: "there is a key as well", Fix: "give one of them"}
+	case f.keyless:
+		return custody.Keyless(ctx, f.fulcio, f.rekor)
+	case key == "":
+		return nil, &release.InputError{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow by --keyless"}
+	}
+	return custody.WithKey([]byte(key))
+}
+
+// complete fills in what the image's labels and GitHub's variables know
+// (https://docs.github.com/actions/reference/workflows-and-actions/variables).
+func (f *attestFlags) complete(chain *custody.Chain) error {
+	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
+	onGitHub := os.Getenv("GITHUB_ACTIONS") == "true" && repository != ""
+	b := &f.build
+	fill := func(field *string, values ...string) {
+		for _, value := range values {
+			if *field == "" {
+				*field = value
+			}
+		}
+	}
+	fill(&b.Repository, chain.Labels["org.opencontainers.image.source"])
+	fill(&b.Commit, chain.Labels["org.opencontainers.image.revision"])
+	b.Base = f.base
+	fill(&b.Base, chain.Labels["org.opencontainers.image.base.name"])
+	if onGitHub {
+		fill(&b.Repository, server+"/"+repository)
+		fill(&b.Ref, os.Getenv("GITHUB_REF"))
+		fill(&b.Builder, server+"/"+os.Getenv("GITHUB_WORKFLOW_REF"))
+		fill(&b.Invocation, server+"/"+repository+"/actions/runs/"+os.Getenv("GITHUB_RUN_ID"))
+	}
+	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
+	switch {
+	case !strings.HasPrefix(b.Repository, "https://"):
+		return &release.InputError{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", b.Repository), Fix: "give https://host/owner/name, or `image build --source-url`"}
+	case b.Commit == "":
+		return &release.InputError{Field: "--commit", Problem: "is missing, and the image has no label that says it", Fix: "give it, or `image build --revision`"}
+	}
+	return nil
+}
+
+func parseDigest(field, reference string) (name.Digest, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return ref, &release.InputError{Field: field, Problem: err.Error(), Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
+	}
+	return ref, nil
+}
+
+// trustFlags say whose images are deployed.
+type trustFlags struct{ file string }
+
+func (f *trustFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.file, "trust", "", "policy that says whose images are let through (default: "+manifest.TrustFile+" in the folder of --manifests, if it is there; none: all are)")
+}
+
+// policy reads the policy; nil when there is none.
+func (f *trustFlags) policy(manifests string) (*custody.Trust, error) {
+	file := f.file
+	if file == "" {
+		file = filepath.Join(manifests, manifest.TrustFile)
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	return custody.ReadTrust(file)
+}
+
+// apply lets a cluster's verbs deploy only what the policy lets through.
+func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
+	policy, err := f.policy(manifests)
+	if err != nil || policy == nil {
+		return err
+	}
+	keychain, err := new(loginFlags).keychain() // of the environment: the registry may be a private one
+	if err != nil {
+		return err
+	}
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		if r.Commit == "" {
+			return &release.InputError{Field: "--commit", Problem: "is missing: the policy lets through what was built from the release's commit", Fix: "give it, from canary on"}
+		}
+		origin, err := policy.Check(ctx, r.Image, r.Commit, image.Options(ctx, keychain)...)
+		if err != nil {
+			return refusedIsBadInput(err)
+		}
+		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s, signed by %s", origin.Repository, origin.Commit, origin.SignedBy)})
+		return nil
+	}
+	return nil
+}
+
+func refusedIsBadInput(err error) error {
+	if errors.As(err, new(*custody.RefusedError)) {
+		return &exitError{exitBadInput, err}
+	}
+	return err
+}
+
+func newImageInspectCommand() *cobra.Command {
+	var login loginFlags
+	var trust trustFlags
+	var output, commit, manifests string
+	cmd := &cobra.Command{
+		Use:   "inspect REPOSITORY@DIGEST",
+		Short: "Show what an image is, what is attached to it, and whether the policy lets it through",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output, "text", "json"); err != nil {
+				return err
+			}
+			ref, err := parseDigest("image", args[0])
+			if err != nil {
+				return err
+			}
+			policy, err := trust.policy(manifests)
+			if err != nil {
+				return err
+			}
+			keychain, err := login.keychain()
+			if err != nil {
+				return err
+			}
+			options := image.Options(cmd.Context(), keychain)
+			found := inspected{}
+			if found.Chain, err = custody.Inspect(cmd.Context(), ref, options...); err != nil {
+				return err
+			}
+			if policy != nil {
+				found.Trusted, err = policy.Check(cmd.Context(), args[0], commit, options...)
+			}
+			refused := err
+			if refused != nil && !errors.As(refused, new(*custody.RefusedError)) {
+				return refused
+			}
+			if output == "json" {
+				if err := printJSON(cmd.OutOrStdout(), found); err != nil {
+					return err
+				}
+			} else if err := found.print(cmd.OutOrStdout(), policy != nil); err != nil {
+				return err
+			}
+			return refusedIsBadInput(refused)
+		},
+	}
+	login.add(cmd.Flags())
+	trust.add(cmd.Flags())
+	cmd.Flags().StringVar(&manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests, and the policy")
+	cmd.Flags().StringVar(&commit, "commit", "", "also check that it was built from this commit")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// inspected is an image's chain, and who it is trusted for.
+type inspected struct {
+	*custody.Chain
+	Trusted *custody.Origin `json:"trusted,omitempty"`
+}
+
+func (i *inspected) print(out io.Writer, checked bool) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("image", "%s", i.Image)
+	row("is", "%s", strings.Join(append([]string{i.MediaType, fmt.Sprintf("%.1f MB compressed", float64(i.Size)/1e6)}, i.Platforms...), ", "))
+	row("runs", "%s, as user %s", strings.Join(i.Command, " "), i.User)
+	for _, label := range []string{"title", "version", "revision", "source", "base.name"} {
+		if value := i.Labels["org.opencontainers.image."+label]; value != "" {
+			row(label, "%s", value)
+		}
+	}
+	if !i.Created.IsZero() {
+		row("created", "%s", i.Created.UTC().Format(time.RFC3339))
+	}
+	for _, a := range i.Attached {
+		said := a.Problem
+		switch {
+		case said != "":
+		case a.Kind == "sbom":
+			said = fmt.Sprintf("%d components", a.Packages)
+		case a.Origin != nil:
+			said = fmt.Sprintf("%s at %s, by %s", a.Origin.Repository, a.Origin.Commit, a.Origin.Builder)
+		}
+		row("attached", "%s", strings.TrimSpace(fmt.Sprintf("%s %s  %s", a.Kind, a.Digest[:19], said)))
+	}
+	if len(i.Attached) == 0 {
+		row("attached", "nothing")
+	}
+	switch {
+	case !checked:
+		row("trusted", "not checked: there is no policy")
+	case i.Trusted != nil:
+		row("trusted", "yes: built from %s at %s, signed by %s", i.Trusted.Repository, i.Trusted.Commit, i.Trusted.SignedBy)
+	default:
+		row("trusted", "no")
+	}
+	return w.Flush()
+}
