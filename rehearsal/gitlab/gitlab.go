@@ -23,6 +23,7 @@ import (
 
 	"github.com/our-org/crossbill/handoff/gitlabtest"
 	"github.com/our-org/crossbill/handoff/pipelinefile"
+	"github.com/our-org/crossbill/manifest"
 )
 
 // Options say what the GitLab deploys with. All are needed.
@@ -31,6 +32,7 @@ type Options struct {
 	File      string            // pipeline file
 	Manifests string            // folder of the app's manifests
 	Settings  map[string]string // values of inputs that the file names for another cluster: they replace its lists
+	Trust     string            // policy that says whose images it deploys; it lies beside the manifests
 	Images    string            // regular expression of the images that it takes, in place of the file's
 	Runner    string            // folder with gitlab-ci-local
 	Crossbill string            // folder with crossbill, which the jobs' image has
@@ -149,6 +151,9 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 		return err
 	}
 	if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(p.dir, "k8s", manifest.TrustFile), []byte(p.gitlab.options.Trust), 0o644); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(p.dir, "release.gitlab-ci.yml"), p.gitlab.text, 0o644); err != nil {

@@ -38,6 +38,7 @@ type Road struct {
 	Crossbill  string // the command
 	Base       string // base image, as `crossbill image build --base` takes it
 	Work       string // scratch folder
+	SigningKey string // file with the private key that GitHub's side signs images with
 	Out        string // results
 	Rate       int    // requests a second
 	Screen     *screen.Screen
@@ -55,6 +56,12 @@ type Version struct {
 	What    string
 	Bad     bool
 }
+
+// Source is the repository that the versions are said to be built from.
+const Source = "https://github.com/our-org/" + name
+
+// commit stands for the one that the version is built from.
+func (v Version) commit() string { return fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))) }
 
 // Versions are the three that are released, in order.
 var Versions = []Version{
@@ -130,9 +137,18 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
 		progress("pushing the image")
 		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
-			"--version", v.Number, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
+			"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
 		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
 		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
+	})
+	if err != nil {
+		return err
+	}
+	err = r.Screen.Step("sign", func(progress func(string)) (string, error) {
+		progress("SBOM, provenance, signature")
+		var made struct{ SBOM, Provenance string }
+		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--key-file", r.SigningKey)
+		return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
 	})
 	if err != nil {
 		return err
@@ -220,7 +236,7 @@ func (r *Road) trigger(ctx context.Context, v Version, image string) (*gitlab.Pi
 		_, byDigest, _ := strings.Cut(image, "@")
 		repository := r.Cluster.RegistryHost + "/our-org/" + name
 		err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
-			"--image", repository+"@"+byDigest, "--commit", fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))), "--settle", "1s")
+			"--image", repository+"@"+byDigest, "--commit", v.commit(), "--settle", "1s")
 		if err != nil {
 			return "", err
 		}
@@ -402,12 +418,16 @@ func (r *Road) build(ctx context.Context, v Version) error {
 	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", Pnpm, "build"); err != nil {
 		return err
 	}
-	for _, made := range []string{"dist", "server"} {
+	for _, made := range []string{"dist", "server", "sbom"} {
 		if err := os.CopyFS(filepath.Join(r.built(v), made), os.DirFS(filepath.Join(checkout, made))); err != nil {
 			return err
 		}
 	}
-	return nil
+	lock, err := os.ReadFile(filepath.Join(checkout, "pnpm-lock.yaml"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.built(v), "pnpm-lock.yaml"), lock, 0o644)
 }
 
 // crossbill runs the command and reads the JSON that it prints, also when it fails.

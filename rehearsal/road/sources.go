@@ -11,7 +11,7 @@ import (
 )
 
 // notSources are what an install and a build make.
-var notSources = map[string]bool{"node_modules": true, "dist": true, "server": true, "tmp": true}
+var notSources = map[string]bool{"node_modules": true, "dist": true, "server": true, "sbom": true, "tmp": true}
 
 // copySources copies the app's sources.
 func copySources(from, to string) error {

@@ -1,45 +1,22 @@
 package verbs_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/our-org/crossbill/image/custody"
+	"github.com/our-org/crossbill/rehearsal/signing"
 )
 
-// signingKey makes a private key in a file, and the policy that trusts it.
 func signingKey(t *testing.T, repository string) (file, policy string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	file, policy, err := signing.Key(t.TempDir(), repository)
 	if err != nil {
 		t.Fatal(err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	file = filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(custody.Trust{Repository: repository, Keys: []string{string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file, string(text)
+	return file, policy
 }
 
 // testOnlyWhatIsTrusted: where there is a policy, an image that nobody whom it names has signed is refused before

@@ -24,6 +24,7 @@ import (
 	"github.com/our-org/crossbill/rehearsal/sandbox"
 	"github.com/our-org/crossbill/rehearsal/screen"
 	"github.com/our-org/crossbill/rehearsal/setup"
+	"github.com/our-org/crossbill/rehearsal/signing"
 )
 
 func main() {
@@ -197,7 +198,11 @@ func inside(ctx context.Context, o *options) error {
 		case <-ctx.Done():
 		}
 	}()
-	deploying, err := startGitLab(o, c)
+	key, policy, err := signing.Key(o.work, road.Source)
+	if err != nil {
+		return err
+	}
+	deploying, err := startGitLab(o, c, policy)
 	if err != nil {
 		return err
 	}
@@ -205,7 +210,7 @@ func inside(ctx context.Context, o *options) error {
 	r := &road.Road{
 		GitLab:     deploying,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
-		Work: o.work, Out: o.out, Rate: o.rate, Screen: s, Cluster: c,
+		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
 	}
 	if err := rehearse(ctx, o, r); err != nil {
 		if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() {
@@ -221,7 +226,7 @@ func inside(ctx context.Context, o *options) error {
 
 // startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without
 // a container engine.
-func startGitLab(o *options, c *cluster.Cluster) (*gitlab.GitLab, error) {
+func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab, error) {
 	context, err := currentContext(c.Kubeconfig)
 	if err != nil {
 		return nil, err
@@ -231,7 +236,7 @@ func startGitLab(o *options, c *cluster.Cluster) (*gitlab.GitLab, error) {
 		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Manifests: filepath.Join(o.repository, "k8s"),
 		Settings: map[string]string{"kube_context": context, "namespace": c.Namespace, "prometheus": c.PrometheusURL, "max_duration": "5m"},
 		Images:   "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
-		Runner:   o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
+		Runner:   o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig, Trust: policy,
 	})
 }
 
