@@ -217,7 +217,7 @@ func clients(t *testing.T, config *rest.Config) (kubernetes.Interface, istio.Int
 func (a *app) eventually(check func() error) {
 	a.Helper()
 	var err error
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = check(); err == nil {
 			return
 		}
