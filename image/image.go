@@ -12,6 +12,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -105,6 +106,19 @@ func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.I
 	}
 	image = mutate.MediaType(mutate.ConfigMediaType(image, types.OCIConfigJSON), types.OCIManifestSchema1)
 	return mutate.Annotations(image, labels.Map()).(v1.Image), nil
+}
+
+// Index puts images for several platforms under one digest. Each says itself which it is for.
+func Index(images []v1.Image, labels Labels) (v1.ImageIndex, error) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, image := range images {
+		config, err := image.ConfigFile()
+		if err != nil {
+			return nil, fmt.Errorf("image: %w", err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: config.Platform()}})
+	}
+	return mutate.Annotations(index, labels.Map()).(v1.ImageIndex), nil
 }
 
 func setEnv(env []string, name, value string) []string {

@@ -18,7 +18,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"pgregory.net/rapid"
 
 	"github.com/our-org/crossbill/release"
@@ -352,5 +354,82 @@ func TestAssetsOfTheVersionBefore(t *testing.T) {
 	}
 	if _, err := build(map[string]string{"dist/build/q-same.js": "other"}, one); err == nil || !strings.Contains(err.Error(), "q-same.js") {
 		t.Errorf("a file with other bytes: %v", err)
+	}
+}
+
+// TestSeveralPlatforms: one digest for all of them, and the app's layer, which is JavaScript, is the same in each.
+func TestSeveralPlatforms(t *testing.T) {
+	dir := t.TempDir()
+	writeApp(t, dir, app)
+	repository := serve(t, plain)
+	base := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, architecture := range []string{"amd64", "arm64", "s390x"} {
+		config, err := empty.Image.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config = config.DeepCopy()
+		config.OS, config.Architecture = "linux", architecture
+		one, err := mutate.ConfigFile(empty.Image, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = mutate.AppendManifests(base, mutate.IndexAddendum{Add: one, Descriptor: v1.Descriptor{Platform: config.Platform()}})
+	}
+	pushed, err := Push(t.Context(), base, repository+":base", authn.DefaultKeychain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := func() (reference string, layers []string) {
+		t.Helper()
+		var images []v1.Image
+		for _, architecture := range []string{"amd64", "arm64"} {
+			one, err := BaseFor(t.Context(), pushed, v1.Platform{OS: "linux", Architecture: architecture})
+			if err != nil {
+				t.Fatal(err)
+			}
+			built, err := Build(one, dir, Labels{Version: "1.0.0"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all, err := built.Layers()
+			if err != nil {
+				t.Fatal(err)
+			}
+			digest, err := all[len(all)-1].Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			images, layers = append(images, built), append(layers, digest.String())
+		}
+		index, err := Index(images, Labels{Version: "1.0.0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reference, err = Push(t.Context(), index, repository+":1.0.0", authn.DefaultKeychain); err != nil {
+			t.Fatal(err)
+		}
+		return reference, layers
+	}
+	reference, layers := build()
+	if again, _ := build(); again != reference {
+		t.Errorf("the same build is %s, then %s", reference, again)
+	}
+	if layers[0] != layers[1] {
+		t.Errorf("the app's layers differ: %v", layers)
+	}
+	parts, err := Parts(t.Context(), reference, authn.DefaultKeychain)
+	if err != nil || len(parts) != 2 || parts[0] == parts[1] {
+		t.Errorf("parts %v, %v", parts, err)
+	}
+	if none, err := Parts(t.Context(), repository+"@"+parts[0], authn.DefaultKeychain); err != nil || len(none) != 0 {
+		t.Errorf("parts of an image: %v, %v", none, err)
+	}
+	if _, err := BaseFor(t.Context(), pushed, v1.Platform{OS: "linux", Architecture: "riscv64"}); !errors.As(err, new(*release.InputError)) {
+		t.Errorf("a platform that the base lacks: %v", err)
+	}
+	folder := filepath.Join(t.TempDir(), "layout")
+	if got, err := WriteLayout(base, folder); err != nil || !strings.HasPrefix(got, "oci:"+folder+"@sha256:") {
+		t.Errorf("%s, %v", got, err)
 	}
 }

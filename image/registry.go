@@ -43,10 +43,61 @@ func Options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 	}
 }
 
-// Base loads a base image: repository@sha256:… from a registry, or oci:FOLDER, an OCI image layout
-// with one image. Its credentials are those of docker login: what is pushed elsewhere has its own.
+// Base loads a base image: repository@sha256:… from a registry, of an index the image of linux/amd64; or
+// oci:FOLDER, an OCI image layout with one image. Its credentials are those of docker login: what is pushed
+// elsewhere has its own.
 func Base(ctx context.Context, reference string) (v1.Image, error) {
 	return pull(ctx, "--base", reference, authn.DefaultKeychain)
+}
+
+// BaseFor loads the image for a platform from a base image that is an index.
+func BaseFor(ctx context.Context, reference string, platform v1.Platform) (v1.Image, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &release.InputError{Field: "--base", Problem: fmt.Sprintf("%q is not an image with a digest", reference), Fix: "for several platforms give an index by digest"}
+	}
+	index, err := remote.Index(ref, Options(ctx, authn.DefaultKeychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("--base %s: %w", reference, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("--base %s: %w", reference, err)
+	}
+	for _, m := range manifest.Manifests {
+		if m.Platform != nil && m.Platform.Satisfies(platform) {
+			return index.Image(m.Digest)
+		}
+	}
+	return nil, &release.InputError{Field: "--platform", Problem: fmt.Sprintf("%s has no image for %s", reference, platform), Fix: "leave it out, or give another --base"}
+}
+
+// Parts are the digests of the images that an index is made of; none of what is no index.
+func Parts(ctx context.Context, reference string, keychain authn.Keychain) ([]string, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &release.InputError{Field: "image", Problem: err.Error()}
+	}
+	described, err := remote.Get(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, explain(err))
+	}
+	if !described.MediaType.IsIndex() {
+		return nil, nil
+	}
+	index, err := described.ImageIndex()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, err)
+	}
+	var parts []string
+	for _, m := range manifest.Manifests {
+		parts = append(parts, m.Digest.String())
+	}
+	return parts, nil
 }
 
 // Earlier loads an image of the app that was pushed before, as Base does but with the credentials that
@@ -85,18 +136,28 @@ func fromLayout(field, folder string) (v1.Image, error) {
 	return index.Image(manifest.Manifests[0].Digest)
 }
 
-// WriteLayout writes an image into a new folder as an OCI image layout and returns oci:FOLDER@digest.
-func WriteLayout(image v1.Image, folder string) (string, error) {
+// Built is an image, or the index of one image for each platform.
+type Built interface {
+	Digest() (v1.Hash, error)
+}
+
+// WriteLayout writes an image or index into a new folder as an OCI image layout and returns oci:FOLDER@digest.
+func WriteLayout(built Built, folder string) (string, error) {
 	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
 		return "", &release.InputError{Field: "--push", Problem: folder + " is already there", Fix: "name a new folder"}
 	}
-	digest, err := image.Digest()
+	digest, err := built.Digest()
 	if err != nil {
 		return "", fmt.Errorf("image: %w", err)
 	}
 	path, err := layout.Write(folder, empty.Index)
 	if err == nil {
-		err = path.AppendImage(image)
+		switch built := built.(type) {
+		case v1.ImageIndex:
+			err = path.AppendIndex(built)
+		case v1.Image:
+			err = path.AppendImage(built)
+		}
 	}
 	if err != nil {
 		return "", fmt.Errorf("image layout %s: %w", folder, errors.Join(err, os.RemoveAll(folder)))
@@ -104,18 +165,24 @@ func WriteLayout(image v1.Image, folder string) (string, error) {
 	return "oci:" + folder + "@" + digest.String(), nil
 }
 
-// Push pushes an image under a tag and returns repository:tag@digest, after the registry was asked
+// Push pushes an image or index under a tag and returns repository:tag@digest, after the registry was asked
 // what it has under the tag.
-func Push(ctx context.Context, image v1.Image, tag string, keychain authn.Keychain) (string, error) {
+func Push(ctx context.Context, built Built, tag string, keychain authn.Keychain) (string, error) {
 	ref, err := parseTag("--push", tag)
 	if err != nil {
 		return "", err
 	}
-	digest, err := image.Digest()
+	digest, err := built.Digest()
 	if err != nil {
 		return "", fmt.Errorf("image: %w", err)
 	}
-	if err := remote.Write(ref, image, Options(ctx, keychain)...); err != nil {
+	switch built := built.(type) {
+	case v1.ImageIndex:
+		err = remote.WriteIndex(ref, built, Options(ctx, keychain)...)
+	case v1.Image:
+		err = remote.Write(ref, built, Options(ctx, keychain)...)
+	}
+	if err != nil {
 		return "", fmt.Errorf("push to %s: %w; pushing again is safe", tag, explain(err))
 	}
 	had, err := Digest(ctx, tag, keychain)

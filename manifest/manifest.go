@@ -389,17 +389,22 @@ func (s *Set) container() (int, error) {
 
 // Image is the image of the app's container in a live Deployment of either track.
 func (s *Set) Image(d *appsv1.Deployment) string {
-	index, err := s.container()
-	if err != nil {
-		return ""
-	}
-	name := s.Deployment.Spec.Template.Spec.Containers[index].Name
+	name := s.ContainerName()
 	for _, c := range d.Spec.Template.Spec.Containers {
 		if c.Name == name {
 			return c.Image
 		}
 	}
 	return ""
+}
+
+// ContainerName is the name of the container that runs the app; "" if the manifest does not say.
+func (s *Set) ContainerName() string {
+	index, err := s.container()
+	if err != nil {
+		return ""
+	}
+	return s.Deployment.Spec.Template.Spec.Containers[index].Name
 }
 
 // TemplateHash names the pod template but for its image, so that what the canary proved and what

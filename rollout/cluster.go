@@ -70,6 +70,9 @@ type Cluster struct {
 	// Admit says whether a release's image may be deployed at all. Canary and Promote ask it before they write
 	// anything. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
+	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
+	// runs one of these. Nil: none.
+	Parts func(ctx context.Context, image string) ([]string, error)
 	// Log gets one event a step. Nil: none.
 	Log func(Event)
 	// Now is the clock; nil is the real one.

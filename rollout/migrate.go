@@ -262,7 +262,7 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	if err := j.applyService(ctx); err != nil { // ready pods of ours are there: its selector may change
 		return Result{}, err
 	}
-	if err := j.waitEndpoints(ctx, release.Primary); err != nil {
+	if err := j.waitEndpoints(ctx, release.Primary, ""); err != nil {
 		return Result{}, err
 	}
 	if err := j.ensureSubsets(ctx); err != nil {

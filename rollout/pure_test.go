@@ -5,6 +5,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -54,5 +55,19 @@ func TestADeadlineOfAnotherRollout(t *testing.T) {
 	behind.Generation = 3
 	if done, _, _ := rolledOut(behind, before); done {
 		t.Error("a status of an older generation counts")
+	}
+}
+
+// TestOtherImages: what pods run is told from the digest that their node pulled, of the app's container alone.
+func TestOtherImages(t *testing.T) {
+	pod := func(name, container, imageID string) corev1.Pod {
+		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: container, ImageID: imageID}}}}
+	}
+	pods := []corev1.Pod{
+		pod("right", "app", "registry.example.com/app@sha256:a"), pod("mirrored", "app", "mirror.example.com/app@sha256:a"), pod("dockershim", "app", "docker-pullable://app@sha256:a"),
+		pod("local", "app", "sha256:c"), pod("not started", "app", ""), pod("sidecar", "istio-proxy", "proxyv2@sha256:d"), pod("wrong", "app", "registry.example.com/app@sha256:b"),
+	}
+	if got := otherImages(pods, "app", "sha256:a"); len(got) != 1 || got["sha256:b"] != "wrong" {
+		t.Errorf("%v", got)
 	}
 }

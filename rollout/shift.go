@@ -64,7 +64,7 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 		if err := j.applyCanary(ctx, step); err != nil {
 			return Result{}, err
 		}
-		if err := j.waitTrack(ctx, release.Canary); err != nil {
+		if err := j.waitTrack(ctx, release.Canary, r.Image); err != nil {
 			return Result{}, err
 		}
 		if err := j.ledger.Shift(step, j.By, j.now()); err != nil {

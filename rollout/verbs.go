@@ -200,7 +200,7 @@ func (j *job) canary(ctx context.Context, started bool) (Result, error) {
 	if err := j.applyCanary(ctx, r.Weight); err != nil {
 		return Result{}, err
 	}
-	if err := j.waitTrack(ctx, release.Canary); err != nil {
+	if err := j.waitTrack(ctx, release.Canary, r.Image); err != nil {
 		return Result{}, err
 	}
 	if err := j.route(ctx, r.Weight); err != nil {
@@ -260,12 +260,12 @@ func CanaryReplicas(primary, canary *appsv1.Deployment, routed, weight int) int3
 	return max(1, size(canary, 0), (size(primary, 1)*int32(weight)+served-1)/served)
 }
 
-// waitTrack waits until a track can be routed to.
-func (j *job) waitTrack(ctx context.Context, track release.Track) error {
+// waitTrack waits until a track can be routed to: it is ready, and runs the image; "" for whichever.
+func (j *job) waitTrack(ctx context.Context, track release.Track, image string) error {
 	if err := j.waitRollout(ctx, track); err != nil {
 		return err
 	}
-	return j.waitEndpoints(ctx, track)
+	return j.waitEndpoints(ctx, track, image)
 }
 
 // first releases an app that has no primary.
@@ -278,7 +278,7 @@ func (j *job) first(ctx context.Context) (Result, error) {
 	if err := j.applyPrimary(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.waitTrack(ctx, release.Primary); err != nil {
+	if err := j.waitTrack(ctx, release.Primary, r.Image); err != nil {
 		return Result{}, err
 	}
 	if err := j.ensureSubsets(ctx); err != nil {
@@ -417,7 +417,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 // serves and may do so again while this waits: what is routed to is what was seen ready last.
 func (j *job) waitPrimary(ctx context.Context) error {
 	for range regrowths {
-		if err := j.waitTrack(ctx, release.Primary); err != nil {
+		if err := j.waitTrack(ctx, release.Primary, j.ledger.Release.Image); err != nil {
 			return err
 		}
 		if j.shrunkBy == nil {
@@ -668,7 +668,7 @@ func (j *job) restorePrimary(ctx context.Context) error {
 		}
 	}
 	j.log("Deployment "+j.Namespace+"/"+desired.Name, "put back to %s", release.DigestOf(j.ledger.Release.Previous))
-	if err := j.waitTrack(ctx, release.Primary); err != nil {
+	if err := j.waitTrack(ctx, release.Primary, ""); err != nil {
 		return err
 	}
 	return j.routeIfThere(ctx, 0)

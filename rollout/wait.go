@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -129,24 +132,24 @@ func (j *job) selector(track release.Track) string {
 
 // waitEndpoints waits until every pod of a track is a ready endpoint of the Service, and that there
 // is one: only then may a route point at it.
-func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
+func (j *job) waitEndpoints(ctx context.Context, track release.Track, image string) error {
 	if j.plan != nil {
 		return nil
 	}
 	ctx, cancel := j.bounded(ctx)
 	defer cancel()
-	var want sets.Set[string]
-	slices := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
+	var pods []corev1.Pod
+	endpoints := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
 	ofService := func(o metav1.ListOptions) metav1.ListOptions {
 		o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
 		return o
 	}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return slices.List(ctx, ofService(o))
+			return endpoints.List(ctx, ofService(o))
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return slices.Watch(ctx, ofService(o))
+			return endpoints.Watch(ctx, ofService(o))
 		},
 	}
 	ready := map[string]sets.Set[string]{} // by slice
@@ -162,8 +165,8 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 			all = all.Union(names)
 		}
 		var err error
-		want, err = j.livePods(ctx, track) // each time: pods come and go while this waits
-		return err == nil && want.Len() > 0 && all.IsSuperset(want), err
+		pods, err = j.livePods(ctx, track) // each time: pods come and go while this waits
+		return err == nil && len(pods) > 0 && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !all.Has(p.Name) }), err
 	})
 	if err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -171,23 +174,60 @@ func (j *job) waitEndpoints(ctx context.Context, track release.Track) error {
 		}
 		return fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
 	}
-	j.log("Service "+j.Namespace+"/"+j.Manifests.Service.Name, "%d ready %s of %s", want.Len(), plural(want.Len(), "endpoint"), track)
-	return nil
+	j.log("Service "+j.Namespace+"/"+j.Manifests.Service.Name, "%d ready %s of %s", len(pods), plural(len(pods), "endpoint"), track)
+	return j.checkImages(ctx, track, image, pods)
 }
 
-// livePods are the names of a track's pods that are to serve: not those that end, or have ended.
-func (j *job) livePods(ctx context.Context, track release.Track) (sets.Set[string], error) {
+// livePods are a track's pods that are to serve: not those that end, or have ended.
+func (j *job) livePods(ctx context.Context, track release.Track) ([]corev1.Pod, error) {
 	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
 	if err != nil {
 		return nil, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
 	}
-	names := sets.New[string]()
-	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp == nil && pod.Status.Phase != corev1.PodFailed && pod.Status.Phase != corev1.PodSucceeded {
-			names.Insert(pod.Name)
+	return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+	}), nil
+}
+
+// checkImages asks the pods what they run, by the imageID that their nodes have pulled: the release's image, or,
+// where that is an index, the part of it for the node's platform. An image of "" is not checked: the way back.
+func (j *job) checkImages(ctx context.Context, track release.Track, image string, pods []corev1.Pod) error {
+	others := otherImages(pods, j.Manifests.ContainerName(), release.DigestOf(image))
+	if image == "" || len(others) == 0 {
+		return nil
+	}
+	if j.Parts != nil {
+		parts, err := j.Parts(ctx, image)
+		if err != nil {
+			j.log("image", "the registry does not say what %s is made of, so that it is not known whether the pods run it: %v", release.DigestOf(image), err)
+			return nil
+		}
+		for _, part := range parts {
+			delete(others, part)
 		}
 	}
-	return names, nil
+	if len(others) == 0 {
+		return nil
+	}
+	notReady := &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods do not run " + release.DigestOf(image)}
+	for _, digest := range slices.Sorted(maps.Keys(others)) {
+		notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s: something on the way to the node puts another image in its place", others[digest], digest))
+	}
+	return notReady
+}
+
+// otherImages are digests that pods run and that are not the one wanted, each with a pod that runs it. A node that
+// does not name what it pulled by its digest in a registry tells nothing.
+func otherImages(pods []corev1.Pod, container, want string) map[string]string {
+	others := map[string]string{}
+	for _, pod := range pods {
+		for _, status := range pod.Status.ContainerStatuses {
+			if _, digest, ok := strings.Cut(status.ImageID, "@"); ok && status.Name == container && digest != want {
+				others[digest] = pod.Name
+			}
+		}
+	}
+	return others
 }
 
 func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
+	"github.com/our-org/crossbill/image"
 	"github.com/our-org/crossbill/manifest"
 	"github.com/our-org/crossbill/release"
 	"github.com/our-org/crossbill/rollout"
@@ -84,6 +85,13 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	c := &rollout.Cluster{
 		Kube: kube, Istio: mesh, Namespace: namespace, Manifests: set,
 		By: f.by, Timeout: f.timeout,
+		Parts: func(ctx context.Context, reference string) ([]string, error) {
+			keychain, err := new(loginFlags).keychain() // of the environment: the registry may be a private one
+			if err != nil {
+				return nil, err
+			}
+			return image.Parts(ctx, reference, keychain)
+		},
 		Log: func(e rollout.Event) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
 			f.steps = append(f.steps, telemetry.Step{At: time.Now(), Object: e.Object, Message: e.Message})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -33,6 +34,7 @@ type imageFlags struct {
 	labels                     image.Labels
 	created                    int64
 	assetsOf, assets           string
+	platforms                  []string
 }
 
 func newImageBuildCommand() *cobra.Command {
@@ -56,6 +58,7 @@ Environment:
 	f.StringVar(&flags.appDir, "app-dir", "app", "folder of the built app")
 	f.StringVar(&flags.base, "base", image.DefaultBase, "base image with Node at "+image.Node+": repository@sha256:…, or oci:FOLDER")
 	f.StringVar(&flags.push, "push", "", "where to push: registry/repository:tag; or oci:FOLDER, a new folder for an OCI image layout")
+	f.StringSliceVar(&flags.platforms, "platform", nil, "platforms, for example linux/amd64,linux/arm64: an index of an image for each; --base must be one too (default: linux/amd64 alone, or the one of --base)")
 	f.StringVar(&flags.assetsOf, "assets-of", "", "image that is live, by digest: its hashed assets are taken along, for pages that are open (default: none)")
 	f.StringVar(&flags.assets, "assets-folder", "dist/build", "with --assets-of: folder of files whose names have a hash of their content")
 	flags.login.add(f)
@@ -92,7 +95,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 		flags.labels.Base = flags.base
 	}
 	flags.labels.Created = time.Unix(flags.created, 0)
-	base, err := image.Base(cmd.Context(), flags.base)
+	bases, err := flags.bases(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -110,9 +113,19 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 			below = append(below, layer)
 		}
 	}
-	built, err := image.Build(base, flags.appDir, flags.labels, below...)
-	if err != nil {
-		return err
+	var images []v1.Image
+	for _, base := range bases {
+		built, err := image.Build(base, flags.appDir, flags.labels, below...)
+		if err != nil {
+			return err
+		}
+		images = append(images, built)
+	}
+	var built image.Built = images[0]
+	if len(flags.platforms) > 0 {
+		if built, err = image.Index(images, flags.labels); err != nil {
+			return err
+		}
 	}
 	var reference string
 	if folder, ok := strings.CutPrefix(flags.push, "oci:"); ok {
@@ -127,7 +140,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), reference)
 		return err
 	}
-	manifest, err := built.Manifest()
+	manifest, err := images[0].Manifest()
 	if err != nil {
 		return err
 	}
@@ -138,9 +151,30 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	return printJSON(cmd.OutOrStdout(), struct {
 		Reference string `json:"reference"`
 		Digest    string `json:"digest"`
-		Size      int64  `json:"size"` // compressed, in bytes
+		Size      int64  `json:"size"` // compressed, in bytes; of the first platform
 		Layers    int    `json:"layers"`
 	}{reference, release.DigestOf(reference), size, len(manifest.Layers)})
+}
+
+// bases are the base images, one for each platform.
+func (f *imageFlags) bases(ctx context.Context) ([]v1.Image, error) {
+	if len(f.platforms) == 0 {
+		base, err := image.Base(ctx, f.base)
+		return []v1.Image{base}, err
+	}
+	var bases []v1.Image
+	for _, text := range f.platforms {
+		platform, err := v1.ParsePlatform(text)
+		if err != nil || platform.OS == "" || platform.Architecture == "" {
+			return nil, &release.InputError{Field: "--platform", Problem: fmt.Sprintf("%q is not a platform", text), Fix: "give os/architecture, for example linux/arm64"}
+		}
+		base, err := image.BaseFor(ctx, f.base, *platform)
+		if err != nil {
+			return nil, err
+		}
+		bases = append(bases, base)
+	}
+	return bases, nil
 }
 
 func newImageDigestCommand() *cobra.Command {
