@@ -68,6 +68,15 @@ func (m *Crossbill) Publish(
 	// then begins with registry.localhost and the port.
 	// +optional
 	registry *dagger.Service,
+
+	// Source repository, https://…: a label, and what the provenance says.
+	// +optional
+	sourceUrl string,
+
+	// Private key as PEM. With it the image gets an SBOM, a provenance and a signature in the registry; sourceUrl
+	// and commit are needed then.
+	// +optional
+	signingKey *dagger.Secret,
 ) (string, error) {
 	c := m.withBuiltApp(version)
 	if registry != nil {
@@ -77,7 +86,43 @@ func (m *Crossbill) Publish(
 		c = c.WithSecretVariable("REGISTRY_PASSWORD", password)
 	}
 	args := flag(m.imageBuild(version, commit, created), "--username", username)
-	return run(ctx, c, flag(args, "--push", address)...)
+	args = flag(args, "--source-url", sourceUrl)
+	published, err := run(ctx, c, flag(args, "--push", address)...)
+	if err != nil || signingKey == nil {
+		return published, err
+	}
+	image, err := byDigest(published)
+	if err != nil {
+		return "", err
+	}
+	c = c.WithSecretVariable("CROSSBILL_SIGNING_KEY", signingKey)
+	attest := flag([]string{"image", "attest", image, "--app-dir=/app"}, "--username", username)
+	if _, err := run(ctx, c, flag(attest, "--base", m.BaseImage)...); err != nil {
+		return "", err
+	}
+	return published, nil
+}
+
+// Show what an image is, what is attached to it, and whether the policy lets it through
+//
+// The policy is trust.yaml in the folder of the manifests, if it is there.
+// +cache="never"
+func (m *Crossbill) Inspect(
+	ctx context.Context,
+
+	// Image, by digest: repository@sha256:….
+	image string,
+
+	// Commit that it must have been built from.
+	// +optional
+	commit string,
+
+	// Form of it: text or json.
+	// +default="text"
+	format string,
+) (string, error) {
+	args := []string{"image", "inspect", image, "--manifests=/manifests", "--output=" + format}
+	return run(ctx, m.telling(m.Cli()).WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests)), flag(args, "--commit", commit)...)
 }
 
 // packages is the app's folder with its dependencies and nothing else of it: a layer that stands
@@ -110,7 +155,9 @@ func (m *Crossbill) built(version string) *dagger.Directory {
 	c = c.WithExec([]string{"pnpm", "build"})
 	return dag.Directory().
 		WithDirectory("dist", c.Directory("dist")).
-		WithDirectory("server", c.Directory("server"))
+		WithDirectory("server", c.Directory("server")).
+		WithDirectory("sbom", c.Directory("sbom")).
+		WithFile("pnpm-lock.yaml", c.File("pnpm-lock.yaml"))
 }
 
 func (m *Crossbill) withBuiltApp(version string) *dagger.Container {

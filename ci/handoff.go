@@ -243,11 +243,19 @@ func (m *Crossbill) Release(
 	// How long to watch, for example 30m.
 	// +default="30m"
 	timeout string,
+
+	// Source repository, https://…: a label, and what the provenance says.
+	// +optional
+	sourceUrl string,
+
+	// Private key as PEM, to sign the image with.
+	// +optional
+	signingKey *dagger.Secret,
 ) (string, error) {
 	if err := m.Check(ctx); err != nil {
 		return "", err
 	}
-	published, err := m.Publish(ctx, address, username, password, version, commit, created, registry)
+	published, err := m.Publish(ctx, address, username, password, version, commit, created, registry, sourceUrl, signingKey)
 	if err != nil {
 		return "", err
 	}

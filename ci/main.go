@@ -41,12 +41,16 @@ type Crossbill struct {
 	Pushgateway string
 	// +private
 	OtlpEndpoint string
+	// +private
+	RegistryUsername string
+	// +private
+	RegistryPassword *dagger.Secret
 }
 
 func New(
 	// Repository with the app, its manifests and the source of the crossbill command.
 	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "!k8s", "!k8s/**", "!app", "!app/**", "app/node_modules", "app/dist", "app/server", "**/*_test.go"]
+	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "!k8s", "!k8s/**", "!app", "!app/**", "app/node_modules", "app/dist", "app/server", "app/sbom", "**/*_test.go"]
 	source *dagger.Directory,
 
 	// Folder of the app in the repository.
@@ -92,18 +96,31 @@ func New(
 	// URL of an OpenTelemetry collector that gets a release as one trace, by OTLP over HTTP.
 	// +optional
 	otlpEndpoint string,
+
+	// User of a registry that is not public, for the steps that read what is attached to an image.
+	// +optional
+	registryUsername string,
+
+	// Password or token of that user.
+	// +optional
+	registryPassword *dagger.Secret,
 ) *Crossbill {
 	return &Crossbill{
 		Source: source, AppDir: appDir, Name: name, Manifests: manifests, CommandImage: cli,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
 		Webhook: webhook, Pushgateway: pushgateway, OtlpEndpoint: otlpEndpoint,
+		RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 	}
 }
 
-// telling is a container whose crossbill tells what it does whom the caller has named.
+// telling is a container whose crossbill tells what it does whom the caller has named, and may read their
+// registry.
 func (m *Crossbill) telling(c *dagger.Container) *dagger.Container {
 	if m.Webhook != nil {
 		c = c.WithSecretVariable("CROSSBILL_WEBHOOK", m.Webhook)
+	}
+	if m.RegistryPassword != nil {
+		c = c.WithEnvVariable("REGISTRY_USERNAME", m.RegistryUsername).WithSecretVariable("REGISTRY_PASSWORD", m.RegistryPassword)
 	}
 	if m.Pushgateway != "" {
 		c = c.WithEnvVariable("CROSSBILL_PUSHGATEWAY", m.Pushgateway)

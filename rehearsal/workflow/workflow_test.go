@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 		os.Exit(gh(os.Args[1:]))
 	case "dagger":
 		os.Exit(dagger(os.Args[1:]))
+	case "docker":
+		os.Exit(docker(os.Args[1:]))
 	}
 	os.Exit(m.Run())
 }
@@ -86,6 +88,15 @@ func gh(args []string) int {
 	jq := exec.Command("jq", "-r", filter)
 	jq.Stdin, jq.Stdout, jq.Stderr = bytes.NewReader(answer), os.Stdout, os.Stderr
 	if jq.Run() != nil {
+		return 1
+	}
+	return 0
+}
+
+// docker does `docker login`, with the password on standard input.
+func docker(args []string) int {
+	password, err := io.ReadAll(os.Stdin)
+	if err != nil || strings.TrimSpace(string(password)) != "registry-password" || strings.Join(args, " ") != "login registry.example.com --username registry-user --password-stdin" {
 		return 1
 	}
 	return 0
@@ -201,7 +212,7 @@ func TestReleaseWorkflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gh", "dagger"} {
+	for _, name := range []string{"gh", "dagger", "docker"} {
 		if err := os.Symlink(self, filepath.Join(commands, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +268,7 @@ func TestReleaseWorkflow(t *testing.T) {
 			if !bytes.Contains(log, []byte(test.row)) {
 				t.Errorf("no %q in the job's summary\n%s", test.row, log)
 			}
-			if double.attested != repository+"@"+digest {
+			if double.attested != "true "+repository+"@"+digest {
 				t.Errorf("attested %q", double.attested)
 			}
 			pipelines := server.Pipelines()
