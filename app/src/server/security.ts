@@ -21,8 +21,9 @@ export async function secure(app: FastifyInstance): Promise<void> {
     referrerPolicy: { policy: "same-origin" },
   });
   app.addHook("onRequest", async (request, reply) => {
-    const { host } = request.headers;
-    if (host !== undefined && !isHost(host)) {
+    // Of several Node would take the first, and a proxy perhaps another (RFC 9112, section 3.2).
+    const hosts = request.raw.headersDistinct.host ?? [];
+    if (hosts.length > 1 || !hosts.every(isHost)) {
       return reply.code(400).send({ error: "the host header is not a host" });
     }
   });
