@@ -22,7 +22,8 @@ export async function secure(app: FastifyInstance): Promise<void> {
   });
   app.addHook("onRequest", async (request, reply) => {
     // Of several Node would take the first, and a proxy perhaps another (RFC 9112, section 3.2).
-    const hosts = request.raw.headersDistinct.host ?? [];
+    const { rawHeaders } = request.raw; // name, value, name, value, …
+    const hosts = rawHeaders.filter((_, i) => i % 2 === 1 && rawHeaders[i - 1]?.toLowerCase() === "host");
     if (hosts.length > 1 || !hosts.every(isHost)) {
       return reply.code(400).send({ error: "the host header is not a host" });
     }
