@@ -100,6 +100,15 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	return c, c.Preflight(cmd.Context())
 }
 
+// status connects and reads what the cluster knows of the app's releases.
+func (f *clusterFlags) status(cmd *cobra.Command) (*rollout.Status, error) {
+	c, err := f.connect(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return c.Status(cmd.Context())
+}
+
 // checkOutput finds a format that a command does not have.
 func checkOutput(format string, formats ...string) error {
 	if slices.Contains(formats, format) {

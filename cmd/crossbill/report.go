@@ -47,11 +47,7 @@ Environment:
   CROSSBILL_GITHUB_TOKEN  token that may read deployments (or --github-token-file)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			status, err := c.Status(cmd.Context())
+			status, err := cluster.status(cmd)
 			if err != nil {
 				return err
 			}

@@ -151,11 +151,7 @@ func newHistoryCommand() *cobra.Command {
 			if most < 1 {
 				return &release.InputError{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", most), Fix: "give 1 or more; the ledger keeps 20"}
 			}
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			status, err := c.Status(cmd.Context())
+			status, err := cluster.status(cmd)
 			if err != nil {
 				return err
 			}
