@@ -112,7 +112,9 @@ func start(t *testing.T, env ...string) *server {
 	for {
 		if response, err := http.Get("http://" + s.address + "/health"); err == nil {
 			response.Body.Close()
-			return s
+			if response.StatusCode == http.StatusOK {
+				return s
+			}
 		}
 		if time.Since(s.begun) > 30*time.Second {
 			t.Fatalf("the app does not answer\n%s", s.log.String())
