@@ -150,7 +150,7 @@ func testALedgerThatOthersLabel(t *testing.T) {
 			case <-done:
 				labeled <- nil
 				return
-			case <-time.After(20 * time.Millisecond):
+			case <-time.After(100 * time.Millisecond):
 			}
 			patch := `{"metadata":{"labels":{"policy/seen":"` + time.Now().Format("150405.000000") + `"}}}`
 			if _, err := a.kube.CoreV1().ConfigMaps(a.namespace).Patch(a.Context(), "crossbill-labels", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {

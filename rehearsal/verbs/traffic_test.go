@@ -130,15 +130,15 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	if code, out := a.crossbill("promote", "--bake", "8s"); code != 2 || !strings.Contains(out, "--prometheus") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
-	bake("two", 4, "bake: inconclusive: no request reached")
+	bake("drains a", 4, "bake: inconclusive: no request reached")
 	a.must("cleanup")
 	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 50)
 	defer generator.Stop()
 	bake("fails", 3, "rolled back in ")
-	if digest(a.image("primary")) != digest(images["two"]) || a.weights() != atRest {
+	if digest(a.image("primary")) != digest(images["drains a"]) || a.weights() != atRest {
 		t.Errorf("primary runs %s", a.image("primary"))
 	}
-	bake("three", 0, "baked: availability: 100.00 %")
+	bake("drains b", 0, "baked: availability: 100.00 %")
 	a.must("cleanup")
 }
 
