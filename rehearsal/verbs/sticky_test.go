@@ -74,7 +74,7 @@ func testPodsThatOutliveTheirDeployment(t *testing.T) {
 	t.Parallel()
 	a := released(t, "outlive")
 	a.must("canary", "--image", images["two"], "--sticky")
-	stop := a.observe()
+	observed := a.observing()
 	orphan := metav1.DeletePropagationOrphan
 	if err := a.kube.AppsV1().Deployments(a.namespace).Delete(t.Context(), "outlive-canary", metav1.DeleteOptions{PropagationPolicy: &orphan}); err != nil {
 		t.Fatal(err)
@@ -99,7 +99,13 @@ func testPodsThatOutliveTheirDeployment(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	stop()
+	problems, states := observed()
+	for _, problem := range problems {
+		t.Error(problem)
+	}
+	if states < 3 { // the routes at rest, the Deployment's end, and that of its pods
+		t.Errorf("only %d states were seen", states)
+	}
 }
 
 // seen is what browsers tell: by browser and version, chunks that were there and that were not.
