@@ -67,8 +67,8 @@ type Cluster struct {
 	// it. istiod sends a change within a second at most by default (debounce 100 ms to 10 s under
 	// constant change); the default is 10 seconds.
 	SettleDelay time.Duration
-	// Admit says whether a release's image may be deployed at all. Canary and Promote ask it before they write
-	// anything. Nil: every image may.
+	// Admit says whether a release's image may be deployed at all. Canary, Shift and Promote ask it before they
+	// write anything. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.

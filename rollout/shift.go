@@ -24,8 +24,11 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 		return Result{}, &release.InputError{Field: "--steps", Problem: "is missing", Fix: "give rising percentages, for example 10,25,50"}
 	}
 	return c.run(ctx, verb{
-		look: func(ctx context.Context, j *job) (Result, bool, error) { return j.lookShift(ctx, steps) },
-		act:  func(ctx context.Context, j *job) (Result, error) { return j.shift(ctx, steps, pause) },
+		look: func(ctx context.Context, j *job) (Result, bool, error) {
+			result, done, err := j.lookShift(ctx, steps)
+			return j.admitted(ctx, nil, result, done, err)
+		},
+		act: func(ctx context.Context, j *job) (Result, error) { return j.shift(ctx, steps, pause) },
 	})
 }
 

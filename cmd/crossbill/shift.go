@@ -13,6 +13,7 @@ func newShiftCommand() *cobra.Command {
 	var drain drainFlags
 	var tell tellFlags
 	var takeover bool
+	var trust trustFlags
 	var id *string
 	var steps []int
 	var pause time.Duration
@@ -33,6 +34,9 @@ canary's last share.`,
 				if err := drain.apply(c); err != nil { // for the way back
 					return rollout.Result{}, err
 				}
+				if err := trust.apply(c, cluster.manifests); err != nil {
+					return rollout.Result{}, err
+				}
 				c.Takeover, c.ReleaseID = takeover, *id
 				result, err := c.Shift(cmd.Context(), steps, pause)
 				if err != nil {
@@ -45,6 +49,7 @@ canary's last share.`,
 	cluster.add(cmd.Flags())
 	id = ofReleaseFlag(cmd.Flags())
 	drain.add(cmd.Flags())
+	trust.add(cmd.Flags())
 	tell.add(cmd)
 	takeoverFlag(cmd.Flags(), &takeover)
 	cmd.Flags().IntSliceVar(&steps, "steps", nil, "percentages, rising: the last one is where the canary stays")

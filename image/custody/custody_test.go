@@ -15,6 +15,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -358,6 +359,33 @@ func TestKeys(t *testing.T) {
 func TestKeylessNeedsAnIdentity(t *testing.T) {
 	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
 	if _, err := Keyless(context.Background(), PublicFulcio, PublicRekor); !errors.As(err, new(*release.InputError)) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestGitHubsIdentity: the runner is asked for a token that is made out to Sigstore, and an answer without one is an
+// error that does not tell of the request's own token.
+func TestGitHubsIdentity(t *testing.T) {
+	faults := 1
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case faults > 0:
+			faults--
+			w.WriteHeader(http.StatusBadGateway)
+		case r.Header.Get("Authorization") != "Bearer runner" || r.URL.Query().Get("audience") != "sigstore" || r.URL.Query().Get("api-version") != "2":
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			_, _ = io.WriteString(w, `{"value": "ey.token"}`)
+		}
+	}))
+	defer server.Close()
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", server.URL+"/token?api-version=2")
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runner")
+	if token, err := gitHubToken(t.Context()); err != nil || token != "ey.token" {
+		t.Errorf("%q, %v", token, err)
+	}
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "another")
+	if _, err := gitHubToken(t.Context()); err == nil || !strings.Contains(err.Error(), "403") || strings.Contains(err.Error(), "another") {
 		t.Errorf("%v", err)
 	}
 }

@@ -20,7 +20,7 @@ func signingKey(t *testing.T, repository string) (file, policy string) {
 }
 
 // testOnlyWhatIsTrusted: where there is a policy, an image that nobody whom it names has signed is refused before
-// anything is written, by canary and by promote.
+// anything is written, by every verb that gives it traffic.
 func testOnlyWhatIsTrusted(t *testing.T) {
 	t.Parallel()
 	a := released(t, "trust")
@@ -71,8 +71,13 @@ func testOnlyWhatIsTrusted(t *testing.T) {
 	if out := a.must(canary...); !strings.Contains(out, "built from "+repository+" at "+commit+", signed by key ") {
 		t.Errorf("canary:\n%s", out)
 	}
+	theirs := strings.Replace(strangers, repository, "https://github.com/their-org/app", 1)
+	write(theirs)
+	refused("not from https://github.com/their-org/app", "shift", "--steps", "25")
+	write(policy)
+	a.must("shift", "--steps", "25")
 	a.healthy()
-	write(strings.Replace(strangers, repository, "https://github.com/their-org/app", 1))
+	write(theirs)
 	refused("not from https://github.com/their-org/app", "promote")
 	write(policy)
 	a.must("promote")
