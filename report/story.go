@@ -43,18 +43,17 @@ type objective struct {
 func Stories(s *rollout.Status, entries []Entry, now time.Time) []Story {
 	var stories []Story
 	if r := s.Release; r != nil {
-		story := tell(r, entries, now)
+		story := tell(r, "", entries, now)
 		story.Outcome, story.Why, story.Took = string(r.Stage), "next: "+next(r), Took(now.Sub(r.StartedAt).Round(time.Second))
 		stories = append(stories, story)
 	}
 	for i := range s.History {
 		f := &s.History[i]
-		story := tell(&f.Release, entries, f.FinishedAt)
+		story := tell(&f.Release, f.Outcome, entries, f.FinishedAt)
 		story.Outcome, story.Ended, story.EndedBy, story.Took = string(f.Outcome), f.FinishedAt, f.FinishedBy, Took(f.FinishedAt.Sub(f.StartedAt).Round(time.Second))
 		if story.Why = f.Reason; story.Why == "" && f.Verdict != nil {
 			story.Why = f.Verdict.Reason
 		}
-		story.Charts = append([]*chart{shares(&f.Release, f.FinishedAt, f.Outcome)}, story.Charts[1:]...)
 		stories = append(stories, story)
 	}
 	for i := range stories {
@@ -65,9 +64,9 @@ func Stories(s *rollout.Status, entries []Entry, now time.Time) []Story {
 	return stories
 }
 
-// tell is what there is to say of any release.
-func tell(r *release.Release, entries []Entry, until time.Time) Story {
-	story := Story{Release: r, Links: LinksOf(r), Charts: []*chart{shares(r, until, "")}}
+// tell is what there is to say of any release; its outcome is "" while it is in flight.
+func tell(r *release.Release, outcome release.Outcome, entries []Entry, until time.Time) Story {
+	story := Story{Release: r, Links: LinksOf(r), Charts: []*chart{shares(r, until, outcome)}}
 	for _, v := range r.Judged {
 		story.Verdicts = append(story.Verdicts, decision{Verdict: v})
 	}

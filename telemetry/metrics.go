@@ -18,8 +18,10 @@ import (
 func Push(ctx context.Context, address string, e *Event) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	app := push.New(address, "crossbill").Client(&http.Client{Timeout: 10 * time.Second}).Grouping("namespace", e.Namespace).Grouping("app", e.App)
-	run := push.New(address, "crossbill").Client(&http.Client{Timeout: 10 * time.Second}).Grouping("namespace", e.Namespace).Grouping("app", e.App).Grouping("verb", e.Verb)
+	ofApp := func() *push.Pusher {
+		return push.New(address, "crossbill").Client(&http.Client{Timeout: 10 * time.Second}).Grouping("namespace", e.Namespace).Grouping("app", e.App)
+	}
+	run, app := ofApp().Grouping("verb", e.Verb), ofApp()
 	gauge(run, "crossbill_verb_last_run_timestamp_seconds", "When the verb ended last.", float64(e.Ended.UnixMilli())/1000)
 	gauge(run, "crossbill_verb_duration_seconds", "How long its last run took.", e.Ended.Sub(e.Begun).Seconds())
 	gauge(run, "crossbill_verb_exit_code", "What its last run ended with; 0 is success.", float64(e.ExitCode))

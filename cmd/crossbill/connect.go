@@ -86,7 +86,7 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 		Kube: kube, Istio: mesh, Namespace: namespace, Manifests: set,
 		By: f.by, Timeout: f.timeout,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {
-			keychain, err := new(loginFlags).keychain() // of the environment: the registry may be a private one
+			keychain, err := environmentLogin()
 			if err != nil {
 				return nil, err
 			}

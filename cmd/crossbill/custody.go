@@ -216,7 +216,7 @@ func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
 	if err != nil || policy == nil {
 		return err
 	}
-	keychain, err := new(loginFlags).keychain() // of the environment: the registry may be a private one
+	keychain, err := environmentLogin()
 	if err != nil {
 		return err
 	}

@@ -229,3 +229,6 @@ func (f *loginFlags) keychain() (authn.Keychain, error) {
 	}
 	return image.Login{Username: username, Password: password}, nil
 }
+
+// environmentLogin is the login that verbs of the cluster read a registry with, which may be a private one.
+func environmentLogin() (authn.Keychain, error) { return new(loginFlags).keychain() }

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -40,19 +42,19 @@ func Attach(ctx context.Context, image name.Digest, mediaType string, content []
 		return "", fmt.Errorf("%s: %w", image, err)
 	}
 	layer, config := static.NewLayer(content, types.MediaType(mediaType)), static.NewLayer([]byte("{}"), emptyMediaType)
-	described := make([]v1.Descriptor, 2)
-	for i, l := range []v1.Layer{layer, config} {
+	var described []v1.Descriptor
+	for _, l := range []v1.Layer{layer, config} {
 		if err := remote.WriteLayer(image.Context(), l, options...); err != nil {
 			return "", fmt.Errorf("attaching to %s: %w; doing it again is safe", image, err)
 		}
-		if described[i], err = describe(l); err != nil {
+		d, err := partial.Descriptor(l)
+		if err != nil {
 			return "", err
 		}
+		described = append(described, *d)
 	}
 	all := map[string]string{"org.opencontainers.image.created": created.UTC().Format(time.RFC3339)}
-	for key, value := range annotations {
-		all[key] = value
-	}
+	maps.Copy(all, annotations)
 	m := referrer{
 		Manifest: v1.Manifest{
 			SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Config: described[1], Layers: described[:1], Annotations: all,
@@ -86,17 +88,6 @@ func Say(ctx context.Context, s *Signer, image name.Digest, predicateType string
 	}
 	annotations := map[string]string{"dev.sigstore.bundle.content": "dsse-envelope", "dev.sigstore.bundle.predicateType": predicateType}
 	return Attach(ctx, image, bundleMediaType, signed, annotations, created, options...)
-}
-
-func describe(l v1.Layer) (d v1.Descriptor, err error) {
-	if d.MediaType, err = l.MediaType(); err != nil {
-		return d, err
-	}
-	if d.Digest, err = l.Digest(); err != nil {
-		return d, err
-	}
-	d.Size, err = l.Size()
-	return d, err
 }
 
 // referrer is a manifest with the artifact type of OCI 1.1, which go-containerregistry's lacks.

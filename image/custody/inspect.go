@@ -6,13 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // Chain is all that a registry knows of an image: what it is, and what is attached to it. Only Trust.Check says
@@ -62,13 +62,13 @@ func Inspect(ctx context.Context, image name.Digest, options ...remote.Option) (
 	for _, a := range attached {
 		c.Attached = append(c.Attached, linkOf(a))
 	}
-	slices.SortStableFunc(c.Attached, func(a, b Link) int { return bytes.Compare([]byte(a.Created), []byte(b.Created)) })
+	slices.SortStableFunc(c.Attached, func(a, b Link) int { return strings.Compare(a.Created, b.Created) })
 	return c, nil
 }
 
 // first is the image, or of an index its first one.
 func (c *Chain) first(described *remote.Descriptor) (v1.Image, error) {
-	if described.MediaType != types.OCIImageIndex && described.MediaType != types.DockerManifestList {
+	if !described.MediaType.IsIndex() {
 		return described.Image()
 	}
 	index, err := described.ImageIndex()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -130,7 +129,7 @@ func integrity(file string) (map[string]string, error) {
 		hashes[key] = hex.EncodeToString(raw)
 	}
 	if len(hashes) == 0 {
-		return nil, &release.InputError{Field: file, Problem: errors.New("it has no packages").Error()}
+		return nil, &release.InputError{Field: file, Problem: "it has no packages"}
 	}
 	return hashes, nil
 }

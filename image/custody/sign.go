@@ -78,14 +78,16 @@ func (k *keypair) GetSigningAlgorithm() protocommon.PublicKeyDetails { return k.
 func (k *keypair) GetKeyAlgorithm() string                           { return k.name }
 func (k *keypair) GetPublicKey() crypto.PublicKey                    { return k.signer.Public() }
 
-// GetHint is what cosign calls the key by.
-func (k *keypair) GetHint() []byte {
-	der, err := x509.MarshalPKIXPublicKey(k.signer.Public())
+func (k *keypair) GetHint() []byte { return []byte(fingerprint(k.signer.Public())) }
+
+// fingerprint is what cosign calls a key by; "" for a kind of key that has none.
+func fingerprint(key crypto.PublicKey) string {
+	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
-		return nil
+		return ""
 	}
 	sum := sha256.Sum256(der)
-	return []byte(base64.StdEncoding.EncodeToString(sum[:]))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 func (k *keypair) GetPublicKeyPem() (string, error) {

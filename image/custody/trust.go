@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -291,19 +290,11 @@ func (t *Trust) signedByKey(entity verify.SignedEntity, about verify.ArtifactPol
 		}
 		result, err := v.Verify(entity, verify.NewPolicy(about, verify.WithKey()))
 		if err == nil {
-			return &Origin{SignedBy: "key " + string((&keypair{signer: public{key}}).GetHint())}, result, nil
+			return &Origin{SignedBy: "key " + fingerprint(key)}, result, nil
 		}
 		reason = fmt.Errorf("it is signed by no key that the policy names, or is about another image (%w)", err)
 	}
 	return nil, nil, reason
-}
-
-// public is a key of which only the public half is known.
-type public struct{ key crypto.PublicKey }
-
-func (p public) Public() crypto.PublicKey { return p.key }
-func (p public) Sign(_ io.Reader, _ []byte, _ crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("a public key cannot sign")
 }
 
 func (t *Trust) signedByIdentity(entity verify.SignedEntity, about verify.ArtifactPolicyOption) (*Origin, *verify.VerificationResult, error) {
