@@ -14,6 +14,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             all tests, as CI runs them'
+	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
@@ -51,6 +52,13 @@ test-ci:
 	@echo '== the Dagger module: compile check and tests, without an engine'
 	cd ci && ./check.sh
 
+# Calls every function of ci/ for real: needs the dagger command, v0.21.8, and an engine. IMAGES names images
+# where the module's own are not reached, for example IMAGES='--node-image=mirror.example.com/node@sha256:...'. What
+# each call printed is left in out/dagger.
+.PHONY: test-dagger
+test-dagger:
+	cd rehearsal && go vet -tags dagger ./dagger && go test -tags dagger ./dagger -count=1 -timeout 90m -v -dagger.images='$(IMAGES)' -dagger.out=$(CURDIR)/out/dagger
+
 .PHONY: test-app
 test-app:
 	@echo '== the app: types, lint, unit tests'
@@ -60,7 +68,7 @@ test-app:
 test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
 	bin/rehearse --setup-only
-	cd rehearsal && go vet ./... && go test -count=1 -timeout 30m -parallel 8 -v ./...
+	cd rehearsal && go vet -tags dagger ./... && go test -count=1 -timeout 30m -parallel 8 -v ./...
 
 # Lets every write of every verb fail in each way, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, and releases under 50,000

@@ -126,7 +126,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepOfTheRoadIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "canary", "verify", "promote", "cleanup", "rollback", "status", "plan", "report", "release"} {
+	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "canary", "verify", "promote", "cleanup", "rollback", "status", "plan", "report", "rehearse", "release"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -212,38 +212,85 @@ func TestCallsThatArePublished(t *testing.T) {
 		}
 		files = append(files, found...)
 	}
-	call := regexp.MustCompile("dagger (?:-[a-z]+ )*call ((?:--[^`|>\n]* )?)([a-z]+)((?: +[^`|>\n]*)?)")
-	flagged := regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
 	calls := 0
 	for _, name := range files {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		joined := strings.ReplaceAll(string(text), "\\\n", " ")
-		for _, found := range call.FindAllStringSubmatch(joined, -1) {
+		for _, call := range published(string(text)) {
 			calls++
-			if problem := misfit(functions, found[2], flagged.FindAllStringSubmatch(found[3], -1)); problem != "" {
-				t.Errorf("%s: %s: %s", name, strings.TrimSpace(found[0]), problem)
+			if problem := misfit(functions, call); problem != "" {
+				t.Errorf("%s: %s %s: %s", name, call.constructor, call.rest, problem)
 			}
 		}
 	}
-	if calls < 10 {
+	if calls < 20 {
 		t.Errorf("found only %d calls", calls)
 	}
 }
 
+// call is a `dagger call`: the constructor's arguments, a function, and what follows it.
+type call struct{ constructor, function, rest string }
+
+var (
+	conditional = regexp.MustCompile(`\$\{[A-Z_]+:\+([^}]*)\}`)
+	flagged     = regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
+	called      = regexp.MustCompile("dagger (?:-[a-z]+ )*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z]+|\"\\$@\")((?: +[^`|>\n]*)?)")
+	// named is a call in .gitlab-ci.yml, where a shell function gives the constructor's arguments.
+	named = regexp.MustCompile(`\n +- crossbill ([a-z]+)([^>\n]*)`)
+)
+
+// published are the calls in a text. What the shell gives only when a variable is set counts as given.
+func published(text string) []call {
+	text = conditional.ReplaceAllString(strings.ReplaceAll(text, "\\\n", " "), "$1")
+	var calls []call
+	shared := ""
+	for _, found := range called.FindAllStringSubmatch(text, -1) {
+		if found[2] == `"$@"` {
+			shared = found[1]
+			continue
+		}
+		calls = append(calls, call{found[1], found[2], found[3]})
+	}
+	for _, found := range named.FindAllStringSubmatch(text, -1) {
+		if shared != "" {
+			calls = append(calls, call{shared, found[1], found[2]})
+		}
+	}
+	return calls
+}
+
+// needs are the constructor's arguments that functions do nothing without.
+var needs = map[string][]string{
+	"kubeconfig":   {"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report"},
+	"project":      {"trigger", "watch", "cancel", "release"},
+	"gitlab-token": {"trigger", "watch", "cancel", "release"},
+}
+
 // misfit says why a call is not one that the module takes. What follows a function that gives an
 // object is Dagger's own, and not looked at.
-func misfit(functions map[string]function, name string, flags [][]string) string {
-	f, ok := functions[name]
+func misfit(functions map[string]function, c call) string {
+	f, ok := functions[c.function]
 	if !ok {
 		return "no such function"
 	}
+	where := map[string]bool{}
+	for _, flag := range flagged.FindAllStringSubmatch(c.constructor, -1) {
+		where[flag[1]] = true
+		if _, ok := functions[""].arguments[flag[1]]; !ok {
+			return "the constructor has no argument --" + flag[1]
+		}
+	}
+	for flag, of := range needs {
+		if slices.Contains(of, c.function) && !where[flag] {
+			return "--" + flag + " is missing before the function"
+		}
+	}
 	given := map[string]bool{}
-	for _, flag := range flags {
+	for _, flag := range flagged.FindAllStringSubmatch(c.rest, -1) {
 		given[flag[1]] = true
-		if _, ok := f.arguments[flag[1]]; !ok && name != "build" && name != "cli" {
+		if _, ok := f.arguments[flag[1]]; !ok && c.function != "build" && c.function != "cli" {
 			return "no argument --" + flag[1]
 		}
 	}

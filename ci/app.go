@@ -44,14 +44,6 @@ func (m *Crossbill) Publish(
 	// Where to push: registry/repository:tag.
 	address string,
 
-	// User of the registry.
-	// +optional
-	username string,
-
-	// Password or token of the registry's user.
-	// +optional
-	password *dagger.Secret,
-
 	// Version of the app. By default the one in package.json.
 	// +optional
 	version string,
@@ -64,11 +56,6 @@ func (m *Crossbill) Publish(
 	// +default=0
 	created int,
 
-	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. The address
-	// then begins with registry.localhost and the port.
-	// +optional
-	registry *dagger.Service,
-
 	// Source repository, https://…: a label, and what the provenance says.
 	// +optional
 	sourceUrl string,
@@ -79,15 +66,7 @@ func (m *Crossbill) Publish(
 	signingKey *dagger.Secret,
 ) (string, error) {
 	c := m.withBuiltApp(version)
-	if registry != nil {
-		c = c.WithServiceBinding("registry.localhost", registry)
-	}
-	if password != nil {
-		c = c.WithSecretVariable("REGISTRY_PASSWORD", password)
-	}
-	args := flag(m.imageBuild(version, commit, created), "--username", username)
-	args = flag(args, "--source-url", sourceUrl)
-	published, err := run(ctx, c, flag(args, "--push", address)...)
+	published, err := run(ctx, c, "image", m.imageBuild(version, commit, created), given("--source-url", sourceUrl, "--push", address))
 	if err != nil || signingKey == nil {
 		return published, err
 	}
@@ -96,11 +75,8 @@ func (m *Crossbill) Publish(
 		return "", err
 	}
 	c = c.WithSecretVariable("CROSSBILL_SIGNING_KEY", signingKey)
-	attest := flag([]string{"image", "attest", image, "--app-dir=/app"}, "--username", username)
-	if _, err := run(ctx, c, flag(attest, "--base", m.BaseImage)...); err != nil {
-		return "", err
-	}
-	return published, nil
+	_, err = run(ctx, c, "image", []string{"attest", image, "--app-dir=/app"}, given("--base", m.BaseImage))
+	return published, err
 }
 
 // Show what an image is, what is attached to it, and whether the policy lets it through
@@ -121,8 +97,8 @@ func (m *Crossbill) Inspect(
 	// +default="text"
 	format string,
 ) (string, error) {
-	args := []string{"image", "inspect", image, "--manifests=/manifests", "--output=" + format}
-	return run(ctx, m.telling(m.Cli()).WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests)), flag(args, "--commit", commit)...)
+	c := m.crossbill().WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests))
+	return run(ctx, c, "image", []string{"inspect", image, "--manifests=/manifests"}, given("--output", format, "--commit", commit))
 }
 
 // packages is the app's folder with its dependencies and nothing else of it: a layer that stands
@@ -133,11 +109,10 @@ func (m *Crossbill) packages() *dagger.Container {
 	})
 	return dag.Container().From(m.NodeImage).
 		WithEnvVariable("CI", "true").
-		WithEnvVariable("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0").
-		WithExec([]string{"corepack", "enable"}).
 		WithMountedCache("/pnpm/store", dag.CacheVolume("crossbill-pnpm-store")).
 		WithDirectory("/app", manifests).
 		WithWorkdir("/app").
+		WithExec([]string{"sh", "-c", `npm install --global "$(node -p 'require("./package.json").packageManager.split("+")[0]')"`}).
 		WithExec([]string{"pnpm", "install", "--frozen-lockfile", "--prefer-offline", "--store-dir", "/pnpm/store"})
 }
 
@@ -148,11 +123,7 @@ func (m *Crossbill) checkout() *dagger.Container {
 
 // built is a folder with the app's client and server bundles.
 func (m *Crossbill) built(version string) *dagger.Directory {
-	c := m.checkout()
-	if version != "" {
-		c = c.WithEnvVariable("APP_VERSION", version)
-	}
-	c = c.WithExec([]string{"pnpm", "build"})
+	c := withVariable(m.checkout(), "APP_VERSION", version).WithExec([]string{"pnpm", "build"})
 	return dag.Directory().
 		WithDirectory("dist", c.Directory("dist")).
 		WithDirectory("server", c.Directory("server")).
@@ -161,20 +132,18 @@ func (m *Crossbill) built(version string) *dagger.Directory {
 }
 
 func (m *Crossbill) withBuiltApp(version string) *dagger.Container {
-	return m.Cli().WithMountedDirectory("/app", m.built(version))
+	return m.crossbill().WithMountedDirectory("/app", m.built(version))
 }
 
-// imageBuild is the command that makes the app's image: the one place that says what is in it and how
-// it is run.
+// imageBuild is the command that makes the app's image, after "image": the one place that says what is in
+// it and how it is run.
 func (m *Crossbill) imageBuild(version, commit string, created int) []string {
-	args := []string{"image", "build", "--app-dir=/app", "--name=" + m.Name, "--created=" + decimal(created)}
-	args = flag(args, "--base", m.BaseImage)
-	args = flag(args, "--version", version)
-	return flag(args, "--revision", commit)
+	return append([]string{"build", "--app-dir=/app"}, given(
+		"--name", m.Name, "--created", decimal(created), "--base", m.BaseImage, "--version", version, "--revision", commit)...)
 }
 
 // layout is a container with the image as an OCI image layout in /tmp/image.
 func (m *Crossbill) layout(version, commit string, created int) *dagger.Container {
 	return m.withBuiltApp(version).
-		WithExec(command(append(m.imageBuild(version, commit, created), "--push=oci:/tmp/image")))
+		WithExec(command("image", m.imageBuild(version, commit, created), []string{"--push=oci:/tmp/image"}))
 }

@@ -7,74 +7,75 @@ import (
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
-// cluster is the cluster that a verb talks to, as its arguments name it.
-type cluster struct {
-	kubeconfig        *dagger.Secret
-	kubeContext       string
-	namespace         string
-	server            *dagger.Service
-	prometheus        string
-	prometheusService *dagger.Service
-	prometheusConfig  *dagger.Secret // in the form of Prometheus's http_config; nil for none
-	githubToken       *dagger.Secret // to tell GitHub; nil for not
-}
-
-// run runs a verb of the crossbill command against the cluster.
-func (m *Crossbill) run(ctx context.Context, on cluster, verb string, args ...string) (string, error) {
-	c, args, err := m.prepare(ctx, on, verb, args)
+// change runs a verb that writes to the cluster, and gives its JSON.
+func (m *Crossbill) change(ctx context.Context, verb, timeout string, args ...string) (string, error) {
+	c, where, err := m.withCluster(ctx)
 	if err != nil {
 		return "", err
 	}
-	return run(ctx, c, args...)
-}
-
-// prepare is the container that a verb runs in, and its command line.
-func (m *Crossbill) prepare(ctx context.Context, on cluster, verb string, args []string) (*dagger.Container, []string, error) {
-	c := m.telling(m.Cli()).
-		WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests)).
-		WithMountedSecret("/run/secrets/kubeconfig", on.kubeconfig, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
-	all := []string{verb, "--kubeconfig=/run/secrets/kubeconfig", "--manifests=/manifests"}
-	all = flag(all, "--context", on.kubeContext)
-	all = flag(all, "--namespace", on.namespace)
-	if on.server != nil {
-		address, err := bind(ctx, on.server, "kubernetes.localhost")
-		if err != nil {
-			return nil, nil, err
-		}
-		c = c.WithServiceBinding("kubernetes.localhost", on.server)
-		all = flag(all, "--connect-to", address)
-	}
-	if on.githubToken != nil {
-		c = c.WithSecretVariable("CROSSBILL_GITHUB_TOKEN", on.githubToken)
-	}
-	if on.prometheusConfig != nil {
-		c = c.WithMountedSecret("/run/secrets/prometheus.yaml", on.prometheusConfig, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
-		all = append(all, "--prometheus-config=/run/secrets/prometheus.yaml")
-	}
-	prometheus := on.prometheus
-	if on.prometheusService != nil {
-		address, err := bind(ctx, on.prometheusService, "prometheus.localhost")
-		if err != nil {
-			return nil, nil, err
-		}
-		c = c.WithServiceBinding("prometheus.localhost", on.prometheusService)
-		prometheus = "http://" + address
-	}
-	return c, append(flag(all, "--prometheus", prometheus), args...), nil
-}
-
-// bind starts a service and gives its host:port under the name that it is bound to a container with.
-func bind(ctx context.Context, service *dagger.Service, name string) (string, error) {
-	if _, err := service.Start(ctx); err != nil {
+	c, prometheus, err := m.withPrometheus(ctx, c)
+	if err != nil {
 		return "", err
+	}
+	how := given("--output", "json", "--timeout", timeout, "--by", m.By, "--environment-url", m.EnvironmentUrl)
+	return run(ctx, c, verb, where, prometheus, how, args)
+}
+
+// look runs a verb that only reads, and gives what it printed.
+func (m *Crossbill) look(ctx context.Context, verb, format string, args ...string) (string, error) {
+	c, where, err := m.withCluster(ctx)
+	if err != nil {
+		return "", err
+	}
+	return run(ctx, c, verb, where, given("--output", format), args)
+}
+
+// withCluster is the crossbill command with the manifests and the kubeconfig, and its flags for them.
+func (m *Crossbill) withCluster(ctx context.Context) (*dagger.Container, []string, error) {
+	c := m.telling().WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests))
+	args := given("--manifests", "/manifests", "--context", m.KubeContext, "--namespace", m.Namespace)
+	if m.Kubeconfig != nil {
+		c, args = withSecretFile(c, "kubeconfig", m.Kubeconfig), append(args, "--kubeconfig="+secretFile("kubeconfig"))
+	}
+	if m.Server == nil {
+		return c, args, nil
+	}
+	c, address, err := bind(ctx, c, "kubernetes.localhost", m.Server)
+	return c, append(args, "--connect-to="+address), err
+}
+
+// withPrometheus lets the command reach Prometheus, and gives its flags for it.
+func (m *Crossbill) withPrometheus(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
+	var args []string
+	if m.PrometheusConfig != nil {
+		c, args = withSecretFile(c, "prometheus.yaml", m.PrometheusConfig), given("--prometheus-config", secretFile("prometheus.yaml"))
+	}
+	if m.PrometheusService == nil {
+		return c, append(args, given("--prometheus", m.Prometheus)...), nil
+	}
+	c, address, err := bind(ctx, c, "prometheus.localhost", m.PrometheusService)
+	return c, append(args, "--prometheus=http://"+address), err
+}
+
+func secretFile(name string) string { return "/run/secrets/" + name }
+
+// withSecretFile mounts a secret so that the command's user can read it.
+func withSecretFile(c *dagger.Container, name string, secret *dagger.Secret) *dagger.Container {
+	return c.WithMountedSecret(secretFile(name), secret, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
+}
+
+// bind starts a service, binds it to a container under a name, and gives its name:port.
+func bind(ctx context.Context, c *dagger.Container, name string, service *dagger.Service) (*dagger.Container, string, error) {
+	if _, err := service.Start(ctx); err != nil {
+		return nil, "", err
 	}
 	endpoint, err := service.Endpoint(ctx, dagger.ServiceEndpointOpts{Scheme: "tcp"})
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	at, err := url.Parse(endpoint)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	return name + ":" + at.Port(), nil
+	return c.WithServiceBinding(name, service), name + ":" + at.Port(), nil
 }

@@ -17,12 +17,6 @@ import (
 func (m *Crossbill) Trigger(
 	ctx context.Context,
 
-	// GitLab project that deploys: group/project.
-	project string,
-
-	// Name of the app.
-	app string,
-
 	// Image to release, by digest: repository@sha256:….
 	image string,
 
@@ -31,17 +25,6 @@ func (m *Crossbill) Trigger(
 
 	// Pipeline trigger token.
 	triggerToken *dagger.Secret,
-
-	// Access token of scope read_api, or api to cancel duplicates.
-	token *dagger.Secret,
-
-	// GitLab's URL.
-	// +default="https://gitlab.com"
-	gitlabUrl string,
-
-	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
-	// +optional
-	gitlab *dagger.Service,
 
 	// Branch or tag of the GitLab project.
 	// +default="main"
@@ -63,19 +46,14 @@ func (m *Crossbill) Trigger(
 	// +optional
 	variables bool,
 ) (string, error) {
-	c, url, err := m.withGitLab(ctx, gitlabUrl, gitlab, token)
+	c, gitlab, err := m.withGitLab(ctx, m.telling())
 	if err != nil {
 		return "", err
 	}
-	args := []string{
-		"trigger", "--output=json", "--gitlab-url=" + url, "--project=" + project, "--ref=" + ref,
-		"--app=" + app, "--image=" + image, "--commit=" + commit,
-	}
-	args = flag(args, "--release-id", releaseId)
-	args = flag(args, "--source-url", sourceUrl)
-	args = toggle(args, "--again", again)
-	args = toggle(args, "--variables", variables)
-	return run(ctx, c.WithSecretVariable("GITLAB_TRIGGER_TOKEN", triggerToken), args...)
+	c = c.WithSecretVariable("GITLAB_TRIGGER_TOKEN", triggerToken)
+	return run(ctx, c, "trigger", gitlab, given(
+		"--output", "json", "--app", m.Name, "--image", image, "--commit", commit, "--ref", ref, "--release-id", releaseId,
+		"--source-url", sourceUrl, "--again", on(again), "--variables", on(variables)))
 }
 
 // Follow GitLab's pipeline of a release until it ends or waits for a person
@@ -85,24 +63,6 @@ func (m *Crossbill) Trigger(
 // +cache="never"
 func (m *Crossbill) Watch(
 	ctx context.Context,
-
-	// GitLab project that deploys: group/project.
-	project string,
-
-	// Access token of scope read_api, or api to cancel duplicates.
-	token *dagger.Secret,
-
-	// GitLab's URL.
-	// +default="https://gitlab.com"
-	gitlabUrl string,
-
-	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
-	// +optional
-	gitlab *dagger.Service,
-
-	// Name of the app.
-	// +optional
-	app string,
 
 	// Name of the release, as trigger gave it. This or pipeline.
 	// +optional
@@ -116,17 +76,12 @@ func (m *Crossbill) Watch(
 	// +default="30m"
 	timeout string,
 ) (string, error) {
-	c, url, err := m.withGitLab(ctx, gitlabUrl, gitlab, token)
+	c, gitlab, err := m.withGitLab(ctx, m.telling())
 	if err != nil {
 		return "", err
 	}
-	args := []string{"watch", "--output=json", "--gitlab-url=" + url, "--project=" + project, "--timeout=" + timeout}
-	args = flag(args, "--app", app)
-	args = flag(args, "--release-id", releaseId)
-	if pipeline != 0 {
-		args = flag(args, "--pipeline", decimal(pipeline))
-	}
-	watched := fresh(c).WithExec(command(args), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
+	args := command("watch", gitlab, m.pipeline(releaseId, pipeline), given("--timeout", timeout))
+	watched := fresh(c).WithExec(args, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	seen, err := watched.Stdout(ctx)
 	if err != nil || json.Valid([]byte(seen)) {
 		return seen, err
@@ -140,28 +95,11 @@ func (m *Crossbill) Watch(
 
 // End a release: press GitLab's rollback button, or cancel its pipeline when the canary has not begun
 //
-// It can be called again. Gives the pipeline and what was done as JSON.
+// It can be called again. The GitLab token's user must be allowed to run the rollback job. Gives the
+// pipeline and what was done as JSON.
 // +cache="never"
 func (m *Crossbill) Cancel(
 	ctx context.Context,
-
-	// GitLab project that deploys: group/project.
-	project string,
-
-	// Access token of scope api, whose user may run the rollback job.
-	token *dagger.Secret,
-
-	// GitLab's URL.
-	// +default="https://gitlab.com"
-	gitlabUrl string,
-
-	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
-	// +optional
-	gitlab *dagger.Service,
-
-	// Name of the app.
-	// +optional
-	app string,
 
 	// Name of the release, as trigger gave it. This or pipeline.
 	// +optional
@@ -171,17 +109,11 @@ func (m *Crossbill) Cancel(
 	// +optional
 	pipeline int,
 ) (string, error) {
-	c, url, err := m.withGitLab(ctx, gitlabUrl, gitlab, token)
+	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
 	if err != nil {
 		return "", err
 	}
-	args := []string{"cancel", "--output=json", "--gitlab-url=" + url, "--project=" + project}
-	args = flag(args, "--app", app)
-	args = flag(args, "--release-id", releaseId)
-	if pipeline != 0 {
-		args = flag(args, "--pipeline", decimal(pipeline))
-	}
-	return run(ctx, c, args...)
+	return run(ctx, c, "cancel", gitlab, m.pipeline(releaseId, pipeline))
 }
 
 // Carry the app from source to GitLab: check, publish, trigger, watch
@@ -195,42 +127,15 @@ func (m *Crossbill) Release(
 	// Where to push: registry/repository:tag.
 	address string,
 
-	// GitLab project that deploys: group/project.
-	project string,
-
 	// Commit that the image is built from.
 	commit string,
 
 	// Pipeline trigger token.
 	triggerToken *dagger.Secret,
 
-	// Access token of scope read_api, or api to cancel duplicates.
-	token *dagger.Secret,
-
-	// GitLab's URL.
-	// +default="https://gitlab.com"
-	gitlabUrl string,
-
-	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
-	// +optional
-	gitlab *dagger.Service,
-
 	// Branch or tag of the GitLab project.
 	// +default="main"
 	ref string,
-
-	// User of the registry.
-	// +optional
-	username string,
-
-	// Password or token of the registry's user.
-	// +optional
-	password *dagger.Secret,
-
-	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. The address
-	// then begins with registry.localhost and the port.
-	// +optional
-	registry *dagger.Service,
 
 	// Version of the app. By default the one in package.json.
 	// +optional
@@ -255,7 +160,7 @@ func (m *Crossbill) Release(
 	if err := m.Check(ctx); err != nil {
 		return "", err
 	}
-	published, err := m.Publish(ctx, address, username, password, version, commit, created, registry, sourceUrl, signingKey)
+	published, err := m.Publish(ctx, address, version, commit, created, sourceUrl, signingKey)
 	if err != nil {
 		return "", err
 	}
@@ -263,30 +168,39 @@ func (m *Crossbill) Release(
 	if err != nil {
 		return "", err
 	}
-	triggered, err := m.Trigger(ctx, project, m.Name, image, commit, triggerToken, token, gitlabUrl, gitlab, ref, "", "", false, false)
+	triggered, err := m.Trigger(ctx, image, commit, triggerToken, ref, "", "", false, false)
 	if err != nil {
 		return "", err
 	}
-	var pipeline struct {
+	var started struct {
 		PipelineID int `json:"pipelineId"`
 	}
-	if err := json.Unmarshal([]byte(triggered), &pipeline); err != nil {
+	if err := json.Unmarshal([]byte(triggered), &started); err != nil {
 		return "", fmt.Errorf("trigger's answer: %w", err)
 	}
-	return m.Watch(ctx, project, token, gitlabUrl, gitlab, m.Name, "", pipeline.PipelineID, timeout)
+	return m.Watch(ctx, "", started.PipelineID, timeout)
 }
 
-// withGitLab is the crossbill command with what it needs to talk to GitLab, and GitLab's URL.
-func (m *Crossbill) withGitLab(ctx context.Context, url string, service *dagger.Service, token *dagger.Secret) (*dagger.Container, string, error) {
-	c := m.telling(m.Cli()).WithSecretVariable("GITLAB_TOKEN", token)
-	if service == nil {
-		return c, url, nil
+// withGitLab lets the command reach GitLab, and gives its flags for it.
+func (m *Crossbill) withGitLab(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
+	c, url := withSecret(c, "GITLAB_TOKEN", m.GitlabToken), m.GitlabUrl
+	if m.Gitlab != nil {
+		bound, address, err := bind(ctx, c, "gitlab.localhost", m.Gitlab)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, url = bound, "http://"+address
 	}
-	address, err := bind(ctx, service, "gitlab.localhost")
-	if err != nil {
-		return nil, "", err
+	return c, given("--gitlab-url", url, "--project", m.Project), nil
+}
+
+// pipeline is the flags that name a pipeline, and ask for JSON.
+func (m *Crossbill) pipeline(releaseId string, id int) []string {
+	args := given("--output", "json", "--app", m.Name, "--release-id", releaseId)
+	if id == 0 {
+		return args
 	}
-	return c.WithServiceBinding("gitlab.localhost", service), "http://" + address, nil
+	return append(args, "--pipeline="+decimal(id))
 }
 
 // byDigest turns repository:tag@digest into repository@digest, which is what may be deployed.

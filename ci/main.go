@@ -10,6 +10,8 @@ package main
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/our-org/crossbill/ci/internal/dagger"
@@ -36,17 +38,51 @@ type Crossbill struct {
 	// +private
 	BaseImage string
 	// +private
+	Registry *dagger.Service
+	// +private
+	RegistryUsername string
+	// +private
+	RegistryPassword *dagger.Secret
+	// +private
+	GitlabUrl string
+	// +private
+	Gitlab *dagger.Service
+	// +private
+	Project string
+	// +private
+	GitlabToken *dagger.Secret
+	// +private
+	Kubeconfig *dagger.Secret
+	// +private
+	KubeContext string
+	// +private
+	Namespace string
+	// +private
+	Server *dagger.Service
+	// +private
+	Prometheus string
+	// +private
+	PrometheusService *dagger.Service
+	// +private
+	PrometheusConfig *dagger.Secret
+	// +private
+	By string
+	// +private
+	GithubRepository string
+	// +private
+	GithubToken *dagger.Secret
+	// +private
+	EnvironmentUrl string
+	// +private
 	Webhook *dagger.Secret
 	// +private
 	Pushgateway string
 	// +private
 	OtlpEndpoint string
-	// +private
-	RegistryUsername string
-	// +private
-	RegistryPassword *dagger.Secret
 }
 
+// New takes what is the same for every step: the source, and where registry, GitLab, cluster and
+// Prometheus are. A step that lacks one of them says so.
 func New(
 	// Repository with the app, its manifests and the source of the crossbill command.
 	// +defaultPath="/"
@@ -57,7 +93,7 @@ func New(
 	// +default="app"
 	appDir string,
 
-	// Name of the app, for the image's title.
+	// Name of the app: the image's title, and what its releases are named after.
 	// +default="qwik-node-app"
 	name string,
 
@@ -85,6 +121,80 @@ func New(
 	// +optional
 	baseImage string,
 
+	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. Its images are
+	// then named registry.localhost:5000/….
+	// +optional
+	registry *dagger.Service,
+
+	// User of the registry.
+	// +optional
+	registryUsername string,
+
+	// Password or token of the registry's user.
+	// +optional
+	registryPassword *dagger.Secret,
+
+	// GitLab's URL.
+	// +default="https://gitlab.com"
+	gitlabUrl string,
+
+	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
+	// +optional
+	gitlab *dagger.Service,
+
+	// GitLab project that deploys: group/project.
+	// +optional
+	project string,
+
+	// GitLab access token of scope read_api, or api to cancel.
+	// +optional
+	gitlabToken *dagger.Secret,
+
+	// Kubeconfig, for example file:$HOME/.kube/config.
+	// +optional
+	kubeconfig *dagger.Secret,
+
+	// Context of the kubeconfig. By default its current one.
+	// +optional
+	context string,
+
+	// Namespace of the app. By default the context's.
+	// +optional
+	namespace string,
+
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
+	// certificate is still checked for the name in the kubeconfig.
+	// +optional
+	server *dagger.Service,
+
+	// Prometheus that scrapes the mesh: its URL.
+	// +optional
+	prometheus string,
+
+	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
+	// +optional
+	prometheusService *dagger.Service,
+
+	// Credentials, CA and headers for Prometheus, in the form of its http_config.
+	// +optional
+	prometheusConfig *dagger.Secret,
+
+	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
+	// +optional
+	by string,
+
+	// GitHub repository whose Deployment of the release gets a status: owner/name. It needs a token.
+	// +optional
+	githubRepository string,
+
+	// Token that may write deployments of the GitHub repository.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// The app's address, for the GitHub Deployment.
+	// +optional
+	environmentUrl string,
+
 	// Address that gets a notice of each step of a release, as JSON that Slack shows too.
 	// +optional
 	webhook *dagger.Secret,
@@ -96,46 +206,59 @@ func New(
 	// URL of an OpenTelemetry collector that gets a release as one trace, by OTLP over HTTP.
 	// +optional
 	otlpEndpoint string,
-
-	// User of a registry that is not public, for the steps that read what is attached to an image.
-	// +optional
-	registryUsername string,
-
-	// Password or token of that user.
-	// +optional
-	registryPassword *dagger.Secret,
 ) *Crossbill {
 	return &Crossbill{
 		Source: source, AppDir: appDir, Name: name, Manifests: manifests, CommandImage: cli,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
+		Registry: registry, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
+		GitlabUrl: gitlabUrl, Gitlab: gitlab, Project: project, GitlabToken: gitlabToken,
+		Kubeconfig: kubeconfig, KubeContext: context, Namespace: namespace, Server: server,
+		Prometheus: prometheus, PrometheusService: prometheusService, PrometheusConfig: prometheusConfig,
+		By: by, GithubRepository: githubRepository, GithubToken: githubToken, EnvironmentUrl: environmentUrl,
 		Webhook: webhook, Pushgateway: pushgateway, OtlpEndpoint: otlpEndpoint,
-		RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 	}
 }
 
-// telling is a container whose crossbill tells what it does whom the caller has named, and may read their
-// registry.
-func (m *Crossbill) telling(c *dagger.Container) *dagger.Container {
-	if m.Webhook != nil {
-		c = c.WithSecretVariable("CROSSBILL_WEBHOOK", m.Webhook)
+// crossbill is the command in a container that reaches the registry.
+func (m *Crossbill) crossbill() *dagger.Container {
+	c := m.Cli("development")
+	if m.Registry != nil {
+		c = c.WithServiceBinding("registry.localhost", m.Registry)
 	}
-	if m.RegistryPassword != nil {
-		c = c.WithEnvVariable("REGISTRY_USERNAME", m.RegistryUsername).WithSecretVariable("REGISTRY_PASSWORD", m.RegistryPassword)
+	return withSecret(withVariable(c, "REGISTRY_USERNAME", m.RegistryUsername), "REGISTRY_PASSWORD", m.RegistryPassword)
+}
+
+// telling is the command as crossbill gives it, and it tells what it does whom the caller has named.
+func (m *Crossbill) telling() *dagger.Container {
+	c := withVariable(m.crossbill(), "CROSSBILL_GITHUB_REPOSITORY", m.GithubRepository)
+	c = withVariable(c, "CROSSBILL_PUSHGATEWAY", m.Pushgateway)
+	c = withVariable(c, "OTEL_EXPORTER_OTLP_ENDPOINT", m.OtlpEndpoint)
+	return withSecret(withSecret(c, "CROSSBILL_GITHUB_TOKEN", m.GithubToken), "CROSSBILL_WEBHOOK", m.Webhook)
+}
+
+func withVariable(c *dagger.Container, name, value string) *dagger.Container {
+	if value == "" {
+		return c
 	}
-	if m.Pushgateway != "" {
-		c = c.WithEnvVariable("CROSSBILL_PUSHGATEWAY", m.Pushgateway)
+	return c.WithEnvVariable(name, value)
+}
+
+func withSecret(c *dagger.Container, name string, secret *dagger.Secret) *dagger.Container {
+	if secret == nil {
+		return c
 	}
-	if m.OtlpEndpoint != "" {
-		c = c.WithEnvVariable("OTEL_EXPORTER_OTLP_ENDPOINT", m.OtlpEndpoint)
-	}
-	return c
+	return c.WithSecretVariable(name, secret)
 }
 
 // The crossbill command in a container, to run or to publish
 //
 // Publish it once and give its digest as --cli, and runners with an empty engine pull it in seconds;
 // it is also the image of runners that may not run an engine at all.
-func (m *Crossbill) Cli() *dagger.Container {
+func (m *Crossbill) Cli(
+	// Version that the command says it is.
+	// +default="development"
+	version string,
+) *dagger.Container {
 	if m.CommandImage != "" {
 		return dag.Container().From(m.CommandImage)
 	}
@@ -149,7 +272,7 @@ func (m *Crossbill) Cli() *dagger.Container {
 		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
 		WithMountedDirectory("/source", source).
 		WithWorkdir("/source").
-		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", "/crossbill", "./cmd/crossbill"}).
+		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", "/crossbill", "./cmd/crossbill"}).
 		File("/crossbill")
 	return dag.Container().From(m.AlpineImage).
 		WithFile("/usr/local/bin/crossbill", binary).
@@ -159,8 +282,8 @@ func (m *Crossbill) Cli() *dagger.Container {
 
 // run runs the crossbill command in a container and gives its standard output. A failure keeps the
 // command's own exit code, which `dagger call` ends with.
-func run(ctx context.Context, c *dagger.Container, args ...string) (string, error) {
-	return fresh(c).WithExec(command(args)).Stdout(ctx)
+func run(ctx context.Context, c *dagger.Container, verb string, args ...[]string) (string, error) {
+	return fresh(c).WithExec(command(verb, args...)).Stdout(ctx)
 }
 
 // fresh makes every exec that follows a new one: what it does outside is not in Dagger's cache.
@@ -168,12 +291,27 @@ func fresh(c *dagger.Container) *dagger.Container {
 	return c.WithEnvVariable("CROSSBILL_CALLED", time.Now().Format(time.RFC3339Nano))
 }
 
-func command(args []string) []string { return append([]string{"crossbill"}, args...) }
-
-// flag appends a flag that has a value.
-func flag(args []string, name, value string) []string {
-	if value == "" {
-		return args
-	}
-	return append(args, name+"="+value)
+func command(verb string, args ...[]string) []string {
+	return append([]string{"crossbill", verb}, slices.Concat(args...)...)
 }
+
+// given makes flags of pairs of name and value. What is empty is left to the command's own default.
+func given(pairs ...string) []string {
+	var args []string
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			args = append(args, pairs[i]+"="+pairs[i+1])
+		}
+	}
+	return args
+}
+
+// on is the value of a flag that is there or not.
+func on(is bool) string {
+	if !is {
+		return ""
+	}
+	return "true"
+}
+
+func decimal(n int) string { return strconv.Itoa(n) }

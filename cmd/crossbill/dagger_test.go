@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -65,10 +64,10 @@ func TestTheDaggerModulePassesFlagsThatAreThere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		text = regexp.MustCompile(`"(pnpm|apt-get)",.*`).ReplaceAll(text, nil) // have flags of their own
 		for _, found := range regexp.MustCompile(`"--([a-z-]+)[="]`).FindAllSubmatch(text, -1) {
 			passed++
-			// pnpm's own
-			if name := string(found[1]); !known[name] && !slices.Contains([]string{"frozen-lockfile", "prefer-offline", "store-dir"}, name) {
+			if name := string(found[1]); !known[name] {
 				t.Errorf("%s passes --%s, which no verb has", file, name)
 			}
 		}

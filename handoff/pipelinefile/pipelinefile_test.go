@@ -83,9 +83,9 @@ func TestOneJobIsOneCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, job := range engine.Jobs {
-		script := strings.Join(job.Script, "\n")
-		if calls, reports := strings.Count(script, "dagger call "), strings.Count(script, "dagger call report "); calls != 2 || reports != 1 {
-			t.Errorf("%s: %d calls, %d of them reports", job.Name, calls, reports)
+		script := "\n" + strings.Join(job.Script, "\n")
+		if calls, reports := strings.Count(script, "\ncrossbill "), strings.Count(script, " report -o report.html"); calls != 1 || reports != 1 {
+			t.Errorf("%s: %d calls and %d reports", job.Name, calls, reports)
 		}
 		other := without.Jobs[i]
 		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviours(), job.Behaviours()) {
@@ -102,12 +102,12 @@ func TestBrokenFiles(t *testing.T) {
 		rules    []string // that must be found
 	}{
 		"manual at the job beside rules":      {gate, "  when: manual\n  rules:\n    - if: $CI_PIPELINE_SOURCE == \"trigger\"\n  manual_confirmation", []string{RuleGateBlocks, RuleGreen}},
-		"the same, and cleanup needs nothing": {gate + "@@  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  when: manual\n  rules:\n    - if: $CI_PIPELINE_SOURCE == \"trigger\"\n  manual_confirmation@@  script:\n    - dagger call cleanup", []string{RuleGateBlocks, RuleNothingAfter, RuleGreen}},
+		"the same, and cleanup needs nothing": {gate + "@@  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  when: manual\n  rules:\n    - if: $CI_PIPELINE_SOURCE == \"trigger\"\n  manual_confirmation@@  script:\n    - crossbill cleanup", []string{RuleGateBlocks, RuleNothingAfter, RuleGreen}},
 		"failure of the gate is allowed":      {"allow_failure: false", "allow_failure: true", []string{RuleGateBlocks}},
 		"the gate opens by itself":            {gate, "  manual_confirmation", []string{RuleGateBlocks}},
 		"the gate opens by itself sometimes":  {gate, "  rules:\n    - if: $SKIP\n    - when: manual\n  manual_confirmation", []string{RuleGateBlocks}},
-		"cleanup needs verify alone":          {"  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  needs: [verify_canary]\n  script:\n    - dagger call cleanup", []string{RuleNothingAfter}},
-		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - dagger call cleanup", "  when: always\n  script:\n    - dagger call cleanup", []string{RuleNothingAfter}},
+		"cleanup needs verify alone":          {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  needs: [verify_canary]\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
+		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  when: always\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
 		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleWayBack}},
 		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleFailureBack}},
 		"no rollback after canary":            {"\nrollback_after_canary:", "\n.rollback_after_canary:", []string{RuleFailureBack}},

@@ -104,12 +104,16 @@ func docker(args []string) int {
 
 // dagger does `dagger call` by the crossbill command, as ci/ does.
 func dagger(args []string) int {
-	if len(args) < 2 || args[0] != "call" {
+	at := 1
+	for at < len(args) && strings.HasPrefix(args[at], "--") { // the constructor's arguments
+		at += 2
+	}
+	if at >= len(args) || args[0] != "call" {
 		return 2
 	}
-	verb, passed := args[1], []string{args[1], "-o", "json"}
+	verb, passed := args[at], []string{args[at], "-o", "json"}
 	env := os.Environ()
-	for i := 2; i < len(args); i++ {
+	for i := at + 1; i < len(args); i++ {
 		if name, ok := strings.CutPrefix(args[min(i+1, len(args)-1)], "env:"); ok {
 			if os.Getenv(name) == "" {
 				return 2 // Dagger finds no such secret

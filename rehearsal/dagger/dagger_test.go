@@ -1,0 +1,382 @@
+//go:build dagger
+
+// Package dagger_test calls every function of the Dagger module on a real engine, with the rehearsal's
+// registry, cluster and Prometheus and a GitLab double as tcp:// services. `make test-dagger` runs it where
+// there are a dagger command and an engine; what each call printed is left in out/dagger.
+package dagger_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"k8s.io/klog/v2"
+
+	"github.com/our-org/crossbill/handoff/gitlabtest"
+	"github.com/our-org/crossbill/image"
+	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/load"
+	"github.com/our-org/crossbill/rehearsal/nodebase"
+	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/rehearsal/sandbox"
+	"github.com/our-org/crossbill/rehearsal/setup"
+	"github.com/our-org/crossbill/rehearsal/signing"
+)
+
+var (
+	images = flag.String("dagger.images", "", "constructor arguments that name other images than the module's own, where those are not reached")
+	out    = flag.String("dagger.out", "", "folder for what each call printed")
+)
+
+const baseVariable = "CROSSBILL_TEST_BASE"
+
+var (
+	running *cluster.Cluster
+	gitLab  *gitlabtest.Server
+	gitLabs string // its address
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (int, error) {
+	ctx := context.Background()
+	log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+	programs, err := setup.Ensure(ctx, "", log)
+	if err != nil {
+		return 1, err
+	}
+	if !sandbox.Inside() {
+		if text, err := exec.CommandContext(ctx, "dagger", "version").Output(); err != nil || !strings.Contains(string(text), "v0.21.8") {
+			return 1, fmt.Errorf("dagger v0.21.8 has to be in PATH, and an engine reached: %s %v", text, err)
+		}
+		base, err := nodebase.Ensure(ctx)
+		if err == nil {
+			err = os.Setenv(baseVariable, strings.TrimPrefix(base, "oci:"))
+		}
+		if err != nil {
+			return 1, err
+		}
+		return sandbox.Run(ctx, os.Args[1:])
+	}
+	if _, err := sandbox.Enter(); err != nil {
+		return 1, err
+	}
+	klog.SetLogger(logr.Discard())
+	dir, err := os.MkdirTemp("", "crossbill-dagger-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	running, err = cluster.Start(ctx, cluster.Options{
+		Dir: filepath.Join(dir, "cluster"), TestclusterBinary: programs.Testcluster, EnvoyBinary: programs.Envoy, PrometheusBinary: programs.Prometheus,
+	})
+	if err != nil {
+		return 1, err
+	}
+	defer running.Close()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 1, err
+	}
+	gitLab, gitLabs = gitlabtest.New(), listener.Addr().String()
+	gitLab.Life = []gitlabtest.Phase{
+		{Status: "running"},
+		{After: 3 * time.Second, Status: "manual", Jobs: []gitlabtest.Job{
+			{Name: "deploy_canary", Stage: "canary", Status: "success"}, {Name: "verify_canary", Stage: "verify", Status: "success"},
+			{Name: "promote_to_production", Stage: "promote", Status: "manual"}, {Name: "rollback", Stage: "rollback", Status: "manual"},
+		}},
+	}
+	go http.Serve(listener, gitLab) //nolint:errcheck // ends with the process
+	return m.Run(), nil
+}
+
+// module calls functions of the module.
+type module struct {
+	*testing.T
+	constructor []string
+	env         []string
+}
+
+// result is what a call came to.
+type result struct {
+	code           int
+	stdout, stderr string
+	took           time.Duration
+}
+
+// dagger runs the command in the repository and leaves what it printed under a name.
+func (m *module) dagger(record string, args ...string) result {
+	m.Helper()
+	shown := strings.Join(args, " ")
+	if args[0] == "call" {
+		args = slices.Concat(args[:1], strings.Fields(*images), args[1:])
+	}
+	cmd := exec.CommandContext(m.Context(), "dagger", append([]string{"--progress=plain"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "../..", &stdout, &stderr
+	cmd.Env = append(os.Environ(), append(m.env, "DO_NOT_TRACK=1", "DAGGER_NO_UPDATE_CHECK=1", "DAGGER_NO_NAG=1", "NO_COLOR=1")...)
+	began := time.Now()
+	err := cmd.Run()
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
+		m.Fatal(err)
+	}
+	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), time.Since(began)}
+	m.Logf("%.1f s, exit code %d: dagger %s", r.took.Seconds(), r.code, shown)
+	if *out != "" {
+		text := fmt.Sprintf("$ dagger %s\n%s", shown, r.stdout)
+		if r.code != 0 {
+			record += fmt.Sprintf("-%d", r.code)
+			text += r.stderr[strings.LastIndex("\n"+r.stderr, "\nError: "):]
+		}
+		if err := os.WriteFile(filepath.Join(*out, record+".txt"), []byte(text), 0o644); err != nil {
+			m.Fatal(err)
+		}
+	}
+	return r
+}
+
+// call calls a function and wants an exit code.
+func (m *module) call(want int, function string, args ...string) string {
+	m.Helper()
+	r := m.dagger(strings.ReplaceAll(function, " ", "-"), slices.Concat([]string{"call"}, m.constructor, strings.Fields(function), args)...)
+	if r.code != want {
+		m.Fatalf("%s: exit code %d, want %d\n%s\n%s", function, r.code, want, r.stdout, r.stderr)
+	}
+	return strings.TrimSpace(r.stdout) + map[bool]string{false: "", true: r.stderr}[want != 0]
+}
+
+// with is the module with more of the constructor's arguments.
+func (m *module) with(args ...string) *module {
+	return &module{m.T, slices.Concat(m.constructor, args), m.env}
+}
+
+// has wants texts in what a call printed.
+func (m *module) has(printed string, wants ...string) {
+	m.Helper()
+	for _, want := range wants {
+		if !strings.Contains(printed, want) {
+			m.Errorf("%q is not in\n%s", want, printed)
+		}
+	}
+}
+
+// read reads a call's JSON.
+func read[T any](t *testing.T, printed string) (value T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(printed), &value); err != nil {
+		t.Fatalf("%v in %s", err, printed)
+	}
+	return value
+}
+
+const commit = "0123456789abcdef0123456789abcdef01234567"
+
+// local is the name of the rehearsal's registry where a call is given it as a service.
+const local = "registry.localhost:5000"
+
+// newModule gives the module what the rehearsal has in place of the Internet's.
+func newModule(t *testing.T) *module {
+	t.Helper()
+	if *out != "" {
+		if err := os.MkdirAll(*out, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path, err := layout.FromPath(os.Getenv(baseVariable))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := path.ImageIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifests, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := index.Image(manifests.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := name.NewDigest(running.RegistryHost + "/node@" + manifests.Manifests[0].Digest.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(to, base); err != nil {
+		t.Fatal(err)
+	}
+	return &module{
+		T:           t,
+		constructor: []string{"--registry=tcp://" + cluster.Registry, "--base-image=" + local + "/node@" + to.DigestStr()},
+		env:         []string{"GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken},
+	}
+}
+
+func TestFunctionsAreListed(t *testing.T) {
+	m := newModule(t)
+	listed := m.dagger("functions", "functions").stdout
+	for _, function := range []string{"check", "build", "publish", "inspect", "trigger", "watch", "cancel", "canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report", "release", "rehearse", "cli"} {
+		if !regexp.MustCompile(`(?m)^` + function + ` +\S`).MatchString(listed) {
+			t.Errorf("%s is not in\n%s", function, listed)
+		}
+	}
+}
+
+// TestRoad goes the whole road by the module's functions.
+func TestRoad(t *testing.T) {
+	m := newModule(t)
+
+	m.call(0, "check")
+	if user := m.call(0, "build user"); user != image.User {
+		t.Errorf("the image's user is %q", user)
+	}
+	if entry := m.call(0, "cli entrypoint"); entry != "crossbill" {
+		t.Errorf("the command's entrypoint is %q", entry)
+	}
+
+	first := m.call(0, "publish", "--address="+local+"/our-org/app:1.0.0", "--version=1.0.0", "--commit="+commit)
+	if again := m.call(0, "publish", "--address="+local+"/our-org/app:again", "--version=1.0.0", "--commit="+commit); digest(again) != digest(first) {
+		t.Errorf("one commit is two images: %s, %s", first, again)
+	}
+	key, _, err := signing.Key(t.TempDir(), road.Source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := m.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+road.Source, "--signing-key=file:"+key)
+	m.has(m.call(0, "inspect", "--image="+local+"/our-org/app@"+digest(second)), "sbom", "provenance", "1.1.0")
+
+	toGitLab := m.with("--gitlab=tcp://"+gitLabs, "--project="+gitLab.Project, "--gitlab-token=env:GITLAB_TOKEN")
+	toGitLab.handoff(local + "/our-org/app@" + digest(second))
+	toCluster := m.with("--kubeconfig=file:"+running.Kubeconfig, "--server=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
+	toCluster.rollout(running.RegistryHost+"/our-org/app@"+digest(first), running.RegistryHost+"/our-org/app@"+digest(second))
+
+	released := read[struct{ State string }](t, toGitLab.call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--commit="+commit,
+		"--version=1.2.0", "--trigger-token=env:GITLAB_TRIGGER_TOKEN"))
+	if released.State != "waiting" {
+		t.Errorf("release ends with %s", released.State)
+	}
+}
+
+func digest(published string) string {
+	_, digest, _ := strings.Cut(published, "@")
+	return digest
+}
+
+// handoff triggers, watches and cancels, and sees that the same call is made twice when it is given twice.
+func (m *module) handoff(image string) {
+	t := m.T
+	type pipeline struct {
+		PipelineID int64
+		State      string
+	}
+	trigger := func(args ...string) pipeline {
+		return read[pipeline](t, m.call(0, "trigger", append([]string{"--image=" + image, "--commit=" + commit, "--trigger-token=env:GITLAB_TRIGGER_TOKEN"}, args...)...))
+	}
+	begun := trigger()
+	if adopted := trigger(); adopted != begun || gitLab.Posts() != 1 {
+		t.Errorf("the second trigger gives %v after %v, %d POSTs", adopted, begun, gitLab.Posts())
+	}
+	watched := read[pipeline](t, m.call(0, "watch", fmt.Sprintf("--pipeline=%d", begun.PipelineID)))
+	if watched.State != "waiting" {
+		t.Errorf("watch sees %s", watched.State)
+	}
+	m.has(m.call(0, "cancel", fmt.Sprintf("--pipeline=%d", begun.PipelineID)), "rollback")
+
+	// One call, twice: Dagger would answer the second from its cache if it were let.
+	seen := map[int64]bool{begun.PipelineID: true}
+	for range 2 {
+		for id := range seen {
+			gitLab.Show(id, "failed", nil)
+		}
+		seen[trigger("--again").PipelineID] = true
+	}
+	if len(seen) != 3 || gitLab.Posts() != 3 {
+		t.Errorf("%d pipelines of %d POSTs, want 3 of 3", len(seen), gitLab.Posts())
+	}
+}
+
+// rollout releases two images, and takes the second back.
+func (m *module) rollout(first, second string) {
+	t := m.T
+	type outcome struct {
+		Outcome string
+		Message string
+	}
+	m.has(m.call(0, "plan", "--verb=canary", "--image="+first), "create")
+	if o := read[outcome](t, m.call(0, "canary", "--image="+first)); o.Outcome != "first" {
+		t.Errorf("the first release: %v", o)
+	}
+	m.has(m.call(0, "status"), digest(first)[:19])
+	traffic := load.Start("http://"+running.GatewayAddress+"/api/version", road.Host, 200)
+	defer traffic.Stop()
+
+	m.call(0, "canary", "--image="+second)
+	m.call(0, "shift", "--steps=20,30")
+	began := time.Now()
+	m.has(m.call(0, "verify", "--max-duration=3m"), "healthy")
+	if share := 100 * traffic.Between(began, time.Now()).Share("canary"); share < 20 || share > 40 {
+		t.Errorf("the canary had %.1f %% of the traffic at weight 30", share)
+	}
+	m.call(0, "promote")
+	m.call(0, "cleanup")
+	m.has(m.call(0, "status"), digest(second)[:19])
+	m.has(m.call(0, "history"), "promoted")
+	m.call(0, "guard")
+
+	// Both times there is a canary afterwards, by the same line.
+	for range 2 {
+		m.call(0, "canary", "--image="+first, "--again")
+		m.has(m.call(0, "status", "--format=json"), `"canary": 10`)
+		m.has(m.call(4, "verify", "--max-duration=5s"), "inconclusive")
+		m.call(0, "rollback")
+	}
+
+	file := filepath.Join(t.TempDir(), "report.html")
+	m.call(0, "report", "-o", file)
+	if text, err := os.ReadFile(file); err != nil || !bytes.Contains(text, []byte("rolled back")) {
+		t.Errorf("the report: %v, %d bytes", err, len(text))
+	}
+
+	// The command's own words and exit code come through.
+	m.has(m.call(2, "canary", "--image=registry.example.com/our-org/app:latest"), "--image", "sha256")
+	m.has(m.call(2, "promote", "--release-id=no-such-release"), "no-such-release")
+}
+
+// TestRehearsal runs the rehearsal as a function: privileged, and on a new engine for long.
+func TestRehearsal(t *testing.T) {
+	m := newModule(t)
+	folder := t.TempDir()
+	m.call(0, "rehearse", "-o", folder)
+	text, err := os.ReadFile(filepath.Join(folder, "rehearsal.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := read[road.Summary](t, string(text)); len(s.Releases) != 3 || s.Lost != 0 {
+		t.Errorf("%s", text)
+	}
+}
