@@ -115,6 +115,16 @@ func TestTrace(t *testing.T) {
 	if !Traced() {
 		t.Error("it is off with an endpoint")
 	}
+	// As in an exec of Dagger's, whose engine names a collector of its own.
+	t.Setenv("OTEL_SDK_DISABLED", "true")
+	if Traced() {
+		t.Error("it is on though it is disabled")
+	}
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces")
+	t.Setenv("CROSSBILL_OTLP_ENDPOINT", server.URL+"/")
+	if !Traced() {
+		t.Error("it is off with an endpoint of its own")
+	}
 	first := event("")
 	first.Verb, first.ExitCode = "canary", 0
 	for _, e := range []*Event{first, event(release.OutcomeRolledBack), {Verb: "trigger", ReleaseID: "0123456789ab", Begun: begun, Ended: begun}, {Verb: "status"}} {

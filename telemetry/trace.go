@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -16,10 +17,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traced says whether OpenTelemetry's standard variables name a collector
+// endpointVariable names a collector before OpenTelemetry's own variables do: for where somebody else sets
+// those for each process, as Dagger's engine does.
+const endpointVariable = "CROSSBILL_OTLP_ENDPOINT"
+
+// Traced says whether a collector is named: by CROSSBILL_OTLP_ENDPOINT, or by OpenTelemetry's standard variables
 // (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
 func Traced() bool {
-	return os.Getenv("OTEL_SDK_DISABLED") != "true" && cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")) != ""
+	return os.Getenv(endpointVariable) != "" || os.Getenv("OTEL_SDK_DISABLED") != "true" && cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")) != ""
 }
 
 // SpanContext is a release's place in its trace: the trace, and the span that all others are children of. Both
@@ -47,14 +52,18 @@ func (r rootIDs) NewSpanID(context.Context, trace.TraceID) trace.SpanID {
 }
 
 // Trace sends a verb as a span of its release's trace, with what it did as span events; and when it ended the
-// release, the span of the whole release. Where to is in OpenTelemetry's standard variables; by HTTP.
+// release, the span of the whole release; by OTLP over HTTP, to where Traced's variables say.
 func Trace(ctx context.Context, version string, e *Event) error {
 	if e.ReleaseID == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	exporter, err := otlptracehttp.New(ctx)
+	var where []otlptracehttp.Option
+	if endpoint := os.Getenv(endpointVariable); endpoint != "" {
+		where = append(where, otlptracehttp.WithEndpointURL(strings.TrimSuffix(endpoint, "/")+"/v1/traces"))
+	}
+	exporter, err := otlptracehttp.New(ctx, where...)
 	if err != nil {
 		return fmt.Errorf("OpenTelemetry: %w", err)
 	}
