@@ -71,6 +71,9 @@ func deploymentStatus(verb string, result rollout.Result, err error) (handoff.De
 		case exitInconclusive:
 			return said("in_progress", err.Error())
 		case exitFailure:
+			if verb == "cleanup" { // what was promoted has all of the traffic, whatever became of the canary's pods
+				return said("success", err.Error())
+			}
 			return said("error", err.Error())
 		}
 		return handoff.DeploymentStatus{}, false

@@ -37,6 +37,8 @@ func TestWhatADeploymentShows(t *testing.T) {
 		"unhealthy":                {verb: "verify", err: &exitError{exitUnhealthy, errors.New("x")}, state: "failure"},
 		"inconclusive goes on":     {verb: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
 		"promoted":                 {verb: "promote", result: inFlight, state: "success"},
+		"cleaned up":               {verb: "cleanup", result: promoted, state: "success"},
+		"cleanup did not finish":   {verb: "cleanup", err: errors.New("x"), state: "success"},
 		"rolled back":              {verb: "rollback", result: inFlight, state: "failure"},
 		"guard left it alone":      {verb: "guard", result: inFlight},
 		"guard rolled back":        {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomeRolledBack}, state: "failure"},
