@@ -218,14 +218,14 @@ func TestCallsThatArePublished(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, call := range published(string(text)) {
+		for _, call := range published(t, string(text)) {
 			calls++
 			if problem := misfit(functions, call); problem != "" {
 				t.Errorf("%s: %s %s: %s", name, call.constructor, call.rest, problem)
 			}
 		}
 	}
-	if calls < 20 {
+	if calls < 25 {
 		t.Errorf("found only %d calls", calls)
 	}
 }
@@ -236,16 +236,20 @@ type call struct{ constructor, function, rest string }
 var (
 	conditional = regexp.MustCompile(`\$\{[A-Z_]+:\+([^}]*)\}`)
 	flagged     = regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
-	called      = regexp.MustCompile("dagger (?:-[a-z]+ )*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z]+|\"\\$@\")((?: +[^`|>\n]*)?)")
+	aCall       = regexp.MustCompile(`dagger (?:-\S+ (?:[^-\s]\S* )?)*call ["$a-z-]`)
+	called      = regexp.MustCompile("dagger (?:-\\S+ (?:[^-\\s]\\S* )?)*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z]+|\"\\$@\")((?: +[^`|>\n]*)?)")
 	// named is a call in .gitlab-ci.yml, where a shell function gives the constructor's arguments.
 	named = regexp.MustCompile(`\n +- crossbill ([a-z]+)([^>\n]*)`)
 )
 
 // published are the calls in a text. What the shell gives only when a variable is set counts as given.
-func published(text string) []call {
-	text = conditional.ReplaceAllString(strings.ReplaceAll(text, "\\\n", " "), "$1")
+func published(t *testing.T, text string) []call {
+	text = conditional.ReplaceAllString(regexp.MustCompile(` *\\\n *`).ReplaceAllString(text, " "), "$1")
 	var calls []call
 	shared := ""
+	if all, read := aCall.FindAllString(text, -1), called.FindAllString(text, -1); len(all) != len(read) {
+		t.Errorf("of %d calls only %d can be read: %q", len(all), len(read), all)
+	}
 	for _, found := range called.FindAllStringSubmatch(text, -1) {
 		if found[2] == `"$@"` {
 			shared = found[1]
@@ -253,10 +257,11 @@ func published(text string) []call {
 		}
 		calls = append(calls, call{found[1], found[2], found[3]})
 	}
+	if shared == "" {
+		return calls
+	}
 	for _, found := range named.FindAllStringSubmatch(text, -1) {
-		if shared != "" {
-			calls = append(calls, call{shared, found[1], found[2]})
-		}
+		calls = append(calls, call{shared, found[1], found[2]})
 	}
 	return calls
 }
@@ -264,6 +269,7 @@ func published(text string) []call {
 // needs are the constructor's arguments that functions do nothing without.
 var needs = map[string][]string{
 	"kubeconfig":   {"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report"},
+	"name":         {"trigger", "release"},
 	"project":      {"trigger", "watch", "cancel", "release"},
 	"gitlab-token": {"trigger", "watch", "cancel", "release"},
 }

@@ -97,15 +97,15 @@ func (m *Crossbill) Inspect(
 	// +default="text"
 	format string,
 ) (string, error) {
-	c := m.crossbill().WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests))
+	c := m.withRegistry(m.crossbill()).WithMountedDirectory("/manifests", m.Manifests)
 	return run(ctx, c, "image", []string{"inspect", image, "--manifests=/manifests"}, given("--output", format, "--commit", commit))
 }
 
 // packages is the app's folder with its dependencies and nothing else of it: a layer that stands
 // until the lockfile changes.
 func (m *Crossbill) packages() *dagger.Container {
-	manifests := dag.Directory().WithDirectory("/", m.Source.Directory(m.AppDir), dagger.DirectoryWithDirectoryOpts{
-		Include: []string{"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml"},
+	manifests := dag.Directory().WithDirectory("/", m.App, dagger.DirectoryWithDirectoryOpts{
+		Include: []string{"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"},
 	})
 	return dag.Container().From(m.NodeImage).
 		WithEnvVariable("CI", "true").
@@ -118,7 +118,7 @@ func (m *Crossbill) packages() *dagger.Container {
 
 // checkout is the app's folder, its dependencies installed.
 func (m *Crossbill) checkout() *dagger.Container {
-	return m.packages().WithDirectory("/app", m.Source.Directory(m.AppDir))
+	return m.packages().WithDirectory("/app", m.App)
 }
 
 // built is a folder with the app's client and server bundles.
@@ -132,7 +132,7 @@ func (m *Crossbill) built(version string) *dagger.Directory {
 }
 
 func (m *Crossbill) withBuiltApp(version string) *dagger.Container {
-	return m.crossbill().WithMountedDirectory("/app", m.built(version))
+	return m.withRegistry(m.crossbill()).WithMountedDirectory("/app", m.built(version))
 }
 
 // imageBuild is the command that makes the app's image, after "image": the one place that says what is in

@@ -7,9 +7,9 @@ import (
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
-// change runs a verb that writes to the cluster, and gives its JSON.
+// change runs a verb that writes to the cluster and tells who is to be told, and gives its JSON.
 func (m *Crossbill) change(ctx context.Context, verb, timeout string, args ...string) (string, error) {
-	c, where, err := m.withCluster(ctx)
+	c, where, err := m.withCluster(ctx, m.withRegistry(m.crossbill()))
 	if err != nil {
 		return "", err
 	}
@@ -17,26 +17,27 @@ func (m *Crossbill) change(ctx context.Context, verb, timeout string, args ...st
 	if err != nil {
 		return "", err
 	}
+	c = withVariable(withSecret(m.withGitHub(c), "CROSSBILL_WEBHOOK", m.Webhook), "CROSSBILL_PUSHGATEWAY", m.Pushgateway)
 	how := given("--output", "json", "--timeout", timeout, "--by", m.By, "--environment-url", m.EnvironmentUrl)
 	return run(ctx, c, verb, where, prometheus, how, args)
 }
 
 // look runs a verb that only reads, and gives what it printed.
 func (m *Crossbill) look(ctx context.Context, verb, format string, args ...string) (string, error) {
-	c, where, err := m.withCluster(ctx)
+	c, where, err := m.withCluster(ctx, m.crossbill())
 	if err != nil {
 		return "", err
 	}
 	return run(ctx, c, verb, where, given("--output", format), args)
 }
 
-// withCluster is the crossbill command with the manifests and the kubeconfig, and its flags for them.
-func (m *Crossbill) withCluster(ctx context.Context) (*dagger.Container, []string, error) {
-	c := m.telling().WithMountedDirectory("/manifests", m.Source.Directory(m.Manifests))
-	args := given("--manifests", "/manifests", "--context", m.KubeContext, "--namespace", m.Namespace)
-	if m.Kubeconfig != nil {
-		c, args = withSecretFile(c, "kubeconfig", m.Kubeconfig), append(args, "--kubeconfig="+secretFile("kubeconfig"))
+// withCluster gives the command the manifests and the kubeconfig, and its flags for them.
+func (m *Crossbill) withCluster(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
+	if m.Kubeconfig == nil {
+		return nil, nil, missing("kubeconfig")
 	}
+	c = withSecretFile(c.WithMountedDirectory("/manifests", m.Manifests), "kubeconfig", m.Kubeconfig)
+	args := given("--manifests", "/manifests", "--kubeconfig", secretFile("kubeconfig"), "--context", m.KubeContext, "--namespace", m.Namespace)
 	if m.Server == nil {
 		return c, args, nil
 	}

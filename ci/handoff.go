@@ -46,7 +46,10 @@ func (m *Crossbill) Trigger(
 	// +optional
 	variables bool,
 ) (string, error) {
-	c, gitlab, err := m.withGitLab(ctx, m.telling())
+	if err := m.checkHandoff(); err != nil {
+		return "", err
+	}
+	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
 	if err != nil {
 		return "", err
 	}
@@ -76,7 +79,7 @@ func (m *Crossbill) Watch(
 	// +default="30m"
 	timeout string,
 ) (string, error) {
-	c, gitlab, err := m.withGitLab(ctx, m.telling())
+	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
 	if err != nil {
 		return "", err
 	}
@@ -90,7 +93,11 @@ func (m *Crossbill) Watch(
 	if err != nil {
 		return "", err
 	}
-	return "", fmt.Errorf("watch saw nothing; it can be called again: %s", why)
+	code, err := watched.ExitCode(ctx)
+	if err != nil {
+		return "", err
+	}
+	return "", failure(code, "watch saw nothing; it can be called again: "+why)
 }
 
 // End a release: press GitLab's rollback button, or cancel its pipeline when the canary has not begun
@@ -157,6 +164,9 @@ func (m *Crossbill) Release(
 	// +optional
 	signingKey *dagger.Secret,
 ) (string, error) {
+	if err := m.checkHandoff(); err != nil { // before an image is pushed that nobody is told of
+		return "", err
+	}
 	if err := m.Check(ctx); err != nil {
 		return "", err
 	}
@@ -181,9 +191,31 @@ func (m *Crossbill) Release(
 	return m.Watch(ctx, "", started.PipelineID, timeout)
 }
 
+// checkHandoff finds what nothing can be handed over without.
+func (m *Crossbill) checkHandoff() error {
+	if m.Name == "" {
+		return missing("name")
+	}
+	return m.checkGitLab()
+}
+
+// checkGitLab finds what nothing can be asked of GitLab without.
+func (m *Crossbill) checkGitLab() error {
+	switch {
+	case m.Project == "":
+		return missing("project")
+	case m.GitlabToken == nil:
+		return missing("gitlab-token")
+	}
+	return nil
+}
+
 // withGitLab lets the command reach GitLab, and gives its flags for it.
 func (m *Crossbill) withGitLab(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
-	c, url := withSecret(c, "GITLAB_TOKEN", m.GitlabToken), m.GitlabUrl
+	if err := m.checkGitLab(); err != nil {
+		return nil, nil, err
+	}
+	c, url := c.WithSecretVariable("GITLAB_TOKEN", m.GitlabToken), m.GitlabUrl
 	if m.Gitlab != nil {
 		bound, address, err := bind(ctx, c, "gitlab.localhost", m.Gitlab)
 		if err != nil {

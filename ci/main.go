@@ -5,14 +5,17 @@
 // release it into the cluster; status, plan and report say where it is.
 //
 // Steps that talk to a registry, to GitLab or to a cluster run the crossbill command in a container.
-// It comes from the image that --cli names, or it is built from this repository's source.
+// It comes from the image that --cli names, or it is built from its source.
 package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/vektah/gqlparser/v2/gqlerror"
 
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
@@ -20,15 +23,15 @@ import (
 // Crossbill carries a release from source into the mesh.
 type Crossbill struct {
 	// +private
-	Source *dagger.Directory
+	App *dagger.Directory
 	// +private
-	AppDir string
+	Manifests *dagger.Directory
 	// +private
 	Name string
 	// +private
-	Manifests string
-	// +private
 	CommandImage string
+	// +private
+	CommandSource *dagger.Directory
 	// +private
 	GoImage string
 	// +private
@@ -81,29 +84,30 @@ type Crossbill struct {
 	OtlpEndpoint string
 }
 
-// New takes what is the same for every step: the source, and where registry, GitLab, cluster and
+// New takes what is the same for every step: the app, and where registry, GitLab, cluster and
 // Prometheus are. A step that lacks one of them says so.
 func New(
-	// Repository with the app, its manifests and the source of the crossbill command.
-	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "!k8s", "!k8s/**", "!app", "!app/**", "app/node_modules", "app/dist", "app/server", "app/sbom", "**/*_test.go"]
-	source *dagger.Directory,
+	// Folder of the app.
+	// +defaultPath="/app"
+	// +ignore=["node_modules", "dist", "server", "sbom", "tmp"]
+	app *dagger.Directory,
 
-	// Folder of the app in the repository.
-	// +default="app"
-	appDir string,
+	// Folder of the app's Kubernetes manifests, with slo.yaml and trust.yaml.
+	// +defaultPath="/k8s"
+	manifests *dagger.Directory,
 
-	// Name of the app: the image's title, and what its releases are named after.
-	// +default="qwik-node-app"
+	// Name of the app: its releases are named after it, and the image's title is.
+	// +optional
 	name string,
 
-	// Folder of the app's Kubernetes manifests in the repository.
-	// +default="k8s"
-	manifests string,
-
-	// Image with the crossbill command, by digest. By default it is built from the repository.
+	// Image with the crossbill command, by digest. By default it is built from its source.
 	// +optional
 	cli string,
+
+	// Source of the crossbill command. By default this module's repository.
+	// +defaultPath="/"
+	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "**/*_test.go"]
+	cliSource *dagger.Directory,
 
 	// Go image that builds the crossbill command.
 	// +default="golang:1.26-alpine@sha256:7a3e50096189ad57c9f9f865e7e4aa8585ed1585248513dc5cda498e2f41812c"
@@ -113,7 +117,7 @@ func New(
 	// +default="node:24.18.0-bookworm-slim@sha256:6f7b03f7c2c8e2e784dcf9295400527b9b1270fd37b7e9a7285cf83b6951452d"
 	nodeImage string,
 
-	// Image that the crossbill command runs in when it is built from the repository.
+	// Image that the crossbill command runs in when it is built from its source.
 	// +default="alpine:3.22@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
 	alpineImage string,
 
@@ -208,7 +212,7 @@ func New(
 	otlpEndpoint string,
 ) *Crossbill {
 	return &Crossbill{
-		Source: source, AppDir: appDir, Name: name, Manifests: manifests, CommandImage: cli,
+		App: app, Manifests: manifests, Name: name, CommandImage: cli, CommandSource: cliSource,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
 		Registry: registry, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabUrl: gitlabUrl, Gitlab: gitlab, Project: project, GitlabToken: gitlabToken,
@@ -219,21 +223,24 @@ func New(
 	}
 }
 
-// crossbill is the command in a container that reaches the registry.
+// crossbill is the command in a container. The engine gives every exec the address of its own trace
+// collector: the command's steps are not for that one.
 func (m *Crossbill) crossbill() *dagger.Container {
-	c := m.Cli("development")
+	c := m.Cli("development").WithEnvVariable("OTEL_SDK_DISABLED", "true")
+	return withVariable(c, "CROSSBILL_OTLP_ENDPOINT", m.OtlpEndpoint)
+}
+
+// withRegistry lets the command read and write images.
+func (m *Crossbill) withRegistry(c *dagger.Container) *dagger.Container {
 	if m.Registry != nil {
 		c = c.WithServiceBinding("registry.localhost", m.Registry)
 	}
 	return withSecret(withVariable(c, "REGISTRY_USERNAME", m.RegistryUsername), "REGISTRY_PASSWORD", m.RegistryPassword)
 }
 
-// telling is the command as crossbill gives it, and it tells what it does whom the caller has named.
-func (m *Crossbill) telling() *dagger.Container {
-	c := withVariable(m.crossbill(), "CROSSBILL_GITHUB_REPOSITORY", m.GithubRepository)
-	c = withVariable(c, "CROSSBILL_PUSHGATEWAY", m.Pushgateway)
-	c = withVariable(c, "OTEL_EXPORTER_OTLP_ENDPOINT", m.OtlpEndpoint)
-	return withSecret(withSecret(c, "CROSSBILL_GITHUB_TOKEN", m.GithubToken), "CROSSBILL_WEBHOOK", m.Webhook)
+// withGitHub lets the command read and write GitHub's Deployment of a release.
+func (m *Crossbill) withGitHub(c *dagger.Container) *dagger.Container {
+	return withSecret(withVariable(c, "CROSSBILL_GITHUB_REPOSITORY", m.GithubRepository), "CROSSBILL_GITHUB_TOKEN", m.GithubToken)
 }
 
 func withVariable(c *dagger.Container, name, value string) *dagger.Container {
@@ -262,15 +269,12 @@ func (m *Crossbill) Cli(
 	if m.CommandImage != "" {
 		return dag.Container().From(m.CommandImage)
 	}
-	source := dag.Directory().WithDirectory("/", m.Source, dagger.DirectoryWithDirectoryOpts{
-		Exclude: []string{m.AppDir, m.Manifests},
-	})
 	binary := dag.Container().From(m.GoImage).
 		WithEnvVariable("CGO_ENABLED", "0").
 		WithMountedCache("/go/pkg/mod", dag.CacheVolume("crossbill-go-modules")).
 		WithEnvVariable("GOCACHE", "/go/build").
 		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
-		WithMountedDirectory("/source", source).
+		WithMountedDirectory("/source", m.CommandSource).
 		WithWorkdir("/source").
 		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", "/crossbill", "./cmd/crossbill"}).
 		File("/crossbill")
@@ -315,3 +319,15 @@ func on(is bool) string {
 }
 
 func decimal(n int) string { return strconv.Itoa(n) }
+
+// missing is the error of a step that needs an argument of the constructor's.
+func missing(argument string) error {
+	return failure(2, fmt.Sprintf("--%s is missing: give it before the function, dagger call --%[1]s … FUNCTION", argument))
+}
+
+// failure is an error that `dagger call` ends with an exit code for: it has the form of a failed exec's.
+func failure(code int, text string) error {
+	return &gqlerror.Error{Message: text, Extensions: map[string]any{
+		"_type": "EXEC_ERROR", "cmd": []string{}, "exitCode": code, "stdout": "", "stderr": "",
+	}}
+}

@@ -82,7 +82,7 @@ func (m *Crossbill) Report(
 	// +default="html"
 	format string,
 ) (*dagger.File, error) {
-	c, where, err := m.withCluster(ctx)
+	c, where, err := m.withCluster(ctx, m.withGitHub(m.crossbill()))
 	if err != nil {
 		return nil, err
 	}

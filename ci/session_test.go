@@ -1,0 +1,400 @@
+//go:build standin
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/vektah/gqlparser/v2/ast"
+	"github.com/vektah/gqlparser/v2/gqlerror"
+	"github.com/vektah/gqlparser/v2/parser"
+
+	"github.com/our-org/crossbill/ci/internal/dagger"
+)
+
+// session is a double of an engine's session: it resolves what a function of the module asks for, and
+// runs nothing.
+type session struct {
+	mu      sync.Mutex
+	objects map[string][]step // by id
+	asked   [][]step          // chains that something was read of
+	prints  func(args []string) (stdout, stderr string)
+}
+
+// step is one call in a chain of them: Container.withExec(args: …).
+type step struct {
+	name string
+	args map[string]any
+}
+
+// begin connects the module to a new session.
+func begin(t *testing.T) *session {
+	t.Helper()
+	s := &session{objects: map[string][]step{}, prints: func(args []string) (string, string) {
+		if args[1] == "image" {
+			return "r/a:1@sha256:89ab", ""
+		}
+		return "{}", ""
+	}}
+	client, err := connect(s.answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dag = client
+	return s
+}
+
+func (s *session) answer(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var body struct{ Query string }
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		return nil, err
+	}
+	query, err := parser.ParseQuery(&ast.Source{Input: body.Query})
+	if err != nil {
+		return nil, fmt.Errorf("%w in %s", err, body.Query)
+	}
+	data, err := s.resolve(nil, query.Operations[0].SelectionSet)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(map[string]any{"data": data})
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(text))}, err
+}
+
+// resolve follows a selection to its end and gives what is there.
+func (s *session) resolve(chain []step, set ast.SelectionSet) (any, error) {
+	switch selected := set[0].(type) {
+	case *ast.InlineFragment:
+		return s.resolve(chain, selected.SelectionSet)
+	case *ast.Field:
+		args := map[string]any{}
+		for _, a := range selected.Arguments {
+			value, err := a.Value.Value(nil)
+			if err != nil {
+				return nil, err
+			}
+			args[a.Name] = value
+		}
+		if id, ok := args["id"].(string); ok && selected.Name == "node" {
+			chain = s.objects[id]
+		} else {
+			chain = append(slices.Clone(chain), step{selected.Name, args})
+		}
+		value, err := s.value(chain, selected)
+		return map[string]any{selected.Name: value}, err
+	}
+	return nil, fmt.Errorf("%T is not expected", set[0])
+}
+
+func (s *session) value(chain []step, field *ast.Field) (any, error) {
+	if len(field.SelectionSet) > 0 {
+		return s.resolve(chain, field.SelectionSet)
+	}
+	object := chain[:len(chain)-1]
+	switch field.Name {
+	case "id", "sync", "start":
+		id := fmt.Sprintf("object %d", len(s.objects))
+		s.objects[id] = object
+		if field.Name != "id" {
+			s.asked = append(s.asked, object)
+		}
+		return id, nil
+	case "endpoint":
+		return "tcp://somewhere:1234", nil
+	case "exitCode":
+		return 1, nil
+	case "stdout", "stderr":
+		if field.Name == "stdout" {
+			s.asked = append(s.asked, object)
+		}
+		stdout, stderr := s.prints(commands(object)[0])
+		return map[string]string{"stdout": stdout, "stderr": stderr}[field.Name], nil
+	}
+	return nil, fmt.Errorf("%s is not expected", field.Name)
+}
+
+// ran is what the crossbill command was called with, in order.
+func (s *session) ran() []string {
+	var all []string
+	for _, chain := range s.asked {
+		for _, args := range commands(chain)[:min(1, len(commands(chain)))] {
+			all = append(all, strings.Join(args, " "))
+		}
+	}
+	return all
+}
+
+// commands are the command lines of a container, the last one first.
+func commands(chain []step) [][]string {
+	var all [][]string
+	for _, step := range slices.Backward(chain) {
+		if step.name != "withExec" {
+			continue
+		}
+		all = append(all, words(step))
+	}
+	return all
+}
+
+// words are the command line of a withExec.
+func words(exec step) []string {
+	var args []string
+	for _, arg := range exec.args["args"].([]any) {
+		args = append(args, arg.(string))
+	}
+	return args
+}
+
+// values are what steps of a name have in an argument.
+func values(chain []step, name, argument string) []string {
+	var all []string
+	for _, step := range chain {
+		if step.name == name {
+			all = append(all, fmt.Sprint(step.args[argument]))
+		}
+	}
+	return all
+}
+
+const image = "registry.example.com/our-org/app@sha256:0123"
+
+// everything is a module that was given all that there is.
+func everything() *Crossbill {
+	secret := func(name string) *dagger.Secret { return dag.SetSecret(name, "plaintext of "+name) }
+	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
+	return New(dag.Directory(), dag.Directory(), "qwik-node-app", "registry.example.com/our-org/crossbill@sha256:4567", nil, "golang", "node", "alpine", "distroless",
+		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), "https://gitlab.com", service("tcp://127.0.0.1:8929"), "infra/deploy", secret("gitlab"),
+		secret("kubeconfig"), "production", "shop", service("tcp://127.0.0.1:6443"), "", service("tcp://127.0.0.1:9090"), secret("http_config"), "jane",
+		"our-org/app", secret("github"), "https://app.example.com", secret("webhook"), "http://pushgateway", "http://collector")
+}
+
+// some is a module that was given the least that all functions go with.
+func some() *Crossbill {
+	return New(dag.Directory(), dag.Directory(), "qwik-node-app", "", dag.Directory(), "golang", "node", "alpine", "", nil, "", nil,
+		"https://gitlab.com", nil, "infra/deploy", dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), "", "", nil,
+		"http://prometheus.istio-system.svc:9090", nil, nil, "", "", nil, "", nil, "", "")
+}
+
+// TestCommandLines: what each function runs. cmd/crossbill has a test that the command takes these lines.
+func TestCommandLines(t *testing.T) {
+	text, err := os.ReadFile("testdata/command-lines.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.Split(strings.TrimSpace(string(text)), "\n")
+	ctx := t.Context()
+	var all []string
+	for name, call := range map[string]func() (string, error){
+		"canary, all": func() (string, error) {
+			return everything().Canary(ctx, image, 10, true, "id", "abc", "p", "s", true, true, "5m")
+		},
+		"canary": func() (string, error) {
+			return some().Canary(ctx, image, 10, false, "", "", "", "", false, false, "5m")
+		},
+		"shift":       func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
+		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, "http://app", "5m") },
+		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, "", "5m") },
+		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
+		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
+		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "5m") },
+		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
+		"status":      func() (string, error) { return everything().Status(ctx, true, "wide") },
+		"history":     func() (string, error) { return some().History(ctx, "text") },
+		"plan":        func() (string, error) { return some().Plan(ctx, "canary", image, 10, "id", "abc", "p", "text") },
+		"report":      func() (string, error) { _, err := some().Report(ctx, "html"); return "", err },
+		"report, all": func() (string, error) { _, err := everything().Report(ctx, "markdown"); return "", err },
+		"inspect":     func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
+		"publish": func() (string, error) {
+			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"))
+		},
+		"trigger, all": func() (string, error) {
+			return everything().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "id", "s", true, true)
+		},
+		"trigger": func() (string, error) {
+			return some().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "", "", false, false)
+		},
+		"watch":  func() (string, error) { return some().Watch(ctx, "", 7, "30m") },
+		"cancel": func() (string, error) { return some().Cancel(ctx, "id", 0) },
+	} {
+		s := begin(t)
+		if _, err := call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, chain := range s.asked {
+			if commands(chain) == nil {
+				continue
+			}
+			line := strings.Join(commands(chain)[0], " ")
+			if all = append(all, line); !slices.Contains(want, line) {
+				t.Errorf("%s runs a line that is not in command-lines.txt:\n%s", name, line)
+			}
+			at := slices.IndexFunc(chain, func(s step) bool { return s.name == "withExec" && strings.Join(words(s), " ") == line })
+			if before := chain[at-1]; before.args["name"] != "CROSSBILL_CALLED" {
+				t.Errorf("%s: %v stands before the exec: the engine may answer it from its cache", name, before)
+			}
+		}
+	}
+	for _, line := range want {
+		if !slices.Contains(all, line) {
+			t.Errorf("nothing runs\n%s", line)
+		}
+	}
+}
+
+// TestEveryCallIsAnotherExec: what stands before the exec differs between two calls of one line.
+func TestEveryCallIsAnotherExec(t *testing.T) {
+	s := begin(t)
+	m := some()
+	for range 2 {
+		if _, err := m.Promote(t.Context(), "", "", false, "5m"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.asked) != 2 {
+		t.Fatalf("%d execs", len(s.asked))
+	}
+	first, second := values(s.asked[0], "withEnvVariable", "value"), values(s.asked[1], "withEnvVariable", "value")
+	if first[len(first)-1] == second[len(second)-1] {
+		t.Errorf("both calls have %v", first)
+	}
+}
+
+// TestWhatAnExecHas: secrets and variables reach the exec that needs them and no other, and no secret is text.
+func TestWhatAnExecHas(t *testing.T) {
+	ctx := t.Context()
+	everywhere := []string{"OTEL_SDK_DISABLED=true", "CROSSBILL_OTLP_ENDPOINT=http://collector"}
+	for name, test := range map[string]struct {
+		call      func(m *Crossbill) (string, error)
+		variables []string
+		secrets   []string
+		files     []string
+	}{
+		"canary": {
+			func(m *Crossbill) (string, error) {
+				return m.Canary(ctx, image, 10, false, "", "", "", "", false, false, "5m")
+			},
+			append(everywhere, "REGISTRY_USERNAME=ci", "CROSSBILL_GITHUB_REPOSITORY=our-org/app", "CROSSBILL_PUSHGATEWAY=http://pushgateway"),
+			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
+			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
+		},
+		"status": {
+			func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
+			everywhere, nil, []string{"/run/secrets/kubeconfig"},
+		},
+		"report": {
+			func(m *Crossbill) (string, error) { _, err := m.Report(ctx, "html"); return "", err },
+			append(everywhere, "CROSSBILL_GITHUB_REPOSITORY=our-org/app"), []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, []string{"/run/secrets/kubeconfig"},
+		},
+		"trigger": {
+			func(m *Crossbill) (string, error) {
+				return m.Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext of trigger"), "main", "", "", false, false)
+			},
+			everywhere, []string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN"}, nil,
+		},
+		"inspect": {
+			func(m *Crossbill) (string, error) { return m.Inspect(ctx, image, "", "text") },
+			append(everywhere, "REGISTRY_USERNAME=ci"), []string{"REGISTRY_PASSWORD"}, nil,
+		},
+	} {
+		s := begin(t)
+		if _, err := test.call(everything()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		chain := s.asked[len(s.asked)-1]
+		var variables []string
+		for _, step := range chain {
+			if step.name == "withEnvVariable" && step.args["name"] != "CROSSBILL_CALLED" {
+				variables = append(variables, fmt.Sprintf("%s=%s", step.args["name"], step.args["value"]))
+			}
+		}
+		if !slices.Equal(variables, test.variables) {
+			t.Errorf("%s has the variables %v", name, variables)
+		}
+		if got := values(chain, "withSecretVariable", "name"); !slices.Equal(got, test.secrets) {
+			t.Errorf("%s has the secrets %v", name, got)
+		}
+		if got := values(chain, "withMountedSecret", "path"); !slices.Equal(got, test.files) {
+			t.Errorf("%s has the secret files %v", name, got)
+		}
+		if text := fmt.Sprint(chain); strings.Contains(text, "plaintext") {
+			t.Errorf("%s: a secret is text: %s", name, text)
+		}
+	}
+}
+
+// TestMissingArguments: a step that lacks a place says so before anything is built, with the exit code of
+// bad input.
+func TestMissingArguments(t *testing.T) {
+	ctx := t.Context()
+	for argument, call := range map[string]func(m *Crossbill) (string, error){
+		"--kubeconfig":   func(m *Crossbill) (string, error) { m.Kubeconfig = nil; return m.Status(ctx, false, "text") },
+		"--project":      func(m *Crossbill) (string, error) { m.Project = ""; return m.Watch(ctx, "", 7, "30m") },
+		"--gitlab-token": func(m *Crossbill) (string, error) { m.GitlabToken = nil; return m.Cancel(ctx, "", 7) },
+		"--name": func(m *Crossbill) (string, error) {
+			m.Name = ""
+			return m.Release(ctx, "r/a:1", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "", nil)
+		},
+	} {
+		s := begin(t)
+		_, err := call(some())
+		var failed *gqlerror.Error
+		if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 2 || !strings.HasPrefix(failed.Message, argument) {
+			t.Errorf("without %s: %v", argument, err)
+		}
+		if s.asked != nil {
+			t.Errorf("without %s something was run", argument)
+		}
+	}
+}
+
+func TestWatchFailsOnlyWhenItSawNothing(t *testing.T) {
+	s := begin(t)
+	s.prints = func([]string) (string, string) { return `{"state":"failed"}`, "crossbill: pipeline 7 failed" }
+	if seen, err := some().Watch(t.Context(), "", 7, "30m"); err != nil || seen != `{"state":"failed"}` {
+		t.Errorf("watch gives %q, %v", seen, err)
+	}
+	s.prints = func([]string) (string, string) { return "", "crossbill: no such project" }
+	if seen, err := some().Watch(t.Context(), "", 7, "30m"); err == nil || !strings.Contains(err.Error(), "no such project") || err.(*gqlerror.Error).Extensions["exitCode"] != 1 {
+		t.Errorf("watch gives %q, %v", seen, err)
+	}
+}
+
+// TestRelease: the road in its order, the digest handed from step to step.
+func TestRelease(t *testing.T) {
+	s := begin(t)
+	s.prints = func(args []string) (string, string) {
+		switch args[1] {
+		case "image":
+			return "registry.example.com/our-org/app:1.0@sha256:89ab\n", ""
+		case "trigger":
+			return `{"pipelineId": 7}`, ""
+		}
+		return `{"state":"waiting"}`, ""
+	}
+	seen, err := some().Release(t.Context(), "registry.example.com/our-org/app:1.0", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "https://github.com/our-org/app", dag.SetSecret("key", "plaintext"))
+	if err != nil || seen != `{"state":"waiting"}` {
+		t.Errorf("release gives %q, %v", seen, err)
+	}
+	want := []string{
+		"pnpm check",
+		"crossbill image build --app-dir=/app --name=qwik-node-app --created=0 --revision=abc --source-url=https://github.com/our-org/app --push=registry.example.com/our-org/app:1.0",
+		"crossbill image attest registry.example.com/our-org/app@sha256:89ab --app-dir=/app",
+		"crossbill trigger --gitlab-url=https://gitlab.com --project=infra/deploy --output=json --app=qwik-node-app --image=registry.example.com/our-org/app@sha256:89ab --commit=abc --ref=main",
+		"crossbill watch --gitlab-url=https://gitlab.com --project=infra/deploy --output=json --app=qwik-node-app --pipeline=7 --timeout=30m",
+	}
+	if ran := s.ran(); !slices.Equal(ran, want) {
+		t.Errorf("ran\n%s", strings.Join(ran, "\n"))
+	}
+}
