@@ -104,24 +104,28 @@ func docker(args []string) int {
 
 // dagger does `dagger call` by the crossbill command, as ci/ does.
 func dagger(args []string) int {
-	at := 1
-	for at < len(args) && strings.HasPrefix(args[at], "--") { // the constructor's arguments
-		at += 2
-	}
-	if at >= len(args) || args[0] != "call" {
+	if len(args) == 0 || args[0] != "call" || os.Getenv("DAGGER_MODULE") != "." {
 		return 2
 	}
-	verb, passed := args[at], []string{args[at], "-o", "json"}
-	env := os.Environ()
-	for i := at + 1; i < len(args); i++ {
-		if name, ok := strings.CutPrefix(args[min(i+1, len(args)-1)], "env:"); ok {
-			if os.Getenv(name) == "" {
-				return 2 // Dagger finds no such secret
-			}
-			i++
+	verb := ""
+	passed := []string{"-o", "json"}
+	for i := 1; i < len(args); i++ {
+		flag := args[i]
+		if !strings.HasPrefix(flag, "--") {
+			verb = flag
 			continue
 		}
-		passed = append(passed, args[i])
+		i++
+		name, secret := strings.CutPrefix(args[i], "env:")
+		switch {
+		case secret && os.Getenv(name) == "":
+			return 2 // Dagger finds no such secret
+		case secret:
+			continue
+		case flag == "--name":
+			flag = "--app"
+		}
+		passed = append(passed, flag, args[i])
 	}
 	switch verb {
 	case "check":
@@ -132,8 +136,8 @@ func dagger(args []string) int {
 	case "trigger":
 		passed = append(passed, "--settle", "1s")
 	}
-	cmd := exec.Command(os.Getenv(crossbillVariable), passed...)
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
+	cmd := exec.Command(os.Getenv(crossbillVariable), append([]string{verb}, passed...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()
 	if verb != "watch" && err != nil {
 		return cmd.ProcessState.ExitCode()
