@@ -53,11 +53,13 @@ test-ci:
 	cd ci && ./check.sh
 
 # Calls every function of ci/ for real: needs the dagger command, v0.21.8, and an engine. IMAGES names images
-# where the module's own are not reached, for example IMAGES='--node-image=mirror.example.com/node@sha256:...'. What
-# each call printed is left in out/dagger.
+# where the module's own are not reached, for example IMAGES='--node-image=mirror.example.com/node@sha256:...'.
+# What each call printed is left in out/dagger-functions.md, or with DOCS=1 in docs/.
 .PHONY: test-dagger
 test-dagger:
-	cd rehearsal && go vet -tags dagger ./dagger && go test -tags dagger ./dagger -count=1 -timeout 90m -v -dagger.images='$(IMAGES)' -dagger.out=$(CURDIR)/out/dagger
+	mkdir -p out
+	cd rehearsal && go test -tags dagger ./dagger -count=1 -timeout 90m -v -dagger.images='$(IMAGES)' \
+		-dagger.page=$(CURDIR)/$(if $(DOCS),docs,out)/dagger-functions.md
 
 .PHONY: test-app
 test-app:

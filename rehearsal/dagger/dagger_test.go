@@ -2,7 +2,7 @@
 
 // Package dagger_test calls every function of the Dagger module on a real engine, with the rehearsal's
 // registry, cluster and Prometheus and a GitLab double as tcp:// services. `make test-dagger` runs it where
-// there are a dagger command and an engine; what each call printed is left in out/dagger.
+// there are a dagger command and an engine.
 package dagger_test
 
 import (
@@ -42,7 +42,7 @@ import (
 
 var (
 	images = flag.String("dagger.images", "", "constructor arguments that name other images than the module's own, where those are not reached")
-	out    = flag.String("dagger.out", "", "folder for what each call printed")
+	page   = flag.String("dagger.page", "", "page to write: each function's call and what it printed")
 )
 
 const baseVariable = "CROSSBILL_TEST_BASE"
@@ -50,7 +50,6 @@ const baseVariable = "CROSSBILL_TEST_BASE"
 var (
 	running *cluster.Cluster
 	gitLab  *gitlabtest.Server
-	gitLabs string // its address
 )
 
 func TestMain(m *testing.M) {
@@ -99,11 +98,11 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer running.Close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", gitLabs)
 	if err != nil {
 		return 1, err
 	}
-	gitLab, gitLabs = gitlabtest.New(), listener.Addr().String()
+	gitLab = gitlabtest.New()
 	gitLab.Life = []gitlabtest.Phase{
 		{Status: "running"},
 		{After: 3 * time.Second, Status: "manual", Jobs: []gitlabtest.Job{
@@ -112,7 +111,15 @@ func run(m *testing.M) (int, error) {
 		}},
 	}
 	go http.Serve(listener, gitLab) //nolint:errcheck // ends with the process
-	return m.Run(), nil
+	code := m.Run()
+	if code != 0 || *page == "" {
+		return code, nil
+	}
+	listed, err := exec.CommandContext(ctx, "dagger", "functions", "--mod=../..").Output()
+	if err != nil {
+		return 1, err
+	}
+	return 0, writePage(*page, string(listed))
 }
 
 // module calls functions of the module.
@@ -126,44 +133,66 @@ type module struct {
 type result struct {
 	code           int
 	stdout, stderr string
-	took           time.Duration
 }
 
-// dagger runs the command in the repository and leaves what it printed under a name.
-func (m *module) dagger(record string, args ...string) result {
-	m.Helper()
-	shown := strings.Join(args, " ")
+// command is a `dagger` command in the repository.
+func (m *module) command(ctx context.Context, args ...string) *exec.Cmd {
 	if args[0] == "call" {
 		args = slices.Concat(args[:1], strings.Fields(*images), args[1:])
 	}
-	cmd := exec.CommandContext(m.Context(), "dagger", append([]string{"--progress=plain"}, args...)...)
+	cmd := exec.CommandContext(ctx, "dagger", args...)
+	cmd.Dir = "../.."
+	cmd.Env = append(os.Environ(), append(m.env, "DAGGER_PROGRESS=logs", "DO_NOT_TRACK=1", "DAGGER_NO_UPDATE_CHECK=1", "DAGGER_NO_NAG=1", "NO_COLOR=1")...)
+	return cmd
+}
+
+// dagger runs a `dagger` command.
+func (m *module) dagger(args ...string) result {
+	m.Helper()
+	cmd := m.command(m.Context(), args...)
 	var stdout, stderr bytes.Buffer
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "../..", &stdout, &stderr
-	cmd.Env = append(os.Environ(), append(m.env, "DO_NOT_TRACK=1", "DAGGER_NO_UPDATE_CHECK=1", "DAGGER_NO_NAG=1", "NO_COLOR=1")...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
 	err := cmd.Run()
 	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		m.Fatal(err)
 	}
-	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String(), time.Since(began)}
-	m.Logf("%.1f s, exit code %d: dagger %s", r.took.Seconds(), r.code, shown)
-	if *out != "" {
-		text := fmt.Sprintf("$ dagger %s\n%s", shown, r.stdout)
-		if r.code != 0 {
-			record += fmt.Sprintf("-%d", r.code)
-			text += r.stderr[strings.LastIndex("\n"+r.stderr, "\nError: "):]
+	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	m.Logf("%.1f s, exit code %d, %d lines of log: dagger %s", time.Since(began).Seconds(), r.code, strings.Count(r.stderr, "\n"), strings.Join(args, " "))
+	return r
+}
+
+// shows runs the built app as a service of the engine's, and wants its page from it.
+func (m *module) shows() {
+	m.Helper()
+	ctx, stop := context.WithTimeout(m.Context(), 3*time.Minute)
+	defer stop()
+	cmd := m.command(ctx, slices.Concat([]string{"call"}, m.constructor, []string{"build", "as-service", "up", "--ports=3000:3000"})...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 20 * time.Second
+	if err := cmd.Start(); err != nil {
+		m.Fatal(err)
+	}
+	defer cmd.Wait() //nolint:errcheck // it was interrupted
+	defer stop()
+	for {
+		response, err := http.Get("http://127.0.0.1:3000/health")
+		if err == nil && response.Body.Close() == nil && response.StatusCode == http.StatusOK {
+			return
 		}
-		if err := os.WriteFile(filepath.Join(*out, record+".txt"), []byte(text), 0o644); err != nil {
-			m.Fatal(err)
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			m.Fatalf("the app that was built does not answer: %v %v", response, err)
 		}
 	}
-	return r
 }
 
 // call calls a function and wants an exit code.
 func (m *module) call(want int, function string, args ...string) string {
 	m.Helper()
-	r := m.dagger(strings.ReplaceAll(function, " ", "-"), slices.Concat([]string{"call"}, m.constructor, strings.Fields(function), args)...)
+	r := m.dagger(slices.Concat([]string{"call"}, m.constructor, strings.Fields(function), args)...)
+	records = append(records, record{strings.Fields(function)[0], m.constructor, append(strings.Fields(function), args...), r})
 	if r.code != want {
 		m.Fatalf("%s: exit code %d, want %d\n%s\n%s", function, r.code, want, r.stdout, r.stderr)
 	}
@@ -199,14 +228,18 @@ const commit = "0123456789abcdef0123456789abcdef01234567"
 // local is the name of the rehearsal's registry where a call is given it as a service.
 const local = "registry.localhost:5000"
 
-// newModule gives the module what the rehearsal has in place of the Internet's.
+// gitLabs is GitLab's address.
+const gitLabs = "127.0.0.1:8929"
+
 func newModule(t *testing.T) *module {
+	return &module{T: t, env: []string{
+		"KUBECONFIG=" + running.Kubeconfig, "GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken,
+	}}
+}
+
+// pushBase pushes the base of the app's image, and gives its digest.
+func pushBase(t *testing.T) string {
 	t.Helper()
-	if *out != "" {
-		if err := os.MkdirAll(*out, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	path, err := layout.FromPath(os.Getenv(baseVariable))
 	if err != nil {
 		t.Fatal(err)
@@ -219,32 +252,36 @@ func newModule(t *testing.T) *module {
 	if err != nil {
 		t.Fatal(err)
 	}
-	base, err := index.Image(manifests.Manifests[0].Digest)
+	digest := manifests.Manifests[0].Digest
+	base, err := index.Image(digest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	to, err := name.NewDigest(running.RegistryHost + "/node@" + manifests.Manifests[0].Digest.String())
+	to, err := name.NewDigest(running.RegistryHost + "/node@" + digest.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := remote.Write(to, base); err != nil {
 		t.Fatal(err)
 	}
-	return &module{
-		T:           t,
-		constructor: []string{"--registry=tcp://" + cluster.Registry, "--base-image=" + local + "/node@" + to.DigestStr()},
-		env:         []string{"GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken},
-	}
+	return digest.String()
 }
 
 func TestFunctionsAreListed(t *testing.T) {
 	m := newModule(t)
-	listed := m.dagger("functions", "functions").stdout
-	for _, function := range []string{"check", "build", "publish", "inspect", "trigger", "watch", "cancel", "canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report", "release", "rehearse", "cli"} {
+	listed := m.dagger("functions").stdout
+	for _, function := range functions {
 		if !regexp.MustCompile(`(?m)^` + function + ` +\S`).MatchString(listed) {
 			t.Errorf("%s is not in\n%s", function, listed)
 		}
 	}
+}
+
+// TestMissingArguments: what is missing is said by the module itself, with the exit code of bad input.
+func TestMissingArguments(t *testing.T) {
+	m := newModule(t)
+	m.has(m.call(2, "status"), "--kubeconfig is missing")
+	m.has(m.call(2, "watch", "--pipeline=7"), "--project is missing")
 }
 
 // TestRoad goes the whole road by the module's functions.
@@ -252,30 +289,33 @@ func TestRoad(t *testing.T) {
 	m := newModule(t)
 
 	m.call(0, "check")
-	if user := m.call(0, "build user"); user != image.User {
+	m = m.with("--name=qwik-node-app")
+	toRegistry := m.with("--registry=tcp://"+cluster.Registry, "--base-image="+local+"/node@"+pushBase(t))
+	if user := toRegistry.call(0, "build user"); user != image.User {
 		t.Errorf("the image's user is %q", user)
 	}
+	toRegistry.shows()
 	if entry := m.call(0, "cli entrypoint"); entry != "crossbill" {
 		t.Errorf("the command's entrypoint is %q", entry)
 	}
 
-	first := m.call(0, "publish", "--address="+local+"/our-org/app:1.0.0", "--version=1.0.0", "--commit="+commit)
-	if again := m.call(0, "publish", "--address="+local+"/our-org/app:again", "--version=1.0.0", "--commit="+commit); digest(again) != digest(first) {
+	first := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.0.0", "--version=1.0.0", "--commit="+commit)
+	if again := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:again", "--version=1.0.0", "--commit="+commit); digest(again) != digest(first) {
 		t.Errorf("one commit is two images: %s, %s", first, again)
 	}
 	key, _, err := signing.Key(t.TempDir(), road.Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := m.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+road.Source, "--signing-key=file:"+key)
-	m.has(m.call(0, "inspect", "--image="+local+"/our-org/app@"+digest(second)), "sbom", "provenance", "1.1.0")
+	second := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+road.Source, "--signing-key=file:"+key)
+	m.has(toRegistry.call(0, "inspect", "--image="+local+"/our-org/app@"+digest(second)), "sbom", "provenance", "1.1.0")
 
 	toGitLab := m.with("--gitlab=tcp://"+gitLabs, "--project="+gitLab.Project, "--gitlab-token=env:GITLAB_TOKEN")
 	toGitLab.handoff(local + "/our-org/app@" + digest(second))
 	toCluster := m.with("--kubeconfig=file:"+running.Kubeconfig, "--server=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
 	toCluster.rollout(running.RegistryHost+"/our-org/app@"+digest(first), running.RegistryHost+"/our-org/app@"+digest(second))
 
-	released := read[struct{ State string }](t, toGitLab.call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--commit="+commit,
+	released := read[struct{ State string }](t, toRegistry.with(toGitLab.constructor[1:]...).call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--commit="+commit,
 		"--version=1.2.0", "--trigger-token=env:GITLAB_TRIGGER_TOKEN"))
 	if released.State != "waiting" {
 		t.Errorf("release ends with %s", released.State)
@@ -356,6 +396,7 @@ func (m *module) rollout(first, second string) {
 		m.call(0, "rollback")
 	}
 
+	m.has(m.call(0, "report", "--format=markdown", "contents"), "rolled back")
 	file := filepath.Join(t.TempDir(), "report.html")
 	m.call(0, "report", "-o", file)
 	if text, err := os.ReadFile(file); err != nil || !bytes.Contains(text, []byte("rolled back")) {
