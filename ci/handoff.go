@@ -83,21 +83,11 @@ func (m *Crossbill) Watch(
 	if err != nil {
 		return "", err
 	}
-	args := command("watch", gitlab, m.pipeline(releaseId, pipeline), given("--timeout", timeout))
-	watched := fresh(c).WithExec(args, dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
-	seen, err := watched.Stdout(ctx)
-	if err != nil || json.Valid([]byte(seen)) {
-		return seen, err
+	seen, err := run(ctx, c, "watch", gitlab, m.pipeline(releaseId, pipeline), given("--timeout", timeout))
+	if json.Valid([]byte(seen)) {
+		return seen, nil
 	}
-	why, err := watched.Stderr(ctx)
-	if err != nil {
-		return "", err
-	}
-	code, err := watched.ExitCode(ctx)
-	if err != nil {
-		return "", err
-	}
-	return "", failure(code, "watch saw nothing; it can be called again: "+why)
+	return "", err
 }
 
 // End a release: press GitLab's rollback button, or cancel its pipeline when the canary has not begun

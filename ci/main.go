@@ -9,10 +9,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vektah/gqlparser/v2/gqlerror"
@@ -284,10 +286,31 @@ func (m *Crossbill) Cli(
 		WithEntrypoint([]string{"crossbill"})
 }
 
-// run runs the crossbill command in a container and gives its standard output. A failure keeps the
-// command's own exit code, which `dagger call` ends with.
+// run runs the crossbill command in a container and gives what it printed, also when it failed.
 func run(ctx context.Context, c *dagger.Container, verb string, args ...[]string) (string, error) {
-	return fresh(c).WithExec(command(verb, args...)).Stdout(ctx)
+	ran, failed := ended(ctx, c, verb, args...)
+	if ran == nil {
+		return "", failed
+	}
+	printed, err := ran.Stdout(ctx)
+	return printed, cmp.Or(failed, err)
+}
+
+// ended is the container after the crossbill command. Its failure is what it said last, with its exit code.
+func ended(ctx context.Context, c *dagger.Container, verb string, args ...[]string) (*dagger.Container, error) {
+	ran := fresh(c).WithExec(command(verb, args...), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
+	code, err := ran.ExitCode(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if code == 0 {
+		return ran, nil
+	}
+	said, err := ran.Stderr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return ran, failure(code, said[max(0, strings.LastIndex("\n"+said, "\ncrossbill: ")):])
 }
 
 // fresh makes every exec that follows a new one: what it does outside is not in Dagger's cache.

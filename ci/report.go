@@ -93,9 +93,14 @@ func (m *Crossbill) Report(
 		}
 		where = append(where, gitlab...)
 	}
-	if format == "html" {
-		return fresh(c).WithExec(command("report", where, given("--html", "/tmp/report.html"))).File("/tmp/report.html").Sync(ctx)
+	if format != "html" {
+		printed, err := run(ctx, c, "report", where, given("--output", format))
+		return dag.File("report."+format, printed), err
 	}
-	out := "/tmp/report." + format
-	return fresh(c).WithExec(command("report", where, given("--output", format)), dagger.ContainerWithExecOpts{RedirectStdout: out}).File(out).Sync(ctx)
+	const file = "/tmp/report.html"
+	ran, err := ended(ctx, c, "report", where, given("--html", file))
+	if err != nil {
+		return nil, err
+	}
+	return ran.File(file), nil
 }

@@ -28,7 +28,7 @@ type session struct {
 	mu      sync.Mutex
 	objects map[string][]step // by id
 	asked   [][]step          // chains that something was read of
-	prints  func(args []string) (stdout, stderr string)
+	ends    func(args []string) (stdout, stderr string, code int)
 }
 
 // step is one call in a chain of them: Container.withExec(args: …).
@@ -40,11 +40,11 @@ type step struct {
 // begin connects the module to a new session.
 func begin(t *testing.T) *session {
 	t.Helper()
-	s := &session{objects: map[string][]step{}, prints: func(args []string) (string, string) {
+	s := &session{objects: map[string][]step{}, ends: func(args []string) (string, string, int) {
 		if args[1] == "image" {
-			return "r/a:1@sha256:89ab", ""
+			return "r/a:1@sha256:89ab", "", 0
 		}
-		return "{}", ""
+		return "{}", "", 0
 	}}
 	client, err := connect(s.answer)
 	if err != nil {
@@ -114,13 +114,11 @@ func (s *session) value(chain []step, field *ast.Field) (any, error) {
 	case "endpoint":
 		return "tcp://somewhere:1234", nil
 	case "exitCode":
-		return 1, nil
+		s.asked = append(s.asked, object)
+		fallthrough
 	case "stdout", "stderr":
-		if field.Name == "stdout" {
-			s.asked = append(s.asked, object)
-		}
-		stdout, stderr := s.prints(commands(object)[0])
-		return map[string]string{"stdout": stdout, "stderr": stderr}[field.Name], nil
+		stdout, stderr, code := s.ends(commands(object)[0])
+		return map[string]any{"stdout": stdout, "stderr": stderr, "exitCode": code}[field.Name], nil
 	}
 	return nil, fmt.Errorf("%s is not expected", field.Name)
 }
@@ -359,14 +357,27 @@ func TestMissingArguments(t *testing.T) {
 	}
 }
 
+// TestFailuresAreTheCommandsOwn: `dagger call` shows what the command said last, and ends with its exit code.
+func TestFailuresAreTheCommandsOwn(t *testing.T) {
+	s := begin(t)
+	s.ends = func([]string) (string, string, int) {
+		return `{"verb":"verify"}`, "   1.0s  Deployment: ready\ncrossbill: GitHub was not told\ncrossbill: the canary is unhealthy:\n  30 % are errors\n", 3
+	}
+	_, err := some().Verify(t.Context(), "", "", false, "", "5m")
+	var failed *gqlerror.Error
+	if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 3 || failed.Message != "crossbill: the canary is unhealthy:\n  30 % are errors\n" {
+		t.Errorf("verify gives %v", err)
+	}
+}
+
 func TestWatchFailsOnlyWhenItSawNothing(t *testing.T) {
 	s := begin(t)
-	s.prints = func([]string) (string, string) { return `{"state":"failed"}`, "crossbill: pipeline 7 failed" }
+	s.ends = func([]string) (string, string, int) { return `{"state":"failed"}`, "crossbill: pipeline 7 failed", 1 }
 	if seen, err := some().Watch(t.Context(), "", 7, "30m"); err != nil || seen != `{"state":"failed"}` {
 		t.Errorf("watch gives %q, %v", seen, err)
 	}
-	s.prints = func([]string) (string, string) { return "", "crossbill: no such project" }
-	if seen, err := some().Watch(t.Context(), "", 7, "30m"); err == nil || !strings.Contains(err.Error(), "no such project") || err.(*gqlerror.Error).Extensions["exitCode"] != 1 {
+	s.ends = func([]string) (string, string, int) { return "", "crossbill: no such project", 2 }
+	if seen, err := some().Watch(t.Context(), "", 7, "30m"); err == nil || seen != "" {
 		t.Errorf("watch gives %q, %v", seen, err)
 	}
 }
@@ -374,14 +385,14 @@ func TestWatchFailsOnlyWhenItSawNothing(t *testing.T) {
 // TestRelease: the road in its order, the digest handed from step to step.
 func TestRelease(t *testing.T) {
 	s := begin(t)
-	s.prints = func(args []string) (string, string) {
+	s.ends = func(args []string) (string, string, int) {
 		switch args[1] {
 		case "image":
-			return "registry.example.com/our-org/app:1.0@sha256:89ab\n", ""
+			return "registry.example.com/our-org/app:1.0@sha256:89ab\n", "", 0
 		case "trigger":
-			return `{"pipelineId": 7}`, ""
+			return `{"pipelineId": 7}`, "", 0
 		}
-		return `{"state":"waiting"}`, ""
+		return `{"state":"waiting"}`, "crossbill: it waits", 7
 	}
 	seen, err := some().Release(t.Context(), "registry.example.com/our-org/app:1.0", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "https://github.com/our-org/app", dag.SetSecret("key", "plaintext"))
 	if err != nil || seen != `{"state":"waiting"}` {

@@ -280,8 +280,11 @@ func TestFunctionsAreListed(t *testing.T) {
 // TestMissingArguments: what is missing is said by the module itself, with the exit code of bad input.
 func TestMissingArguments(t *testing.T) {
 	m := newModule(t)
-	m.has(m.call(2, "status"), "--kubeconfig is missing")
-	m.has(m.call(2, "watch", "--pipeline=7"), "--project is missing")
+	for argument, call := range map[string][]string{"--kubeconfig": {"call", "status"}, "--project": {"call", "watch", "--pipeline=7"}} {
+		if r := m.dagger(call...); r.code != 2 || !strings.Contains(r.stderr, "Error: "+argument+" is missing") {
+			t.Errorf("%s: exit code %d\n%s", call, r.code, r.stderr)
+		}
+	}
 }
 
 // TestRoad goes the whole road by the module's functions.
@@ -411,13 +414,8 @@ func (m *module) rollout(first, second string) {
 // TestRehearsal runs the rehearsal as a function: privileged, and on a new engine for long.
 func TestRehearsal(t *testing.T) {
 	m := newModule(t)
-	folder := t.TempDir()
-	m.call(0, "rehearse", "-o", folder)
-	text, err := os.ReadFile(filepath.Join(folder, "rehearsal.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := read[road.Summary](t, string(text)); len(s.Releases) != 3 || s.Lost != 0 {
+	text := m.call(0, "rehearse", "file", "--path=rehearsal.json", "contents")
+	if s := read[road.Summary](t, text); len(s.Releases) != 3 || s.Lost != 0 {
 		t.Errorf("%s", text)
 	}
 }

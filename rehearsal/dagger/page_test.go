@@ -25,7 +25,7 @@ type record struct {
 
 var records []record
 
-// local is what differs from machine to machine, and what a reader compares by its beginning.
+// What differs from machine to machine, what a reader compares by its beginning, and what a terminal shows as colour.
 var (
 	folders = regexp.MustCompile(`file:/\S+/`)
 	digests = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
@@ -67,8 +67,8 @@ func (r record) shown() string {
 	words := append(append([]string{"dagger", "call"}, r.constructor...), r.args...)
 	line, text := "", "\n```sh\n"
 	for i, word := range words {
-		if strings.HasPrefix(word, "file:") || strings.Contains(word, "=file:") {
-			word = folders.ReplaceAllString(word, "file:")
+		if word = folders.ReplaceAllString(word, "file:"); i > 0 && words[i-1] == "-o" {
+			word = "out"
 		}
 		if word = digests.ReplaceAllString(word, "$1…"); i > 0 {
 			word = " " + word
@@ -103,7 +103,7 @@ func (r record) printed() string {
 		lines = append(lines[:shownLines], "…")
 	}
 	for i, line := range lines {
-		if short := []rune(line); len(short) > shownWidth {
+		if short := []rune(line); len(short) > shownWidth && r.code == 0 {
 			lines[i] = string(short[:shownWidth]) + "…"
 		}
 	}
