@@ -2,6 +2,9 @@ package pipelinefile
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -90,6 +93,55 @@ func TestOneJobIsOneCall(t *testing.T) {
 		other := without.Jobs[i]
 		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviours(), job.Behaviours()) {
 			t.Errorf("%s is not %s in %s", other.Name, job.Name, files[1])
+		}
+	}
+}
+
+// TestAJobsCall runs a job's script as a runner does, and looks at the words that `dagger` gets.
+func TestAJobsCall(t *testing.T) {
+	file, err := Parse([]byte(read(t, files[0])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := slices.IndexFunc(file.Jobs, func(j Job) bool { return j.Name == "rollback" })
+	script := regexp.MustCompile(`\$\[\[ inputs\.([a-z_]+) \]\]`).ReplaceAllString(strings.Join(file.Jobs[at].Script, "\n"), "the-$1")
+	dir := t.TempDir()
+	for _, name := range []string{"dagger", "apk", "curl"} {
+		text := "#!/bin/sh\n"
+		if name == "dagger" {
+			text += `printf '%s\n' "$DAGGER_MODULE" "$@"`
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, test := range map[string]struct {
+		env  []string
+		told []string
+	}{
+		"nobody is told": {[]string{"CROSSBILL_GITHUB_TOKEN="}, nil},
+		"GitHub is told": {[]string{"CROSSBILL_GITHUB_TOKEN=secret"}, []string{"--github-repository", "the-github_repository", "--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--environment-url", "https://app.example.com"}},
+	} {
+		cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", script)
+		cmd.Dir = dir
+		cmd.Env = append(test.env, "PATH="+dir+":"+os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
+			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p", "GITLAB_TOKEN=",
+			// A trigger variable does not win.
+			"NAMESPACE=kube-system", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, text)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "rollback.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Concat(
+			[]string{".", "call", "--manifests", "k8s", "--kubeconfig", "file:/builds/my kubeconfig", "--context", "the-kube_context", "--namespace", "the-namespace", "--prometheus", "the-prometheus", "--by", "jane@gitlab-job-7"},
+			test.told,
+			[]string{"rollback", "--release-id", "the-release_id", "--reason", "rollback of https://gitlab.example.com/1"},
+		)
+		if got := strings.Split(strings.TrimSpace(string(text)), "\n"); !slices.Equal(got, want) {
+			t.Errorf("%s: %q\nwant %q", name, got, want)
 		}
 	}
 }

@@ -25,7 +25,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"k8s.io/klog/v2"
 
@@ -75,7 +74,7 @@ func run(m *testing.M) (int, error) {
 		}
 		base, err := nodebase.Ensure(ctx)
 		if err == nil {
-			err = os.Setenv(baseVariable, strings.TrimPrefix(base, "oci:"))
+			err = os.Setenv(baseVariable, base)
 		}
 		if err != nil {
 			return 1, err
@@ -240,20 +239,11 @@ func newModule(t *testing.T) *module {
 // pushBase pushes the base of the app's image, and gives its digest.
 func pushBase(t *testing.T) string {
 	t.Helper()
-	path, err := layout.FromPath(os.Getenv(baseVariable))
+	base, err := image.Base(t.Context(), os.Getenv(baseVariable))
 	if err != nil {
 		t.Fatal(err)
 	}
-	index, err := path.ImageIndex()
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifests, err := index.IndexManifest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest := manifests.Manifests[0].Digest
-	base, err := index.Image(digest)
+	digest, err := base.Digest()
 	if err != nil {
 		t.Fatal(err)
 	}
