@@ -104,7 +104,7 @@ func (m *Crossbill) Inspect(
 // packages is the app's folder with its dependencies and nothing else of it: a layer that stands
 // until the lockfile changes.
 func (m *Crossbill) packages() *dagger.Container {
-	manifests := dag.Directory().WithDirectory("/", m.App, dagger.DirectoryWithDirectoryOpts{
+	manifests := dag.Directory().WithDirectory("/", m.AppDir, dagger.DirectoryWithDirectoryOpts{
 		Include: []string{"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"},
 	})
 	return dag.Container().From(m.NodeImage).
@@ -118,7 +118,7 @@ func (m *Crossbill) packages() *dagger.Container {
 
 // checkout is the app's folder, its dependencies installed.
 func (m *Crossbill) checkout() *dagger.Container {
-	return m.packages().WithDirectory("/app", m.App)
+	return m.packages().WithDirectory("/app", m.AppDir)
 }
 
 // built is a folder with the app's client and server bundles.

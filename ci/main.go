@@ -13,7 +13,7 @@ import "github.com/our-org/crossbill/ci/internal/dagger"
 // Crossbill carries a release from source into the mesh.
 type Crossbill struct {
 	// +private
-	App *dagger.Directory
+	AppDir *dagger.Directory
 	// +private
 	Manifests *dagger.Directory
 	// +private
@@ -80,7 +80,7 @@ func New(
 	// Folder of the app.
 	// +defaultPath="/app"
 	// +ignore=["node_modules", "dist", "server", "sbom", "tmp"]
-	app *dagger.Directory,
+	appDir *dagger.Directory,
 
 	// Folder of the app's Kubernetes manifests, with slo.yaml and trust.yaml.
 	// +defaultPath="/k8s"
@@ -202,7 +202,7 @@ func New(
 	otlpEndpoint string,
 ) *Crossbill {
 	return &Crossbill{
-		App: app, Manifests: manifests, Name: name, CommandImage: cli, CommandSource: cliSource,
+		AppDir: appDir, Manifests: manifests, Name: name, CommandImage: cli, CommandSource: cliSource,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
 		Registry: registry, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabUrl: gitlabUrl, Gitlab: gitlab, Project: project, GitlabToken: gitlabToken,
