@@ -77,12 +77,13 @@ type Crossbill struct {
 // New takes what is the same for every step: the app, and where registry, GitLab, cluster and
 // Prometheus are. A step that lacks one of them says so.
 func New(
-	// Folder of the app.
+	// Folder of the app. By default that of the module's repository.
 	// +defaultPath="/app"
 	// +ignore=["node_modules", "dist", "server", "sbom", "tmp"]
 	appDir *dagger.Directory,
 
-	// Folder of the app's Kubernetes manifests, with slo.yaml and trust.yaml.
+	// Folder of the app's Kubernetes manifests, with slo.yaml and trust.yaml. By default that of the module's
+	// repository.
 	// +defaultPath="/k8s"
 	manifests *dagger.Directory,
 
@@ -225,7 +226,10 @@ func (m *Crossbill) withRegistry(c *dagger.Container) *dagger.Container {
 	if m.Registry != nil {
 		c = c.WithServiceBinding("registry.localhost", m.Registry)
 	}
-	return withSecret(withVariable(c, "REGISTRY_USERNAME", m.RegistryUsername), "REGISTRY_PASSWORD", m.RegistryPassword)
+	if m.RegistryPassword == nil {
+		return c
+	}
+	return c.WithEnvVariable("REGISTRY_USERNAME", m.RegistryUsername).WithSecretVariable("REGISTRY_PASSWORD", m.RegistryPassword)
 }
 
 // withGitHub lets the command read and write GitHub's Deployment of a release.

@@ -58,8 +58,8 @@ func (f *githubFlags) source() (g handoff.GitHub, named bool, err error) {
 	return g, g.Token != "", err
 }
 
-// deploymentStatus is what a verb's end means for the Deployment; false when it means nothing, as for
-// a verb that was refused.
+// deploymentStatus is what a verb's end means for the Deployment, no state when nothing; false when nobody is
+// told, as of a verb that was refused.
 func deploymentStatus(verb string, result rollout.Result, err error) (handoff.DeploymentStatus, bool) {
 	said := func(state, text string) (handoff.DeploymentStatus, bool) {
 		return handoff.DeploymentStatus{State: state, Description: verb + ": " + text}, true
@@ -71,8 +71,8 @@ func deploymentStatus(verb string, result rollout.Result, err error) (handoff.De
 		case exitInconclusive:
 			return said("in_progress", err.Error())
 		case exitFailure:
-			if verb == "cleanup" { // what was promoted has all of the traffic, whatever became of the canary's pods
-				return said("success", err.Error())
+			if verb == "cleanup" { // GitHub goes on to show what promote said: it has all of the traffic
+				return said("", err.Error())
 			}
 			return said("error", err.Error())
 		}

@@ -23,6 +23,7 @@ func TestWhatADeploymentShows(t *testing.T) {
 		result rollout.Result
 		err    error
 		state  string // "" for nothing
+		others bool   // are told, though GitHub is not
 	}{
 		"canary has traffic":       {verb: "canary", result: inFlight, state: "in_progress"},
 		"first release":            {verb: "canary", result: first, state: "success"},
@@ -38,7 +39,7 @@ func TestWhatADeploymentShows(t *testing.T) {
 		"inconclusive goes on":     {verb: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
 		"promoted":                 {verb: "promote", result: inFlight, state: "success"},
 		"cleaned up":               {verb: "cleanup", result: promoted, state: "success"},
-		"cleanup did not finish":   {verb: "cleanup", err: errors.New("x"), state: "success"},
+		"cleanup did not finish":   {verb: "cleanup", err: errors.New("x"), others: true},
 		"rolled back":              {verb: "rollback", result: inFlight, state: "failure"},
 		"guard left it alone":      {verb: "guard", result: inFlight},
 		"guard rolled back":        {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomeRolledBack}, state: "failure"},
@@ -47,7 +48,7 @@ func TestWhatADeploymentShows(t *testing.T) {
 		"primary already has this": {verb: "canary", result: rollout.Result{Message: "nothing"}},
 	} {
 		status, tell := deploymentStatus(test.verb, test.result, test.err)
-		if tell != (test.state != "") || status.State != test.state {
+		if tell != (test.state != "" || test.others) || status.State != test.state {
 			t.Errorf("%s: %q, want %q", name, status.State, test.state)
 		}
 	}

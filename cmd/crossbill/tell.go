@@ -44,7 +44,7 @@ func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, verb strin
 	if !tell {
 		return err
 	}
-	if id != "" {
+	if id != "" && status.State != "" {
 		status.EnvironmentURL = f.github.environmentURL
 		f.github.tell(ctx, cmd.ErrOrStderr(), id, status)
 	}

@@ -119,15 +119,23 @@ func TestAJobsCall(t *testing.T) {
 		env  []string
 		told []string
 	}{
-		"nobody is told": {[]string{"CROSSBILL_GITHUB_TOKEN="}, nil},
-		"GitHub is told": {[]string{"CROSSBILL_GITHUB_TOKEN=secret"}, []string{"--github-repository", "the-github_repository", "--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--environment-url", "https://app.example.com"}},
+		"nobody is told": {},
+		"all are told": {
+			[]string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret", "CROSSBILL_PUSHGATEWAY=http://p", "CROSSBILL_OTLP_ENDPOINT=http://o"},
+			[]string{
+				"--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
+				"--github-repository", "the-github_repository", "--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--environment-url", "https://app.example.com",
+				"--webhook", "env:CROSSBILL_WEBHOOK", "--pushgateway", "http://p", "--otlp-endpoint", "http://o",
+			},
+		},
 	} {
-		cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", script)
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", script)
 		cmd.Dir = dir
-		cmd.Env = append(test.env, "PATH="+dir+":"+os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
-			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p", "GITLAB_TOKEN=",
-			// A trigger variable does not win.
-			"NAMESPACE=kube-system", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger")
+		cmd.Env = append([]string{
+			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
+			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p",
+			"NAMESPACE=kube-system", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", // trigger variables, which do not win
+		}, test.env...)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
 		}
@@ -175,6 +183,8 @@ func TestBrokenFiles(t *testing.T) {
 		"a pattern that takes all":            {`^([0-9a-f]{7,64})?$`, `.*`, []string{RuleInput}},
 		"no pattern":                          {"      regex: ^([0-9a-f]{7,64})?$\n", "", []string{RuleInput}},
 		"the context as a variable":           {"\n.release:\n", "\nvariables:\n  KUBE_CONTEXT: production\n\n.release:\n", []string{RuleOverridable}},
+		"the module as a variable":            {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    DAGGER_MODULE: github.com/our-org/crossbill\n", []string{RuleOverridable}},
+		"the command as a variable":           {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    CLI: registry.example.com/our-org/crossbill@sha256:0123\n", []string{RuleOverridable}},
 		"the engine as a variable":            {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    DOCKER_HOST: tcp://docker:2376\n", []string{RuleOverridable}},
 		"interruptible":                       {"interruptible: false", "interruptible: true", []string{RuleOneByOne}},
 		"no resource group":                   {"  resource_group: production/$[[ inputs.app ]]\n", "", []string{RuleOneByOne}},

@@ -305,7 +305,7 @@ func TestRoad(t *testing.T) {
 
 	toGitLab := m.with("--gitlab=tcp://"+gitLabs, "--project="+gitLab.Project, "--gitlab-token=env:GITLAB_TOKEN")
 	toGitLab.handoff(local + "/our-org/app@" + digest(second))
-	toCluster := m.with("--kubeconfig=file:"+running.Kubeconfig, "--server=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
+	toCluster := m.with("--manifests=k8s", "--kubeconfig=file:"+running.Kubeconfig, "--server=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
 	toCluster.rollout(running.RegistryHost+"/our-org/app@"+digest(first), running.RegistryHost+"/our-org/app@"+digest(second))
 
 	released := read[struct{ State string }](t, toRegistry.with(toGitLab.constructor[1:]...).call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--commit="+commit,

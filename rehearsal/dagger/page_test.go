@@ -67,10 +67,7 @@ func (r record) shown() string {
 	words := append(append([]string{"dagger", "call"}, r.constructor...), r.args...)
 	line, text := "", "\n```sh\n"
 	for i, word := range words {
-		if word = folders.ReplaceAllString(word, "file:"); i > 0 && words[i-1] == "-o" {
-			word = "out"
-		}
-		if word = digests.ReplaceAllString(word, "$1…"); i > 0 {
+		if word = digests.ReplaceAllString(folders.ReplaceAllString(word, "file:"), "$1…"); i > 0 {
 			word = " " + word
 		}
 		if len(line)+len(word) > 110 {
