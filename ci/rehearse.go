@@ -1,8 +1,6 @@
 package main
 
-import (
-	"github.com/our-org/crossbill/ci/internal/dagger"
-)
+import "github.com/our-org/crossbill/ci/internal/dagger"
 
 // Rehearse whole releases in one container: control plane, mesh, GitLab double, real traffic
 //

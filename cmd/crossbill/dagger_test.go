@@ -41,7 +41,11 @@ func TestTheDaggerModuleIsUnderstood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(text)) {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) < 20 {
+		t.Errorf("found only %d lines", len(lines))
+	}
+	for _, line := range lines {
 		cmd, args, err := newRootCommand().Find(strings.Fields(line)[1:])
 		if err == nil {
 			err = cmd.ParseFlags(args)

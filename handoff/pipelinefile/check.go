@@ -380,8 +380,8 @@ func (c *checker) input(job *Job, name string) {
 	}
 }
 
-// guarded are variables that say where, with which rights and by which code a job works. Trigger variables win over
-// those of the file, so the file must not rely on its own.
+// guarded are variables that say where, with which rights and by which code a job works. Trigger variables
+// win over those of the file, so the file must not rely on its own.
 var guarded = regexp.MustCompile(`^(KUBE.*|.*NAMESPACE.*|.*TOKEN.*|.*PASSWORD.*|.*IMAGE|DOCKER_HOST|DAGGER_MODULE|CLI|_EXPERIMENTAL_DAGGER_RUNNER_HOST|PROMETHEUS.*)$`)
 
 func (c *checker) variables(job *Job, variables map[string]any) {

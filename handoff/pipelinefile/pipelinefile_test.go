@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -103,8 +102,7 @@ func TestAJobsCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := slices.IndexFunc(file.Jobs, func(j Job) bool { return j.Name == "rollback" })
-	script := regexp.MustCompile(`\$\[\[ inputs\.([a-z_]+) \]\]`).ReplaceAllString(strings.Join(file.Jobs[at].Script, "\n"), "the-$1")
+	script := interpolated.ReplaceAllString(strings.Join(file.Job("rollback").Script, "\n"), "the-$1")
 	dir := t.TempDir()
 	for _, name := range []string{"dagger", "apk", "curl"} {
 		text := "#!/bin/sh\n"

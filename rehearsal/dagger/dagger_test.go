@@ -161,7 +161,7 @@ func (m *module) dagger(args ...string) result {
 	return r
 }
 
-// shows runs the built app as a service of the engine's, and wants its page from it.
+// shows runs the built app as a service of the engine's, and wants it to answer.
 func (m *module) shows() {
 	m.Helper()
 	ctx, stop := context.WithTimeout(m.Context(), 3*time.Minute)
@@ -187,7 +187,7 @@ func (m *module) shows() {
 	}
 }
 
-// call calls a function and wants an exit code.
+// call calls a function and wants an exit code. It gives what was printed, with a failure also the log.
 func (m *module) call(want int, function string, args ...string) string {
 	m.Helper()
 	r := m.dagger(slices.Concat([]string{"call"}, m.constructor, strings.Fields(function), args)...)
@@ -195,7 +195,10 @@ func (m *module) call(want int, function string, args ...string) string {
 	if r.code != want {
 		m.Fatalf("%s: exit code %d, want %d\n%s\n%s", function, r.code, want, r.stdout, r.stderr)
 	}
-	return strings.TrimSpace(r.stdout) + map[bool]string{false: "", true: r.stderr}[want != 0]
+	if r.code != 0 {
+		return strings.TrimSpace(r.stdout) + r.stderr
+	}
+	return strings.TrimSpace(r.stdout)
 }
 
 // with is the module with more of the constructor's arguments.
@@ -230,10 +233,9 @@ const local = "registry.localhost:5000"
 // gitLabs is GitLab's address.
 const gitLabs = "127.0.0.1:8929"
 
+// newModule is the module with no argument of the constructor's; GitLab's tokens are in the environment.
 func newModule(t *testing.T) *module {
-	return &module{T: t, env: []string{
-		"KUBECONFIG=" + running.Kubeconfig, "GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken,
-	}}
+	return &module{T: t, env: []string{"GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken}}
 }
 
 // pushBase pushes the base of the app's image, and gives its digest.
