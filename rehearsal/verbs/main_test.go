@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -300,10 +301,18 @@ func (a *app) state() map[string]string {
 	note := func(kind string, o metav1.Object) {
 		state[kind+" "+o.GetName()] = o.GetResourceVersion()
 	}
-	deployments, err := a.kube.AppsV1().Deployments(a.namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		a.Fatal(err)
-	}
+	var deployments *appsv1.DeploymentList
+	a.eventually(func() (err error) { // even a new annotation is answered by the controller, in the status
+		if deployments, err = a.kube.AppsV1().Deployments(a.namespace).List(ctx, metav1.ListOptions{}); err != nil {
+			return err
+		}
+		for i := range deployments.Items {
+			if d := &deployments.Items[i]; d.Status.ObservedGeneration < d.Generation {
+				return fmt.Errorf("the controller has not seen Deployment %s yet", d.Name)
+			}
+		}
+		return nil
+	})
 	for i := range deployments.Items {
 		note("Deployment", &deployments.Items[i])
 	}
