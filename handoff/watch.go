@@ -31,9 +31,10 @@ const (
 	Running    State = "running"
 	Waiting    State = "waiting"     // for a person to press a button
 	Promoted   State = "promoted"    // the pipeline succeeded, and its promote job ran
+	Unfinished State = "unfinished"  // promoted, but a job after that failed or was canceled
 	RolledBack State = "rolled_back" // a rollback job succeeded after the promote job, or without it
-	Failed     State = "failed"
-	Canceled   State = "canceled" // or skipped: nobody finished it
+	Failed     State = "failed"      // a rollback job's failure too: where it left the traffic is not known here
+	Canceled   State = "canceled"    // or skipped: nobody finished it
 )
 
 // JobState is a job as it was last seen.
@@ -90,7 +91,7 @@ func Watch(ctx context.Context, c *Client, o WatchOptions) (Progress, error) {
 		if err != nil {
 			return p, err
 		}
-		if line := fmt.Sprintf("pipeline %d: %s %s", p.PipelineID, p.Status, p.running()); line != shown {
+		if line := fmt.Sprintf("pipeline %d: %s %s", p.PipelineID, p.Status, with(p.Jobs, "running")); line != shown {
 			shown = line
 			c.logf("%s", line)
 		}
@@ -140,17 +141,6 @@ func Jobs(ctx context.Context, c *Client, pipelineID int64, timeout time.Duratio
 	return c.jobs(ctx, c.clock.Now().Add(timeout), c.project, pipelineID, 3)
 }
 
-// running names the jobs that run now.
-func (p *Progress) running() string {
-	var names []string
-	for _, j := range p.Jobs {
-		if j.Status == "running" {
-			names = append(names, j.Name)
-		}
-	}
-	return strings.Join(names, ", ")
-}
-
 // progress looks once.
 func (c *Client) progress(ctx context.Context, deadline time.Time, o *WatchOptions) (Progress, error) {
 	id := o.PipelineID
@@ -183,29 +173,31 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, o *WatchOptio
 
 // judge says what a pipeline's status and jobs mean for the release.
 func judge(status string, jobs []JobState, promote, rollback string) (State, string) {
-	var promoted, rolledBack *JobState
+	var promoted, undone *JobState
 	for i, j := range jobs {
 		switch {
 		case j.Name == promote:
 			promoted = &jobs[i]
-		case strings.HasPrefix(j.Name, rollback) && j.Status == "success" && (rolledBack == nil || j.FinishedAt.After(rolledBack.FinishedAt)):
-			rolledBack = &jobs[i]
+		case strings.HasPrefix(j.Name, rollback) && (j.Status == "success" || j.Status == "failed") && (undone == nil || j.FinishedAt.After(undone.FinishedAt)):
+			undone = &jobs[i]
 		}
 	}
+	inProduction := promoted != nil && promoted.Status == "success"
 	ended := status == "success" || status == "failed" || status == "canceled" || status == "skipped"
-	if (ended || status == "manual") && rolledBack != nil && (promoted == nil || promoted.Status != "success" || rolledBack.FinishedAt.After(promoted.FinishedAt)) {
-		return RolledBack, "job " + rolledBack.Name + " brought the old primary back"
+	if (ended || status == "manual") && undone != nil && (!inProduction || undone.FinishedAt.After(promoted.FinishedAt)) {
+		if undone.Status == "failed" {
+			return Failed, "failed: " + with(jobs, "failed") + "; `crossbill status` says where the traffic is; read the job's log, then retry " + undone.Name
+		}
+		return RolledBack, "job " + undone.Name + " brought the old primary back"
 	}
 	switch status {
-	case "failed":
-		var names []string
-		for _, j := range jobs {
-			if j.Status == "failed" {
-				names = append(names, j.Name)
-			}
+	case "failed", "canceled", "skipped":
+		switch {
+		case inProduction:
+			return Unfinished, "in production, but not finished: " + status + " after " + promote + ": " + with(jobs, status) + "; read the job's log, then retry it"
+		case status == "failed":
+			return Failed, "failed: " + with(jobs, status) + "; read the job's log, then retry it or press rollback"
 		}
-		return Failed, "failed: " + strings.Join(names, ", ") + "; read the job's log, then retry it or press rollback"
-	case "canceled", "skipped":
 		return Canceled, "the pipeline was " + status + ": nothing says that the release is in production; press rollback if its canary was begun, then trigger again"
 	case "manual":
 		return Waiting, "press " + waitingFor(jobs, promote) + " to go on, or rollback"
@@ -213,7 +205,7 @@ func judge(status string, jobs []JobState, promote, rollback string) (State, str
 		switch {
 		case promoted == nil:
 			return Failed, fmt.Sprintf("the pipeline succeeded without a job %q: its file is not Crossbill's, or give the job's name", promote)
-		case promoted.Status == "success":
+		case inProduction:
 			return Promoted, "in production"
 		case promoted.Status == "manual":
 			return Waiting, fmt.Sprintf("press %s. GitLab calls the pipeline a success although nobody has: the job does not block; `crossbill lint` says why", promote)
@@ -223,6 +215,17 @@ func judge(status string, jobs []JobState, promote, rollback string) (State, str
 	default: // created, waiting_for_resource, preparing, pending, running, canceling, scheduled, and words to come
 		return Running, ""
 	}
+}
+
+// with names the jobs that have a status.
+func with(jobs []JobState, status string) string {
+	var names []string
+	for _, j := range jobs {
+		if j.Status == status {
+			names = append(names, j.Name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // waitingFor names the manual jobs that are neither a rollback nor optional: the promote job if it is

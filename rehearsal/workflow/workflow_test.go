@@ -232,6 +232,7 @@ func TestReleaseWorkflow(t *testing.T) {
 	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success", User: "jane", StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, {Name: "promote_to_production", Status: "success"}}
 	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
 	failed := []gitlabtest.Job{{Name: "deploy_canary", Status: "failed"}, {Name: "promote_to_production", Status: "skipped"}}
+	unfinished := append(promoted[:2:2], gitlabtest.Job{Name: "cleanup", Status: "failed"})
 	for name, test := range map[string]struct {
 		life   []gitlabtest.Phase
 		states []string
@@ -240,6 +241,7 @@ func TestReleaseWorkflow(t *testing.T) {
 	}{
 		"waits for a person": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, "| manual |  |  |  |", true},
 		"promoted":           {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}, []string{"queued", "success"}, "| success | jane | 2026-01-02T03:04:05Z |  |", true},
+		"cleanup failed":     {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: unfinished}}, []string{"queued", "success"}, "| failed |  |  |  |", false},
 		"failed":             {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, "| skipped |  |  |  |", false},
 	} {
 		t.Run(name, func(t *testing.T) {
