@@ -44,9 +44,13 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 }
 
 // sampledAt is when a workload's counters, as one side of its calls reports them, were sampled last; zero
-// when there are none.
+// when they were not within an hour.
 func (s *Source) sampledAt(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
-	vector, err := s.query(ctx, `max(timestamp(istio_requests_total{`+s.labels(reporter, workload)+`}))`, at)
+	sampled := `timestamp(istio_requests_total{` + s.labels(reporter, workload) + `})`
+	vector, err := s.query(ctx, `max(`+sampled+`)`, at)
+	if err == nil && len(vector) == 0 { // a failed scrape hides them at once
+		vector, err = s.query(ctx, `max(max_over_time(`+sampled+`[`+lookback+`:1s]))`, at)
+	}
 	if err != nil || len(vector) == 0 {
 		return time.Time{}, err
 	}

@@ -121,10 +121,13 @@ func (s *Source) Read(ctx context.Context, workload string, at time.Time) (*Read
 	return s.read(ctx, workload, at, "")
 }
 
+// lookback is how long a series is known that a failed scrape, or the end of its pod, hides.
+const lookback = "1h"
+
 // Baseline reads a workload's counters as they were last seen within an hour: a series that a failed
 // scrape hides right now must not count its whole life when it is back.
 func (s *Source) Baseline(ctx context.Context, workload string, at time.Time) (*Reading, error) {
-	return s.read(ctx, workload, at, "[1h]")
+	return s.read(ctx, workload, at, lookback)
 }
 
 func (s *Source) read(ctx context.Context, workload string, at time.Time, span string) (*Reading, error) {
@@ -154,7 +157,7 @@ func (s *Source) selector(metric, workload, span string) string {
 	if span == "" {
 		return plain
 	}
-	return `last_over_time(` + plain + span + `)`
+	return `last_over_time(` + plain + `[` + span + `])`
 }
 
 func (s *Source) readAvailability(ctx context.Context, workload string, at time.Time, span string) (Counters, error) {
@@ -289,7 +292,7 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 		cause  Cause
 		reason string
 	}{
-		{s.selector("istio_requests_total", workload, ""), "", ""},
+		{s.selector("istio_requests_total", workload, lookback), "", ""},
 		{`istio_requests_total{reporter="source",` + fmt.Sprintf("destination_workload_namespace=%q}", s.namespace), NoTraffic, "no request reached " + workload + " (other workloads of its namespace have been called)"},
 		{`istio_requests_total{reporter="source"}`, NoTraffic, "no request reached " + workload + ", nor anything else of its namespace"},
 		{`istio_requests_total{reporter!="source"}`, MissingLabels, `there is istio_requests_total, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
@@ -306,10 +309,10 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 	return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total at all, so nothing was called through the mesh, or the gateway is not scraped"
 }
 
-// Requests reads all of a workload's request counters as one side of its calls reports them: "source" is
-// the caller's, "destination" its own.
+// Requests reads all of a workload's request counters, as they were last seen within an hour, as one side of
+// its calls reports them: "source" is the caller's, "destination" its own.
 func (s *Source) Requests(ctx context.Context, reporter, workload string, at time.Time) (Series, error) {
-	vector, err := s.query(ctx, "istio_requests_total{"+s.labels(reporter, workload)+"}", at)
+	vector, err := s.query(ctx, "last_over_time(istio_requests_total{"+s.labels(reporter, workload)+"}["+lookback+"])", at)
 	if err != nil {
 		return nil, err
 	}

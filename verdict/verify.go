@@ -206,6 +206,9 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
+	if sampled.IsZero() {
+		return Stale, "the canary's counters have not been sampled for " + lookback + ": scraping has stopped"
+	}
 	limit := staleLeast
 	if w.scrape > 0 {
 		limit = staleScrapes * w.scrape

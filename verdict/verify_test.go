@@ -33,6 +33,10 @@ type prometheus struct {
 	seen    float64 // share of the canary's requests that its own side counts; 0: it has no sidecar
 }
 
+// begun says that Verify has its first readings: of two tracks and two objectives, how often they are sampled,
+// and the canary's requests by both sides.
+func (p *prometheus) begun() bool { return len(p.asked) > 7 }
+
 func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,7 +59,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	result := []sample{}
 	add := func(metric map[string]string, value float64) {
 		text := fmt.Sprint(value)
-		if p.nan && elapsed > 50*time.Millisecond {
+		if p.nan && p.begun() {
 			text = "NaN"
 		}
 		result = append(result, sample{Metric: metric, Value: &[2]any{float64(time.Now().UnixMilli()) / 1000, text}})
@@ -109,9 +113,9 @@ func TestVerify(t *testing.T) {
 		"requests that vanish": {func(p *prometheus) { p.seen = 0.5 }, release.Inconclusive, CountGap, ""},
 		"not a number":         {func(p *prometheus) { p.nan = true }, release.Inconclusive, NotANumber, ""},
 		"down for a while": {func(p *prometheus) {
-			p.down = func(e time.Duration) bool { return e > 50*time.Millisecond && e < 300*time.Millisecond }
+			p.down = func(e time.Duration) bool { return p.begun() && e < 300*time.Millisecond }
 		}, release.Healthy, "", ""},
-		"down to the end":         {func(p *prometheus) { p.down = func(e time.Duration) bool { return e > 50*time.Millisecond } }, release.Inconclusive, PrometheusDown, ""},
+		"down to the end":         {func(p *prometheus) { p.down = func(time.Duration) bool { return p.begun() } }, release.Inconclusive, PrometheusDown, ""},
 		"down at the first look":  {func(p *prometheus) { p.down = func(time.Duration) bool { return true } }, "", "", "--prometheus"},
 		"scraping has stopped":    {func(p *prometheus) { p.stopped = true }, release.Inconclusive, Stale, ""},
 		"labels that are dropped": {func(p *prometheus) { p.labels = false }, release.Inconclusive, MissingLabels, ""},

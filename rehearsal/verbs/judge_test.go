@@ -1,10 +1,18 @@
 package verbs_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +145,17 @@ func testProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.reached("127.0.0.1")
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: running.PrometheusURL, Namespace: a.namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.eventually(func() error { // else primary's one request is counted while the canary is judged
+		seen, err := source.Requests(t.Context(), "source", "probe-primary", time.Now())
+		if err == nil && len(seen) == 0 {
+			err = errors.New("the request is not counted yet")
+		}
+		return err
+	})
 	a.must("canary", "--image", images["fails 20"])
 	probe := []string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "30s", "--probe", "http://127.0.0.1/", "--probe-rate", "40"}
 	if code, out := a.crossbill(append(probe, "--probe-header", "no header")...); code != 2 || !strings.Contains(out, "--probe-header") {
@@ -146,4 +165,86 @@ func testProbe(t *testing.T) {
 	if code != 3 || !strings.Contains(out, "primary had no events to compare with") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
+}
+
+// TestLostScrape: a scrape that fails just before the end of a judgement hides every counter at that moment. The
+// samples before it are fresh, so it changes nothing. When no scrape succeeds any more, nobody can say that a
+// workload is not called.
+func TestLostScrape(t *testing.T) {
+	t.Parallel()
+	begun := time.Now()
+	var losing atomic.Bool
+	var lost atomic.Int64
+	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if losing.Load() {
+			lost.Add(1)
+			http.Error(w, "lost", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		for _, reporter := range []string{"source", "destination"} {
+			fmt.Fprintf(w, "istio_requests_total{reporter=%q,destination_workload=\"lost-canary\",destination_workload_namespace=\"lost\",response_code=\"200\"} %d\n",
+				reporter, 2*time.Since(begun).Milliseconds())
+		}
+	}))
+	defer gateway.Close()
+
+	slo := verdict.DefaultSLO()
+	slo.Objectives = slo.Objectives[:1]
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: prometheus(t, gateway.Listener.Addr().String()), Namespace: "lost", Indicators: slo.Objectives})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		interval, err := source.ScrapeInterval(t.Context(), "lost-canary", time.Now())
+		if err == nil && interval > 0 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the counters are not sampled: %s, %v", interval, err)
+		}
+	}
+	test := slo.Test()
+	test.Whole, test.MinDuration, test.MaxDuration = true, time.Second, 6500*time.Millisecond
+	before := int64(0)
+	v, err := verdict.Verify(t.Context(), verdict.Options{
+		Source: source, Canary: "lost-canary", Test: test, Interval: 100 * time.Millisecond,
+		Report: func(e verdict.Evaluation) {
+			losing.Store(e.Elapsed > 5400*time.Millisecond)
+			before = lost.Load()
+		},
+	})
+	if err != nil || v.Outcome != release.Healthy || before == 0 {
+		t.Errorf("%d scrapes were lost before the last look; %+v, %v", before, v, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	defer cancel()
+	if err := source.Quiet(ctx, "lost-canary"); err == nil {
+		t.Error("calls that cannot be seen were taken for none")
+	}
+}
+
+// prometheus runs a Prometheus that scrapes one target every second, and gives its URL.
+func prometheus(t *testing.T, target string) string {
+	t.Helper()
+	folder := t.TempDir()
+	config := filepath.Join(folder, "prometheus.yaml")
+	if err := os.WriteFile(config, []byte("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs: [{job_name: gateway, static_configs: [{targets: ["+target+"]}]}]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	server := exec.Command(binaries.Prometheus, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(folder, "data"), "--web.listen-address="+address)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
+	return "http://" + address
 }

@@ -39,6 +39,7 @@ import (
 // What the tests share.
 var (
 	running  *cluster.Cluster
+	binaries setup.Programs
 	programs string            // folder with crossbill and app, built outside the sandbox
 	images   map[string]string // by what the app in them does, by digest
 )
@@ -59,7 +60,8 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) (int, error) {
 	ctx := context.Background()
-	binaries, err := setup.Ensure(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) })
+	var err error
+	binaries, err = setup.Ensure(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) })
 	if err != nil {
 		return 1, err
 	}
@@ -170,6 +172,8 @@ func newApp(t *testing.T, name string) *app {
 func (a *app) writeManifests(edits ...string) {
 	t := a.T
 	t.Helper()
+	// A probe that takes a second says something of this machine, not of the pod.
+	edits = append(edits, "failureThreshold: 1\n", "failureThreshold: 1\n            timeoutSeconds: 5\n")
 	a.manifests = t.TempDir()
 	files, err := filepath.Glob("../../k8s/*.yaml")
 	if err != nil || len(files) < 5 {
@@ -302,13 +306,14 @@ func (a *app) state() map[string]string {
 		state[kind+" "+o.GetName()] = o.GetResourceVersion()
 	}
 	var deployments *appsv1.DeploymentList
-	a.eventually(func() (err error) { // even a new annotation is answered by the controller, in the status
+	a.eventually(func() (err error) { // the controller answers a new annotation too, and when an old pod is gone
 		if deployments, err = a.kube.AppsV1().Deployments(a.namespace).List(ctx, metav1.ListOptions{}); err != nil {
 			return err
 		}
 		for i := range deployments.Items {
-			if d := &deployments.Items[i]; d.Status.ObservedGeneration < d.Generation {
-				return fmt.Errorf("the controller has not seen Deployment %s yet", d.Name)
+			d := &deployments.Items[i]
+			if d.Status.ObservedGeneration < d.Generation || d.Status.TerminatingReplicas != nil && *d.Status.TerminatingReplicas > 0 {
+				return fmt.Errorf("the controller is not done with Deployment %s yet", d.Name)
 			}
 		}
 		return nil
