@@ -339,10 +339,14 @@ func (j *job) explain(ctx context.Context, track release.Track) []string {
 	for _, pod := range pods.Items {
 		names.Insert(pod.Name)
 		for _, status := range pod.Status.ContainerStatuses {
-			if waiting := status.State.Waiting; waiting != nil {
-				details = append(details, fmt.Sprintf("pod %s, container %s: %s %s", pod.Name, status.Name, waiting.Reason, waiting.Message))
-			} else if !status.Ready {
-				details = append(details, fmt.Sprintf("pod %s, container %s: running, not ready, %d restarts", pod.Name, status.Name, status.RestartCount))
+			container := fmt.Sprintf("pod %s, container %s: ", pod.Name, status.Name)
+			switch waiting, ended := status.State.Waiting, status.State.Terminated; {
+			case waiting != nil:
+				details = append(details, container+waiting.Reason+" "+waiting.Message)
+			case ended != nil:
+				details = append(details, fmt.Sprintf("%sended with exit code %d, %d restarts", container, ended.ExitCode, status.RestartCount))
+			case !status.Ready:
+				details = append(details, fmt.Sprintf("%srunning, not ready, %d restarts", container, status.RestartCount))
 			}
 		}
 		for _, condition := range pod.Status.Conditions {
