@@ -144,7 +144,7 @@ func (a *app) scale(replicas int32) error {
 	if err != nil || scale.Spec.Replicas == replicas {
 		return err
 	}
-	scale.Spec.Replicas = replicas
+	scale.Spec.Replicas, scale.ResourceVersion = replicas, "" // whatever the controller wrote meanwhile
 	_, err = deployments.UpdateScale(a.Context(), a.name+"-primary", scale, metav1.UpdateOptions{FieldManager: "hpa"})
 	return err
 }
@@ -291,7 +291,7 @@ func testTwoLeaders(t *testing.T) {
 	t.Parallel()
 	a := released(t, "leaders")
 	stop := a.observe()
-	asleep := a.start("canary", "--image", images["two"])
+	asleep := a.start("canary", "--image", images["unready"]) // it never ends before it is stopped
 	a.canaryIsThere()
 	if err := asleep.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

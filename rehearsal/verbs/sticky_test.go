@@ -217,6 +217,7 @@ func TestBrowsers(t *testing.T) {
 		missing += look(a, "weight 50", s, 4, false)
 		a.healthy()
 		a.must("promote")
+		time.Sleep(500 * time.Millisecond)
 		// While primary's pods are replaced one by one, a page of a new one may ask an old one for its
 		// chunks, as in every rolling update: that is told, not held against the release.
 		t.Logf("%d chunks were missing while primary was rolled over", look(a, "promotion", s, 4, false))

@@ -180,7 +180,7 @@ func testACanaryThatNeverGetsReadyIsRolledBack(t *testing.T) {
 	t.Parallel()
 	a := released(t, "never")
 	stop := a.observe()
-	for name, want := range map[string]string{"unready": "503", "crash": "CrashLoopBackOff"} {
+	for name, want := range map[string]string{"unready": "503", "crash": "restarting failed container"} {
 		code, out := a.crossbill("canary", "--image", images[name], "--timeout", "8s")
 		if code != 6 || !strings.Contains(out, "rolled back") || !strings.Contains(out, want) {
 			t.Errorf("%s: exit code %d, want 6 and %q\n%s", name, code, want, out)
