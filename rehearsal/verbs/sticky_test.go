@@ -143,9 +143,14 @@ func (s *seen) since() map[string]map[string][2]int {
 func (a *app) browse(ctx context.Context, collector, name string) {
 	a.Helper()
 	host := a.name + ".example.com"
+	profile, err := os.MkdirTemp("", "crossbill-browser-")
+	if err != nil {
+		a.Fatal(err)
+	}
+	a.Cleanup(func() { a.eventually(func() error { return os.RemoveAll(profile) }) }) // its helpers write until they end too
 	browser := exec.CommandContext(ctx, os.Getenv(browserVariable), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests", "--remote-debugging-port=0",
-		"--host-resolver-rules=MAP "+host+" 127.0.0.1", "--user-data-dir="+a.TempDir(), "http://"+host+"/browser#"+url.QueryEscape(collector+"/"+name))
+		"--host-resolver-rules=MAP "+host+" 127.0.0.1", "--user-data-dir="+profile, "http://"+host+"/browser#"+url.QueryEscape(collector+"/"+name))
 	browser.WaitDelay = time.Second
 	if err := browser.Start(); err != nil {
 		a.Fatal(err)
