@@ -250,9 +250,10 @@ func TestPrometheusCountsEveryRequestOnce(t *testing.T) {
 	}
 }
 
-// Envoy replaces a cluster whose policy changes and counts anew: Prometheus must see a reset, as
-// after a restart, so that rates and increases stay right.
-func TestChangedClusterResetsItsCounters(t *testing.T) {
+// Envoy replaces a cluster whose policy changes and counts anew, unless a request comes while the old one is still
+// there, whose counters the new one then shares. Prometheus must see a reset in the first case, as after a
+// restart, and none in the second, so that rates and increases stay right.
+func TestChangedClusterIsCountedOn(t *testing.T) {
 	deploy(t, "replaced", 100, 0, map[string]int{"primary": 1})
 	const total = `istio_requests_total{destination_workload="replaced-primary",response_code="200"}`
 	send := func(n int) {
@@ -286,9 +287,13 @@ func TestChangedClusterResetsItsCounters(t *testing.T) {
 	send(10)
 	eventually(t, 5*time.Second, func() error {
 		now, resets := query(t, total, "response_code")["200"], query(t, "resets("+total+"[1m])", "response_code")["200"]
-		if want := tally.answers["replaced"][http.StatusOK] - sent; now != want || resets != 1 {
-			return fmt.Errorf("counted %v after %v resets, want %v after 1", now, resets, want)
+		if resets == 0 {
+			now -= sent
 		}
+		if want := tally.answers["replaced"][http.StatusOK] - sent; now != want || resets > 1 {
+			return fmt.Errorf("counted %v after %v resets, want %v after 1, or none", now, resets, want)
+		}
+		t.Logf("%v resets", resets)
 		return nil
 	})
 }
