@@ -46,7 +46,7 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 // sampledAt is when a workload's counters, as one side of its calls reports them, were sampled last; zero
 // when they were not within an hour.
 func (s *Source) sampledAt(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
-	sampled := `timestamp(istio_requests_total{` + s.labels(reporter, workload) + `})`
+	sampled := `timestamp(` + s.selector("istio_requests_total", reporter, workload, "") + `)`
 	vector, err := s.query(ctx, `max(`+sampled+`)`, at)
 	if err == nil && len(vector) == 0 { // a failed scrape hides them at once
 		vector, err = s.query(ctx, `max(max_over_time(`+sampled+`[`+lookback+`:1s]))`, at)

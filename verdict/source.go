@@ -151,9 +151,9 @@ func (s *Source) read(ctx context.Context, workload string, at time.Time, span s
 	return r, nil
 }
 
-// selector is a metric of a workload, as it was last seen within span.
-func (s *Source) selector(metric, workload, span string) string {
-	plain := metric + `{` + s.labels("source", workload) + `}`
+// selector is a metric of a workload as one side of its calls reports it, and as it was last seen within span.
+func (s *Source) selector(metric, reporter, workload, span string) string {
+	plain := fmt.Sprintf(`%s{reporter=%q,destination_workload=%q,destination_workload_namespace=%q}`, metric, reporter, workload, s.namespace)
 	if span == "" {
 		return plain
 	}
@@ -161,7 +161,7 @@ func (s *Source) selector(metric, workload, span string) string {
 }
 
 func (s *Source) readAvailability(ctx context.Context, workload string, at time.Time, span string) (Counters, error) {
-	requests, err := s.query(ctx, s.selector("istio_requests_total", workload, span), at)
+	requests, err := s.query(ctx, s.selector("istio_requests_total", "source", workload, span), at)
 	if err != nil {
 		return Counters{}, err
 	}
@@ -180,7 +180,7 @@ func (s *Source) readAvailability(ctx context.Context, workload string, at time.
 }
 
 func (s *Source) readLatency(ctx context.Context, indicator Indicator, workload string, at time.Time, span string) (Counters, error) {
-	buckets, err := s.query(ctx, s.selector("istio_request_duration_milliseconds_bucket", workload, span), at)
+	buckets, err := s.query(ctx, s.selector("istio_request_duration_milliseconds_bucket", "source", workload, span), at)
 	if err != nil {
 		return Counters{}, err
 	}
@@ -240,10 +240,6 @@ func series(metric model.Metric) string {
 	return labels.String()
 }
 
-func (s *Source) labels(reporter, workload string) string {
-	return fmt.Sprintf(`reporter=%q,destination_workload=%q,destination_workload_namespace=%q`, reporter, workload, s.namespace)
-}
-
 // grpcErrors are the gRPC status codes that a server is to blame for: UNKNOWN, DEADLINE_EXCEEDED,
 // UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS
 // (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/).
@@ -264,7 +260,7 @@ func callerLeft(metric model.Metric) bool {
 // ScrapeInterval is how often a workload's counters are sampled, from the times of the samples of the last
 // ten minutes; 0 when there are fewer than two.
 func (s *Source) ScrapeInterval(ctx context.Context, workload string, at time.Time) (time.Duration, error) {
-	value, err := s.ask(ctx, s.selector("istio_requests_total", workload, "")+"[10m]", at)
+	value, err := s.ask(ctx, s.selector("istio_requests_total", "source", workload, "")+"[10m]", at)
 	if err != nil {
 		return 0, err
 	}
@@ -292,7 +288,7 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 		cause  Cause
 		reason string
 	}{
-		{s.selector("istio_requests_total", workload, lookback), "", ""},
+		{s.selector("istio_requests_total", "source", workload, lookback), "", ""},
 		{`istio_requests_total{reporter="source",` + fmt.Sprintf("destination_workload_namespace=%q}", s.namespace), NoTraffic, "no request reached " + workload + " (other workloads of its namespace have been called)"},
 		{`istio_requests_total{reporter="source"}`, NoTraffic, "no request reached " + workload + ", nor anything else of its namespace"},
 		{`istio_requests_total{reporter!="source"}`, MissingLabels, `there is istio_requests_total, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
@@ -312,7 +308,7 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 // Requests reads all of a workload's request counters, as they were last seen within an hour, as one side of
 // its calls reports them: "source" is the caller's, "destination" its own.
 func (s *Source) Requests(ctx context.Context, reporter, workload string, at time.Time) (Series, error) {
-	vector, err := s.query(ctx, "last_over_time(istio_requests_total{"+s.labels(reporter, workload)+"}["+lookback+"])", at)
+	vector, err := s.query(ctx, s.selector("istio_requests_total", reporter, workload, lookback), at)
 	if err != nil {
 		return nil, err
 	}
