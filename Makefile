@@ -79,7 +79,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./verbs -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules|TestManyApps' -schedules=40 \
+	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules|TestManyApps' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
 		-many.apps=1,10,100,200 -many.json=$(CURDIR)/out/many-apps.json
@@ -87,12 +87,12 @@ soak: bin/rehearse bin/crossbill
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench
 handoff-bench:
-	go test ./handoff -count=1 -v -run TestOthersFailTheSameSchedules -handoff.schedules=10000 -handoff.json=$(CURDIR)/out/handoff.json
+	go test ./internal/gitlab -count=1 -v -run TestOthersFailTheSameSchedules -handoff.schedules=10000 -handoff.json=$(CURDIR)/out/handoff.json
 
 # Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
 .PHONY: verdict-bench
 verdict-bench:
-	go test ./verdict -count=1 -v -timeout 30m -run TestMethods -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
+	go test ./internal/verdict -count=1 -v -timeout 30m -run TestMethods -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
 
 # Builds the app's image twice and prints both digests; exit status 1 when they differ.
 .PHONY: image-twice

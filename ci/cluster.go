@@ -7,8 +7,8 @@ import (
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
-// change runs a verb that writes to the cluster and tells who is to be told, and gives its JSON.
-func (m *Crossbill) change(ctx context.Context, verb, timeout string, args ...string) (string, error) {
+// change runs a command that writes to the cluster and tells who is to be told, and gives its JSON.
+func (m *Crossbill) change(ctx context.Context, command, timeout string, args ...string) (string, error) {
 	c, where, err := m.withCluster(ctx, m.withRegistry(m.crossbill()))
 	if err != nil {
 		return "", err
@@ -19,16 +19,16 @@ func (m *Crossbill) change(ctx context.Context, verb, timeout string, args ...st
 	}
 	c = withVariable(withSecret(m.withGitHub(c), "CROSSBILL_WEBHOOK", m.Webhook), "CROSSBILL_PUSHGATEWAY", m.Pushgateway)
 	how := given("--output", "json", "--timeout", timeout, "--by", m.By, "--environment-url", m.EnvironmentUrl)
-	return run(ctx, c, verb, where, prometheus, how, args)
+	return run(ctx, c, command, where, prometheus, how, args)
 }
 
-// look runs a verb that only reads, and gives what it printed.
-func (m *Crossbill) look(ctx context.Context, verb, format string, args ...string) (string, error) {
+// look runs a command that only reads, and gives what it printed.
+func (m *Crossbill) look(ctx context.Context, command, format string, args ...string) (string, error) {
 	c, where, err := m.withCluster(ctx, m.crossbill())
 	if err != nil {
 		return "", err
 	}
-	return run(ctx, c, verb, where, given("--output", format), args)
+	return run(ctx, c, command, where, given("--output", format), args)
 }
 
 // withCluster gives the command the manifests and the kubeconfig, and its flags for them.

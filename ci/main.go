@@ -97,7 +97,7 @@ func New(
 
 	// Source of the crossbill command. By default this module's repository.
 	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!handoff", "!handoff/**", "!image", "!image/**", "!manifest", "!manifest/**", "!release", "!release/**", "!report", "!report/**", "!rollout", "!rollout/**", "!telemetry", "!telemetry/**", "!verdict", "!verdict/**", "**/*_test.go"]
+	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!internal", "!internal/**", "**/*_test.go"]
 	cliSource *dagger.Directory,
 
 	// Go image that builds the crossbill command.

@@ -34,15 +34,15 @@ func (m *Crossbill) History(
 	return m.look(ctx, "history", format)
 }
 
-// What a verb would change now, with nothing changed
+// What a command would change now, with nothing changed
 // +cache="never"
 func (m *Crossbill) Plan(
 	ctx context.Context,
 
-	// Verb to plan: canary, promote, cleanup or rollback.
-	verb string,
+	// Command to plan: canary, promote, cleanup or rollback.
+	command string,
 
-	// Image to release, by digest: repository@sha256:…. Needed for the verb canary.
+	// Image to release, by digest: repository@sha256:…. Needed for the command canary.
 	// +optional
 	image string,
 
@@ -67,7 +67,7 @@ func (m *Crossbill) Plan(
 	format string,
 ) (string, error) {
 	args := given("--image", image, "--weight", decimal(weight), "--release-id", releaseId, "--commit", commit, "--pipeline-url", pipelineUrl)
-	return m.look(ctx, "plan", format, append(args, verb)...)
+	return m.look(ctx, "plan", format, append(args, command)...)
 }
 
 // The app's releases as one timeline: an HTML file with plots, or Markdown

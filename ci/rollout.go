@@ -41,7 +41,7 @@ func (m *Crossbill) Canary(
 	// +optional
 	again bool,
 
-	// Take the claim of another job of this release at once.
+	// Take the lock of another job of this release at once.
 	// +optional
 	takeover bool,
 
@@ -72,7 +72,7 @@ func (m *Crossbill) Shift(
 	// +optional
 	releaseId string,
 
-	// Take the claim of another job of this release at once.
+	// Take the lock of another job of this release at once.
 	// +optional
 	takeover bool,
 
@@ -136,7 +136,7 @@ func (m *Crossbill) Promote(
 	// +optional
 	bake string,
 
-	// Take the claim of another job of this release at once.
+	// Take the lock of another job of this release at once.
 	// +optional
 	takeover bool,
 
@@ -158,7 +158,7 @@ func (m *Crossbill) Cleanup(
 	// +optional
 	releaseId string,
 
-	// Take the claim of another job of this release at once.
+	// Take the lock of another job of this release at once.
 	// +optional
 	takeover bool,
 

@@ -7,20 +7,21 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
-	"github.com/our-org/crossbill/verdict"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // checkBake finds a bake that could not be judged, before anything is promoted.
 func checkBake(cmd *cobra.Command, limits *sloFlags, drain *drainFlags, manifests string) (*verdict.SLO, error) {
 	switch {
 	case limits.maxDuration < 0:
-		return nil, &release.InputError{Field: "--bake", Problem: fmt.Sprintf("%s is not a time", limits.maxDuration), Fix: "give for example 10m"}
+		return nil, &usererr.Error{Field: "--bake", Problem: fmt.Sprintf("%s is not a time", limits.maxDuration), Fix: "give for example 10m"}
 	case limits.maxDuration == 0:
 		return nil, nil
 	case drain.prometheus == "":
-		return nil, &release.InputError{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
+		return nil, &usererr.Error{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
 	}
 	slo, err := limits.load(cmd, manifests)
 	if err != nil {
@@ -46,7 +47,7 @@ func bake(cmd *cobra.Command, c *rollout.Cluster, slo *verdict.SLO, limits *sloF
 	})
 	if err != nil {
 		unjudged := fmt.Errorf("bake: %w; the release is promoted, run promote again to judge it, or rollback", err)
-		if errors.As(err, new(*release.InputError)) { // promoted it is, so it is not the bad input of a verb that changed nothing
+		if errors.As(err, new(*usererr.Error)) { // promoted it is, so it is not the bad input of a command that changed nothing
 			return promoted, &exitError{exitInconclusive, unjudged}
 		}
 		return promoted, unjudged

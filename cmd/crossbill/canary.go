@@ -8,8 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // releaseFlags name the release that canary begins and plan looks at.
@@ -42,7 +43,7 @@ func (f *releaseFlags) release(app string) (release.Release, error) {
 	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline, SourceURL: f.source}
 	if f.sticky {
 		if !strings.HasPrefix(f.assets, "/") || f.assets == "/" {
-			return release.Release{}, &release.InputError{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", f.assets), Fix: "give for example /build/"}
+			return release.Release{}, &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", f.assets), Fix: "give for example /build/"}
 		}
 		r.Sticky = &release.Sticky{Assets: f.assets}
 	}

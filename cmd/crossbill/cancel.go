@@ -6,17 +6,17 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff"
+	"github.com/our-org/crossbill/internal/gitlab"
 )
 
 func newCancelCommand() *cobra.Command {
-	var gitlab gitlabFlags
-	var options handoff.WatchOptions
+	var flags gitlabFlags
+	var options gitlab.WatchOptions
 	cmd := &cobra.Command{
 		Use:   "cancel --project GROUP/PROJECT --pipeline ID | --release-id ID",
 		Short: "End a release from outside GitLab: press its rollback button, or cancel its pipeline",
 		Long: `End a release from outside GitLab. When its canary has begun, its rollback job
-is pressed: that takes the claim from whatever job runs, and brings the old
+is pressed: that takes the lock from whatever job runs, and brings the old
 primary back. Before that the pipeline is canceled. Follow it with watch.
 
 Environment:
@@ -24,17 +24,17 @@ Environment:
                 (or --token-file)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := gitlab.connect(cmd)
+			c, err := flags.connect(cmd)
 			if err != nil {
 				return err
 			}
-			p, done, err := handoff.Cancel(cmd.Context(), c, options)
+			p, done, err := gitlab.Cancel(cmd.Context(), c, options)
 			if err != nil {
 				return err
 			}
-			if gitlab.output == "json" {
+			if flags.output == "json" {
 				return printJSON(cmd.OutOrStdout(), struct {
-					handoff.Progress
+					gitlab.Progress
 					Done string `json:"done"`
 				}{p, done})
 			}
@@ -42,7 +42,7 @@ Environment:
 			return err
 		},
 	}
-	gitlab.add(cmd)
+	flags.add(cmd)
 	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
 	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
 	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")

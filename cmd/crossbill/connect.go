@@ -20,15 +20,15 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
-	"github.com/our-org/crossbill/image"
-	"github.com/our-org/crossbill/manifest"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
-	"github.com/our-org/crossbill/telemetry"
-	"github.com/our-org/crossbill/verdict"
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
-// clusterFlags are the flags of every verb that talks to a cluster.
+// clusterFlags are the flags of every command that talks to a cluster.
 type clusterFlags struct {
 	kubeconfig string
 	connectTo  string
@@ -41,7 +41,7 @@ type clusterFlags struct {
 
 	// What connect found, for who is told.
 	app, namespace string
-	steps          []telemetry.Step
+	steps          []notify.Step
 }
 
 func (f *clusterFlags) add(flags *pflag.FlagSet) {
@@ -56,7 +56,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
 }
 
-// connect reads the manifests, reaches the cluster and finds what would make every verb fail.
+// connect reads the manifests, reaches the cluster and finds what would make every command fail.
 func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	if err := checkOutput(f.output, f.formats...); err != nil {
 		return nil, err
@@ -71,11 +71,11 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 	}
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	mesh, err := istio.NewForConfig(config)
 	if err != nil {
-		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	if f.by == "" {
 		f.by = rollout.Identity()
@@ -94,7 +94,7 @@ func (f *clusterFlags) connect(cmd *cobra.Command) (*rollout.Cluster, error) {
 		},
 		Log: func(e rollout.Event) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
-			f.steps = append(f.steps, telemetry.Step{At: time.Now(), Object: e.Object, Message: e.Message})
+			f.steps = append(f.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})
 		},
 	}
 	return c, c.Preflight(cmd.Context())
@@ -114,7 +114,7 @@ func checkOutput(format string, formats ...string) error {
 	if slices.Contains(formats, format) {
 		return nil
 	}
-	return &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", format), Fix: "give one of: " + strings.Join(formats, ", ")}
+	return &usererr.Error{Field: "--output", Problem: fmt.Sprintf("%q is not a format", format), Fix: "give one of: " + strings.Join(formats, ", ")}
 }
 
 // restConfig resolves the kubeconfig as kubectl does.
@@ -123,7 +123,7 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	rules.ExplicitPath = f.kubeconfig
 	client := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &f.overrides)
 	if raw, err := client.RawConfig(); err == nil && f.overrides.CurrentContext != "" && raw.Contexts[f.overrides.CurrentContext] == nil {
-		return nil, "", &release.InputError{Field: "--context", Problem: fmt.Sprintf("context %q is not in the kubeconfig", f.overrides.CurrentContext), Fix: "`kubectl config get-contexts` lists them"}
+		return nil, "", &usererr.Error{Field: "--context", Problem: fmt.Sprintf("context %q is not in the kubeconfig", f.overrides.CurrentContext), Fix: "`kubectl config get-contexts` lists them"}
 	}
 	config, err := client.ClientConfig()
 	if err != nil {
@@ -131,19 +131,19 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 		if errors.Is(err, os.ErrNotExist) {
 			fix = "check the path"
 		}
-		return nil, "", &release.InputError{Field: "--kubeconfig", Problem: err.Error(), Fix: fix}
+		return nil, "", &usererr.Error{Field: "--kubeconfig", Problem: err.Error(), Fix: fix}
 	}
 	namespace, _, err := client.Namespace()
 	if err != nil {
-		return nil, "", &release.InputError{Field: "--namespace", Problem: err.Error()}
+		return nil, "", &usererr.Error{Field: "--namespace", Problem: err.Error()}
 	}
-	// The verbs make a few requests each; client-go's default of 5 a second would be what they wait for.
+	// The commands make a few requests each; client-go's default of 5 a second would be what they wait for.
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = "crossbill"
 	config.WarningHandler = rest.NoWarnings{}
 	if f.connectTo != "" {
 		if _, _, err := net.SplitHostPort(f.connectTo); err != nil {
-			return nil, "", &release.InputError{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port"}
+			return nil, "", &usererr.Error{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port"}
 		}
 		dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 		config.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -153,7 +153,7 @@ func (f *clusterFlags) restConfig() (*rest.Config, string, error) {
 	return config, namespace, nil
 }
 
-// drainFlags say how a verb sees that the canary gets no more requests, before its pods are deleted.
+// drainFlags say how a command sees that the canary gets no more requests, before its pods are deleted.
 type drainFlags struct {
 	prometheus       string
 	prometheusConfig string
@@ -185,23 +185,23 @@ func (f *drainFlags) source(c *rollout.Cluster, o verdict.SourceOptions) (*verdi
 	return verdict.NewSource(o)
 }
 
-// takeoverFlag is --takeover of the verbs that wait for the claim.
+// takeoverFlag is --takeover of the commands that wait for the lock.
 func takeoverFlag(flags *pflag.FlagSet, takeover *bool) {
-	flags.BoolVar(takeover, "takeover", false, "take the claim of a dead job at once; one that lives stops with exit code 5")
+	flags.BoolVar(takeover, "takeover", false, "take the lock of a dead job at once; one that lives stops with exit code 5")
 }
 
-// ofReleaseFlag is --release-id of the verbs that go on with a release.
+// ofReleaseFlag is --release-id of the commands that go on with a release.
 func ofReleaseFlag(flags *pflag.FlagSet) *string {
 	return flags.String("release-id", "", "release that is meant: any other one in flight is left alone, exit code 5 (default: the one in flight)")
 }
 
-// printResult prints what a verb came to.
+// printResult prints what a command came to.
 func (f *clusterFlags) printResult(out io.Writer, result rollout.Result) error {
 	if f.output == "json" {
 		result.Release = result.Release.WithoutEvidence()
 		return printJSON(out, result)
 	}
-	_, err := fmt.Fprintf(out, "%s: %s\n", result.Verb, result.Message)
+	_, err := fmt.Fprintf(out, "%s: %s\n", result.Command, result.Message)
 	return err
 }
 

@@ -15,11 +15,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/image"
-	"github.com/our-org/crossbill/image/custody"
-	"github.com/our-org/crossbill/manifest"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 type attestFlags struct {
@@ -28,7 +29,7 @@ type attestFlags struct {
 	keyless       bool
 	fulcio, rekor string
 	appDir, base  string
-	build         custody.Build
+	build         provenance.Build
 	created       int64
 	output        string
 }
@@ -55,8 +56,8 @@ Environment:
 	f := cmd.Flags()
 	f.StringVar(&flags.keyFile, "key-file", "", "file with an unencrypted private key as PEM (default $CROSSBILL_SIGNING_KEY)")
 	f.BoolVar(&flags.keyless, "keyless", false, "sign as the GitHub workflow that runs this; it needs id-token: write")
-	f.StringVar(&flags.fulcio, "fulcio-url", custody.PublicFulcio, "with --keyless: who makes out the certificate")
-	f.StringVar(&flags.rekor, "rekor-url", custody.PublicRekor, "with --keyless: the log that it is entered into")
+	f.StringVar(&flags.fulcio, "fulcio-url", provenance.PublicFulcio, "with --keyless: who makes out the certificate")
+	f.StringVar(&flags.rekor, "rekor-url", provenance.PublicRekor, "with --keyless: the log that it is entered into")
 	f.StringVar(&flags.appDir, "app-dir", "", "folder of the built app, for the SBOM (default: none is made)")
 	f.StringVar(&flags.base, "base", "", "base image, by digest (default: the image's label)")
 	f.StringVar(&flags.build.Repository, "repository", "", "source repository, https://… (default: the image's label, then GitHub's variables)")
@@ -95,7 +96,7 @@ func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
 		return err
 	}
 	options := image.Options(cmd.Context(), keychain)
-	chain, err := custody.Inspect(cmd.Context(), ref, options...)
+	chain, err := provenance.Inspect(cmd.Context(), ref, options...)
 	if err != nil {
 		return err
 	}
@@ -108,19 +109,19 @@ func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
 	}
 	made := attached{Image: ref.Name()}
 	if flags.appDir != "" {
-		sbom, err := custody.SBOM(flags.appDir, ref.Context().Name(), ref.DigestStr(), flags.build.Base)
+		sbom, err := provenance.SBOM(flags.appDir, ref.Context().Name(), ref.DigestStr(), flags.build.Base)
 		if err != nil {
 			return err
 		}
-		if made.SBOM, err = custody.Attach(cmd.Context(), ref, custody.SBOMMediaType, sbom, nil, created, options...); err != nil {
+		if made.SBOM, err = provenance.Attach(cmd.Context(), ref, provenance.SBOMMediaType, sbom, nil, created, options...); err != nil {
 			return err
 		}
 		flags.build.SBOM = made.SBOM
 	}
-	if made.Provenance, err = custody.Say(cmd.Context(), signer, ref, custody.ProvenanceType, custody.ProvenanceOf(flags.build), created, options...); err != nil {
+	if made.Provenance, err = provenance.Say(cmd.Context(), signer, ref, provenance.ProvenanceType, provenance.ProvenanceOf(flags.build), created, options...); err != nil {
 		return err
 	}
-	if made.Signature, err = custody.Say(cmd.Context(), signer, ref, custody.SignatureType, struct{}{}, created, options...); err != nil {
+	if made.Signature, err = provenance.Say(cmd.Context(), signer, ref, provenance.SignatureType, struct{}{}, created, options...); err != nil {
 		return err
 	}
 	if flags.output == "json" {
@@ -130,29 +131,29 @@ func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
 	return err
 }
 
-func (f *attestFlags) signer(ctx context.Context) (*custody.Signer, error) {
+func (f *attestFlags) signer(ctx context.Context) (*provenance.Signer, error) {
 	key := os.Getenv("CROSSBILL_SIGNING_KEY")
 	if f.keyFile != "" {
 		text, err := os.ReadFile(f.keyFile)
 		if err != nil {
-			return nil, &release.InputError{Field: "--key-file", Problem: err.Error()}
+			return nil, &usererr.Error{Field: "--key-file", Problem: err.Error()}
 		}
 		key = string(text)
 	}
 	switch {
 	case f.keyless && key != "":
-		return nil, &release.InputError{Field: "--keyless", Problem: "there is a key as well", Fix: "give one of them"}
+		return nil, &usererr.Error{Field: "--keyless", Problem: "there is a key as well", Fix: "give one of them"}
 	case f.keyless:
-		return custody.Keyless(ctx, f.fulcio, f.rekor)
+		return provenance.Keyless(ctx, f.fulcio, f.rekor)
 	case key == "":
-		return nil, &release.InputError{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow by --keyless"}
+		return nil, &usererr.Error{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow by --keyless"}
 	}
-	return custody.WithKey([]byte(key))
+	return provenance.WithKey([]byte(key))
 }
 
 // complete fills in what the image's labels and GitHub's variables know
 // (https://docs.github.com/actions/reference/workflows-and-actions/variables).
-func (f *attestFlags) complete(chain *custody.Chain) error {
+func (f *attestFlags) complete(chain *provenance.Chain) error {
 	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
 	onGitHub := os.Getenv("GITHUB_ACTIONS") == "true" && repository != ""
 	b := &f.build
@@ -176,9 +177,9 @@ func (f *attestFlags) complete(chain *custody.Chain) error {
 	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
 	switch {
 	case !strings.HasPrefix(b.Repository, "https://"):
-		return &release.InputError{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", b.Repository), Fix: "give https://host/owner/name, or `image build --source-url`"}
+		return &usererr.Error{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", b.Repository), Fix: "give https://host/owner/name, or `image build --source-url`"}
 	case b.Commit == "":
-		return &release.InputError{Field: "--commit", Problem: "is missing, and the image has no label that says it", Fix: "give it, or `image build --revision`"}
+		return &usererr.Error{Field: "--commit", Problem: "is missing, and the image has no label that says it", Fix: "give it, or `image build --revision`"}
 	}
 	return nil
 }
@@ -186,7 +187,7 @@ func (f *attestFlags) complete(chain *custody.Chain) error {
 func parseDigest(field, reference string) (name.Digest, error) {
 	ref, err := name.NewDigest(reference)
 	if err != nil {
-		return ref, &release.InputError{Field: field, Problem: err.Error(), Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
+		return ref, &usererr.Error{Field: field, Problem: err.Error(), Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
 	}
 	return ref, nil
 }
@@ -199,7 +200,7 @@ func (f *trustFlags) add(flags *pflag.FlagSet) {
 }
 
 // policy reads the policy; nil when there is none.
-func (f *trustFlags) policy(manifests string) (*custody.Trust, error) {
+func (f *trustFlags) policy(manifests string) (*provenance.Trust, error) {
 	file := f.file
 	if file == "" {
 		file = filepath.Join(manifests, manifest.TrustFile)
@@ -207,10 +208,10 @@ func (f *trustFlags) policy(manifests string) (*custody.Trust, error) {
 			return nil, nil
 		}
 	}
-	return custody.ReadTrust(file)
+	return provenance.ReadTrust(file)
 }
 
-// apply lets a cluster's verbs deploy only what the policy lets through.
+// apply lets a cluster's commands deploy only what the policy lets through.
 func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
 	policy, err := f.policy(manifests)
 	if err != nil || policy == nil {
@@ -222,7 +223,7 @@ func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
 	}
 	c.Admit = func(ctx context.Context, r *release.Release) error {
 		if r.Commit == "" {
-			return &release.InputError{Field: "--commit", Problem: "is missing: the policy lets through what was built from the release's commit", Fix: "give it, from canary on"}
+			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy lets through what was built from the release's commit", Fix: "give it, from canary on"}
 		}
 		origin, err := policy.Check(ctx, r.Image, r.Commit, image.Options(ctx, keychain)...)
 		if err != nil {
@@ -235,7 +236,7 @@ func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
 }
 
 func refusedIsBadInput(err error) error {
-	if errors.As(err, new(*custody.RefusedError)) {
+	if errors.As(err, new(*provenance.RefusedError)) {
 		return &exitError{exitBadInput, err}
 	}
 	return err
@@ -267,14 +268,14 @@ func newImageInspectCommand() *cobra.Command {
 			}
 			options := image.Options(cmd.Context(), keychain)
 			found := inspected{}
-			if found.Chain, err = custody.Inspect(cmd.Context(), ref, options...); err != nil {
+			if found.Chain, err = provenance.Inspect(cmd.Context(), ref, options...); err != nil {
 				return err
 			}
 			if policy != nil {
 				found.Trusted, err = policy.Check(cmd.Context(), args[0], commit, options...)
 			}
 			refused := err
-			if refused != nil && !errors.As(refused, new(*custody.RefusedError)) {
+			if refused != nil && !errors.As(refused, new(*provenance.RefusedError)) {
 				return refused
 			}
 			if output == "json" {
@@ -297,8 +298,8 @@ func newImageInspectCommand() *cobra.Command {
 
 // inspected is an image's chain, and who it is trusted for.
 type inspected struct {
-	*custody.Chain
-	Trusted *custody.Origin `json:"trusted,omitempty"`
+	*provenance.Chain
+	Trusted *provenance.Origin `json:"trusted,omitempty"`
 }
 
 func (i *inspected) print(out io.Writer, checked bool) error {

@@ -8,14 +8,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 // githubFlags say which GitHub repository is told how far a release is.
 type githubFlags struct {
-	github         handoff.GitHub
+	github         notify.GitHub
 	tokenFile      string
 	environmentURL string
 }
@@ -33,7 +33,7 @@ func (f *githubFlags) addSource(cmd *cobra.Command) {
 	flags.StringVar(&f.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
 }
 
-func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string, status handoff.DeploymentStatus) {
+func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string, status notify.DeploymentStatus) {
 	g, named, err := f.source()
 	if err == nil && !named {
 		return
@@ -49,7 +49,7 @@ func (f *githubFlags) tell(ctx context.Context, log io.Writer, releaseID string,
 }
 
 // source is the repository that the flags name; false when there is no token for it.
-func (f *githubFlags) source() (g handoff.GitHub, named bool, err error) {
+func (f *githubFlags) source() (g notify.GitHub, named bool, err error) {
 	g = f.github
 	if g.Repository == "" {
 		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
@@ -58,11 +58,11 @@ func (f *githubFlags) source() (g handoff.GitHub, named bool, err error) {
 	return g, g.Token != "", err
 }
 
-// deploymentStatus is what a verb's end means for the Deployment, no state when nothing; false when nobody is
-// told, as of a verb that was refused.
-func deploymentStatus(verb string, result rollout.Result, err error) (handoff.DeploymentStatus, bool) {
-	said := func(state, text string) (handoff.DeploymentStatus, bool) {
-		return handoff.DeploymentStatus{State: state, Description: verb + ": " + text}, true
+// deploymentStatus is what a command's end means for the Deployment, no state when nothing; false when nobody is
+// told, as of a command that was refused.
+func deploymentStatus(command string, result rollout.Result, err error) (notify.DeploymentStatus, bool) {
+	said := func(state, text string) (notify.DeploymentStatus, bool) {
+		return notify.DeploymentStatus{State: state, Description: command + ": " + text}, true
 	}
 	if err != nil {
 		switch exitCode(err) {
@@ -71,24 +71,24 @@ func deploymentStatus(verb string, result rollout.Result, err error) (handoff.De
 		case exitInconclusive:
 			return said("in_progress", err.Error())
 		case exitFailure:
-			if verb == "cleanup" { // GitHub goes on to show what promote said: it has all of the traffic
+			if command == "cleanup" { // GitHub goes on to show what promote said: it has all of the traffic
 				return said("", err.Error())
 			}
 			return said("error", err.Error())
 		}
-		return handoff.DeploymentStatus{}, false
+		return notify.DeploymentStatus{}, false
 	}
 	if result.Release == nil { // there was nothing to do
-		return handoff.DeploymentStatus{}, false
+		return notify.DeploymentStatus{}, false
 	}
 	switch {
-	case verb == "guard" && result.Outcome == "": // it left the release alone
-		return handoff.DeploymentStatus{}, false
-	case verb == "rollback", result.Outcome == release.OutcomeRolledBack:
+	case command == "guard" && result.Outcome == "": // it left the release alone
+		return notify.DeploymentStatus{}, false
+	case command == "rollback", result.Outcome == release.OutcomeRolledBack:
 		return said("failure", result.Message)
-	case verb == "promote", result.Outcome != "", result.Release.Stage == release.StagePromoted:
+	case command == "promote", result.Outcome != "", result.Release.Stage == release.StagePromoted:
 		return said("success", result.Message)
-	case verb == "verify":
+	case command == "verify":
 		return said("pending", result.Message+"; waits for a person to promote it")
 	default:
 		return said("in_progress", result.Message)

@@ -8,8 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 func TestWhatADeploymentShows(t *testing.T) {
@@ -19,35 +20,35 @@ func TestWhatADeploymentShows(t *testing.T) {
 	unchanged, promoted := inFlight, rollout.Result{Release: &release.Release{ID: "one", Stage: release.StagePromoted}}
 	unchanged.Outcome = release.OutcomeUnchanged
 	for name, test := range map[string]struct {
-		verb   string
-		result rollout.Result
-		err    error
-		state  string // "" for nothing
-		others bool   // are told, though GitHub is not
+		command string
+		result  rollout.Result
+		err     error
+		state   string // "" for nothing
+		others  bool   // are told, though GitHub is not
 	}{
-		"canary has traffic":       {verb: "canary", result: inFlight, state: "in_progress"},
-		"first release":            {verb: "canary", result: first, state: "success"},
-		"primary has it":           {verb: "canary", result: unchanged, state: "success"},
-		"canary of a promoted one": {verb: "canary", result: promoted, state: "success"},
-		"canary never ready":       {verb: "canary", err: &exitError{exitDeadline, errors.New("x")}, state: "failure"},
-		"canary, API server down":  {verb: "canary", err: errors.New("x"), state: "error"},
-		"canary refused":           {verb: "canary", err: &release.InputError{Field: "--image"}},
-		"another release":          {verb: "canary", err: &release.InFlightError{}},
-		"out of order":             {verb: "promote", err: &rollout.StageError{Err: errors.New("x")}},
-		"healthy waits":            {verb: "verify", result: inFlight, state: "pending"},
-		"unhealthy":                {verb: "verify", err: &exitError{exitUnhealthy, errors.New("x")}, state: "failure"},
-		"inconclusive goes on":     {verb: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
-		"promoted":                 {verb: "promote", result: inFlight, state: "success"},
-		"cleaned up":               {verb: "cleanup", result: promoted, state: "success"},
-		"cleanup did not finish":   {verb: "cleanup", err: errors.New("x"), others: true},
-		"rolled back":              {verb: "rollback", result: inFlight, state: "failure"},
-		"guard left it alone":      {verb: "guard", result: inFlight},
-		"guard rolled back":        {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomeRolledBack}, state: "failure"},
-		"guard cleaned up":         {verb: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomePromoted}, state: "success"},
-		"nothing to roll back":     {verb: "rollback", result: rollout.Result{Message: "nothing"}},
-		"primary already has this": {verb: "canary", result: rollout.Result{Message: "nothing"}},
+		"canary has traffic":       {command: "canary", result: inFlight, state: "in_progress"},
+		"first release":            {command: "canary", result: first, state: "success"},
+		"primary has it":           {command: "canary", result: unchanged, state: "success"},
+		"canary of a promoted one": {command: "canary", result: promoted, state: "success"},
+		"canary never ready":       {command: "canary", err: &exitError{exitDeadline, errors.New("x")}, state: "failure"},
+		"canary, API server down":  {command: "canary", err: errors.New("x"), state: "error"},
+		"canary refused":           {command: "canary", err: &usererr.Error{Field: "--image"}},
+		"another release":          {command: "canary", err: &release.InFlightError{}},
+		"out of order":             {command: "promote", err: &rollout.StageError{Err: errors.New("x")}},
+		"healthy waits":            {command: "verify", result: inFlight, state: "pending"},
+		"unhealthy":                {command: "verify", err: &exitError{exitUnhealthy, errors.New("x")}, state: "failure"},
+		"inconclusive goes on":     {command: "verify", err: &exitError{exitInconclusive, errors.New("x")}, state: "in_progress"},
+		"promoted":                 {command: "promote", result: inFlight, state: "success"},
+		"cleaned up":               {command: "cleanup", result: promoted, state: "success"},
+		"cleanup did not finish":   {command: "cleanup", err: errors.New("x"), others: true},
+		"rolled back":              {command: "rollback", result: inFlight, state: "failure"},
+		"guard left it alone":      {command: "guard", result: inFlight},
+		"guard rolled back":        {command: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomeRolledBack}, state: "failure"},
+		"guard cleaned up":         {command: "guard", result: rollout.Result{Release: &release.Release{}, Outcome: release.OutcomePromoted}, state: "success"},
+		"nothing to roll back":     {command: "rollback", result: rollout.Result{Message: "nothing"}},
+		"primary already has this": {command: "canary", result: rollout.Result{Message: "nothing"}},
 	} {
-		status, tell := deploymentStatus(test.verb, test.result, test.err)
+		status, tell := deploymentStatus(test.command, test.result, test.err)
 		if tell != (test.state != "" || test.others) || status.State != test.state {
 			t.Errorf("%s: %q, want %q", name, status.State, test.state)
 		}
@@ -55,7 +56,7 @@ func TestWhatADeploymentShows(t *testing.T) {
 }
 
 // TestTellingIsHarmless: without a token nothing is sent or said; when GitHub cannot be told the
-// verb's own outcome stands.
+// command's own outcome stands.
 func TestTellingIsHarmless(t *testing.T) {
 	for name, test := range map[string]struct{ token, repository, webhook, gateway, said string }{
 		"no token":       {repository: "our-org/app"},
@@ -77,7 +78,7 @@ func TestTellingIsHarmless(t *testing.T) {
 			flags.github.github.Backoff = wait.Backoff{Steps: 2}
 			flags.github.github.URL = "http://127.0.0.1:1"
 			id := "one"
-			want := errors.New("the verb's own")
+			want := errors.New("the command's own")
 			if err := flags.around(cmd, &clusterFlags{}, "promote", &id, func() (rollout.Result, error) { return rollout.Result{}, want }); err != want {
 				t.Errorf("error %v", err)
 			}

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 func newGuardCommand() *cobra.Command {
@@ -23,7 +23,7 @@ that stands still for no longer than the flags allow. Run it on a schedule.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limits.Dead <= 0 || limits.Waiting <= 0 {
-				return &release.InputError{Field: "--dead, --waiting", Problem: "they are times above 0", Fix: "give for example 15m and 24h"}
+				return &usererr.Error{Field: "--dead, --waiting", Problem: "they are times above 0", Fix: "give for example 15m and 24h"}
 			}
 			return tell.around(cmd, &cluster, "guard", new(string), func() (rollout.Result, error) {
 				c, err := cluster.connect(cmd)

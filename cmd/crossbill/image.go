@@ -13,8 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/image"
-	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 func newImageCommand() *cobra.Command {
@@ -85,7 +86,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 		return err
 	}
 	if flags.push == "" {
-		return &release.InputError{Field: "--push", Problem: "is missing", Fix: "give registry/repository:tag, or oci:FOLDER"}
+		return &usererr.Error{Field: "--push", Problem: "is missing", Fix: "give registry/repository:tag, or oci:FOLDER"}
 	}
 	keychain, err := flags.login.keychain()
 	if err != nil {
@@ -166,7 +167,7 @@ func (f *imageFlags) bases(ctx context.Context) ([]v1.Image, error) {
 	for _, text := range f.platforms {
 		platform, err := v1.ParsePlatform(text)
 		if err != nil || platform.OS == "" || platform.Architecture == "" {
-			return nil, &release.InputError{Field: "--platform", Problem: fmt.Sprintf("%q is not a platform", text), Fix: "give os/architecture, for example linux/arm64"}
+			return nil, &usererr.Error{Field: "--platform", Problem: fmt.Sprintf("%q is not a platform", text), Fix: "give os/architecture, for example linux/arm64"}
 		}
 		base, err := image.BaseFor(ctx, f.base, *platform)
 		if err != nil {
@@ -223,12 +224,12 @@ func (f *loginFlags) keychain() (authn.Keychain, error) {
 	case username == "" && password == "":
 		return authn.DefaultKeychain, nil
 	case username == "":
-		return nil, &release.InputError{Field: "--username", Problem: "is missing beside a password", Fix: "give both, or neither"}
+		return nil, &usererr.Error{Field: "--username", Problem: "is missing beside a password", Fix: "give both, or neither"}
 	case password == "":
-		return nil, &release.InputError{Field: "--password-file", Problem: "is missing beside a user name", Fix: "give both, or neither"}
+		return nil, &usererr.Error{Field: "--password-file", Problem: "is missing beside a user name", Fix: "give both, or neither"}
 	}
 	return image.Login{Username: username, Password: password}, nil
 }
 
-// environmentLogin is the login that verbs of the cluster read a registry with, which may be a private one.
+// environmentLogin is the login that commands of the cluster read a registry with, which may be a private one.
 func environmentLogin() (authn.Keychain, error) { return new(loginFlags).keychain() }

@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff/pipelinefile"
-	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/internal/pipelinefile"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 func newLintCommand() *cobra.Command {
@@ -40,15 +40,15 @@ file, or not a pipeline file.`,
 
 func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output string) error {
 	if output != "text" && output != "json" {
-		return &release.InputError{Field: "--output", Problem: fmt.Sprintf("%q is not a format", output), Fix: "give text or json"}
+		return &usererr.Error{Field: "--output", Problem: fmt.Sprintf("%q is not a format", output), Fix: "give text or json"}
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return &release.InputError{Field: "FILE", Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
+		return &usererr.Error{Field: "FILE", Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
 	}
 	file, err := pipelinefile.Parse(data)
 	if err != nil {
-		return &release.InputError{Field: path, Problem: err.Error()}
+		return &usererr.Error{Field: path, Problem: err.Error()}
 	}
 	findings := pipelinefile.Check(file, options)
 	if output == "json" {

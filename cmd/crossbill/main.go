@@ -1,4 +1,4 @@
-// Command crossbill carries a release through its canary: the verbs of the road, for a laptop or a
+// Command crossbill carries a release through its canary: the commands of the road, for a laptop or a
 // runner that may not run a container engine. The exit codes are below.
 package main
 
@@ -14,17 +14,18 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Exit codes, documented in docs/exit-codes.md.
 const (
 	exitFailure      = 1 // a dependency failed; the message says what is safe to do next
-	exitBadInput     = 2 // bad input, or a verb that the present stage does not allow; nothing was changed
+	exitBadInput     = 2 // bad input, or a command that the present stage does not allow; nothing was changed
 	exitUnhealthy    = 3 // the canary is unhealthy; it was rolled back, unless --no-rollback
 	exitInconclusive = 4 // too little evidence; the canary keeps its share
-	exitClaimed      = 5 // another release is in flight, or another job has taken the claim
+	exitLockHeld     = 5 // another release is in flight, or another job has taken the lock
 	exitDeadline     = 6 // pods were not ready in time; rolled back
 )
 
@@ -41,7 +42,7 @@ func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
-	klog.SetLogger(logr.Discard()) // client-go's own messages; the verbs say what they do themselves
+	klog.SetLogger(logr.Discard()) // client-go's own messages; the commands say what they do themselves
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := newRootCommand().ExecuteContext(ctx); err != nil {
@@ -99,14 +100,14 @@ func badArgsAreBadInput(cmd *cobra.Command) {
 
 func exitCode(err error) int {
 	var coded *exitError
-	var input *release.InputError
+	var input *usererr.Error
 	var inFlight *release.InFlightError
 	var stage *rollout.StageError
 	switch {
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.Is(err, rollout.ErrClaimLost), errors.As(err, &inFlight), errors.As(err, new(*rollout.ClaimHeldError)):
-		return exitClaimed
+	case errors.Is(err, rollout.ErrLockLost), errors.As(err, &inFlight), errors.As(err, new(*rollout.LockHeldError)):
+		return exitLockHeld
 	case errors.As(err, &input), errors.As(err, &stage):
 		return exitBadInput
 	default:

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 func newMigrateCommand() *cobra.Command {

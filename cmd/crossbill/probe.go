@@ -10,9 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/spf13/pflag"
-
-	"github.com/our-org/crossbill/release"
 )
 
 // probeFlags are requests of verify's own, for an app that has too few.
@@ -39,14 +38,14 @@ func (f *probeFlags) start(ctx context.Context) (stop func(), err error) {
 	}
 	target, err := url.Parse(f.url)
 	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
-		return nil, &release.InputError{Field: "--probe", Problem: fmt.Sprintf("%q is not a URL", f.url), Fix: "give for example https://app.example.com/"}
+		return nil, &usererr.Error{Field: "--probe", Problem: fmt.Sprintf("%q is not a URL", f.url), Fix: "give for example https://app.example.com/"}
 	}
 	if !(f.rate > 0 && f.rate <= 1000) {
-		return nil, &release.InputError{Field: "--probe-rate", Problem: fmt.Sprintf("%g is not a number of requests a second, up to 1000", f.rate), Fix: "give for example 10"}
+		return nil, &usererr.Error{Field: "--probe-rate", Problem: fmt.Sprintf("%g is not a number of requests a second, up to 1000", f.rate), Fix: "give for example 10"}
 	}
 	name, value, ok := strings.Cut(f.header, ":")
 	if f.header != "" && (!ok || strings.TrimSpace(name) == "") {
-		return nil, &release.InputError{Field: "--probe-header", Problem: fmt.Sprintf("%q is not a header", f.header), Fix: "give for example 'x-track: canary'"}
+		return nil, &usererr.Error{Field: "--probe-header", Problem: fmt.Sprintf("%q is not a header", f.header), Fix: "give for example 'x-track: canary'"}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	client := &http.Client{Timeout: 10 * time.Second}

@@ -7,9 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
-	"github.com/our-org/crossbill/verdict"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 func newReplayCommand() *cobra.Command {
@@ -62,7 +63,7 @@ func recorded(cmd *cobra.Command, cluster *clusterFlags, id, file string) (name 
 			err = fmt.Errorf("it has no verdict")
 		}
 		if err != nil {
-			return "", "", nil, &release.InputError{Field: "--file", Problem: err.Error(), Fix: "give a file that verify --record wrote"}
+			return "", "", nil, &usererr.Error{Field: "--file", Problem: err.Error(), Fix: "give a file that verify --record wrote"}
 		}
 		return from.Release, from.Outcome, &from.Record, from.Record.Check()
 	}

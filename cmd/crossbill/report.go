@@ -11,10 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/report"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/gitlab"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/report"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // elsewhere is what the ledger does not know, and how much of it is asked for.
@@ -116,7 +117,7 @@ func (f *reportFlags) elsewhere(cmd *cobra.Command, s *rollout.Status) (entries 
 			continue
 		}
 		told, err := github.Told(ctx, r.ID)
-		if errors.As(err, new(*release.InputError)) {
+		if errors.As(err, new(*usererr.Error)) {
 			return nil, nil, err
 		}
 		if err != nil {
@@ -147,7 +148,7 @@ func newest(s *rollout.Status, most int) []*release.Release {
 }
 
 // jobsOf are the jobs of a release's pipeline that have run.
-func jobsOf(ctx context.Context, c *handoff.Client, r *release.Release) ([]report.Entry, error) {
+func jobsOf(ctx context.Context, c *gitlab.Client, r *release.Release) ([]report.Entry, error) {
 	match := pipelineNumber.FindStringSubmatch(r.PipelineURL)
 	if match == nil {
 		return nil, nil
@@ -156,7 +157,7 @@ func jobsOf(ctx context.Context, c *handoff.Client, r *release.Release) ([]repor
 	if err != nil {
 		return nil, err
 	}
-	jobs, err := handoff.Jobs(ctx, c, id, askedTimeout)
+	jobs, err := gitlab.Jobs(ctx, c, id, askedTimeout)
 	if err != nil {
 		return nil, err
 	}

@@ -16,9 +16,10 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/wait"
 
-	"github.com/our-org/crossbill/handoff/gitlabtest"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // TestWhatGitLabAndGitHubKnow: their part of the timeline is there when they answer, and named as missing
@@ -81,7 +82,7 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 			cmd.SetContext(t.Context())
 			cmd.SetErr(new(bytes.Buffer))
 			entries, missing, err := flags.elsewhere(cmd, &rollout.Status{Release: &release.Release{ID: "one", PipelineURL: fmt.Sprintf("%s/infra/deploy/-/pipelines/%d", gitlab.URL, pipeline)}})
-			if errors.As(err, new(*release.InputError)) != test.input {
+			if errors.As(err, new(*usererr.Error)) != test.input {
 				t.Fatalf("bad input %v: %v", test.input, err)
 			}
 			if test.input {

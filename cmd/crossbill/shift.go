@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 func newShiftCommand() *cobra.Command {

@@ -11,9 +11,10 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/report"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/report"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 type statusFlags struct {
@@ -39,7 +40,7 @@ func newStatusCommand() *cobra.Command {
 				return show(cmd.OutOrStdout())
 			}
 			if cluster.output == "json" || cluster.output == "yaml" {
-				return &release.InputError{Field: "--watch", Problem: "it is for people to look at, " + cluster.output + " is not", Fix: "leave one of them out"}
+				return &usererr.Error{Field: "--watch", Problem: "it is for people to look at, " + cluster.output + " is not", Fix: "leave one of them out"}
 			}
 			return watchStatus(cmd, show)
 		},
@@ -122,7 +123,7 @@ func statusOfAll(cmd *cobra.Command, cluster *clusterFlags, everywhere bool) (fu
 	}
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, &release.InputError{Field: "--kubeconfig", Problem: err.Error()}
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	return func(out io.Writer) error {
 		apps, err := rollout.StatusOfAll(cmd.Context(), kube, namespace)
@@ -149,7 +150,7 @@ func newHistoryCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if most < 1 {
-				return &release.InputError{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", most), Fix: "give 1 or more; the ledger keeps 20"}
+				return &usererr.Error{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", most), Fix: "give 1 or more; the ledger keeps 20"}
 			}
 			status, err := cluster.status(cmd)
 			if err != nil {
@@ -180,8 +181,8 @@ func newPlanCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
 		Use:   "plan canary|promote|cleanup|rollback|migrate",
-		Short: "Show what a verb would write, by server-side dry runs; nothing is written",
-		Long: `Show what a verb would write, by server-side dry runs; nothing is written, and
+		Short: "Show what a command would write, by server-side dry runs; nothing is written",
+		Long: `Show what a command would write, by server-side dry runs; nothing is written, and
 nothing is waited for. --image, --weight, --release-id, --commit, --pipeline-url
 and --again are canary's, --from is migrate's.`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
@@ -210,7 +211,7 @@ and --again are canary's, --from is migrate's.`,
 			}
 			if cluster.output == "json" {
 				return printJSON(cmd.OutOrStdout(), struct {
-					Verb    string `json:"verb"`
+					Command string `json:"command"`
 					Changes any    `json:"changes"`
 					Message string `json:"message"`
 				}{args[0], changes, result.Message})

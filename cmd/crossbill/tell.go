@@ -9,11 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/rollout"
-	"github.com/our-org/crossbill/telemetry"
+	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
-// tellFlags say who is told what a verb did: GitHub, a webhook, a trace collector, a Pushgateway.
+// tellFlags say who is told what a command did: GitHub, a webhook, a trace collector, a Pushgateway.
 type tellFlags struct {
 	github      githubFlags
 	webhookFile string
@@ -29,8 +29,8 @@ func (f *tellFlags) add(cmd *cobra.Command) {
 // tellTimeout bounds all of the telling.
 const tellTimeout = time.Minute
 
-// around runs a verb and tells who is to be told. Telling never changes the verb's own outcome.
-func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, verb string, releaseID *string, run func() (rollout.Result, error)) error {
+// around runs a command and tells who is to be told. Telling never changes the command's own outcome.
+func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, command string, releaseID *string, run func() (rollout.Result, error)) error {
 	begun := time.Now()
 	result, err := run()
 	id := *releaseID
@@ -40,7 +40,7 @@ func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, verb strin
 	// Also after Ctrl-C: it is the last thing that this process does.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), tellTimeout)
 	defer cancel()
-	status, tell := deploymentStatus(verb, result, err)
+	status, tell := deploymentStatus(command, result, err)
 	if !tell {
 		return err
 	}
@@ -48,8 +48,8 @@ func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, verb strin
 		status.EnvironmentURL = f.github.environmentURL
 		f.github.tell(ctx, cmd.ErrOrStderr(), id, status)
 	}
-	event := &telemetry.Event{
-		Verb: verb, App: cluster.app, Namespace: cluster.namespace, Release: result.Release, ReleaseID: id, Outcome: result.Outcome,
+	event := &notify.Event{
+		Command: command, App: cluster.app, Namespace: cluster.namespace, Release: result.Release, ReleaseID: id, Outcome: result.Outcome,
 		Message: result.Message, Begun: begun, Ended: time.Now(), Steps: cluster.steps,
 	}
 	if err != nil {
@@ -61,38 +61,38 @@ func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, verb strin
 	return err
 }
 
-// trace tells the trace collector of a verb of the handoff.
-func trace(cmd *cobra.Command, verb, app, releaseID string, begun time.Time, err error) {
-	if !telemetry.Traced() || releaseID == "" {
+// trace tells the trace collector of a command of the handoff.
+func trace(cmd *cobra.Command, command, app, releaseID string, begun time.Time, err error) {
+	if !notify.Traced() || releaseID == "" {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), tellTimeout)
 	defer cancel()
-	event := &telemetry.Event{Verb: verb, App: app, ReleaseID: releaseID, Begun: begun, Ended: time.Now()}
+	event := &notify.Event{Command: command, App: app, ReleaseID: releaseID, Begun: begun, Ended: time.Now()}
 	if err != nil && exitCode(err) != exitWaiting {
 		event.ExitCode, event.Message = exitCode(err), err.Error()
 	}
-	if untold := telemetry.Trace(ctx, version, event); untold != nil {
+	if untold := notify.Trace(ctx, version, event); untold != nil {
 		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: not told: %v\n", untold)
 	}
 }
 
 // send tells everybody but GitHub.
-func (f *tellFlags) send(ctx context.Context, e *telemetry.Event) error {
+func (f *tellFlags) send(ctx context.Context, e *notify.Event) error {
 	address, err := secret("--webhook-file", f.webhookFile, "CROSSBILL_WEBHOOK")
 	errs := []error{err}
 	if address != "" {
-		errs = append(errs, telemetry.Webhook(ctx, address, e))
+		errs = append(errs, notify.Webhook(ctx, address, e))
 	}
 	gateway := f.pushgateway
 	if gateway == "" {
 		gateway = os.Getenv("CROSSBILL_PUSHGATEWAY")
 	}
 	if gateway != "" {
-		errs = append(errs, telemetry.Push(ctx, gateway, e))
+		errs = append(errs, notify.Push(ctx, gateway, e))
 	}
-	if telemetry.Traced() {
-		errs = append(errs, telemetry.Trace(ctx, version, e))
+	if notify.Traced() {
+		errs = append(errs, notify.Trace(ctx, version, e))
 	}
 	return errors.Join(errs...)
 }

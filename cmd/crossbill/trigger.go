@@ -9,11 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff"
-	"github.com/our-org/crossbill/release"
+	"github.com/our-org/crossbill/internal/gitlab"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// gitlabFlags are the flags of the verbs that talk to GitLab. Tokens come from the environment or from
+// gitlabFlags are the flags of the commands that talk to GitLab. Tokens come from the environment or from
 // files: a flag's value can be read by everybody on the machine.
 type gitlabFlags struct {
 	url, project          string
@@ -28,7 +28,7 @@ func (f *gitlabFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
 }
 
-func (f *gitlabFlags) connect(cmd *cobra.Command) (*handoff.Client, error) {
+func (f *gitlabFlags) connect(cmd *cobra.Command) (*gitlab.Client, error) {
 	if err := checkOutput(f.output, "text", "json"); err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (f *gitlabFlags) connect(cmd *cobra.Command) (*handoff.Client, error) {
 		return nil, err
 	}
 	start := time.Now()
-	return handoff.Connect(handoff.Connection{
+	return gitlab.Connect(gitlab.Connection{
 		URL: f.url, Project: f.project, Token: token, TriggerToken: triggerToken,
 		Log: func(line string) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s\n", time.Since(start).Seconds(), line)
@@ -56,18 +56,18 @@ func secret(flag, path, variable string) (string, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", &release.InputError{Field: flag, Problem: err.Error(), Fix: "give a file that holds the token alone"}
+		return "", &usererr.Error{Field: flag, Problem: err.Error(), Fix: "give a file that holds the token alone"}
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" || strings.ContainsAny(token, " \t\r\n") {
-		return "", &release.InputError{Field: flag, Problem: path + " does not hold one token", Fix: "give a file that holds the token alone"}
+		return "", &usererr.Error{Field: flag, Problem: path + " does not hold one token", Fix: "give a file that holds the token alone"}
 	}
 	return token, nil
 }
 
 func newTriggerCommand() *cobra.Command {
-	var gitlab gitlabFlags
-	var options handoff.Options
+	var flags gitlabFlags
+	var options gitlab.Options
 	cmd := &cobra.Command{
 		Use:   "trigger --project GROUP/PROJECT --app NAME --image REPOSITORY@sha256:… --commit SHA",
 		Short: "Start GitLab's pipeline for a release, once, or adopt the one that is there",
@@ -83,21 +83,21 @@ Environment:
                         duplicates (or --token-file)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := gitlab.connect(cmd)
+			c, err := flags.connect(cmd)
 			if err != nil {
 				return err
 			}
 			begun := time.Now()
-			p, err := handoff.Trigger(cmd.Context(), c, options)
+			p, err := gitlab.Trigger(cmd.Context(), c, options)
 			trace(cmd, "trigger", options.Release.App, p.ReleaseID, begun, err)
 			if p.ID == 0 {
 				return err
 			}
-			return errors.Join(err, gitlab.printPipeline(cmd, p))
+			return errors.Join(err, flags.printPipeline(cmd, p))
 		},
 	}
-	gitlab.add(cmd)
-	cmd.Flags().StringVar(&gitlab.triggerSrc, "trigger-token-file", "", "file with the pipeline trigger token (default $GITLAB_TRIGGER_TOKEN)")
+	flags.add(cmd)
+	cmd.Flags().StringVar(&flags.triggerSrc, "trigger-token-file", "", "file with the pipeline trigger token (default $GITLAB_TRIGGER_TOKEN)")
 	cmd.Flags().StringVar(&options.Ref, "ref", "main", "branch or tag of the GitLab project")
 	cmd.Flags().StringVar(&options.Release.App, "app", "", "name of the app")
 	cmd.Flags().StringVar(&options.Release.Image, "image", "", "image to release, by digest: repository@sha256:…")
@@ -111,7 +111,7 @@ Environment:
 	return cmd
 }
 
-func (f *gitlabFlags) printPipeline(cmd *cobra.Command, p handoff.Pipeline) error {
+func (f *gitlabFlags) printPipeline(cmd *cobra.Command, p gitlab.Pipeline) error {
 	if f.output == "json" {
 		return printJSON(cmd.OutOrStdout(), p)
 	}

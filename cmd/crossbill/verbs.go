@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 func newPromoteCommand() *cobra.Command {
@@ -117,7 +117,7 @@ func newRollbackCommand() *cobra.Command {
 		Short: "Send all of the traffic back to the old primary and remove the canary",
 		Long: `Send all of the traffic to primary, put the old digest back on it when promotion
 had begun, then drain and delete the canary. Works at any time, from wherever
-another job died, and takes the claim of whoever holds it.`,
+another job died, and takes the lock of whoever holds it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return tell.around(cmd, &cluster, "rollback", id, func() (rollout.Result, error) {

@@ -11,10 +11,11 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/manifest"
-	"github.com/our-org/crossbill/release"
-	"github.com/our-org/crossbill/rollout"
-	"github.com/our-org/crossbill/verdict"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // sloFlags say what is healthy.
@@ -45,13 +46,13 @@ func (f *sloFlags) load(cmd *cobra.Command, manifests string) (*verdict.SLO, err
 	}
 	if cmd.Flags().Changed("min-requests") {
 		if f.minRequests < 1 {
-			return nil, &release.InputError{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", f.minRequests), Fix: "give at least 1"}
+			return nil, &usererr.Error{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", f.minRequests), Fix: "give at least 1"}
 		}
 		slo.MinRequests = f.minRequests
 	}
 	if cmd.Flags().Changed("max-duration") {
 		if f.maxDuration <= 0 {
-			return nil, &release.InputError{Field: "--max-duration", Problem: fmt.Sprintf("%s is not a time to watch", f.maxDuration), Fix: "give for example 15m"}
+			return nil, &usererr.Error{Field: "--max-duration", Problem: fmt.Sprintf("%s is not a time to watch", f.maxDuration), Fix: "give for example 15m"}
 		}
 		slo.Limit(f.maxDuration)
 	}
@@ -174,7 +175,7 @@ func verify(cmd *cobra.Command, cluster *clusterFlags, flags *verifyFlags) (roll
 		if err != nil {
 			return rollout.Result{}, err
 		}
-		return cluster.printed(cmd, rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: message})
+		return cluster.printed(cmd, rollout.Result{Command: "verify", App: c.Manifests.App, Release: r, Message: message})
 	}
 	stop, err := flags.probe.start(cmd.Context())
 	if err != nil {
@@ -283,7 +284,7 @@ func printJudged(cmd *cobra.Command, cluster *clusterFlags, result rollout.Resul
 
 // observed tells a verdict from which nothing follows but the exit code.
 func observed(cmd *cobra.Command, cluster *clusterFlags, c *rollout.Cluster, r *release.Release, v *verdict.Verification) (rollout.Result, error) {
-	result := rollout.Result{Verb: "verify", App: c.Manifests.App, Release: r, Message: fmt.Sprintf("observed: %s: %s; nothing was changed", v.Outcome, v.Reason)}
+	result := rollout.Result{Command: "verify", App: c.Manifests.App, Release: r, Message: fmt.Sprintf("observed: %s: %s; nothing was changed", v.Outcome, v.Reason)}
 	var code error
 	switch v.Outcome {
 	case release.Unhealthy:

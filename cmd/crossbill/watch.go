@@ -7,14 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/handoff"
+	"github.com/our-org/crossbill/internal/gitlab"
 )
 
 const exitWaiting = 7 // the pipeline waits for a person
 
 func newWatchCommand() *cobra.Command {
-	var gitlab gitlabFlags
-	var options handoff.WatchOptions
+	var flags gitlabFlags
+	var options gitlab.WatchOptions
 	cmd := &cobra.Command{
 		Use:   "watch --project GROUP/PROJECT --pipeline ID | --release-id ID",
 		Short: "Follow GitLab's pipeline of a release until it ends or waits for a person",
@@ -29,13 +29,13 @@ Environment:
   GITLAB_TOKEN  access token, scope read_api (or --token-file)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := gitlab.connect(cmd)
+			c, err := flags.connect(cmd)
 			if err != nil {
 				return err
 			}
 			begun := time.Now()
-			p, err := handoff.Watch(cmd.Context(), c, options)
-			var deadline *handoff.DeadlineError
+			p, err := gitlab.Watch(cmd.Context(), c, options)
+			var deadline *gitlab.DeadlineError
 			if errors.As(err, &deadline) {
 				err = &exitError{exitDeadline, err}
 			}
@@ -46,10 +46,10 @@ Environment:
 				err = ended(p)
 			}
 			trace(cmd, "watch", options.App, p.ReleaseID, begun, err)
-			return errors.Join(err, gitlab.printProgress(cmd, p, err == nil))
+			return errors.Join(err, flags.printProgress(cmd, p, err == nil))
 		},
 	}
-	gitlab.add(cmd)
+	flags.add(cmd)
 	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
 	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
 	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
@@ -59,19 +59,19 @@ Environment:
 }
 
 // ended gives a state its exit code.
-func ended(p handoff.Progress) error {
+func ended(p gitlab.Progress) error {
 	err := fmt.Errorf("pipeline %d: %s; %s", p.PipelineID, p.Reason, p.WebURL)
 	switch p.State {
-	case handoff.Promoted:
+	case gitlab.Promoted:
 		return nil
-	case handoff.Waiting:
+	case gitlab.Waiting:
 		return &exitError{exitWaiting, err}
 	default:
 		return err
 	}
 }
 
-func (f *gitlabFlags) printProgress(cmd *cobra.Command, p handoff.Progress, good bool) error {
+func (f *gitlabFlags) printProgress(cmd *cobra.Command, p gitlab.Progress, good bool) error {
 	if f.output == "json" {
 		return printJSON(cmd.OutOrStdout(), p)
 	}

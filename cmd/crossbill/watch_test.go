@@ -13,9 +13,9 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/handoff"
-	"github.com/our-org/crossbill/handoff/gitlabtest"
-	"github.com/our-org/crossbill/handoff/pipelinefile"
+	"github.com/our-org/crossbill/internal/gitlab"
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
 // runCommand runs a command line and gives its exit code and output.
@@ -45,7 +45,7 @@ func TestWatchExitCodes(t *testing.T) {
 				t.Fatal(err)
 			}
 			code, out := runCommand(t, "watch", "--gitlab-url", listener.URL, "--project", server.Project, "--pipeline", strconv.FormatInt(id, 10), "--token-file", token, "--timeout", "1s", "-o", "json")
-			var p handoff.Progress
+			var p gitlab.Progress
 			if err := json.Unmarshal([]byte(out), &p); err != nil || code != want || p.PipelineID != id || p.Status != status {
 				t.Errorf("exit code %d, want %d; %s %v", code, want, out, err)
 			}
@@ -89,7 +89,7 @@ func TestLintExitCodes(t *testing.T) {
 // optional begins a shell's words that are there only if a variable is set.
 var optional = regexp.MustCompile(`\$\{[A-Z_]+:\+`)
 
-// TestPipelineFileCallsThisCommand: every verb and flag that the variant without an engine uses exists.
+// TestPipelineFileCallsThisCommand: every command and flag that the variant without an engine uses exists.
 func TestPipelineFileCallsThisCommand(t *testing.T) {
 	data, err := os.ReadFile("../../.gitlab/no-engine.gitlab-ci.yml")
 	if err != nil {
@@ -100,16 +100,16 @@ func TestPipelineFileCallsThisCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, job := range file.Jobs {
-		var verbs []string
+		var commands []string
 		for _, line := range job.Script {
 			words := strings.Fields(optional.ReplaceAllString(line, ""))
 			if words[0] != "crossbill" {
 				continue
 			}
-			verbs = append(verbs, words[1])
+			commands = append(commands, words[1])
 			cmd, _, err := newRootCommand().Find(words[1:2])
 			if err != nil || cmd.Name() != words[1] {
-				t.Fatalf("%s: no verb %s", job.Name, words[1])
+				t.Fatalf("%s: no command %s", job.Name, words[1])
 			}
 			for _, word := range words[2:] {
 				name, long := strings.CutPrefix(strings.TrimRight(word, "}"), "--")
@@ -123,8 +123,8 @@ func TestPipelineFileCallsThisCommand(t *testing.T) {
 				}
 			})
 		}
-		if len(verbs) != 2 || verbs[1] != "report" {
-			t.Errorf("%s: it calls %v: one verb and then report are wanted", job.Name, verbs)
+		if len(commands) != 2 || commands[1] != "report" {
+			t.Errorf("%s: it calls %v: one command and then report are wanted", job.Name, commands)
 		}
 	}
 }

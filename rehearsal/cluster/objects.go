@@ -66,7 +66,7 @@ func (o *objects) prepare(ctx context.Context, namespace string, ca []byte) erro
 			Rules: []admissionv1.RuleWithOperations{{
 				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
 				Rule: admissionv1.Rule{
-					APIGroups:   []string{"networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"},
+					APIGroups:   []string{"networking.istio.io", "security.istio.io", "notify.istio.io", "extensions.istio.io"},
 					APIVersions: []string{"*"}, Resources: []string{"*"},
 				},
 			}},

@@ -28,12 +28,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"k8s.io/klog/v2"
 
-	"github.com/our-org/crossbill/handoff/gitlabtest"
-	"github.com/our-org/crossbill/image"
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/load"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
-	"github.com/our-org/crossbill/rehearsal/road"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
 	"github.com/our-org/crossbill/rehearsal/setup"
 	"github.com/our-org/crossbill/rehearsal/signing"
@@ -298,11 +298,11 @@ func TestRoad(t *testing.T) {
 	if again := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:again", "--version=1.0.0", "--commit="+commit); digest(again) != digest(first) {
 		t.Errorf("one commit is two images: %s, %s", first, again)
 	}
-	key, _, err := signing.Key(t.TempDir(), road.Source)
+	key, _, err := signing.Key(t.TempDir(), lifecycle.Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+road.Source, "--signing-key=file:"+key)
+	second := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+lifecycle.Source, "--signing-key=file:"+key)
 	m.has(toRegistry.call(0, "inspect", "--image="+local+"/our-org/app@"+digest(second)), "sbom", "provenance", "1.1.0")
 
 	toGitLab := m.with("--gitlab=tcp://"+gitLabs, "--project="+gitLab.Project, "--gitlab-token=env:GITLAB_TOKEN")
@@ -362,12 +362,12 @@ func (m *module) rollout(first, second string) {
 		Outcome string
 		Message string
 	}
-	m.has(m.call(0, "plan", "--verb=canary", "--image="+first), "create")
+	m.has(m.call(0, "plan", "--command=canary", "--image="+first), "create")
 	if o := read[outcome](t, m.call(0, "canary", "--image="+first)); o.Outcome != "first" {
 		t.Errorf("the first release: %v", o)
 	}
 	m.has(m.call(0, "status"), digest(first)[:19])
-	traffic := load.Start("http://"+running.GatewayAddress+"/api/version", road.Host, 200)
+	traffic := load.Start("http://"+running.GatewayAddress+"/api/version", lifecycle.Host, 200)
 	defer traffic.Stop()
 
 	m.call(0, "canary", "--image="+second)
@@ -407,7 +407,7 @@ func (m *module) rollout(first, second string) {
 func TestRehearsal(t *testing.T) {
 	m := newModule(t)
 	text := m.call(0, "rehearse", "file", "--path=rehearsal.json", "contents")
-	if s := read[road.Summary](t, text); len(s.Releases) != 3 || s.Lost != 0 {
+	if s := read[lifecycle.Summary](t, text); len(s.Releases) != 3 || s.Lost != 0 {
 		t.Errorf("%s", text)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 )
 
 func TestMakeRehearse(t *testing.T) {
@@ -27,7 +27,7 @@ func TestMakeRehearse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var s road.Summary
+	var s lifecycle.Summary
 	if err := json.Unmarshal(text, &s); err != nil {
 		t.Fatal(err)
 	}

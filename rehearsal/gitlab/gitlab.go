@@ -1,5 +1,5 @@
-// Package gitlab is the rehearsal's GitLab. Its API is the double of handoff/gitlabtest, which makes a
-// pipeline of each trigger. Which job comes next is handoff/pipelinefile's to say, as GitLab would.
+// Package gitlab is the rehearsal's GitLab. Its API is the double of internal/gitlab/gitlabtest, which makes a
+// pipeline of each trigger. Which job comes next is internal/pipelinefile's to say, as GitLab would.
 // gitlab-ci-local runs each job in a shell, from the repository's own pipeline file: its inputs, its
 // variables, its script.
 package gitlab
@@ -21,9 +21,9 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/our-org/crossbill/handoff/gitlabtest"
-	"github.com/our-org/crossbill/handoff/pipelinefile"
-	"github.com/our-org/crossbill/manifest"
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
 // Options say what the GitLab deploys with. All are needed.

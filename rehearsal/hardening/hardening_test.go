@@ -26,8 +26,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/our-org/crossbill/manifest"
-	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 )
 
 var figuresFile = flag.String("figures", "", "file for what is measured, as JSON")
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 // build makes the app's bundles, in its folder.
 func build() error {
 	for _, args := range [][]string{{"install", "--frozen-lockfile", "--prefer-offline"}, {"build"}} {
-		cmd := exec.Command("npx", append([]string{"--yes", road.Pnpm}, args...)...)
+		cmd := exec.Command("npx", append([]string{"--yes", lifecycle.Pnpm}, args...)...)
 		cmd.Dir, cmd.Env = filepath.Join(root, "app"), append(os.Environ(), "CI=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("pnpm %v: %w\n%s", args, err, out)

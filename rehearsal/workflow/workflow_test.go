@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/our-org/crossbill/handoff/gitlabtest"
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/rehearsal/setup"
 )
 
@@ -107,12 +107,12 @@ func dagger(args []string) int {
 	if len(args) == 0 || args[0] != "call" || os.Getenv("DAGGER_MODULE") != "." {
 		return 2
 	}
-	verb := ""
+	command := ""
 	passed := []string{"-o", "json"}
 	for i := 1; i < len(args); i++ {
 		flag := args[i]
 		if !strings.HasPrefix(flag, "--") {
-			verb = flag
+			command = flag
 			continue
 		}
 		i++
@@ -127,7 +127,7 @@ func dagger(args []string) int {
 		}
 		passed = append(passed, flag, args[i])
 	}
-	switch verb {
+	switch command {
 	case "check":
 		return 0
 	case "publish":
@@ -136,10 +136,10 @@ func dagger(args []string) int {
 	case "trigger":
 		passed = append(passed, "--settle", "1s")
 	}
-	cmd := exec.Command(os.Getenv(crossbillVariable), append([]string{verb}, passed...)...)
+	cmd := exec.Command(os.Getenv(crossbillVariable), append([]string{command}, passed...)...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err := cmd.Run()
-	if verb != "watch" && err != nil {
+	if command != "watch" && err != nil {
 		return cmd.ProcessState.ExitCode()
 	}
 	return 0

@@ -15,9 +15,9 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/our-org/crossbill/image"
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
-	"github.com/our-org/crossbill/rehearsal/road"
 )
 
 func main() {
@@ -102,7 +102,7 @@ func build(ctx context.Context, base v1.Image, folder string, env []string) (v1.
 	}
 	app := filepath.Join(folder, "app")
 	for _, args := range [][]string{{"install", "--frozen-lockfile", "--prefer-offline"}, {"build"}} {
-		cmd := exec.CommandContext(ctx, "npx", append([]string{"--yes", road.Pnpm}, args...)...)
+		cmd := exec.CommandContext(ctx, "npx", append([]string{"--yes", lifecycle.Pnpm}, args...)...)
 		cmd.Dir = app
 		cmd.Env = append(append(os.Environ(), "CI=1", "NO_COLOR=1"), env...)
 		if text, err := cmd.CombinedOutput(); err != nil {

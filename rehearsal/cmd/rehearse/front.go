@@ -5,7 +5,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 
-	"github.com/our-org/crossbill/rehearsal/road"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
 )
 
@@ -18,9 +18,9 @@ func serveFront(gateway string) error {
 	server := &http.Server{Addr: front.Target, Handler: &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: gateway})
-			r.Out.Host = road.Host
+			r.Out.Host = lifecycle.Host
 			if r.In.Header.Get("Origin") != "" {
-				r.Out.Header.Set("Origin", "http://"+road.Host)
+				r.Out.Header.Set("Origin", "http://"+lifecycle.Host)
 			}
 		},
 	}}

@@ -19,8 +19,8 @@ import (
 
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
+	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
-	"github.com/our-org/crossbill/rehearsal/road"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
 	"github.com/our-org/crossbill/rehearsal/screen"
 	"github.com/our-org/crossbill/rehearsal/setup"
@@ -155,7 +155,7 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 }
 
 func install(ctx context.Context, o *options) error {
-	cmd := exec.CommandContext(ctx, "npx", "--yes", road.Pnpm, "install", "--frozen-lockfile", "--prefer-offline")
+	cmd := exec.CommandContext(ctx, "npx", "--yes", lifecycle.Pnpm, "install", "--frozen-lockfile", "--prefer-offline")
 	cmd.Dir = filepath.Join(o.repository, "app")
 	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -198,7 +198,7 @@ func inside(ctx context.Context, o *options) error {
 		case <-ctx.Done():
 		}
 	}()
-	key, policy, err := signing.Key(o.work, road.Source)
+	key, policy, err := signing.Key(o.work, lifecycle.Source)
 	if err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	defer deploying.Close()
-	r := &road.Road{
+	r := &lifecycle.Road{
 		GitLab:     deploying,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
 		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
@@ -249,15 +249,15 @@ func currentContext(kubeconfig string) (string, error) {
 }
 
 // rehearse releases the three versions and tells what came of it.
-func rehearse(ctx context.Context, o *options, r *road.Road) error {
-	summary := &road.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
+func rehearse(ctx context.Context, o *options, r *lifecycle.Road) error {
+	summary := &lifecycle.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
 	if err := r.Check(ctx); err != nil {
 		return err
 	}
 	if !o.hold { // who looks around wants to see traffic
 		defer r.StopTraffic()
 	}
-	for _, version := range road.Versions {
+	for _, version := range lifecycle.Versions {
 		if err := r.Release(ctx, version, summary); err != nil {
 			return err
 		}
@@ -302,7 +302,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	go func() { broken <- serveFront(c.GatewayAddress) }()
 	s.Title("Everything is left running, traffic included; Ctrl-C ends it")
 	s.Line("  the app       http://%s in a browser", at["app"])
-	s.Line("  gateway       http://%s, for requests with `Host: %s`", at["gateway"], road.Host)
+	s.Line("  gateway       http://%s, for requests with `Host: %s`", at["gateway"], lifecycle.Host)
 	s.Line("  Prometheus    http://%s", at["prometheus"])
 	s.Line("  registry      http://%s/v2/_catalog", at["registry"])
 	s.Line("  Envoy         http://%s", at["envoy-admin"])

@@ -1,0 +1,116 @@
+package gitlab
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
+
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+func TestCancel(t *testing.T) {
+	withCanary := func(canary, rollback string) []gitlabtest.Job {
+		return []gitlabtest.Job{
+			{Name: "deploy_canary", Status: canary}, {Name: "rollback", Status: rollback, AllowFailure: true},
+			{Name: "rollback_after_verify", Status: "created"}, {Name: "promote_to_production", Status: "created"},
+		}
+	}
+	for name, test := range map[string]struct {
+		status string
+		jobs   []gitlabtest.Job
+		token  string
+		done   string // the text begins so
+		field  string // of the error
+		after  string // status of the pipeline
+		button string // status of job rollback
+	}{
+		"before its canary":           {status: "pending", jobs: withCanary("pending", "manual"), done: "canceled pipeline", after: "canceled", button: "manual"},
+		"while its canary starts":     {status: "running", jobs: withCanary("running", "manual"), done: "pressed rollback", after: "running", button: "pending"},
+		"while it waits for a person": {status: "manual", jobs: withCanary("success", "manual"), done: "pressed rollback", after: "running", button: "pending"},
+		"after a failure":             {status: "failed", jobs: withCanary("failed", "manual"), done: "pressed rollback", after: "running", button: "pending"},
+		"the rollback failed before":  {status: "running", jobs: withCanary("success", "failed"), done: "pressed rollback", after: "running", button: "pending"},
+		"the rollback runs":           {status: "running", jobs: withCanary("success", "running"), done: "job rollback runs already", after: "running", button: "running"},
+		"rolled back":                 {status: "failed", jobs: jobs("skipped", "success"), done: "nothing", after: "failed", button: "success"},
+		"canceled before its canary":  {status: "canceled", jobs: withCanary("created", "manual"), done: "nothing", after: "canceled", button: "manual"},
+		"in production":               {status: "success", jobs: jobs("success", "manual"), field: "--release-id", after: "success", button: "manual"},
+		"no such job":                 {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "--rollback-job", after: "running"},
+		"a token that may only read":  {status: "running", jobs: withCanary("running", "manual"), token: "glpat-read", field: "GITLAB_TOKEN", after: "running", button: "manual"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Life: []gitlabtest.Phase{{Status: test.status, Jobs: test.jobs}}})
+				c := connect(t, server, func(c *Connection) {
+					if test.token != "" {
+						c.Token = test.token
+					}
+				})
+				options := WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}
+				_, done, err := Cancel(t.Context(), c, options)
+				var input *usererr.Error
+				if errors.As(err, &input) != (test.field != "") || input != nil && input.Field != test.field || input == nil && err != nil {
+					t.Errorf("error %v, want one of %q", err, test.field)
+				}
+				if err == nil && !strings.HasPrefix(done, test.done) {
+					t.Errorf("done %q, want %q", done, test.done)
+				}
+				seen, _ := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: server.Pipelines()[0].ID, Timeout: time.Second})
+				button := ""
+				if i := slices.IndexFunc(seen.Jobs, func(j JobState) bool { return j.Name == "rollback" }); i >= 0 {
+					button = seen.Jobs[i].Status
+				}
+				if seen.Status != test.after || button != test.button {
+					t.Errorf("pipeline %s, rollback %s; want %s, %s", seen.Status, button, test.after, test.button)
+				}
+			})
+		})
+	}
+}
+
+// TestTheDoubleHasGitLabsShapes: every field that the double sends is one that GitLab's own client
+// library knows, with its type.
+func TestTheDoubleHasGitLabsShapes(t *testing.T) {
+	server := gitlabtest.New()
+	child := server.Add(gitlabtest.Pipeline{Name: "child", Ref: "main", Source: "parent_pipeline", Life: []gitlabtest.Phase{{Status: "running"}}})
+	server.Add(gitlabtest.Pipeline{Name: "release a b", Ref: "main", Source: "trigger", YamlErrors: "x", Child: child, Life: []gitlabtest.Phase{{Status: "running", Jobs: []gitlabtest.Job{{Name: "deploy_canary", Stage: "deploy_canary", Status: "manual", FinishedAt: time.Now()}}}}})
+	listener := httptest.NewServer(server)
+	defer listener.Close()
+	for _, test := range []struct {
+		method, path string
+		into         any
+	}{
+		{http.MethodGet, "pipelines", &[]*gitlab.PipelineInfo{}},
+		{http.MethodGet, "pipelines/1001", &gitlab.Pipeline{}},
+		{http.MethodGet, "pipelines/1001/jobs", &[]*gitlab.Job{}},
+		{http.MethodGet, "pipelines/1001/bridges", &[]*gitlab.Bridge{}},
+		{http.MethodPost, "jobs/100100/play", &gitlab.Job{}},
+		{http.MethodPost, "pipelines/1001/cancel", &gitlab.Pipeline{}},
+		{http.MethodGet, "", &gitlab.Project{}},
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), test.method, strings.TrimSuffix(listener.URL+"/api/v4/projects/7/"+test.path, "/"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("PRIVATE-TOKEN", server.APIToken)
+		response, err := listener.Client().Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoder := json.NewDecoder(response.Body)
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(test.into); err != nil || response.StatusCode/100 != 2 {
+			t.Errorf("%s %s: %s, %v", test.method, test.path, response.Status, err)
+		}
+		response.Body.Close()
+	}
+}

@@ -1,0 +1,53 @@
+package gitlab
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/our-org/crossbill/internal/pipelinefile"
+)
+
+// TestBothSidesCheckTheSame: what Trigger lets through is what .gitlab-ci.yml takes, and no value of
+// either can leave the quotes that the scripts put it in.
+func TestBothSidesCheckTheSame(t *testing.T) {
+	data, err := os.ReadFile("../../.gitlab-ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := pipelinefile.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := map[string]*regexp.Regexp{"app": appPattern, "image": imagePattern, "release_id": idPattern, "commit": commitPattern, "source_url": sourceURLPattern}
+	values := rapid.OneOf(
+		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(commitPattern.String()),
+		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
+	)
+	// GitLab's side names the app's own repository besides.
+	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}$`)
+	for name, pattern := range ours {
+		theirs := regexp.MustCompile(file.Inputs[name].Regex)
+		if !theirs.MatchString("") || *file.Inputs[name].Default != "" {
+			t.Errorf("input %s: the default must be empty and valid, else no other source can make a pipeline", name)
+		}
+		rapid.Check(t, func(r *rapid.T) {
+			value := values.Draw(r, "value")
+			if value == "" {
+				return
+			}
+			if pattern.MatchString(value) != theirs.MatchString(value) {
+				r.Errorf("%s: %q is valid on one side only", name, value)
+			}
+			if name == "image" && theirs.MatchString(value) && !imagePattern.MatchString(value) {
+				r.Errorf("image: %q could be released, but not triggered", value)
+			}
+			if pattern.MatchString(value) && strings.ContainsAny(value, "'\"`$\\;&|<>(){} \t\r\n\x00*?![]#") {
+				r.Errorf("%s: %q could leave its quotes", name, value)
+			}
+		})
+	}
+}

@@ -1,0 +1,503 @@
+package gitlab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// TestMain runs more schedules than rapid's default; -rapid.checks still decides.
+func TestMain(m *testing.M) {
+	if err := flag.Set("rapid.checks", "1000"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+const digest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+var toRelease = Release{
+	App: "qwik-node-app", Image: "registry.example.com/our-org/qwik-node-app@" + digest,
+	Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe", SourceURL: "https://github.com/our-org/qwik-node-app/actions/runs/1",
+}
+
+func nameOf(r Release) string { return Name(r.App, release.NewID(r.App, digest, r.Commit)) }
+
+// connect gives a client of a double, without a network.
+func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) *Client {
+	t.Helper()
+	connection := Connection{
+		URL: "https://gitlab.example.com", Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
+		HTTP: &http.Client{Transport: server.Transport()},
+	}
+	if change != nil {
+		change(&connection)
+	}
+	c, err := Connect(connection)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestTriggerThroughFaults is the table of what one sender meets: one pipeline takes effect, and each
+// POST was one that had to be.
+func TestTriggerThroughFaults(t *testing.T) {
+	unreachable := slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, 3)
+	for name, test := range map[string]struct {
+		faults, reads []gitlabtest.Fault
+		lag           time.Duration
+		posts         int
+		adopted       bool
+		atLeast       time.Duration // simulated time that the call takes
+	}{
+		"no fault":                              {posts: 1, atLeast: 10 * time.Second},
+		"late row":                              {posts: 1, lag: 8 * time.Second},
+		"answer lost after create":              {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, posts: 1, adopted: true, atLeast: 75 * time.Second},
+		"answer lost after create, late row":    {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, lag: 30 * time.Second, posts: 1, adopted: true},
+		"answer cut after create":               {faults: []gitlabtest.Fault{{Kind: gitlabtest.CutAnswer}}, posts: 1, adopted: true},
+		"connection lost before create":         {faults: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, posts: 2, atLeast: 75 * time.Second},
+		"502 before create":                     {faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 502}}, posts: 2},
+		"502 after create":                      {faults: []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 502}}, posts: 1, adopted: true},
+		"504, created 50 s later":               {faults: []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 504, Delay: 50 * time.Second}}, posts: 1, adopted: true},
+		"500 before create, three times":        {faults: slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 500}}, 3), posts: 4},
+		"429 with headers":                      {faults: []gitlabtest.Fault{{Kind: gitlabtest.Limit, Delay: 20 * time.Second}}, posts: 2, atLeast: 30 * time.Second},
+		"429 with headers that ask for an hour": {faults: []gitlabtest.Fault{{Kind: gitlabtest.Limit, Delay: time.Hour}}, posts: 2, atLeast: 60 * time.Second},
+		"429 without headers":                   {faults: []gitlabtest.Fault{{Kind: gitlabtest.Limit}, {Kind: gitlabtest.Limit}}, posts: 3},
+		"too many pipelines, as 400":            {faults: []gitlabtest.Fault{{Kind: gitlabtest.Throttle}}, posts: 2, atLeast: 60 * time.Second},
+		"answer after 40 s":                     {faults: []gitlabtest.Fault{{Kind: gitlabtest.Slow, Delay: 40 * time.Second}}, posts: 1},
+		"answer after 5 min":                    {faults: []gitlabtest.Fault{{Kind: gitlabtest.Slow, Delay: 5 * time.Minute}}, posts: 1, adopted: true},
+		"list is down for a while":              {reads: unreachable, posts: 1},
+		"list is limited":                       {reads: []gitlabtest.Fault{{Kind: gitlabtest.Limit, Delay: 15 * time.Second}}, posts: 1, atLeast: 25 * time.Second},
+		"list's connection is lost":             {reads: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, posts: 1},
+		"both are down":                         {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, reads: append([]gitlabtest.Fault{{}}, unreachable...), posts: 1, adopted: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				server.Faults, server.ReadFaults, server.Lag = test.faults, test.reads, test.lag
+				start := time.Now()
+				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := server.Effective(); !slices.Equal(got, []int64{p.ID}) {
+					t.Errorf("pipelines %v take effect, Trigger says %d", got, p.ID)
+				}
+				if server.Posts() != test.posts || p.Sends != test.posts {
+					t.Errorf("%d POSTs (says %d), want %d", server.Posts(), p.Sends, test.posts)
+				}
+				if p.Adopted != test.adopted {
+					t.Errorf("adopted: %v", p.Adopted)
+				}
+				if took := time.Since(start); took < test.atLeast || took > 6*time.Minute {
+					t.Errorf("took %s, want at least %s", took, test.atLeast)
+				}
+				if p.WebURL == "" || p.ReleaseID != release.NewID(toRelease.App, digest, toRelease.Commit) {
+					t.Errorf("pipeline %+v", p)
+				}
+				server.Wait()
+			})
+		})
+	}
+}
+
+// TestTriggerAgain is what a second call finds.
+func TestTriggerAgain(t *testing.T) {
+	for name, test := range map[string]struct {
+		status  string
+		again   bool
+		adopted bool
+	}{
+		"running":                      {status: "running", adopted: true},
+		"waiting for a person":         {status: "manual", adopted: true},
+		"running, asked for another":   {status: "running", again: true, adopted: true},
+		"failed":                       {status: "failed", adopted: true},
+		"succeeded":                    {status: "success", adopted: true},
+		"failed, asked for another":    {status: "failed", again: true},
+		"succeeded, asked for another": {status: "success", again: true},
+		"canceled":                     {status: "canceled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				for range 120 { // others' pipelines, more than a page
+					server.Add(gitlabtest.Pipeline{Name: "release other-app 0123456789ab", Ref: "main", Source: "trigger", Status: "success"})
+				}
+				old := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: test.status})
+				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Again: test.again})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.Adopted != test.adopted || (p.ID == old) != test.adopted || (server.Posts() == 0) != test.adopted {
+					t.Errorf("%+v after %d POSTs, the old one is %d", p, server.Posts(), old)
+				}
+			})
+		})
+	}
+}
+
+// TestTriggerAdoptsTheLowest: what is adopted may not be the lowest id yet, when the transaction that
+// began first commits last.
+func TestTriggerAdoptsTheLowest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		lowest := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running", Committed: time.Now().Add(5 * time.Second)})
+		other := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running"})
+		p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+		if err != nil || p.ID != lowest || !slices.Equal(p.Canceled, []int64{other}) {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestTriggerExplainsRefusals is each thing that GitLab refuses: the field to mend is named, nothing
+// was started, and nothing is sent twice.
+func TestTriggerExplainsRefusals(t *testing.T) {
+	for name, test := range map[string]struct {
+		server  func(*gitlabtest.Server)
+		client  func(*Connection)
+		options func(*Options)
+		field   string
+		posts   int
+	}{
+		"wrong trigger token":     {client: func(c *Connection) { c.TriggerToken = "wrong" }, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
+		"no trigger token":        {client: func(c *Connection) { c.TriggerToken = "" }, field: "GITLAB_TRIGGER_TOKEN"},
+		"wrong token":             {client: func(c *Connection) { c.Token = "wrong" }, field: "GITLAB_TOKEN"},
+		"wrong project":           {client: func(c *Connection) { c.Project = "infra/other" }, field: "--project"},
+		"missing ref":             {options: func(o *Options) { o.Ref = "release" }, field: "--ref", posts: 1},
+		"hostile ref":             {options: func(o *Options) { o.Ref = "main\n--x" }, field: "--ref"},
+		"variables not permitted": {server: func(s *gitlabtest.Server) { s.NoVariables = true }, options: func(o *Options) { o.Variables = true }, field: "--variables", posts: 1},
+		"not allowed to create":   {server: func(s *gitlabtest.Server) { s.Refusal = "Insufficient permissions to create a new pipeline" }, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
+		"protected branch": {server: func(s *gitlabtest.Server) {
+			s.Refusal = "You do not have sufficient permission to run a pipeline on 'main'. Please select a different branch or contact your administrator for assistance."
+		}, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
+		"filtered by rules": {server: func(s *gitlabtest.Server) {
+			s.Refusal = "Pipeline will not run for the selected trigger. The rules configuration prevented any jobs from being added to the pipeline."
+		}, field: "--ref", posts: 1},
+		"words to come":          {server: func(s *gitlabtest.Server) { s.Refusal = "the moon is full" }, field: ".gitlab-ci.yml", posts: 1},
+		"invalid file, as 422":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile}} }, field: ".gitlab-ci.yml", posts: 1},
+		"invalid file, as 201":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile201}} }, field: ".gitlab-ci.yml", posts: 1},
+		"image by tag":           {options: func(o *Options) { o.Release.Image = "registry.example.com/app:v1" }, field: "--image"},
+		"image with a command":   {options: func(o *Options) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "--image"},
+		"app with a quote":       {options: func(o *Options) { o.Release.App = "app'; id '" }, field: "--app"},
+		"commit with a newline":  {options: func(o *Options) { o.Release.Commit = "c0ffee0\nid" }, field: "--commit"},
+		"id with a space":        {options: func(o *Options) { o.Release.ID = "a b" }, field: "--release-id"},
+		"source URL with quotes": {options: func(o *Options) { o.Release.SourceURL = "https://x/'$(id)'" }, field: "--source-url"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				if test.server != nil {
+					test.server(server)
+				}
+				options := Options{Ref: "main", Release: toRelease}
+				if test.options != nil {
+					test.options(&options)
+				}
+				_, err := Trigger(t.Context(), connect(t, server, test.client), options)
+				var input *usererr.Error
+				if !errors.As(err, &input) || input.Field != test.field || input.Fix == "" {
+					t.Errorf("error %v, want one of %s", err, test.field)
+				}
+				if server.Posts() != test.posts || len(server.Effective()) != 0 {
+					t.Errorf("%d POSTs, pipelines %v", server.Posts(), server.Effective())
+				}
+				for _, secret := range []string{server.TriggerToken, server.APIToken} {
+					if err != nil && strings.Contains(err.Error(), secret) {
+						t.Error("the error holds a token")
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestTriggerGivesUpHonestly: when the outcome stays unknown the error says so, whatever ended the
+// call, and the same call later adopts.
+func TestTriggerGivesUpHonestly(t *testing.T) {
+	for name, test := range map[string]struct {
+		faults []gitlabtest.Fault
+		reads  []gitlabtest.Fault
+		revoke bool
+		limit  time.Duration
+	}{
+		"every POST is lost":                        {faults: slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Drop}}, 9)},
+		"the list stays down after a lost POST":     {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, reads: append([]gitlabtest.Fault{{}}, slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse}}, 6)...)},
+		"the token is revoked after a lost POST":    {faults: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, revoke: true},
+		"the caller gives up while the POST is out": {faults: []gitlabtest.Fault{{Kind: gitlabtest.Slow, Delay: 50 * time.Second}}, limit: 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				server.Faults, server.ReadFaults = test.faults, test.reads
+				ctx := t.Context()
+				if test.limit > 0 {
+					limited, cancel := context.WithTimeout(ctx, test.limit)
+					defer cancel()
+					ctx = limited
+				}
+				c := connect(t, server, func(c *Connection) {
+					c.Log = func(line string) {
+						if test.revoke && strings.Contains(line, "no clear answer") {
+							server.TriggerToken = "another"
+						}
+					}
+				})
+				_, err := Trigger(ctx, c, Options{Ref: "main", Release: toRelease})
+				var unknown *UnknownError
+				if !errors.As(err, &unknown) {
+					t.Fatalf("error %v", err)
+				}
+				if posts := server.Posts(); posts > 4 {
+					t.Errorf("%d POSTs", posts)
+				}
+				server.Wait()
+				server.Faults, server.ReadFaults, server.TriggerToken = nil, nil, "glptt-trigger"
+				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+				if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) {
+					t.Errorf("run again: %+v, %v; pipelines %v", p, err, server.Effective())
+				}
+			})
+		})
+	}
+}
+
+// TestTriggerWithoutRightToCancel: with a token of scope read_api a duplicate is named, not hidden.
+func TestTriggerWithoutRightToCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		first := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: "running"})
+		second := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "web", Status: "running"})
+		p, err := Trigger(t.Context(), connect(t, server, func(c *Connection) { c.Token = server.ReadToken }), Options{Ref: "main", Release: toRelease})
+		var duplicate *DuplicateError
+		if !errors.As(err, &duplicate) || p.ID != first || !slices.Equal(duplicate.Left, []int64{second}) {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestTriggerOfALateCommit is the window that this package leaves open, and how it closes later: a
+// POST that GitLab carries out after the window makes a second pipeline, which the next look cancels.
+func TestTriggerOfALateCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.Faults = []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 504, Delay: 10 * time.Minute}}
+		c := connect(t, server, nil)
+		if _, err := Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if got := server.Effective(); len(got) != 2 {
+			t.Fatalf("pipelines %v: the double did not do what this test is about", got)
+		}
+		progress, err := Watch(t.Context(), c, WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App, Timeout: time.Second})
+		var deadline *DeadlineError
+		if !errors.As(err, &deadline) {
+			t.Fatal(err)
+		}
+		if got := server.Effective(); !slices.Equal(got, []int64{progress.PipelineID}) {
+			t.Errorf("pipelines %v after a watch of %d", got, progress.PipelineID)
+		}
+	})
+}
+
+// TestTriggerRequest is what goes over the wire.
+func TestTriggerRequest(t *testing.T) {
+	for _, variables := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			server := gitlabtest.New()
+			if _, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Variables: variables, Again: true}); err != nil {
+				t.Fatal(err)
+			}
+			var body map[string]any
+			if err := json.Unmarshal([]byte(server.Bodies()[0]), &body); err != nil {
+				t.Fatal(err)
+			}
+			key, image, again := "inputs", "image", "again"
+			if variables {
+				key, image, again = "variables", "CROSSBILL_IMAGE", "CROSSBILL_AGAIN"
+			}
+			values, _ := body[key].(map[string]any)
+			if len(body) != 3 || len(values) != 6 || values[image] != toRelease.Image || values[again] != "yes" || body["token"] != server.TriggerToken || body["ref"] != "main" {
+				t.Errorf("body %v", body)
+			}
+		})
+	}
+}
+
+// steppingClock moves when it is slept on.
+type steppingClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *steppingClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *steppingClock) Sleep(ctx context.Context, d time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+	return ctx.Err()
+}
+
+// TestTriggerOverTCP is the same over real connections, which end as real ones do.
+func TestTriggerOverTCP(t *testing.T) {
+	for kind, posts := range map[gitlabtest.Kind]int{
+		gitlabtest.None: 1, gitlabtest.Drop: 2, gitlabtest.DropAfter: 1, gitlabtest.CutAnswer: 1,
+		gitlabtest.Refuse: 2, gitlabtest.RefuseAfter: 1, gitlabtest.Limit: 2,
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			clock := &steppingClock{now: time.Now()}
+			server := gitlabtest.New()
+			server.Now, server.Lag = clock.Now, 5*time.Second
+			server.Faults = []gitlabtest.Fault{{Kind: kind}}
+			listener := httptest.NewServer(server)
+			defer listener.Close()
+			c := connect(t, server, func(c *Connection) { c.URL, c.HTTP, c.Clock = listener.URL, listener.Client(), clock })
+			p, err := Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease})
+			if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) || server.Posts() != posts {
+				t.Errorf("%+v, %v; pipelines %v after %d POSTs", p, err, server.Effective(), server.Posts())
+			}
+		})
+	}
+}
+
+// TestTriggerUnreachable: a connection that was never made started nothing, and the error says that.
+func TestTriggerUnreachable(t *testing.T) {
+	listener := httptest.NewServer(http.NotFoundHandler())
+	listener.Close()
+	clock := &steppingClock{now: time.Now()}
+	c, err := Connect(Connection{URL: listener.URL, Project: "infra/deploy", TriggerToken: "t", Token: "t", Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease})
+	var unknown *UnknownError
+	if err == nil || errors.As(err, &unknown) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// schedule is one history that GitLab and the network could give several senders.
+type schedule struct {
+	Senders       int
+	Starts        []time.Duration
+	Faults, Reads []gitlabtest.Fault
+	Lag           time.Duration
+}
+
+// schedules draws faults that a sender must survive: fewer lost POSTs than it may send, rows and
+// commits within the windows that it looks for.
+func schedules() *rapid.Generator[schedule] {
+	fault := rapid.Custom(func(t *rapid.T) gitlabtest.Fault {
+		f := gitlabtest.Fault{
+			Kind: rapid.SampledFrom([]gitlabtest.Kind{
+				gitlabtest.None, gitlabtest.Refuse, gitlabtest.RefuseAfter, gitlabtest.Drop, gitlabtest.DropAfter,
+				gitlabtest.CutAnswer, gitlabtest.Limit, gitlabtest.Throttle, gitlabtest.Slow,
+			}).Draw(t, "kind"),
+			Status: rapid.SampledFrom([]int{500, 502, 503, 504}).Draw(t, "status"),
+		}
+		f.Delay = time.Duration(rapid.IntRange(0, 60).Draw(t, "delay")) * time.Second
+		if f.Kind == gitlabtest.Slow {
+			f.Delay *= 3 // also longer than a request may take
+		}
+		return f
+	})
+	read := rapid.Custom(func(t *rapid.T) gitlabtest.Fault {
+		return gitlabtest.Fault{
+			Kind:  rapid.SampledFrom([]gitlabtest.Kind{gitlabtest.None, gitlabtest.None, gitlabtest.Refuse, gitlabtest.Drop, gitlabtest.Limit}).Draw(t, "kind"),
+			Delay: time.Duration(rapid.IntRange(0, 20).Draw(t, "delay")) * time.Second,
+		}
+	})
+	return rapid.Custom(func(t *rapid.T) schedule {
+		s := schedule{Senders: rapid.IntRange(1, 4).Draw(t, "senders")}
+		for range s.Senders {
+			s.Starts = append(s.Starts, time.Duration(rapid.IntRange(0, 12).Draw(t, "start"))*time.Second)
+		}
+		s.Faults = rapid.SliceOfN(fault, 0, 3).Draw(t, "faults")
+		s.Reads = rapid.SliceOfN(read, 0, 5).Draw(t, "reads")
+		s.Lag = time.Duration(rapid.IntRange(0, 9).Draw(t, "lag")) * time.Second
+		return s
+	})
+}
+
+// run lets the senders of a schedule loose, and then one more. It gives what they returned.
+func (s schedule) run(t *testing.T, server *gitlabtest.Server) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
+	results, errs = make([]Pipeline, s.Senders), make([]error, s.Senders)
+	synctest.Test(t, func(t *testing.T) {
+		server.Faults, server.ReadFaults, server.Lag = s.Faults, s.Reads, s.Lag
+		var senders sync.WaitGroup
+		for i := range s.Senders {
+			senders.Go(func() {
+				time.Sleep(s.Starts[i])
+				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+			})
+		}
+		senders.Wait()
+		server.Wait()
+		last, lastErr = Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+	})
+	return results, errs, last, lastErr
+}
+
+// TestAnyScheduleHasOneEffect: whatever happens to whichever sender, one pipeline takes effect, and a
+// later call names it without sending.
+func TestAnyScheduleHasOneEffect(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		s := schedules().Draw(r, "schedule")
+		server := gitlabtest.New()
+		results, errs, last, lastErr := s.run(t, server)
+		posts := 0
+		for i, err := range errs {
+			if err != nil {
+				r.Errorf("sender %d: %v", i, err)
+			}
+			posts += results[i].Sends
+		}
+		effective := server.Effective()
+		if lastErr != nil || last.Sends != 0 || !last.Adopted || !slices.Equal(effective, []int64{last.ID}) {
+			r.Errorf("pipelines %v take effect of %d; a later call says %+v, %v", effective, len(server.Pipelines()), last, lastErr)
+		}
+		if posts != server.Posts() || posts > s.Senders+len(s.Faults) {
+			r.Errorf("%d POSTs, senders say %d", server.Posts(), posts)
+		}
+		// A sender that was answered before another's pipeline of a lower id was committed may name one
+		// that was canceled since; without such late commits all name the same.
+		late := slices.ContainsFunc(s.Faults, func(f gitlabtest.Fault) bool {
+			return f.Delay > 0 && (f.Kind == gitlabtest.RefuseAfter || f.Kind == gitlabtest.DropAfter)
+		})
+		for i, p := range results {
+			if !late && p.ID != last.ID {
+				r.Errorf("sender %d names pipeline %d, %d takes effect", i, p.ID, last.ID)
+			}
+		}
+	})
+}
+
+func ExampleName() {
+	fmt.Println(Name("qwik-node-app", "0123456789ab"))
+	// Output: release qwik-node-app 0123456789ab
+}

@@ -1,0 +1,184 @@
+package gitlab
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+func jobs(promote, rollback string) []gitlabtest.Job {
+	found := []gitlabtest.Job{
+		{Name: "deploy_canary", Stage: "deploy_canary", Status: "success"},
+		{Name: "verify_canary", Stage: "verify_canary", Status: "success"},
+		{Name: "rollback", Stage: "cleanup", Status: rollback, AllowFailure: true},
+	}
+	if promote != "" {
+		found = append(found, gitlabtest.Job{Name: "promote_to_production", Stage: "promote_to_production", Status: promote})
+	}
+	return found
+}
+
+// finished gives jobs a time at which each ended.
+func finished(list []gitlabtest.Job, at map[string]time.Time) []gitlabtest.Job {
+	for i := range list {
+		list[i].FinishedAt = at[list[i].Name]
+	}
+	return list
+}
+
+// TestWatchEnds is what each end of a pipeline means for its release.
+func TestWatchEnds(t *testing.T) {
+	early, late := time.Now(), time.Now().Add(time.Hour)
+	for name, test := range map[string]struct {
+		status string
+		jobs   []gitlabtest.Job
+		want   State
+	}{
+		"waiting for a person":                      {"manual", jobs("manual", "manual"), Waiting},
+		"promoted":                                  {"success", jobs("success", "manual"), Promoted},
+		"green, but nobody pressed":                 {"success", jobs("manual", "manual"), Waiting},
+		"green, promotion skipped":                  {"success", jobs("skipped", "manual"), Failed},
+		"green, no job promotes":                    {"success", jobs("", "manual"), Failed},
+		"failed":                                    {"failed", jobs("failed", "manual"), Failed},
+		"failed and rolled back":                    {"failed", jobs("skipped", "success"), RolledBack},
+		"failed, and the rollback too":              {"failed", jobs("skipped", "failed"), Failed},
+		"waiting, but a rollback failed":            {"manual", jobs("manual", "failed"), Failed},
+		"promoted, cleanup failed":                  {"failed", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
+		"promoted, cleanup canceled":                {"canceled", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "canceled"}), Unfinished},
+		"promoted, then rolled back":                {"success", finished(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
+		"promoted, then a rollback that failed":     {"success", finished(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
+		"rolled back, then begun anew and promoted": {"success", finished(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
+		"canceled":                                  {"canceled", jobs("canceled", "manual"), Canceled},
+		"skipped":                                   {"skipped", jobs("skipped", "manual"), Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{
+					{Status: "created"},
+					{After: time.Minute, Status: "running", Jobs: jobs("created", "manual")},
+					{After: 90 * time.Second, Status: "waiting_for_resource", Jobs: jobs("created", "manual")},
+					{After: 95 * time.Second, Status: "a word to come", Jobs: jobs("created", "manual")},
+					{After: 2 * time.Minute, Status: test.status, Jobs: test.jobs},
+				}})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: id})
+				if err != nil || p.State != test.want || p.Reason == "" || p.PipelineID != id {
+					t.Errorf("%+v, %v; want %s", p, err, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestWatchIsBounded: a pipeline that never ends is watched for a bounded time, and further later.
+func TestWatchIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.ReadFaults = []gitlabtest.Fault{{}, {Kind: gitlabtest.Refuse}, {Kind: gitlabtest.Drop}, {Kind: gitlabtest.Limit, Delay: time.Hour}}
+		server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running"}, {After: 20 * time.Minute, Status: "manual", Jobs: jobs("manual", "manual")}}})
+		c := connect(t, server, nil)
+		id := release.NewID(toRelease.App, digest, toRelease.Commit)
+		start := time.Now()
+		_, err := Watch(t.Context(), c, WatchOptions{ReleaseID: id, Timeout: 10 * time.Minute})
+		var deadline *DeadlineError
+		if took := time.Since(start); !errors.As(err, &deadline) || took > 10*time.Minute || took < 9*time.Minute {
+			t.Fatalf("%v after %s", err, took)
+		}
+		p, err := Watch(t.Context(), c, WatchOptions{ReleaseID: id, App: toRelease.App, Timeout: 20 * time.Minute})
+		if err != nil || p.State != Waiting {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestWatchChildPipeline: the promote job may be in a child pipeline.
+func TestWatchChildPipeline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		many := slices.Repeat([]gitlabtest.Job{{Name: "check", Status: "success"}}, 150) // more than a page
+		child := server.Add(gitlabtest.Pipeline{Source: "parent_pipeline", Life: []gitlabtest.Phase{{Status: "success", Jobs: append(jobs("success", "manual"), many...)}}})
+		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Child: child, Life: []gitlabtest.Phase{{Status: "success"}}})
+		p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: id})
+		if err != nil || p.State != Promoted || len(p.Jobs) != 154 {
+			t.Errorf("%s with %d jobs, %v", p.State, len(p.Jobs), err)
+		}
+	})
+}
+
+// TestWatchFindsTheRelease is which of several pipelines of one name is the release's.
+func TestWatchFindsTheRelease(t *testing.T) {
+	for name, test := range map[string]struct {
+		statuses []string
+		want     int
+	}{
+		"the only one":                   {[]string{"manual"}, 0},
+		"not the canceled":               {[]string{"canceled", "manual"}, 1},
+		"the first of two that run":      {[]string{"manual", "manual"}, 0},
+		"the newest attempt":             {[]string{"failed", "manual"}, 1},
+		"the newest of ended attempts":   {[]string{"failed", "success"}, 1},
+		"a canceled one, when it is all": {[]string{"canceled"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				var ids []int64
+				for _, status := range test.statuses {
+					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("success", "manual")}}}))
+				}
+				server.Add(gitlabtest.Pipeline{Name: "release other-app 0123456789ab", Status: "manual"})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit)})
+				if err != nil || p.PipelineID != ids[test.want] {
+					t.Errorf("%+v, %v; of %v", p, err, ids)
+				}
+			})
+		})
+	}
+}
+
+func TestWatchRefusesBadInput(t *testing.T) {
+	for name, test := range map[string]struct {
+		options WatchOptions
+		field   string
+	}{
+		"nothing":         {WatchOptions{}, "--pipeline"},
+		"both":            {WatchOptions{PipelineID: 1, ReleaseID: "abc"}, "--pipeline"},
+		"hostile id":      {WatchOptions{ReleaseID: "a b"}, "--release-id"},
+		"hostile app":     {WatchOptions{ReleaseID: "abc", App: "../x"}, "--app"},
+		"unknown release": {WatchOptions{ReleaseID: "abc"}, "--release-id"},
+		"unknown id":      {WatchOptions{PipelineID: 5}, "--project"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Watch(t.Context(), connect(t, gitlabtest.New(), nil), test.options)
+			var input *usererr.Error
+			if !errors.As(err, &input) || input.Field != test.field {
+				t.Errorf("%v, want one of %s", err, test.field)
+			}
+		})
+	}
+}
+
+func TestConnectRefusesBadInput(t *testing.T) {
+	good := Connection{URL: "https://gitlab.example.com", Project: "infra/deploy", Token: "t"}
+	if _, err := Connect(good); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Connection){
+		"--gitlab-url": func(c *Connection) { c.URL = "http://gitlab.example.com" },
+		"--project":    func(c *Connection) { c.Project = "a b" },
+		"GITLAB_TOKEN": func(c *Connection) { c.Token = "" },
+	} {
+		bad := good
+		change(&bad)
+		_, err := Connect(bad)
+		var input *usererr.Error
+		if !errors.As(err, &input) || input.Field != name {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

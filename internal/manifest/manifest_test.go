@@ -1,0 +1,192 @@
+package manifest
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+const image = "registry.example.com/our-org/qwik-node-app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+// copyWith copies the repository's manifests and replaces text in one of them.
+func copyWith(t *testing.T, file, old, new string) string {
+	t.Helper()
+	dir := t.TempDir()
+	paths, err := filepath.Glob("../../k8s/*.yaml")
+	if err != nil || len(paths) < 5 {
+		t.Fatal(paths, err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.Base(path) == file {
+			if !strings.Contains(string(text), old) {
+				t.Fatalf("%s does not contain %q", file, old)
+			}
+			text = []byte(strings.ReplaceAll(string(text), old, new))
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestTheRepositorysManifestsFitTogether(t *testing.T) {
+	set, err := Load("../../k8s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set.App != "qwik-node-app" || set.Name(release.Canary) != "qwik-node-app-canary" {
+		t.Errorf("app %q, canary %q", set.App, set.Name(release.Canary))
+	}
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		d, err := set.Track(track, "demo", image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, value := range map[string]string{
+			"selector": d.Spec.Selector.MatchLabels[TrackLabel], "pods": d.Spec.Template.Labels[TrackLabel], "labels": d.Labels[TrackLabel],
+		} {
+			if value != string(track) {
+				t.Errorf("%s of the %s has version %q", what, track, value)
+			}
+		}
+		if got := set.Image(d); got != image {
+			t.Errorf("image of the %s is %q", track, got)
+		}
+		if d.Spec.Replicas != nil {
+			t.Errorf("the %s names its replicas", track)
+		}
+	}
+	if set.Deployment.Name != "qwik-node-app-primary" {
+		t.Error("making a track changed the set")
+	}
+}
+
+func TestTheTemplateHashTellsTemplatesApart(t *testing.T) {
+	hash := func(dir string) string {
+		set, err := Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := set.TemplateHash()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	if hash("../../k8s") != hash(copyWith(t, "deployment.yaml", "image: registry.example.com/our-org/qwik-node-app", "image: other")) {
+		t.Error("it depends on the image")
+	}
+	if hash("../../k8s") == hash(copyWith(t, "deployment.yaml", `value: "5000"`, `value: "6000"`)) {
+		t.Error("it does not depend on the environment")
+	}
+}
+
+func TestBadManifestsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct{ file, old, new, want string }{
+		"not YAML":                    {"service.yaml", "kind: Service", "kind: [", "service.yaml"},
+		"unknown field":               {"deployment.yaml", "replicas: 2", "replica: 2", "replica"},
+		"unknown Istio field":         {"virtual-service.yaml", "weight: 100", "wieght: 100", "wieght"},
+		"no canary subset":            {"destination-rule.yaml", "- name: canary", "- name: other", "no subset canary"},
+		"subset with moved labels":    {"destination-rule.yaml", "version: canary", "version: v2", "no subset canary"},
+		"route without canary":        {"virtual-service.yaml", "subset: canary", "subset: other", "names both subsets"},
+		"route not at rest":           {"virtual-service.yaml", "weight: 100", "weight: 90", "weights 90/0"},
+		"rule for another host":       {"destination-rule.yaml", "host: qwik-node-app-service", "host: other", "is not the Service"},
+		"service over one track":      {"service.yaml", "selector:\n    app: qwik-node-app", "selector:\n    app: qwik-node-app\n    version: primary", "names a track"},
+		"service over other pods":     {"service.yaml", "selector:\n    app: qwik-node-app", "selector:\n    app: other", "does not match"},
+		"selector without track":      {"deployment.yaml", "matchLabels:\n      app: qwik-node-app\n      version: primary", "matchLabels:\n      app: qwik-node-app", "lack version: primary"},
+		"deployment with odd name":    {"deployment.yaml", "name: qwik-node-app-primary", "name: qwik-node-app", "does not end with -primary"},
+		"missing kind":                {"service.yaml", "kind: Service", "kind: ServiceAccount", "Service in"},
+		"two of a kind":               {"gateway.yaml", "apiVersion: networking.istio.io/v1\nkind: Gateway", "apiVersion: v1\nkind: Service\nmetadata: {name: two}\n---\napiVersion: networking.istio.io/v1\nkind: Gateway", "second"},
+		"document without a kind":     {"gateway.yaml", "kind: Gateway", "", "no kind"},
+		"weight that is not a number": {"virtual-service.yaml", "weight: 100", "weight: ninety", "ninety"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Load(copyWith(t, c.file, c.old, c.new))
+			var input *usererr.Error
+			if !errors.As(err, &input) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an InputError with %q", err, c.want)
+			}
+		})
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "nope")); !errors.As(err, new(*usererr.Error)) {
+		t.Errorf("a folder that is not there: %v", err)
+	}
+	if _, err := Load(t.TempDir()); !errors.As(err, new(*usererr.Error)) {
+		t.Errorf("an empty folder: %v", err)
+	}
+}
+
+func TestForeignRoutesAreNotOurs(t *testing.T) {
+	set, err := Load(copyWith(t, "virtual-service.yaml", "  http:\n", `  http:
+    - name: theirs
+      match: [{uri: {prefix: /theirs}}]
+      route: [{destination: {host: other}}]
+    - name: theirs-on-primary
+      match: [{uri: {prefix: /admin}}]
+      route: [{destination: {host: qwik-node-app-service, subset: primary}}]
+    - name: theirs-mixed
+      match: [{uri: {prefix: /mixed}}]
+      route:
+        - {destination: {host: qwik-node-app-service, subset: primary}, weight: 50}
+        - {destination: {host: qwik-node-app-service, subset: canary}, weight: 25}
+        - {destination: {host: other}, weight: 25}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes := set.Routes(set.VirtualService)
+	if len(routes) != 1 || routes[0] != (Route{HTTP: 3, Primary: 0, Canary: 1}) {
+		t.Errorf("routes %v, want only the fourth", routes)
+	}
+}
+
+func TestIsHost(t *testing.T) {
+	set, err := Load("../../k8s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		host, namespace string
+		want            bool
+	}{
+		{"qwik-node-app-service", "demo", true},
+		{"qwik-node-app-service.demo", "demo", true},
+		{"qwik-node-app-service.demo.svc", "demo", true},
+		{"qwik-node-app-service.demo.svc.cluster.local", "demo", true},
+		{"qwik-node-app-service.demo.svc.cluster.local", "", true},
+		{"qwik-node-app-service.other.svc.cluster.local", "demo", false},
+		{"qwik-node-app-service.example.com", "demo", false},
+		{"qwik-node-app-service-2", "demo", false},
+		{"", "demo", false},
+	} {
+		if got := set.IsHost(c.host, c.namespace); got != c.want {
+			t.Errorf("IsHost(%q, %q) = %v", c.host, c.namespace, got)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	for _, name := range []string{"service.yaml", "deployment.yaml", "virtual-service.yaml"} {
+		text, err := os.ReadFile(filepath.Join("../../k8s", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		set := &Set{}
+		if err := set.read("fuzz.yaml", text); err == nil {
+			_ = set.check("fuzz")
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package provenance
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	cdx "github.com/CycloneDX/cyclonedx-go"
+	"github.com/our-org/crossbill/internal/usererr"
+	"sigs.k8s.io/yaml"
+)
+
+// SBOMMediaType is CycloneDX's, as JSON (https://cyclonedx.org/specification/overview/).
+const SBOMMediaType = "application/vnd.cyclonedx+json"
+
+// Bundles are the bundler's own lists of what is in dist and in server, below the app's folder.
+var Bundles = []string{"sbom/dist.cdx.json", "sbom/server.cdx.json"}
+
+// SBOM is what is inside an image: each package of the bundles, as the bundler saw it, with the hash that the
+// lockfile has of it, and the base image. The same build gives the same bytes.
+func SBOM(appDir, repository, digest, base string) ([]byte, error) {
+	hashes, err := integrity(filepath.Join(appDir, "pnpm-lock.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	packages := map[string]cdx.Component{}
+	for _, file := range Bundles {
+		listed, err := bundled(filepath.Join(appDir, file))
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range listed {
+			key := c.Name + "@" + c.Version
+			if c.Group != "" {
+				key = c.Group + "/" + key
+			}
+			hash, ok := hashes[key]
+			if !ok {
+				return nil, &usererr.Error{Field: file, Problem: key + " is in the bundle, and not in pnpm-lock.yaml", Fix: "install from the lockfile, and build again"}
+			}
+			packages[key] = cdx.Component{
+				Type: cdx.ComponentTypeLibrary, BOMRef: "pkg:npm/" + strings.Replace(key, "@", "%40", strings.Count(key, "@")-1),
+				Group: c.Group, Name: c.Name, Version: c.Version, Licenses: c.Licenses, Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA512, Value: hash}},
+			}
+		}
+	}
+	bom := cdx.NewBOM()
+	image := purl(repository, digest)
+	bom.Metadata = &cdx.Metadata{Component: &cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: image, Name: repository, Version: digest, PackageURL: image}}
+	components := []cdx.Component{}
+	for _, c := range packages {
+		c.PackageURL = c.BOMRef
+		components = append(components, c)
+	}
+	if at, of, ok := strings.Cut(base, "@"); ok {
+		components = append(components, cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: purl(at, of), PackageURL: purl(at, of), Name: at, Version: of})
+	}
+	slices.SortFunc(components, func(a, b cdx.Component) int { return strings.Compare(a.BOMRef, b.BOMRef) })
+	bom.Components = &components
+	refs := []string{}
+	for _, c := range components {
+		refs = append(refs, c.BOMRef)
+	}
+	bom.Dependencies = &[]cdx.Dependency{{Ref: image, Dependencies: &refs}}
+	var text bytes.Buffer
+	encoder := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON)
+	if err := encoder.EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
+		return nil, fmt.Errorf("SBOM: %w", err)
+	}
+	return text.Bytes(), nil
+}
+
+// purl is an image's package URL (https://github.com/package-url/purl-spec).
+func purl(repository, digest string) string {
+	base := repository[strings.LastIndex(repository, "/")+1:]
+	base, _, _ = strings.Cut(base, ":") // a tag
+	return fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s", base, strings.Replace(digest, ":", "%3A", 1), repository)
+}
+
+// bundled reads one of the bundler's lists.
+func bundled(file string) ([]cdx.Component, error) {
+	text, err := os.Open(file)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--app-dir", Problem: err.Error(), Fix: "build the app first: `pnpm build` in that folder"}
+	}
+	defer text.Close()
+	var bom cdx.BOM
+	if err := cdx.NewBOMDecoder(text, cdx.BOMFileFormatJSON).Decode(&bom); err != nil {
+		return nil, &usererr.Error{Field: file, Problem: err.Error(), Fix: "build the app again"}
+	}
+	if bom.Components == nil || len(*bom.Components) == 0 {
+		return nil, &usererr.Error{Field: file, Problem: "it lists nothing", Fix: "build the app again"}
+	}
+	return *bom.Components, nil
+}
+
+// integrity reads from pnpm's lockfile the SHA-512 of each package, as hex, by name@version.
+func integrity(file string) (map[string]string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--app-dir", Problem: err.Error(), Fix: "give the folder with the app's lockfile"}
+	}
+	var lock struct {
+		Packages map[string]struct {
+			Resolution struct {
+				Integrity string `json:"integrity"`
+			} `json:"resolution"`
+		} `json:"packages"`
+	}
+	if err := yaml.Unmarshal(text, &lock); err != nil {
+		return nil, &usererr.Error{Field: file, Problem: err.Error()}
+	}
+	hashes := map[string]string{}
+	for key, p := range lock.Packages {
+		encoded, ok := strings.CutPrefix(p.Resolution.Integrity, "sha512-")
+		if !ok {
+			continue // of another kind, or from elsewhere: an error only when it is in the bundle
+		}
+		raw, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			return nil, &usererr.Error{Field: file, Problem: fmt.Sprintf("%s: %v", key, err)}
+		}
+		hashes[key] = hex.EncodeToString(raw)
+	}
+	if len(hashes) == 0 {
+		return nil, &usererr.Error{Field: file, Problem: "it has no packages"}
+	}
+	return hashes, nil
+}

@@ -1,0 +1,272 @@
+package release
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// historyLength is how many finished releases a ledger keeps.
+const historyLength = 20
+
+// LedgerVersion is the version of the ledger's format.
+const LedgerVersion = 1
+
+// Ledger is what is known of an app's releases: the one in flight and the last outcomes. It lives in
+// the cluster, so that any job on any machine can go on from it. Epoch is the number of the newest
+// lock that wrote it; a writer with an older one has lost its lock.
+type Ledger struct {
+	Version int        `json:"version"`
+	App     string     `json:"app"`
+	Epoch   int64      `json:"epoch"`
+	Open    bool       `json:"open,omitempty"`    // that lock has not ended in order: its job may still write
+	Release *Release   `json:"release,omitempty"` // in flight
+	History []Finished `json:"history,omitempty"` // newest first
+}
+
+// Finished is a release that has ended.
+type Finished struct {
+	Release
+	Outcome    Outcome   `json:"outcome"`
+	FinishedAt time.Time `json:"finishedAt"`
+	FinishedBy string    `json:"finishedBy"`
+}
+
+// InFlightError says that another release of the app is under way.
+type InFlightError struct{ Release Release }
+
+func (e *InFlightError) Error() string {
+	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or end it with rollback",
+		e.Release.ID, e.Release.Digest(), e.Release.Stage, e.Release.Steps[len(e.Release.Steps)-1].At.Format(time.RFC3339), e.Release.StartedBy)
+}
+
+// ErrNoRelease says that no release is in flight.
+var ErrNoRelease = errors.New("no release is in flight")
+
+// ParseLedger reads a ledger. An empty text is an app's first ledger.
+func ParseLedger(app, text string) (*Ledger, error) {
+	if text == "" {
+		return &Ledger{Version: LedgerVersion, App: app}, nil
+	}
+	var l Ledger
+	if err := json.Unmarshal([]byte(text), &l); err != nil {
+		return nil, fmt.Errorf("ledger of %s is not readable: %w", app, err)
+	}
+	if l.Version != LedgerVersion {
+		return nil, fmt.Errorf("ledger of %s has version %d, this crossbill knows version %d: use the crossbill that wrote it", app, l.Version, LedgerVersion)
+	}
+	if l.App != app {
+		return nil, fmt.Errorf("ledger is of app %s, not of %s", l.App, app)
+	}
+	if l.Release != nil && len(l.Release.Steps) == 0 {
+		return nil, fmt.Errorf("ledger of %s: release %s has no steps", app, l.Release.ID)
+	}
+	return &l, nil
+}
+
+// String is the ledger as it is kept.
+func (l *Ledger) String() string {
+	text, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		panic(err) // plain data: cannot fail
+	}
+	return string(text)
+}
+
+// Begin puts a release in flight, or goes on with the same one. started says which.
+func (l *Ledger) Begin(r Release, by string, now time.Time) (started bool, err error) {
+	if l.Release != nil {
+		if l.Release.ID != r.ID || l.Release.Image != r.Image {
+			return false, &InFlightError{*l.Release}
+		}
+		if l.Release.Template != r.Template {
+			return false, &usererr.Error{
+				Field:   "--manifests",
+				Problem: fmt.Sprintf("the pod template is not the one that release %s began with", r.ID),
+				Fix:     "use the manifests of that commit, or roll the release back and begin a new one",
+			}
+		}
+		return false, nil
+	}
+	r.Stage, r.StartedAt, r.StartedBy = StageStarted, now, by
+	r.Steps = []Step{{Stage: StageStarted, At: now, By: by}}
+	l.Release = &r
+	return true, nil
+}
+
+// Reach notes that the release in flight has reached a stage. Reaching the present stage again
+// changes nothing.
+func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
+	r := l.Release
+	if r == nil {
+		return ErrNoRelease
+	}
+	if r.Stage == stage {
+		return nil
+	}
+	if !allowed(r.Stage, stage) {
+		return fmt.Errorf("release %s cannot go from stage %s to %s", r.ID, r.Stage, stage)
+	}
+	if stage == StagePromoting {
+		if err := l.Promotable(); err != nil {
+			return err
+		}
+	}
+	r.Stage = stage
+	step := Step{Stage: stage, At: now, By: by}
+	if stage == StageCanary {
+		step.Weight = r.Weight
+	}
+	r.Steps = append(r.Steps, step)
+	return nil
+}
+
+// allowed says which stage may follow which. Verifying again, after an inconclusive verdict or to be
+// sure, is allowed until promotion begins. Nothing but the end follows rolling back.
+func allowed(from, to Stage) bool {
+	switch to {
+	case StageCanary:
+		return from == StageStarted
+	case StageVerified:
+		return from == StageCanary
+	case StagePromoting:
+		return from == StageVerified
+	case StagePromoted:
+		return from == StagePromoting
+	case StageRollingBack:
+		return true
+	default:
+		return false
+	}
+}
+
+// Judge puts a verdict on the release in flight.
+func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
+	r := l.Release
+	if r == nil {
+		return ErrNoRelease
+	}
+	if r.Stage != StageCanary && r.Stage != StageVerified {
+		return fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)
+	}
+	if v.Digest != r.Digest() {
+		return fmt.Errorf("the verdict is on %s, release %s is %s", v.Digest, r.ID, r.Digest())
+	}
+	if err := l.Reach(StageVerified, by, now); err != nil {
+		return err
+	}
+	r.superseded()
+	r.Verdict = &v
+	return nil
+}
+
+// judgedLength is how many verdicts a release keeps beside its last one.
+const judgedLength = 10
+
+// superseded puts the release's verdict, if it has one, among those that were.
+func (r *Release) superseded() {
+	if r.Verdict == nil {
+		return
+	}
+	was := *r.WithoutEvidence().Verdict
+	r.Judged = append(r.Judged[max(0, len(r.Judged)-judgedLength+1):], was)
+	r.Verdict = nil
+}
+
+// Shift gives the canary of the release in flight another share, in percent. What was judged at the old
+// one is judged no more.
+func (l *Ledger) Shift(weight int, by string, now time.Time) error {
+	r := l.Release
+	if r == nil {
+		return ErrNoRelease
+	}
+	if r.Stage != StageCanary && r.Stage != StageVerified {
+		return fmt.Errorf("release %s is at stage %s: only a canary with traffic gets another share", r.ID, r.Stage)
+	}
+	if r.Stage == StageVerified || r.Weight != weight {
+		r.Steps = append(r.Steps, Step{Stage: StageCanary, At: now, By: by, Weight: weight})
+	}
+	r.superseded()
+	r.Weight, r.Stage = weight, StageCanary
+	return nil
+}
+
+// Promotable says whether the release in flight may go to primary: its very digest was judged
+// healthy in this release (invariant 3).
+func (l *Ledger) Promotable() error {
+	r := l.Release
+	switch {
+	case r == nil:
+		return ErrNoRelease
+	case r.Stage == StageRollingBack:
+		return fmt.Errorf("release %s is rolling back (%s): finish with rollback", r.ID, r.Reason)
+	case r.Verdict == nil:
+		return fmt.Errorf("release %s has no verdict: run verify first", r.ID)
+	case r.Verdict.Digest != r.Digest():
+		return fmt.Errorf("release %s was judged on %s, not on %s: run verify again", r.ID, r.Verdict.Digest, r.Digest())
+	case r.Verdict.Outcome != Healthy:
+		return fmt.Errorf("release %s was judged %s (%s): only a healthy one is promoted", r.ID, r.Verdict.Outcome, r.Verdict.Reason)
+	}
+	return nil
+}
+
+// Finish ends the release in flight.
+func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
+	r := l.Release
+	if r == nil {
+		return ErrNoRelease
+	}
+	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
+	if r.Stage != want {
+		return fmt.Errorf("release %s is at stage %s and cannot end as %s", r.ID, r.Stage, outcome)
+	}
+	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
+	if len(l.History) > historyLength {
+		l.History = l.History[:historyLength]
+	}
+	l.Release = nil
+	return nil
+}
+
+// Ended is the finished release with this name, or nil.
+func (l *Ledger) Ended(id string) *Finished {
+	for i := range l.History {
+		if l.History[i].ID == id {
+			return &l.History[i]
+		}
+	}
+	return nil
+}
+
+// Failed is the newest finished release of a digest if it was rolled back, or nil.
+func (l *Ledger) Failed(digest string) *Finished {
+	for i := range l.History {
+		if l.History[i].Digest() != digest {
+			continue
+		}
+		if l.History[i].Outcome.Good() {
+			return nil
+		}
+		return &l.History[i]
+	}
+	return nil
+}
+
+// Last is the finished release with a name, or the newest for "", or nil.
+func (l *Ledger) Last(id string) *Finished {
+	if id == "" && len(l.History) > 0 {
+		return &l.History[0]
+	}
+	return l.Ended(id)
+}
+
+// Expect checks that the release in flight, if there is one, is the one that is meant; "" means any.
+func (l *Ledger) Expect(id string) error {
+	if id == "" || l.Release == nil || l.Release.ID == id {
+		return nil
+	}
+	return fmt.Errorf("release %s was meant: %w", id, &InFlightError{*l.Release})
+}

@@ -1,0 +1,167 @@
+// Package release says what a release is: its identity, its plan, its stages and its ledger. It is
+// pure: no I/O, no clock of its own, no knowledge of the cluster. What it promises: a digest reaches
+// primary only after a healthy verdict in the same release, one release is in flight per app, and a
+// finished release is never resumed.
+package release
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Track is one of the two copies of an app. It is also the name of its subset and the value of the
+// label "version" of its pods, from the first release on.
+type Track string
+
+// The two tracks.
+const (
+	Primary Track = "primary"
+	Canary  Track = "canary"
+)
+
+// Stage says how far a release in flight has come. A stage is written when its work begins where a
+// death half-way must be seen (promoting, rolling_back), and when it is done everywhere else.
+type Stage string
+
+// The stages, in the order of the road.
+const (
+	StageStarted     Stage = "started"      // the ledger names the release; no traffic has moved
+	StageCanary      Stage = "canary"       // the canary is ready and has its weight
+	StageVerified    Stage = "verified"     // the verdict is in the ledger
+	StagePromoting   Stage = "promoting"    // primary is taking the digest
+	StagePromoted    Stage = "promoted"     // primary has the digest and all of the traffic
+	StageRollingBack Stage = "rolling_back" // traffic is going back to the old primary
+)
+
+// Outcome is how a finished release ended.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeFirst      Outcome = "first"       // no primary to protect: straight to primary
+	OutcomePromoted   Outcome = "promoted"    // the digest has all of the traffic
+	OutcomeRolledBack Outcome = "rolled_back" // the old primary has all of the traffic
+	OutcomeUnchanged  Outcome = "unchanged"   // primary ran the digest already
+)
+
+// Good says whether a release that ended so has all of the traffic.
+func (o Outcome) Good() bool { return o != OutcomeRolledBack }
+
+// VerdictOutcome is what the judgement of a canary came to.
+type VerdictOutcome string
+
+// The verdicts. Too little evidence is inconclusive, which is never a pass.
+const (
+	Healthy      VerdictOutcome = "healthy"
+	Unhealthy    VerdictOutcome = "unhealthy"
+	Inconclusive VerdictOutcome = "inconclusive"
+)
+
+// Verdict is the judgement of a canary as the ledger keeps it.
+type Verdict struct {
+	Outcome  VerdictOutcome `json:"outcome"`
+	Cause    string         `json:"cause,omitempty"` // of an inconclusive one, by name
+	Digest   string         `json:"digest"`          // what was judged
+	Reason   string         `json:"reason"`
+	Requests int64          `json:"requests"` // the canary's, while it was judged
+	At       time.Time      `json:"at"`
+	// Evidence is what the verdict rests on, enough to judge again: package verdict's Record as JSON.
+	Evidence string `json:"evidence,omitempty"`
+}
+
+// Release is one digest on its way to primary.
+type Release struct {
+	ID          string    `json:"id"`
+	Image       string    `json:"image"`              // repository@sha256:…
+	Previous    string    `json:"previous,omitempty"` // what primary ran when the release began
+	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release began
+	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
+	Sticky      *Sticky   `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
+	Stage       Stage     `json:"stage"`
+	Verdict     *Verdict  `json:"verdict,omitempty"`
+	Reason      string    `json:"reason,omitempty"` // why it is rolling back
+	Template    string    `json:"template"`         // hash of the pod template that the canary proves
+	StartedAt   time.Time `json:"startedAt"`
+	StartedBy   string    `json:"startedBy"`
+	Commit      string    `json:"commit,omitempty"`
+	PipelineURL string    `json:"pipelineURL,omitempty"`
+	SourceURL   string    `json:"sourceURL,omitempty"` // page of the run that handed it over
+	Steps       []Step    `json:"steps"`
+	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
+	Judged []Verdict `json:"judged,omitempty"`
+
+	Takeovers []Takeover `json:"takeovers,omitempty"`
+}
+
+// Sticky says how browsers are kept on a version while a release is in flight.
+type Sticky struct {
+	Assets string `json:"assets"` // prefix of the paths whose files have a hash of their content in their names
+}
+
+// Takeover is a lock that was taken from a job, by whom and when.
+type Takeover struct {
+	From string    `json:"from"`
+	By   string    `json:"by"`
+	At   time.Time `json:"at"`
+}
+
+// Step is one stage reached, by whom and when.
+type Step struct {
+	Stage  Stage     `json:"stage"`
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Weight int       `json:"weight,omitempty"` // the canary's from here on, in percent, where a stage gives it one
+}
+
+// WithoutEvidence is the release for people to read: what its verdict rests on is long, and left out.
+func (r *Release) WithoutEvidence() *Release {
+	if r == nil || r.Verdict == nil || r.Verdict.Evidence == "" {
+		return r
+	}
+	short, verdict := *r, *r.Verdict
+	verdict.Evidence = ""
+	short.Verdict = &verdict
+	return &short
+}
+
+// Digest is the image's digest, sha256:….
+func (r *Release) Digest() string { return DigestOf(r.Image) }
+
+// DigestOf gives the digest of an image reference, or "" when it has none.
+func DigestOf(image string) string {
+	ref, err := name.NewDigest(image)
+	if err != nil {
+		return ""
+	}
+	return ref.DigestStr()
+}
+
+// ParseImage checks that an image reference has a digest and drops its tag: a release is named by
+// its digest, and nothing is ever deployed by tag. Accepts repository@sha256:… and
+// repository:tag@sha256:….
+func ParseImage(field, image string) (string, error) {
+	ref, err := name.NewDigest(image)
+	if err != nil {
+		return "", &usererr.Error{
+			Field:   field,
+			Problem: fmt.Sprintf("%q is not an image with a digest", image),
+			Fix:     "give repository@sha256:…, as `crossbill image build --push` or `crossbill image digest` prints it",
+		}
+	}
+	return ref.Context().Name() + "@" + ref.DigestStr(), nil
+}
+
+// ParseWeight checks a canary's weight in percent.
+func ParseWeight(field string, weight int) error {
+	if weight < 1 || weight > 99 {
+		return &usererr.Error{
+			Field:   field,
+			Problem: fmt.Sprintf("%d is not a weight", weight),
+			Fix:     "give a percentage from 1 to 99; 100 is what promote does",
+		}
+	}
+	return nil
+}

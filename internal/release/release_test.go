@@ -1,0 +1,257 @@
+package release
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/our-org/crossbill/internal/usererr"
+	"pgregory.net/rapid"
+)
+
+const (
+	digestA = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	digestB = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+	repo    = "registry.example.com/our-org/qwik-node-app"
+)
+
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func TestParseImage(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{repo + "@" + digestA, repo + "@" + digestA},
+		{repo + ":1.2@" + digestA, repo + "@" + digestA},
+		{"127.0.0.1:5000/x@" + digestA, "127.0.0.1:5000/x@" + digestA},
+		{repo + ":1.2", ""},
+		{repo, ""},
+		{"", ""},
+		{repo + "@sha256:abc", ""},
+		{repo + "@" + strings.ToUpper(digestA), ""},
+		{"a b@" + digestA, ""},
+	} {
+		got, err := ParseImage("--image", c.in)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("ParseImage(%q) = %q, %v; want %q", c.in, got, err, c.want)
+		}
+		if err != nil && !errors.As(err, new(*usererr.Error)) {
+			t.Errorf("ParseImage(%q): %v is not an usererr.Error", c.in, err)
+		}
+	}
+}
+
+func FuzzParseImage(f *testing.F) {
+	f.Add(repo + ":1@" + digestA)
+	f.Fuzz(func(t *testing.T, image string) {
+		parsed, err := ParseImage("--image", image)
+		if err != nil {
+			return
+		}
+		again, err := ParseImage("--image", parsed)
+		if err != nil || again != parsed || DigestOf(parsed) == "" {
+			t.Fatalf("%q parses to %q, which parses to %q, %v", image, parsed, again, err)
+		}
+	})
+}
+
+func TestParseWeight(t *testing.T) {
+	for weight, ok := range map[int]bool{-1: false, 0: false, 1: true, 10: true, 99: true, 100: false, 111: false} {
+		if err := ParseWeight("--weight", weight); (err == nil) != ok {
+			t.Errorf("weight %d: %v", weight, err)
+		}
+	}
+}
+
+func TestNewID(t *testing.T) {
+	id := NewID("app", digestA, "c0ffee")
+	if id != NewID("app", digestA, "c0ffee") {
+		t.Error("the same release has two names")
+	}
+	for _, other := range []string{NewID("app2", digestA, "c0ffee"), NewID("app", digestB, "c0ffee"), NewID("app", digestA, "c0ffed"), NewID("app"+digestA, "", "c0ffee")} {
+		if other == id {
+			t.Error("two releases have one name")
+		}
+	}
+}
+
+func begun(t *testing.T) *Ledger {
+	t.Helper()
+	l, err := ParseLedger("app", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	started, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA, Previous: repo + "@" + digestB, Weight: 10}, "me", now)
+	if err != nil || !started {
+		t.Fatal(started, err)
+	}
+	return l
+}
+
+func TestOnlyOneReleaseAtATime(t *testing.T) {
+	l := begun(t)
+	if started, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA}, "me again", now); started || err != nil {
+		t.Errorf("the same release does not go on: %v, %v", started, err)
+	}
+	var inFlight *InFlightError
+	if _, err := l.Begin(Release{ID: "2", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
+		t.Errorf("a second release begins: %v", err)
+	}
+	if _, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
+		t.Errorf("another digest goes on as the same release: %v", err)
+	}
+	if _, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA, Template: "changed"}, "other", now); err == nil {
+		t.Error("another pod template goes on as the same release")
+	}
+}
+
+func TestPromotionNeedsAHealthyVerdictOnThisDigest(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		verdict *Verdict
+		ok      bool
+	}{
+		{"no verdict", nil, false},
+		{"healthy", &Verdict{Outcome: Healthy, Digest: digestA}, true},
+		{"unhealthy", &Verdict{Outcome: Unhealthy, Digest: digestA}, false},
+		{"inconclusive", &Verdict{Outcome: Inconclusive, Digest: digestA}, false},
+		{"another digest", &Verdict{Outcome: Healthy, Digest: digestB}, false},
+	} {
+		l := begun(t)
+		if err := l.Reach(StageCanary, "me", now); err != nil {
+			t.Fatal(err)
+		}
+		if c.verdict != nil {
+			err := l.Judge(*c.verdict, "me", now)
+			if (err == nil) != (c.verdict.Digest == digestA) {
+				t.Errorf("%s: Judge: %v", c.name, err)
+			}
+		}
+		if err := l.Promotable(); (err == nil) != c.ok {
+			t.Errorf("%s: Promotable: %v", c.name, err)
+		}
+		if err := l.Reach(StagePromoting, "me", now); (err == nil) != c.ok {
+			t.Errorf("%s: Reach(promoting): %v", c.name, err)
+		}
+	}
+}
+
+func TestLedgerRefusesWhatItCannotRead(t *testing.T) {
+	for _, text := range []string{"{", `{"version":2,"app":"app"}`, `{"version":1,"app":"other"}`, `{"version":1,"app":"app","release":{"id":"1"}}`} {
+		if _, err := ParseLedger("app", text); err == nil {
+			t.Errorf("%s is read", text)
+		}
+	}
+}
+
+func FuzzParseLedger(f *testing.F) {
+	f.Add(begunText())
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := ParseLedger("app", text)
+		if err != nil {
+			return
+		}
+		_ = l.Promotable()
+		_, _ = l.Begin(Release{ID: "x", Image: repo + "@" + digestA}, "me", now)
+		if _, err := ParseLedger("app", l.String()); err != nil {
+			t.Fatalf("what was read cannot be read again: %v", err)
+		}
+	})
+}
+
+func begunText() string {
+	l := &Ledger{Version: LedgerVersion, App: "app"}
+	_, _ = l.Begin(Release{ID: "1", Image: repo + "@" + digestA}, "me", now)
+	return l.String()
+}
+
+// TestLedgerOverAnyHistory drives a ledger with random calls and checks what must hold after each.
+func TestLedgerOverAnyHistory(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := &Ledger{Version: LedgerVersion, App: "app"}
+		healthy := map[string]bool{} // releases that were judged healthy on their digest
+		n := 0
+		t.Repeat(map[string]func(*rapid.T){
+			"begin": func(t *rapid.T) {
+				n++
+				_, _ = l.Begin(Release{ID: fmt.Sprint(n), Image: repo + "@" + rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "digest"), Previous: "p"}, "me", now)
+			},
+			"reach": func(t *rapid.T) {
+				stage := rapid.SampledFrom([]Stage{StageStarted, StageCanary, StageVerified, StagePromoting, StagePromoted, StageRollingBack}).Draw(t, "stage")
+				_ = l.Reach(stage, "me", now)
+			},
+			"judge": func(t *rapid.T) {
+				v := Verdict{
+					Outcome: rapid.SampledFrom([]VerdictOutcome{Healthy, Unhealthy, Inconclusive}).Draw(t, "outcome"),
+					Digest:  rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "judged"),
+				}
+				if l.Judge(v, "me", now) == nil {
+					healthy[l.Release.ID] = v.Outcome == Healthy && v.Digest == l.Release.Digest()
+				}
+			},
+			"finish": func(t *rapid.T) {
+				_ = l.Finish(rapid.SampledFrom([]Outcome{OutcomeFirst, OutcomePromoted, OutcomeRolledBack}).Draw(t, "outcome"), "me", now)
+			},
+			"": func(t *rapid.T) {
+				if len(l.History) > historyLength {
+					t.Fatalf("%d releases are kept", len(l.History))
+				}
+				if r := l.Release; r != nil && (r.Stage == StagePromoting || r.Stage == StagePromoted) && !healthy[r.ID] {
+					t.Fatalf("release %s is %s without a healthy verdict", r.ID, r.Stage)
+				}
+				for _, f := range l.History {
+					if f.Outcome == OutcomePromoted && !healthy[f.ID] {
+						t.Fatalf("release %s was promoted without a healthy verdict", f.ID)
+					}
+				}
+				again, err := ParseLedger("app", l.String())
+				if err != nil || again.String() != l.String() {
+					t.Fatalf("the ledger does not survive being written: %v", err)
+				}
+			},
+		})
+	})
+}
+
+func TestShiftAsksForAnotherVerdict(t *testing.T) {
+	now := time.Unix(0, 0)
+	l := &Ledger{App: "app"}
+	if err := l.Shift(25, "by", now); !errors.Is(err, ErrNoRelease) {
+		t.Errorf("%v", err)
+	}
+	image := "registry.example.com/app@sha256:" + strings.Repeat("a", 64)
+	if _, err := l.Begin(Release{ID: "one", Image: image, Previous: "x", Weight: 10}, "by", now); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Shift(25, "by", now); err == nil {
+		t.Error("a canary without traffic got more")
+	}
+	if err := errors.Join(l.Reach(StageCanary, "by", now), l.Judge(Verdict{Outcome: Healthy, Digest: l.Release.Digest()}, "by", now), l.Promotable()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Shift(25, "by", now); err != nil || l.Release.Weight != 25 || l.Promotable() == nil {
+		t.Errorf("%v, %+v", err, l.Release)
+	}
+	steps := len(l.Release.Steps)
+	if err := l.Shift(25, "by", now); err != nil || len(l.Release.Steps) != steps {
+		t.Errorf("the same share again: %v, %+v", err, l.Release.Steps)
+	}
+}
+
+func TestADigestFailsUntilItIsReleased(t *testing.T) {
+	image := func(c string) string { return "registry.example.com/app@sha256:" + strings.Repeat(c, 64) }
+	l := &Ledger{History: []Finished{
+		{Release: Release{ID: "3", Image: image("a")}, Outcome: OutcomeRolledBack},
+		{Release: Release{ID: "2", Image: image("b")}, Outcome: OutcomePromoted},
+		{Release: Release{ID: "1", Image: image("b")}, Outcome: OutcomeRolledBack},
+		{Release: Release{ID: "0", Image: image("a")}, Outcome: OutcomePromoted},
+	}}
+	if f := l.Failed(DigestOf(image("a"))); f == nil || f.ID != "3" {
+		t.Errorf("%+v", f)
+	}
+	for _, c := range []string{"b", "c"} {
+		if f := l.Failed(DigestOf(image(c))); f != nil {
+			t.Errorf("%s: %+v", c, f)
+		}
+	}
+}

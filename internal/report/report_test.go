@@ -1,0 +1,308 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/html"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+const hostile = `<script>alert("x")</script>`
+
+func status(t *testing.T) *rollout.Status {
+	t.Helper()
+	at := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	image := func(c string) string { return "registry.example.com/our-org/app@sha256:" + strings.Repeat(c, 64) }
+	var l release.Ledger
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := l.Begin(release.Release{ID: "old", Image: image("a"), Previous: image("c"), Weight: 10}, "ann", at)
+	must(err)
+	must(l.Reach(release.StageCanary, "ann", at.Add(time.Minute)))
+	l.Release.Reason = hostile
+	must(l.Reach(release.StageRollingBack, "bob", at.Add(2*time.Minute)))
+	must(l.Finish(release.OutcomeRolledBack, "bob", at.Add(3*time.Minute)))
+	_, err = l.Begin(release.Release{ID: "new", Image: image("b"), Previous: image("c"), Weight: 10}, "ann", at.Add(time.Hour))
+	must(err)
+	must(l.Reach(release.StageCanary, "ann", at.Add(61*time.Minute)))
+	must(l.Judge(release.Verdict{Outcome: release.Healthy, Digest: l.Release.Digest(), Reason: "all good"}, "ann", at.Add(62*time.Minute)))
+	l.Release.Takeovers = []release.Takeover{{From: "job_0", By: "ann", At: at.Add(90 * time.Minute)}}
+	return &rollout.Status{
+		App: "app", Namespace: "production", Lock: "job_1", Expired: true, Release: l.Release, History: l.History,
+		Weights: &manifest.WeightPair{Primary: 50, Canary: 50}, Drift: []string{"the canary has weight 50"},
+		Tracks: map[release.Track]*rollout.TrackStatus{release.Primary: {Image: image("c"), Replicas: 2, Ready: 2}},
+	}
+}
+
+func TestStatusSaysWhatAPersonAsks(t *testing.T) {
+	var out bytes.Buffer
+	if err := Status(&out, status(t), false); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"app in production", "verified, begun 2026-11-23T09:00:00Z by ann", "healthy: all good", "promote, by a person",
+		"held by job_1, a job that is dead", "50 % primary, 50 % canary", "2 of 2 ready", "canary   not there", "the canary has weight 50", "rolled_back sha256:aaaaaaaaaaaa: " + hostile,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	out.Reset()
+	if err := Status(&out, &rollout.Status{App: "app"}, true); err != nil || !strings.Contains(out.String(), "none in flight") {
+		t.Errorf("an app without releases: %v\n%s", err, out.String())
+	}
+}
+
+func TestTheTimelineIsInOrder(t *testing.T) {
+	entries := Timeline(status(t))
+	var told []string
+	for i, e := range entries {
+		told = append(told, e.Release+" "+e.What)
+		if i > 0 && e.At.Before(entries[i-1].At) {
+			t.Errorf("%v comes after %v", e, entries[i-1])
+		}
+	}
+	if got, want := strings.Join(told, ", "), "old started, old canary, old rolling_back, old rolled_back, new started, new canary, new verified, new taken over"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	var out bytes.Buffer
+	if err := Text(&out, entries); err != nil || strings.Count(out.String(), "\n") != len(entries) {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+func TestTheHTMLIsOneFileWithoutForeignCode(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "report.html")
+	s := status(t)
+	if err := WriteHTML(file, s, Timeline(s), []string{"GitLab was not asked"}, s.Release.StartedAt.Add(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), hostile) || !strings.Contains(string(text), "&lt;script&gt;") {
+		t.Error("a reason became markup")
+	}
+	for _, foreign := range []string{"http://", "https://", "src=", "@import", "<script", "url("} {
+		if strings.Contains(string(text), foreign) {
+			t.Errorf("it fetches: %q", foreign)
+		}
+	}
+}
+
+// judged is a release as a ledger keeps it after its verdict, by counts like those of a mesh.
+func judged(t *testing.T, l *release.Ledger, id string, at time.Time, bad float64, seed uint64) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	image := func(c string) string { return "registry.example.com/our-org/app@sha256:" + strings.Repeat(c, 64) }
+	_, err := l.Begin(release.Release{
+		ID: id, Image: image("b"), Previous: image("a"), Weight: 10, Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe",
+		SourceURL: "https://github.com/our-org/app/actions/runs/1", PipelineURL: "https://gitlab.example.com/infra/deploy/-/pipelines/9",
+	}, "jane@gitlab-job-11", at)
+	must(err)
+	must(l.Reach(release.StageCanary, "jane@gitlab-job-11", at.Add(20*time.Second)))
+	test, rng := verdict.DefaultSLO().Test(), rand.New(rand.NewPCG(seed, 1))
+	count := func(requests int, share float64) verdict.Tally {
+		tally := verdict.Tally{Events: float64(requests)}
+		for range requests {
+			if rng.Float64() < share {
+				tally.Bad++
+			}
+		}
+		return tally
+	}
+	record := verdict.Record{Test: test}
+	state := test.Begin()
+	var j verdict.Judgement
+	for elapsed := 5 * time.Second; !j.Decided; elapsed += 5 * time.Second {
+		canary, primary := count(60, bad), count(540, 0.0005)
+		block := verdict.Block{Elapsed: elapsed, Pairs: []verdict.Pair{{Canary: canary, Primary: primary}, {Canary: count(60, 0.01), Primary: count(540, 0.01)}}}
+		record.Blocks = append(record.Blocks, block)
+		j = state.Add(block)
+	}
+	text, err := json.Marshal(record)
+	must(err)
+	end := at.Add(25*time.Second + record.Blocks[len(record.Blocks)-1].Elapsed)
+	must(l.Judge(release.Verdict{Outcome: j.Outcome, Digest: l.Release.Digest(), Reason: j.Reason, Requests: int64(record.Requests()), At: end, Evidence: string(text)}, "jane@gitlab-job-12", end))
+	if j.Outcome == release.Healthy {
+		must(l.Reach(release.StagePromoting, "joe@gitlab-job-13", end.Add(90*time.Second)))
+		must(l.Reach(release.StagePromoted, "joe@gitlab-job-13", end.Add(100*time.Second)))
+		must(l.Finish(release.OutcomePromoted, "joe@gitlab-job-14", end.Add(110*time.Second)))
+		return
+	}
+	l.Release.Reason = j.Reason
+	must(l.Reach(release.StageRollingBack, "jane@gitlab-job-12", end))
+	must(l.Finish(release.OutcomeRolledBack, "jane@gitlab-job-12", end.Add(11*time.Second)))
+}
+
+// full is an app with as many releases as a ledger keeps, good and bad by turns, with all of their counts.
+func full(t *testing.T) *rollout.Status {
+	t.Helper()
+	l := &release.Ledger{App: "app"}
+	at := time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)
+	for i := range 20 {
+		judged(t, l, fmt.Sprintf("release%05d", i), at.Add(time.Duration(i)*3*time.Hour), map[bool]float64{true: 0.05, false: 0.0005}[i%2 == 1], uint64(i))
+	}
+	return &rollout.Status{App: "app", Namespace: "production", History: l.History, Weights: &manifest.WeightPair{Primary: 100},
+		Tracks: map[release.Track]*rollout.TrackStatus{release.Primary: {Replicas: 2, Ready: 2}}}
+}
+
+var reportOut = flag.String("report.html", "", "TestAReportOfEverything: where the page is left, to be looked at")
+
+func TestAReportOfEverything(t *testing.T) {
+	s := full(t)
+	file := filepath.Join(t.TempDir(), "report.html")
+	if *reportOut != "" {
+		file = *reportOut
+	}
+	if err := WriteHTML(file, s, Timeline(s), nil, time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) > 300_000 {
+		t.Errorf("%d bytes", len(text))
+	}
+	t.Logf("%d kB of %d releases", len(text)/1000, len(s.History))
+	root, err := html.Parse(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, named, paths, words := map[string]bool{}, []string{}, 0, ""
+	for n := range root.Descendants() {
+		if n.Type == html.TextNode {
+			words += n.Data + " "
+		}
+		for _, a := range n.Attr {
+			switch a.Key {
+			case "id":
+				if ids[a.Val] {
+					t.Errorf("id %s is there twice", a.Val)
+				}
+				ids[a.Val] = true
+			case "aria-labelledby":
+				named = append(named, strings.Fields(a.Val)...)
+			case "href":
+				if strings.HasPrefix(a.Val, "#") {
+					named = append(named, a.Val[1:])
+				}
+			case "d":
+				paths++
+				if strings.Contains(a.Val, "NaN") || strings.Contains(a.Val, "Inf") {
+					t.Errorf("a path that cannot be drawn: %s", a.Val)
+				}
+			}
+		}
+	}
+	for _, id := range named {
+		if !ids[id] {
+			t.Errorf("nothing has the id %s", id)
+		}
+	}
+	if paths < 20*(1+2*4) {
+		t.Errorf("only %d paths", paths)
+	}
+	newest := s.History[0]
+	first := words[:strings.Index(words, "Plots")]
+	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9 %", "Shown unhealthy"} {
+		if !strings.Contains(words, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Count(first, newest.Reason) < 2 {
+		t.Error("the reason of the newest rollback is not at the top")
+	}
+}
+
+func TestTheNewVersionsShare(t *testing.T) {
+	s := full(t)
+	for i, want := range []string{"0s 0, 20s 10, 30s 0, 41s 0", "0s 0, 20s 10, 3m5s 100, 3m15s 100"} {
+		f := &s.History[i]
+		var got []string
+		for _, p := range shares(&f.Release, f.FinishedAt, f.Outcome).Curves[0].Points {
+			got = append(got, fmt.Sprintf("%s %.0f", p.At, p.Value))
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s: %s, want %s", f.Outcome, strings.Join(got, ", "), want)
+		}
+	}
+}
+
+// The interval's bounds are those at which the score test just accepts the share.
+func TestWilson(t *testing.T) {
+	for _, c := range []struct{ good, events float64 }{{0, 1}, {1, 1}, {9, 10}, {500, 500}, {99950, 100000}} {
+		low, high := wilson(c.good, c.events)
+		share := 100 * c.good / c.events
+		if low < 0 || high > 100 || low > share || high < share {
+			t.Errorf("%v: %g to %g", c, low, high)
+		}
+		for _, at := range []float64{low / 100, high / 100} {
+			if at < 1e-9 || at > 1-1e-9 {
+				continue
+			}
+			if z := math.Abs(c.good/c.events-at) / math.Sqrt(at*(1-at)/c.events); math.Abs(z-1.96) > 1e-6 {
+				t.Errorf("%v: at %g z is %g", c, at, z)
+			}
+		}
+	}
+}
+
+func TestMarkdownHasNoMarkupOfOthers(t *testing.T) {
+	s := status(t)
+	s.Release = nil // the newest that has ended has the hostile reason
+	var out bytes.Buffer
+	if err := Markdown(&out, s, Timeline(s), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	if !strings.Contains(text, `\<script\>`) || strings.Count(text, "<script") != strings.Count(text, `\<script`) || !strings.Contains(text, "Release `old` of app: rolled back") {
+		t.Errorf("%s", text)
+	}
+	out.Reset()
+	s = full(t)
+	if err := Markdown(&out, s, Timeline(s), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| GitLab | [pipeline](<https://gitlab.example.com/infra/deploy/-/pipelines/9>) |", "https://github.com/our-org/app/commit/c0ffee", "https://gitlab.example.com/infra/deploy/-/jobs/12", "unhealthy, by "} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+}
+
+func TestHistory(t *testing.T) {
+	past := History(full(t).History)
+	if len(past) != 20 || past[1].Promoted != "joe@gitlab-job-13" || past[1].Requests == 0 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason == "" {
+		t.Errorf("%+v", past[:2])
+	}
+	var out bytes.Buffer
+	if err := HistoryText(&out, past, true); err != nil || strings.Count(out.String(), "\n") != 21 || strings.Contains(out.String(), "\x1b") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}

@@ -1,0 +1,127 @@
+// Package rollout is the only code that writes to the cluster. Its commands (canary, promote, cleanup,
+// rollback) are resumable: each can die anywhere and be run again, and rollback works from wherever
+// another one died.
+//
+// What it promises: a subset is there before a route names it, ready endpoints before a weight,
+// weight 0 before removal; every write is fenced by the lock of the job that makes it; other
+// people's fields, routes and subsets stay as they are.
+//
+// The fence: a lock has an epoch, one more than the last. It is written into the ledger and, as an
+// annotation, onto each object that a job writes; each write names the resourceVersion that was read
+// together with an epoch not above the job's own. A job that follows one whose lock did not end in
+// order (the ledger says so) first stamps every object, so that the next write of the old one is a
+// conflict and then a refusal. Not fenced by this: the creation of the canary's Deployment, which cannot name
+// a resourceVersion. What such a late creation leaves gets no traffic.
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+const (
+	// fieldManager owns what Crossbill writes.
+	fieldManager = "crossbill"
+	// sizeManager owns the number of primary's replicas, apart from everything else: a manager that
+	// stops naming a field gives it up, and the API server would then reset it to 1.
+	sizeManager = "crossbill-size"
+	// epochAnnotation is the epoch of the lock that wrote an object last.
+	epochAnnotation = "crossbill.our-org.github.com/epoch"
+	// DefaultSettleDelay is Cluster.SettleDelay's.
+	DefaultSettleDelay = 10 * time.Second
+)
+
+// Cluster is one app in one namespace of one cluster.
+type Cluster struct {
+	Kube      kubernetes.Interface
+	Istio     istio.Interface
+	Namespace string
+	Manifests *manifest.Set
+
+	// ReleaseID names the release that a command is about: verify, promote, cleanup and rollback refuse
+	// any other one in flight, so that the buttons of an old pipeline do nothing to a new release.
+	// Empty: whichever is in flight.
+	ReleaseID string
+	// Again lets Canary begin a release that has ended before, with the same name.
+	Again bool
+	// By names the job or person, for the ledger and the lock.
+	By string
+	// Timeout bounds each wait for the cluster. Default 5 minutes.
+	Timeout time.Duration
+	// LockTimeout bounds the wait for the lock. Default 1 minute.
+	LockTimeout time.Duration
+	// Takeover takes the lock of another job at once instead of waiting until it is released or
+	// expires (15 seconds after the job died).
+	Takeover bool
+	// Drained returns when a workload that has weight 0 no longer gets requests, or with an error
+	// when it has not come to rest in time. Nil: SettleDelay is waited out instead.
+	Drained func(ctx context.Context, workload string) error
+	// SettleDelay is how long the data plane is given to have a route when nothing shows that it has
+	// it. istiod sends a change within a second at most by default (debounce 100 ms to 10 s under
+	// constant change); the default is 10 seconds.
+	SettleDelay time.Duration
+	// Admit says whether a release's image may be deployed at all. Canary, Shift and Promote ask it before they
+	// write anything. Nil: every image may.
+	Admit func(context.Context, *release.Release) error
+	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
+	// runs one of these. Nil: none.
+	Parts func(ctx context.Context, image string) ([]string, error)
+	// Log gets one event a step. Nil: none.
+	Log func(Event)
+	// Now is the clock; nil is the real one.
+	Now func() time.Time
+
+	plan *[]Change // set while planning: writes are dry runs and are collected here
+}
+
+// Event is one step of a command.
+type Event struct {
+	At      time.Time `json:"at"`
+	Object  string    `json:"object"`
+	Message string    `json:"message"`
+}
+
+func (c *Cluster) log(object, format string, args ...any) {
+	if c.Log != nil && c.plan == nil {
+		c.Log(Event{At: c.now(), Object: object, Message: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (c *Cluster) now() time.Time {
+	if c.Now != nil {
+		return c.Now()
+	}
+	return time.Now().UTC().Truncate(time.Millisecond)
+}
+
+// bounded is the context of one wait.
+func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := c.Timeout
+	if timeout == 0 {
+		timeout = 5 * time.Minute
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+func (c *Cluster) app() string { return c.Manifests.App }
+
+// stateName is the name of the ledger's ConfigMap and of the lock's Lease.
+func (c *Cluster) stateName() string { return "crossbill-" + c.app() }
+
+func (c *Cluster) deploymentName(track release.Track) string { return c.Manifests.Name(track) }
+
+// Result is what a command came to.
+type Result struct {
+	Command string           `json:"command"`
+	App     string           `json:"app"`
+	Release *release.Release `json:"release,omitempty"`
+	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release ended with this command
+	Message string           `json:"message"`
+}

@@ -1,0 +1,52 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/our-org/crossbill/internal/usererr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Preflight finds, before anything is written, what would make every command fail: an API server that
+// does not answer, a namespace that is not there, Istio's types missing, manifests for another
+// namespace. Errors are *usererr.Error but for the API server's own.
+func (c *Cluster) Preflight(ctx context.Context) error {
+	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
+	if apierrors.IsNotFound(err) {
+		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check --context"}
+	}
+	if err != nil {
+		return fmt.Errorf("the API server does not answer: %w; nothing was changed", err)
+	}
+	for _, kind := range []string{"VirtualService", "DestinationRule", "Gateway"} {
+		if !slices.ContainsFunc(resources.APIResources, func(r metav1.APIResource) bool { return r.Kind == kind }) {
+			return &usererr.Error{Field: "cluster", Problem: "the CRD of " + kind + " is missing", Fix: "install all of Istio's CRDs"}
+		}
+	}
+	_, err = c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return &usererr.Error{Field: "--namespace", Problem: fmt.Sprintf("namespace %q is not there", c.Namespace), Fix: "create it or name another one"}
+	}
+	if err != nil && !apierrors.IsForbidden(err) { // a deployer may be bound to its namespace alone
+		return fmt.Errorf("namespace %s: %w; nothing was changed", c.Namespace, err)
+	}
+	for object, namespace := range c.manifestNamespaces() {
+		if namespace != "" && namespace != c.Namespace {
+			return &usererr.Error{Field: object, Problem: fmt.Sprintf("its manifest is for namespace %q, the release is for %q", namespace, c.Namespace), Fix: "remove metadata.namespace or give --namespace"}
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) manifestNamespaces() map[string]string {
+	m := c.Manifests
+	return map[string]string{
+		"Service " + m.Service.Name:                 m.Service.Namespace,
+		"Deployment " + m.Deployment.Name:           m.Deployment.Namespace,
+		"DestinationRule " + m.DestinationRule.Name: m.DestinationRule.Namespace,
+		"VirtualService " + m.VirtualService.Name:   m.VirtualService.Namespace,
+	}
+}

@@ -1,0 +1,40 @@
+// Package usererr has the error for input that only its author can correct. It keeps the promise that bad
+// input names the option, the problem and the fix, and changes nothing.
+package usererr
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Error is bad input from a person or a file. Nothing has been changed when it is returned; the command
+// exits with code 2.
+type Error struct {
+	Field   string // the option, file or object that is wrong, as the user wrote it
+	Problem string // what is wrong with it
+	Fix     string // what to do about it; may be empty
+}
+
+func (e *Error) Error() string {
+	if e.Fix == "" {
+		return fmt.Sprintf("%s: %s", e.Field, e.Problem)
+	}
+	return fmt.Sprintf("%s: %s; %s", e.Field, e.Problem, e.Fix)
+}
+
+// SecureURL refuses an address that a token must not be sent to: anything but https, except on this machine.
+func SecureURL(field, address string) error {
+	u, err := url.Parse(address)
+	// RFC 6761, 6.3: localhost and the names below it never leave the machine.
+	loopback := err == nil && (u.Hostname() == "localhost" || strings.HasSuffix(u.Hostname(), ".localhost") || strings.HasPrefix(u.Hostname(), "127.") || u.Hostname() == "::1")
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		return &Error{Field: field, Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://gitlab.example.com"}
+	case u.User != nil:
+		return &Error{Field: field, Problem: "the address holds a user or password", Fix: "give tokens by environment or file"}
+	case u.Scheme == "http" && !loopback:
+		return &Error{Field: field, Problem: "tokens would travel without encryption", Fix: "use https"}
+	}
+	return nil
+}

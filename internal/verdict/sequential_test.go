@@ -1,0 +1,274 @@
+package verdict
+
+import (
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+var standard = Test{
+	FalseRollback: 0.01, FalsePass: 0.05, Burst: 1, MinRequests: 50, MinDuration: 30 * time.Second, MaxDuration: 15 * time.Minute,
+	Objectives: []Objective{{"availability", 0.001, 0.01}, {"latency", 0.05, 0.05}},
+}
+
+// availability is the test with its first objective alone.
+func (t Test) availability() Test {
+	t.Objectives = t.Objectives[:1]
+	return t
+}
+
+func blockAt(seconds float64, pairs ...Pair) Block {
+	return Block{time.Duration(seconds * float64(time.Second)), pairs}
+}
+
+func TestSequential(t *testing.T) {
+	none := Pair{}
+	fine := func(canary, primary float64) Pair {
+		return Pair{Tally{canary, 0}, Tally{primary, math.Round(primary / 1000)}}
+	}
+	bad := func(share float64) Pair { return Pair{Tally{200, 200 * share}, Tally{1800, 2}} }
+	for _, c := range []struct {
+		name    string
+		test    Test
+		blocks  []Block
+		outcome release.VerdictOutcome // "" is undecided
+		cause   Cause
+	}{
+		{"nothing is decided without data", standard, []Block{blockAt(60, none, none)}, "", NoTraffic},
+		{"no traffic is never healthy", standard, []Block{blockAt(900, none, none)}, release.Inconclusive, NoTraffic},
+		{"an objective without data is never healthy", standard, []Block{blockAt(900, fine(5000, 45000), none)}, release.Inconclusive, NoData},
+		{"healthy, early", standard, []Block{blockAt(60, fine(1000, 9000), fine(1000, 9000))}, release.Healthy, ""},
+		{"not before the least time", standard, []Block{blockAt(15, fine(1000, 9000), fine(1000, 9000))}, "", ThinTraffic},
+		{"too thin for a pass", standard, []Block{blockAt(900, fine(40, 360), fine(40, 360))}, release.Inconclusive, ThinTraffic},
+		{"all errors, at the first look", standard, []Block{blockAt(1, bad(1), fine(200, 1800))}, release.Unhealthy, ""},
+		{"a fifth of errors", standard, []Block{blockAt(1, bad(0.2), fine(200, 1800))}, release.Unhealthy, ""},
+		{"slow", standard, []Block{blockAt(1, fine(200, 1800), Pair{Tally{200, 80}, Tally{1800, 20}})}, release.Unhealthy, ""},
+		{"a shared outage does not blame the canary", standard, []Block{blockAt(60, Pair{Tally{1000, 200}, Tally{9000, 1800}}, fine(1000, 9000))}, "", SharedOutage},
+		{"a shared outage is never passed", standard, []Block{blockAt(900, Pair{Tally{10000, 2000}, Tally{90000, 18000}}, fine(1000, 9000))}, release.Inconclusive, SharedOutage},
+		{"worse than an outage is still to blame", standard, []Block{blockAt(30, Pair{Tally{100, 20}, Tally{900, 180}}, fine(100, 900)), blockAt(60, Pair{Tally{1000, 600}, Tally{9000, 1800}}, fine(1000, 9000))}, release.Unhealthy, ""},
+		{"without primary by the budget alone: bad", standard, []Block{blockAt(60, Pair{Canary: Tally{1000, 50}}, Pair{Canary: Tally{1000, 0}})}, release.Unhealthy, ""},
+		{"without primary by the budget alone: good", standard, []Block{blockAt(60, Pair{Canary: Tally{1000, 0}}, Pair{Canary: Tally{1000, 0}})}, release.Healthy, ""},
+		{"between good and bad", standard, []Block{blockAt(900, Pair{Tally{1000, 9}, Tally{9000, 60}}, fine(1000, 9000))}, release.Inconclusive, Undecided},
+	} {
+		j, _ := c.test.Judge(c.blocks)
+		if j.Outcome != c.outcome || j.Cause != c.cause || j.Decided != (c.outcome != "") || j.Reason == "" {
+			t.Errorf("%s: %s %s decided=%v: %s", c.name, j.Outcome, j.Cause, j.Decided, j.Reason)
+		}
+	}
+	whole := standard
+	whole.Whole = true
+	if j, _ := whole.Judge([]Block{blockAt(60, fine(1000, 9000), fine(1000, 9000))}); j.Decided {
+		t.Errorf("a bake passes before its end: %s", j.Reason)
+	}
+}
+
+// TestExpectation enumerates small blocks: under every point of a hypothesis the expectation of the
+// evidence against it is at most 1, whatever the alternative.
+func TestExpectation(t *testing.T) {
+	binomial := func(n, k int, p float64) float64 {
+		choose, _ := math.Lgamma(float64(n + 1))
+		a, _ := math.Lgamma(float64(k + 1))
+		b, _ := math.Lgamma(float64(n - k + 1))
+		return math.Exp(choose-a-b) * math.Pow(p, float64(k)) * math.Pow(1-p, float64(n-k))
+	}
+	expectation := func(nc, np int, thetaC, thetaP, c, p, margin float64) float64 {
+		sum := 0.0
+		for bc := range nc + 1 {
+			for bp := range np + 1 {
+				b := Pair{Tally{float64(nc), float64(bc)}, Tally{float64(np), float64(bp)}}
+				sum += binomial(nc, bc, thetaC) * binomial(np, bp, thetaP) * math.Exp(ratio(b, c, p, margin))
+			}
+		}
+		return sum
+	}
+	grid := []float64{0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.8, 1}
+	most := map[float64]float64{}
+	for _, size := range [][2]int{{1, 9}, {5, 3}, {12, 30}} {
+		for _, thetaC := range grid {
+			for _, thetaP := range grid {
+				for _, alternative := range [][2]float64{{0.02, 0.001}, {0.2, 0.001}, {0.99, 0.3}, {0.5, 0.4}} {
+					if thetaC <= thetaP {
+						most[0] = max(most[0], expectation(size[0], size[1], thetaC, thetaP, alternative[0], alternative[1], 0))
+					}
+				}
+				for _, margin := range []float64{0.01, 0.1} {
+					for _, alternative := range [][2]float64{{0.001, 0.001}, {0.0005, 0.002}, {0.2, 0.2}, {0.3, 0.6}} {
+						if thetaC >= thetaP+margin {
+							most[margin] = max(most[margin], expectation(size[0], size[1], thetaC, thetaP, alternative[0], alternative[1], margin))
+						}
+					}
+				}
+			}
+		}
+	}
+	for margin, e := range most {
+		if e > 1+1e-9 {
+			t.Errorf("margin %g: the expectation reaches %g", margin, e)
+		}
+		if e < 0.9 {
+			t.Errorf("margin %g: the expectation stays at %g: evidence is given away", margin, e)
+		}
+	}
+}
+
+// draw is how many of n events are bad, exactly: it goes from one bad event to the next.
+func draw(rng *rand.Rand, n int, p float64) float64 {
+	if p > 0.5 {
+		return float64(n) - draw(rng, n, 1-p)
+	}
+	if p <= 0 {
+		return 0
+	}
+	bad, scale := 0, math.Log1p(-p)
+	for at := 0; ; bad++ {
+		at += 1 + int(math.Log(1-rng.Float64())/scale)
+		if at > n {
+			return float64(bad)
+		}
+	}
+}
+
+// TestErrorRates holds a short simulation against what is promised, at the edges of what is good and bad
+// and with shares that drift: wrong formulas break it. make verdict-bench is the long one.
+func TestErrorRates(t *testing.T) {
+	const releases = 3000
+	rng := rand.New(rand.NewPCG(1, 2))
+	test := standard.availability()
+	run := func(shares func(look int) (canary, primary float64)) (rolledBack, passed float64) {
+		for range releases {
+			s := test.Begin()
+			for look := 1; look <= 60; look++ {
+				c, p := shares(look)
+				j := s.Add(blockAt(float64(15*look), Pair{Tally{75, draw(rng, 75, c)}, Tally{675, draw(rng, 675, p)}}))
+				if j.Decided {
+					rolledBack += map[bool]float64{true: 1}[j.Outcome == release.Unhealthy]
+					passed += map[bool]float64{true: 1}[j.Outcome == release.Healthy]
+					break
+				}
+			}
+		}
+		return rolledBack / releases, passed / releases
+	}
+	limit := func(rate float64) float64 { return rate + 3*math.Sqrt(rate*(1-rate)/releases) }
+	for name, shares := range map[string]func(int) (float64, float64){
+		"as good as primary":          func(int) (float64, float64) { return 0.02, 0.02 },
+		"at the budget":               func(int) (float64, float64) { return 0.001, 0.0001 },
+		"with primary, which drifts":  func(look int) (float64, float64) { p := 0.001 + 0.002*float64(look); return p, p },
+		"in an outage that both have": func(look int) (float64, float64) { p := 0.001 + 0.3*float64(look/3%2); return p, p },
+	} {
+		if rolledBack, _ := run(shares); rolledBack > limit(test.FalseRollback) {
+			t.Errorf("%s: %.4f were rolled back, %.4f may be", name, rolledBack, test.FalseRollback)
+		}
+	}
+	for name, shares := range map[string]func(int) (float64, float64){
+		"worse by the margin":              func(int) (float64, float64) { return 0.02, 0.01 },
+		"over the budget by the margin":    func(int) (float64, float64) { return 0.011, 0.011 },
+		"worse by the margin, with a tide": func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p },
+	} {
+		if _, passed := run(shares); passed > limit(test.FalsePass) {
+			t.Errorf("%s: %.4f passed, %.4f may", name, passed, test.FalsePass)
+		}
+	}
+	if rolledBack, passed := run(func(int) (float64, float64) { return 0.05, 0.001 }); rolledBack < 0.99 {
+		t.Errorf("5 %% errors: %.3f rolled back, %.3f passed", rolledBack, passed)
+	}
+	if rolledBack, passed := run(func(int) (float64, float64) { return 0.001, 0.001 }); passed < 0.97 {
+		t.Errorf("a good canary: %.3f rolled back, %.3f passed", rolledBack, passed)
+	}
+}
+
+// TestBursts: events that go bad, or well, in groups of a fixed size weigh as one each, for every alternative.
+func TestBursts(t *testing.T) {
+	one, five := standard.availability(), standard.availability()
+	five.Burst = 5
+	for _, p := range []Pair{{Tally{40, 0}, Tally{360, 1}}, {Tally{40, 3}, Tally{360, 1}}, {Tally{40, 40}, Tally{360, 0}}} {
+		big := Pair{Tally{5 * p.Canary.Events, 5 * p.Canary.Bad}, Tally{5 * p.Primary.Events, 5 * p.Primary.Bad}}
+		a, b := one.Begin().Add(blockAt(1, p)).Evidence[0], five.Begin().Add(blockAt(1, big)).Evidence[0]
+		for _, pair := range [][2]float64{{a.Over, b.Over}, {a.Worse, b.Worse}, {a.Within, b.Within}, {a.NotWorse, b.NotWorse}} {
+			if math.Abs(pair[0]-pair[1]) > 1e-9 {
+				t.Errorf("%v: %g, in groups of five %g", p, pair[0], pair[1])
+			}
+		}
+	}
+}
+
+func drawPair(t *rapid.T, label string) Pair {
+	tally := func(label string, most int) Tally {
+		n := rapid.IntRange(0, most).Draw(t, label)
+		return Tally{float64(n), float64(rapid.IntRange(0, n).Draw(t, label+" bad"))}
+	}
+	return Pair{tally(label+" canary", 200), tally(label+" primary", 1800)}
+}
+
+func TestSequentialProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		test := standard.availability()
+		var blocks []Block
+		for i := range rapid.IntRange(1, 6).Draw(t, "blocks") {
+			blocks = append(blocks, blockAt(float64(20*(i+1)), drawPair(t, "")))
+		}
+		evidence := func(blocks []Block) Evidence {
+			s := test.Begin()
+			var last Judgement
+			for _, b := range blocks {
+				last = s.Add(b)
+			}
+			return last.Evidence[0]
+		}
+		whole := evidence(blocks)
+		if again := evidence(blocks); !reflect.DeepEqual(whole, again) {
+			t.Fatalf("the same blocks: %+v, then %+v", whole, again)
+		}
+
+		// How events are put together into blocks does not matter against the budget. Against primary,
+		// where a block's shares of the traffic count, it does not when it is cut evenly.
+		total := Pair{}
+		for _, b := range blocks {
+			total.Canary, total.Primary = total.Canary.add(b.Pairs[0].Canary), total.Primary.add(b.Pairs[0].Primary)
+		}
+		one := evidence([]Block{blockAt(120, total)})
+		if math.Abs(one.Over-whole.Over) > 1e-6 || math.Abs(one.Within-whole.Within) > 1e-6 {
+			t.Fatalf("in one block %+v, in %d %+v", one, len(blocks), whole)
+		}
+		half := Pair{Tally{total.Canary.Events / 2, total.Canary.Bad / 2}, Tally{total.Primary.Events / 2, total.Primary.Bad / 2}}
+		for _, at := range [][3]float64{{0.02, 0.001, 0}, {0.001, 0.001, 0.01}} {
+			if two, one := 2*ratio(half, at[0], at[1], at[2]), ratio(total, at[0], at[1], at[2]); total.Canary.Events > 0 && total.Primary.Events > 0 && math.Abs(two-one) > 1e-6*math.Max(1, math.Abs(one)) {
+				t.Fatalf("two halves %g, one %g", two, one)
+			}
+		}
+
+		// One more bad answer of the canary, in place of a good one, never speaks for it.
+		last := len(blocks) - 1
+		if p := blocks[last].Pairs[0]; p.Canary.Bad < p.Canary.Events {
+			p.Canary.Bad++
+			worse := evidence(append(append([]Block{}, blocks[:last]...), blockAt(120, p)))
+			if worse.Over < whole.Over-1e-9 || worse.Worse < whole.Worse-1e-9 || worse.Within > whole.Within+1e-9 || worse.NotWorse > whole.NotWorse+1e-9 {
+				t.Fatalf("%+v, with one more bad answer %+v", whole, worse)
+			}
+		}
+
+		// Blocks without events change nothing.
+		idle := evidence(append(append([]Block{}, blocks...), blockAt(130, Pair{})))
+		if !reflect.DeepEqual(whole, idle) {
+			t.Fatalf("%+v, and after an idle block %+v", whole, idle)
+		}
+		for _, v := range []float64{whole.Over, whole.Worse, whole.Within, whole.NotWorse} {
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				t.Fatalf("%+v", whole)
+			}
+		}
+	})
+}
+
+func BenchmarkAdd(b *testing.B) {
+	s := standard.Begin()
+	for b.Loop() {
+		s.Add(blockAt(15, Pair{Tally{75, 0}, Tally{675, 1}}, Pair{Tally{75, 1}, Tally{675, 3}}))
+	}
+}

@@ -1,0 +1,290 @@
+package commands_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// change is one event of a watch, in the API server's own order; before is what was there already.
+type change struct {
+	before   bool
+	revision int64
+	event    watch.Event
+}
+
+// observe is observing, with what is found as errors of the test.
+func (a *app) observe() (stop func()) {
+	a.Helper()
+	stopped := a.observing()
+	return func() {
+		a.Helper()
+		problems, states := stopped()
+		for _, problem := range problems {
+			a.Error(problem)
+		}
+		if states < 10 {
+			a.Errorf("only %d states were seen", states)
+		}
+	}
+}
+
+// observing watches every object of the app until it is stopped, then replays all of it in the order
+// in which it happened and checks the design's invariants at each change: no weight above 0 on a subset
+// without a ready endpoint (1), no route to a subset that is not there (2), nothing on primary that this
+// release's canary has not proved (3), no write of an older lock after one of a newer (4), everybody
+// else's routes as they were (7), subsets whose labels never move (12). It gives what it found, in how
+// many states. That every death is followed by rest (5, 6) is for the caller to see.
+func (a *app) observing() (stop func() (problems []string, states int)) {
+	a.Helper()
+	ctx, cancel := context.WithCancel(a.Context())
+	var mu sync.Mutex
+	var changes []change
+	var watching sync.WaitGroup
+	follow := func(w watch.Interface, err error) {
+		if err != nil {
+			a.Fatal(err)
+		}
+		watching.Go(func() {
+			before := true
+			for event := range w.ResultChan() {
+				object, ok := event.Object.(metav1.Object)
+				if event.Type == watch.Bookmark {
+					before = before && object.GetAnnotations()[metav1.InitialEventsAnnotationKey] != "true"
+					continue
+				}
+				if !ok {
+					continue
+				}
+				revision, err := strconv.ParseInt(object.GetResourceVersion(), 10, 64)
+				if err != nil {
+					a.Error(err)
+				}
+				mu.Lock()
+				changes = append(changes, change{before, revision, event})
+				mu.Unlock()
+			}
+		})
+	}
+	// Each watch begins with what is there, and says by a bookmark where that ends.
+	all := metav1.ListOptions{SendInitialEvents: new(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}
+	follow(a.mesh.NetworkingV1().VirtualServices(a.namespace).Watch(ctx, all))
+	follow(a.mesh.NetworkingV1().DestinationRules(a.namespace).Watch(ctx, all))
+	follow(a.kube.DiscoveryV1().EndpointSlices(a.namespace).Watch(ctx, all))
+	follow(a.kube.CoreV1().Pods(a.namespace).Watch(ctx, all))
+	follow(a.kube.AppsV1().Deployments(a.namespace).Watch(ctx, all))
+	follow(a.kube.CoreV1().ConfigMaps(a.namespace).Watch(ctx, all))
+	return func() ([]string, int) {
+		cancel()
+		watching.Wait()
+		slices.SortStableFunc(changes, func(a, b change) int { return cmp.Compare(a.revision, b.revision) })
+		return a.replay(changes)
+	}
+}
+
+// mesh is what is known at one moment.
+type mesh struct {
+	set    *manifest.Set
+	route  *networking.VirtualService
+	rule   *networking.DestinationRule
+	slices map[string]*discoveryv1.EndpointSlice
+	tracks map[string]string // of pods by name
+
+	ledger  *release.Ledger
+	primary string           // the digest on it
+	epochs  map[string]int64 // of the lock that wrote an object last
+	foreign []string         // routes that are not the release's
+}
+
+func (a *app) replay(changes []change) (problems []string, states int) {
+	a.Helper()
+	set, err := manifest.Load(a.manifests)
+	if err != nil {
+		a.Fatal(err)
+	}
+	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}}
+	// Objects that were there before have the revisions of their last changes, which do not tell what was
+	// there together: they are taken in first.
+	for _, c := range changes {
+		if c.before {
+			m.apply(c.event)
+		}
+	}
+	for _, c := range changes {
+		if c.before {
+			continue
+		}
+		found := m.apply(c.event)
+		if m.route != nil && m.rule != nil && len(m.slices) > 0 {
+			states++
+			found = append(found, m.routing()...)
+		}
+		for _, problem := range found {
+			problems = append(problems, fmt.Sprintf("at revision %d (%s %T): %s", c.revision, c.event.Type, c.event.Object, problem))
+		}
+	}
+	return problems, states
+}
+
+// apply takes in a change, and says what of it may not be.
+func (m *mesh) apply(event watch.Event) (problems []string) {
+	gone := event.Type == watch.Deleted
+	switch o := event.Object.(type) {
+	case *networking.VirtualService:
+		m.route = o
+		problems = append(m.written(o, "VirtualService", gone), m.others(o)...)
+	case *networking.DestinationRule:
+		m.rule = o
+		problems = m.written(o, "DestinationRule", gone)
+		for _, subset := range o.Spec.Subsets {
+			if (subset.Name == "primary" || subset.Name == "canary") && !maps.Equal(subset.Labels, map[string]string{manifest.TrackLabel: subset.Name}) {
+				problems = append(problems, fmt.Sprintf("the labels of subset %s have moved: %v", subset.Name, subset.Labels))
+			}
+		}
+	case *appsv1.Deployment:
+		problems = m.written(o, "Deployment", gone)
+		if o.Name == m.set.Name(release.Primary) {
+			problems = append(problems, m.onPrimary(release.DigestOf(m.set.Image(o)))...)
+		}
+	case *corev1.ConfigMap:
+		if ledger, err := release.ParseLedger(m.set.App, o.Data["ledger.json"]); o.Data["ledger.json"] != "" {
+			if err != nil {
+				return []string{err.Error()}
+			}
+			if m.ledger != nil && ledger.Epoch < m.ledger.Epoch {
+				problems = []string{fmt.Sprintf("the ledger's epoch fell from %d to %d", m.ledger.Epoch, ledger.Epoch)}
+			}
+			if m.ledger != nil && m.ledger.Release != nil && ledger.Release != nil && m.ledger.Release.ID != ledger.Release.ID {
+				problems = append(problems, fmt.Sprintf("release %s began before %s had ended", ledger.Release.ID, m.ledger.Release.ID))
+			}
+			m.ledger = ledger
+		}
+	case *discoveryv1.EndpointSlice:
+		m.slices[o.Name] = o
+		if gone {
+			delete(m.slices, o.Name)
+		}
+	case *corev1.Pod:
+		m.tracks[o.Name] = o.Labels[manifest.TrackLabel]
+	}
+	return problems
+}
+
+// written checks that locks write an object in their order, each after the ledger knows it.
+func (m *mesh) written(o metav1.Object, kind string, gone bool) (problems []string) {
+	epoch, err := strconv.ParseInt(o.GetAnnotations()["crossbill.our-org.github.com/epoch"], 10, 64)
+	if err != nil {
+		return nil
+	}
+	name := kind + " " + o.GetName()
+	if epoch < m.epochs[name] {
+		problems = append(problems, fmt.Sprintf("%s was written by lock %d after lock %d", name, epoch, m.epochs[name]))
+	}
+	if m.ledger != nil && epoch > m.ledger.Epoch {
+		problems = append(problems, fmt.Sprintf("%s was written by lock %d, the ledger knows %d", name, epoch, m.ledger.Epoch))
+	}
+	m.epochs[name] = epoch
+	if gone {
+		delete(m.epochs, name)
+	}
+	return problems
+}
+
+// onPrimary checks that primary takes only what the canary of the release in flight was judged healthy
+// with, or goes back to what it had.
+func (m *mesh) onPrimary(digest string) []string {
+	before := m.primary
+	m.primary = digest
+	if before == "" || before == digest || m.ledger == nil {
+		return nil
+	}
+	r := m.ledger.Release
+	switch {
+	case r == nil:
+		return []string{fmt.Sprintf("primary takes %s without a release in flight", digest)}
+	case digest == release.DigestOf(r.Previous), r.Previous == "" && digest == r.Digest():
+		return nil
+	case digest != r.Digest(), r.Verdict == nil || r.Verdict.Digest != digest || r.Verdict.Outcome != release.Healthy:
+		return []string{fmt.Sprintf("primary takes %s, the release's verdict is %+v", digest, r.Verdict)}
+	}
+	return nil
+}
+
+// others checks that routes which are not the release's stay as they were.
+func (m *mesh) others(vs *networking.VirtualService) []string {
+	ours := map[int]bool{}
+	for _, r := range m.set.Routes(vs) {
+		ours[r.HTTP] = true
+	}
+	foreign := []string{}
+	for i, route := range vs.Spec.Http {
+		if !ours[i] && !strings.HasPrefix(route.Name, manifest.StickyPrefix) {
+			foreign = append(foreign, route.String())
+		}
+	}
+	before := m.foreign
+	m.foreign = foreign
+	if before != nil && !slices.Equal(before, foreign) {
+		return []string{fmt.Sprintf("other people's routes were %q, now they are %q", before, foreign)}
+	}
+	return nil
+}
+
+// routing checks what traffic meets at this moment.
+func (m *mesh) routing() (problems []string) {
+	ready := map[string]int{}
+	for _, slice := range m.slices {
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
+				ready[m.tracks[endpoint.TargetRef.Name]]++
+			}
+		}
+	}
+	for _, r := range m.set.Routes(m.route) {
+		w := manifest.Weights(m.route, r)
+		for track, weight := range map[release.Track]int32{release.Primary: w.Primary, release.Canary: w.Canary} {
+			if !manifest.HasSubset(m.rule, track) {
+				problems = append(problems, fmt.Sprintf("the route names subset %s, which is not there", track))
+			}
+			if weight > 0 && ready[string(track)] == 0 {
+				problems = append(problems, fmt.Sprintf("weight %d on %s, which has no ready endpoint", weight, track))
+			}
+		}
+	}
+	for _, http := range m.route.Spec.Http { // all of a sticky route's traffic goes to one track
+		if !strings.HasPrefix(http.Name, manifest.StickyPrefix) {
+			continue
+		}
+		if len(http.Route) != 1 || len(http.Match) == 0 || ready[http.Route[0].Destination.Subset] == 0 {
+			problems = append(problems, fmt.Sprintf("route %s leads to nothing that is ready: %v", http.Name, http.Route))
+		}
+	}
+	return problems
+}
+
+// foreign puts a route of somebody else ahead of the release's.
+func (a *app) foreign() {
+	a.Helper()
+	_, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(a.Context(), a.name+"-vs", types.JSONPatchType,
+		[]byte(`[{"op":"add","path":"/spec/http/0","value":{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}}]`),
+		metav1.PatchOptions{FieldManager: "them"})
+	if err != nil {
+		a.Fatal(err)
+	}
+}

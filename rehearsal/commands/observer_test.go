@@ -1,0 +1,101 @@
+package commands_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// TestObserver shows the observer each thing that it is there to see.
+func TestObserver(t *testing.T) {
+	set, err := manifest.Load("../../k8s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const one, two = "sha256:1111111111111111111111111111111111111111111111111111111111111111", "sha256:2222222222222222222222222222222222222222222222222222222222222222"
+	repository := "registry.example.com/app@"
+	meta := func(name, epoch string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Name: name, Annotations: map[string]string{"crossbill.our-org.github.com/epoch": epoch}}
+	}
+	route := func(epoch string, canary int32, theirs string) *networking.VirtualService {
+		vs := set.VirtualService.DeepCopy()
+		vs.ObjectMeta = meta(vs.Name, epoch)
+		vs.Spec.Http[0].Route[0].Weight, vs.Spec.Http[0].Route[1].Weight = 100-canary, canary
+		vs.Spec.Http = append(vs.Spec.Http, &networkingapi.HTTPRoute{Name: theirs})
+		return vs
+	}
+	rule := func(label string) *networking.DestinationRule {
+		r := set.DestinationRule.DeepCopy()
+		r.Spec.Subsets[1].Labels["version"] = label
+		return r
+	}
+	primary := func(epoch, digest string) *appsv1.Deployment {
+		d, err := set.Track(release.Primary, "default", repository+digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.ObjectMeta = meta(d.Name, epoch)
+		return d
+	}
+	ledger := func(change func(*release.Ledger)) *corev1.ConfigMap {
+		l := &release.Ledger{Version: release.LedgerVersion, App: set.App, Epoch: 5}
+		if _, err := l.Begin(release.Release{ID: "r", Image: repository + two, Previous: repository + one}, "test", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(l)
+		}
+		return &corev1.ConfigMap{Data: map[string]string{"ledger.json": l.String()}}
+	}
+	pod := func(name, track string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"version": track}}}
+	}
+	endpoints := func(ready bool) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "slice"}, Endpoints: []discoveryv1.Endpoint{
+			{TargetRef: &corev1.ObjectReference{Name: "p"}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}},
+			{TargetRef: &corev1.ObjectReference{Name: "c"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}},
+		}}
+	}
+	start := []runtime.Object{ledger(nil), pod("p", "primary"), pod("c", "canary"), rule("canary"), primary("5", one), route("5", 0, "theirs"), endpoints(true)}
+	healthy := func(l *release.Ledger) {
+		l.Release.Stage = release.StagePromoting
+		l.Release.Verdict = &release.Verdict{Outcome: release.Healthy, Digest: two}
+	}
+	for name, c := range map[string]struct {
+		then []runtime.Object
+		want string // "" is nothing
+	}{
+		"weight on ready pods":              {[]runtime.Object{route("5", 10, "theirs")}, ""},
+		"weight without a ready endpoint":   {[]runtime.Object{endpoints(false), route("5", 10, "theirs")}, "weight 10 on canary, which has no ready endpoint"},
+		"endpoints that go under a weight":  {[]runtime.Object{route("5", 10, "theirs"), endpoints(false)}, "weight 10 on canary, which has no ready endpoint"},
+		"a subset whose labels moved":       {[]runtime.Object{rule("other")}, "the labels of subset canary have moved"},
+		"a route of others that is changed": {[]runtime.Object{route("5", 0, "mine")}, "other people's routes were"},
+		"promotion of what was proved":      {[]runtime.Object{ledger(healthy), primary("5", two)}, ""},
+		"promotion without a verdict":       {[]runtime.Object{primary("5", two)}, "primary takes sha256:2222"},
+		"a write of an older lock":          {[]runtime.Object{primary("4", one)}, "was written by lock 4 after lock 5"},
+		"a write before the ledger":         {[]runtime.Object{primary("6", one)}, "was written by lock 6, the ledger knows 5"},
+		"a ledger that falls back":          {[]runtime.Object{ledger(func(l *release.Ledger) { l.Epoch = 4 })}, "the ledger's epoch fell"},
+		"two releases at a time":            {[]runtime.Object{ledger(func(l *release.Ledger) { l.Release.ID = "s" })}, "release s began before r had ended"},
+	} {
+		var changes []change
+		for i, object := range append(append([]runtime.Object{}, start...), c.then...) {
+			changes = append(changes, change{false, int64(i), watch.Event{Type: watch.Modified, Object: object}})
+		}
+		problems, _ := (&app{T: t, manifests: "../../k8s"}).replay(changes)
+		if found := strings.Join(problems, "\n"); (c.want == "") != (found == "") || !strings.Contains(found, c.want) {
+			t.Errorf("%s: found %q, want %q", name, found, c.want)
+		}
+	}
+}

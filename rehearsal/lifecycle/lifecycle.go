@@ -1,0 +1,501 @@
+// Package road drives a release of the real app down the whole road, three times: a first release,
+// a changed version that goes through its canary, and a bad one that must be rolled back. It uses
+// the crossbill command as a person or a job would, and watches from outside what callers see.
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/gitlab"
+	"github.com/our-org/crossbill/rehearsal/load"
+	"github.com/our-org/crossbill/rehearsal/screen"
+)
+
+// Host is the app's public name.
+const Host = "app.example.com"
+
+const (
+	name   = "qwik-node-app"
+	weight = 10
+)
+
+// Road is what a rehearsal needs.
+type Road struct {
+	Repository string // the checkout
+	Crossbill  string // the command
+	Base       string // base image, as `crossbill image build --base` takes it
+	Work       string // scratch folder
+	SigningKey string // file with the private key that GitHub's side signs images with
+	Out        string // results
+	Rate       int    // requests a second
+	Screen     *screen.Screen
+	Cluster    *cluster.Cluster
+	GitLab     *gitlab.GitLab
+
+	traffic *load.Generator
+	builds  map[string]chan error // of each version: they go on, one after the other, beside all the rest
+}
+
+// Version is one version of the app: the checkout's app with some files replaced.
+type Version struct {
+	Number  string
+	Overlay string // folder under rehearsal/apps; "" for the app as it is
+	What    string
+	Bad     bool
+}
+
+// Source is the repository that the versions are said to be built from.
+const Source = "https://github.com/our-org/" + name
+
+// commit stands for the one that the version is built from.
+func (v Version) commit() string { return fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))) }
+
+// Versions are the three that are released, in order.
+var Versions = []Version{
+	{Number: "1.0.0", What: "the app as it is: the first release goes straight to primary"},
+	{Number: "1.1.0", Overlay: "changed", What: "a changed app: canary, verify, promote, cleanup"},
+	{Number: "1.2.0", Overlay: "bad", What: "a bad version, 30 % of its answers are errors: verify must roll it back", Bad: true},
+}
+
+// Release is what one release came to.
+type Release struct {
+	Version  string  `json:"version"`
+	Digest   string  `json:"digest"`
+	Outcome  string  `json:"outcome"` // promoted, rolled_back or first
+	Requests int     `json:"requests"`
+	Lost     int     `json:"lost"`   // answered by no version of the app
+	Failed   int     `json:"failed"` // answered by the app with a server error
+	Seconds  float64 `json:"seconds"`
+	ImageMB  float64 `json:"imageMB"` // compressed
+}
+
+// Summary is what the rehearsal writes to rehearsal.json.
+type Summary struct {
+	ControlPlaneSeconds float64    `json:"controlPlaneSeconds"`
+	TotalSeconds        float64    `json:"totalSeconds"`
+	RequestsPerSecond   int        `json:"requestsPerSecond"`
+	Requests            int        `json:"requests"`
+	Lost                int        `json:"lost"`
+	Failed              int        `json:"failed"`
+	CanaryShare         float64    `json:"canaryShare"`        // percent of the requests at weight 10
+	CanaryShareOf       int        `json:"canaryShareOf"`      // requests that it was measured over
+	RollbackSeconds     float64    `json:"rollbackSeconds"`    // from the bad canary's first request to its last
+	Problems            []string   `json:"problems,omitempty"` // what the lost requests came to
+	Releases            []*Release `json:"releases"`
+}
+
+// Check runs the app's own checks, and begins to build its versions.
+func (r *Road) Check(ctx context.Context) error {
+	r.builds = map[string]chan error{}
+	for _, v := range Versions {
+		r.builds[v.Number] = make(chan error, 1)
+	}
+	go func() {
+		for _, v := range Versions {
+			r.builds[v.Number] <- r.build(ctx, v)
+		}
+	}()
+	return r.Screen.Step("check", func(progress func(string)) (string, error) {
+		progress("types, lint, unit tests of the app")
+		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
+		return "types, lint and unit tests of the app pass", err
+	})
+}
+
+// Pnpm is the package manager of the app, as npx takes it.
+const Pnpm = "pnpm@10.34.9"
+
+// Release carries one version down the road. The traffic starts with the first release.
+func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
+	r.Screen.Title("Release %s: %s", v.Number, v.What)
+	result := &Release{Version: v.Number}
+	summary.Releases = append(summary.Releases, result)
+	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
+		progress("client and server bundles")
+		return "client and server bundles, begun meanwhile", <-r.builds[v.Number]
+	})
+	if err != nil {
+		return err
+	}
+	var image struct {
+		Reference, Digest string
+		Size              int64
+	}
+	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
+		progress("pushing the image")
+		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
+			"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
+		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
+		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
+	})
+	if err != nil {
+		return err
+	}
+	err = r.Screen.Step("sign", func(progress func(string)) (string, error) {
+		progress("SBOM, provenance, signature")
+		var made struct{ SBOM, Provenance string }
+		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--key-file", r.SigningKey)
+		return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
+	})
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := r.rollOut(ctx, v, image.Reference, result, summary); err != nil {
+		return err
+	}
+	end := time.Now()
+	tally := r.traffic.Between(start, end)
+	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
+	for problem, n := range tally.Problems {
+		summary.Problems = append(summary.Problems, fmt.Sprintf("release %s: %d × %s", v.Number, n, problem))
+	}
+	return nil
+}
+
+// verbResult is the part of a command's JSON that the rehearsal reads.
+type verbResult struct {
+	Message, Outcome string
+	Verdict          struct{ Reason string }
+}
+
+// The jobs of the pipeline file that the rehearsal knows by name.
+const (
+	canaryJob  = "deploy_canary"
+	verifyJob  = "verify_canary"
+	promoteJob = "promote_to_production"
+)
+
+// verbOf is the command that a job runs; the file that it leaves has its name.
+func verbOf(job string) string {
+	command, _, _ := strings.Cut(strings.TrimPrefix(job, "deploy_"), "_")
+	return command
+}
+
+// rollOut hands the release to GitLab and sees its pipeline through; a person presses the button.
+func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
+	pipeline, err := r.trigger(ctx, v, image)
+	if err != nil {
+		return err
+	}
+	var routed time.Time // when the canary got its share
+	for {
+		job := pipeline.Next()
+		if job == "" && pipeline.Status() == "manual" {
+			if err := r.press(ctx, v, pipeline); err != nil {
+				return err
+			}
+			continue
+		}
+		if job == "" {
+			break
+		}
+		done, err := r.job(ctx, v, pipeline, job)
+		if err != nil {
+			return err
+		}
+		if done.Outcome != "" {
+			result.Outcome = done.Outcome
+		}
+		switch {
+		case job == canaryJob && done.Outcome == "first":
+			if err := r.beginTraffic(ctx); err != nil {
+				return err
+			}
+		case job == canaryJob:
+			routed = time.Now()
+		case job == verifyJob && v.Bad:
+			summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
+		case job == verifyJob && !routed.IsZero():
+			tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // a second for the route to reach the gateway
+			summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
+		}
+	}
+	return r.follow(ctx, v, pipeline, map[bool]string{false: "promoted", true: "rolled_back"}[v.Bad])
+}
+
+// trigger starts the release's pipeline, as GitHub's workflow does.
+func (r *Road) trigger(ctx context.Context, v Version, image string) (*gitlab.Pipeline, error) {
+	var pipeline *gitlab.Pipeline
+	err := r.Screen.Step("trigger", func(progress func(string)) (string, error) {
+		progress("one POST, and a look for other senders")
+		var started struct{ PipelineID int64 }
+		_, byDigest, _ := strings.Cut(image, "@")
+		repository := r.Cluster.RegistryHost + "/our-org/" + name
+		err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
+			"--image", repository+"@"+byDigest, "--commit", v.commit(), "--settle", "1s")
+		if err != nil {
+			return "", err
+		}
+		pipeline, err = r.GitLab.Pipeline(ctx, started.PipelineID)
+		return fmt.Sprintf("GitLab's pipeline %d", started.PipelineID), err
+	})
+	return pipeline, err
+}
+
+// job runs a job of the pipeline and shows the traffic meanwhile.
+func (r *Road) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (verbResult, error) {
+	command := verbOf(job)
+	var result verbResult
+	err := r.Screen.Step(command, func(progress func(string)) (string, error) {
+		log, err := os.Create(filepath.Join(r.Out, "logs", command+"-"+v.Number+".log"))
+		if err != nil {
+			return "", err
+		}
+		defer log.Close()
+		stop := r.watchTraffic(time.Now(), progress)
+		failure := pipeline.Run(ctx, job, log)
+		stop()
+		if text, err := pipeline.Artifact(command + ".json"); err == nil {
+			if err := json.Unmarshal(text, &result); err != nil {
+				return "", fmt.Errorf("what %s left: %w", job, err)
+			}
+		}
+		failed := errors.As(failure, new(*gitlab.JobError))
+		switch {
+		case failure != nil && !failed:
+			return "", failure
+		case failed && v.Bad && job == verifyJob:
+			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
+		case failed:
+			return "", fmt.Errorf("%w; its log is %s", failure, log.Name())
+		case v.Bad && job == verifyJob:
+			return "", fmt.Errorf("verify should have found version %s unhealthy: %s", v.Number, result.Message)
+		}
+		return shortDigests(result.Message), nil
+	})
+	return result, err
+}
+
+// press is the person: GitHub's watch says that the pipeline waits, and the button is pressed.
+func (r *Road) press(ctx context.Context, v Version, pipeline *gitlab.Pipeline) error {
+	return r.Screen.Step("gate", func(progress func(string)) (string, error) {
+		if _, err := r.watch(ctx, "gate-"+v.Number, pipeline, 7); err != nil {
+			return "", err
+		}
+		return "the pipeline waits for a person, who presses " + promoteJob, pipeline.Press(promoteJob)
+	})
+}
+
+// follow is what GitHub learns of the pipeline's end.
+func (r *Road) follow(ctx context.Context, v Version, pipeline *gitlab.Pipeline, want string) error {
+	return r.Screen.Step("watch", func(progress func(string)) (string, error) {
+		state, err := r.watch(ctx, "watch-"+v.Number, pipeline, map[string]int{"promoted": 0, "rolled_back": 1}[want])
+		if err == nil && state != want {
+			err = fmt.Errorf("watch says %s of version %s, not %s", state, v.Number, want)
+		}
+		return strings.ReplaceAll("GitHub sees: "+state, "_", " "), err
+	})
+}
+
+// watch runs the command and wants an exit code.
+func (r *Road) watch(ctx context.Context, log string, pipeline *gitlab.Pipeline, want int) (string, error) {
+	var seen struct{ State string }
+	err := r.crossbill(ctx, log, &seen, "watch", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--pipeline", strconv.FormatInt(pipeline.ID, 10))
+	if code := exitCode(err); code != want {
+		return "", fmt.Errorf("watch ended with exit code %d, not %d: %w", code, want, err)
+	}
+	return seen.State, nil
+}
+
+// beginTraffic starts the load and waits until the gateway answers: before the first release there
+// is nothing to call.
+func (r *Road) beginTraffic(ctx context.Context) error {
+	return r.Screen.Step("traffic", func(progress func(string)) (string, error) {
+		progress("waiting for the gateway's first answer")
+		if err := r.gatewayAnswers(ctx); err != nil {
+			return "", err
+		}
+		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, r.Rate)
+		time.Sleep(time.Second)
+		return fmt.Sprintf("%d requests/s through the gateway from now on", r.Rate), nil
+	})
+}
+
+// watchTraffic shows the split of the last seconds until it is stopped.
+func (r *Road) watchTraffic(start time.Time, progress func(string)) (stop func()) {
+	if r.traffic == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			now := time.Now()
+			recent, all := r.traffic.Between(now.Add(-2*time.Second), now), r.traffic.Between(start, now)
+			progress(fmt.Sprintf("%s  %d requests, %d lost", bar(recent), all.Requests, all.Lost))
+		}
+	}()
+	return func() { close(done) }
+}
+
+// bar draws how the tracks share the traffic.
+func bar(t load.Tally) string {
+	const width = 20
+	share := t.Share("canary")
+	canary := int(share*width + 0.5)
+	if share > 0 && canary == 0 {
+		canary = 1
+	}
+	return fmt.Sprintf("primary %s%s canary %4.1f %%", strings.Repeat("█", width-canary), strings.Repeat("░", canary), 100*share)
+}
+
+// Finish stops the traffic and writes the summary.
+func (r *Road) Finish(summary *Summary) error {
+	for _, release := range summary.Releases {
+		summary.Requests += release.Requests
+		summary.Lost += release.Lost
+		summary.Failed += release.Failed
+	}
+	text, err := json.MarshalIndent(summary, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.Out, "rehearsal.json"), append(text, '\n'), 0o644)
+}
+
+// Report writes what all releases came to as one page, by the ledger and by GitLab, and gives its name.
+func (r *Road) Report(ctx context.Context) (string, error) {
+	file := filepath.Join(r.Out, "report.html")
+	_, err := r.run(ctx, "report", r.Repository, r.Crossbill, "report", "--html", file, "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project,
+		"--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace)
+	return file, err
+}
+
+// StopTraffic ends the load.
+func (r *Road) StopTraffic() {
+	if r.traffic != nil {
+		r.traffic.Stop()
+	}
+}
+
+func (r *Road) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
+func (r *Road) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
+
+// built is the folder with a version's dist and server.
+func (r *Road) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }
+
+// build makes one version's bundles. All versions are built in one copy of the app, as they would be
+// in one checkout.
+func (r *Road) build(ctx context.Context, v Version) error {
+	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
+	if _, err := os.Stat(checkout); err != nil {
+		if err := copySources(app, checkout); err != nil {
+			return err
+		}
+		if _, err := r.run(ctx, "install", checkout, "npx", "--yes", Pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+			return err
+		}
+	}
+	if err := copySources(app, checkout); err != nil { // what the last overlay replaced is put back
+		return err
+	}
+	if v.Overlay != "" {
+		if err := overlay(filepath.Join(r.Repository, "rehearsal", "apps", v.Overlay), checkout); err != nil {
+			return err
+		}
+	}
+	// The traffic goes first.
+	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", Pnpm, "build"); err != nil {
+		return err
+	}
+	for _, made := range []string{"dist", "server", "sbom"} {
+		if err := os.CopyFS(filepath.Join(r.built(v), made), os.DirFS(filepath.Join(checkout, made))); err != nil {
+			return err
+		}
+	}
+	lock, err := os.ReadFile(filepath.Join(checkout, "pnpm-lock.yaml"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(r.built(v), "pnpm-lock.yaml"), lock, 0o644)
+}
+
+// crossbill runs the command and reads the JSON that it prints, also when it fails.
+func (r *Road) crossbill(ctx context.Context, log string, result any, args ...string) error {
+	args = append(args, "-o", "json")
+	out, err := r.run(ctx, log, r.Repository, r.Crossbill, args...)
+	if len(bytes.TrimSpace(out)) > 0 {
+		if parse := json.Unmarshal(out, result); parse != nil && err == nil {
+			return fmt.Errorf("crossbill %s printed what is not JSON: %w", args[0], parse)
+		}
+	}
+	return err
+}
+
+// run runs a program with its messages in out/logs and returns what it printed.
+func (r *Road) run(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
+	file := filepath.Join(r.Out, "logs", log+".log")
+	messages, err := os.Create(file)
+	if err != nil {
+		return nil, err
+	}
+	defer messages.Close()
+	fmt.Fprintf(messages, "$ %s %s\n", program, strings.Join(args, " "))
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
+	// The sandbox reaches no network: npm must not try.
+	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true",
+		"GITLAB_TRIGGER_TOKEN="+r.GitLab.TriggerToken, "GITLAB_TOKEN="+r.GitLab.Token)
+	err = cmd.Run()
+	messages.Write(out.Bytes())
+	if err != nil {
+		return out.Bytes(), &commandError{program: filepath.Base(program), log: file, err: err}
+	}
+	return out.Bytes(), nil
+}
+
+// commandError shows the end of a failed command's log.
+type commandError struct {
+	program, log string
+	err          error
+}
+
+func (e *commandError) Error() string {
+	text, _ := os.ReadFile(e.log)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) > 15 {
+		lines = lines[len(lines)-15:]
+	}
+	return fmt.Sprintf("%s: %s\n  %s\n(all of it: %s)", e.program, e.err, strings.Join(lines, "\n  "), e.log)
+}
+func (e *commandError) Unwrap() error { return e.err }
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+func seconds(d time.Duration) float64 {
+	return float64(d.Round(10*time.Millisecond)) / float64(time.Second)
+}
+
+var longDigest = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
+
+// shortDigests shortens digests as people compare them.
+func shortDigests(text string) string { return longDigest.ReplaceAllString(text, "$1") }

@@ -1,0 +1,95 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// notSources are what an install and a build make.
+var notSources = map[string]bool{"node_modules": true, "dist": true, "server": true, "sbom": true, "tmp": true}
+
+// copySources copies the app's sources.
+func copySources(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if d.IsDir() {
+			if notSources[relative] {
+				return filepath.SkipDir
+			}
+			return os.MkdirAll(target, 0o755)
+		}
+		return copyFile(path, target)
+	})
+	if err != nil {
+		return fmt.Errorf("copy of the app: %w", err)
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o644)
+}
+
+// overlay puts a version's own files over the app's.
+func overlay(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if _, err := os.Stat(target); err != nil {
+			return fmt.Errorf("overlay %s replaces no file of the app: %w", relative, err)
+		}
+		return copyFile(path, target)
+	})
+}
+
+// gatewayAnswers waits until the app answers through the gateway.
+func (r *Road) gatewayAnswers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	client := &http.Client{Timeout: time.Second}
+	last := "no answer"
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Cluster.GatewayAddress+"/api/version", nil)
+		if err != nil {
+			return err
+		}
+		request.Host = Host
+		response, err := client.Do(request)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+			last = response.Status
+		} else {
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the gateway does not lead to the app after 30 s: %s", last)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
