@@ -61,6 +61,12 @@ test-dagger:
 	cd rehearsal && go test -tags dagger ./dagger -count=1 -timeout 90m -v -dagger.images='$(IMAGES)' \
 		-dagger.page=$(CURDIR)/$(if $(DOCS),docs,out)/dagger-functions.md
 
+# Our own words to avoid; .ci/words has the list.
+.PHONY: lint-words
+lint-words:
+	@echo '== words'
+	go vet ./.ci/words && go test ./.ci/words && go run ./.ci/words
+
 .PHONY: test-app
 test-app:
 	@echo '== the app: types, lint, unit tests'
