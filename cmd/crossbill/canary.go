@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -89,6 +91,9 @@ release straight on primary.`,
 				if err := trust.apply(c, cluster.manifests); err != nil {
 					return rollout.Result{}, err
 				}
+				if err := requireImage(c); err != nil {
+					return rollout.Result{}, err
+				}
 				c.Takeover, c.Again = takeover, again
 				result, err := c.Canary(cmd.Context(), want)
 				if err != nil {
@@ -106,6 +111,25 @@ release straight on primary.`,
 	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
 	takeoverFlag(cmd.Flags(), &takeover)
 	return cmd
+}
+
+// requireImage rejects a release whose image is not in its registry, before the policy is asked.
+func requireImage(c *rollout.Cluster) error {
+	keychain, err := environmentLogin()
+	if err != nil {
+		return err
+	}
+	admit := c.Admit
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		warn := func(err error) {
+			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()})
+		}
+		if err := image.RequireFound(ctx, r.Image, keychain, warn); err != nil || admit == nil {
+			return err
+		}
+		return admit(ctx, r)
+	}
+	return nil
 }
 
 // rollBackUnready rolls back when pods did not become ready in time: exit code 6 either way, the
