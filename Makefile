@@ -13,7 +13,8 @@ PNPM := npx --yes pnpm@10.34.9
 help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
-	@echo 'make test             all tests, as CI runs them'
+	@echo 'make test             lint and all tests, as CI runs them'
+	@echo 'make lint             golangci-lint over all modules; the first time it compiles the linter, about five minutes'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
@@ -39,6 +40,15 @@ rehearse: bin/rehearse bin/crossbill
 
 .PHONY: test
 test: test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
+
+# The linter has a module of its own, so that the product's go.mod stays small.
+LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run
+
+.PHONY: lint
+lint:
+	@echo '== lint'
+	$(LINT)
+	cd rehearsal && $(LINT)
 
 .PHONY: test-go
 test-go:

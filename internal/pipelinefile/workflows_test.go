@@ -15,7 +15,7 @@ import (
 func workflows(t *testing.T) []string {
 	t.Helper()
 	paths, err := filepath.Glob("../../.github/workflows/*.yml")
-	if err != nil || len(paths) < 2 {
+	if err != nil || len(paths) < 3 {
 		t.Fatal(paths, err)
 	}
 	return paths
@@ -90,8 +90,12 @@ func TestWorkflowsAreSafe(t *testing.T) {
 				}
 				calls += strings.Count(step.Run, "dagger call ")
 			}
-			if calls != 1 {
-				t.Errorf("%s: %s: %d calls", path, name, calls)
+			want := 1
+			if filepath.Base(path) == "ci.yml" { // the tool's own
+				want = 0
+			}
+			if calls != want {
+				t.Errorf("%s: %s: %d calls of dagger, want %d", path, name, calls, want)
 			}
 		}
 	}
