@@ -353,7 +353,7 @@ func TestMissingArguments(t *testing.T) {
 func TestFailuresAreTheCommandsOwn(t *testing.T) {
 	s := begin(t)
 	s.ends = func([]string) (string, string, int) {
-		return `{"command":"verify"}`, "   1.0s  Deployment: ready\ncrossbill: GitHub was not told\ncrossbill: the canary is unhealthy:\n  30 % are errors\n", 3
+		return `{"command":"verify"}`, "   1.0s  Deployment: ready\ncrossbill: notification failed: GitHub\ncrossbill: the canary is unhealthy:\n  30 % are errors\n", 3
 	}
 	_, err := some().Verify(t.Context(), "", "", false, "", "5m")
 	var failed *gqlerror.Error

@@ -116,15 +116,15 @@ func (f *reportFlags) elsewhere(cmd *cobra.Command, s *rollout.Status) (entries 
 		if !asked || github.Repository == "" {
 			continue
 		}
-		told, err := github.Told(ctx, r.ID)
+		statuses, err := github.Statuses(ctx, r.ID)
 		if errors.As(err, new(*usererr.Error)) {
 			return nil, nil, err
 		}
 		if err != nil {
 			missing = append(missing, fmt.Sprintf("GitHub's Deployment of release %s is missing: %v", r.ID, firstLine(err)))
 		}
-		for _, t := range told {
-			entries = append(entries, report.Entry{At: t.At, Source: report.GitHub, Release: r.ID, Digest: r.Digest(), What: t.State, Detail: t.Description, By: t.By, URL: report.LinksOf(r).Run})
+		for _, t := range statuses {
+			entries = append(entries, report.Entry{At: t.CreatedAt, Source: report.GitHub, Release: r.ID, Digest: r.Digest(), What: t.State, Detail: t.Description, By: t.CreatedBy, URL: r.Links().RunURL})
 		}
 	}
 	return entries, missing, nil

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/release"
@@ -74,7 +73,6 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 			flags.gitlab.url, flags.gitlab.project, flags.gitlab.output = gitlab.URL, server.Project, "text"
 			flags.github.tokenFile = token
 			flags.github.github.Repository, flags.github.github.URL = "our-org/app", github.URL
-			flags.github.github.Backoff = wait.Backoff{Steps: 1}
 			if test.change != nil {
 				test.change(&flags)
 			}

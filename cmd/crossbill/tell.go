@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-// tellFlags say who is told what a command did: GitHub, a webhook, a trace collector, a Pushgateway.
+// tellFlags say who is notified of what a command did: GitHub, a webhook, a trace collector, a Pushgateway.
 type tellFlags struct {
 	github      githubFlags
 	webhookFile string
@@ -26,73 +27,69 @@ func (f *tellFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.pushgateway, "pushgateway", "", "URL of a Prometheus Pushgateway that gets its metrics (default $CROSSBILL_PUSHGATEWAY)")
 }
 
-// tellTimeout bounds all of the telling.
-const tellTimeout = time.Minute
-
-// around runs a command and tells who is to be told. Telling never changes the command's own outcome.
+// around runs a command and notifies the targets of its end, which never changes the command's own result.
 func (f *tellFlags) around(cmd *cobra.Command, cluster *clusterFlags, command string, releaseID *string, run func() (rollout.Result, error)) error {
-	begun := time.Now()
+	started := time.Now()
 	result, err := run()
-	id := *releaseID
-	if result.Release != nil {
-		id = result.Release.ID
-	}
-	// Also after Ctrl-C: it is the last thing that this process does.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), tellTimeout)
-	defer cancel()
-	status, tell := deploymentStatus(command, result, err)
-	if !tell {
-		return err
-	}
-	if id != "" && status.State != "" {
-		status.EnvironmentURL = f.github.environmentURL
-		f.github.tell(ctx, cmd.ErrOrStderr(), id, status)
-	}
 	event := &notify.Event{
-		Command: command, App: cluster.app, Namespace: cluster.namespace, Release: result.Release, ReleaseID: id, Outcome: result.Outcome,
-		Message: result.Message, Begun: begun, Ended: time.Now(), Steps: cluster.steps,
+		Command: command, App: cluster.app, Namespace: cluster.namespace, Release: result.Release, ReleaseID: *releaseID, Outcome: result.Outcome,
+		Message: result.Message, StartedAt: started, FinishedAt: time.Now(), Steps: cluster.steps,
 	}
-	if err != nil {
+	if result.Release != nil {
+		event.ReleaseID = result.Release.ID
+	}
+	if event.Result = resultOf(err); err != nil {
 		event.ExitCode, event.Message = exitCode(err), err.Error()
 	}
-	if untold := f.send(ctx, event); untold != nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: not told: %v; the release itself is not touched by this\n", untold)
+	targets, bad := f.targets()
+	if failed := errors.Join(bad, notify.All(cmd.Context(), targets.Notifiers(), event)); failed != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: notification failed: %v\ncrossbill: the release itself is not affected by this\n", failed)
 	}
 	return err
 }
 
-// trace tells the trace collector of a command of the handoff.
-func trace(cmd *cobra.Command, command, app, releaseID string, begun time.Time, err error) {
-	if !notify.Traced() || releaseID == "" {
-		return
+// resultOf is what the error of a command means to those who are notified.
+func resultOf(err error) notify.Result {
+	if err == nil {
+		return notify.Succeeded
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), tellTimeout)
-	defer cancel()
-	event := &notify.Event{Command: command, App: app, ReleaseID: releaseID, Begun: begun, Ended: time.Now()}
-	if err != nil && exitCode(err) != exitWaiting {
-		event.ExitCode, event.Message = exitCode(err), err.Error()
+	switch exitCode(err) {
+	case exitUnhealthy:
+		return notify.Unhealthy
+	case exitDeadline:
+		return notify.NotReady
+	case exitInconclusive:
+		return notify.Inconclusive
+	case exitFailure:
+		return notify.Failed
 	}
-	if untold := notify.Trace(ctx, version, event); untold != nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: not told: %v\n", untold)
-	}
+	return notify.Refused
 }
 
-// send tells everybody but GitHub.
-func (f *tellFlags) send(ctx context.Context, e *notify.Event) error {
-	address, err := secret("--webhook-file", f.webhookFile, "CROSSBILL_WEBHOOK")
-	errs := []error{err}
-	if address != "" {
-		errs = append(errs, notify.Webhook(ctx, address, e))
+// targets are those that the flags and the environment name.
+func (f *tellFlags) targets() (notify.Targets, error) {
+	github, _, githubErr := f.github.source()
+	webhook, webhookErr := secret("--webhook-file", f.webhookFile, "CROSSBILL_WEBHOOK")
+	return notify.Targets{
+		GitHub: github, WebhookURL: webhook, PushgatewayURL: cmp.Or(f.pushgateway, os.Getenv("CROSSBILL_PUSHGATEWAY")), Version: version,
+	}, errors.Join(githubErr, webhookErr)
+}
+
+// traceTimeout bounds the sending of a trace.
+const traceTimeout = 20 * time.Second
+
+// trace sends the trace of a command of the handoff.
+func trace(cmd *cobra.Command, command, app, releaseID string, started time.Time, err error) {
+	if !notify.TracesConfigured() {
+		return
 	}
-	gateway := f.pushgateway
-	if gateway == "" {
-		gateway = os.Getenv("CROSSBILL_PUSHGATEWAY")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), traceTimeout)
+	defer cancel()
+	event := &notify.Event{Command: command, App: app, ReleaseID: releaseID, Result: notify.Succeeded, StartedAt: started, FinishedAt: time.Now()}
+	if err != nil && exitCode(err) != exitWaiting {
+		event.Result, event.ExitCode, event.Message = notify.Failed, exitCode(err), err.Error()
 	}
-	if gateway != "" {
-		errs = append(errs, notify.Push(ctx, gateway, e))
+	if failed := (notify.Traces{Version: version}).Notify(ctx, event); failed != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: notification failed: %v\n", failed)
 	}
-	if notify.Traced() {
-		errs = append(errs, notify.Trace(ctx, version, e))
-	}
-	return errors.Join(errs...)
 }

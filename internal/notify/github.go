@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,169 +10,170 @@ import (
 	"time"
 
 	"github.com/google/go-github/v89/github"
+
+	"github.com/our-org/crossbill/internal/httpretry"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
-	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// GitHub is where a release came from. Its Deployment there, which the handing-over workflow made,
-// carries the release's id in its payload.
+// GitHub is where a release came from. Its Deployment there, which the workflow of the handoff created, carries
+// the release's id in its payload.
 type GitHub struct {
-	URL        string // of the API; default https://api.github.com
-	Repository string // owner/name
-	Token      string // may write deployments of the repository
+	URL            string // of the API; default https://api.github.com
+	Repository     string // owner/name
+	Token          string // may write deployments of the repository
+	EnvironmentURL string // the app's address, for the Deployment; may be empty
 
-	HTTP    *http.Client // default: a new one
-	Backoff wait.Backoff // between attempts; default: 4 within about 7 s
+	Transport http.RoundTripper // default http.DefaultTransport
 }
 
-// DeploymentStatus is what a Deployment shows
-// (https://docs.github.com/rest/deployments/statuses).
-type DeploymentStatus struct {
-	State          string // in_progress, pending, success, failure, error
-	Description    string // cut to GitHub's 140 characters
-	EnvironmentURL string
-}
-
-// deploymentsPage is how many Deployments are looked through, newest first.
-const deploymentsPage = 100
-
-// Tell adds a status to the Deployment of a release. The status links to the pipeline that the
-// Deployment's payload names.
+// Notify adds a status to the Deployment of the event's release. The status links to the pipeline that the
+// Deployment's payload names. Adding the same status again is harmless.
 //
-// Errors: *usererr.Error (repository or URL); or that the Deployment is not there, or what GitHub
-// answered, after a few attempts. A status more than once does no harm.
-func (g GitHub) Tell(ctx context.Context, releaseID string, s DeploymentStatus) error {
-	client, owner, name, err := g.connect()
+// Errors: *usererr.Error (github.repository, github.url); or that the Deployment was not found, or what GitHub
+// answered, after a few attempts.
+func (g GitHub) Notify(ctx context.Context, e *Event) error {
+	state, description := deploymentState(e)
+	if state == "" || e.ReleaseID == "" {
+		return nil
+	}
+	repo, err := g.connect()
 	if err != nil {
 		return err
 	}
-	deployment, payload, err := g.deployment(ctx, client, owner, name, releaseID)
+	found, err := repo.deployment(ctx, e.ReleaseID)
 	if err != nil {
 		return err
 	}
-	request := github.DeploymentStatusRequest{State: s.State, Description: optional(shorten(s.Description, 140)), LogURL: optional(payload.Pipeline), EnvironmentURL: optional(s.EnvironmentURL)}
-	err = g.again(ctx, func() error {
-		_, _, err := client.Repositories.CreateDeploymentStatus(ctx, owner, name, deployment.GetID(), request)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("deployment %d of %s: %w", deployment.GetID(), g.Repository, err)
+	request := github.DeploymentStatusRequest{State: state, Description: optional(truncate(description, 140)), LogURL: optional(found.pipelineURL), EnvironmentURL: optional(g.EnvironmentURL)}
+	if _, _, err := repo.client.Repositories.CreateDeploymentStatus(ctx, repo.owner, repo.name, found.GetID(), request); err != nil {
+		return fmt.Errorf("GitHub: deployment %d of %s: %w", found.GetID(), g.Repository, err)
 	}
 	return nil
 }
 
-// ToldStatus is a status that a Deployment has been given.
-type ToldStatus struct {
+// deploymentState is what an event means for a GitHub Deployment, in GitHub's words
+// (https://docs.github.com/rest/deployments/statuses), and its description. The state is "" for an event after
+// which the Deployment stays as it is.
+func deploymentState(e *Event) (state, description string) {
+	described := func(state, text string) (string, string) { return state, e.Command + ": " + text }
+	switch e.Result {
+	case Refused:
+		return "", ""
+	case Unhealthy, NotReady:
+		return described("failure", e.Message)
+	case Inconclusive:
+		return described("in_progress", e.Message)
+	case Failed:
+		if e.Command == "cleanup" { // the release stays promoted: it has all of the traffic
+			return "", ""
+		}
+		return described("error", e.Message)
+	}
+	switch {
+	case !e.noteworthy():
+		return "", ""
+	case e.Command == "rollback", e.Outcome == release.OutcomeRolledBack:
+		return described("failure", e.Message)
+	case e.Command == "promote", e.Outcome != "", e.Release.Stage == release.StagePromoted:
+		return described("success", e.Message)
+	case e.Command == "verify":
+		return described("pending", e.Message+"; waits for an approver")
+	default:
+		return described("in_progress", e.Message)
+	}
+}
+
+// DeploymentStatus is a status that a Deployment has.
+type DeploymentStatus struct {
 	State       string
 	Description string
-	At          time.Time
-	By          string
+	CreatedAt   time.Time
+	CreatedBy   string
 }
 
-// Told gives the statuses of a release's Deployment, oldest first, beginning with the Deployment itself
-// (state "created").
+// Statuses are those of a release's Deployment, oldest first, starting with the Deployment itself (state
+// "created").
 //
-// Errors: as of Tell.
-func (g GitHub) Told(ctx context.Context, releaseID string) ([]ToldStatus, error) {
-	client, owner, name, err := g.connect()
+// Errors: as of Notify.
+func (g GitHub) Statuses(ctx context.Context, releaseID string) ([]DeploymentStatus, error) {
+	repo, err := g.connect()
 	if err != nil {
 		return nil, err
 	}
-	deployment, _, err := g.deployment(ctx, client, owner, name, releaseID)
+	found, err := repo.deployment(ctx, releaseID)
 	if err != nil {
 		return nil, err
 	}
-	var rows []*github.DeploymentStatus
-	err = g.again(ctx, func() error {
-		rows, _, err = client.Repositories.ListDeploymentStatuses(ctx, owner, name, deployment.GetID(), &github.ListOptions{PerPage: 100})
-		return err
-	})
+	rows, _, err := repo.client.Repositories.ListDeploymentStatuses(ctx, repo.owner, repo.name, found.GetID(), &github.ListOptions{PerPage: 100})
 	if err != nil {
-		return nil, fmt.Errorf("statuses of deployment %d of %s: %w", deployment.GetID(), g.Repository, err)
+		return nil, fmt.Errorf("GitHub: statuses of deployment %d of %s: %w", found.GetID(), g.Repository, err)
 	}
-	told := []ToldStatus{{State: "created", At: deployment.GetCreatedAt().Time, By: deployment.GetCreator().GetLogin()}}
-	for _, row := range slices.Backward(rows) { // GitHub gives the newest first
-		told = append(told, ToldStatus{row.GetState(), row.GetDescription(), row.GetCreatedAt().Time, row.GetCreator().GetLogin()})
+	statuses := []DeploymentStatus{{State: "created", CreatedAt: found.GetCreatedAt().Time, CreatedBy: found.GetCreator().GetLogin()}}
+	for _, row := range slices.Backward(rows) { // GitHub lists the newest first
+		statuses = append(statuses, DeploymentStatus{row.GetState(), row.GetDescription(), row.GetCreatedAt().Time, row.GetCreator().GetLogin()})
 	}
-	return told, nil
+	return statuses, nil
 }
 
-// deployment finds a release's Deployment.
-func (g GitHub) deployment(ctx context.Context, client *github.Client, owner, name, releaseID string) (found *github.Deployment, payload deploymentPayload, err error) {
-	err = g.again(ctx, func() error {
-		found, payload, err = findDeployment(ctx, client, owner, name, releaseID)
-		return err
-	})
-	if err != nil {
-		return nil, payload, fmt.Errorf("deployments of %s: %w", g.Repository, err)
-	}
-	if found == nil {
-		return nil, payload, fmt.Errorf("%s has no deployment of release %s among its last %d", g.Repository, releaseID, deploymentsPage)
-	}
-	return found, payload, nil
+// repository is a GitHub repository with a client for it.
+type repository struct {
+	client      *github.Client
+	owner, name string
 }
 
-func (g *GitHub) connect() (client *github.Client, owner, name string, err error) {
+// connect checks the fields. It sends nothing.
+func (g GitHub) connect() (*repository, error) {
 	owner, name, ok := strings.Cut(g.Repository, "/")
-	if !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%") {
-		return nil, "", "", &usererr.Error{Field: "--github-repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
+	switch {
+	case g.Repository == "":
+		return nil, &usererr.Error{Field: "github.repository", Problem: "there is a token for GitHub, but no repository", Fix: "give owner/name"}
+	case !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%"):
+		return nil, &usererr.Error{Field: "github.repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
 	}
-	if g.Backoff.Steps == 0 {
-		g.Backoff = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter: 0.2, Steps: 4}
-	}
-	if g.HTTP == nil {
-		g.HTTP = &http.Client{Timeout: 10 * time.Second}
-	}
-	options := []github.ClientOptionsFunc{github.WithHTTPClient(g.HTTP), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
+	options := []github.ClientOptionsFunc{github.WithHTTPClient(httpretry.Client(g.Transport)), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
 	if g.URL != "" {
-		if err := usererr.SecureURL("--github-url", g.URL); err != nil {
-			return nil, "", "", err
+		if err := usererr.SecureURL("github.url", g.URL); err != nil {
+			return nil, err
 		}
 		base := strings.TrimSuffix(g.URL, "/") + "/"
 		options = append(options, github.WithURLs(&base, nil))
 	}
-	client, err = github.NewClient(options...)
-	return client, owner, name, err
-}
-
-// again repeats a call a few times, unless GitHub has refused it.
-func (g GitHub) again(ctx context.Context, call func() error) error {
-	var last error
-	err := wait.ExponentialBackoffWithContext(ctx, g.Backoff, func(context.Context) (bool, error) {
-		last = call()
-		var refused *github.ErrorResponse
-		if errors.As(last, &refused) && refused.Response.StatusCode < http.StatusInternalServerError && refused.Response.StatusCode != http.StatusTooManyRequests {
-			return false, last
-		}
-		return last == nil, nil
-	})
-	if last != nil {
-		return last
-	}
-	return err
-}
-
-// deploymentPayload is what release.yml puts into a Deployment.
-type deploymentPayload struct {
-	Release  string `json:"release"`
-	Pipeline string `json:"pipeline"`
-}
-
-// findDeployment gives the newest Deployment of a release; nil when there is none.
-func findDeployment(ctx context.Context, client *github.Client, owner, name, releaseID string) (*github.Deployment, deploymentPayload, error) {
-	rows, _, err := client.Repositories.ListDeployments(ctx, owner, name, &github.DeploymentsListOptions{ListOptions: github.ListOptions{PerPage: deploymentsPage}})
+	client, err := github.NewClient(options...)
 	if err != nil {
-		return nil, deploymentPayload{}, err
+		return nil, fmt.Errorf("GitHub: %w", err)
+	}
+	return &repository{client, owner, name}, nil
+}
+
+// deployment is a release's Deployment.
+type deployment struct {
+	*github.Deployment
+	pipelineURL string
+}
+
+// deploymentsPage is how many Deployments are searched, newest first.
+const deploymentsPage = 100
+
+// deployment finds the newest Deployment of a release.
+func (r *repository) deployment(ctx context.Context, releaseID string) (*deployment, error) {
+	rows, _, err := r.client.Repositories.ListDeployments(ctx, r.owner, r.name, &github.DeploymentsListOptions{ListOptions: github.ListOptions{PerPage: deploymentsPage}})
+	if err != nil {
+		return nil, fmt.Errorf("GitHub: deployments of %s/%s: %w", r.owner, r.name, err)
 	}
 	for _, row := range rows {
-		var payload deploymentPayload
+		var payload struct { // release.yml writes it
+			Release  string `json:"release"`
+			Pipeline string `json:"pipeline"`
+		}
 		if json.Unmarshal(row.Payload, &payload) == nil && payload.Release == releaseID { // others' payloads have any form
-			return row, payload, nil
+			return &deployment{row, payload.Pipeline}, nil
 		}
 	}
-	return nil, deploymentPayload{}, nil
+	return nil, fmt.Errorf("GitHub: %s/%s has no deployment of release %s among its last %d", r.owner, r.name, releaseID, deploymentsPage)
 }
 
+// optional is nil for an empty text, which GitHub would refuse as an address.
 func optional(text string) *string {
 	if text == "" {
 		return nil
@@ -181,11 +181,11 @@ func optional(text string) *string {
 	return &text
 }
 
-// shorten cuts a text to a number of characters.
-func shorten(text string, most int) string {
+// truncate cuts a text to a number of characters.
+func truncate(text string, longest int) string {
 	runes := []rune(text)
-	if len(runes) <= most {
+	if len(runes) <= longest {
 		return text
 	}
-	return string(runes[:most-1]) + "…"
+	return string(runes[:longest-1]) + "…"
 }

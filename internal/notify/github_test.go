@@ -2,32 +2,26 @@ package notify
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
-	"github.com/our-org/crossbill/internal/usererr"
-	"k8s.io/apimachinery/pkg/util/wait"
+	"github.com/google/go-cmp/cmp"
 )
 
-// gitHub is a double of GitHub's deployments API (https://docs.github.com/rest/deployments).
+// gitHub is a double of GitHub's deployments API, checked against https://docs.github.com/rest/deployments. It
+// differs: it has one page of everything, and no rate limits but those in faults.
 type gitHub struct {
-	mu       sync.Mutex
 	faults   []int // status codes of the next answers; 0 is none
 	statuses map[string][]map[string]any
 	requests int
 }
 
 func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.requests++
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	switch {
@@ -64,100 +58,94 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func TestTellGitHub(t *testing.T) {
+// repositoryOf is a GitHub that a double answers for.
+func repositoryOf(double *gitHub) GitHub {
+	return GitHub{URL: "https://github.example.com", Repository: "our-org/qwik-node-app", Token: "ghs_right", EnvironmentURL: "https://app.example.com", Transport: server{double}}
+}
+
+func TestGitHubNotify(t *testing.T) {
 	for name, test := range map[string]struct {
-		change   func(*GitHub)
-		release  string
-		faults   []int
-		said     string // the error has it; "" for none
-		input    bool
-		requests int
+		change       func(*GitHub)
+		release      string
+		faults       []int
+		want         string // the error contains it; "" for none
+		wantRequests int
 	}{
-		"told":                     {release: "one", requests: 2},
-		"told after three faults":  {release: "one", faults: []int{502, 429, 0, 500}, requests: 5},
-		"GitHub is down":           {release: "one", faults: []int{503, 503, 503, 503}, said: "503", requests: 4},
-		"token without the right":  {release: "one", faults: []int{0, 403}, said: "403", requests: 2},
-		"wrong token":              {release: "one", change: func(g *GitHub) { g.Token = "old" }, said: "401", requests: 1},
-		"no such repository":       {release: "one", change: func(g *GitHub) { g.Repository = "our-org/other" }, said: "404", requests: 1},
-		"no such release":          {release: "two", said: "no deployment of release two", requests: 1},
-		"not a repository":         {release: "one", change: func(g *GitHub) { g.Repository = "qwik-node-app" }, input: true},
-		"a path for a repository":  {release: "one", change: func(g *GitHub) { g.Repository = "our-org/a/b?c" }, input: true},
-		"token over plain network": {release: "one", change: func(g *GitHub) { g.URL = "http://github.example.com/api/v3" }, input: true},
+		"success":                {release: "one", wantRequests: 2},
+		"after three faults":     {release: "one", faults: []int{502, 429, 0, 500}, wantRequests: 5},
+		"GitHub is down":         {release: "one", faults: []int{503, 503, 503, 503}, want: "503", wantRequests: 4},
+		"GitHub is unreachable":  {release: "one", change: func(g *GitHub) { g.Transport = server{} }, want: "connection refused"},
+		"token without the role": {release: "one", faults: []int{0, 403}, want: "403", wantRequests: 2},
+		"wrong token":            {release: "one", change: func(g *GitHub) { g.Token = "old" }, want: "401", wantRequests: 1},
+		"unknown repository":     {release: "one", change: func(g *GitHub) { g.Repository = "our-org/other" }, want: "404", wantRequests: 1},
+		"unknown release":        {release: "two", want: "no deployment of release two", wantRequests: 1},
+		"no release":             {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			double := &gitHub{faults: test.faults, statuses: map[string][]map[string]any{}}
-			server := httptest.NewServer(double)
-			defer server.Close()
-			g := GitHub{URL: server.URL, Repository: "our-org/qwik-node-app", Token: "ghs_right", Backoff: wait.Backoff{Steps: 4}}
-			if test.change != nil {
-				test.change(&g)
-			}
-			err := g.Tell(t.Context(), test.release, DeploymentStatus{State: "success", Description: strings.Repeat("ü", 200), EnvironmentURL: "https://app.example.com"})
-			if got := errors.As(err, new(*usererr.Error)); got != test.input {
-				t.Errorf("bad input %v: %v", got, err)
-			}
-			if !test.input && (err == nil) != (test.said == "") || err != nil && !strings.Contains(err.Error(), test.said) {
-				t.Errorf("error %v, want %q", err, test.said)
-			}
-			if err != nil && strings.Contains(err.Error(), g.Token) {
-				t.Error("the error holds the token")
-			}
-			if double.requests != test.requests {
-				t.Errorf("%d requests, want %d", double.requests, test.requests)
-			}
-			if err != nil {
-				return
-			}
-			status := double.statuses["12"][0]
-			description, _ := status["description"].(string)
-			if status["state"] != "success" || status["log_url"] != "https://gitlab.example.com/p/-/pipelines/7" || status["environment_url"] != "https://app.example.com" || utf8.RuneCountInString(description) != 140 {
-				t.Errorf("status %v", status)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Minute) // simulated: go-github leaves the bodies of errors to their time-out
+				double := &gitHub{faults: test.faults, statuses: map[string][]map[string]any{}}
+				g := repositoryOf(double)
+				if test.change != nil {
+					test.change(&g)
+				}
+				e := unhealthyCanary("")
+				e.ReleaseID, e.Message = test.release, strings.Repeat("ü", 200)
+				err := g.Notify(t.Context(), e)
+				if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				if err != nil && strings.Contains(err.Error(), g.Token) {
+					t.Error("the error contains the token")
+				}
+				if double.requests != test.wantRequests {
+					t.Errorf("%d requests, want %d", double.requests, test.wantRequests)
+				}
+				if err != nil || test.release == "" {
+					return
+				}
+				status := double.statuses["12"][0]
+				description, _ := status["description"].(string)
+				delete(status, "description")
+				want := map[string]any{"state": "failure", "log_url": "https://gitlab.example.com/p/-/pipelines/7", "environment_url": "https://app.example.com"}
+				if diff := cmp.Diff(want, status); diff != "" || utf8.RuneCountInString(description) != 140 {
+					t.Errorf("description %q, status (-want +got)\n%s", description, diff)
+				}
+			})
 		})
 	}
 }
 
-// TestWhatGitHubWasTold: a Deployment's statuses are told oldest first, after its making.
-func TestWhatGitHubWasTold(t *testing.T) {
-	at := func(clock string) time.Time {
-		parsed, err := time.Parse(time.RFC3339, "2026-11-23T"+clock+"Z")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parsed
-	}
-	want := []ToldStatus{
-		{State: "created", At: at("08:00:00"), By: "github-actions[bot]"},
-		{State: "queued", At: at("08:00:01"), By: "github-actions[bot]"},
-		{State: "success", Description: "promote: done", At: at("08:09:00"), By: "release-bot"},
+// TestGitHubStatuses: a Deployment's statuses are given oldest first, after its creation.
+func TestGitHubStatuses(t *testing.T) {
+	at := func(minute, second int) time.Time { return time.Date(2026, 11, 23, 8, minute, second, 0, time.UTC) }
+	all := []DeploymentStatus{
+		{State: "created", CreatedAt: at(0, 0), CreatedBy: "github-actions[bot]"},
+		{State: "queued", CreatedAt: at(0, 1), CreatedBy: "github-actions[bot]"},
+		{State: "success", Description: "promote: done", CreatedAt: at(9, 0), CreatedBy: "release-bot"},
 	}
 	for name, test := range map[string]struct {
 		release string
 		faults  []int
-		said    string
+		want    []DeploymentStatus
+		wantErr string
 	}{
-		"told":           {release: "one"},
-		"after faults":   {release: "one", faults: []int{502, 0, 429}},
-		"GitHub is down": {release: "one", faults: []int{0, 503, 503, 503, 503}, said: "statuses of deployment 12"},
-		"never heard of": {release: "two", said: "no deployment of release two"},
+		"success":         {release: "one", want: all},
+		"after faults":    {release: "one", faults: []int{502, 0, 429}, want: all},
+		"GitHub is down":  {release: "one", faults: []int{0, 503, 503, 503, 503}, wantErr: "statuses of deployment 12"},
+		"unknown release": {release: "two", wantErr: "no deployment of release two"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := httptest.NewServer(&gitHub{faults: test.faults})
-			defer server.Close()
-			told, err := GitHub{URL: server.URL, Repository: "our-org/qwik-node-app", Token: "ghs_right", Backoff: wait.Backoff{Steps: 4}}.Told(t.Context(), test.release)
-			if test.said != "" {
-				if err == nil || !strings.Contains(err.Error(), test.said) {
-					t.Errorf("error %v, want %q", err, test.said)
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Minute) // simulated: go-github leaves the bodies of errors to their time-out
+				got, err := repositoryOf(&gitHub{faults: test.faults}).Statuses(t.Context(), test.release)
+				if (err == nil) != (test.wantErr == "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
+					t.Errorf("error %v, want %q", err, test.wantErr)
 				}
-				return
-			}
-			if err != nil || !slices.EqualFunc(told, want, func(a, b ToldStatus) bool {
-				return a.At.Equal(b.At) && a.State == b.State && a.Description == b.Description && a.By == b.By
-			}) {
-				t.Errorf("%v, %v", told, err)
-			}
+				if diff := cmp.Diff(test.want, got); diff != "" {
+					t.Errorf("(-want +got)\n%s", diff)
+				}
+			})
 		})
 	}
 }

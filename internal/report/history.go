@@ -24,7 +24,7 @@ type Past struct {
 	Seconds  float64                `json:"seconds"`
 	Verdict  release.VerdictOutcome `json:"verdict,omitempty"`
 	Requests int64                  `json:"canaryRequests,omitempty"` // that the verdict rests on
-	Links    Links                  `json:"links"`
+	Links    release.Links          `json:"links"`
 }
 
 // History is what became of releases, newest first.
@@ -34,7 +34,7 @@ func History(finished []release.Finished) []Past {
 		f := &finished[i]
 		p := Past{
 			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Reason, Begun: f.StartedAt, BegunBy: f.StartedBy,
-			Ended: f.FinishedAt, EndedBy: f.FinishedBy, Seconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: LinksOf(&f.Release),
+			Ended: f.FinishedAt, EndedBy: f.FinishedBy, Seconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Release.Links(),
 		}
 		if f.Verdict != nil {
 			p.Verdict, p.Requests = f.Verdict.Outcome, f.Verdict.Requests
@@ -61,7 +61,7 @@ func HistoryText(out io.Writer, past []Past, wide bool) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t", p.Ended.UTC().Format("2006-01-02 15:04:05"), p.ID, short(p.Digest),
 			Took(p.Ended.Sub(p.Begun).Round(time.Second)), orDash(string(p.Verdict)), orDash(count(p.Requests)), orDash(p.Promoted))
 		if wide {
-			fmt.Fprintf(w, "%s\t%s\t%s\t", p.BegunBy, orDash(p.Commit), orDash(p.Links.Pipeline))
+			fmt.Fprintf(w, "%s\t%s\t%s\t", p.BegunBy, orDash(p.Commit), orDash(p.Links.PipelineURL))
 		}
 		fmt.Fprintf(w, "%s%s\n", coloured(string(p.Outcome)), because(p.Reason))
 	}

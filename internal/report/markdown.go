@@ -27,13 +27,13 @@ func Markdown(out io.Writer, s *rollout.Status, entries []Entry, now time.Time) 
 	row := func(name, value string) { fmt.Fprintf(&b, "| %s | %s |\n", name, value) }
 	row("Image", "`"+r.Image+"`")
 	if r.Commit != "" {
-		row("Commit", link(r.Commit, r.Links.Commit))
+		row("Commit", link(r.Commit, r.Links.CommitURL))
 	}
-	if r.Links.Run != "" {
-		row("GitHub", link("run", r.Links.Run))
+	if r.Links.RunURL != "" {
+		row("GitHub", link("run", r.Links.RunURL))
 	}
-	if r.Links.Pipeline != "" {
-		row("GitLab", link("pipeline", r.Links.Pipeline))
+	if r.Links.PipelineURL != "" {
+		row("GitLab", link("pipeline", r.Links.PipelineURL))
 	}
 	if r.Verdict != nil {
 		row("Verdict", fmt.Sprintf("%s, by %d requests of the canary", r.Verdict.Outcome, r.Verdict.Requests))

@@ -27,9 +27,9 @@ func Status(out io.Writer, s *rollout.Status, wide bool) error {
 		if r.Verdict != nil {
 			fmt.Fprintf(w, "verdict\t%s: %s\n", coloured(string(r.Verdict.Outcome)), r.Verdict.Reason)
 		}
-		links := LinksOf(r)
+		links := r.Links()
 		step := r.Steps[len(r.Steps)-1]
-		for _, page := range []struct{ name, address string }{{"commit", links.Commit}, {"run", links.Run}, {"pipeline", r.PipelineURL}, {"job", jobPage(r, step.By)}} {
+		for _, page := range []struct{ name, address string }{{"commit", links.CommitURL}, {"run", links.RunURL}, {"pipeline", r.PipelineURL}, {"job", r.JobURL(step.By)}} {
 			if page.address != "" {
 				fmt.Fprintf(w, "%s\t%s\n", page.name, page.address)
 			}

@@ -13,7 +13,7 @@ import (
 // Story is a release as it is told: what came of it and why, then how.
 type Story struct {
 	*release.Release
-	Links   Links
+	Links   release.Links
 	Outcome string // or the stage, of one in flight
 	Why     string // the reason of its outcome, or what comes next
 	Ended   time.Time
@@ -66,7 +66,7 @@ func Stories(s *rollout.Status, entries []Entry, now time.Time) []Story {
 
 // tell is what there is to say of any release; its outcome is "" while it is in flight.
 func tell(r *release.Release, outcome release.Outcome, entries []Entry, until time.Time) Story {
-	story := Story{Release: r, Links: LinksOf(r), Charts: []*chart{shares(r, until, outcome)}}
+	story := Story{Release: r, Links: r.Links(), Charts: []*chart{shares(r, until, outcome)}}
 	for _, v := range r.Judged {
 		story.Verdicts = append(story.Verdicts, decision{Verdict: v})
 	}

@@ -45,7 +45,7 @@ func Timeline(s *rollout.Status, others ...Entry) []Entry {
 }
 
 func entry(r *release.Release, at time.Time, what, detail, by string) Entry {
-	return Entry{At: at, Source: Cluster, Release: r.ID, Digest: r.Digest(), What: what, Detail: detail, By: by, URL: jobPage(r, by)}
+	return Entry{At: at, Source: Cluster, Release: r.ID, Digest: r.Digest(), What: what, Detail: detail, By: by, URL: r.JobURL(by)}
 }
 
 func steps(r *release.Release) []Entry {

@@ -24,7 +24,7 @@ import (
 type listener struct {
 	mu       sync.Mutex
 	requests []string // method and path
-	notices  []notify.Notice
+	notices  []notify.Message
 }
 
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +32,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r.Method+" "+r.URL.Path)
 	if r.URL.Path == "/chat" {
-		var n notify.Notice
+		var n notify.Message
 		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
 			w.WriteHeader(http.StatusBadRequest)
 			return
@@ -68,7 +68,7 @@ func testWhatIsTold(t *testing.T) {
 		t.Helper()
 		p := program(a.arguments(append(args, "--webhook-file", chat, "--pushgateway", server.URL))...)
 		p.Env = append(p.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)
-		if err := p.Run(); err != nil || strings.Contains(p.out.String(), "not told") {
+		if err := p.Run(); err != nil || strings.Contains(p.out.String(), "notification failed") {
 			t.Fatalf("crossbill %v: %v\n%s", args, err, p.out.String())
 		}
 	}
@@ -123,7 +123,7 @@ func testWhatIsTold(t *testing.T) {
 	if err := json.Unmarshal([]byte(a.must("history", "-o", "json", "--last", "1")), &past); err != nil {
 		t.Fatal(err)
 	}
-	if len(past) != 1 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason != "the shop is on fire" || past[0].Links.Run != run || past[0].Commit != commit || past[0].Ended.Before(past[0].Begun) {
+	if len(past) != 1 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason != "the shop is on fire" || past[0].Links.RunURL != run || past[0].Commit != commit || past[0].Ended.Before(past[0].Begun) {
 		t.Errorf("history: %+v", past)
 	}
 	if out := a.must("history"); strings.Count(out, "\n") != 3 || !strings.Contains(out, "the shop is on fire") {

@@ -1,0 +1,132 @@
+// Package notify delivers what a command came to: to the Deployment in GitHub that a release belongs to, to a chat
+// or any program by a webhook, to Prometheus through a Pushgateway, and to a trace collector. It promises that
+// notifying is bounded in time, is off unless a target is configured, and never changes the release or the
+// command's own result.
+package notify
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// Notifier is one target of notifications.
+type Notifier interface {
+	// Notify delivers an event, at least once. It returns nil as well when the event does not concern the target.
+	// Errors are *usererr.Error for a target that is misconfigured, or say what the target answered. They never
+	// contain a secret.
+	Notify(ctx context.Context, e *Event) error
+}
+
+// Result says how a command ended.
+type Result string
+
+// The results.
+const (
+	Succeeded    Result = "succeeded"
+	Unhealthy    Result = "unhealthy"    // the canary, or primary after a promotion, was judged unhealthy
+	NotReady     Result = "not_ready"    // pods did not become ready in time
+	Inconclusive Result = "inconclusive" // too little evidence for a verdict
+	Failed       Result = "failed"       // a dependency failed
+	Refused      Result = "refused"      // bad input, the wrong stage, or another job holds the lock; nothing was changed
+)
+
+// Event is a command that has finished.
+type Event struct {
+	Command    string
+	App        string
+	Namespace  string
+	Release    *release.Release // nil when there is none
+	ReleaseID  string           // also without Release, if it is known
+	Outcome    release.Outcome  // when the command finished the release
+	Result     Result
+	ExitCode   int
+	Message    string // what the command did, or why it failed
+	StartedAt  time.Time
+	FinishedAt time.Time
+	Steps      []Step
+}
+
+// Step is something that the command did on the way.
+type Step struct {
+	At      time.Time
+	Object  string
+	Message string
+}
+
+// State is the word for where the release is now: its outcome if it has finished, "failed" for a command that
+// failed, else its stage.
+func (e *Event) State() string {
+	switch {
+	case e.Outcome != "":
+		return string(e.Outcome)
+	case e.Result != Succeeded:
+		return "failed"
+	case e.Release != nil:
+		return string(e.Release.Stage)
+	}
+	return "unchanged"
+}
+
+// noteworthy says whether there is anything to notify of. Nothing is sent of a command that was refused, that had
+// nothing to do, or of a guard that left the release alone.
+func (e *Event) noteworthy() bool {
+	switch {
+	case e.Result == Refused:
+		return false
+	case e.Result != Succeeded:
+		return true
+	case e.Release == nil:
+		return false
+	}
+	return e.Command != "guard" || e.Outcome != ""
+}
+
+// Targets are the configured targets. One without its address or token is off.
+type Targets struct {
+	GitHub         GitHub // off without a token
+	WebhookURL     string // a secret
+	PushgatewayURL string
+	Version        string // of Crossbill, for traces; those are configured by OpenTelemetry's variables
+}
+
+// Notifiers are those that are configured.
+func (t Targets) Notifiers() []Notifier {
+	var all []Notifier
+	if t.GitHub.Token != "" {
+		all = append(all, t.GitHub)
+	}
+	if t.WebhookURL != "" {
+		all = append(all, Webhook{URL: t.WebhookURL})
+	}
+	if t.PushgatewayURL != "" {
+		all = append(all, Pushgateway{URL: t.PushgatewayURL})
+	}
+	if TracesConfigured() {
+		all = append(all, Traces{Version: t.Version})
+	}
+	return all
+}
+
+// timeout bounds one notification, and so all of them: they are sent at the same time.
+const timeout = 30 * time.Second
+
+// All sends a noteworthy event to all targets at the same time and joins their errors. It also sends after ctx was
+// canceled, since it is the last thing that a process does, and never takes longer than half a minute.
+func All(ctx context.Context, notifiers []Notifier, e *Event) error {
+	if !e.noteworthy() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	errs := make([]error, len(notifiers))
+	var pending sync.WaitGroup
+	for i, n := range notifiers {
+		pending.Go(func() { errs[i] = n.Notify(ctx, e) })
+	}
+	pending.Wait()
+	return errors.Join(errs...)
+}
