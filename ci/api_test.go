@@ -205,7 +205,7 @@ func TestWhatIsSecretIsASecret(t *testing.T) {
 func TestCallsThatArePublished(t *testing.T) {
 	functions := api(t)
 	var files []string
-	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md", "../docs/*.md"} {
+	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md", "../docs/*.md", "../docs/*/*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

@@ -301,10 +301,10 @@ func TestMethods(t *testing.T) {
 		return 0.001
 	}
 	for _, w := range []world{
-		{"both tracks at 5 %", always(0.05), always(0.05), 50, 1},
+		{"both tracks at 5%", always(0.05), always(0.05), 50, 1},
 		{"an outage that both tracks have, from 30 s to 120 s", outage, outage, 50, 1},
-		{"errors of both tracks rise to 4.6 % in 15 min", tide, tide, 50, 1},
-		{"worse than a primary that is bad itself (25 % to 5 %)", always(0.25), always(0.05), 50, 1},
+		{"errors of both tracks rise to 4.6% in 15 min", tide, tide, 50, 1},
+		{"worse than a primary that is bad itself (25% to 5%)", always(0.25), always(0.05), 50, 1},
 	} {
 		for _, m := range methods[:4] {
 			jobs = append(jobs, job{w, m})

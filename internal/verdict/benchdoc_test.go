@@ -47,7 +47,7 @@ func document(folder string, cells []cell, test Test) error {
 		} {
 			label := ""
 			if i == 0 {
-				label = fmt.Sprintf("**%g %%** (%s)", 100*errors, find("steady", "Crossbill", errors, 50).Truth)
+				label = fmt.Sprintf("**%g%%** (%s)", 100*errors, find("steady", "Crossbill", errors, 50).Truth)
 			}
 			fmt.Fprintf(&steady, "| %s | %s |%s\n", label, row.name, cellsOf(methods, func(m string) string { return row.of(find("steady", m, errors, 50)) }))
 		}
@@ -57,25 +57,25 @@ func document(folder string, cells []cell, test Test) error {
 		return fmt.Sprintf("%g requests/s, %g of them the canary's", r, r*canaryWeight)
 	}), cellsOf(requestRates, func(float64) string { return "---" }))
 	for _, errors := range errorRates {
-		fmt.Fprintf(&traffic, "| %g %% |%s\n", 100*errors, cellsOf(requestRates, func(r float64) string {
+		fmt.Fprintf(&traffic, "| %g%% |%s\n", 100*errors, cellsOf(requestRates, func(r float64) string {
 			c := find("steady", "Crossbill", errors, r)
 			return fmt.Sprintf("rolled back %s, passed %s, median %.0f s, p95 %.0f s", share(c.RolledBack), share(c.Passed), c.MedianSeconds, c.P95Seconds)
 		}))
 	}
 	var limit strings.Builder
-	limit.WriteString("| the canary's errors | Crossbill, mean | Wald, told that primary has 0.1 % | ratio | Wald, over both tracks | ratio |\n|---|---|---|---|---|---|\n")
+	limit.WriteString("| the canary's errors | Crossbill, mean | Wald, knowing primary's 0.1% | ratio | Wald, over both tracks | ratio |\n|---|---|---|---|---|---|\n")
 	for _, errors := range errorRates {
 		c := find("steady", "Crossbill, at each request", errors, 50)
 		both := find("steady", "Wald's SPRT over both tracks, told both rates", errors, 50).MeanRequests
-		fmt.Fprintf(&limit, "| %g %% | %.0f | %.0f | %.2f | %.0f | %.2f |\n", 100*errors, c.MeanRequests, c.WaldRequests, c.MeanRequests/c.WaldRequests, both, c.MeanRequests/both)
+		fmt.Fprintf(&limit, "| %g%% | %.0f | %.0f | %.2f | %.0f | %.2f |\n", 100*errors, c.MeanRequests, c.WaldRequests, c.MeanRequests/c.WaldRequests, both, c.MeanRequests/both)
 	}
 	var others strings.Builder
-	others.WriteString("| what is true | method | rolled back | passed | median |\n|---|---|---|---|---|\n")
+	others.WriteString("| condition | method | rolled back | passed | median |\n|---|---|---|---|---|\n")
 	for _, c := range cells {
 		if c.Scenario != "steady" {
 			name := c.Scenario
 			if strings.HasPrefix(name, "errors in bursts") {
-				name = fmt.Sprintf("%s, %g %% (%s)", name, 100*c.CanaryErrorRate, c.Truth)
+				name = fmt.Sprintf("%s, %g%% (%s)", name, 100*c.CanaryErrorRate, c.Truth)
 			} else {
 				name += " (" + c.Truth + ")"
 			}
@@ -99,9 +99,9 @@ func document(folder string, cells []cell, test Test) error {
 
 func share(s float64) string {
 	if s > 0 && s < 0.0005 || s < 1 && s > 0.9995 {
-		return fmt.Sprintf("%.2f %%", 100*s)
+		return fmt.Sprintf("%.2f%%", 100*s)
 	}
-	return fmt.Sprintf("%.1f %%", 100*s)
+	return fmt.Sprintf("%.1f%%", 100*s)
 }
 
 func cellsOf[T any](columns []T, text func(T) string) string {
@@ -131,9 +131,9 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .axis { stroke: #8c959f
 		fmt.Fprintf(&b, `<line class="grid" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%g s</text>`+"\n", left, left+width, y(seconds), y(seconds), left-6, y(seconds)+4, seconds)
 	}
 	for i, errors := range errorRates {
-		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%g %%</text>`+"\n", x(i), top+height+18, 100*errors)
+		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%g%%</text>`+"\n", x(i), top+height+18, 100*errors)
 	}
-	fmt.Fprintf(&b, `<line class="axis" x1="%g" x2="%g" y1="%g" y2="%g"/><text x="%g" y="%g" text-anchor="middle">the canary's errors (primary: 0.1 %%)</text>`+"\n", left, left+width, top+height, top+height, left+width/2, top+height+40)
+	fmt.Fprintf(&b, `<line class="axis" x1="%g" x2="%g" y1="%g" y2="%g"/><text x="%g" y="%g" text-anchor="middle">the canary's errors (primary: 0.1%%)</text>`+"\n", left, left+width, top+height, top+height, left+width/2, top+height+40)
 	// Okabe and Ito's colours, which people with any colour vision tell apart.
 	colours := []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"}
 	for k, m := range methods {
