@@ -15,8 +15,8 @@ import (
 )
 
 // run runs the crossbill command in a container and gives what it printed, also when it failed.
-func run(ctx context.Context, c *dagger.Container, command string, args ...[]string) (string, error) {
-	ran, failed := ended(ctx, c, command, args...)
+func run(ctx context.Context, c *dagger.Container, name string, args ...[]string) (string, error) {
+	ran, failed := ended(ctx, c, name, args...)
 	if ran == nil {
 		return "", failed
 	}
@@ -25,8 +25,8 @@ func run(ctx context.Context, c *dagger.Container, command string, args ...[]str
 }
 
 // ended is the container after the crossbill command. Its failure is what it said last, with its exit code.
-func ended(ctx context.Context, c *dagger.Container, command string, args ...[]string) (*dagger.Container, error) {
-	ran := fresh(c).WithExec(command(command, args...), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
+func ended(ctx context.Context, c *dagger.Container, name string, args ...[]string) (*dagger.Container, error) {
+	ran := fresh(c).WithExec(command(name, args...), dagger.ContainerWithExecOpts{Expect: dagger.ReturnTypeAny})
 	code, err := ran.ExitCode(ctx)
 	if err != nil {
 		return nil, err
@@ -46,8 +46,8 @@ func fresh(c *dagger.Container) *dagger.Container {
 	return c.WithEnvVariable("CROSSBILL_CALLED", time.Now().Format(time.RFC3339Nano))
 }
 
-func command(command string, args ...[]string) []string {
-	return append([]string{"crossbill", command}, slices.Concat(args...)...)
+func command(name string, args ...[]string) []string {
+	return append([]string{"crossbill", name}, slices.Concat(args...)...)
 }
 
 // given makes flags of pairs of name and value. What is empty is left to the command's own default.
