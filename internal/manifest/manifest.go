@@ -73,6 +73,9 @@ func Load(dir string) (*Set, error) {
 	return set, nil
 }
 
+// configFile is the configuration of Crossbill, where manifests are in the same folder; package config reads it.
+const configFile = "crossbill.yaml"
+
 // SLOFile lies beside the manifests and says what a canary is judged by; package verdict reads it.
 const SLOFile = "slo.yaml"
 
@@ -88,7 +91,7 @@ func files(dir string) ([]string, error) {
 		if d.IsDir() && path != dir {
 			return filepath.SkipDir
 		}
-		if ext := filepath.Ext(path); (ext == ".yaml" || ext == ".yml") && d.Name() != SLOFile && d.Name() != TrustFile {
+		if ext := filepath.Ext(path); (ext == ".yaml" || ext == ".yml") && d.Name() != configFile && d.Name() != SLOFile && d.Name() != TrustFile {
 			names = append(names, path)
 		}
 		return nil

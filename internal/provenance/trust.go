@@ -25,7 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Trust is who may have built what is deployed, as the file trust.yaml beside the manifests says it.
+// Trust is who may have built what is deployed, as the section imagePolicy of crossbill.yaml says it.
 type Trust struct {
 	// Repository is the only one that images are built from: https://github.com/our-org/qwik-node-app.
 	Repository string `json:"repository"`
@@ -63,45 +63,55 @@ func ReadTrust(file string) (*Trust, error) {
 
 // ParseTrust reads the text of a policy; files that it names lie beside it.
 func ParseTrust(file string, text []byte) (*Trust, error) {
-	refused := func(field, problem, fix string) error {
-		return &usererr.Error{Field: file + " " + field, Problem: problem, Fix: fix}
-	}
-	t := &Trust{file: file}
+	t := &Trust{}
 	if err := yaml.UnmarshalStrict(text, t); err != nil {
-		return nil, refused("", err.Error(), "see docs/provenance.md")
+		return nil, &usererr.Error{Field: file, Problem: err.Error(), Fix: "see docs/provenance.md"}
+	}
+	if err := t.Complete(file); err != nil {
+		err.Field = file + " " + err.Field
+		return nil, err
+	}
+	return t, nil
+}
+
+// Complete checks a policy that was decoded from a file, and reads its keys; nil if all is well.
+func (t *Trust) Complete(file string) *usererr.Error {
+	t.file = file
+	refused := func(field, problem, fix string) *usererr.Error {
+		return &usererr.Error{Field: field, Problem: problem, Fix: fix}
 	}
 	if !strings.HasPrefix(t.Repository, "https://") || strings.ContainsAny(t.Repository, "@ ") {
-		return nil, refused("repository", fmt.Sprintf("%q is not a repository's address", t.Repository), "give https://host/owner/name")
+		return refused("repository", fmt.Sprintf("%q is not a repository's address", t.Repository), "give https://host/owner/name")
 	}
 	t.Repository = strings.TrimSuffix(strings.TrimSuffix(t.Repository, "/"), ".git")
 	if len(t.Keys)+len(t.Identities) == 0 {
-		return nil, refused("keys", "nobody is trusted", "name a key or an identity")
+		return refused("keys", "nobody is trusted", "name a key or an identity")
 	}
 	for i, text := range t.Keys {
 		block, _ := pem.Decode([]byte(text))
 		if block == nil {
-			return nil, refused(fmt.Sprintf("keys[%d]", i), "it is not PEM", "give a public key: -----BEGIN PUBLIC KEY-----")
+			return refused(fmt.Sprintf("keys[%d]", i), "it is not PEM", "give a public key: -----BEGIN PUBLIC KEY-----")
 		}
 		key, err := x509.ParsePKIXPublicKey(block.Bytes)
 		if err == nil {
 			_, err = signature.LoadDefaultVerifier(key)
 		}
 		if err != nil {
-			return nil, refused(fmt.Sprintf("keys[%d]", i), err.Error(), "give a public key: -----BEGIN PUBLIC KEY-----")
+			return refused(fmt.Sprintf("keys[%d]", i), err.Error(), "give a public key: -----BEGIN PUBLIC KEY-----")
 		}
 		t.keys = append(t.keys, key)
 	}
 	for i, who := range t.Identities {
 		field := fmt.Sprintf("identities[%d]", i)
 		if who.Issuer == "" || (who.Subject == "") == (who.SubjectPattern == "") {
-			return nil, refused(field, "it needs an issuer, and either subject or subjectPattern", "see docs/provenance.md")
+			return refused(field, "it needs an issuer, and either subject or subjectPattern", "see docs/provenance.md")
 		}
 		if _, err := regexp.Compile(who.SubjectPattern); err != nil {
-			return nil, refused(field+".subjectPattern", err.Error(), "")
+			return refused(field+".subjectPattern", err.Error(), "")
 		}
 	}
 	t.roots = t.readRoots
-	return t, nil
+	return nil
 }
 
 // readRoots gives what certificates are checked by.

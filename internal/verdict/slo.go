@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// SLO is what a canary is judged by, as the file slo.yaml beside the manifests says it. Shares are in
+// SLO is what a canary is judged by, as the section analysis of crossbill.yaml says it. Shares are in
 // percent there. What the file leaves out is as in [DefaultSLO].
 type SLO struct {
 	FalseRollback float64         `json:"falseRollback"` // percent of good canaries that may be rolled back
@@ -77,12 +77,17 @@ func ParseSLO(file string, text []byte) (*SLO, error) {
 	if len(slo.Objectives) == 0 {
 		slo.Objectives = defaults
 	}
-	return slo, slo.check(file)
+	if err := slo.Check(); err != nil {
+		err.Field = file + ": " + err.Field
+		return nil, err
+	}
+	return slo, nil
 }
 
-func (s *SLO) check(file string) error {
-	bad := func(field, problem, fix string) error {
-		return &usererr.Error{Field: file + ": " + field, Problem: problem, Fix: fix}
+// Check finds a value that is out of bounds, or does not fit to another one; nil if there is none.
+func (s *SLO) Check() *usererr.Error {
+	bad := func(field, problem, fix string) *usererr.Error {
+		return &usererr.Error{Field: field, Problem: problem, Fix: fix}
 	}
 	switch {
 	case !(s.FalseRollback > 0 && s.FalseRollback < 50):

@@ -1,0 +1,215 @@
+// Package config reads crossbill.yaml, which describes an app and its surroundings: what is the same for each
+// command of its releases. [Options] is the one table of its keys, with the flag and the environment variables
+// of each. Libraries name an option in their errors by its key there.
+//
+// A flag wins over a CROSSBILL_ variable, that wins over the file, and the file over what GitLab and GitHub set
+// for each of their jobs. Secrets are never in the file. It promises that a file is either read as it was meant
+// or refused, with the line and the field of everything that is wrong in it.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+// FileName is the file that is read from the working directory when no other one is named.
+const FileName = "crossbill.yaml"
+
+// Variable names another file, as --config does.
+const Variable = "CROSSBILL_CONFIG"
+
+// Config is the content of crossbill.yaml. What it leaves out is zero; [Config.Resolve] adds the rest. The table
+// [Options] says what each field means.
+type Config struct {
+	App         string            `json:"app,omitempty"`
+	Manifests   string            `json:"manifests,omitempty"`
+	Cluster     Cluster           `json:"cluster,omitzero"`
+	Prometheus  Prometheus        `json:"prometheus,omitzero"`
+	GitLab      GitLab            `json:"gitlab,omitzero"`
+	Notify      Notify            `json:"notify,omitzero"`
+	Image       Image             `json:"image,omitzero"`
+	Canary      Canary            `json:"canary,omitzero"`
+	Shift       Shift             `json:"shift,omitzero"`
+	Promote     Promote           `json:"promote,omitzero"`
+	Guard       Guard             `json:"guard,omitzero"`
+	Probe       Probe             `json:"probe,omitzero"`
+	Analysis    *verdict.SLO      `json:"analysis,omitempty"`
+	ImagePolicy *provenance.Trust `json:"imagePolicy,omitempty"`
+
+	file  string // "" when there is none
+	found map[string]setting
+}
+
+// Cluster is where the app runs.
+type Cluster struct {
+	Context   string          `json:"context,omitempty"`
+	Namespace string          `json:"namespace,omitempty"`
+	Timeout   metav1.Duration `json:"timeout,omitzero"`
+}
+
+// Prometheus is what the canary's requests are read from.
+type Prometheus struct {
+	URL        string `json:"url,omitempty"`
+	HTTPConfig string `json:"httpConfig,omitempty"`
+}
+
+// GitLab is the project that deploys.
+type GitLab struct {
+	URL     string `json:"url,omitempty"`
+	Project string `json:"project,omitempty"`
+	Ref     string `json:"ref,omitempty"`
+	Jobs    Jobs   `json:"jobs,omitzero"`
+}
+
+// Jobs are the names of the jobs in GitLab's pipeline.
+type Jobs struct {
+	Canary   string `json:"canary,omitempty"`
+	Verify   string `json:"verify,omitempty"`
+	Promote  string `json:"promote,omitempty"`
+	Rollback string `json:"rollback,omitempty"`
+}
+
+// Notify is who is notified of a release.
+type Notify struct {
+	GitHub       GitHub `json:"github,omitzero"`
+	Pushgateway  string `json:"pushgateway,omitempty"`
+	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
+}
+
+// GitHub is the repository whose Deployment of a release gets its state.
+type GitHub struct {
+	Repository     string `json:"repository,omitempty"`
+	URL            string `json:"url,omitempty"`
+	EnvironmentURL string `json:"environmentUrl,omitempty"`
+}
+
+// Image is how the app's image is built.
+type Image struct {
+	AppDir       string   `json:"appDir,omitempty"`
+	Base         string   `json:"base,omitempty"`
+	Platforms    []string `json:"platforms,omitempty"`
+	AssetsFolder string   `json:"assetsFolder,omitempty"`
+}
+
+// Canary is how a release starts.
+type Canary struct {
+	Weight       int             `json:"weight,omitempty"`
+	Sticky       bool            `json:"sticky,omitempty"`
+	StickyAssets string          `json:"stickyAssets,omitempty"`
+	SettleDelay  metav1.Duration `json:"settleDelay,omitzero"`
+}
+
+// Shift is how the canary's weight grows.
+type Shift struct {
+	Steps []int           `json:"steps,omitempty"`
+	Pause metav1.Duration `json:"pause,omitzero"`
+}
+
+// Promote is how a release is promoted.
+type Promote struct {
+	Bake metav1.Duration `json:"bake,omitzero"`
+}
+
+// Guard is when a release counts as abandoned.
+type Guard struct {
+	Dead    metav1.Duration `json:"dead,omitzero"`
+	Waiting metav1.Duration `json:"waiting,omitzero"`
+}
+
+// Probe is the requests that verify makes itself.
+type Probe struct {
+	URL    string  `json:"url,omitempty"`
+	Rate   float64 `json:"rate,omitempty"`
+	Header string  `json:"header,omitempty"`
+}
+
+// Load reads the file that --config names; else the one of $CROSSBILL_CONFIG; else crossbill.yaml in the working
+// directory; else there is none, and all is as by default. Errors are *usererr.Error, joined when there are more.
+func Load(named string, getenv func(string) string) (*Config, error) {
+	file, field := named, "config"
+	if file == "" {
+		file, field = getenv(Variable), Variable
+	}
+	optional := file == ""
+	if optional {
+		file, field = FileName, FileName
+	}
+	text, err := os.ReadFile(file)
+	switch {
+	case optional && errors.Is(err, fs.ErrNotExist):
+		const other = "crossbill.yml"
+		if _, err := os.Stat(other); err == nil {
+			return nil, &usererr.Error{Field: other, Problem: "only " + FileName + " is read", Fix: "rename it, or name it with --config"}
+		}
+		return &Config{}, nil
+	case err != nil:
+		return nil, &usererr.Error{Field: field, Problem: err.Error(), Fix: "give a readable file, or none"}
+	}
+	return Parse(file, text)
+}
+
+// File is where the configuration was read from, "" when there is no file.
+func (c *Config) File() string { return c.file }
+
+// SLO is what canaries are judged by: the file that --slo names, else the section analysis, else the default.
+// For one more release slo.yaml in the folder of the manifests is read too; the warning says where its content
+// belongs.
+func (c *Config) SLO(named, manifests string) (slo *verdict.SLO, warning string, err error) {
+	if named != "" {
+		slo, err = verdict.LoadSLO(named, true)
+		return slo, "", err
+	}
+	file, warning, err := c.legacy(manifests, manifest.SLOFile, "analysis", c.Analysis != nil)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case file != "":
+		slo, err = verdict.LoadSLO(file, true)
+		return slo, warning, err
+	case c.Analysis != nil:
+		return c.Analysis, "", nil
+	}
+	return verdict.DefaultSLO(), "", nil
+}
+
+// Policy says which images are admitted: the file that --trust names, else the section imagePolicy, else nil: all
+// of them. For one more release trust.yaml in the folder of the manifests is read too; the warning says where its
+// content belongs.
+func (c *Config) Policy(named, manifests string) (policy *provenance.Trust, warning string, err error) {
+	if named != "" {
+		policy, err = provenance.ReadTrust(named)
+		return policy, "", err
+	}
+	file, warning, err := c.legacy(manifests, manifest.TrustFile, "imagePolicy", c.ImagePolicy != nil)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case file != "":
+		policy, err = provenance.ReadTrust(file)
+		return policy, warning, err
+	}
+	return c.ImagePolicy, "", nil
+}
+
+// legacy finds a file that has become a section of crossbill.yaml.
+func (c *Config) legacy(manifests, name, section string, both bool) (file, warning string, err error) {
+	file = filepath.Join(manifests, name)
+	switch _, err := os.Stat(file); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", "", nil
+	case both:
+		here := fmt.Sprintf("%s:%d", c.file, c.found[section].line)
+		return "", "", &usererr.Error{Field: file, Problem: fmt.Sprintf("%s has the section %s as well", here, section), Fix: "keep the section and remove " + file}
+	}
+	return file, fmt.Sprintf("%s: the next version does not read this file; move its content to %s: in %s", file, section, FileName), nil
+}

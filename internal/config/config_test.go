@@ -1,0 +1,273 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+const repositoryKey = `-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEF1/FbOVnpsu7YbqTrCFPINyLKLiJ
+fqGKJl7s1Xk4SkdPDTjhzKfkKkXh6mhx1yE9yTaSXhXEj8k3FpCvGI8TJA==
+-----END PUBLIC KEY-----
+`
+
+func environment(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+// TestErrors: everything that is wrong is named by file, line and field, with what to do.
+func TestErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"ap: x":                           `c.yaml:1: ap: is not a field; did you mean app?`,
+		"app: shop\nap: x":                `c.yaml:2: ap: is not a field; did you mean app?`,
+		"app: shop\napp: shop":            `c.yaml:2: app: is there twice, first in line 1; remove one`,
+		"app: 5":                          `c.yaml:1: app: 5 is not a name of lower-case letters, digits and dashes, up to 53; write it in quotes: "5"`,
+		"app: Shop":                       `c.yaml:1: app: "Shop" is not a name of lower-case letters, digits and dashes, up to 53; give for example qwik-node-app`,
+		"app:":                            `c.yaml:1: app: has no value; give one, or remove the line`,
+		"namespace: x":                    `c.yaml:1: namespace: is not a field; did you mean cluster.namespace?`,
+		"cluster:\n  nmspace: x":          `c.yaml:2: cluster.nmspace: is not a field; did you mean namespace?`,
+		"cluster:\n  zone: x":             `c.yaml:2: cluster.zone: is not a field; cluster has context, namespace, timeout`,
+		"prometheus: http://p":            `c.yaml:1: prometheus: "http://p" is not a section; give ` + "`name: value`" + ` lines below it: url, httpConfig`,
+		"prometheus: {url: p}":            `c.yaml:1: prometheus.url: "p" is not a web address without user, password or spaces; give for example https://example.com`,
+		"prometheus: {url: http://u:p@p}": `c.yaml:1: prometheus.url: "http://u:p@p" is not a web address without user, password or spaces; give for example https://example.com`,
+		"canary: {weight: 10%}":           `c.yaml:1: canary.weight: "10%" is not a whole number from 1 to 99; give the number alone: 10`,
+		`canary: {weight: "10"}`:          `c.yaml:1: canary.weight: "10" is not a whole number from 1 to 99; write it without quotes`,
+		"canary: {weight: 10m}":           `c.yaml:1: canary.weight: "10m" is not a whole number from 1 to 99; give the number alone: 10`,
+		"canary: {weight: 100}":           `c.yaml:1: canary.weight: 100 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {weight: 9.5}":           `c.yaml:1: canary.weight: 9.5 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {weight: [10]}":          `c.yaml:1: canary.weight: a list is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {sticky: yes}":           `c.yaml:1: canary.sticky: "yes" is not true or false; give for example true`,
+		"canary: {settleDelay: 5}":        `c.yaml:1: canary.settleDelay: 5 is not a duration with a unit; give the unit too: 5s or 5m`,
+		`canary: {settleDelay: "5"}`:      `c.yaml:1: canary.settleDelay: "5" is not a duration with a unit; give the unit too: 5s or 5m`,
+		"canary: {settleDelay: -5s}":      `c.yaml:1: canary.settleDelay: "-5s" is not a duration with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: 0s}":          `c.yaml:1: cluster.timeout: "0s" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: 9999999999h}": `c.yaml:1: cluster.timeout: "9999999999h" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: soon}":        `c.yaml:1: cluster.timeout: "soon" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"shift: {steps: 10}":              `c.yaml:1: shift.steps: 10 is not a list; write each item on its own line after a dash`,
+		"shift:\n  steps:\n  - 10\n  - 5": `c.yaml:4: shift.steps[1]: 5 does not follow 10; give rising percentages, for example [10, 25, 50]`,
+		"shift:\n  steps:\n  - 10\n  - a": `c.yaml:4: shift.steps[1]: "a" is not a whole number from 1 to 99; give for example 25, which is 25% of the traffic`,
+		"probe: {rate: .nan}":             `c.yaml:1: probe.rate: .nan is not a number of requests a second above 0, up to 1000; give for example 10`,
+		"probe: {rate: 5/s}":              `c.yaml:1: probe.rate: "5/s" is not a number of requests a second above 0, up to 1000; give the number alone: 5`,
+		"analysis:\n  minDuration: 1h":    `c.yaml:2: analysis.minDuration: 1h0m0s is not a time up to maxDuration (15m0s); give for example 30s`,
+		"analysis:\n  falsePass: 60":      `c.yaml:2: analysis.falsePass: 60 is not a percentage above 0 and below 50; give for example 1`,
+		"- a":                             `c.yaml:1: a list is not a section`,
+		"app: [":                          `c.yaml:1: it is not YAML: did not find expected node content; correct that line, or the one before it`,
+		"app: shop\n---\napp: shop":       `c.yaml:2: the file has a second document; keep one`,
+		"<<: {app: shop}":                 `c.yaml:1: <<: is not a field`,
+		"? [a]\n: b":                      `is not a field`,
+		"analysis:\n  objectives:\n  - name: a\n    margin: 1":                                                           `c.yaml:3: analysis.objectives[0].objective: is missing; give for example 99.9; no number of requests can show 100`,
+		"analysis:\n  objectives:\n  - {name: a, objective: 9, margin: 1}\n  - {name: a, objective: 9, margin: 1}":       `c.yaml:4: analysis.objectives[1].name: "a" is there twice; give each its own name`,
+		"analysis:\n  objectives:\n  - {name: a, objective: 9, margin: 1, good: x}":                                      `c.yaml:3: analysis.objectives[0]: it has some of latency, good and total; give latency, or good and total, or none of them`,
+		"imagePolicy:\n  repository: https://h/o/n":                                                                      `c.yaml:1: imagePolicy.keys: nobody is trusted; name a key or an identity`,
+		"imagePolicy:\n  repository: https://h/o/n\n  keys: [x]":                                                         `c.yaml:3: imagePolicy.keys[0]: "x" is not a public key as PEM`,
+		"imagePolicy:\n  repository: https://h/o/n\n  identities:\n  - issuer: i\n    subject: s\n    subjectPattern: p": `c.yaml:4: imagePolicy.identities[0]: it needs an issuer, and either subject or subjectPattern`,
+	} {
+		_, err := Parse("c.yaml", []byte(text))
+		if !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q:\ngot  %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+func TestAllErrorsAtOnce(t *testing.T) {
+	_, err := Parse("c.yaml", []byte("canary:\n  weight: 0\nguard: {dead: 5}\nap: x\n"))
+	want := `c.yaml:2: canary.weight: 0 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic
+c.yaml:3: guard.dead: 5 is not a duration above 0 with a unit; give the unit too: 5s or 5m
+c.yaml:4: ap: is not a field; did you mean app?`
+	if err == nil || err.Error() != want {
+		t.Errorf("got:\n%v\nwant:\n%s", err, want)
+	}
+}
+
+// TestOptionsAreConfig: the table has every field of the file and no other, once.
+func TestOptionsAreConfig(t *testing.T) {
+	got := map[string]bool{}
+	for _, o := range Options {
+		if got[o.Key] {
+			t.Errorf("%s is there twice", o.Key)
+		}
+		got[o.Key] = true
+		if o.Doc == "" || strings.HasSuffix(o.Doc, ".") {
+			t.Errorf("%s: Doc %q", o.Key, o.Doc)
+		}
+	}
+	var walk func(reflect.Type, string)
+	walk = func(typ reflect.Type, key string) {
+		switch {
+		case typ.Kind() == reflect.Pointer:
+			walk(typ.Elem(), key)
+		case typ.Kind() == reflect.Struct && typ != durationType:
+			for i, name := range fieldNames(typ) {
+				walk(typ.Field(i).Type, join(key, name))
+			}
+		case typ.Kind() == reflect.Slice:
+			if !got[key] {
+				t.Errorf("%s is not in the table", key)
+			}
+			delete(got, key)
+			walk(typ.Elem(), key+"[]")
+		default:
+			o := byKey[key]
+			if o == nil {
+				t.Fatalf("%s is not in the table", key)
+			}
+			if o.form.what == "" || o.form.example == "" {
+				t.Errorf("%s has no form", key)
+			}
+			if o.Variable != "" && typ.Kind() != reflect.String {
+				t.Errorf("%s has a variable, whose value is only checked as text", key)
+			}
+			delete(got, key)
+		}
+	}
+	walk(reflect.TypeFor[Config](), "")
+	for key := range got {
+		if strings.ContainsAny(key, ".[") {
+			t.Errorf("%s is not in the file", key)
+		}
+	}
+}
+
+// TestPrecedence: flag, variable, file, what the platform sets, default.
+func TestPrecedence(t *testing.T) {
+	const file = "gitlab: {project: our-org/file}"
+	for _, test := range []struct {
+		name, flag, file string
+		environment      []string
+		want, origin     string
+	}{
+		{name: "nothing", origin: "--project"},
+		{name: "platform", environment: []string{"GITLAB_CI", "true", "CI_PROJECT_PATH", "our-org/platform"}, want: "our-org/platform", origin: "$CI_PROJECT_PATH"},
+		{name: "platform of another place", environment: []string{"CI_PROJECT_PATH", "our-org/platform"}, origin: "--project"},
+		{name: "file over platform", file: file, environment: []string{"GITLAB_CI", "true", "CI_PROJECT_PATH", "our-org/platform"}, want: "our-org/file", origin: "c.yaml:1: gitlab.project"},
+		{name: "variable over file", file: file, environment: []string{"CROSSBILL_GITLAB_PROJECT", "our-org/variable"}, want: "our-org/variable", origin: "CROSSBILL_GITLAB_PROJECT"},
+		{name: "flag over all", flag: "our-org/flag", file: file, environment: []string{"CROSSBILL_GITLAB_PROJECT", "our-org/variable"}, want: "our-org/flag", origin: "--project"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, err := Parse("c.yaml", []byte(test.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+			project := flags.String("project", "", "")
+			if test.flag != "" {
+				if err := flags.Parse([]string{"--project", test.flag}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := c.Resolve("trigger", flags, environment(test.environment...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if *project != test.want || s.Value("gitlab.project") != test.want {
+				t.Errorf("--project is %q, the value %q, want %q", *project, s.Value("gitlab.project"), test.want)
+			}
+			if got := s.Name("gitlab.project"); got != test.origin {
+				t.Errorf("named %q, want %q", got, test.origin)
+			}
+			if flags.Changed("project") != (test.flag != "") {
+				t.Error("a flag that was not given counts as given")
+			}
+		})
+	}
+}
+
+// TestEveryKindOfFlag: values of the file reach flags of all types.
+func TestEveryKindOfFlag(t *testing.T) {
+	c, err := Parse("infra/c.yaml", []byte(`
+app: shop
+cluster: {timeout: 1m30s}
+canary: {weight: 0x19, sticky: true}
+shift: {steps: [10, 50]}
+image: {platforms: [linux/amd64, linux/arm64]}
+probe: {rate: 2.5}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	type values struct {
+		Timeout   time.Duration
+		Weight    int
+		Sticky    bool
+		Steps     []int
+		Rate      float64
+		Manifests string
+	}
+	var got values
+	flags.DurationVar(&got.Timeout, "timeout", time.Minute, "")
+	flags.IntVar(&got.Weight, "weight", 10, "")
+	flags.BoolVar(&got.Sticky, "sticky", false, "")
+	flags.IntSliceVar(&got.Steps, "steps", nil, "")
+	flags.Float64Var(&got.Rate, "probe-rate", 10, "")
+	flags.StringVar(&got.Manifests, "manifests", "k8s", "")
+	if _, err := c.Resolve("canary", flags, environment()); err != nil {
+		t.Fatal(err)
+	}
+	want := values{90 * time.Second, 25, true, []int{10, 50}, 2.5, filepath.Join("infra", "k8s")}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("got +, want -: %s", diff)
+	}
+	platforms := flags.StringSlice("platform", nil, "")
+	if _, err := c.Resolve("build", flags, environment()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"linux/amd64", "linux/arm64"}, *platforms); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestLoad: which file is read.
+func TestLoad(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load := func(named string, pairs ...string) string {
+		c, err := Load(named, environment(pairs...))
+		if err != nil {
+			return err.Error()
+		}
+		return c.File() + " " + c.App
+	}
+	if got := load(""); got != " " {
+		t.Errorf("without a file: %q", got)
+	}
+	write("crossbill.yml", "app: short")
+	if got, want := load(""), "crossbill.yml: only crossbill.yaml is read; rename it, or name it with --config"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	write("crossbill.yaml", "app: here")
+	write("other.yaml", "app: other")
+	for _, test := range []struct{ got, want string }{
+		{load(""), "crossbill.yaml here"},
+		{load("", Variable, "other.yaml"), "other.yaml other"},
+		{load("crossbill.yml", Variable, "other.yaml"), "crossbill.yml short"},
+		{load("none.yaml"), "config: open none.yaml: no such file or directory; give a readable file, or none"},
+		{load("", Variable, "none.yaml"), "CROSSBILL_CONFIG: open none.yaml: no such file or directory; give a readable file, or none"},
+	} {
+		if test.got != test.want {
+			t.Errorf("got %q, want %q", test.got, test.want)
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package config
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Option is one thing that can be set.
+type Option struct {
+	// Key is its name in crossbill.yaml and in the errors of libraries: prometheus.url. Items of a list are
+	// analysis.objectives[].name. One without a dot that Config lacks cannot be in the file: releaseId.
+	Key string
+	// Flags are its flags without dashes; a command has one of them, or none.
+	Flags []string
+	// Commands are those whose flag it is, where other commands have a flag of that name that means something
+	// else. Empty: all.
+	Commands []string
+	// Variable is the environment variable that wins over the file.
+	Variable string
+	// Platform is what a job of GitLab's or GitHub's knows, as $NAME. The file wins over it, and it counts only
+	// in such a job.
+	Platform []string
+	// Default is what holds else, as text; "" for none or for one that depends.
+	Default string
+	// Secret is true when the variable holds a secret, and the flag names a file that holds it.
+	Secret bool
+	// Required is true when the section it is in needs it.
+	Required bool
+	// Doc says what it is, in one sentence without a full stop.
+	Doc string
+
+	form form
+}
+
+// form says which values an option takes. What parser and JSON Schema check comes from here.
+type form struct {
+	what    string // completes "is not …"
+	example string // completes "give for example …"
+	pattern string
+	// Bounds of a number; of a duration only the parser checks them, in seconds. NaN is never within.
+	min, max, above, below *float64
+	path                   bool // of a file or folder, relative to that of crossbill.yaml
+}
+
+const durationPattern = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
+
+func number(n float64) *float64 { return &n }
+
+var (
+	duration         = form{what: "a duration with a unit", example: "30s, 5m or 1h30m", pattern: durationPattern}
+	positiveDuration = form{what: "a duration above 0 with a unit", example: "30s, 5m or 1h30m", pattern: durationPattern, above: number(0)}
+	address          = form{what: "a web address without user, password or spaces", example: "https://example.com", pattern: `^https?://[^\s/?#@]+([/?#]\S*)?$`}
+	name             = form{what: "a name without spaces", example: "production", pattern: `^\S+$`}
+	folder           = form{what: "a path", example: "k8s", pattern: `\S`, path: true}
+	jobName          = form{what: "the name of a job", example: "deploy_canary", pattern: `\S`}
+	share            = form{what: "a percentage above 0 and below 50", example: "1", above: number(0), below: number(50)}
+	query            = form{what: "a PromQL expression", example: "my_requests_total", pattern: `\S`}
+	anything         = form{what: "text", example: "a name in quotes", pattern: `\S`}
+)
+
+// clusterCommands are the commands whose --timeout bounds a wait for the cluster.
+var clusterCommands = []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate", "status", "history", "report", "replay"}
+
+// Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
+// only flags and variables set.
+var Options = []Option{
+	{Key: "app", Flags: []string{"app"}, Variable: "CROSSBILL_APP", Doc: "Name of the app",
+		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "qwik-node-app", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
+	{Key: "manifests", Flags: []string{"manifests"}, Variable: "CROSSBILL_MANIFESTS", Default: "k8s", form: folder, Doc: "Folder with the app's Kubernetes manifests"},
+
+	{Key: "cluster.context", Flags: []string{"context"}, Variable: "CROSSBILL_CONTEXT", form: name, Doc: "Context of the kubeconfig; without it its current one"},
+	{Key: "cluster.namespace", Flags: []string{"namespace"}, Variable: "CROSSBILL_NAMESPACE", Doc: "Namespace of the app; without it the context's",
+		form: form{what: "the name of a namespace", example: "production", pattern: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`}},
+	{Key: "cluster.timeout", Flags: []string{"timeout"}, Commands: clusterCommands, Default: "5m", form: positiveDuration, Doc: "Bound of each wait for the cluster"},
+
+	{Key: "prometheus.url", Flags: []string{"prometheus"}, Variable: "CROSSBILL_PROMETHEUS", form: address, Doc: "Prometheus that scrapes the mesh"},
+	{Key: "prometheus.httpConfig", Flags: []string{"prometheus-config"}, Variable: "CROSSBILL_PROMETHEUS_CONFIG", form: folder, Doc: "File in the form of Prometheus's http_config: credentials, CA and headers for Prometheus"},
+
+	{Key: "gitlab.url", Flags: []string{"gitlab-url"}, Variable: "CROSSBILL_GITLAB_URL", Platform: []string{"$CI_SERVER_URL"}, Default: "https://gitlab.com", form: address, Doc: "GitLab's address"},
+	{Key: "gitlab.project", Flags: []string{"project"}, Variable: "CROSSBILL_GITLAB_PROJECT", Platform: []string{"$CI_PROJECT_PATH"}, Doc: "GitLab project that deploys",
+		form: form{what: "a project", example: "our-org/infrastructure", pattern: `^[^\s/?#%]+(/[^\s/?#%]+)*$`}},
+	{Key: "gitlab.ref", Flags: []string{"ref"}, Commands: []string{"trigger"}, Variable: "CROSSBILL_GITLAB_REF", Default: "main", Doc: "Branch or tag of the GitLab project whose pipeline is started",
+		form: form{what: "a branch or tag", example: "main", pattern: `^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`}},
+	{Key: "gitlab.jobs.canary", Flags: []string{"canary-job", "canary"}, Default: "deploy_canary", form: jobName, Doc: "Job that starts the canary"},
+	{Key: "gitlab.jobs.verify", Flags: []string{"verify-job", "verify"}, Default: "verify_canary", form: jobName, Doc: "Job that judges the canary"},
+	{Key: "gitlab.jobs.promote", Flags: []string{"promote-job", "gate"}, Default: "promote_to_production", form: jobName, Doc: "Job that promotes the release, behind the approval gate"},
+	{Key: "gitlab.jobs.rollback", Flags: []string{"rollback-job", "rollback"}, Default: "rollback", form: jobName, Doc: "Manual job that rolls back"},
+
+	{Key: "notify.github.repository", Flags: []string{"github-repository"}, Variable: "CROSSBILL_GITHUB_REPOSITORY", Platform: []string{"$GITHUB_REPOSITORY"}, Doc: "GitHub repository whose Deployment of the release gets a status; nobody is notified without a token",
+		form: form{what: "a GitHub repository", example: "our-org/qwik-node-app", pattern: `^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$`}},
+	{Key: "notify.github.url", Flags: []string{"github-url"}, Platform: []string{"$GITHUB_API_URL"}, Default: "https://api.github.com", form: address, Doc: "Address of GitHub's API"},
+	{Key: "notify.github.environmentUrl", Flags: []string{"environment-url"}, Variable: "CROSSBILL_ENVIRONMENT_URL", Platform: []string{"$CI_ENVIRONMENT_URL"}, form: address, Doc: "Address of the app, for GitHub's Deployment"},
+	{Key: "notify.pushgateway", Flags: []string{"pushgateway"}, Variable: "CROSSBILL_PUSHGATEWAY", form: address, Doc: "Prometheus Pushgateway that gets the metrics of each command"},
+	{Key: "notify.otlpEndpoint", Variable: "CROSSBILL_OTLP_ENDPOINT", form: address, Doc: "Collector that gets each command as a span, by OTLP over HTTP"},
+
+	{Key: "image.appDir", Flags: []string{"app-dir"}, Commands: []string{"build"}, Default: "app", form: folder, Doc: "Folder of the built app"},
+	{Key: "image.base", Flags: []string{"base"}, Commands: []string{"build"}, Doc: "Base image with Node, by digest, or oci:FOLDER; without it distroless Node",
+		form: form{what: "an image by digest, or oci:FOLDER", example: "registry.example.com/node@sha256:…", pattern: `^(\S+@sha256:[0-9a-f]{64}|oci:\S+)$`}},
+	{Key: "image.platforms", Flags: []string{"platform"}, Commands: []string{"build"}, Doc: "Platforms of the image; without it linux/amd64 alone, or the one of the base"},
+	{Key: "image.platforms[]", Doc: "A platform",
+		form: form{what: "a platform", example: "linux/amd64", pattern: `^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`}},
+	{Key: "image.assetsFolder", Flags: []string{"assets-folder"}, Commands: []string{"build"}, Default: "dist/build", form: form{what: "a path below the app's folder", example: "dist/build", pattern: `\S`}, Doc: "Folder of files whose names have a hash of their content, below the app's folder"},
+
+	{Key: "canary.weight", Flags: []string{"weight"}, Default: "10", form: form{what: "a whole number from 1 to 99", example: "10, which is 10% of the traffic", min: number(1), max: number(99)}, Doc: "The canary's share of the traffic, in percent"},
+	{Key: "canary.sticky", Flags: []string{"sticky"}, Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Keep a browser on the version that answered it first, by a cookie, until the release has finished"},
+	{Key: "canary.stickyAssets", Flags: []string{"sticky-assets"}, Default: "/build/", form: form{what: "a path below /", example: "/build/", pattern: `^/\S+$`}, Doc: "With sticky: prefix of the paths of files that have a hash in their names"},
+	{Key: "canary.settleDelay", Flags: []string{"settle-delay"}, Default: "10s", form: duration, Doc: "Without Prometheus: time that the data plane is given to apply a route"},
+
+	{Key: "shift.steps", Flags: []string{"steps"}, Doc: "Percentages, rising: the last one is the weight that the canary keeps"},
+	{Key: "shift.steps[]", Doc: "A weight of the canary, in percent", form: form{what: "a whole number from 1 to 99", example: "25, which is 25% of the traffic", min: number(1), max: number(99)}},
+	{Key: "shift.pause", Flags: []string{"pause"}, Default: "0s", form: duration, Doc: "How long each step but the last stays as it is"},
+
+	{Key: "promote.bake", Flags: []string{"bake"}, Default: "0s", form: duration, Doc: "How long primary is judged after it has all of the traffic; 0s for not at all"},
+
+	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},
+	{Key: "guard.waiting", Flags: []string{"waiting"}, Default: "24h", form: positiveDuration, Doc: "How long a canary may wait for its verdict, or for an approver"},
+
+	{Key: "probe.url", Flags: []string{"probe"}, form: address, Doc: "Address that verify calls while it judges the canary, for an app with too little traffic: GET requests that are safe to repeat"},
+	{Key: "probe.rate", Flags: []string{"probe-rate"}, Default: "10", form: form{what: "a number of requests a second above 0, up to 1000", example: "10", above: number(0), max: number(1000)}, Doc: "Requests a second to the probe's address"},
+	{Key: "probe.header", Flags: []string{"probe-header"}, form: form{what: "a header", example: "'x-track: canary'", pattern: `^[^\s:]+\s*:`}, Doc: "Header of these requests, where a route of the VirtualService leads it to the canary"},
+
+	{Key: "analysis.falseRollback", Default: "1", form: share, Doc: "Percent of the good canaries that may be rolled back"},
+	{Key: "analysis.falsePass", Default: "5", form: share, Doc: "Percent of the bad canaries that may pass"},
+	{Key: "analysis.burst", Default: "1", form: form{what: "a number from 1 to 1000", example: "1, or how many requests fail together", min: number(1), max: number(1000)}, Doc: "How many requests go bad together, when one cause fails more than one"},
+	{Key: "analysis.minRequests", Flags: []string{"min-requests"}, Default: "50", form: form{what: "a number of requests, at least 1", example: "50", min: number(1), max: number(1e9)}, Doc: "The canary's requests below which nothing passes"},
+	{Key: "analysis.minDuration", Default: "30s", form: duration, Doc: "Time before which nothing passes"},
+	{Key: "analysis.maxDuration", Flags: []string{"max-duration"}, Default: "15m", form: positiveDuration, Doc: "Time after which what is not decided is inconclusive"},
+	{Key: "analysis.objectives", Doc: "What is judged; without it 99.9% available and 95% within 500 ms"},
+	{Key: "analysis.objectives[].name", Required: true, form: anything, Doc: "Name of the objective, for people"},
+	{Key: "analysis.objectives[].objective", Required: true, form: form{what: "a percentage above 0 and below 100", example: "99.9; no number of requests can show 100", above: number(0), below: number(100)}, Doc: "Percent of the requests that are to be good"},
+	{Key: "analysis.objectives[].margin", Required: true, form: form{what: "a number of percentage points above 0 and below 100", example: "1", above: number(0), below: number(100)}, Doc: "Percentage points by which a canary is bad for certain"},
+	{Key: "analysis.objectives[].latency", form: positiveDuration, Doc: "A request is good when it took no longer: a bound of the buckets of istio_request_duration_milliseconds"},
+	{Key: "analysis.objectives[].good", form: query, Doc: "PromQL for the raw counters of good requests, not summed and without rate; $workload and $namespace stand for the track's"},
+	{Key: "analysis.objectives[].total", form: query, Doc: "PromQL for the raw counters of all requests"},
+
+	{Key: "imagePolicy.repository", Required: true, form: form{what: "the address of a repository", example: "https://github.com/our-org/qwik-node-app", pattern: `^https://[^\s@]+$`}, Doc: "The only repository that images may be built from"},
+	{Key: "imagePolicy.keys", Doc: "Public keys; one of them, or of the identities, has signed the provenance"},
+	{Key: "imagePolicy.keys[]", form: form{what: "a public key as PEM", example: "-----BEGIN PUBLIC KEY----- …", pattern: `-----BEGIN [A-Z ]*PUBLIC KEY-----`}, Doc: "A public key as PEM"},
+	{Key: "imagePolicy.identities", Doc: "Who signed without a key, by a certificate of Sigstore's"},
+	{Key: "imagePolicy.identities[].issuer", Required: true, form: anything, Doc: "Who has seen that identity: https://token.actions.githubusercontent.com for a GitHub workflow"},
+	{Key: "imagePolicy.identities[].subject", form: anything, Doc: "The identity: https://github.com/OWNER/REPO/.github/workflows/release.yml@refs/heads/main"},
+	{Key: "imagePolicy.identities[].subjectPattern", form: anything, Doc: "Regular expression for all of the identity, in place of subject"},
+	{Key: "imagePolicy.trustedRoots", Doc: "Files with the roots of Sigstore services; without it Sigstore's public ones"},
+	{Key: "imagePolicy.trustedRoots[]", form: anything, Doc: "A file, relative to that of crossbill.yaml"},
+
+	{Key: "config", Flags: []string{"config"}, Variable: Variable, Default: FileName, Doc: "The configuration file"},
+	{Key: "commit", Flags: []string{"commit"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SHA", "$CI_COMMIT_SHA"}, Doc: "Commit that the image was built from"},
+	{Key: "pipelineUrl", Flags: []string{"pipeline-url"}, Platform: []string{"$CI_PIPELINE_URL"}, Doc: "Page of the pipeline that runs the release"},
+	{Key: "sourceUrl", Flags: []string{"source-url"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID", "$CI_PIPELINE_URL"}, Doc: "Page of the run that hands the release over"},
+
+	{Key: "gitlabToken", Flags: []string{"token-file"}, Variable: "GITLAB_TOKEN", Secret: true, Doc: "GitLab access token, scope read_api, or api to cancel"},
+	{Key: "gitlabTriggerToken", Flags: []string{"trigger-token-file"}, Variable: "GITLAB_TRIGGER_TOKEN", Secret: true, Doc: "GitLab pipeline trigger token"},
+	{Key: "githubToken", Flags: []string{"github-token-file"}, Variable: "CROSSBILL_GITHUB_TOKEN", Secret: true, Doc: "GitHub token that may write deployments"},
+	{Key: "webhook", Flags: []string{"webhook-file"}, Variable: "CROSSBILL_WEBHOOK", Secret: true, Doc: "Address that gets a notice of each command, as JSON that Slack shows too"},
+	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},
+	{Key: "registryPassword", Flags: []string{"password-file"}, Variable: "REGISTRY_PASSWORD", Secret: true, Doc: "Password or token of the registry's user"},
+	{Key: "signingKey", Flags: []string{"key-file"}, Variable: "CROSSBILL_SIGNING_KEY", Secret: true, Doc: "Private key as PEM that signs images"},
+}
+
+// byKey are the options by their keys.
+var byKey = func() map[string]*Option {
+	index := map[string]*Option{}
+	for i := range Options {
+		index[Options[i].Key] = &Options[i]
+	}
+	return index
+}()
+
+var itemIndex = regexp.MustCompile(`\[[0-9]+\]`)
+
+// find gives the option of a key; its items have numbers: analysis.objectives[0].name.
+func find(key string) *Option { return byKey[itemIndex.ReplaceAllString(key, "[]")] }
+
+// means says whether the option is what a command's flag of its name sets.
+func (o *Option) means(command string) bool {
+	return len(o.Commands) == 0 || slices.Contains(o.Commands, command)
+}
+
+// kebab gives the flag of an option that the table does not have: releaseId is release-id.
+func kebab(key string) string {
+	var flag strings.Builder
+	for _, r := range key {
+		if r >= 'A' && r <= 'Z' {
+			flag.WriteByte('-')
+			r += 'a' - 'A'
+		}
+		flag.WriteRune(r)
+	}
+	return flag.String()
+}

@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// setting is a value as text, and how its author wrote its name.
+type setting struct {
+	text   string
+	origin string // --prometheus, CROSSBILL_PROMETHEUS, "crossbill.yaml:12: prometheus.url"; "" for a default
+	line   int    // in the file, 0 for what is not from it
+}
+
+// Settings are the values that hold for one call of a command.
+type Settings struct {
+	command string
+	flags   *pflag.FlagSet
+	values  map[string]setting
+}
+
+// Resolve gives the values that hold for a command, and sets those of its flags that were not given. A flag that
+// it sets does not count as Changed. flags may be nil; getenv is os.Getenv but for tests.
+func (c *Config) Resolve(command string, flags *pflag.FlagSet, getenv func(string) string) (*Settings, error) {
+	if flags == nil {
+		flags = pflag.NewFlagSet(command, pflag.ContinueOnError)
+	}
+	s := &Settings{command: command, flags: flags, values: map[string]setting{}}
+	for i := range Options {
+		o := &Options[i]
+		if o.Secret || strings.Contains(o.Key, "[") {
+			continue
+		}
+		flag := o.flag(command, flags)
+		if flag != nil && flag.Changed {
+			s.values[o.Key] = setting{text: flag.Value.String(), origin: "--" + flag.Name}
+			continue
+		}
+		value, err := c.value(o, getenv)
+		if err != nil {
+			return nil, err
+		}
+		s.values[o.Key] = value
+		if flag == nil || value.text == "" || strings.HasPrefix(o.Key, "analysis.") || value.text == o.Default && value.origin == "" {
+			continue // the flag has its own default; objectives are a whole, from one place
+		}
+		if err := flag.Value.Set(value.text); err != nil {
+			return nil, &usererr.Error{Field: value.origin, Problem: err.Error(), Fix: "give a value that --" + flag.Name + " takes"}
+		}
+	}
+	return s, nil
+}
+
+// flag is the option's flag of a command, nil when it has none.
+func (o *Option) flag(command string, flags *pflag.FlagSet) *pflag.Flag {
+	if !o.means(command) {
+		return nil
+	}
+	for _, name := range o.Flags {
+		if flag := flags.Lookup(name); flag != nil {
+			return flag
+		}
+	}
+	return nil
+}
+
+// value is what holds when no flag was given.
+func (c *Config) value(o *Option, getenv func(string) string) (setting, error) {
+	if o.Variable != "" {
+		if text := getenv(o.Variable); text != "" {
+			return setting{text: text, origin: o.Variable}, o.form.checkText(o.Variable, text)
+		}
+	}
+	if found, ok := c.found[o.Key]; ok {
+		return found, nil
+	}
+	for _, template := range o.Platform {
+		if text, ok := platformValue(template, getenv); ok {
+			return setting{text: text, origin: template}, o.form.checkText(template, text)
+		}
+	}
+	if o.form.path && c.file != "" && o.Default != "" {
+		return setting{text: filepath.Join(filepath.Dir(c.file), o.Default)}, nil
+	}
+	return setting{text: o.Default}, nil
+}
+
+// platformValue is what the job of GitLab's or GitHub's that this is says; false outside of one. A variable of
+// theirs on a laptop, or in the other's job, is there by accident.
+func platformValue(template string, getenv func(string) string) (string, bool) {
+	in := "GITLAB_CI"
+	if strings.HasPrefix(template, "$GITHUB_") {
+		in = "GITHUB_ACTIONS"
+	}
+	complete := getenv(in) == "true"
+	text := os.Expand(template, func(name string) string {
+		value := getenv(name)
+		complete = complete && value != ""
+		return value
+	})
+	return text, complete
+}
+
+// Value is an option's value as text, by its key; "" when it has none.
+func (s *Settings) Value(key string) string { return s.values[key].text }
+
+// Name is an option as its author knows it: the flag, the variable or the line of the file that set it. One that
+// nobody set is named by its flag, if the command has it.
+func (s *Settings) Name(key string) string {
+	base, _, _ := strings.Cut(key, "[")
+	if origin := s.values[base].origin; origin != "" {
+		return origin + strings.TrimPrefix(key, base)
+	}
+	if o := find(key); o != nil {
+		if flag := o.flag(s.command, s.flags); flag != nil {
+			return "--" + flag.Name
+		}
+		return key
+	}
+	if flag := s.flags.Lookup(kebab(key)); flag != nil {
+		return "--" + flag.Name
+	}
+	return key
+}
+
+// Explain gives an error of a library's in the words of the person who called the command: an option by the flag,
+// the variable or the line that set it, not by its key.
+func (s *Settings) Explain(err error) error {
+	var input *usererr.Error
+	if !errors.As(err, &input) {
+		return err
+	}
+	named := *input
+	if named.Field = s.Name(input.Field); named.Field == input.Field {
+		return err
+	}
+	if err == error(input) {
+		return &named
+	}
+	return &explained{text: strings.Replace(err.Error(), input.Error(), named.Error(), 1), err: err}
+}
+
+// explained is an error with another text.
+type explained struct {
+	text string
+	err  error
+}
+
+func (e *explained) Error() string { return e.text }
+func (e *explained) Unwrap() error { return e.err }
