@@ -11,7 +11,7 @@ import (
 
 func newCancelCommand() *cobra.Command {
 	var flags gitlabFlags
-	var options gitlab.WatchOptions
+	var options gitlab.CancelOptions
 	cmd := &cobra.Command{
 		Use:   "cancel --project GROUP/PROJECT --pipeline ID | --release-id ID",
 		Short: "End a release from outside GitLab: press its rollback button, or cancel its pipeline",
@@ -46,7 +46,9 @@ Environment:
 	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
 	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
 	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
-	cmd.Flags().StringVar(&options.RollbackJob, "rollback-job", "rollback", "manual job that rolls back")
+	cmd.Flags().StringVar(&options.Jobs.Canary, "canary-job", "deploy_canary", "job that starts the canary")
+	cmd.Flags().StringVar(&options.Jobs.Promote, "promote-job", "promote_to_production", "job that promotes the release")
+	cmd.Flags().StringVar(&options.Jobs.Rollback, "rollback-job", "rollback", "manual job that rolls back")
 	cmd.Flags().DurationVar(&options.Timeout, "timeout", 2*time.Minute, "bound of the whole command")
 	return cmd
 }

@@ -39,8 +39,8 @@ func TestResults(t *testing.T) {
 func TestNotifyingIsHarmless(t *testing.T) {
 	for name, test := range map[string]struct{ token, repository, webhook, said string }{
 		"no token":       {repository: "our-org/app"},
-		"no repository":  {token: "t", said: "github.repository"},
-		"no web address": {webhook: "hooks.example.com", said: "notify.webhook: it is not a web address"},
+		"no repository":  {token: "t", said: "notify.github.repository"},
+		"no web address": {webhook: "hooks.example.com", said: "webhook: it is not a web address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("CROSSBILL_GITHUB_TOKEN", test.token)

@@ -170,7 +170,7 @@ func jobsOf(ctx context.Context, c *gitlab.Client, r *release.Release) ([]report
 		if at.IsZero() {
 			continue // it has not run
 		}
-		e := report.Entry{At: at, Source: report.GitLab, Release: r.ID, Digest: r.Digest(), What: j.Status, Detail: "job " + j.Name, By: j.User, URL: j.WebURL}
+		e := report.Entry{At: at, Source: report.GitLab, Release: r.ID, Digest: r.Digest(), What: j.Status, Detail: "job " + j.Name, By: j.User, URL: j.URL}
 		if !j.StartedAt.IsZero() && !j.FinishedAt.IsZero() {
 			e.Detail += ", ran " + report.Took(j.FinishedAt.Sub(j.StartedAt))
 		}

@@ -67,7 +67,7 @@ func secret(flag, path, variable string) (string, error) {
 
 func newTriggerCommand() *cobra.Command {
 	var flags gitlabFlags
-	var options gitlab.Options
+	var options gitlab.TriggerOptions
 	cmd := &cobra.Command{
 		Use:   "trigger --project GROUP/PROJECT --app NAME --image REPOSITORY@sha256:… --commit SHA",
 		Short: "Start GitLab's pipeline for a release, once, or adopt the one that is there",
@@ -123,6 +123,6 @@ func (f *gitlabFlags) printPipeline(cmd *cobra.Command, p gitlab.Pipeline) error
 	if p.Status == "failed" || p.Status == "success" {
 		next = "; it has ended: retry its jobs in GitLab, or give --again"
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "trigger: %s pipeline %d (%s) of release %s: %s%s\n", how, p.ID, p.Status, p.ReleaseID, p.WebURL, next)
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "trigger: %s pipeline %d (%s) of release %s: %s%s\n", how, p.ID, p.Status, p.ReleaseID, p.URL, next)
 	return err
 }

@@ -53,14 +53,14 @@ Environment:
 	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
 	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
 	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
-	cmd.Flags().StringVar(&options.PromoteJob, "promote-job", "promote_to_production", "job that must have run for a success")
+	cmd.Flags().StringVar(&options.Jobs.Promote, "promote-job", "promote_to_production", "job that must have run for a success")
 	cmd.Flags().DurationVar(&options.Timeout, "timeout", 30*time.Minute, "how long to watch")
 	return cmd
 }
 
 // ended gives a state its exit code.
 func ended(p gitlab.Progress) error {
-	err := fmt.Errorf("pipeline %d: %s; %s", p.PipelineID, p.Reason, p.WebURL)
+	err := fmt.Errorf("pipeline %d: %s; %s", p.PipelineID, p.Reason, p.URL)
 	switch p.State {
 	case gitlab.Promoted:
 		return nil

@@ -65,7 +65,7 @@ func TestOthersFailTheSameSchedules(t *testing.T) {
 	for seed := range *benchSchedules {
 		s := generator.Example(seed)
 		out.add(s, s.effective(t, func(t *testing.T, server *gitlabtest.Server) {
-			_, _ = Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease}) // what it says is TestAnyScheduleHasOneEffect's
+			_, _ = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease}) // what it says is TestAnyScheduleHasOneEffect's
 		}))
 		out.PlainRetry.add(s, s.effective(t, func(t *testing.T, server *gitlabtest.Server) { post(t, server) }))
 		out.SinglePost.add(s, s.effective(t, func(t *testing.T, server *gitlabtest.Server) { post(t, server, gitlab.WithCustomRetryMax(0)) }))

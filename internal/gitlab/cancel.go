@@ -5,73 +5,88 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
+
+	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 
 	"github.com/our-org/crossbill/internal/usererr"
-	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 )
 
-// canaryJob begins a release: before it, nothing has happened to the mesh.
-const canaryJob = "deploy_canary"
+// CancelOptions say which release is canceled.
+type CancelOptions struct {
+	Target
+	Jobs    JobNames
+	Timeout time.Duration // default 2 min
+}
 
-// Cancel ends a release from outside GitLab. When its canary has begun, the rollback button is pressed:
-// the rollback takes the lock from whatever job runs, and brings the old primary back. Before that the
-// pipeline is canceled. It can be called again. The result is the pipeline as it was found; Watch
-// follows what comes of it. done says what was done.
+// Cancel ends a release from outside GitLab. When its canary has started, it presses the rollback job's button:
+// the rollback takes the lock from whatever job runs, and brings the old primary back. Before that it cancels the
+// pipeline. It can be called again. The result is the pipeline as it was found; Watch follows what comes of it.
+// done says what was done.
 //
-// Errors: *usererr.Error (nothing to cancel any more, or no such pipeline), or what GitLab or the
-// network answered. The token needs scope api, and a role that may run the rollback job.
-func Cancel(ctx context.Context, c *Client, o WatchOptions) (p Progress, done string, err error) {
+// Errors: *usererr.Error (the release is in production, or there is no such pipeline or job; nothing was changed),
+// or what GitLab or the network answered. The token needs scope api, and a role that may run the rollback job.
+func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done string, err error) {
 	if err := o.check(); err != nil {
 		return Progress{}, "", err
 	}
-	deadline := c.clock.Now().Add(o.Timeout)
-	if p, err = c.progress(ctx, deadline, &o); err != nil {
+	o.Jobs.setDefaults()
+	if o.Timeout == 0 {
+		o.Timeout = 2 * time.Minute
+	}
+	deadline := time.Now().Add(o.Timeout)
+	if p, err = c.progress(ctx, deadline, o.Target, o.Jobs); err != nil {
 		return p, "", err
 	}
-	var canary, rollback *JobState
-	for i, j := range p.Jobs {
-		switch {
-		case j.Name == canaryJob:
-			canary = &p.Jobs[i]
-		case j.Name == o.RollbackJob:
-			rollback = &p.Jobs[i]
-		}
-	}
-	begun := canary != nil && canary.Status != "created" && canary.Status != "pending" && canary.Status != "waiting_for_resource" && canary.Status != "skipped"
+	// Without these jobs nothing shows whether a canary has traffic, nor how to take it back.
+	canary, rollback := jobNamed(p.Jobs, o.Jobs.Canary), jobNamed(p.Jobs, o.Jobs.Rollback)
 	switch {
-	case p.State == RolledBack, p.State == Canceled && !begun:
+	case p.State == RolledBack:
 		return p, "nothing: " + p.Reason, nil
 	case p.State == Promoted:
-		return p, "", &usererr.Error{Field: "--release-id", Problem: fmt.Sprintf("release of pipeline %d is in production", p.PipelineID), Fix: "release an older image, or press rollback in GitLab before its canary is cleaned up"}
-	case !begun:
-		return p, fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID), c.cancel(ctx, deadline, p.PipelineID)
+		return p, "", &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("the release of pipeline %d is in production", p.PipelineID), Fix: "release an older image, or press rollback in GitLab before its canary is cleaned up"}
+	case canary == nil:
+		return p, "", missingJob(p, "gitlab.jobs.canary", o.Jobs.Canary, "the job that starts the canary")
+	case p.State == Canceled && !started(canary):
+		return p, "nothing: " + p.Reason, nil
+	case !started(canary):
+		return p, fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID), c.cancelPipeline(ctx, deadline, p.PipelineID)
 	case rollback == nil:
-		return p, "", &usererr.Error{Field: "--rollback-job", Problem: fmt.Sprintf("pipeline %d has no job %q", p.PipelineID, o.RollbackJob), Fix: "give the name of the file's manual rollback job"}
+		return p, "", missingJob(p, "gitlab.jobs.rollback", o.Jobs.Rollback, "the manual job that rolls back")
 	case rollback.Status == "running" || rollback.Status == "pending":
 		return p, "job " + rollback.Name + " runs already", nil
 	}
-	return p, "pressed " + rollback.Name + " (" + rollback.WebURL + ")", c.play(ctx, rollback)
+	return p, "pressed " + rollback.Name + " (" + rollback.URL + ")", c.press(ctx, rollback)
 }
 
-// play presses a job's button, or retries it when it has ended.
-func (c *Client) play(ctx context.Context, job *JobState) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
+// started says whether a job may have done anything.
+func started(j *Job) bool {
+	return !slices.Contains([]string{"created", "waiting_for_resource", "preparing", "pending", "scheduled", "manual", "skipped"}, j.Status)
+}
+
+func missingJob(p Progress, field, name, what string) error {
+	return &usererr.Error{Field: field, Problem: fmt.Sprintf("pipeline %d has no job %q (%s); nothing was changed", p.PipelineID, name, p.URL), Fix: "give the name of " + what}
+}
+
+// press starts a manual job, or retries one that has finished.
+func (c *Client) press(ctx context.Context, job *Job) error {
+	with := []gitlab.RequestOptionFunc{gitlab.WithContext(ctx), gitlab.WithToken(gitlab.PrivateToken, c.token)}
 	var err error
 	if job.Status == "manual" {
-		_, _, err = c.read.Jobs.PlayJob(c.project, job.id, &gitlab.PlayJobOptions{}, gitlab.WithContext(ctx))
+		_, _, err = c.once.Jobs.PlayJob(c.project, job.id, &gitlab.PlayJobOptions{}, with...)
 	} else {
-		_, _, err = c.read.Jobs.RetryJob(c.project, job.id, gitlab.WithContext(ctx))
+		_, _, err = c.once.Jobs.RetryJob(c.project, job.id, with...)
 	}
 	var failure *gitlab.ErrorResponse
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &failure) && failure.Response.StatusCode == http.StatusBadRequest && strings.Contains(string(failure.Body), "Unplayable"):
+	case errors.As(err, &failure) && failure.StatusCode == http.StatusBadRequest && strings.Contains(string(failure.Body), "Unplayable"):
 		return nil // somebody was faster
 	case statusOf(err) == http.StatusForbidden || statusOf(err) == http.StatusUnauthorized:
-		return &usererr.Error{Field: "GITLAB_TOKEN", Problem: fmt.Sprintf("it may not run job %s: %s", job.Name, shortly(err)), Fix: "use a token of scope api whose user may run it, or press it in GitLab: " + job.WebURL}
+		return &usererr.Error{Field: "gitlabToken", Problem: fmt.Sprintf("it may not run job %s: %s", job.Name, withoutURL(err)), Fix: "use a token of scope api whose user may run it, or press it in GitLab: " + job.URL}
 	}
-	return fmt.Errorf("pressing %s: %w; nobody knows whether it runs: look in GitLab (%s), or run the same command again", job.Name, err, job.WebURL)
+	return fmt.Errorf("pressing %s: %w; it may or may not run: look in GitLab (%s), or run the same command again", job.Name, err, job.URL)
 }

@@ -25,9 +25,12 @@ func TestCancel(t *testing.T) {
 			{Name: "rollback_after_verify", Status: "created"}, {Name: "promote_to_production", Status: "created"},
 		}
 	}
+	renamed := withCanary("success", "manual")
+	renamed[0].Name = "canary:shop"
 	for name, test := range map[string]struct {
 		status string
 		jobs   []gitlabtest.Job
+		names  JobNames
 		token  string
 		done   string // the text begins so
 		field  string // of the error
@@ -36,15 +39,20 @@ func TestCancel(t *testing.T) {
 	}{
 		"before its canary":           {status: "pending", jobs: withCanary("pending", "manual"), done: "canceled pipeline", after: "canceled", button: "manual"},
 		"while its canary starts":     {status: "running", jobs: withCanary("running", "manual"), done: "pressed rollback", after: "running", button: "pending"},
-		"while it waits for a person": {status: "manual", jobs: withCanary("success", "manual"), done: "pressed rollback", after: "running", button: "pending"},
+		"while it waits for approval": {status: "manual", jobs: withCanary("success", "manual"), done: "pressed rollback", after: "running", button: "pending"},
 		"after a failure":             {status: "failed", jobs: withCanary("failed", "manual"), done: "pressed rollback", after: "running", button: "pending"},
 		"the rollback failed before":  {status: "running", jobs: withCanary("success", "failed"), done: "pressed rollback", after: "running", button: "pending"},
 		"the rollback runs":           {status: "running", jobs: withCanary("success", "running"), done: "job rollback runs already", after: "running", button: "running"},
 		"rolled back":                 {status: "failed", jobs: jobs("skipped", "success"), done: "nothing", after: "failed", button: "success"},
 		"canceled before its canary":  {status: "canceled", jobs: withCanary("created", "manual"), done: "nothing", after: "canceled", button: "manual"},
-		"in production":               {status: "success", jobs: jobs("success", "manual"), field: "--release-id", after: "success", button: "manual"},
-		"no such job":                 {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "--rollback-job", after: "running"},
-		"a token that may only read":  {status: "running", jobs: withCanary("running", "manual"), token: "glpat-read", field: "GITLAB_TOKEN", after: "running", button: "manual"},
+		"in production":               {status: "success", jobs: jobs("success", "manual"), field: "releaseId", after: "success", button: "manual"},
+		"no rollback job":             {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
+		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
+		// code 0, and the mesh stayed split.
+		"canary job of another name": {status: "manual", jobs: renamed, field: "gitlab.jobs.canary", after: "manual", button: "manual"},
+		"the same, named":            {status: "manual", jobs: renamed, names: JobNames{Canary: "canary:shop", Rollback: "rollback"}, done: "pressed rollback", after: "running", button: "pending"},
+		"no jobs at all":             {status: "running", field: "gitlab.jobs.canary", after: "running"},
+		"a token that may only read": {status: "running", jobs: withCanary("running", "manual"), token: "glpat-read", field: "gitlabToken", after: "running", button: "manual"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -55,7 +63,7 @@ func TestCancel(t *testing.T) {
 						c.Token = test.token
 					}
 				})
-				options := WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}
+				options := CancelOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}, Jobs: test.names}
 				_, done, err := Cancel(t.Context(), c, options)
 				var input *usererr.Error
 				if errors.As(err, &input) != (test.field != "") || input != nil && input.Field != test.field || input == nil && err != nil {
@@ -64,9 +72,9 @@ func TestCancel(t *testing.T) {
 				if err == nil && !strings.HasPrefix(done, test.done) {
 					t.Errorf("done %q, want %q", done, test.done)
 				}
-				seen, _ := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: server.Pipelines()[0].ID, Timeout: time.Second})
+				seen, _ := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: server.Pipelines()[0].ID}, Timeout: time.Second})
 				button := ""
-				if i := slices.IndexFunc(seen.Jobs, func(j JobState) bool { return j.Name == "rollback" }); i >= 0 {
+				if i := slices.IndexFunc(seen.Jobs, func(j Job) bool { return j.Name == "rollback" }); i >= 0 {
 					button = seen.Jobs[i].Status
 				}
 				if seen.Status != test.after || button != test.button {

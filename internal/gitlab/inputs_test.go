@@ -11,7 +11,7 @@ import (
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
-// TestBothSidesCheckTheSame: what Trigger lets through is what .gitlab-ci.yml takes, and no value of
+// TestBothSidesCheckTheSame: what Trigger accepts is what .gitlab-ci.yml accepts, and no value of
 // either can leave the quotes that the scripts put it in.
 func TestBothSidesCheckTheSame(t *testing.T) {
 	data, err := os.ReadFile("../../.gitlab-ci.yml")
@@ -27,7 +27,7 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(commitPattern.String()),
 		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
 	)
-	// GitLab's side names the app's own repository besides.
+	// GitLab's side also names the app's own repository.
 	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}$`)
 	for name, pattern := range ours {
 		theirs := regexp.MustCompile(file.Inputs[name].Regex)

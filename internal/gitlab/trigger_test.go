@@ -6,12 +6,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,7 +46,7 @@ func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) 
 	t.Helper()
 	connection := Connection{
 		URL: "https://gitlab.example.com", Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
-		HTTP: &http.Client{Transport: server.Transport()},
+		Transport: server.Transport(),
 	}
 	if change != nil {
 		change(&connection)
@@ -94,7 +95,7 @@ func TestTriggerThroughFaults(t *testing.T) {
 				server := gitlabtest.New()
 				server.Faults, server.ReadFaults, server.Lag = test.faults, test.reads, test.lag
 				start := time.Now()
-				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -110,7 +111,7 @@ func TestTriggerThroughFaults(t *testing.T) {
 				if took := time.Since(start); took < test.atLeast || took > 6*time.Minute {
 					t.Errorf("took %s, want at least %s", took, test.atLeast)
 				}
-				if p.WebURL == "" || p.ReleaseID != release.NewID(toRelease.App, digest, toRelease.Commit) {
+				if p.URL == "" || p.ReleaseID != release.NewID(toRelease.App, digest, toRelease.Commit) {
 					t.Errorf("pipeline %+v", p)
 				}
 				server.Wait()
@@ -127,7 +128,7 @@ func TestTriggerAgain(t *testing.T) {
 		adopted bool
 	}{
 		"running":                      {status: "running", adopted: true},
-		"waiting for a person":         {status: "manual", adopted: true},
+		"waiting for an approver":      {status: "manual", adopted: true},
 		"running, asked for another":   {status: "running", again: true, adopted: true},
 		"failed":                       {status: "failed", adopted: true},
 		"succeeded":                    {status: "success", adopted: true},
@@ -142,7 +143,7 @@ func TestTriggerAgain(t *testing.T) {
 					server.Add(gitlabtest.Pipeline{Name: "release other-app 0123456789ab", Ref: "main", Source: "trigger", Status: "success"})
 				}
 				old := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: test.status})
-				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Again: test.again})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease, Again: test.again})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -155,52 +156,52 @@ func TestTriggerAgain(t *testing.T) {
 }
 
 // TestTriggerAdoptsTheLowest: what is adopted may not be the lowest id yet, when the transaction that
-// began first commits last.
+// started first commits last.
 func TestTriggerAdoptsTheLowest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := gitlabtest.New()
 		lowest := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running", Committed: time.Now().Add(5 * time.Second)})
 		other := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running"})
-		p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+		p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 		if err != nil || p.ID != lowest || !slices.Equal(p.Canceled, []int64{other}) {
 			t.Errorf("%+v, %v", p, err)
 		}
 	})
 }
 
-// TestTriggerExplainsRefusals is each thing that GitLab refuses: the field to mend is named, nothing
+// TestTriggerExplainsRefusals is each thing that GitLab refuses: the field to fix is named, nothing
 // was started, and nothing is sent twice.
 func TestTriggerExplainsRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		server  func(*gitlabtest.Server)
 		client  func(*Connection)
-		options func(*Options)
+		options func(*TriggerOptions)
 		field   string
 		posts   int
 	}{
-		"wrong trigger token":     {client: func(c *Connection) { c.TriggerToken = "wrong" }, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
-		"no trigger token":        {client: func(c *Connection) { c.TriggerToken = "" }, field: "GITLAB_TRIGGER_TOKEN"},
-		"wrong token":             {client: func(c *Connection) { c.Token = "wrong" }, field: "GITLAB_TOKEN"},
-		"wrong project":           {client: func(c *Connection) { c.Project = "infra/other" }, field: "--project"},
-		"missing ref":             {options: func(o *Options) { o.Ref = "release" }, field: "--ref", posts: 1},
-		"hostile ref":             {options: func(o *Options) { o.Ref = "main\n--x" }, field: "--ref"},
-		"variables not permitted": {server: func(s *gitlabtest.Server) { s.NoVariables = true }, options: func(o *Options) { o.Variables = true }, field: "--variables", posts: 1},
-		"not allowed to create":   {server: func(s *gitlabtest.Server) { s.Refusal = "Insufficient permissions to create a new pipeline" }, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
+		"wrong trigger token":     {client: func(c *Connection) { c.TriggerToken = "wrong" }, field: "gitlabTriggerToken", posts: 1},
+		"no trigger token":        {client: func(c *Connection) { c.TriggerToken = "" }, field: "gitlabTriggerToken"},
+		"wrong token":             {client: func(c *Connection) { c.Token = "wrong" }, field: "gitlabToken"},
+		"wrong project":           {client: func(c *Connection) { c.Project = "infra/other" }, field: "gitlab.project"},
+		"missing ref":             {options: func(o *TriggerOptions) { o.Ref = "release" }, field: "gitlab.ref", posts: 1},
+		"hostile ref":             {options: func(o *TriggerOptions) { o.Ref = "main\n--x" }, field: "gitlab.ref"},
+		"variables not permitted": {server: func(s *gitlabtest.Server) { s.NoVariables = true }, options: func(o *TriggerOptions) { o.Variables = true }, field: "variables", posts: 1},
+		"not allowed to create":   {server: func(s *gitlabtest.Server) { s.Refusal = "Insufficient permissions to create a new pipeline" }, field: "gitlabTriggerToken", posts: 1},
 		"protected branch": {server: func(s *gitlabtest.Server) {
 			s.Refusal = "You do not have sufficient permission to run a pipeline on 'main'. Please select a different branch or contact your administrator for assistance."
-		}, field: "GITLAB_TRIGGER_TOKEN", posts: 1},
+		}, field: "gitlabTriggerToken", posts: 1},
 		"filtered by rules": {server: func(s *gitlabtest.Server) {
 			s.Refusal = "Pipeline will not run for the selected trigger. The rules configuration prevented any jobs from being added to the pipeline."
-		}, field: "--ref", posts: 1},
+		}, field: "gitlab.ref", posts: 1},
 		"words to come":          {server: func(s *gitlabtest.Server) { s.Refusal = "the moon is full" }, field: ".gitlab-ci.yml", posts: 1},
 		"invalid file, as 422":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile}} }, field: ".gitlab-ci.yml", posts: 1},
 		"invalid file, as 201":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile201}} }, field: ".gitlab-ci.yml", posts: 1},
-		"image by tag":           {options: func(o *Options) { o.Release.Image = "registry.example.com/app:v1" }, field: "--image"},
-		"image with a command":   {options: func(o *Options) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "--image"},
-		"app with a quote":       {options: func(o *Options) { o.Release.App = "app'; id '" }, field: "--app"},
-		"commit with a newline":  {options: func(o *Options) { o.Release.Commit = "c0ffee0\nid" }, field: "--commit"},
-		"id with a space":        {options: func(o *Options) { o.Release.ID = "a b" }, field: "--release-id"},
-		"source URL with quotes": {options: func(o *Options) { o.Release.SourceURL = "https://x/'$(id)'" }, field: "--source-url"},
+		"image by tag":           {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/app:v1" }, field: "image"},
+		"image with a command":   {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "image"},
+		"app with a quote":       {options: func(o *TriggerOptions) { o.Release.App = "app'; id '" }, field: "app"},
+		"commit with a newline":  {options: func(o *TriggerOptions) { o.Release.Commit = "c0ffee0\nid" }, field: "commit"},
+		"id with a space":        {options: func(o *TriggerOptions) { o.Release.ID = "a b" }, field: "releaseId"},
+		"source URL with quotes": {options: func(o *TriggerOptions) { o.Release.SourceURL = "https://x/'$(id)'" }, field: "sourceUrl"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -208,7 +209,7 @@ func TestTriggerExplainsRefusals(t *testing.T) {
 				if test.server != nil {
 					test.server(server)
 				}
-				options := Options{Ref: "main", Release: toRelease}
+				options := TriggerOptions{Ref: "main", Release: toRelease}
 				if test.options != nil {
 					test.options(&options)
 				}
@@ -230,9 +231,9 @@ func TestTriggerExplainsRefusals(t *testing.T) {
 	}
 }
 
-// TestTriggerGivesUpHonestly: when the outcome stays unknown the error says so, whatever ended the
-// call, and the same call later adopts.
-func TestTriggerGivesUpHonestly(t *testing.T) {
+// TestTriggerSaysWhatIsUnknown: when the outcome stays unknown the error says so, whatever ended the call,
+// and the same call later adopts.
+func TestTriggerSaysWhatIsUnknown(t *testing.T) {
 	for name, test := range map[string]struct {
 		faults []gitlabtest.Fault
 		reads  []gitlabtest.Fault
@@ -261,7 +262,7 @@ func TestTriggerGivesUpHonestly(t *testing.T) {
 						}
 					}
 				})
-				_, err := Trigger(ctx, c, Options{Ref: "main", Release: toRelease})
+				_, err := Trigger(ctx, c, TriggerOptions{Ref: "main", Release: toRelease})
 				var unknown *UnknownError
 				if !errors.As(err, &unknown) {
 					t.Fatalf("error %v", err)
@@ -271,7 +272,7 @@ func TestTriggerGivesUpHonestly(t *testing.T) {
 				}
 				server.Wait()
 				server.Faults, server.ReadFaults, server.TriggerToken = nil, nil, "glptt-trigger"
-				p, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 				if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) {
 					t.Errorf("run again: %+v, %v; pipelines %v", p, err, server.Effective())
 				}
@@ -286,7 +287,7 @@ func TestTriggerWithoutRightToCancel(t *testing.T) {
 		server := gitlabtest.New()
 		first := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: "running"})
 		second := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "web", Status: "running"})
-		p, err := Trigger(t.Context(), connect(t, server, func(c *Connection) { c.Token = server.ReadToken }), Options{Ref: "main", Release: toRelease})
+		p, err := Trigger(t.Context(), connect(t, server, func(c *Connection) { c.Token = server.ReadToken }), TriggerOptions{Ref: "main", Release: toRelease})
 		var duplicate *DuplicateError
 		if !errors.As(err, &duplicate) || p.ID != first || !slices.Equal(duplicate.Left, []int64{second}) {
 			t.Errorf("%+v, %v", p, err)
@@ -295,20 +296,20 @@ func TestTriggerWithoutRightToCancel(t *testing.T) {
 }
 
 // TestTriggerOfALateCommit is the window that this package leaves open, and how it closes later: a
-// POST that GitLab carries out after the window makes a second pipeline, which the next look cancels.
+// POST that GitLab executes after the window makes a second pipeline, which the next look cancels.
 func TestTriggerOfALateCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := gitlabtest.New()
 		server.Faults = []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 504, Delay: 10 * time.Minute}}
 		c := connect(t, server, nil)
-		if _, err := Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease}); err != nil {
+		if _, err := Trigger(t.Context(), c, TriggerOptions{Ref: "main", Release: toRelease}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Minute)
 		if got := server.Effective(); len(got) != 2 {
 			t.Fatalf("pipelines %v: the double did not do what this test is about", got)
 		}
-		progress, err := Watch(t.Context(), c, WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App, Timeout: time.Second})
+		progress, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}, Timeout: time.Second})
 		var deadline *DeadlineError
 		if !errors.As(err, &deadline) {
 			t.Fatal(err)
@@ -324,7 +325,7 @@ func TestTriggerRequest(t *testing.T) {
 	for _, variables := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			server := gitlabtest.New()
-			if _, err := Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease, Variables: variables, Again: true}); err != nil {
+			if _, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease, Variables: variables, Again: true}); err != nil {
 				t.Fatal(err)
 			}
 			var body map[string]any
@@ -343,62 +344,71 @@ func TestTriggerRequest(t *testing.T) {
 	}
 }
 
-// steppingClock moves when it is slept on.
-type steppingClock struct {
-	mu  sync.Mutex
-	now time.Time
+// pipeListener accepts the connections that dial makes: real ones, but under synctest's clock.
+type pipeListener struct {
+	accepted chan net.Conn
+	closed   chan struct{}
 }
 
-func (c *steppingClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
+func newPipeListener() *pipeListener {
+	return &pipeListener{accepted: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-func (c *steppingClock) Sleep(ctx context.Context, d time.Duration) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	return ctx.Err()
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accepted:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
 }
 
-// TestTriggerOverTCP is the same over real connections, which end as real ones do.
-func TestTriggerOverTCP(t *testing.T) {
+func (l *pipeListener) Close() error   { close(l.closed); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
+
+func (l *pipeListener) dial(context.Context, string, string) (net.Conn, error) {
+	here, there := net.Pipe()
+	l.accepted <- there
+	return here, nil
+}
+
+// TestTriggerOverConnections is the same over connections and Go's own HTTP, which end as real ones do.
+func TestTriggerOverConnections(t *testing.T) {
 	for kind, posts := range map[gitlabtest.Kind]int{
 		gitlabtest.None: 1, gitlabtest.Drop: 2, gitlabtest.DropAfter: 1, gitlabtest.CutAnswer: 1,
 		gitlabtest.Refuse: 2, gitlabtest.RefuseAfter: 1, gitlabtest.Limit: 2,
 	} {
 		t.Run(string(kind), func(t *testing.T) {
-			t.Parallel()
-			clock := &steppingClock{now: time.Now()}
-			server := gitlabtest.New()
-			server.Now, server.Lag = clock.Now, 5*time.Second
-			server.Faults = []gitlabtest.Fault{{Kind: kind}}
-			listener := httptest.NewServer(server)
-			defer listener.Close()
-			c := connect(t, server, func(c *Connection) { c.URL, c.HTTP, c.Clock = listener.URL, listener.Client(), clock })
-			p, err := Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease})
-			if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) || server.Posts() != posts {
-				t.Errorf("%+v, %v; pipelines %v after %d POSTs", p, err, server.Effective(), server.Posts())
-			}
+			synctest.Test(t, func(t *testing.T) {
+				server, listener := gitlabtest.New(), newPipeListener()
+				server.Lag, server.Faults = 5*time.Second, []gitlabtest.Fault{{Kind: kind}}
+				over := &http.Server{Handler: server}
+				go func() { _ = over.Serve(listener) }()
+				transport := &http.Transport{DialContext: listener.dial}
+				defer over.Close()
+				defer transport.CloseIdleConnections()
+				c := connect(t, server, func(c *Connection) { c.URL, c.Transport = "http://localhost", transport })
+				p, err := Trigger(t.Context(), c, TriggerOptions{Ref: "main", Release: toRelease})
+				if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) || server.Posts() != posts {
+					t.Errorf("%+v, %v; pipelines %v after %d POSTs, want %d", p, err, server.Effective(), server.Posts(), posts)
+				}
+			})
 		})
 	}
 }
 
 // TestTriggerUnreachable: a connection that was never made started nothing, and the error says that.
 func TestTriggerUnreachable(t *testing.T) {
-	listener := httptest.NewServer(http.NotFoundHandler())
-	listener.Close()
-	clock := &steppingClock{now: time.Now()}
-	c, err := Connect(Connection{URL: listener.URL, Project: "infra/deploy", TriggerToken: "t", Token: "t", Clock: clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = Trigger(t.Context(), c, Options{Ref: "main", Release: toRelease})
-	var unknown *UnknownError
-	if err == nil || errors.As(err, &unknown) {
-		t.Errorf("error %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+		c := connect(t, gitlabtest.New(), func(c *Connection) {
+			c.Transport = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, refused }}
+		})
+		_, err := Trigger(t.Context(), c, TriggerOptions{Ref: "main", Release: toRelease})
+		if errors.As(err, new(*UnknownError)) || !errors.Is(err, refused) {
+			t.Errorf("error %v, want %v and nothing unknown", err, refused)
+		}
+	})
 }
 
 // schedule is one history that GitLab and the network could give several senders.
@@ -444,7 +454,7 @@ func schedules() *rapid.Generator[schedule] {
 	})
 }
 
-// run lets the senders of a schedule loose, and then one more. It gives what they returned.
+// run runs the senders of a schedule, and then one more. It gives what they returned.
 func (s schedule) run(t *testing.T, server *gitlabtest.Server) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
 	results, errs = make([]Pipeline, s.Senders), make([]error, s.Senders)
 	synctest.Test(t, func(t *testing.T) {
@@ -453,12 +463,12 @@ func (s schedule) run(t *testing.T, server *gitlabtest.Server) (results []Pipeli
 		for i := range s.Senders {
 			senders.Go(func() {
 				time.Sleep(s.Starts[i])
-				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 			})
 		}
 		senders.Wait()
 		server.Wait()
-		last, lastErr = Trigger(t.Context(), connect(t, server, nil), Options{Ref: "main", Release: toRelease})
+		last, lastErr = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 	})
 	return results, errs, last, lastErr
 }

@@ -24,8 +24,8 @@ func jobs(promote, rollback string) []gitlabtest.Job {
 	return found
 }
 
-// finished gives jobs a time at which each ended.
-func finished(list []gitlabtest.Job, at map[string]time.Time) []gitlabtest.Job {
+// finishedAt gives jobs the times at which they finished.
+func finishedAt(list []gitlabtest.Job, at map[string]time.Time) []gitlabtest.Job {
 	for i := range list {
 		list[i].FinishedAt = at[list[i].Name]
 	}
@@ -40,22 +40,22 @@ func TestWatchEnds(t *testing.T) {
 		jobs   []gitlabtest.Job
 		want   State
 	}{
-		"waiting for a person":                      {"manual", jobs("manual", "manual"), Waiting},
-		"promoted":                                  {"success", jobs("success", "manual"), Promoted},
-		"green, but nobody pressed":                 {"success", jobs("manual", "manual"), Waiting},
-		"green, promotion skipped":                  {"success", jobs("skipped", "manual"), Failed},
-		"green, no job promotes":                    {"success", jobs("", "manual"), Failed},
-		"failed":                                    {"failed", jobs("failed", "manual"), Failed},
-		"failed and rolled back":                    {"failed", jobs("skipped", "success"), RolledBack},
-		"failed, and the rollback too":              {"failed", jobs("skipped", "failed"), Failed},
-		"waiting, but a rollback failed":            {"manual", jobs("manual", "failed"), Failed},
-		"promoted, cleanup failed":                  {"failed", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
-		"promoted, cleanup canceled":                {"canceled", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "canceled"}), Unfinished},
-		"promoted, then rolled back":                {"success", finished(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
-		"promoted, then a rollback that failed":     {"success", finished(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
-		"rolled back, then begun anew and promoted": {"success", finished(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
-		"canceled":                                  {"canceled", jobs("canceled", "manual"), Canceled},
-		"skipped":                                   {"skipped", jobs("skipped", "manual"), Canceled},
+		"waiting for an approver":                     {"manual", jobs("manual", "manual"), Waiting},
+		"promoted":                                    {"success", jobs("success", "manual"), Promoted},
+		"green, but nobody pressed":                   {"success", jobs("manual", "manual"), Waiting},
+		"green, promotion skipped":                    {"success", jobs("skipped", "manual"), Failed},
+		"green, no job promotes":                      {"success", jobs("", "manual"), Failed},
+		"failed":                                      {"failed", jobs("failed", "manual"), Failed},
+		"failed and rolled back":                      {"failed", jobs("skipped", "success"), RolledBack},
+		"failed, and the rollback too":                {"failed", jobs("skipped", "failed"), Failed},
+		"waiting, but a rollback failed":              {"manual", jobs("manual", "failed"), Failed},
+		"promoted, cleanup failed":                    {"failed", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
+		"promoted, cleanup canceled":                  {"canceled", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "canceled"}), Unfinished},
+		"promoted, then rolled back":                  {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
+		"promoted, then a rollback that failed":       {"success", finishedAt(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
+		"rolled back, then started anew and promoted": {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
+		"canceled":                                    {"canceled", jobs("canceled", "manual"), Canceled},
+		"skipped":                                     {"skipped", jobs("skipped", "manual"), Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -67,7 +67,7 @@ func TestWatchEnds(t *testing.T) {
 					{After: 95 * time.Second, Status: "a word to come", Jobs: jobs("created", "manual")},
 					{After: 2 * time.Minute, Status: test.status, Jobs: test.jobs},
 				}})
-				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: id})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}})
 				if err != nil || p.State != test.want || p.Reason == "" || p.PipelineID != id {
 					t.Errorf("%+v, %v; want %s", p, err, test.want)
 				}
@@ -85,12 +85,12 @@ func TestWatchIsBounded(t *testing.T) {
 		c := connect(t, server, nil)
 		id := release.NewID(toRelease.App, digest, toRelease.Commit)
 		start := time.Now()
-		_, err := Watch(t.Context(), c, WatchOptions{ReleaseID: id, Timeout: 10 * time.Minute})
+		_, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: id}, Timeout: 10 * time.Minute})
 		var deadline *DeadlineError
 		if took := time.Since(start); !errors.As(err, &deadline) || took > 10*time.Minute || took < 9*time.Minute {
 			t.Fatalf("%v after %s", err, took)
 		}
-		p, err := Watch(t.Context(), c, WatchOptions{ReleaseID: id, App: toRelease.App, Timeout: 20 * time.Minute})
+		p, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: id, App: toRelease.App}, Timeout: 20 * time.Minute})
 		if err != nil || p.State != Waiting {
 			t.Errorf("%+v, %v", p, err)
 		}
@@ -104,7 +104,7 @@ func TestWatchChildPipeline(t *testing.T) {
 		many := slices.Repeat([]gitlabtest.Job{{Name: "check", Status: "success"}}, 150) // more than a page
 		child := server.Add(gitlabtest.Pipeline{Source: "parent_pipeline", Life: []gitlabtest.Phase{{Status: "success", Jobs: append(jobs("success", "manual"), many...)}}})
 		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Child: child, Life: []gitlabtest.Phase{{Status: "success"}}})
-		p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{PipelineID: id})
+		p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}})
 		if err != nil || p.State != Promoted || len(p.Jobs) != 154 {
 			t.Errorf("%s with %d jobs, %v", p.State, len(p.Jobs), err)
 		}
@@ -132,7 +132,7 @@ func TestWatchFindsTheRelease(t *testing.T) {
 					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("success", "manual")}}}))
 				}
 				server.Add(gitlabtest.Pipeline{Name: "release other-app 0123456789ab", Status: "manual"})
-				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit)})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit)}})
 				if err != nil || p.PipelineID != ids[test.want] {
 					t.Errorf("%+v, %v; of %v", p, err, ids)
 				}
@@ -146,12 +146,12 @@ func TestWatchRefusesBadInput(t *testing.T) {
 		options WatchOptions
 		field   string
 	}{
-		"nothing":         {WatchOptions{}, "--pipeline"},
-		"both":            {WatchOptions{PipelineID: 1, ReleaseID: "abc"}, "--pipeline"},
-		"hostile id":      {WatchOptions{ReleaseID: "a b"}, "--release-id"},
-		"hostile app":     {WatchOptions{ReleaseID: "abc", App: "../x"}, "--app"},
-		"unknown release": {WatchOptions{ReleaseID: "abc"}, "--release-id"},
-		"unknown id":      {WatchOptions{PipelineID: 5}, "--project"},
+		"nothing":         {WatchOptions{}, "pipeline"},
+		"both":            {WatchOptions{Target: Target{PipelineID: 1, ReleaseID: "abc"}}, "pipeline"},
+		"hostile id":      {WatchOptions{Target: Target{ReleaseID: "a b"}}, "releaseId"},
+		"hostile app":     {WatchOptions{Target: Target{ReleaseID: "abc", App: "../x"}}, "app"},
+		"unknown release": {WatchOptions{Target: Target{ReleaseID: "abc"}}, "releaseId"},
+		"unknown id":      {WatchOptions{Target: Target{PipelineID: 5}}, "gitlab.project"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Watch(t.Context(), connect(t, gitlabtest.New(), nil), test.options)
@@ -169,9 +169,9 @@ func TestConnectRefusesBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Connection){
-		"--gitlab-url": func(c *Connection) { c.URL = "http://gitlab.example.com" },
-		"--project":    func(c *Connection) { c.Project = "a b" },
-		"GITLAB_TOKEN": func(c *Connection) { c.Token = "" },
+		"gitlab.url":     func(c *Connection) { c.URL = "http://gitlab.example.com" },
+		"gitlab.project": func(c *Connection) { c.Project = "a b" },
+		"gitlabToken":    func(c *Connection) { c.Token = "" },
 	} {
 		bad := good
 		change(&bad)

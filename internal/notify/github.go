@@ -30,7 +30,7 @@ type GitHub struct {
 // Notify adds a status to the Deployment of the event's release. The status links to the pipeline that the
 // Deployment's payload names. Adding the same status again is harmless.
 //
-// Errors: *usererr.Error (github.repository, github.url); or that the Deployment was not found, or what GitHub
+// Errors: *usererr.Error (notify.github.repository, notify.github.url); or that the Deployment was not found, or what GitHub
 // answered, after a few attempts.
 func (g GitHub) Notify(ctx context.Context, e *Event) error {
 	state, description := deploymentState(e)
@@ -127,13 +127,13 @@ func (g GitHub) connect() (*repository, error) {
 	owner, name, ok := strings.Cut(g.Repository, "/")
 	switch {
 	case g.Repository == "":
-		return nil, &usererr.Error{Field: "github.repository", Problem: "there is a token for GitHub, but no repository", Fix: "give owner/name"}
+		return nil, &usererr.Error{Field: "notify.github.repository", Problem: "there is a token for GitHub, but no repository", Fix: "give owner/name"}
 	case !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%"):
-		return nil, &usererr.Error{Field: "github.repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
+		return nil, &usererr.Error{Field: "notify.github.repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
 	}
 	options := []github.ClientOptionsFunc{github.WithHTTPClient(httpretry.Client(g.Transport)), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
 	if g.URL != "" {
-		if err := usererr.SecureURL("github.url", g.URL); err != nil {
+		if err := usererr.SecureURL("notify.github.url", g.URL); err != nil {
 			return nil, err
 		}
 		base := strings.TrimSuffix(g.URL, "/") + "/"

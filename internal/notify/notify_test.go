@@ -167,11 +167,11 @@ func TestBadTargets(t *testing.T) {
 		notifier Notifier
 		want     string // the field
 	}{
-		"no repository":            {GitHub{Token: "SECRET"}, "github.repository"},
-		"not a repository":         {GitHub{Token: "SECRET", Repository: "app"}, "github.repository"},
-		"a path as a repository":   {GitHub{Token: "SECRET", Repository: "our-org/a/b?c"}, "github.repository"},
-		"token over plain network": {GitHub{Token: "SECRET", Repository: "our-org/app", URL: "http://github.example.com/api/v3"}, "github.url"},
-		"webhook without a scheme": {Webhook{URL: "hooks.example.com/SECRET"}, "notify.webhook"},
+		"no repository":            {GitHub{Token: "SECRET"}, "notify.github.repository"},
+		"not a repository":         {GitHub{Token: "SECRET", Repository: "app"}, "notify.github.repository"},
+		"a path as a repository":   {GitHub{Token: "SECRET", Repository: "our-org/a/b?c"}, "notify.github.repository"},
+		"token over plain network": {GitHub{Token: "SECRET", Repository: "our-org/app", URL: "http://github.example.com/api/v3"}, "notify.github.url"},
+		"webhook without a scheme": {Webhook{URL: "hooks.example.com/SECRET"}, "webhook"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := test.notifier.Notify(t.Context(), unhealthyCanary(""))

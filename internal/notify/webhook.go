@@ -63,10 +63,10 @@ var escapeSlack = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Re
 
 // Notify posts the event's Message.
 //
-// Errors: *usererr.Error (notify.webhook), or what was answered after a few attempts.
+// Errors: *usererr.Error (webhook), or what was answered after a few attempts.
 func (w Webhook) Notify(ctx context.Context, e *Event) error {
 	if at, err := url.Parse(w.URL); err != nil || at.Host == "" || at.Scheme != "https" && at.Scheme != "http" {
-		return &usererr.Error{Field: "notify.webhook", Problem: "it is not a web address", Fix: "give https://…"}
+		return &usererr.Error{Field: "webhook", Problem: "it is not a web address", Fix: "give https://…"}
 	}
 	body, err := json.Marshal(messageOf(e))
 	if err != nil {

@@ -1,0 +1,90 @@
+package gitlabtest
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+func (s *Server) nextID() int64 { return int64(1000 + len(s.pipelines)) }
+
+func (s *Server) status(p *Pipeline) string {
+	if p.Status != "" {
+		return p.Status
+	}
+	return s.phase(p).Status
+}
+
+func (s *Server) phase(p *Pipeline) Phase {
+	now := Phase{Status: "created"}
+	for _, phase := range p.Life {
+		if !s.Now().Before(p.Committed.Add(phase.After)) {
+			now = phase
+		}
+	}
+	return now
+}
+
+// find gives a pipeline that is committed.
+func (s *Server) find(id string) *Pipeline {
+	for _, p := range s.pipelines {
+		if strconv.FormatInt(p.ID, 10) == id && !s.Now().Before(p.Committed) {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	rows := []map[string]any{}
+	for _, p := range s.pipelines {
+		visible := !s.Now().Before(p.Committed.Add(s.Lag))
+		if !visible || query.Has("name") && query.Get("name") != p.Name ||
+			query.Has("source") && query.Get("source") != p.Source ||
+			query.Has("ref") && query.Get("ref") != p.Ref ||
+			query.Has("status") && query.Get("status") != s.status(p) ||
+			query.Has("yaml_errors") && (query.Get("yaml_errors") == "true") != (p.YamlErrors != "") {
+			continue
+		}
+		rows = append(rows, s.row(p))
+	}
+	if query.Get("sort") != "asc" { // GitLab's default: newest first
+		slices.Reverse(rows)
+	}
+	page(w, r, rows)
+}
+
+// row is a pipeline as a list shows it.
+func (s *Server) row(p *Pipeline) map[string]any {
+	return map[string]any{
+		"id": p.ID, "iid": p.ID - 999, "project_id": 7, "sha": "a91957a858320c0e17f3a0eca7cfacbff50ea29a",
+		"ref": p.Ref, "status": s.status(p), "source": p.Source, "name": p.Name,
+		"created_at": p.Committed, "updated_at": s.Now(),
+		"web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/pipelines/%d", s.Project, p.ID),
+	}
+}
+
+// whole is a pipeline as it is shown by itself.
+func (s *Server) whole(p *Pipeline) map[string]any {
+	row := s.row(p)
+	row["before_sha"], row["tag"] = strings.Repeat("0", 40), false
+	row["yaml_errors"] = nil
+	if p.YamlErrors != "" {
+		row["yaml_errors"] = p.YamlErrors
+	}
+	row["user"] = map[string]any{"id": 1, "username": "release-bot", "name": "Release bot", "state": "active"}
+	row["started_at"], row["finished_at"], row["duration"], row["coverage"] = nil, nil, nil, nil
+	row["detailed_status"] = map[string]any{"text": s.status(p), "label": s.status(p), "group": s.status(p)}
+	return row
+}
+
+// cancel answers POST /projects/:id/pipelines/:pipeline_id/cancel.
+func (s *Server) cancel(w http.ResponseWriter, p *Pipeline) {
+	if now := s.status(p); now != "success" && now != "failed" {
+		p.Status = "canceled"
+	}
+	write(w, http.StatusOK, s.whole(p))
+}

@@ -1,0 +1,131 @@
+package gitlab
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// longestList bounds how many pages of a list are read.
+const longestList = 20
+
+// pipelinesNamed gives the pipelines of a name, lowest id first, without those that have a configuration error:
+// they have no jobs.
+func (c *Client) pipelinesNamed(ctx context.Context, deadline time.Time, name string) ([]*gitlab.PipelineInfo, error) {
+	options := &gitlab.ListProjectPipelinesOptions{
+		ListOptions: gitlab.ListOptions{PerPage: 100, Page: 1},
+		Name:        &name, YamlErrors: new(false), OrderBy: new("id"), Sort: new("asc"),
+	}
+	var found []*gitlab.PipelineInfo
+	for range longestList {
+		page, next, err := c.pipelinesPage(ctx, deadline, options)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range page {
+			if p.Name == name { // GitLab before 16.9 does not know the filter
+				found = append(found, p)
+			}
+		}
+		if next == 0 {
+			return found, nil
+		}
+		options.Page = next
+	}
+	return nil, fmt.Errorf("listing pipelines named %q: more than %d pages: this GitLab does not filter by name (it came with 16.9)", name, longestList)
+}
+
+// pipelinesOf gives the pipelines of a release, lowest id first. Without the app's name, it searches the newest
+// pipelines of the project.
+func (c *Client) pipelinesOf(ctx context.Context, deadline time.Time, app, releaseID string) ([]*gitlab.PipelineInfo, error) {
+	if app != "" {
+		return c.pipelinesNamed(ctx, deadline, Name(app, releaseID))
+	}
+	rows, _, err := c.pipelinesPage(ctx, deadline, &gitlab.ListProjectPipelinesOptions{
+		ListOptions: gitlab.ListOptions{PerPage: 100}, YamlErrors: new(false), OrderBy: new("id"), Sort: new("desc"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows = slices.DeleteFunc(rows, func(p *gitlab.PipelineInfo) bool {
+		return !strings.HasPrefix(p.Name, "release ") || !strings.HasSuffix(p.Name, " "+releaseID)
+	})
+	slices.Reverse(rows)
+	return rows, nil
+}
+
+// pipelinesPage lists one page of pipelines; next is 0 on the last one.
+func (c *Client) pipelinesPage(ctx context.Context, deadline time.Time, options *gitlab.ListProjectPipelinesOptions) (rows []*gitlab.PipelineInfo, next int64, err error) {
+	err = c.repeat(ctx, deadline, "listing pipelines", func(o gitlab.RequestOptionFunc) error {
+		got, resp, err := c.read.Pipelines.ListProjectPipelines(c.project, options, o)
+		if err == nil {
+			rows, next = got, resp.NextPage
+		}
+		return err
+	})
+	if err != nil {
+		return nil, 0, c.explainRead(err)
+	}
+	return rows, next, nil
+}
+
+// currentPipeline finds the pipeline that a release's effect comes from: of those that are open, the one with the
+// lowest id, whose duplicates it cancels; else the newest attempt that finished; else the newest that was canceled.
+func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, app, releaseID string) (int64, error) {
+	rows, err := c.pipelinesOf(ctx, deadline, app, releaseID)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) == 0 {
+		return 0, &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%s has no pipeline of release %s", c.project, releaseID), Fix: "start it with `crossbill trigger`"}
+	}
+	live := slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool { return withoutEffect(p.Status) })
+	if len(live) == 0 {
+		return rows[len(rows)-1].ID, nil
+	}
+	// Finished ones may be earlier attempts of `trigger --again`: the newest attempt counts.
+	open := slices.DeleteFunc(slices.Clone(live), func(p *gitlab.PipelineInfo) bool { return p.Status == "success" || p.Status == "failed" })
+	if len(open) == 0 {
+		return live[len(live)-1].ID, nil
+	}
+	for _, p := range open[1:] {
+		if err := c.cancelPipeline(ctx, deadline, p.ID); err != nil {
+			c.logf("pipeline %d is a duplicate of %d and could not be canceled: %s; cancel it in GitLab", p.ID, open[0].ID, withoutURL(err))
+			continue
+		}
+		c.logf("canceled pipeline %d: %d is the release's", p.ID, open[0].ID)
+	}
+	return open[0].ID, nil
+}
+
+// pipeline reads one pipeline.
+func (c *Client) pipeline(ctx context.Context, deadline time.Time, id int64) (found *gitlab.Pipeline, err error) {
+	err = c.repeat(ctx, deadline, fmt.Sprintf("reading pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
+		got, _, err := c.read.Pipelines.GetPipeline(c.project, id, o)
+		found = got
+		return err
+	})
+	if err != nil {
+		return nil, c.explainRead(err)
+	}
+	return found, nil
+}
+
+// cancelPipeline cancels a pipeline. One that has finished stays as it is.
+func (c *Client) cancelPipeline(ctx context.Context, deadline time.Time, id int64) error {
+	return c.repeat(ctx, deadline, fmt.Sprintf("canceling pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
+		_, _, err := c.read.Pipelines.CancelPipelineBuild(c.project, id, o)
+		return err
+	})
+}
+
+// withoutEffect says of a pipeline's status that it does nothing (any more) for its release.
+func withoutEffect(status string) bool {
+	return status == "canceled" || status == "canceling" || status == "skipped"
+}

@@ -1,0 +1,127 @@
+package gitlab
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// State is how far GitLab has come with a release.
+type State string
+
+// The states. Every one but Running ends a watch; only Promoted is a success.
+const (
+	Running    State = "running"
+	Waiting    State = "waiting"     // for an approver
+	Promoted   State = "promoted"    // the pipeline succeeded, and its promote job ran
+	Unfinished State = "unfinished"  // promoted, but a job after that failed or was canceled
+	RolledBack State = "rolled_back" // a rollback job succeeded after the promote job, or without it
+	Failed     State = "failed"      // a rollback job's failure too: where it left the traffic is not known here
+	Canceled   State = "canceled"    // or skipped: nobody finished it
+)
+
+// Progress is what was seen of a release's pipeline.
+type Progress struct {
+	ReleaseID  string `json:"releaseId,omitempty"`
+	PipelineID int64  `json:"pipelineId"`
+	URL        string `json:"url"`
+	Status     string `json:"status"` // GitLab's word
+	State      State  `json:"state"`
+	Reason     string `json:"reason"` // what to do next, for a person
+	Jobs       []Job  `json:"jobs"`
+}
+
+// progress looks once.
+func (c *Client) progress(ctx context.Context, deadline time.Time, target Target, names JobNames) (Progress, error) {
+	p := Progress{ReleaseID: target.ReleaseID, PipelineID: target.PipelineID}
+	if p.PipelineID == 0 {
+		var err error
+		if p.PipelineID, err = c.currentPipeline(ctx, deadline, target.App, target.ReleaseID); err != nil {
+			return p, err
+		}
+	}
+	pipeline, err := c.pipeline(ctx, deadline, p.PipelineID)
+	if err != nil {
+		return p, err
+	}
+	p.URL, p.Status = pipeline.WebURL, pipeline.Status
+	if p.Jobs, err = c.jobs(ctx, deadline, c.project, p.PipelineID, deepestPipeline); err != nil {
+		return p, err
+	}
+	p.State, p.Reason = stateOf(pipeline.Status, p.Jobs, names)
+	if pipeline.YamlErrors != "" {
+		p.State, p.Reason = Failed, "the pipeline file has errors: "+pipeline.YamlErrors
+	}
+	return p, nil
+}
+
+// stateOf says what a pipeline's status and jobs mean for the release, and what a person does next.
+func stateOf(status string, jobs []Job, names JobNames) (State, string) {
+	promote, rollback := jobNamed(jobs, names.Promote), lastRollback(jobs, names.Rollback)
+	promoted := promote != nil && promote.Status == "success"
+	if (finished(status) || status == "manual") && rollback != nil && (!promoted || rollback.FinishedAt.After(promote.FinishedAt)) {
+		if rollback.Status == "failed" {
+			return Failed, "failed: " + namesWith(jobs, "failed") + "; `crossbill status` shows where the traffic is; read the job's log, then retry " + rollback.Name
+		}
+		return RolledBack, "job " + rollback.Name + " brought the old primary back"
+	}
+	switch status {
+	case "failed", "canceled", "skipped":
+		return stateOfUnsuccessful(status, jobs, names, promoted)
+	case "manual":
+		return Waiting, "press " + blockingJob(promote) + " to go on, or rollback"
+	case "success":
+		return stateOfSuccess(promote, names.Promote)
+	default: // created, waiting_for_resource, preparing, pending, running, canceling, scheduled, and words to come
+		return Running, ""
+	}
+}
+
+func stateOfUnsuccessful(status string, jobs []Job, names JobNames, promoted bool) (State, string) {
+	switch {
+	case promoted:
+		return Unfinished, "in production, but not finished: " + status + " after " + names.Promote + ": " + namesWith(jobs, status) + "; read the job's log, then retry it"
+	case status == "failed":
+		return Failed, "failed: " + namesWith(jobs, status) + "; read the job's log, then retry it or press rollback"
+	}
+	return Canceled, "the pipeline was " + status + ": nothing shows that the release is in production; press rollback if its canary was started, then trigger again"
+}
+
+// stateOfSuccess is for a pipeline that GitLab calls a success, which alone proves nothing: its promote job may
+// have been skipped.
+func stateOfSuccess(promote *Job, name string) (State, string) {
+	switch {
+	case promote == nil:
+		return Failed, fmt.Sprintf("the pipeline succeeded without a job %q: its file is not Crossbill's, or the job has another name (gitlab.jobs.promote)", name)
+	case promote.Status == "success":
+		return Promoted, "in production"
+	case promote.Status == "manual":
+		return Waiting, fmt.Sprintf("press %s. GitLab calls the pipeline a success although nobody has: the job does not block; `crossbill lint` explains it", name)
+	default:
+		return Failed, fmt.Sprintf("the pipeline succeeded, but %s is %s: nothing was promoted", name, promote.Status)
+	}
+}
+
+func finished(status string) bool {
+	return status == "success" || status == "failed" || status == "canceled" || status == "skipped"
+}
+
+// lastRollback is the rollback job that finished last, nil when none did. Their names start with prefix.
+func lastRollback(jobs []Job, prefix string) *Job {
+	var last *Job
+	for i, j := range jobs {
+		if strings.HasPrefix(j.Name, prefix) && (j.Status == "success" || j.Status == "failed") && (last == nil || j.FinishedAt.After(last.FinishedAt)) {
+			last = &jobs[i]
+		}
+	}
+	return last
+}
+
+// blockingJob names the job that a pipeline waits for: the promote job if it is manual.
+func blockingJob(promote *Job) string {
+	if promote != nil && promote.Status == "manual" && promote.URL != "" {
+		return promote.Name + " (" + promote.URL + ")"
+	}
+	return "the manual job that blocks the pipeline"
+}

@@ -1,0 +1,85 @@
+// Package gitlab hands a release from GitHub over to GitLab: it starts GitLab's pipeline for a release
+// once in effect, follows it to its end, and cancels it.
+//
+// GitLab's trigger API knows no idempotency key, and a POST whose answer was lost may or may not have
+// started a pipeline. So a pipeline is found again by its name, "release APP ID" (`workflow:name` in
+// .gitlab-ci.yml), and Trigger does this:
+//
+//  1. it lists the pipelines of that name, and adopts one that exists;
+//  2. else it sends one POST, which no layer below repeats;
+//  3. when the outcome is unknown (5xx, connection lost, no answer in time) it lists again for
+//     a bounded time, adopts what appears, and sends again only when nothing did, a bounded number
+//     of times;
+//  4. it goes on listing for a short while, and when there are several pipelines it keeps the one
+//     with the lowest id and cancels the others. All senders follow the same rule, so they agree.
+//
+// What this does not close: a POST that GitLab executes later than Options.Window after its
+// connection broke, or a row that a list shows later than Options.Settle. Then a second pipeline
+// exists until the next Trigger or Watch of the release sees and cancels it. That pipeline can still do
+// no second release: it has the same release id and digest, and the lock in the cluster lets one job
+// at a time act on it. The lock is what makes the effect exactly once; this package makes the
+// second pipeline rare and visible.
+package gitlab
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Release is what GitLab is to release.
+type Release struct {
+	App       string
+	Image     string // repository@sha256:…
+	Commit    string // that the image was built from, hexadecimal
+	ID        string // default: release.NewID of app, digest and commit
+	SourceURL string // page of the run that triggers it; may be empty
+}
+
+// Name is the name that GitLab gives to the release's pipeline.
+func Name(app, id string) string { return "release " + app + " " + id }
+
+// The forms of what a pipeline is started with. .gitlab-ci.yml has the same patterns, so that GitLab
+// checks them as well.
+var (
+	appPattern       = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`)
+	idPattern        = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	commitPattern    = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
+	imagePattern     = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}$`)
+	sourceURLPattern = regexp.MustCompile(`^https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._/-]*)?$`)
+	refPattern       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`)
+)
+
+// check completes a release and refuses what could not be one. The errors are *usererr.Error.
+func (r *Release) check() error {
+	if !appPattern.MatchString(r.App) {
+		return &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q is not the name of an app", r.App), Fix: "use lower-case letters, digits and hyphens, at most 53"}
+	}
+	image, err := release.ParseImage("image", r.Image)
+	if err != nil {
+		return err
+	}
+	if !imagePattern.MatchString(image) {
+		return &usererr.Error{Field: "image", Problem: fmt.Sprintf("%q has no sha256 digest or no registry", r.Image), Fix: "give registry/repository@sha256:…"}
+	}
+	r.Image = image
+	if !commitPattern.MatchString(r.Commit) {
+		return &usererr.Error{Field: "commit", Problem: fmt.Sprintf("%q is not a commit", r.Commit), Fix: "give 7 to 64 hexadecimal digits, as `git rev-parse HEAD` prints them"}
+	}
+	if r.SourceURL != "" && (!sourceURLPattern.MatchString(r.SourceURL) || len(r.SourceURL) > 500) {
+		return &usererr.Error{Field: "sourceUrl", Problem: fmt.Sprintf("%q is not a plain web address", r.SourceURL), Fix: "give https://host/path, without query"}
+	}
+	if r.ID == "" {
+		r.ID = release.NewID(r.App, release.DigestOf(image), r.Commit)
+	}
+	return checkID(r.ID)
+}
+
+func checkID(id string) error {
+	if !idPattern.MatchString(id) {
+		return &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%q is not a release id", id), Fix: "give the id that `crossbill trigger` printed"}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package gitlab
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
+
+	"github.com/our-org/crossbill/internal/httpretry"
+)
+
+// sender is one call of Trigger.
+type sender struct {
+	*Client
+	options  TriggerOptions
+	name     string
+	deadline time.Time
+
+	own      map[int64]*gitlab.PipelineInfo // that this call started; a list may show them late
+	earlier  map[int64]bool                 // attempts that have finished, which TriggerOptions.Again ignores
+	canceled map[int64]bool                 // by this call
+
+	sends     int
+	uncertain int // sends without a clear answer
+	left      []int64
+	leftCause error
+}
+
+// wrapUncertain keeps an error from claiming that nothing was started when that is not known.
+func (s *sender) wrapUncertain(err error) error {
+	var unknown *UnknownError
+	if s.uncertain == 0 || errors.As(err, &unknown) {
+		return err
+	}
+	return &UnknownError{Name: s.name, Sends: s.uncertain, Cause: err}
+}
+
+func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
+	if s.options.Again {
+		rows, err := s.pipelinesNamed(ctx, s.deadline, s.name)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range rows {
+			s.earlier[p.ID] = p.Status == "success" || p.Status == "failed"
+		}
+	}
+	kept, err := s.reconcile(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if kept != nil {
+		s.logf("adopting pipeline %d (%s)", kept.ID, kept.Status)
+		return s.reconcileFor(ctx, s.options.Settle)
+	}
+	return s.sendUntilKnown(ctx)
+}
+
+// sendUntilKnown sends and reconciles until there is a pipeline.
+func (s *sender) sendUntilKnown(ctx context.Context) (*gitlab.PipelineInfo, error) {
+	for throttled := 1; ; {
+		answer := s.send(ctx)
+		look := time.Duration(0)
+		switch {
+		case answer.refused != nil:
+			return nil, answer.refused
+		case answer.started != nil:
+			s.own[answer.started.ID] = answer.started
+			s.logf("started pipeline %d", answer.started.ID)
+			look = s.options.Settle
+		case answer.unknown != nil:
+			s.uncertain++
+			s.logf("no clear answer (%s): waiting %s for the pipeline to appear", withoutURL(answer.unknown), s.options.Window)
+			look = s.options.Window
+		default: // known not to have started
+			wait := max(answer.wait, httpretry.Wait(httpretry.MinWait, 30*time.Second, throttled-1, nil))
+			throttled++
+			if time.Now().Add(wait).After(s.deadline) {
+				return nil, fmt.Errorf("GitLab did not accept the pipeline within %s: %w; run the same command again later", s.options.Timeout, answer.cause)
+			}
+			s.logf("%s; sending again in %s", answer.why, wait.Round(time.Second))
+			if err := sleep(ctx, wait); err != nil {
+				return nil, err
+			}
+		}
+		kept, err := s.reconcileFor(ctx, look)
+		if kept != nil && look == 0 { // another sender's: its row may be the first of several
+			kept, err = s.reconcileFor(ctx, s.options.Settle)
+		}
+		switch {
+		case err != nil:
+			return nil, err
+		case kept != nil:
+			return kept, nil
+		case len(s.own) > 0:
+			return nil, fmt.Errorf("pipeline %q was started and then canceled by somebody else; run the same command again to start another", s.name)
+		case s.uncertain >= s.options.MaxSends:
+			return nil, &UnknownError{Name: s.name, Sends: s.uncertain, Cause: answer.unknown}
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// reconcileFor reconciles for a while, with growing pauses, and gives the pipeline that is kept at the end of it,
+// nil when there is none.
+func (s *sender) reconcileFor(ctx context.Context, d time.Duration) (*gitlab.PipelineInfo, error) {
+	until := time.Now().Add(d)
+	for pause := time.Second; ; pause = min(pause*2, 10*time.Second) {
+		kept, err := s.reconcile(ctx)
+		left := until.Sub(time.Now())
+		if err != nil || left <= 0 {
+			return kept, err
+		}
+		if err := sleep(ctx, min(pause, left)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// reconcile lists the release's pipelines, keeps the one with the lowest id and cancels the others.
+func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
+	rows, err := s.pipelinesNamed(ctx, s.deadline.Add(s.options.Window), s.name)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range s.own {
+		if !slices.ContainsFunc(rows, func(row *gitlab.PipelineInfo) bool { return row.ID == p.ID }) {
+			rows = append(rows, p)
+		}
+	}
+	rows = slices.DeleteFunc(rows, func(p *gitlab.PipelineInfo) bool {
+		return withoutEffect(p.Status) || s.earlier[p.ID] || s.canceled[p.ID]
+	})
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	slices.SortFunc(rows, func(a, b *gitlab.PipelineInfo) int { return cmp.Compare(a.ID, b.ID) })
+	s.left, s.leftCause = nil, nil
+	for _, p := range rows[1:] {
+		if err := s.cancelPipeline(ctx, s.deadline.Add(s.options.Window), p.ID); err != nil {
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			s.left, s.leftCause = append(s.left, p.ID), err
+			continue
+		}
+		s.canceled[p.ID] = true
+		s.logf("canceled pipeline %d: %d is the release's", p.ID, rows[0].ID)
+	}
+	return rows[0], nil
+}
