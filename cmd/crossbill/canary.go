@@ -2,147 +2,122 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/analysis"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// releaseFlags name the release that canary begins and plan looks at.
-type releaseFlags struct {
-	image, id, commit, pipeline, source string
-	weight                              int
-	sticky                              bool
-	assets                              string
-}
+type canaryOptions struct {
+	lifecycleOptions
+	trust        trustOptions
+	image        string
+	weight       int
+	sticky       bool
+	stickyAssets string
+	commit       string
+	pipelineURL  string
+	sourceURL    string
+	again        bool
 
-func (f *releaseFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.image, "image", "", "image to release, by digest: repository@sha256:…")
-	cmd.Flags().IntVar(&f.weight, "weight", 10, "the canary's share of the traffic, in percent")
-	cmd.Flags().BoolVar(&f.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has ended")
-	cmd.Flags().StringVar(&f.assets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
-	cmd.Flags().StringVar(&f.commit, "commit", "", "commit that the image was built from")
-	cmd.Flags().StringVar(&f.id, "release-id", "", "name of the release (default: made of app, digest and commit)")
-	cmd.Flags().StringVar(&f.pipeline, "pipeline-url", "", "page of the pipeline that runs the release")
-	cmd.Flags().StringVar(&f.source, "source-url", "", "page of the run that handed the release over")
-}
-
-func (f *releaseFlags) release(app string) (release.Release, error) {
-	image, err := release.ParseImage("--image", f.image)
-	if err != nil {
-		return release.Release{}, err
-	}
-	if err := release.ParseWeight("--weight", f.weight); err != nil {
-		return release.Release{}, err
-	}
-	r := release.Release{ID: f.id, Image: image, Weight: f.weight, Commit: f.commit, PipelineURL: f.pipeline, SourceURL: f.source}
-	if f.sticky {
-		if !strings.HasPrefix(f.assets, "/") || f.assets == "/" {
-			return release.Release{}, &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", f.assets), Fix: "give for example /build/"}
-		}
-		r.Sticky = &release.Sticky{Assets: f.assets}
-	}
-	if r.ID == "" {
-		r.ID = release.NewID(app, r.Digest(), f.commit)
-	}
-	return r, nil
+	release release.Release // after validate
 }
 
 func newCanaryCommand() *cobra.Command {
-	var cluster clusterFlags
-	var flags releaseFlags
-	var drain drainFlags
-	var trust trustFlags
-	var tell tellFlags
-	var takeover, again bool
+	o := &canaryOptions{}
 	cmd := &cobra.Command{
 		Use:   "canary --image REPOSITORY@sha256:…",
-		Short: "Begin a release: start the canary and give it a share of the traffic",
-		Long: `Begin a release, or go on with the same one after a crash.
+		Short: "Start a release: create the canary and route a little traffic to it",
+		Long: `Start a release, or go on with the same one after a crash.
 
 Applies the canary's Deployment, waits until its pods are ready endpoints, then
 routes its share of the traffic to it. A canary that does not become ready in
 time is rolled back (exit code 6). An app without a primary gets its first
 release straight on primary.`,
+		Example: `  # Route 10% of the traffic to a new image
+  crossbill canary --image registry.example.com/our-org/app@sha256:…
+
+  # Start with 5%, and keep each browser on the version that answered it first
+  crossbill canary --image registry.example.com/our-org/app@sha256:… --weight 5 --sticky
+
+  # See what it would write
+  crossbill canary --image registry.example.com/our-org/app@sha256:… --dry-run`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return tell.around(cmd, &cluster, "canary", &flags.id, func() (rollout.Result, error) {
-				if _, err := flags.release(""); err != nil { // before anything is asked of the cluster
-					return rollout.Result{}, err
-				}
-				c, err := cluster.connect(cmd)
-				if err != nil {
-					return rollout.Result{}, err
-				}
-				want, err := flags.release(c.Manifests.App)
-				if err != nil {
-					return rollout.Result{}, err
-				}
-				if err := drain.apply(c); err != nil { // for the way back
-					return rollout.Result{}, err
-				}
-				if err := trust.apply(c, cluster.manifests); err != nil {
-					return rollout.Result{}, err
-				}
-				if err := requireImage(c); err != nil {
-					return rollout.Result{}, err
-				}
-				c.Takeover, c.Again = takeover, again
-				result, err := c.Canary(cmd.Context(), want)
-				if err != nil {
-					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
-				}
-				return cluster.printed(cmd, result)
-			})
-		},
+		RunE: runs(o),
 	}
-	cluster.add(cmd.Flags())
-	flags.add(cmd)
-	drain.add(cmd.Flags())
-	trust.add(cmd.Flags())
-	tell.add(cmd)
-	cmd.Flags().BoolVar(&again, "again", false, "release it once more, although it has ended before (rolled back, or promoted and replaced since)")
-	takeoverFlag(cmd.Flags(), &takeover)
+	o.addAll(cmd)
 	return cmd
 }
 
-// requireImage rejects a release whose image is not in its registry, before the policy is asked.
-func requireImage(c *rollout.Cluster) error {
-	keychain, err := environmentLogin()
+func (o *canaryOptions) addAll(cmd *cobra.Command) {
+	o.addRelease(cmd)
+	o.addTakeover(cmd)
+	o.trust.add(cmd)
+	o.add(cmd)
+	o.traffic.add(cmd)
+	o.notify.add(cmd)
+}
+
+// addRelease adds the flags that say what is released.
+func (o *canaryOptions) addRelease(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.image, "image", "", "image to release, by digest: repository@sha256:…")
+	flags.IntVar(&o.weight, "weight", 10, "the canary's share of the traffic, in percent")
+	flags.BoolVar(&o.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has finished")
+	flags.StringVar(&o.stickyAssets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
+	flags.StringVar(&o.commit, "commit", "", "commit that the image was built from")
+	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
+	flags.StringVar(&o.pipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
+	flags.StringVar(&o.sourceURL, "source-url", "", "URL of the run that handed the release over")
+	flags.BoolVar(&o.again, "again", false, "release it once more, although it has finished before (rolled back, or promoted and replaced since)")
+}
+
+func (o *canaryOptions) validate() error {
+	if o.image == "" {
+		return &usererr.Error{Field: "--image", Problem: "is missing", Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
+	}
+	image, err := release.ParseImage("--image", o.image)
 	if err != nil {
 		return err
 	}
-	admit := c.Admit
-	c.Admit = func(ctx context.Context, r *release.Release) error {
-		warn := func(err error) {
-			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()})
-		}
-		if err := image.RequireFound(ctx, r.Image, keychain, warn); err != nil || admit == nil {
-			return err
-		}
-		return admit(ctx, r)
+	if err := release.ParseWeight("--weight", o.weight); err != nil {
+		return err
 	}
-	return nil
+	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL}
+	if o.sticky {
+		if !strings.HasPrefix(o.stickyAssets, "/") || o.stickyAssets == "/" {
+			return &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", o.stickyAssets), Fix: "give for example /build/"}
+		}
+		o.release.Sticky = &release.Sticky{Assets: o.stickyAssets}
+	}
+	if err := o.lifecycleOptions.validate(); err != nil {
+		return err
+	}
+	if o.release.ID == "" {
+		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit)
+	}
+	return o.trust.load(o.cluster.manifests)
 }
 
-// rollBackUnready rolls back when pods did not become ready in time: exit code 6 either way, the
-// message says which.
-func rollBackUnready(ctx context.Context, c *rollout.Cluster, cause error) error {
-	var notReady *rollout.NotReadyError
-	if !errors.As(cause, &notReady) || ctx.Err() != nil {
-		return cause
+func (o *canaryOptions) run(ctx context.Context) error {
+	o.releaseID = o.release.ID
+	if o.dryRun {
+		return o.plan(ctx, o.release, "", func(c *rollout.Cluster) { c.Again = o.again })
 	}
-	c.ReleaseID = notReady.ReleaseID
-	result, err := c.Rollback(ctx, notReady.Deployment+": "+notReady.Reason)
-	if err != nil {
-		return &exitError{exitDeadline, fmt.Errorf("%w\nrolling back did not finish: %w; run `crossbill rollback`", cause, err)}
-	}
-	return &exitError{exitDeadline, fmt.Errorf("%w\nrolled back: %s", cause, result.Message)}
+	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+		if err := o.trust.apply(c); err != nil {
+			return outcome{}, err
+		}
+		if err := requireImage(c); err != nil {
+			return outcome{}, err
+		}
+		c.Again = o.again
+		result, err := c.Canary(ctx, o.release)
+		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
+	})
 }

@@ -32,14 +32,14 @@ Environment:
 			if err != nil {
 				return err
 			}
-			if flags.output == "json" {
-				return printJSON(cmd.OutOrStdout(), struct {
+			return flags.output.print(cmd.OutOrStdout(), view{
+				data: struct {
 					gitlab.Progress
 					Done string `json:"done"`
-				}{p, done})
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "cancel: pipeline %d: %s\n", p.PipelineID, done)
-			return err
+				}{p, done},
+				text:  line("cancel: pipeline %d: %s", p.PipelineID, done),
+				names: []string{fmt.Sprintf("pipeline/%d", p.PipelineID)},
+			})
 		},
 	}
 	flags.add(cmd)

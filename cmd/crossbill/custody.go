@@ -6,20 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/image"
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
-	"github.com/our-org/crossbill/internal/release"
-	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -31,7 +26,7 @@ type attestFlags struct {
 	appDir, base  string
 	build         provenance.Build
 	created       int64
-	output        string
+	output        outputOptions
 }
 
 func newImageAttestCommand() *cobra.Command {
@@ -67,7 +62,7 @@ Environment:
 	f.StringVar(&flags.build.Invocation, "run-url", "", "URL of the run that built it (default: GitHub's run)")
 	f.Int64Var(&flags.created, "created", epoch(), "time of what is attached, in seconds since 1970 (default $SOURCE_DATE_EPOCH, then now)")
 	flags.login.add(f)
-	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
+	flags.output.add(cmd)
 	return cmd
 }
 
@@ -80,7 +75,7 @@ type attached struct {
 }
 
 func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
-	if err := checkOutput(flags.output, "text", "json"); err != nil {
+	if err := flags.output.validate(); err != nil {
 		return err
 	}
 	ref, err := parseDigest("image", reference)
@@ -124,11 +119,11 @@ func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
 	if made.Signature, err = provenance.Say(cmd.Context(), signer, ref, provenance.SignatureType, struct{}{}, created, options...); err != nil {
 		return err
 	}
-	if flags.output == "json" {
-		return printJSON(cmd.OutOrStdout(), made)
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: signed as built from %s at %s\n", ref, flags.build.Repository, flags.build.Commit)
-	return err
+	return flags.output.print(cmd.OutOrStdout(), view{
+		data:  made,
+		text:  line("%s: signed as built from %s at %s", ref, flags.build.Repository, flags.build.Commit),
+		names: []string{"image/" + ref.Name()},
+	})
 }
 
 func (f *attestFlags) signer(ctx context.Context) (*provenance.Signer, error) {
@@ -192,76 +187,27 @@ func parseDigest(field, reference string) (name.Digest, error) {
 	return ref, nil
 }
 
-// trustFlags say whose images are deployed.
-type trustFlags struct{ file string }
-
-func (f *trustFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.file, "trust", "", "policy that says whose images are let through (default: "+manifest.TrustFile+" in the folder of --manifests, if it is there; none: all are)")
-}
-
-// policy reads the policy; nil when there is none.
-func (f *trustFlags) policy(manifests string) (*provenance.Trust, error) {
-	file := f.file
-	if file == "" {
-		file = filepath.Join(manifests, manifest.TrustFile)
-		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
-	}
-	return provenance.ReadTrust(file)
-}
-
-// apply lets a cluster's commands deploy only what the policy lets through.
-func (f *trustFlags) apply(c *rollout.Cluster, manifests string) error {
-	policy, err := f.policy(manifests)
-	if err != nil || policy == nil {
-		return err
-	}
-	keychain, err := environmentLogin()
-	if err != nil {
-		return err
-	}
-	c.Admit = func(ctx context.Context, r *release.Release) error {
-		if r.Commit == "" {
-			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy lets through what was built from the release's commit", Fix: "give it, from canary on"}
-		}
-		origin, err := policy.Check(ctx, r.Image, r.Commit, image.Options(ctx, keychain)...)
-		if err != nil {
-			return refusedIsBadInput(err)
-		}
-		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s, signed by %s", origin.Repository, origin.Commit, origin.SignedBy)})
-		return nil
-	}
-	return nil
-}
-
-func refusedIsBadInput(err error) error {
-	if errors.As(err, new(*provenance.RefusedError)) {
-		return &exitError{exitBadInput, err}
-	}
-	return err
-}
-
 func newImageInspectCommand() *cobra.Command {
 	var login loginFlags
-	var trust trustFlags
-	var output, commit, manifests string
+	var trust trustOptions
+	var output outputOptions
+	var commit, manifests string
 	cmd := &cobra.Command{
 		Use:   "inspect REPOSITORY@DIGEST",
 		Short: "Show what an image is, what is attached to it, and whether the policy lets it through",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkOutput(output, "text", "json"); err != nil {
+			if err := output.validate(); err != nil {
 				return err
 			}
 			ref, err := parseDigest("image", args[0])
 			if err != nil {
 				return err
 			}
-			policy, err := trust.policy(manifests)
-			if err != nil {
+			if err := trust.load(manifests); err != nil {
 				return err
 			}
+			policy := trust.policy
 			keychain, err := login.keychain()
 			if err != nil {
 				return err
@@ -278,21 +224,21 @@ func newImageInspectCommand() *cobra.Command {
 			if refused != nil && !errors.As(refused, new(*provenance.RefusedError)) {
 				return refused
 			}
-			if output == "json" {
-				if err := printJSON(cmd.OutOrStdout(), found); err != nil {
-					return err
-				}
-			} else if err := found.print(cmd.OutOrStdout(), policy != nil); err != nil {
+			if err := output.print(cmd.OutOrStdout(), view{
+				data:  found,
+				text:  func(out io.Writer) error { return found.print(out, policy != nil) },
+				names: []string{"image/" + ref.Name()},
+			}); err != nil {
 				return err
 			}
 			return refusedIsBadInput(refused)
 		},
 	}
 	login.add(cmd.Flags())
-	trust.add(cmd.Flags())
+	trust.add(cmd)
 	cmd.Flags().StringVar(&manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests, and the policy")
 	cmd.Flags().StringVar(&commit, "commit", "", "also check that it was built from this commit")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.add(cmd)
 	return cmd
 }
 

@@ -19,23 +19,19 @@ import (
 )
 
 func newImageCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "image",
-		Short: "Build, name and sign the app's image, without a container engine; show where one comes from",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
+	cmd := newGroupCommand("image", "Build, name and sign the app's image, without a container engine; show where one comes from")
 	cmd.AddCommand(newImageBuildCommand(), newImageDigestCommand(), newImageAttestCommand(), newImageInspectCommand())
 	return cmd
 }
 
 type imageFlags struct {
-	appDir, base, push, output string
-	login                      loginFlags
-	labels                     image.Labels
-	created                    int64
-	assetsOf, assets           string
-	platforms                  []string
+	appDir, base, push string
+	output             outputOptions
+	login              loginFlags
+	labels             image.Labels
+	created            int64
+	assetsOf, assets   string
+	platforms          []string
 }
 
 func newImageBuildCommand() *cobra.Command {
@@ -68,7 +64,7 @@ Environment:
 	f.StringVar(&flags.labels.Revision, "revision", "", "label: the commit")
 	f.StringVar(&flags.labels.Source, "source-url", "", "label: the repository's URL")
 	f.Int64Var(&flags.created, "created", epoch(), "time of the image in seconds since 1970, for example the commit's (default $SOURCE_DATE_EPOCH, then 0)")
-	f.StringVarP(&flags.output, "output", "o", "text", "text or json")
+	flags.output.add(cmd)
 	return cmd
 }
 
@@ -82,7 +78,7 @@ func epoch() int64 {
 }
 
 func buildImage(cmd *cobra.Command, flags *imageFlags) error {
-	if err := checkOutput(flags.output, "text", "json"); err != nil {
+	if err := flags.output.validate(); err != nil {
 		return err
 	}
 	if flags.push == "" {
@@ -137,10 +133,6 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	if err != nil {
 		return err
 	}
-	if flags.output != "json" {
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), reference)
-		return err
-	}
 	manifest, err := images[0].Manifest()
 	if err != nil {
 		return err
@@ -149,12 +141,16 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	for _, layer := range manifest.Layers {
 		size += layer.Size
 	}
-	return printJSON(cmd.OutOrStdout(), struct {
-		Reference string `json:"reference"`
-		Digest    string `json:"digest"`
-		Size      int64  `json:"size"` // compressed, in bytes; of the first platform
-		Layers    int    `json:"layers"`
-	}{reference, release.DigestOf(reference), size, len(manifest.Layers)})
+	return flags.output.print(cmd.OutOrStdout(), view{
+		data: struct {
+			Reference string `json:"reference"`
+			Digest    string `json:"digest"`
+			Size      int64  `json:"size"` // compressed, in bytes; of the first platform
+			Layers    int    `json:"layers"`
+		}{reference, release.DigestOf(reference), size, len(manifest.Layers)},
+		text:  line("%s", reference),
+		names: []string{"image/" + reference},
+	})
 }
 
 // bases are the base images, one for each platform.

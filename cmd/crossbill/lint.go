@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -12,7 +13,7 @@ import (
 
 func newLintCommand() *cobra.Command {
 	var options pipelinefile.Options
-	var output string
+	var output outputOptions
 	cmd := &cobra.Command{
 		Use:   "lint [FILE]",
 		Short: "Prove of a .gitlab-ci.yml that nothing is promoted unless a person presses the button",
@@ -27,20 +28,20 @@ file, or not a pipeline file.`,
 			if len(args) == 1 {
 				path = args[0]
 			}
-			return lint(cmd, path, options, output)
+			return lint(cmd, path, options, &output)
 		},
 	}
 	cmd.Flags().StringVar(&options.Gate, "gate", "promote_to_production", "job that a person must press")
 	cmd.Flags().StringVar(&options.Canary, "canary", "deploy_canary", "job that begins a release")
 	cmd.Flags().StringVar(&options.Verify, "verify", "verify_canary", "job that judges the canary")
 	cmd.Flags().StringVar(&options.Rollback, "rollback", "rollback", "what the names of the rollback jobs begin with")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.add(cmd)
 	return cmd
 }
 
-func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output string) error {
-	if output != "text" && output != "json" {
-		return &usererr.Error{Field: "--output", Problem: fmt.Sprintf("%q is not a format", output), Fix: "give text or json"}
+func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output *outputOptions) error {
+	if err := output.validate(); err != nil {
+		return err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -51,23 +52,17 @@ func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output 
 		return &usererr.Error{Field: path, Problem: err.Error()}
 	}
 	findings := pipelinefile.Check(file, options)
-	if output == "json" {
-		if findings == nil {
-			findings = []pipelinefile.Finding{}
-		}
-		if err := printJSON(cmd.OutOrStdout(), findings); err != nil {
-			return err
-		}
-	} else {
+	err = output.print(cmd.OutOrStdout(), view{data: findings, text: func(out io.Writer) error {
 		for _, f := range findings {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", path, f)
+			fmt.Fprintf(out, "%s: %s\n", path, f)
 		}
+		if len(findings) == 0 {
+			fmt.Fprintf(out, "lint: %s: %d jobs, nothing found\n", path, len(file.Jobs))
+		}
+		return nil
+	}})
+	if err == nil && len(findings) > 0 {
+		err = fmt.Errorf("%s: %d findings", path, len(findings))
 	}
-	if len(findings) > 0 {
-		return fmt.Errorf("%s: %d findings", path, len(findings))
-	}
-	if output == "text" {
-		fmt.Fprintf(cmd.OutOrStdout(), "lint: %s: %d jobs, nothing found\n", path, len(file.Jobs))
-	}
-	return nil
+	return err
 }

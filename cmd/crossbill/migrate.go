@@ -1,41 +1,50 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"context"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
+type migrateOptions struct {
+	lifecycleOptions
+	from string
+}
+
 func newMigrateCommand() *cobra.Command {
-	var cluster clusterFlags
-	var drain drainFlags
-	var takeover bool
-	var from string
+	o := &migrateOptions{}
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Take an app that was deployed by hand to the two tracks, without losing a request",
-		Long: `Take an app that was deployed by hand to the two tracks: make primary with the
-digest that its pods run, wait until it is ready, lead the route to it, and
-remove the old Deployment. The app serves all the while. Once for an app, before
-its first canary; see it beforehand with: crossbill plan migrate.`,
+		Short: "Take an app that was deployed manually to the two tracks, without losing a request",
+		Long: `Take an app that was deployed manually to the two tracks: create primary with
+the digest that its pods run, wait until it is ready, route the traffic to it,
+and remove the old Deployment. The app serves all the while. Once for an app,
+before its first canary.`,
+		Example: `  # See what it would write, then do it
+  crossbill migrate --dry-run
+  crossbill migrate`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			c.SettleDelay, c.Takeover = drain.settle, takeover
-			result, err := c.Migrate(cmd.Context(), from)
-			if err != nil {
-				return err
-			}
-			_, err = cluster.printed(cmd, result)
-			return err
-		},
+		RunE: runs(o),
 	}
-	cluster.add(cmd.Flags())
-	cmd.Flags().DurationVar(&drain.settle, "settle-delay", rollout.DefaultSettleDelay, "time that the data plane is given to take a change over")
-	cmd.Flags().StringVar(&from, "from", "", "Deployment that was made by hand (default: the one whose pods the Service selects)")
-	takeoverFlag(cmd.Flags(), &takeover)
+	cmd.Flags().StringVar(&o.from, "from", "", "Deployment that was created manually (default: the one whose pods the Service selects)")
+	o.addTakeover(cmd)
+	o.add(cmd)
+	inSection(cmd.Flags(), trafficSection, func(flags *pflag.FlagSet) {
+		o.traffic.addSettleDelay(flags, "time that the data plane is given to apply a change")
+	})
 	return cmd
+}
+
+func (o *migrateOptions) run(ctx context.Context) error {
+	if o.dryRun {
+		return o.plan(ctx, release.Release{}, o.from, nil)
+	}
+	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+		result, err := c.Migrate(ctx, o.from)
+		return outcome{Result: result}, err
+	})
 }

@@ -14,7 +14,8 @@ import (
 )
 
 func newReplayCommand() *cobra.Command {
-	var cluster clusterFlags
+	var cluster clusterOptions
+	var output outputOptions
 	var id, slo, file string
 	cmd := &cobra.Command{
 		Use:   "replay",
@@ -24,6 +25,10 @@ verify --record wrote. With --slo by other objectives, margins or error rates:
 what would they have decided, and when? Changes nothing. Exit codes as of verify.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cluster.complete(cmd)
+			if err := output.validate(); err != nil {
+				return err
+			}
 			name, was, kept, err := recorded(cmd, &cluster, id, file)
 			if err != nil {
 				return err
@@ -41,10 +46,11 @@ what would they have decided, and when? Changes nothing. Exit codes as of verify
 			if err != nil {
 				return err
 			}
-			return printReplay(cmd, &cluster, name, was, kept, j, used)
+			return printReplay(cmd, &output, name, was, kept, j, used)
 		},
 	}
-	cluster.add(cmd.Flags())
+	cluster.addReader(cmd)
+	output.add(cmd)
 	cmd.Flags().StringVar(&id, "release-id", "", "release to judge (default: the one in flight, else the newest that has ended)")
 	cmd.Flags().StringVar(&slo, "slo", "", "file with other objectives (default: as it was judged)")
 	cmd.Flags().StringVar(&file, "file", "", "file that verify --record wrote, in place of the ledger")
@@ -52,7 +58,7 @@ what would they have decided, and when? Changes nothing. Exit codes as of verify
 }
 
 // recorded finds what a verdict rests on.
-func recorded(cmd *cobra.Command, cluster *clusterFlags, id, file string) (name string, was release.VerdictOutcome, kept *verdict.Record, err error) {
+func recorded(cmd *cobra.Command, cluster *clusterOptions, id, file string) (name string, was release.VerdictOutcome, kept *verdict.Record, err error) {
 	if file != "" {
 		text, err := os.ReadFile(file)
 		var from record
@@ -67,11 +73,10 @@ func recorded(cmd *cobra.Command, cluster *clusterFlags, id, file string) (name 
 		}
 		return from.Release, from.Outcome, &from.Record, from.Record.Check()
 	}
-	c, err := cluster.connect(cmd)
-	if err != nil {
+	if err := cluster.validate(); err != nil {
 		return "", "", nil, err
 	}
-	status, err := c.Status(cmd.Context())
+	status, err := cluster.status(cmd.Context())
 	if err != nil {
 		return "", "", nil, err
 	}
@@ -93,7 +98,7 @@ func recorded(cmd *cobra.Command, cluster *clusterFlags, id, file string) (name 
 	return r.ID, r.Verdict.Outcome, kept, err
 }
 
-func printReplay(cmd *cobra.Command, cluster *clusterFlags, name string, was release.VerdictOutcome, kept *verdict.Record, j verdict.Judgement, used int) error {
+func printReplay(cmd *cobra.Command, output *outputOptions, name string, was release.VerdictOutcome, kept *verdict.Record, j verdict.Judgement, used int) error {
 	out := struct {
 		Release   string                 `json:"release"`
 		Was       release.VerdictOutcome `json:"was"`
@@ -106,12 +111,13 @@ func printReplay(cmd *cobra.Command, cluster *clusterFlags, name string, was rel
 	if !j.Decided { // the counts end before this test would have
 		out.Judgement.Outcome = release.Inconclusive
 	}
-	if cluster.output == "json" {
-		if err := printJSON(cmd.OutOrStdout(), out); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprintf(cmd.OutOrStdout(), "replay: release %s was judged %s; again: %s after %.0f s: %s\n", name, was, out.Judgement.Outcome, out.Seconds, j.Reason)
+	err := output.print(cmd.OutOrStdout(), view{
+		data:  out,
+		text:  line("replay: release %s was judged %s; again: %s after %.0f s: %s", name, was, out.Judgement.Outcome, out.Seconds, j.Reason),
+		names: []string{"release/" + name},
+	})
+	if err != nil {
+		return err
 	}
 	switch out.Judgement.Outcome {
 	case release.Unhealthy:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -27,11 +28,12 @@ const (
 type reportFlags struct {
 	html   string
 	gitlab gitlabFlags
-	github githubFlags
+	github githubOptions
 }
 
 func newReportCommand() *cobra.Command {
-	var cluster clusterFlags
+	var cluster clusterOptions
+	var output outputOptions
 	var flags reportFlags
 	cmd := &cobra.Command{
 		Use:   "report",
@@ -48,7 +50,14 @@ Environment:
   CROSSBILL_GITHUB_TOKEN  token that may read deployments (or --github-token-file)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			status, err := cluster.status(cmd)
+			cluster.complete(cmd)
+			if err := output.validate(); err != nil {
+				return err
+			}
+			if err := cluster.validate(); err != nil {
+				return err
+			}
+			status, err := cluster.status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -65,24 +74,21 @@ Environment:
 					return err
 				}
 			}
-			switch cluster.output {
-			case "text":
-				return report.Text(cmd.OutOrStdout(), timeline)
-			case "markdown":
-				return report.Markdown(cmd.OutOrStdout(), status, timeline, time.Now())
-			}
-			return cluster.printData(cmd.OutOrStdout(), timeline)
+			return output.print(cmd.OutOrStdout(), view{
+				data: timeline,
+				text: func(out io.Writer) error { return report.Text(out, timeline) },
+				more: map[string]func(io.Writer) error{"markdown": func(out io.Writer) error { return report.Markdown(out, status, timeline, time.Now()) }},
+			})
 		},
 	}
-	cluster.add(cmd.Flags())
-	cluster.formats = append(cluster.formats, "yaml", "markdown")
-	cmd.Flags().Lookup("output").Usage = "text, json, yaml or markdown"
+	cluster.addReader(cmd)
+	output.add(cmd, "markdown")
 	cmd.Flags().StringVar(&flags.html, "html", "", "also write one self-contained HTML file there")
 	cmd.Flags().StringVar(&flags.gitlab.url, "gitlab-url", "https://gitlab.com", "GitLab's URL")
 	cmd.Flags().StringVar(&flags.gitlab.project, "project", "", "GitLab project that deploys, group/project: its jobs are in the timeline")
 	cmd.Flags().StringVar(&flags.gitlab.tokenFile, "token-file", "", "file with an access token of scope read_api (default $GITLAB_TOKEN)")
-	flags.gitlab.output = "text"
-	flags.github.addSource(cmd)
+	flags.gitlab.output.format, flags.gitlab.output.formats = "text", formats
+	flags.github.addRepository(cmd.Flags())
 	cmd.Flags().Lookup("github-repository").Usage = "owner/name: what its Deployment was told is in the timeline (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)"
 	cmd.Flags().Lookup("github-token-file").Usage = "file with a token that may read deployments (default $CROSSBILL_GITHUB_TOKEN)"
 	return cmd

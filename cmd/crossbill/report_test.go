@@ -70,7 +70,8 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GITLAB_TOKEN", server.APIToken)
 			var flags reportFlags
-			flags.gitlab.url, flags.gitlab.project, flags.gitlab.output = gitlab.URL, server.Project, "text"
+			flags.gitlab.url, flags.gitlab.project = gitlab.URL, server.Project
+			flags.gitlab.output = outputOptions{"text", formats}
 			flags.github.tokenFile = token
 			flags.github.github.Repository, flags.github.github.URL = "our-org/app", github.URL
 			if test.change != nil {

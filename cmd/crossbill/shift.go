@@ -1,58 +1,78 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
+type shiftOptions struct {
+	lifecycleOptions
+	trust trustOptions
+	steps []int
+	pause time.Duration
+}
+
 func newShiftCommand() *cobra.Command {
-	var cluster clusterFlags
-	var drain drainFlags
-	var tell tellFlags
-	var takeover bool
-	var trust trustFlags
-	var id *string
-	var steps []int
-	var pause time.Duration
+	o := &shiftOptions{}
 	cmd := &cobra.Command{
 		Use:   "shift --steps 10,25,50",
 		Short: "Give the canary more of the traffic, in steps",
 		Long: `Give the canary more of the traffic, in steps. Before each step the canary is
-sized for it, and all of its pods are ready. Steps that the release has passed
+scaled for it, and all of its pods are ready. Steps that the release has passed
 are left out. Run verify again afterwards: promote asks for a verdict at the
-canary's last share.`,
+canary's last weight.`,
+		Example: `  # Go up to 50%, ten minutes at each step
+  crossbill shift --steps 20,35,50 --pause 10m`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return tell.around(cmd, &cluster, "shift", id, func() (rollout.Result, error) {
-				c, err := cluster.connect(cmd)
-				if err != nil {
-					return rollout.Result{}, err
-				}
-				if err := drain.apply(c); err != nil { // for the way back
-					return rollout.Result{}, err
-				}
-				if err := trust.apply(c, cluster.manifests); err != nil {
-					return rollout.Result{}, err
-				}
-				c.Takeover, c.ReleaseID = takeover, *id
-				result, err := c.Shift(cmd.Context(), steps, pause)
-				if err != nil {
-					return rollout.Result{}, rollBackUnready(cmd.Context(), c, err)
-				}
-				return cluster.printed(cmd, result)
-			})
-		},
+		RunE: runs(o),
 	}
-	cluster.add(cmd.Flags())
-	id = ofReleaseFlag(cmd.Flags())
-	drain.add(cmd.Flags())
-	trust.add(cmd.Flags())
-	tell.add(cmd)
-	takeoverFlag(cmd.Flags(), &takeover)
-	cmd.Flags().IntSliceVar(&steps, "steps", nil, "percentages, rising: the last one is where the canary stays")
-	cmd.Flags().DurationVar(&pause, "pause", 0, "how long each step but the last is left as it is")
+	cmd.Flags().IntSliceVar(&o.steps, "steps", nil, "percentages, rising: the last one is where the canary stays")
+	anyDuration(cmd.Flags(), &o.pause, "pause", 0, "how long each step but the last is left as it is")
+	o.addReleaseID(cmd)
+	o.addTakeover(cmd)
+	o.trust.add(cmd)
+	o.add(cmd)
+	o.traffic.add(cmd)
+	o.notify.add(cmd)
 	return cmd
+}
+
+func (o *shiftOptions) validate() error {
+	const fix = "give rising percentages, for example 10,25,50"
+	if len(o.steps) == 0 {
+		return &usererr.Error{Field: "--steps", Problem: "is missing", Fix: fix}
+	}
+	for i, step := range o.steps {
+		if err := release.ParseWeight("--steps", step); err != nil {
+			return err
+		}
+		if i > 0 && step <= o.steps[i-1] {
+			return &usererr.Error{Field: "--steps", Problem: fmt.Sprintf("%d comes after %d", step, o.steps[i-1]), Fix: fix}
+		}
+	}
+	if err := o.lifecycleOptions.validate(); err != nil {
+		return err
+	}
+	return o.trust.load(o.cluster.manifests)
+}
+
+func (o *shiftOptions) run(ctx context.Context) error {
+	if o.dryRun {
+		return o.plan(ctx, release.Release{}, "", nil)
+	}
+	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+		if err := o.trust.apply(c); err != nil {
+			return outcome{}, err
+		}
+		result, err := c.Shift(ctx, o.steps, o.pause)
+		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
+	})
 }

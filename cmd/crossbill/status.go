@@ -9,9 +9,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/kubernetes"
 
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/report"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -25,29 +23,33 @@ type statusFlags struct {
 const watchPause = 2 * time.Second
 
 func newStatusCommand() *cobra.Command {
-	var cluster clusterFlags
+	var cluster clusterOptions
+	var output outputOptions
 	var flags statusFlags
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show where the app's release is, or those of all apps",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			show, err := flags.shows(cmd, &cluster)
+			cluster.complete(cmd)
+			if err := output.validate(); err != nil {
+				return err
+			}
+			show, err := flags.shows(cmd, &cluster, &output)
 			if err != nil {
 				return err
 			}
 			if !flags.watch {
 				return show(cmd.OutOrStdout())
 			}
-			if cluster.output == "json" || cluster.output == "yaml" {
-				return &usererr.Error{Field: "--watch", Problem: "it is for people to look at, " + cluster.output + " is not", Fix: "leave one of them out"}
+			if output.structured() {
+				return &usererr.Error{Field: "--watch", Problem: "it is for people to look at, " + output.format + " is not", Fix: "leave one of them out"}
 			}
 			return watchStatus(cmd, show)
 		},
 	}
-	cluster.add(cmd.Flags())
-	cluster.formats = append(cluster.formats, "yaml", "wide")
-	cmd.Flags().Lookup("output").Usage = "text, json, yaml or wide (text with more in it)"
+	cluster.addReader(cmd)
+	output.add(cmd)
 	cmd.Flags().BoolVar(&flags.all, "all", false, "all apps of the namespace; needs no manifests")
 	cmd.Flags().BoolVarP(&flags.everywhere, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
 	cmd.Flags().BoolVarP(&flags.watch, "watch", "w", false, fmt.Sprintf("look again every %s until it is interrupted; on a terminal in place", watchPause))
@@ -55,11 +57,14 @@ func newStatusCommand() *cobra.Command {
 }
 
 // shows is what a look reads and prints.
-func (f *statusFlags) shows(cmd *cobra.Command, cluster *clusterFlags) (func(io.Writer) error, error) {
+func (f *statusFlags) shows(cmd *cobra.Command, cluster *clusterOptions, output *outputOptions) (func(io.Writer) error, error) {
 	if f.all || f.everywhere {
-		return statusOfAll(cmd, cluster, f.everywhere)
+		return statusOfAll(cmd, cluster, output, f.everywhere)
 	}
-	c, err := cluster.connect(cmd)
+	if err := cluster.validate(); err != nil {
+		return nil, err
+	}
+	c, err := cluster.connect(cmd.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -68,15 +73,22 @@ func (f *statusFlags) shows(cmd *cobra.Command, cluster *clusterFlags) (func(io.
 		if err != nil {
 			return err
 		}
-		switch cluster.output {
-		case "text", "wide":
-			return report.Status(out, status, cluster.output == "wide")
+		shown := *status
+		shown.Release = status.Release.WithoutEvidence()
+		shown.History = nil
+		for _, finished := range status.History {
+			finished.Release = *finished.Release.WithoutEvidence()
+			shown.History = append(shown.History, finished)
 		}
-		status.Release = status.Release.WithoutEvidence()
-		for i := range status.History {
-			status.History[i].Release = *status.History[i].Release.WithoutEvidence()
+		v := view{
+			data: shown,
+			text: func(out io.Writer) error { return report.Status(out, status, false) },
+			wide: func(out io.Writer) error { return report.Status(out, status, true) },
 		}
-		return cluster.printData(out, status)
+		if status.Release != nil {
+			v.names = []string{"release/" + status.Release.ID}
+		}
+		return output.print(out, v)
 	}, nil
 }
 
@@ -110,39 +122,42 @@ func watchStatus(cmd *cobra.Command, show func(io.Writer) error) error {
 	}
 }
 
-func statusOfAll(cmd *cobra.Command, cluster *clusterFlags, everywhere bool) (func(io.Writer) error, error) {
-	if err := checkOutput(cluster.output, cluster.formats...); err != nil {
+func statusOfAll(cmd *cobra.Command, cluster *clusterOptions, output *outputOptions, everywhere bool) (func(io.Writer) error, error) {
+	if err := cluster.loadKubeconfig(); err != nil {
 		return nil, err
 	}
-	config, namespace, err := cluster.restConfig()
-	if err != nil {
-		return nil, err
-	}
+	namespace := cluster.namespace
 	if everywhere {
 		namespace = ""
 	}
-	kube, err := kubernetes.NewForConfig(config)
+	kube, err := cluster.client()
 	if err != nil {
-		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
+		return nil, err
 	}
 	return func(out io.Writer) error {
 		apps, err := rollout.StatusOfAll(cmd.Context(), kube, namespace)
 		if err != nil {
 			return err
 		}
-		switch {
-		case cluster.output != "text" && cluster.output != "wide":
-			return cluster.printData(out, apps)
-		case len(apps) == 0:
+		if len(apps) == 0 && !output.structured() {
 			fmt.Fprintln(cmd.ErrOrStderr(), "no app has been released by crossbill there")
 			return nil
 		}
-		return report.All(out, apps, time.Now(), cluster.output == "wide")
+		v := view{
+			data: apps,
+			text: func(out io.Writer) error { return report.All(out, apps, time.Now(), false) },
+			wide: func(out io.Writer) error { return report.All(out, apps, time.Now(), true) },
+		}
+		for _, app := range apps {
+			v.names = append(v.names, "app/"+app.App)
+		}
+		return output.print(out, v)
 	}, nil
 }
 
 func newHistoryCommand() *cobra.Command {
-	var cluster clusterFlags
+	var cluster clusterOptions
+	var output outputOptions
 	var most int
 	cmd := &cobra.Command{
 		Use:   "history",
@@ -152,88 +167,35 @@ func newHistoryCommand() *cobra.Command {
 			if most < 1 {
 				return &usererr.Error{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", most), Fix: "give 1 or more; the ledger keeps 20"}
 			}
-			status, err := cluster.status(cmd)
+			cluster.complete(cmd)
+			if err := output.validate(); err != nil {
+				return err
+			}
+			if err := cluster.validate(); err != nil {
+				return err
+			}
+			status, err := cluster.status(cmd.Context())
 			if err != nil {
 				return err
 			}
 			past := report.History(status.History[:min(most, len(status.History))])
-			switch {
-			case cluster.output != "text" && cluster.output != "wide":
-				return cluster.printData(cmd.OutOrStdout(), past)
-			case len(past) == 0:
-				fmt.Fprintln(cmd.ErrOrStderr(), "no release has ended yet")
+			if len(past) == 0 && !output.structured() {
+				fmt.Fprintln(cmd.ErrOrStderr(), "no release has finished yet")
 				return nil
 			}
-			return report.HistoryText(cmd.OutOrStdout(), past, cluster.output == "wide")
+			v := view{
+				data: past,
+				text: func(out io.Writer) error { return report.HistoryText(out, past, false) },
+				wide: func(out io.Writer) error { return report.HistoryText(out, past, true) },
+			}
+			for _, p := range past {
+				v.names = append(v.names, "release/"+p.ID)
+			}
+			return output.print(cmd.OutOrStdout(), v)
 		},
 	}
-	cluster.add(cmd.Flags())
-	cluster.formats = append(cluster.formats, "yaml", "wide")
-	cmd.Flags().Lookup("output").Usage = "text, json, yaml or wide (text with more in it)"
+	cluster.addReader(cmd)
+	output.add(cmd)
 	cmd.Flags().IntVar(&most, "last", 20, "how many releases, newest first")
 	return cmd
-}
-
-func newPlanCommand() *cobra.Command {
-	var cluster clusterFlags
-	var flags releaseFlags
-	var again bool
-	var from string
-	cmd := &cobra.Command{
-		Use:   "plan canary|promote|cleanup|rollback|migrate",
-		Short: "Show what a command would write, by server-side dry runs; nothing is written",
-		Long: `Show what a command would write, by server-side dry runs; nothing is written, and
-nothing is waited for. --image, --weight, --release-id, --commit, --pipeline-url
-and --again are canary's, --from is migrate's.`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"canary", "promote", "cleanup", "rollback", "migrate"},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var want release.Release
-			var err error
-			if args[0] == "canary" {
-				if want, err = flags.release(""); err != nil {
-					return err
-				}
-			}
-			c, err := cluster.connect(cmd)
-			if err != nil {
-				return err
-			}
-			if args[0] == "canary" {
-				if want, err = flags.release(c.Manifests.App); err != nil {
-					return err
-				}
-			}
-			c.Again = again
-			changes, result, err := c.Plan(cmd.Context(), args[0], want, from)
-			if err != nil {
-				return err
-			}
-			if cluster.output == "json" {
-				return printJSON(cmd.OutOrStdout(), struct {
-					Command string `json:"command"`
-					Changes any    `json:"changes"`
-					Message string `json:"message"`
-				}{args[0], changes, result.Message})
-			}
-			out := cmd.OutOrStdout()
-			for _, change := range changes {
-				fmt.Fprintf(out, "%s %s\n%s\n", change.Action, change.Object, indent(change.Diff))
-			}
-			if len(changes) == 0 {
-				fmt.Fprintln(out, "no change")
-			}
-			_, err = fmt.Fprintf(out, "after it: %s\n", result.Message)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&from, "from", "", "for migrate: the Deployment that was made by hand")
-	cluster.add(cmd.Flags())
-	flags.add(cmd)
-	cmd.Flags().BoolVar(&again, "again", false, "as for canary")
-	return cmd
-}
-
-func indent(text string) string {
-	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ")
 }

@@ -18,18 +18,18 @@ import (
 type gitlabFlags struct {
 	url, project          string
 	tokenFile, triggerSrc string
-	output                string
+	output                outputOptions
 }
 
 func (f *gitlabFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.url, "gitlab-url", "https://gitlab.com", "GitLab's URL")
 	cmd.Flags().StringVar(&f.project, "project", "", "GitLab project that deploys: group/project")
 	cmd.Flags().StringVar(&f.tokenFile, "token-file", "", "file with an access token of scope read_api, or api to cancel duplicates (default $GITLAB_TOKEN)")
-	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.add(cmd)
 }
 
 func (f *gitlabFlags) connect(cmd *cobra.Command) (*gitlab.Client, error) {
-	if err := checkOutput(f.output, "text", "json"); err != nil {
+	if err := f.output.validate(); err != nil {
 		return nil, err
 	}
 	token, err := secret("--token-file", f.tokenFile, "GITLAB_TOKEN")
@@ -112,9 +112,6 @@ Environment:
 }
 
 func (f *gitlabFlags) printPipeline(cmd *cobra.Command, p gitlab.Pipeline) error {
-	if f.output == "json" {
-		return printJSON(cmd.OutOrStdout(), p)
-	}
 	how := "started"
 	if p.Adopted {
 		how = "adopted"
@@ -123,6 +120,9 @@ func (f *gitlabFlags) printPipeline(cmd *cobra.Command, p gitlab.Pipeline) error
 	if p.Status == "failed" || p.Status == "success" {
 		next = "; it has ended: retry its jobs in GitLab, or give --again"
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "trigger: %s pipeline %d (%s) of release %s: %s%s\n", how, p.ID, p.Status, p.ReleaseID, p.URL, next)
-	return err
+	return f.output.print(cmd.OutOrStdout(), view{
+		data:  p,
+		text:  line("trigger: %s pipeline %d (%s) of release %s: %s%s", how, p.ID, p.Status, p.ReleaseID, p.URL, next),
+		names: []string{fmt.Sprintf("pipeline/%d", p.ID)},
+	})
 }

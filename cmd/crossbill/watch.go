@@ -10,8 +10,6 @@ import (
 	"github.com/our-org/crossbill/internal/gitlab"
 )
 
-const exitWaiting = 7 // the pipeline waits for a person
-
 func newWatchCommand() *cobra.Command {
 	var flags gitlabFlags
 	var options gitlab.WatchOptions
@@ -72,12 +70,12 @@ func ended(p gitlab.Progress) error {
 }
 
 func (f *gitlabFlags) printProgress(cmd *cobra.Command, p gitlab.Progress, good bool) error {
-	if f.output == "json" {
-		return printJSON(cmd.OutOrStdout(), p)
-	}
-	if !good { // the error says it
+	if !good && !f.output.structured() { // the error says it
 		return nil
 	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "watch: pipeline %d: %s\n", p.PipelineID, p.Reason)
-	return err
+	return f.output.print(cmd.OutOrStdout(), view{
+		data:  p,
+		text:  line("watch: pipeline %d: %s", p.PipelineID, p.Reason),
+		names: []string{fmt.Sprintf("pipeline/%d", p.PipelineID)},
+	})
 }

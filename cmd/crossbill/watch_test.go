@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"net/http/httptest"
 	"os"
@@ -17,20 +16,6 @@ import (
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
-
-// runCommand runs a command line and gives its exit code and output.
-func runCommand(t *testing.T, args ...string) (int, string) {
-	t.Helper()
-	var out, errs bytes.Buffer
-	root := newRootCommand()
-	root.SetArgs(args)
-	root.SetOut(&out)
-	root.SetErr(&errs)
-	if err := root.ExecuteContext(t.Context()); err != nil {
-		return exitCode(err), out.String()
-	}
-	return 0, out.String()
-}
 
 func TestWatchExitCodes(t *testing.T) {
 	promoted := []gitlabtest.Job{{Name: "promote_to_production", Status: "success"}}
@@ -62,7 +47,7 @@ func TestTriggerRefusesBadInput(t *testing.T) {
 		"plain http":          {"--gitlab-url", "http://gitlab.example.com"},
 		"no such token file":  {"--token-file", "/nonexistent"},
 		"token as flag":       {"--token", "secret"},
-		"unknown output":      {"-o", "yaml"},
+		"unknown output":      {"-o", "xml"},
 		"argument":            {"please"},
 		"commit with a space": {"--commit", "c0ffee0 "},
 	} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/analysis"
 	"github.com/our-org/crossbill/internal/notify"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -20,9 +21,9 @@ func TestResults(t *testing.T) {
 		want notify.Result
 	}{
 		{nil, notify.Succeeded},
-		{&exitError{exitDeadline, errors.New("x")}, notify.NotReady},
-		{&exitError{exitUnhealthy, errors.New("x")}, notify.Unhealthy},
-		{&exitError{exitInconclusive, errors.New("x")}, notify.Inconclusive},
+		{&analysis.NotReadyError{Cause: errors.New("x")}, notify.NotReady},
+		{&analysis.UnhealthyError{Reason: "x", Err: rollout.ErrLockLost}, notify.Unhealthy},
+		{&analysis.InconclusiveError{Reason: "x", Err: &usererr.Error{}}, notify.Inconclusive},
 		{errors.New("x"), notify.Failed},
 		{&usererr.Error{Field: "--image"}, notify.Refused},
 		{&release.InFlightError{}, notify.Refused},
@@ -34,8 +35,8 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// TestNotifyingIsHarmless: without a target nothing is sent or printed; when a notification fails the command's
-// own error stands.
+// TestNotifyingIsHarmless: without a target nothing is sent or printed; a notification that fails is
+// printed, and nothing more.
 func TestNotifyingIsHarmless(t *testing.T) {
 	for name, test := range map[string]struct{ token, repository, webhook, said string }{
 		"no token":       {repository: "our-org/app"},
@@ -46,16 +47,10 @@ func TestNotifyingIsHarmless(t *testing.T) {
 			t.Setenv("CROSSBILL_GITHUB_TOKEN", test.token)
 			t.Setenv("CROSSBILL_GITHUB_REPOSITORY", test.repository)
 			t.Setenv("CROSSBILL_WEBHOOK", test.webhook)
-			var flags tellFlags
+			var o notifyOptions
 			var log bytes.Buffer
-			cmd := &cobra.Command{}
-			cmd.SetErr(&log)
-			cmd.SetContext(t.Context())
-			id := "one"
-			want := errors.New("the command's own")
-			if err := flags.around(cmd, &clusterFlags{}, "promote", &id, func() (rollout.Result, error) { return rollout.Result{}, want }); err != want {
-				t.Errorf("error %v", err)
-			}
+			o.add(&cobra.Command{})
+			o.send(t.Context(), &log, &notify.Event{Command: "promote", ReleaseID: "one"}, rollout.Result{}, errors.New("the command's own"))
 			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {
 				t.Errorf("said %q, want %q", got, test.said)
 			}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+// analysisOptions say what is healthy.
+type analysisOptions struct {
+	file        string
+	interval    time.Duration
+	maxDuration time.Duration // 0: the file's
+	minRequests float64       // 0: the file's
+	explain     bool
+
+	slo *verdict.SLO // after load
+}
+
+func (o *analysisOptions) add(cmd *cobra.Command) {
+	inSection(cmd.Flags(), analysisSection, func(flags *pflag.FlagSet) {
+		flags.StringVar(&o.file, "slo", "", "file with the objectives (default: slo.yaml in the folder of --manifests, else 99.9% available and 95% within 500 ms)")
+		positiveDuration(flags, &o.interval, "interval", 5*time.Second, "time between two looks")
+		flags.Float64Var(&o.minRequests, "min-requests", 0, "the canary's requests below which nothing passes (default: the file's)")
+		flags.BoolVar(&o.explain, "explain", false, "print every query with the samples that answered it")
+	})
+}
+
+// load reads the objectives. Flags win over the file.
+func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
+	file := o.file
+	if file == "" {
+		file = filepath.Join(manifests, manifest.SLOFile)
+	}
+	slo, err := verdict.LoadSLO(file, o.file != "")
+	if err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("min-requests") {
+		if !(o.minRequests >= 1) {
+			return &usererr.Error{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", o.minRequests), Fix: "give at least 1"}
+		}
+		slo.MinRequests = o.minRequests
+	}
+	if o.maxDuration > 0 {
+		slo.Limit(o.maxDuration)
+	}
+	o.slo = slo
+	return nil
+}
+
+// options are what the analysis of a cluster's release needs.
+func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, log io.Writer) (analysis.Options, error) {
+	source := verdict.SourceOptions{Indicators: o.slo.Objectives}
+	if o.explain {
+		source.Explain = func(format string, args ...any) { fmt.Fprintf(log, "    "+format+"\n", args...) }
+	}
+	from, err := traffic.sourceOf(c.Namespace, source)
+	return analysis.Options{
+		Rollout: analysis.Of(c), App: c.Manifests.App, ReleaseID: c.ReleaseID,
+		Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
+		Source: from, Test: o.slo.Test(), Interval: o.interval,
+		Report: func(e verdict.Evaluation) { fmt.Fprintln(log, lookText(e)) },
+		Warn:   func(text string) { fmt.Fprintln(log, "        "+text) },
+	}, err
+}
+
+// lookText is a look as a line: what both tracks got and how far the evidence is.
+func lookText(e verdict.Evaluation) string {
+	line := fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())
+	for _, v := range e.Judgement.Evidence {
+		line += "  " + v.Objective + ": canary " + shareText(v.Total.Canary)
+		if !v.Alone {
+			line += ", primary " + shareText(v.Total.Primary)
+		}
+		bad, good := v.Progress()
+		line += fmt.Sprintf(", shown bad %.0f%%, good %.0f%%;", 100*bad, 100*good)
+	}
+	switch {
+	case e.Judgement.Decided:
+		line += "  " + string(e.Judgement.Outcome)
+	case e.Judgement.Left > 0:
+		line += fmt.Sprintf("  about %s more", e.Judgement.Left.Round(time.Second))
+	}
+	return line
+}
+
+func shareText(t verdict.Tally) string {
+	if t.Events == 0 {
+		return "nothing yet"
+	}
+	return fmt.Sprintf("%.2f%% of %.0f ok", 100*(1-t.Share()), t.Events)
+}

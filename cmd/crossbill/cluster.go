@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// clusterOptions say which app in which cluster a command is about.
+type clusterOptions struct {
+	kubeconfig string
+	overrides  clientcmd.ConfigOverrides
+	connectTo  string
+	manifests  string
+
+	verbose   bool
+	log       io.Writer
+	set       *manifest.Set // after loadManifests
+	config    *rest.Config  // after loadKubeconfig, as is namespace
+	namespace string
+}
+
+func (o *clusterOptions) add(cmd *cobra.Command) {
+	inSection(cmd.Flags(), clusterSection, func(flags *pflag.FlagSet) {
+		flags.StringVar(&o.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
+		o.addKubectl(flags)
+		flags.StringVar(&o.connectTo, "connect-to", "", "host:port where the API server is reached, when not at the kubeconfig's address; its certificate is still checked for the kubeconfig's name")
+	})
+	completeCluster(cmd, o)
+}
+
+// addReader adds the flags of a command that changes nothing. Until the next release it takes the flags of the
+// others too.
+func (o *clusterOptions) addReader(cmd *cobra.Command) {
+	o.add(cmd)
+	var timeout time.Duration
+	positiveDuration(cmd.Flags(), &timeout, "timeout", time.Minute, "has no meaning here")
+	cmd.Flags().String("by", "", "has no meaning here")
+	for _, name := range []string{"timeout", "by"} {
+		_ = cmd.Flags().MarkDeprecated(name, "this command waits for nothing and changes nothing; it will be removed")
+	}
+}
+
+// addKubectl adds kubectl's own flags, but for the secrets, which everybody on the machine could read, and for
+// what turns the check of certificates off.
+func (o *clusterOptions) addKubectl(flags *pflag.FlagSet) {
+	flags.StringVar(&o.kubeconfig, clientcmd.RecommendedConfigPathFlag, "", "kubeconfig file (default $KUBECONFIG, then ~/.kube/config, then the pod's own account)")
+	names := clientcmd.RecommendedConfigOverrideFlags("")
+	names.CurrentContext.Description = "context of the kubeconfig (default: its current one)"
+	names.ContextOverrideFlags.Namespace.Description = "namespace of the app (default: the context's)"
+	names.ContextOverrideFlags.ClusterName.Description = "cluster of the kubeconfig (default: the context's)"
+	names.ContextOverrideFlags.AuthInfoName.Description = "user of the kubeconfig (default: the context's)"
+	names.ClusterOverrideFlags.APIServer.Description = "URL of the API server (default: the cluster's)"
+	names.ClusterOverrideFlags.CertificateAuthority.Description = "file with the API server's CA (default: the cluster's)"
+	names.ClusterOverrideFlags.TLSServerName.Description = "name that the API server's certificate is checked for (default: its host)"
+	names.AuthOverrideFlags.Impersonate.Description = "user to act as"
+	names.AuthOverrideFlags.ImpersonateGroups.Description = "group to act as; can be given more than once"
+	names.Timeout.Description = "bound of each request to the API server; 0 is none"
+	names.AuthOverrideFlags.Token, names.AuthOverrideFlags.Username, names.AuthOverrideFlags.Password = clientcmd.FlagInfo{}, clientcmd.FlagInfo{}, clientcmd.FlagInfo{}
+	names.AuthOverrideFlags.ImpersonateUID, names.AuthOverrideFlags.ClientCertificate, names.AuthOverrideFlags.ClientKey = clientcmd.FlagInfo{}, clientcmd.FlagInfo{}, clientcmd.FlagInfo{}
+	names.ClusterOverrideFlags.InsecureSkipTLSVerify, names.ClusterOverrideFlags.DisableCompression, names.ClusterOverrideFlags.ProxyURL = clientcmd.FlagInfo{}, clientcmd.FlagInfo{}, clientcmd.FlagInfo{}
+	clientcmd.BindOverrideFlags(&o.overrides, flags, names)
+}
+
+func (o *clusterOptions) complete(cmd *cobra.Command) {
+	o.log = cmd.ErrOrStderr()
+	o.verbose, _ = cmd.Flags().GetBool("verbose")
+}
+
+// validate reads the manifests and the kubeconfig, and asks nothing of the cluster.
+func (o *clusterOptions) validate() error {
+	set, err := manifest.Load(o.manifests)
+	if err != nil {
+		return err
+	}
+	o.set = set
+	return o.loadKubeconfig()
+}
+
+// loadKubeconfig resolves the kubeconfig as kubectl does.
+func (o *clusterOptions) loadKubeconfig() error {
+	if o.connectTo != "" {
+		if _, _, err := net.SplitHostPort(o.connectTo); err != nil {
+			return &usererr.Error{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port"}
+		}
+	}
+	if timeout, err := clientcmd.ParseTimeout(o.overrides.Timeout); err != nil || timeout < 0 {
+		return &usererr.Error{Field: "--request-timeout", Problem: fmt.Sprintf("%q is not a duration", o.overrides.Timeout), Fix: "give for example 30s, or 0 for none"}
+	}
+	client := o.clientConfig()
+	if raw, err := client.RawConfig(); err == nil && o.overrides.CurrentContext != "" && raw.Contexts[o.overrides.CurrentContext] == nil {
+		return &usererr.Error{Field: "cluster.context", Problem: fmt.Sprintf("context %q not found in the kubeconfig", o.overrides.CurrentContext), Fix: "`kubectl config get-contexts` lists them"}
+	}
+	config, err := client.ClientConfig()
+	if err != nil {
+		fix := "give a kubeconfig file, set KUBECONFIG, or run in a pod with a service account"
+		if errors.Is(err, os.ErrNotExist) {
+			fix = "check the path"
+		}
+		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error(), Fix: fix}
+	}
+	if o.namespace, _, err = client.Namespace(); err != nil {
+		return &usererr.Error{Field: "cluster.namespace", Problem: err.Error()}
+	}
+	// The commands make a few requests each; client-go's default of 5 a second would be what they wait for.
+	config.QPS, config.Burst = 50, 100
+	config.UserAgent = "crossbill"
+	config.WarningHandler = rest.NoWarnings{}
+	if o.connectTo != "" {
+		dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+		config.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, o.connectTo)
+		}
+	}
+	if o.verbose {
+		config.Wrap(logRequests(o.log))
+	}
+	o.config = config
+	return nil
+}
+
+func (o *clusterOptions) clientConfig() clientcmd.ClientConfig {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.kubeconfig
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &o.overrides)
+}
+
+// client is a client of the cluster's own types.
+func (o *clusterOptions) client() (kubernetes.Interface, error) {
+	kube, err := kubernetes.NewForConfig(o.config)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	return kube, nil
+}
+
+// connect reaches the cluster, after validate, and finds what would make every command fail.
+func (o *clusterOptions) connect(ctx context.Context) (*rollout.Cluster, error) {
+	c, err := o.cluster()
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Preflight(ctx)
+}
+
+// cluster is the app in the cluster, of which nothing has been asked yet.
+func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
+	kube, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	mesh, err := istio.NewForConfig(o.config)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	return &rollout.Cluster{
+		Kube: kube, Istio: mesh, Namespace: o.namespace, Manifests: o.set,
+		Parts: func(ctx context.Context, reference string) ([]string, error) {
+			keychain, err := environmentLogin()
+			if err != nil {
+				return nil, err
+			}
+			return image.Parts(ctx, reference, keychain)
+		},
+	}, nil
+}
+
+// status connects and reads what the cluster knows of the app's releases.
+func (o *clusterOptions) status(ctx context.Context) (*rollout.Status, error) {
+	c, err := o.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.Status(ctx)
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Exit codes, documented in docs/exit-codes.md.
+const (
+	exitFailure      = 1 // a dependency failed; the message says what is safe to do next
+	exitBadInput     = 2 // bad input, or a command that the present stage does not allow; nothing was changed
+	exitUnhealthy    = 3 // the canary is unhealthy; it was rolled back, unless --no-rollback
+	exitInconclusive = 4 // too little evidence; the canary keeps its weight
+	exitLockHeld     = 5 // another release is in flight, or another job has taken the lock
+	exitDeadline     = 6 // pods were not ready in time; rolled back
+	exitWaiting      = 7 // the pipeline waits for an approver
+)
+
+// exitError carries an exit code that its error's type does not have.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// exitCode is the exit code that an error ends the command with.
+func exitCode(err error) int {
+	var coded *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, new(*analysis.UnhealthyError)):
+		return exitUnhealthy
+	case errors.As(err, new(*analysis.InconclusiveError)):
+		return exitInconclusive
+	case errors.As(err, new(*analysis.NotReadyError)):
+		return exitDeadline
+	case errors.Is(err, rollout.ErrLockLost), errors.As(err, new(*release.InFlightError)), errors.As(err, new(*rollout.LockHeldError)):
+		return exitLockHeld
+	case errors.As(err, new(*usererr.Error)), errors.As(err, new(*rollout.StageError)):
+		return exitBadInput
+	default:
+		return exitFailure
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+// lifecycleOptions are those of the commands that change what is deployed.
+type lifecycleOptions struct {
+	command   string
+	cluster   clusterOptions
+	traffic   trafficOptions
+	notify    notifyOptions
+	output    outputOptions
+	timeout   time.Duration
+	by        string
+	releaseID string
+	takeover  bool
+	dryRun    bool
+
+	out, log io.Writer
+	steps    []notify.Step
+}
+
+// add adds the flags that all of these commands have.
+func (o *lifecycleOptions) add(cmd *cobra.Command) {
+	o.command = cmd.Name()
+	flags := cmd.Flags()
+	flags.BoolVar(&o.dryRun, "dry-run", false, "show what would be written, by server-side dry runs; nothing is written, and nothing is waited for")
+	o.addBound(flags)
+	o.cluster.add(cmd)
+	o.output.add(cmd)
+}
+
+func (o *lifecycleOptions) addBound(flags *pflag.FlagSet) {
+	positiveDuration(flags, &o.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
+	flags.StringVar(&o.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
+}
+
+// addReleaseID adds --release-id of the commands that go on with a release.
+func (o *lifecycleOptions) addReleaseID(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.releaseID, "release-id", "", "release that is meant: any other one in flight is left alone, exit code 5 (default: the one in flight)")
+	completeReleases(cmd, "release-id", &o.cluster, false)
+}
+
+// addTakeover adds --takeover of the commands that wait for the lock.
+func (o *lifecycleOptions) addTakeover(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.takeover, "takeover", false, "take the lock of a dead job at once; one that lives stops with exit code 5")
+}
+
+func (o *lifecycleOptions) complete(cmd *cobra.Command, _ []string) error {
+	o.out, o.log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+	o.cluster.complete(cmd)
+	if o.by == "" {
+		o.by = rollout.Identity()
+	}
+	return nil
+}
+
+func (o *lifecycleOptions) validate() error {
+	if err := o.output.validate(); err != nil {
+		return err
+	}
+	if err := o.cluster.validate(); err != nil {
+		return err
+	}
+	return o.traffic.validate(o.cluster.namespace)
+}
+
+// outcome is what a command came to, as it is printed.
+type outcome struct {
+	rollout.Result
+	Verdict *verdict.Verification `json:"verdict,omitempty"`
+}
+
+// act is what a command does to the cluster.
+type act func(context.Context, *rollout.Cluster) (outcome, error)
+
+// perform does it, prints what came of it and notifies. This is the one place where a command runs.
+func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
+	started := time.Now()
+	came, err := o.connectAnd(ctx, do)
+	if err == nil || came.Verdict != nil && o.output.structured() { // else the error says all that there is
+		if printErr := o.print(came); err == nil {
+			err = printErr
+		}
+	}
+	id := o.releaseID
+	if came.Release != nil {
+		id = came.Release.ID
+	}
+	o.notify.send(ctx, o.log, &notify.Event{
+		Command: o.command, App: o.cluster.set.App, Namespace: o.cluster.namespace, ReleaseID: id,
+		StartedAt: started, FinishedAt: time.Now(), Steps: o.steps,
+	}, came.Result, err)
+	return err
+}
+
+func (o *lifecycleOptions) connectAnd(ctx context.Context, do act) (outcome, error) {
+	c, err := o.connect(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	return do(ctx, c)
+}
+
+// connect reaches the cluster and gives it what the options say.
+func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error) {
+	c, err := o.cluster.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	c.By, c.Timeout, c.Takeover, c.ReleaseID = o.by, o.timeout, o.takeover, o.releaseID
+	c.Log = func(e rollout.Event) {
+		fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
+		o.steps = append(o.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})
+	}
+	o.traffic.apply(c)
+	return c, nil
+}
+
+func (o *lifecycleOptions) print(came outcome) error {
+	came.Release = came.Release.WithoutEvidence()
+	v := view{data: came, text: line("%s: %s", came.Command, came.Message)}
+	if came.Release != nil {
+		v.names = []string{"release/" + came.Release.ID}
+	}
+	return o.output.print(o.out, v)
+}
+
+// planned is what a command would write, as it is printed.
+type planned struct {
+	Command string           `json:"command"`
+	DryRun  bool             `json:"dryRun"`
+	Changes []rollout.Change `json:"changes"`
+	Message string           `json:"message"`
+}
+
+// plan prints what a command would write. want is canary's, from is migrate's.
+func (o *lifecycleOptions) plan(ctx context.Context, want release.Release, from string, prepare func(*rollout.Cluster)) error {
+	c, err := o.connect(ctx)
+	if err != nil {
+		return err
+	}
+	if prepare != nil {
+		prepare(c)
+	}
+	changes, result, err := c.Plan(ctx, o.command, want, from)
+	if err != nil {
+		return err
+	}
+	return o.printPlan(planned{o.command, true, changes, result.Message})
+}
+
+func (o *lifecycleOptions) printPlan(p planned) error {
+	v := view{data: p, text: func(out io.Writer) error {
+		for _, change := range p.Changes {
+			fmt.Fprintf(out, "%s %s\n%s\n", change.Action, change.Object, indent(change.Diff))
+		}
+		if len(p.Changes) == 0 {
+			fmt.Fprintln(out, "no change")
+		}
+		_, err := fmt.Fprintf(out, "after it: %s\n", p.Message)
+		return err
+	}}
+	for _, change := range p.Changes {
+		v.names = append(v.names, objectName(change.Object))
+	}
+	return o.output.print(o.out, v)
+}
+
+// objectName writes "Deployment shop/app" as kubectl does: deployment/app.
+func objectName(object string) string {
+	kind, name, _ := strings.Cut(object, " ")
+	if _, after, ok := strings.Cut(name, "/"); ok {
+		name = after
+	}
+	return strings.ToLower(kind) + "/" + name
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ")
+}

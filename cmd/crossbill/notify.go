@@ -1,0 +1,123 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// notifyOptions say who is notified of what a command did: GitHub, a webhook, a trace collector, a Pushgateway.
+type notifyOptions struct {
+	enabled     bool // the command has these flags
+	github      githubOptions
+	webhookFile string
+	pushgateway string
+}
+
+func (o *notifyOptions) add(cmd *cobra.Command) {
+	o.enabled = true
+	inSection(cmd.Flags(), notificationSection, func(flags *pflag.FlagSet) {
+		o.github.add(flags)
+		flags.StringVar(&o.webhookFile, "webhook-file", "", "file with the address that gets a notice of the outcome, as JSON that Slack shows too (default $CROSSBILL_WEBHOOK)")
+		flags.StringVar(&o.pushgateway, "pushgateway", "", "URL of a Prometheus Pushgateway that gets the command's metrics (default $CROSSBILL_PUSHGATEWAY)")
+	})
+}
+
+// send notifies the targets of a command's end, which never changes the command's own outcome.
+func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.Event, result rollout.Result, err error) {
+	if !o.enabled {
+		return
+	}
+	event.Release, event.Outcome, event.Message = result.Release, result.Outcome, result.Message
+	if event.Result = resultOf(err); err != nil {
+		event.ExitCode, event.Message = exitCode(err), err.Error()
+	}
+	targets, bad := o.targets()
+	if failed := errors.Join(bad, notify.All(ctx, targets.Notifiers(), event)); failed != nil {
+		fmt.Fprintf(log, "crossbill: notification failed: %v\ncrossbill: the release itself is not affected by this\n", failed)
+	}
+}
+
+// resultOf is what the error of a command means to those who are notified.
+func resultOf(err error) notify.Result {
+	if err == nil {
+		return notify.Succeeded
+	}
+	switch exitCode(err) {
+	case exitUnhealthy:
+		return notify.Unhealthy
+	case exitDeadline:
+		return notify.NotReady
+	case exitInconclusive:
+		return notify.Inconclusive
+	case exitFailure:
+		return notify.Failed
+	}
+	return notify.Refused
+}
+
+// targets are those that the options and the environment name.
+func (o *notifyOptions) targets() (notify.Targets, error) {
+	github, _, githubErr := o.github.source()
+	webhook, webhookErr := secret("--webhook-file", o.webhookFile, "CROSSBILL_WEBHOOK")
+	return notify.Targets{
+		GitHub: github, WebhookURL: webhook, PushgatewayURL: cmp.Or(o.pushgateway, os.Getenv("CROSSBILL_PUSHGATEWAY")), Version: buildVersion().Version,
+	}, errors.Join(githubErr, webhookErr)
+}
+
+// traceTimeout bounds the sending of a trace.
+const traceTimeout = 20 * time.Second
+
+// trace sends the trace of a command of the handoff.
+func trace(cmd *cobra.Command, command, app, releaseID string, started time.Time, err error) {
+	if !notify.TracesConfigured() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), traceTimeout)
+	defer cancel()
+	event := &notify.Event{Command: command, App: app, ReleaseID: releaseID, Result: notify.Succeeded, StartedAt: started, FinishedAt: time.Now()}
+	if err != nil && exitCode(err) != exitWaiting {
+		event.Result, event.ExitCode, event.Message = notify.Failed, exitCode(err), err.Error()
+	}
+	if failed := (notify.Traces{Version: buildVersion().Version}).Notify(ctx, event); failed != nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: notification failed: %v\n", failed)
+	}
+}
+
+// githubOptions say which GitHub repository is notified of a release.
+type githubOptions struct {
+	github    notify.GitHub
+	tokenFile string
+}
+
+func (o *githubOptions) add(flags *pflag.FlagSet) {
+	o.addRepository(flags)
+	flags.StringVar(&o.github.EnvironmentURL, "environment-url", "", "the app's address, for the Deployment")
+}
+
+// addRepository adds the flags that name the repository.
+func (o *githubOptions) addRepository(flags *pflag.FlagSet) {
+	flags.StringVar(&o.github.Repository, "github-repository", "", "owner/name: its Deployment of the release gets a status (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)")
+	flags.StringVar(&o.tokenFile, "github-token-file", "", "file with a token that may write deployments (default $CROSSBILL_GITHUB_TOKEN)")
+	flags.StringVar(&o.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
+}
+
+// source is the repository that the options name; false when there is no token for it.
+func (o *githubOptions) source() (g notify.GitHub, named bool, err error) {
+	g = o.github
+	if g.Repository == "" {
+		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
+	}
+	g.Token, err = secret("--github-token-file", o.tokenFile, "CROSSBILL_GITHUB_TOKEN")
+	return g, g.Token != "", err
+}

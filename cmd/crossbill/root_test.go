@@ -1,0 +1,180 @@
+package main
+
+import (
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// TestBadLines: what is wrong with a command line is said before anything is asked of a server, with exit code 2.
+func TestBadLines(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/nonexistent")
+	image := "registry.example.com/our-org/app@sha256:" + strings.Repeat("0a", 32)
+	for line, want := range map[string]string{
+		"statsu":                               `unknown command "statsu" for "crossbill"; did you mean status?`,
+		"statsu --all":                         `did you mean status?`,
+		"image atest":                          `unknown command "atest" for "crossbill image"; did you mean attest?`,
+		"image nope":                           `unknown command "nope" for "crossbill image"`,
+		"help nope":                            `unknown command "nope" for "crossbill"`,
+		"help promot":                          `did you mean promote?`,
+		"help image nope":                      `unknown command "nope" for "crossbill image"`,
+		"help canary nope":                     `"crossbill canary" has no command "nope"`,
+		"promote now":                          `unknown command "now" for "crossbill promote"`,
+		"promote --nope":                       "unknown flag: --nope",
+		"promote -o xml":                       `--output: "xml" is not a format; give one of: text, wide, json, yaml, name`,
+		"promote --timeout -5m":                "-5m0s is too short",
+		"promote --timeout 0s":                 "0s is too short",
+		"promote --timeout 5":                  `"5" is not a duration`,
+		"promote --bake -1m":                   "-1m0s is too short",
+		"promote --settle-delay -1":            `"-1" is not a duration`,
+		"promote --bake 5m":                    "--prometheus: is missing beside --bake",
+		"guard --dead 0s":                      "0s is too short",
+		"guard --waiting -1h":                  "-1h0m0s is too short",
+		"canary":                               "--image: is missing",
+		"canary --image app:v1":                `--image: "app:v1" is not an image with a digest`,
+		"canary --weight 100 --image " + image: "--weight: 100 is not a weight",
+		"canary --sticky --sticky-assets build --image " + image:          `--sticky-assets: "build" is not a path below /`,
+		"canary --manifests /nonexistent --image " + image:                "--manifests: ",
+		"canary --manifests ../../k8s --image " + image:                   "--kubeconfig: ",
+		"canary --connect-to here --manifests ../../k8s --image " + image: "--connect-to: ",
+		"status --request-timeout -1s --manifests ../../k8s":              "--request-timeout: ",
+		"shift":                           "--steps: is missing",
+		"shift --steps 20,10":             "--steps: 10 comes after 20",
+		"shift --steps 0":                 "--steps: 0 is not a weight",
+		"verify":                          "--prometheus: is missing",
+		"verify --prometheus p --probe x": `--probe: "x" is not a URL`,
+		"verify --prometheus p --probe http://a --probe-rate 0":   "--probe-rate: 0 is not",
+		"verify --prometheus p --probe http://a --probe-header x": `--probe-header: "x" is not a header`,
+		"verify --prometheus http://p --max-duration 0s":          "0s is too short",
+		"plan":                       "name one of: canary, promote, cleanup, rollback, migrate",
+		"plan canary --image app:v1": "--image: ",
+		"plan nope":                  "name one of: ",
+	} {
+		t.Run(line, func(t *testing.T) {
+			r := runLine(t, strings.Fields(line)...)
+			if r.code != exitBadInput || !strings.Contains(r.err, want) || r.out != "" && !strings.HasPrefix(line, "plan") {
+				t.Errorf("exit code %d, %q on standard output, and\n%s\nwant\n%s", r.code, r.out, r.err, want)
+			}
+		})
+	}
+}
+
+// every calls a function with each command that a person can run.
+func every(t *testing.T, check func(*testing.T, *cobra.Command)) {
+	var visit func(*cobra.Command)
+	visit = func(cmd *cobra.Command) {
+		for _, child := range cmd.Commands() {
+			visit(child)
+		}
+		if name := cmd.CommandPath(); cmd.Runnable() && !strings.HasPrefix(name, "crossbill completion") {
+			t.Run(name, func(t *testing.T) { check(t, cmd) })
+		}
+	}
+	visit(newRootCommand())
+}
+
+var placeholder = regexp.MustCompile("`[^`]*`")
+
+// TestHelp: each command says what it is for, with an example that works, and no flag's text breaks the help.
+func TestHelp(t *testing.T) {
+	every(t, func(t *testing.T, cmd *cobra.Command) {
+		if cmd.HasParent() && cmd.Parent() == cmd.Root() && cmd.GroupID == "" && !cmd.Hidden {
+			t.Error("it is in no group")
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if found := placeholder.FindString(f.Usage); found != "" {
+				t.Errorf("--%s: pflag takes %s for the name of the value", f.Name, found)
+			}
+		})
+		if _, out := runCommand(t, append(strings.Fields(cmd.CommandPath())[1:], "--help")...); !strings.Contains(out, "Usage:\n") {
+			t.Errorf("its help:\n%s", out)
+		}
+	})
+}
+
+// TestFlagsHaveOneMeaning: the flags of a section are those that mean something for the command.
+func TestFlagsHaveOneMeaning(t *testing.T) {
+	root := newRootCommand()
+	has := func(command, flag string) bool {
+		cmd, _, err := root.Find([]string{command})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := cmd.Flags().Lookup(flag)
+		return f != nil && f.Deprecated == ""
+	}
+	for _, c := range []struct {
+		flag     string
+		with, no []string
+	}{
+		{"dry-run", []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}, []string{"status", "history", "report", "replay"}},
+		{"timeout", []string{"canary", "promote"}, []string{"status", "history", "report", "replay"}},
+		{"takeover", []string{"canary", "promote", "migrate"}, []string{"rollback", "guard", "status"}},
+		{"release-id", []string{"canary", "promote", "rollback"}, []string{"guard", "migrate", "status"}},
+		{"webhook-file", []string{"canary", "guard"}, []string{"migrate", "status"}},
+	} {
+		for _, command := range c.with {
+			if !has(command, c.flag) {
+				t.Errorf("%s has no --%s", command, c.flag)
+			}
+		}
+		for _, command := range c.no {
+			if has(command, c.flag) {
+				t.Errorf("%s has --%s", command, c.flag)
+			}
+		}
+	}
+}
+
+func TestBuildInfo(t *testing.T) {
+	settings := []debug.BuildSetting{{Key: "vcs.revision", Value: "c0ffee1"}, {Key: "vcs.time", Value: "2026-11-26T08:00:00Z"}, {Key: "vcs.modified", Value: "true"}}
+	for name, c := range map[string]struct {
+		linked string
+		info   debug.BuildInfo
+		want   buildInfo
+	}{
+		"go install":    {info: debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, want: buildInfo{Version: "v1.2.3"}},
+		"make build":    {linked: "v1.2.3-4", info: debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: settings}, want: buildInfo{Version: "v1.2.3-4", Commit: "c0ffee1", Date: "2026-11-26T08:00:00Z", Modified: true}},
+		"go build":      {info: debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, want: buildInfo{Version: "development"}},
+		"nothing known": {want: buildInfo{Version: "development"}},
+	} {
+		got := buildInfoOf(c.linked, &c.info)
+		got.Go, got.Platform = "", ""
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+// transport answers every request in the same way.
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestVerboseHidesSecrets: --verbose shows method, address and status, no password and no header.
+func TestVerboseHidesSecrets(t *testing.T) {
+	var log strings.Builder
+	client := &http.Client{Timeout: time.Second, Transport: logRequests(&log)(transport(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 404, Status: "404 Not Found", Body: http.NoBody}, nil
+	}))}
+	request, err := http.NewRequest(http.MethodGet, "https://jane:hunter2@kubernetes.example.com/api/v1/namespaces/shop", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer secret")
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if got := log.String(); !strings.HasPrefix(got, "GET https://jane:xxxxx@kubernetes.example.com/api/v1/namespaces/shop 404 Not Found in ") || strings.Contains(got, "secret") {
+		t.Errorf("it says %q", got)
+	}
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// trustOptions say whose images are admitted.
+type trustOptions struct {
+	file string
+
+	policy *provenance.Trust // after load; nil when there is none
+}
+
+func (o *trustOptions) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.file, "trust", "", "policy that says whose images are admitted (default: "+manifest.TrustFile+" in the folder of --manifests, if there is one; none: all are)")
+}
+
+// load reads the policy.
+func (o *trustOptions) load(manifests string) (err error) {
+	file := o.file
+	if file == "" {
+		file = filepath.Join(manifests, manifest.TrustFile)
+		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+	}
+	o.policy, err = provenance.ReadTrust(file)
+	return err
+}
+
+// apply lets a cluster's commands deploy only what the policy admits.
+func (o *trustOptions) apply(c *rollout.Cluster) error {
+	if o.policy == nil {
+		return nil
+	}
+	keychain, err := environmentLogin()
+	if err != nil {
+		return err
+	}
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		if r.Commit == "" {
+			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
+		}
+		origin, err := o.policy.Check(ctx, r.Image, r.Commit, image.Options(ctx, keychain)...)
+		if err != nil {
+			return refusedIsBadInput(err)
+		}
+		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s, signed by %s", origin.Repository, origin.Commit, origin.SignedBy)})
+		return nil
+	}
+	return nil
+}
+
+// requireImage rejects a release whose image is not in its registry, before the policy is asked.
+func requireImage(c *rollout.Cluster) error {
+	keychain, err := environmentLogin()
+	if err != nil {
+		return err
+	}
+	admit := c.Admit
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		warn := func(err error) {
+			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()})
+		}
+		if err := image.RequireFound(ctx, r.Image, keychain, warn); err != nil || admit == nil {
+			return err
+		}
+		return admit(ctx, r)
+	}
+	return nil
+}
+
+func refusedIsBadInput(err error) error {
+	if errors.As(err, new(*provenance.RefusedError)) {
+		return &exitError{exitBadInput, err}
+	}
+	return err
+}

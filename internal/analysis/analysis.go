@@ -1,0 +1,128 @@
+// Package analysis is what needs both a verdict and a rollout: it judges a release and does what follows from
+// the verdict. It promises that too little evidence, and a release that somebody else has changed meanwhile,
+// are never healthy; that an unhealthy release is rolled back unless the caller forbids it; and that whatever
+// is rolled back is the release that was judged.
+//
+// Errors say what the release came to: *UnhealthyError, *InconclusiveError and *NotReadyError. Any other error
+// is a dependency's that failed, or the state of the release does not allow the command (as in package rollout).
+package analysis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+// Rollout is what the analysis needs of the release in flight.
+type Rollout interface {
+	Status(ctx context.Context) (*rollout.Status, error)
+	// Judge notes a verdict in the ledger and, if rollback is set and it is unhealthy, rolls the release back.
+	// The result is the rollback's when there was one. A rollback that did not finish is a *RollbackError.
+	Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error)
+	// Rollback rolls a release back, and no other one.
+	Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error)
+}
+
+// Of is a cluster as the analysis needs it.
+func Of(c *rollout.Cluster) Rollout { return cluster{c} }
+
+type cluster struct{ *rollout.Cluster }
+
+func (c cluster) Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error) {
+	result, err := c.Cluster.Judge(ctx, v)
+	if err != nil || !rollback || v.Outcome != release.Unhealthy {
+		return result, err
+	}
+	rolledBack, err := c.Cluster.Rollback(ctx, v.Reason)
+	if err != nil {
+		return result, &RollbackError{Err: err}
+	}
+	return rolledBack, nil
+}
+
+func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error) {
+	c.ReleaseID = releaseID
+	return c.Cluster.Rollback(ctx, reason)
+}
+
+// Outcome is what an analysis came to.
+type Outcome struct {
+	rollout.Result
+	Verdict *verdict.Verification // nil when there was nothing to judge
+}
+
+// UnhealthyError says that a release was judged unhealthy, and what followed from it.
+type UnhealthyError struct {
+	Reason string
+	Then   string // what was done about it; may be empty
+	Err    error  // why rolling back did not finish, if it did not
+}
+
+func (e *UnhealthyError) Error() string {
+	text := "unhealthy: " + e.Reason
+	if e.Then != "" {
+		text += "\n" + e.Then
+	}
+	if e.Err != nil {
+		text += fmt.Sprintf("\nrolling back did not finish: %v; run `crossbill rollback`", e.Err)
+	}
+	return text
+}
+
+func (e *UnhealthyError) Unwrap() error { return e.Err }
+
+// InconclusiveError says that the evidence was not enough for a verdict, and what may be done next.
+type InconclusiveError struct {
+	Reason string
+	Next   string
+	Err    error // what could not be read, if it was an error
+}
+
+func (e *InconclusiveError) Error() string { return "inconclusive: " + e.Reason + "; " + e.Next }
+func (e *InconclusiveError) Unwrap() error { return e.Err }
+
+// RollbackError says that a verdict was noted, and that the rollback which follows from it did not finish.
+type RollbackError struct{ Err error }
+
+func (e *RollbackError) Error() string { return "rolling back did not finish: " + e.Err.Error() }
+func (e *RollbackError) Unwrap() error { return e.Err }
+
+// NotReadyError says that pods did not become ready in time, and what followed from it.
+type NotReadyError struct {
+	Cause error  // a *rollout.NotReadyError
+	Then  string // what was done about it; empty when rolling back did not finish
+	Err   error  // why it did not finish
+}
+
+func (e *NotReadyError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%v\nrolling back did not finish: %v; run `crossbill rollback`", e.Cause, e.Err)
+	}
+	return fmt.Sprintf("%v\nrolled back: %s", e.Cause, e.Then)
+}
+
+func (e *NotReadyError) Unwrap() []error {
+	if e.Err != nil {
+		return []error{e.Cause, e.Err}
+	}
+	return []error{e.Cause}
+}
+
+// RollBackUnready rolls a release back whose pods did not become ready in time: cause is then a
+// *rollout.NotReadyError, and the error a *NotReadyError. Any other cause is given back as it is, as is every
+// one after ctx has ended.
+func RollBackUnready(ctx context.Context, r Rollout, cause error) error {
+	var notReady *rollout.NotReadyError
+	if !errors.As(cause, &notReady) || ctx.Err() != nil {
+		return cause
+	}
+	result, err := r.Rollback(ctx, notReady.ReleaseID, notReady.Deployment+": "+notReady.Reason)
+	if err != nil {
+		return &NotReadyError{Cause: cause, Err: err}
+	}
+	return &NotReadyError{Cause: cause, Then: result.Message}
+}
