@@ -49,7 +49,7 @@ func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output 
 	}
 	file, err := pipelinefile.Parse(data)
 	if err != nil {
-		return &usererr.Error{Field: path, Problem: err.Error()}
+		return &usererr.Error{Field: path, Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
 	}
 	findings := pipelinefile.Check(file, options)
 	err = output.print(cmd.OutOrStdout(), view{data: findings, text: func(out io.Writer) error {
@@ -62,7 +62,11 @@ func lint(cmd *cobra.Command, path string, options pipelinefile.Options, output 
 		return nil
 	}})
 	if err == nil && len(findings) > 0 {
-		err = fmt.Errorf("%s: %d findings", path, len(findings))
+		noun := "findings"
+		if len(findings) == 1 {
+			noun = "finding"
+		}
+		err = fmt.Errorf("%s: %d %s", path, len(findings), noun)
 	}
 	return err
 }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// truth is what is known of a condition before the pipeline exists.
+// truth is what is known about a condition before the pipeline exists.
 type truth byte
 
 const (
@@ -15,7 +15,7 @@ const (
 )
 
 // condition evaluates a rule's `if` as far as the given variables allow: ==, !=, =~, !~, &&, ||,
-// parentheses. What it cannot read is unknown.
+// parentheses. What it cannot evaluate is unknown.
 func condition(text string, variables map[string]string) truth {
 	p := &conditionParser{tokens: tokenPattern.FindAllString(text, -1), variables: variables}
 	value := p.or()
@@ -133,8 +133,8 @@ func truthOf(value bool) truth {
 	return no
 }
 
-// starts says whether workflow:rules let a pipeline of this source be made: unknown when that hangs on
-// more than the source.
+// starts says whether workflow:rules admit a pipeline of this source: unknown when that depends on more than
+// the source.
 func (f *File) starts(source string) truth {
 	if f.Workflow == nil {
 		return yes

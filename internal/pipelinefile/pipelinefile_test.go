@@ -9,30 +9,30 @@ import (
 	"testing"
 )
 
-// TestBehaviours is GitLab's table of when and allow_failure.
-func TestBehaviours(t *testing.T) {
+// TestBehaviors is GitLab's table of when and allow_failure.
+func TestBehaviors(t *testing.T) {
 	for name, test := range map[string]struct {
 		job  string
-		want []Behaviour
+		want []Behavior
 	}{
-		"nothing":                                         {`{}`, []Behaviour{{"on_success", false}}},
-		"manual at the job, no rules":                     {`{when: manual}`, []Behaviour{{"manual", true}}},
-		"manual at the job, rules without when":           {`{when: manual, rules: [{if: $A}]}`, []Behaviour{{"manual", true}, {"never", false}}},
-		"the same, failure not allowed":                   {`{when: manual, allow_failure: false, rules: [{if: $A}]}`, []Behaviour{{"manual", false}, {"never", false}}},
-		"manual in the rule":                              {`{rules: [{if: $A, when: manual}]}`, []Behaviour{{"manual", false}, {"never", false}}},
-		"manual in the rule, failure allowed":             {`{rules: [{if: $A, when: manual, allow_failure: true}]}`, []Behaviour{{"manual", true}, {"never", false}}},
-		"the rule wins, but failure is allowed all along": {`{when: manual, rules: [{if: $A, when: on_success}]}`, []Behaviour{{"on_success", true}, {"never", false}}},
-		"nothing after a rule that always matches":        {`{rules: [{if: $A, when: never}, {when: manual}, {when: always}]}`, []Behaviour{{"never", false}, {"manual", false}}},
-		"exit codes":                                      {`{when: manual, allow_failure: {exit_codes: 4}}`, []Behaviour{{"manual", false}}},
-		"inherited":                                       {`{extends: .base}`, []Behaviour{{"manual", true}}},
-		"inherited, then changed":                         {`{extends: .base, allow_failure: false}`, []Behaviour{{"manual", false}}},
+		"nothing":                                         {`{}`, []Behavior{{"on_success", false}}},
+		"manual at the job, no rules":                     {`{when: manual}`, []Behavior{{"manual", true}}},
+		"manual at the job, rules without when":           {`{when: manual, rules: [{if: $A}]}`, []Behavior{{"manual", true}, {"never", false}}},
+		"the same, failure not allowed":                   {`{when: manual, allow_failure: false, rules: [{if: $A}]}`, []Behavior{{"manual", false}, {"never", false}}},
+		"manual in the rule":                              {`{rules: [{if: $A, when: manual}]}`, []Behavior{{"manual", false}, {"never", false}}},
+		"manual in the rule, failure allowed":             {`{rules: [{if: $A, when: manual, allow_failure: true}]}`, []Behavior{{"manual", true}, {"never", false}}},
+		"the rule wins, but failure is allowed all along": {`{when: manual, rules: [{if: $A, when: on_success}]}`, []Behavior{{"on_success", true}, {"never", false}}},
+		"nothing after a rule that always matches":        {`{rules: [{if: $A, when: never}, {when: manual}, {when: always}]}`, []Behavior{{"never", false}, {"manual", false}}},
+		"exit codes":                                      {`{when: manual, allow_failure: {exit_codes: 4}}`, []Behavior{{"manual", false}}},
+		"inherited":                                       {`{extends: .base}`, []Behavior{{"manual", true}}},
+		"inherited, then changed":                         {`{extends: .base, allow_failure: false}`, []Behavior{{"manual", false}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, err := Parse([]byte(".base: {when: manual}\njob: " + test.job + "\n"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := f.Job("job").Behaviours()
+			got := f.Job("job").Behaviors()
 			for i := range got {
 				if got[i].When == "never" {
 					got[i].AllowFailure = false // says nothing
@@ -90,7 +90,7 @@ func TestOneJobIsOneCall(t *testing.T) {
 			t.Errorf("%s: %d calls and %d reports", job.Name, calls, reports)
 		}
 		other := without.Jobs[i]
-		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviours(), job.Behaviours()) {
+		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviors(), job.Behaviors()) {
 			t.Errorf("%s is not %s in %s", other.Name, job.Name, files[1])
 		}
 	}
@@ -114,11 +114,11 @@ func TestAJobsCall(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		env  []string
-		told []string
+		env      []string
+		notified []string
 	}{
-		"nobody is told": {},
-		"all are told": {
+		"nobody is notified": {},
+		"all are notified": {
 			[]string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret", "CROSSBILL_PUSHGATEWAY=http://p", "CROSSBILL_OTLP_ENDPOINT=http://o"},
 			[]string{
 				"--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
@@ -143,7 +143,7 @@ func TestAJobsCall(t *testing.T) {
 		}
 		want := slices.Concat(
 			[]string{".", "call", "--manifests", "k8s", "--kubeconfig", "file:/builds/my kubeconfig", "--context", "the-kube_context", "--namespace", "the-namespace", "--prometheus", "the-prometheus", "--by", "jane@gitlab-job-7"},
-			test.told,
+			test.notified,
 			[]string{"rollback", "--release-id", "the-release_id", "--reason", "rollback of https://gitlab.example.com/1"},
 		)
 		if got := strings.Split(strings.TrimSpace(string(text)), "\n"); !slices.Equal(got, want) {
@@ -166,10 +166,10 @@ func TestBrokenFiles(t *testing.T) {
 		"the gate opens by itself sometimes":  {gate, "  rules:\n    - if: $SKIP\n    - when: manual\n  manual_confirmation", []string{RuleGateBlocks}},
 		"cleanup needs verify alone":          {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  needs: [verify_canary]\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
 		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  when: always\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
-		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleWayBack}},
-		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleFailureBack}},
-		"no rollback after canary":            {"\nrollback_after_canary:", "\n.rollback_after_canary:", []string{RuleFailureBack}},
-		"no rollback after promote":           {"\nrollback_after_promote:", "\n.rollback_after_promote:", []string{RuleFailureBack}},
+		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleRollback}},
+		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleRollsBack}},
+		"no rollback after canary":            {"\nrollback_after_canary:", "\n.rollback_after_canary:", []string{RuleRollsBack}},
+		"no rollback after promote":           {"\nrollback_after_promote:", "\n.rollback_after_promote:", []string{RuleRollsBack}},
 		"a rollback that blocks":              {"      allow_failure: true", "      allow_failure: false", []string{RuleNotBlocking}},
 		"an image by tag":                     {`--image "$IMAGE"`, `--image registry.example.com/app:v1`, []string{RuleByDigest}},
 		"an image by variable":                {`--image "$IMAGE"`, `--image "$APP_IMAGE"`, []string{RuleByDigest}},
@@ -230,7 +230,7 @@ func TestBrokenFiles(t *testing.T) {
 	}
 }
 
-// TestTheWellKnownBrokenForm is the hand-written pipeline that many projects have.
+// TestTheWellKnownBrokenForm is the manually written pipeline that many projects have.
 func TestTheWellKnownBrokenForm(t *testing.T) {
 	f, err := Parse([]byte(`
 stages: [deploy_canary, verify_canary, promote, cleanup]
@@ -260,7 +260,7 @@ cleanup:
 		{RuleGateBlocks, "promote_to_production", "beside `rules`"},
 		{RuleNothingAfter, "cleanup", "deploy_canary succeeds, verify_canary succeeds"},
 		{RuleByDigest, "deploy_canary", ":$IMAGE_TAG"},
-		{RuleWayBack, "deploy_canary", ""},
+		{RuleRollback, "deploy_canary", ""},
 		{RuleWorkflow, "", "push"},
 	} {
 		if !slices.ContainsFunc(found, func(f Finding) bool {
@@ -271,7 +271,7 @@ cleanup:
 	}
 }
 
-// TestParse is what the reader must follow, and what it must refuse.
+// TestParse is what Parse must follow, and what it must refuse.
 func TestParse(t *testing.T) {
 	f, err := Parse([]byte(`
 default: {interruptible: false, before_script: [echo default]}
@@ -291,20 +291,35 @@ two: {stage: build, script: [!reference [.b, script], echo two], before_script: 
 	if !slices.Equal(two.Script, []string{"echo b", "echo two"}) || !slices.Equal(two.Needs, []string{"one"}) {
 		t.Errorf("two: %+v", two)
 	}
-	for name, text := range map[string]string{
-		"not YAML":                 "a: [",
-		"a list":                   "[a]",
-		"nothing":                  "",
-		"extends itself":           "a: {extends: a}",
-		"extends nothing":          "a: {extends: .b}",
-		"refers to itself":         "a: {script: [!reference [a, script]]}",
-		"needs nothing known":      "a: {needs: [b]}",
-		"of no stage":              "a: {stage: x}",
-		"anchor that holds itself": "a: &a {b: *a}",
+}
+
+// TestParseErrors is what Parse refuses, and how it names what is wrong.
+func TestParseErrors(t *testing.T) {
+	for name, test := range map[string]struct{ text, want string }{
+		"not YAML":                 {"a: [", "not YAML: "},
+		"a list":                   {"[a]", "not a pipeline file: it must be one mapping"},
+		"nothing":                  {"", "not a pipeline file: it must be one mapping"},
+		"three documents":          {"a: {}\n---\nb: {}\n---\nc: {}\n", "not a pipeline file: it must be one mapping"},
+		"a Kubernetes manifest":    {"apiVersion: v1\nkind: Service\nmetadata: {name: shop}\n", `not a pipeline file: line 1: "apiVersion" is neither a keyword of GitLab CI/CD nor a job`},
+		"a GitHub workflow":        {"name: release\non: {push: {}}\njobs: {}\n", `not a pipeline file: line 1: "name" is neither`},
+		"a Compose file":           {"services: {shop: {image: shop}}\n", "not a pipeline file: it has no jobs"},
+		"only hidden jobs":         {".a: {script: [x]}\n", "not a pipeline file: it has no jobs"},
+		"extends itself":           {"a: {extends: a}", `line 1: job a: extends: `},
+		"extends nothing":          {"a: {extends: .b}", `line 1: job a: extends: ".b" is not a job of this file`},
+		"refers to itself":         {"a: {script: [!reference [a, script]]}", "line 1: job a: !reference refers to itself"},
+		"refers to nothing":        {"a: {script: [!reference [.b, script]]}", `line 1: job a: !reference: ".b" is not a job of this file`},
+		"needs nothing known":      {"a: {needs: [b]}", `line 1: job a needs "b", which is not a job of this file`},
+		"of no stage":              {"a: {stage: x}", `line 1: job a has stage "x", which is not in stages`},
+		"anchor that holds itself": {"a: &a {b: *a}", "line 1: nested too deeply"},
 	} {
-		if _, err := Parse([]byte(text)); err == nil {
-			t.Errorf("%s: no error", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			if _, err := Parse([]byte(test.text)); err == nil || !strings.HasPrefix(err.Error(), test.want) {
+				t.Errorf("error %v, want %q", err, test.want)
+			}
+		})
+	}
+	if _, err := Parse([]byte("include: [{local: other.yml}]\n")); err != nil {
+		t.Errorf("a file of includes alone: %v", err)
 	}
 }
 
@@ -359,8 +374,8 @@ func TestSimulation(t *testing.T) {
 		status string
 		jobs   string // that run or wait now
 	}{
-		"begins":                       {nil, "pending", "deploy_canary pending, rollback manual"},
-		"waits for a person":           {[]string{"deploy_canary", "verify_canary"}, "manual", "promote_to_production manual, rollback manual"},
+		"starts":                       {nil, "pending", "deploy_canary pending, rollback manual"},
+		"waits for approval":           {[]string{"deploy_canary", "verify_canary"}, "manual", "promote_to_production manual, rollback manual"},
 		"pressed":                      {[]string{"deploy_canary", "verify_canary", "!promote_to_production"}, "running", "promote_to_production pending, rollback manual"},
 		"promoted":                     {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "promote_to_production", "cleanup"}, "success", "rollback manual"},
 		"canary failed":                {[]string{"-deploy_canary"}, "running", "rollback manual, rollback_after_canary pending"},
@@ -377,9 +392,9 @@ func TestSimulation(t *testing.T) {
 			case '!':
 				err = m.Press(event[1:])
 			case '-':
-				err = m.End(event[1:], false)
+				err = m.Finish(event[1:], false)
 			default:
-				err = m.End(event, true)
+				err = m.Finish(event, true)
 			}
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)

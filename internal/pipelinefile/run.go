@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// status is a job's status in a simulated pipeline. A job that a runner has is pending until it ends.
+// status is a job's status in a simulated pipeline. A job that a runner has is pending until it finishes.
 type status byte
 
 const (
@@ -18,7 +18,7 @@ const (
 	skipped
 )
 
-// pipeline is a file with one behaviour chosen for each job: what GitLab makes of it for one set of
+// pipeline is a file with one behavior chosen for each job: what GitLab creates for one set of
 // matching rules.
 type pipeline struct {
 	jobs []pipelineJob
@@ -26,7 +26,7 @@ type pipeline struct {
 
 type pipelineJob struct {
 	*Job
-	Behaviour
+	Behavior
 	stage int
 	needs []int
 }
@@ -38,18 +38,18 @@ func (s state) with(job int, now status) state {
 	return s[:job] + state([]byte{byte(now)}) + s[job+1:]
 }
 
-// pipelines are all the pipelines that a file can become, up to a bound; complete says if that is all.
+// pipelines are all the pipelines that a file can create, up to a bound; complete says whether these are all.
 func (f *File) pipelines(bound int) (all []pipeline, complete bool) {
 	all = []pipeline{{}}
 	for i := range f.Jobs {
 		var grown []pipeline
 		for _, p := range all {
-			for _, b := range unique(f.Jobs[i].Behaviours()) {
+			for _, b := range unique(f.Jobs[i].Behaviors()) {
 				if b.When == "never" {
 					grown = append(grown, p)
 					continue
 				}
-				job := pipelineJob{Job: &f.Jobs[i], Behaviour: b, stage: slices.Index(f.Stages, f.Jobs[i].Stage)}
+				job := pipelineJob{Job: &f.Jobs[i], Behavior: b, stage: slices.Index(f.Stages, f.Jobs[i].Stage)}
 				grown = append(grown, pipeline{append(slices.Clone(p.jobs), job)})
 			}
 		}
@@ -67,16 +67,16 @@ func (f *File) pipelines(bound int) (all []pipeline, complete bool) {
 	return runnable, true
 }
 
-func unique(list []Behaviour) []Behaviour {
-	seen := map[Behaviour]bool{}
-	return slices.DeleteFunc(slices.Clone(list), func(b Behaviour) bool {
+func unique(list []Behavior) []Behavior {
+	seen := map[Behavior]bool{}
+	return slices.DeleteFunc(slices.Clone(list), func(b Behavior) bool {
 		old := seen[b]
 		seen[b] = true
 		return old
 	})
 }
 
-// connect resolves needs. GitLab makes no pipeline in which a needed job is missing.
+// connect resolves needs. GitLab creates no pipeline in which a needed job is missing.
 func (p *pipeline) connect() bool {
 	for i := range p.jobs {
 		for _, need := range p.jobs[i].Needs {
@@ -90,8 +90,8 @@ func (p *pipeline) connect() bool {
 	return len(p.jobs) > 0
 }
 
-// composite is GitLab's status of a set of jobs: as a word of its own, since it knows more of them. dag
-// is for the jobs that another one needs.
+// composite is GitLab's status of a set of jobs, which has more values than that of one job. dag is true for the
+// jobs that another one needs.
 func (p *pipeline) composite(s state, jobs []int, dag bool) string {
 	set := map[string]bool{}
 	for _, i := range jobs {
@@ -136,7 +136,7 @@ func (p *pipeline) composite(s state, jobs []int, dag bool) string {
 // word is a job's status as it counts among others: a failure that is allowed is a warning, and a
 // manual job that may fail is ignored.
 func (p *pipeline) word(job int, now status) string {
-	allow := p.jobs[job].Behaviour.AllowFailure
+	allow := p.jobs[job].Behavior.AllowFailure
 	switch now {
 	case created:
 		return "created"
@@ -198,7 +198,7 @@ func (p *pipeline) next(s state, job int) status {
 	if !slices.Contains([]string{"success", "failed", "canceled", "skipped"}, before) {
 		return created
 	}
-	when, dag := p.jobs[job].Behaviour.When, p.jobs[job].HasNeeds
+	when, dag := p.jobs[job].Behavior.When, p.jobs[job].HasNeeds
 	starts := false
 	switch when {
 	case "on_success", "manual", "delayed":
@@ -279,7 +279,7 @@ func (p *pipeline) overall(s state) string {
 	return p.composite(s, all, false)
 }
 
-// named gives the index of a job, -1 when it is not in this pipeline.
-func (p *pipeline) named(name string) int {
+// index is the index of a job, -1 when it is not in this pipeline.
+func (p *pipeline) index(name string) int {
 	return slices.IndexFunc(p.jobs, func(j pipelineJob) bool { return j.Name == name })
 }

@@ -2,15 +2,14 @@ package pipelinefile
 
 import "fmt"
 
-// Simulation is one pipeline of a file, carried on job by job as GitLab would: it says which jobs run
-// next, which wait for a person, and which are skipped.
+// Simulation is one pipeline of a file, advanced job by job as GitLab would: it says which jobs run next, which wait
+// for a button to be pressed, and which are skipped.
 type Simulation struct {
 	p pipeline
 	s state
 }
 
-// SimulatedJob is a job of a simulation. Status is GitLab's word; a job that is pending is for a runner
-// to run.
+// SimulatedJob is a job of a simulation. Status is GitLab's word; a pending job is for a runner to run.
 type SimulatedJob struct {
 	Name, Stage, Status string
 	AllowFailure        bool
@@ -22,12 +21,11 @@ var words = map[status]string{
 	canceled: "canceled", skipped: "skipped",
 }
 
-// Simulate begins the pipeline of a file. The file must leave open nothing that depends on rules with
-// conditions.
+// Simulate starts the pipeline of a file, which must not depend on rules with conditions.
 func (f *File) Simulate() (*Simulation, error) {
 	all, complete := f.pipelines(2)
 	if !complete || len(all) != 1 {
-		return nil, fmt.Errorf("the jobs' rules leave open which pipeline this is")
+		return nil, fmt.Errorf("the jobs' rules can create more than one pipeline")
 	}
 	p := all[0]
 	return &Simulation{p: p, s: p.process(state(make([]byte, len(p.jobs))))}, nil
@@ -40,16 +38,16 @@ func (m *Simulation) Status() string { return m.p.overall(m.s) }
 func (m *Simulation) Jobs() []SimulatedJob {
 	jobs := make([]SimulatedJob, len(m.p.jobs))
 	for i, j := range m.p.jobs {
-		jobs[i] = SimulatedJob{Name: j.Name, Stage: j.Stage, Status: words[status(m.s[i])], AllowFailure: j.Behaviour.AllowFailure}
+		jobs[i] = SimulatedJob{Name: j.Name, Stage: j.Stage, Status: words[status(m.s[i])], AllowFailure: j.Behavior.AllowFailure}
 	}
 	return jobs
 }
 
-// Press starts a job that waits for a person.
+// Press starts a manual job.
 func (m *Simulation) Press(job string) error { return m.change(job, manual, pending) }
 
-// End ends a job that runs.
-func (m *Simulation) End(job string, good bool) error {
+// Finish finishes a job that runs.
+func (m *Simulation) Finish(job string, good bool) error {
 	if good {
 		return m.change(job, pending, success)
 	}
@@ -57,7 +55,7 @@ func (m *Simulation) End(job string, good bool) error {
 }
 
 func (m *Simulation) change(job string, from, to status) error {
-	i := m.p.named(job)
+	i := m.p.index(job)
 	if i < 0 {
 		return fmt.Errorf("there is no job %q in this pipeline", job)
 	}

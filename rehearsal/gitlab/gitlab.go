@@ -231,7 +231,7 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 	if failure != nil && !errors.As(failure, &exit) {
 		return failure
 	}
-	if err := p.simulation.End(job, failure == nil); err != nil {
+	if err := p.simulation.Finish(job, failure == nil); err != nil {
 		return err
 	}
 	p.show()
