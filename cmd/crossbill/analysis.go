@@ -3,14 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/analysis"
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -30,7 +28,7 @@ type analysisOptions struct {
 
 func (o *analysisOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), analysisSection, func(flags *pflag.FlagSet) {
-		flags.StringVar(&o.file, "slo", "", "file with the objectives (default: slo.yaml in the folder of --manifests, else 99.9% available and 95% within 500 ms)")
+		flags.StringVar(&o.file, "slo", "", "file with the objectives (default: the section analysis of crossbill.yaml, else 99.9% available and 95% within 500 ms)")
 		positiveDuration(flags, &o.interval, "interval", 5*time.Second, "time between two looks")
 		flags.Float64Var(&o.minRequests, "min-requests", 0, "the canary's requests below which nothing passes (default: the file's)")
 		flags.BoolVar(&o.explain, "explain", false, "print every query with the samples that answered it")
@@ -39,14 +37,13 @@ func (o *analysisOptions) add(cmd *cobra.Command) {
 
 // load reads the objectives. Flags win over the file.
 func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
-	file := o.file
-	if file == "" {
-		file = filepath.Join(manifests, manifest.SLOFile)
-	}
-	slo, err := verdict.LoadSLO(file, o.file != "")
+	slo, warning, err := configOf(cmd).SLO(o.file, manifests)
 	if err != nil {
 		return err
 	}
+	warn(cmd, warning)
+	copied := *slo
+	slo = &copied
 	if cmd.Flags().Changed("min-requests") {
 		if !(o.minRequests >= 1) {
 			return &usererr.Error{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", o.minRequests), Fix: "give at least 1"}

@@ -101,7 +101,7 @@ func (o *canaryOptions) validate() error {
 	if o.release.ID == "" {
 		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit)
 	}
-	return o.trust.load(o.cluster.manifests)
+	return o.trust.load(o.cmd, o.cluster.manifests)
 }
 
 func (o *canaryOptions) run(ctx context.Context) error {

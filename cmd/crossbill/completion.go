@@ -23,6 +23,9 @@ func asking(ask func(ctx context.Context) ([]string, error)) completer {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 		defer cancel()
+		if err := cmd.Root().PersistentPreRunE(cmd, nil); err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
 		found, err := ask(ctx)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -204,7 +204,7 @@ func newImageInspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := trust.load(manifests); err != nil {
+			if err := trust.load(cmd, manifests); err != nil {
 				return err
 			}
 			policy := trust.policy

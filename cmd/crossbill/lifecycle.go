@@ -29,6 +29,7 @@ type lifecycleOptions struct {
 	takeover  bool
 	dryRun    bool
 
+	cmd      *cobra.Command
 	out, log io.Writer
 	steps    []notify.Step
 }
@@ -60,7 +61,7 @@ func (o *lifecycleOptions) addTakeover(cmd *cobra.Command) {
 }
 
 func (o *lifecycleOptions) complete(cmd *cobra.Command, _ []string) error {
-	o.out, o.log = cmd.OutOrStdout(), cmd.ErrOrStderr()
+	o.cmd, o.out, o.log = cmd, cmd.OutOrStdout(), cmd.ErrOrStderr()
 	o.cluster.complete(cmd)
 	if o.by == "" {
 		o.by = rollout.Identity()

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,7 +69,7 @@ func (o *notifyOptions) targets() (notify.Targets, error) {
 	github, _, githubErr := o.github.source()
 	webhook, webhookErr := secret("--webhook-file", o.webhookFile, "CROSSBILL_WEBHOOK")
 	return notify.Targets{
-		GitHub: github, WebhookURL: webhook, PushgatewayURL: cmp.Or(o.pushgateway, os.Getenv("CROSSBILL_PUSHGATEWAY")), Version: buildVersion().Version,
+		GitHub: github, WebhookURL: webhook, PushgatewayURL: o.pushgateway, Version: buildVersion().Version,
 	}, errors.Join(githubErr, webhookErr)
 }
 
@@ -115,9 +113,6 @@ func (o *githubOptions) addRepository(flags *pflag.FlagSet) {
 // source is the repository that the options name; false when there is no token for it.
 func (o *githubOptions) source() (g notify.GitHub, named bool, err error) {
 	g = o.github
-	if g.Repository == "" {
-		g.Repository = os.Getenv("CROSSBILL_GITHUB_REPOSITORY")
-	}
 	g.Token, err = secret("--github-token-file", o.tokenFile, "CROSSBILL_GITHUB_TOKEN")
 	return g, g.Token != "", err
 }

@@ -45,11 +45,11 @@ func TestNotifyingIsHarmless(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("CROSSBILL_GITHUB_TOKEN", test.token)
-			t.Setenv("CROSSBILL_GITHUB_REPOSITORY", test.repository)
 			t.Setenv("CROSSBILL_WEBHOOK", test.webhook)
 			var o notifyOptions
 			var log bytes.Buffer
 			o.add(&cobra.Command{})
+			o.github.github.Repository = test.repository
 			o.send(t.Context(), &log, &notify.Event{Command: "promote", ReleaseID: "one"}, rollout.Result{}, errors.New("the command's own"))
 			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {
 				t.Errorf("said %q, want %q", got, test.said)

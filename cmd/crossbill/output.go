@@ -78,6 +78,13 @@ func (o *outputOptions) print(out io.Writer, v view) error {
 	return v.text(out)
 }
 
+// warn prints what a command goes on in spite of; nothing for "".
+func warn(cmd *cobra.Command, warning string) {
+	if warning != "" {
+		fmt.Fprintln(cmd.ErrOrStderr(), "crossbill: warning:", warning)
+	}
+}
+
 // line is a text of one line.
 func line(format string, args ...any) func(io.Writer) error {
 	return func(out io.Writer) error {

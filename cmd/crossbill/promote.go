@@ -16,8 +16,6 @@ type promoteOptions struct {
 	lifecycleOptions
 	trust    trustOptions
 	analysis analysisOptions
-
-	cmd *cobra.Command
 }
 
 func newPromoteCommand() *cobra.Command {
@@ -54,11 +52,6 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	return cmd
 }
 
-func (o *promoteOptions) complete(cmd *cobra.Command, args []string) error {
-	o.cmd = cmd
-	return o.lifecycleOptions.complete(cmd, args)
-}
-
 func (o *promoteOptions) bake() bool { return o.analysis.maxDuration > 0 }
 
 func (o *promoteOptions) validate() error {
@@ -73,7 +66,7 @@ func (o *promoteOptions) validate() error {
 			return err
 		}
 	}
-	return o.trust.load(o.cluster.manifests)
+	return o.trust.load(o.cmd, o.cluster.manifests)
 }
 
 func (o *promoteOptions) run(ctx context.Context) error {

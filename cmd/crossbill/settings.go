@@ -1,80 +1,67 @@
 package main
 
 import (
-	"errors"
-	"strings"
+	"context"
+	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/config"
 )
 
-// setting is an option that can be given in crossbill.yaml or by the environment beside its flag.
-type setting struct {
-	flag string
-	key  string   // in crossbill.yaml; "" for none
-	env  []string // variables, the first that is set counts
+// configKey is where a command's context has what crossbill.yaml and the environment say.
+type configKey struct{}
+
+// resolved is crossbill.yaml, and the settings that hold for a command.
+type resolved struct {
+	*config.Config
+	settings *config.Settings
 }
 
-// apply gives the flags that were not given what the environment or crossbill.yaml says.
-func (o *globalOptions) apply(cmd *cobra.Command) error { return nil }
+// apply gives the flags that were not given what the environment or crossbill.yaml says. A command that has no
+// such flag does not read the file.
+func (o *globalOptions) apply(cmd *cobra.Command) error {
+	configurable := slices.ContainsFunc(config.Options, func(option config.Option) bool {
+		return option.Key != "config" && slices.ContainsFunc(option.Flags, func(name string) bool { return cmd.Flags().Lookup(name) != nil })
+	})
+	if !configurable {
+		return nil
+	}
+	file, err := config.Load(o.config, os.Getenv)
+	if err != nil {
+		return err
+	}
+	settings, err := file.Resolve(cmd.Name(), cmd.Flags(), os.Getenv)
+	if err != nil {
+		return err
+	}
+	if collector := settings.Value("notify.otlpEndpoint"); collector != "" {
+		if err := os.Setenv("CROSSBILL_OTLP_ENDPOINT", collector); err != nil { // where package notify looks for it
+			return err
+		}
+	}
+	cmd.SetContext(context.WithValue(cmd.Context(), configKey{}, resolved{file, settings}))
+	return nil
+}
 
-// settings are all of them: the one table of flags, keys and variables.
-var settings = []setting{
-	{flag: "app", key: "app"},
-	{flag: "manifests", key: "manifests"},
-	{flag: "context", key: "cluster.context"},
-	{flag: "namespace", key: "cluster.namespace"},
-	{flag: "prometheus", key: "prometheus.url"},
-	{flag: "prometheus-config", key: "prometheus.httpConfig"},
-	{flag: "gitlab-url", key: "gitlab.url"},
-	{flag: "project", key: "gitlab.project"},
-	{flag: "weight", key: "canary.weight"},
+// configOf is what apply has found for a command.
+func configOf(cmd *cobra.Command) resolved {
+	if found, ok := cmd.Context().Value(configKey{}).(resolved); ok {
+		return found
+	}
+	return resolved{Config: &config.Config{}}
 }
 
 // explain is the text of an error for the person at the command: an option that a library has named by its key
-// in crossbill.yaml, or plainly, is shown as the flag of this command.
+// in crossbill.yaml is shown as the flag, the variable or the line of the file that set it.
 func explain(cmd *cobra.Command, err error) string {
-	text := err.Error()
-	var input *usererr.Error
-	if !errors.As(err, &input) {
-		return text
-	}
-	flag := flagOf(cmd, input.Field)
-	if flag == nil {
-		return text
-	}
-	shown := *input
-	shown.Field = "--" + flag.Name
-	return strings.ReplaceAll(text, input.Error(), shown.Error())
-}
-
-// flagOf is the flag of a command that gives an option, or nil.
-func flagOf(cmd *cobra.Command, option string) *pflag.Flag {
-	if cmd == nil || option == "" {
-		return nil
-	}
-	for _, s := range settings {
-		if s.key == option {
-			return cmd.Flags().Lookup(s.flag)
+	settings := configOf(cmd).settings
+	if settings == nil {
+		var unset error
+		if settings, unset = new(config.Config).Resolve(cmd.Name(), cmd.Flags(), func(string) string { return "" }); unset != nil {
+			return err.Error()
 		}
 	}
-	if strings.ContainsAny(option, " .:/-") {
-		return nil
-	}
-	return cmd.Flags().Lookup(kebab(option))
-}
-
-// kebab writes releaseId as release-id.
-func kebab(name string) string {
-	var b strings.Builder
-	for _, r := range name {
-		if r >= 'A' && r <= 'Z' {
-			b.WriteByte('-')
-			r += 'a' - 'A'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
+	return settings.Explain(err).Error()
 }

@@ -61,7 +61,7 @@ func (o *shiftOptions) validate() error {
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
-	return o.trust.load(o.cluster.manifests)
+	return o.trust.load(o.cmd, o.cluster.manifests)
 }
 
 func (o *shiftOptions) run(ctx context.Context) error {

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/image"
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -26,20 +23,18 @@ type trustOptions struct {
 }
 
 func (o *trustOptions) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.file, "trust", "", "policy that says whose images are admitted (default: "+manifest.TrustFile+" in the folder of --manifests, if there is one; none: all are)")
+	cmd.Flags().StringVar(&o.file, "trust", "", "file with the policy that says whose images are admitted (default: the section imagePolicy of crossbill.yaml; without one all are)")
 }
 
 // load reads the policy.
-func (o *trustOptions) load(manifests string) (err error) {
-	file := o.file
-	if file == "" {
-		file = filepath.Join(manifests, manifest.TrustFile)
-		if _, err := os.Stat(file); errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
+func (o *trustOptions) load(cmd *cobra.Command, manifests string) error {
+	policy, warning, err := configOf(cmd).Policy(o.file, manifests)
+	if err != nil {
+		return err
 	}
-	o.policy, err = provenance.ReadTrust(file)
-	return err
+	warn(cmd, warning)
+	o.policy = policy
+	return nil
 }
 
 // apply lets a cluster's commands deploy only what the policy admits.

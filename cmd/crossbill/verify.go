@@ -24,8 +24,6 @@ type verifyOptions struct {
 	observe    bool
 	noRollback bool
 	again      bool
-
-	cmd *cobra.Command
 }
 
 func newVerifyCommand() *cobra.Command {
@@ -76,7 +74,6 @@ Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 }
 
 func (o *verifyOptions) complete(cmd *cobra.Command, args []string) error {
-	o.cmd = cmd
 	o.dryRun = o.dryRun || o.observe
 	return o.lifecycleOptions.complete(cmd, args)
 }
