@@ -1,10 +1,18 @@
 package config
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,11 +23,19 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-const repositoryKey = `-----BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEF1/FbOVnpsu7YbqTrCFPINyLKLiJ
-fqGKJl7s1Xk4SkdPDTjhzKfkKkXh6mhx1yE9yTaSXhXEj8k3FpCvGI8TJA==
------END PUBLIC KEY-----
-`
+// publicKey is one as PEM.
+func publicKey(t testing.TB) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
 
 func environment(pairs ...string) func(string) string {
 	return func(name string) string {
@@ -270,4 +286,250 @@ func TestLoad(t *testing.T) {
 			t.Errorf("got %q, want %q", test.got, test.want)
 		}
 	}
+}
+
+// TestSLO: from where the objectives come, and what of the old file.
+func TestSLO(t *testing.T) {
+	const section, old = "analysis: {falsePass: 7}", "falsePass: 8"
+	for _, test := range []struct {
+		name, file, old, named string
+		want                   float64
+		warning, err           string
+	}{
+		{name: "nothing", want: 5},
+		{name: "section", file: section, want: 7},
+		{name: "old file", old: old, want: 8, warning: "k8s/slo.yaml: the next version does not read this file; move its content to analysis: in crossbill.yaml"},
+		{name: "both", file: section, old: old, err: "k8s/slo.yaml: crossbill.yaml:1 has the section analysis as well; keep the section and remove k8s/slo.yaml"},
+		{name: "named", file: section, old: old, named: "other.yaml", want: 9},
+		{name: "named and missing", named: "none.yaml", err: "none.yaml"},
+		{name: "old file with an error", old: "falsePass: 80", err: "k8s/slo.yaml: falsePass"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := setUp(t, test.file, "slo.yaml", test.old)
+			if err := os.WriteFile("other.yaml", []byte("falsePass: 9"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			slo, warning, err := c.SLO(test.named, "k8s")
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("got %v, want %s", err, test.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if slo.FalsePass != test.want || warning != test.warning || len(slo.Objectives) != 2 {
+				t.Errorf("got %v %q, want %v %q", slo, warning, test.want, test.warning)
+			}
+		})
+	}
+}
+
+// setUp is a working directory with crossbill.yaml and an old file beside the manifests, where they have text.
+func setUp(t *testing.T, config, name, old string) *Config {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("k8s", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{FileName: config, filepath.Join("k8s", name): old} {
+		if text == "" {
+			continue
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := Load("", environment())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestPolicy: from where the image policy comes, and what of the old file.
+func TestPolicy(t *testing.T) {
+	policy := func(repository string) string {
+		text, err := json.Marshal(map[string]any{"repository": "https://example.com/" + repository, "keys": []string{publicKey(t)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	section := "imagePolicy: " + policy("section")
+	for _, test := range []struct {
+		name, file, old, named string
+		want, warning, err     string
+	}{
+		{name: "nothing"},
+		{name: "section", file: section, want: "https://example.com/section"},
+		{name: "old file", old: policy("old"), want: "https://example.com/old", warning: "k8s/trust.yaml: the next version does not read this file; move its content to imagePolicy: in crossbill.yaml"},
+		{name: "both", file: section, old: policy("old"), err: "k8s/trust.yaml: crossbill.yaml:1 has the section imagePolicy as well; keep the section and remove k8s/trust.yaml"},
+		{name: "named", file: section, old: policy("old"), named: "other.yaml", want: "https://example.com/named"},
+		{name: "old file with an error", old: "keys: []", err: "k8s/trust.yaml repository"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := setUp(t, test.file, "trust.yaml", test.old)
+			if err := os.WriteFile("other.yaml", []byte(policy("named")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			trust, warning, err := c.Policy(test.named, "k8s")
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) {
+					t.Errorf("got %v, want %s", err, test.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if trust != nil {
+				got = trust.Repository
+			}
+			if got != test.want || warning != test.warning {
+				t.Errorf("got %q %q, want %q %q", got, warning, test.want, test.warning)
+			}
+		})
+	}
+}
+
+// TestExplain: an option is named as the person wrote it.
+func TestExplain(t *testing.T) {
+	c, err := Parse("c.yaml", []byte("prometheus: {url: http://p}\nshift: {steps: [5, 10]}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, name := range []string{"prometheus", "namespace", "release-id", "steps"} {
+		flags.String(name, "", "")
+	}
+	flags.String("ref", "", "of a repository, not GitLab's")
+	if err := flags.Parse([]string{"--release-id", "x"}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Resolve("verify", flags, environment("CROSSBILL_APP", "shop", "GITLAB_CI", "true", "CI_SERVER_URL", "https://gitlab.example.com"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, want := range map[string]string{
+		"prometheus.url":           "c.yaml:1: prometheus.url",
+		"shift.steps[1]":           "c.yaml:2: shift.steps[1]",
+		"cluster.namespace":        "--namespace",
+		"cluster.context":          "cluster.context", // the command has no flag for it
+		"gitlab.ref":               "gitlab.ref",
+		"gitlab.url":               "$CI_SERVER_URL",
+		"app":                      "CROSSBILL_APP",
+		"releaseId":                "--release-id",
+		"image":                    "image",
+		"Deployment shop-primary":  "Deployment shop-primary",
+		"k8s/slo.yaml: falsePass":  "k8s/slo.yaml: falsePass",
+		"analysis.objectives[0]":   "analysis.objectives[0]",
+		"notify.github.repository": "notify.github.repository",
+	} {
+		got := s.Explain(&usererr.Error{Field: key, Problem: "is bad", Fix: "do"}).Error()
+		if want += ": is bad; do"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	input := &usererr.Error{Field: "cluster.namespace", Problem: "is bad"}
+	wrapped := s.Explain(fmt.Errorf("canary: %w; nothing was changed", input))
+	if got, want := wrapped.Error(), "canary: --namespace: is bad; nothing was changed"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !errors.Is(wrapped, input) {
+		t.Error("the cause is lost")
+	}
+	other := errors.New("refused")
+	if got := s.Explain(other); got != other {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestBadVariables: a bad value is named by the variable that has it.
+func TestBadVariables(t *testing.T) {
+	for _, test := range []struct {
+		environment []string
+		want        string
+	}{
+		{[]string{"CROSSBILL_PROMETHEUS", "prometheus:9090"}, `CROSSBILL_PROMETHEUS: "prometheus:9090" is not a web address`},
+		{[]string{"GITLAB_CI", "true", "CI_SERVER_URL", "gitlab"}, `$CI_SERVER_URL: "gitlab" is not a web address`},
+	} {
+		_, err := new(Config).Resolve("verify", nil, environment(test.environment...))
+		if !errors.As(err, new(*usererr.Error)) || !strings.HasPrefix(err.Error(), test.want) {
+			t.Errorf("got %v, want %s", err, test.want)
+		}
+	}
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.Int("namespace", 0, "")
+	if _, err := new(Config).Resolve("verify", flags, environment("CROSSBILL_NAMESPACE", "x")); !errors.As(err, new(*usererr.Error)) || !strings.HasPrefix(err.Error(), "CROSSBILL_NAMESPACE: ") {
+		t.Errorf("a flag that does not take it: %v", err)
+	}
+}
+
+// TestPlatforms: what GitLab and GitHub set counts in their jobs alone, and is no reason to notify anybody.
+func TestPlatforms(t *testing.T) {
+	github := []string{"GITHUB_REPOSITORY", "our-org/shop", "GITHUB_SERVER_URL", "https://github.com", "GITHUB_RUN_ID", "12", "GITHUB_SHA", "abc"}
+	gitlab := []string{"CI_PIPELINE_URL", "https://gitlab.example.com/p/1", "CI_COMMIT_SHA", "def"}
+	for _, test := range []struct {
+		name        string
+		environment []string
+		want        [4]string // repository, commit, sourceUrl, pipelineUrl
+	}{
+		{"a laptop", slices.Concat(github, gitlab), [4]string{}},
+		{"GitHub", slices.Concat(github, gitlab, []string{"GITHUB_ACTIONS", "true"}), [4]string{"our-org/shop", "abc", "https://github.com/our-org/shop/actions/runs/12", ""}},
+		{"GitLab", slices.Concat(github, gitlab, []string{"GITLAB_CI", "true"}), [4]string{"", "def", "https://gitlab.example.com/p/1", "https://gitlab.example.com/p/1"}},
+	} {
+		s, err := new(Config).Resolve("trigger", nil, environment(test.environment...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := [4]string{s.Value("notify.github.repository"), s.Value("commit"), s.Value("sourceUrl"), s.Value("pipelineUrl")}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: got +, want -: %s", test.name, diff)
+		}
+		if token := s.Value("githubToken"); token != "" {
+			t.Errorf("%s: token %q", test.name, token)
+		}
+	}
+}
+
+// FuzzParse: a file is refused, or what it says is in bounds. It never panics.
+func FuzzParse(f *testing.F) {
+	for _, text := range valid {
+		f.Add(text)
+	}
+	for key, values := range invalid {
+		for _, value := range values {
+			f.Add(nested(key, value))
+		}
+	}
+	for _, text := range []string{"a: &a {b: *a}", "app: &x shop\nmanifests: *x", "<<: &a {app: shop}", "--- \n...\n", "? ? a", "!!binary app: !!str 5", "\ufeffapp: shop", "app: |\n  shop", "image: {platforms: [\"a,b/c\"]}"} {
+		f.Add(text)
+	}
+	validate := validator(f)
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := Parse("c.yaml", []byte(text))
+		if err != nil {
+			if !errors.As(err, new(*usererr.Error)) || !strings.HasPrefix(err.Error(), "c.yaml:") {
+				t.Fatalf("an error without a place: %v", err)
+			}
+			return
+		}
+		if err := validate(text); err != nil {
+			t.Fatalf("the parser accepts what the schema refuses: %v", err)
+		}
+		if w := c.Canary.Weight; w < 0 || w > 99 || c.Cluster.Timeout.Duration < 0 || strings.ContainsAny(c.Cluster.Namespace, " /") {
+			t.Fatalf("out of bounds: %+v", c)
+		}
+		if c.Analysis != nil {
+			if err := c.Analysis.Check(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := c.Resolve("canary", nil, environment()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }

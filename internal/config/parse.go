@@ -168,7 +168,7 @@ func (d *decoder) mapping(node *yaml.Node, line int, path string, into reflect.V
 		}
 		seen[key.Value] = key.Line
 		index := slices.Index(fieldNames(into.Type()), key.Value)
-		if key.Kind != yaml.ScalarNode || index < 0 {
+		if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" || index < 0 {
 			d.problem(key.Line, field, "is not a field", suggestion(key.Value, path, into.Type()))
 			continue
 		}

@@ -1,0 +1,299 @@
+package config
+
+import (
+	"encoding/json"
+	"flag"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/jsonschema-go/jsonschema"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+var update = flag.Bool("update", false, "write the files that are generated")
+
+const (
+	schemaFile     = "../../docs/reference/crossbill.schema.json"
+	repositoryFile = "../../crossbill.yaml"
+)
+
+// sections are the descriptions of what has no option of its own.
+var sections = map[string]string{
+	"cluster":                  "Where the app runs",
+	"prometheus":               "What the canary's requests are read from",
+	"gitlab":                   "The GitLab project that deploys",
+	"gitlab.jobs":              "Names of the jobs in GitLab's pipeline",
+	"notify":                   "Who is notified of a release. Tokens and the webhook's address are secrets: only variables and files hold them",
+	"notify.github":            "The repository whose Deployment of a release gets its state",
+	"image":                    "How the app's image is built",
+	"canary":                   "How a release starts",
+	"shift":                    "How the canary's weight grows",
+	"promote":                  "How a release is promoted",
+	"guard":                    "When a release counts as abandoned",
+	"probe":                    "Requests that verify makes itself, for an app with too little traffic",
+	"analysis":                 "What a canary is judged by",
+	"analysis.objectives[]":    "An objective; with neither latency nor queries it is availability: answered, and not by a server error",
+	"imagePolicy":              "Which images are admitted: those with a signed provenance that says this. Without the section, all",
+	"imagePolicy.identities[]": "An identity; it has either subject or subjectPattern",
+}
+
+// schemaOf makes the JSON Schema from the types and the table.
+func schemaOf(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	schema, err := jsonschema.For[Config](&jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{durationType: {Type: "string"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	complete(t, schema, "")
+	schema.Schema = "https://json-schema.org/draft/2020-12/schema"
+	schema.ID = "https://raw.githubusercontent.com/our-org/crossbill/main/docs/reference/crossbill.schema.json"
+	schema.Title = "crossbill.yaml"
+	schema.Description = "An app and its surroundings, for the commands of Crossbill"
+	return schema
+}
+
+// complete adds to the schema of a field what the table says of it.
+func complete(t *testing.T, s *jsonschema.Schema, key string) {
+	t.Helper()
+	s.Required = nil
+	if len(s.Types) > 0 { // null means that there is no value; the parser refuses it
+		s.Types = slices.DeleteFunc(s.Types, func(name string) bool { return name == "null" })
+		s.Type, s.Types = s.Types[0], nil
+	}
+	o := byKey[key]
+	switch {
+	case o != nil:
+		s.Description = o.Doc
+		s.Pattern = o.form.pattern
+		s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum = o.form.min, o.form.max, o.form.above, o.form.below
+		if s.Type == "string" {
+			s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum = nil, nil, nil, nil // of a duration
+		}
+		if o.Default != "" {
+			s.Default = json.RawMessage(o.Default)
+			if s.Type == "string" {
+				s.Default, _ = json.Marshal(o.Default)
+			}
+		}
+	case sections[key] != "":
+		s.Description = sections[key]
+	case key != "":
+		t.Errorf("%s has no description", key)
+	}
+	for name, property := range s.Properties {
+		field := join(key, name)
+		complete(t, property, field)
+		if o := byKey[field]; o != nil && o.Required {
+			s.Required = append(s.Required, name)
+		}
+	}
+	slices.Sort(s.Required)
+	if s.Items != nil {
+		complete(t, s.Items, key+"[]")
+	}
+	without := func(names ...string) *jsonschema.Schema {
+		var any []*jsonschema.Schema
+		for _, name := range names {
+			any = append(any, &jsonschema.Schema{Required: []string{name}})
+		}
+		return &jsonschema.Schema{Not: &jsonschema.Schema{AnyOf: any}}
+	}
+	both := &jsonschema.Schema{Required: []string{"good", "total"}, Not: &jsonschema.Schema{Required: []string{"latency"}}}
+	one := func(name string) *jsonschema.Schema { return &jsonschema.Schema{Required: []string{name}} }
+	switch key {
+	case "analysis.objectives[]":
+		s.OneOf = []*jsonschema.Schema{both, without("good", "total")}
+	case "imagePolicy":
+		s.AnyOf = []*jsonschema.Schema{one("keys"), one("identities")}
+	case "imagePolicy.identities[]":
+		s.OneOf = []*jsonschema.Schema{one("subject"), one("subjectPattern")}
+	}
+}
+
+// TestSchema: the published schema is that of the parser.
+func TestSchema(t *testing.T) {
+	got, err := json.MarshalIndent(schemaOf(t), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(schemaFile, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(schemaFile)
+	if err != nil || string(got) != string(want) {
+		t.Errorf("%s is out of date (%v): run `go test ./internal/config -run 'TestSchema|TestReference' -update`", schemaFile, err)
+	}
+}
+
+// validator gives the errors of the published schema for the text of a file.
+func validator(t testing.TB) func(text string) error {
+	t.Helper()
+	text, err := os.ReadFile(schemaFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema jsonschema.Schema
+	if err := json.Unmarshal(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	resolved, err := schema.Resolve(&jsonschema.ResolveOptions{ValidateDefaults: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(text string) error {
+		var value any
+		if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+			return err
+		}
+		if value == nil {
+			return nil
+		}
+		return resolved.Validate(value)
+	}
+}
+
+// TestRepositoryFile: this repository's own file names the schema, and both accept it.
+func TestRepositoryFile(t *testing.T) {
+	text, err := os.ReadFile(repositoryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	if want := "# yaml-language-server: $schema=docs/reference/crossbill.schema.json"; first != want {
+		t.Errorf("first line %q, want %q", first, want)
+	}
+	c, err := Parse("crossbill.yaml", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(verdict.DefaultSLO(), c.Analysis); diff != "" {
+		t.Errorf("analysis is not what holds without it: %s", diff)
+	}
+	if err := validator(t)(string(text)); err != nil {
+		t.Error(err)
+	}
+}
+
+// valid are files that hold: each option in one of them at least.
+var valid = []string{
+	"", "# only a comment\n", "app: shop",
+	`app: shop
+manifests: deploy/k8s
+cluster: {context: "our-org/agents:production", namespace: prod, timeout: 10m}
+prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml}
+gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
+notify:
+  github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com"}
+  pushgateway: http://pushgateway:9091
+  otlpEndpoint: http://collector:4318
+image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets}
+canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s}
+shift: {steps: [10, 25], pause: 1h2m3.5s}
+promote: {bake: 10m}
+guard: {dead: 10m, waiting: 8h}
+probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
+`,
+	"gitlab: {project: \"1234\"}",
+	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
+	"analysis: {}",
+	"analysis: {objectives: []}",
+	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
+}
+
+// invalid are values that schema and parser refuse, by key; the sections around them are added.
+var invalid = map[string][]string{
+	"app":                      {"Shop", "5", "true", "[a]", "{a: b}", "''", "a b", "null"},
+	"ap":                       {"x"},
+	"manifests":                {"5", "''", "' '"},
+	"cluster":                  {"x", "[]", "null", "{nmespace: a}"},
+	"cluster.context":          {"a b", "1", "''"},
+	"cluster.namespace":        {"UP", "a.b", "-a"},
+	"cluster.timeout":          {"5", "'5'", "soon", "-5m", "5 m", "5M", "5min", "null", "1.5"},
+	"prometheus.url":           {"prometheus:9090", "ftp://x", "https://u:p@x", "https://", "https:///x", "'https://a b'"},
+	"gitlab.project":           {"''", "a b", "/a", "a//b", "a?b"},
+	"gitlab.ref":               {"-x", "'a b'", "''", "1.0"},
+	"gitlab.jobs.canary":       {"''", "5"},
+	"notify.github.repository": {"shop", "a/b/c", "https://github.com/a/b"},
+	"notify.webhook":           {"https://hooks.example.com/secret"},
+	"notify.github.token":      {"secret"},
+	"image.base":               {"node:24", "node@sha256:12"},
+	"image.platforms":          {"linux/amd64", "[linux]", "[1]"},
+	"canary.weight":            {"0", "100", "-1", "9.5", "10%", "'10'", "10m", "true", ".inf"},
+	"canary.sticky":            {"yes", "1", "'true'"},
+	"canary.stickyAssets":      {"/", "build/"},
+	"shift.steps":              {"10", "[0]", "[100]", "[a]", "10,25"},
+	"probe.rate":               {"0", "1001", "10/s", "-1"},
+	"probe.header":             {"x-track", "': canary'"},
+	"analysis.falseRollback":   {"0", "50", "1%", "'1'"},
+	"analysis.falsePass":       {"0", "50"},
+	"analysis.burst":           {"0.5", "1001"},
+	"analysis.minRequests":     {"0", "2e9"},
+	"analysis.minDuration":     {"5", "duration-minutes"},
+	"analysis.objectives":      {"{a: b}", "[a]", "[{}]", "[{name: a, objective: 99}]", "[{name: a, margin: 1}]", "[{objective: 99, margin: 1}]", "[{name: a, objective: 100, margin: 1}]", "[{name: a, objective: 99, margin: 0}]", "[{name: a, objective: 99, margin: 1, good: x}]", "[{name: a, objective: 99, margin: 1, total: x}]", "[{name: a, objective: 99, margin: 1, good: x, total: y, latency: 5s}]", "[{name: a, objective: 99, margin: 1, latency: 500}]", "[{name: a, objective: 99, margin: 1, latencyy: 5s}]"},
+	"imagePolicy.repository":   {"github.com/a/b", "https://u@github.com/a/b"},
+	"imagePolicy.keys":         {"x", "[x]"},
+	"imagePolicy":              {"{repository: 'https://a/b'}", "{keys: []}"},
+	"imagePolicy.identities":   {"[{issuer: i}]", "[{subject: s}]", "[{issuer: i, subject: s, subjectPattern: p}]"},
+}
+
+// nested is a file with one value in it.
+func nested(key, value string) string {
+	parts := strings.Split(key, ".")
+	for _, part := range slices.Backward(parts) {
+		value = "{" + part + ": " + value + "}"
+	}
+	return value
+}
+
+// TestSchemaAndParserAgree: what one of them refuses, the other refuses.
+func TestSchemaAndParserAgree(t *testing.T) {
+	validate := validator(t)
+	for _, text := range append(valid, "imagePolicy:\n  repository: https://github.com/our-org/shop\n  keys:\n  - |\n    "+strings.ReplaceAll(publicKey(t), "\n", "\n    ")) {
+		if _, err := Parse("c.yaml", []byte(text)); err != nil {
+			t.Errorf("parser: %v", err)
+		}
+		if err := validate(text); err != nil {
+			t.Errorf("schema: %q: %v", text, err)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(invalid)) {
+		for _, value := range invalid[key] {
+			text := nested(key, value)
+			if _, err := Parse("c.yaml", []byte(text)); err == nil {
+				t.Errorf("parser accepts %s", text)
+			}
+			if err := validate(text); err == nil {
+				t.Errorf("schema accepts %s", text)
+			}
+		}
+	}
+}
+
+// TestEveryOptionIsTried: the valid files have each option of the file.
+func TestEveryOptionIsTried(t *testing.T) {
+	tried := map[string]bool{"imagePolicy.keys": true, "imagePolicy.keys[]": true}
+	for _, text := range valid {
+		c, err := Parse("c.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for place := range c.found {
+			tried[itemIndex.ReplaceAllString(place, "[]")] = true
+		}
+	}
+	for _, o := range Options {
+		if strings.Contains(o.Key, ".") && !tried[o.Key] {
+			t.Errorf("%s is in no valid file", o.Key)
+		}
+	}
+}
