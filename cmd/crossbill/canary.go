@@ -106,10 +106,7 @@ func (o *canaryOptions) validate() error {
 
 func (o *canaryOptions) run(ctx context.Context) error {
 	o.releaseID = o.release.ID
-	if o.dryRun {
-		return o.plan(ctx, o.release, "", func(c *rollout.Cluster) { c.Again = o.again })
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
@@ -33,10 +32,7 @@ waited out.`,
 }
 
 func (o *cleanupOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, "", nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Cleanup(ctx)
 		return outcome{Result: result}, err
 	})

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
@@ -37,10 +36,7 @@ that stands still for no longer than the flags allow. Run it on a schedule.`,
 }
 
 func (o *guardOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, "", nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Guard(ctx, o.limits)
 		return outcome{Result: result}, err
 	})

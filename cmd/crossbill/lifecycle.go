@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/notify"
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/verdict"
 )
@@ -88,6 +87,14 @@ type outcome struct {
 // act is what a command does to the cluster.
 type act func(context.Context, *rollout.Cluster) (outcome, error)
 
+// change does it, or with --dry-run prints what it would write.
+func (o *lifecycleOptions) change(ctx context.Context, do act) error {
+	if o.dryRun {
+		return o.plan(ctx, do)
+	}
+	return o.perform(ctx, do)
+}
+
 // perform does it, prints what came of it and notifies. This is the one place where a command runs.
 func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 	started := time.Now()
@@ -149,20 +156,17 @@ type planned struct {
 	Message string           `json:"message"`
 }
 
-// plan prints what a command would write. want is canary's, from is migrate's.
-func (o *lifecycleOptions) plan(ctx context.Context, want release.Release, from string, prepare func(*rollout.Cluster)) error {
-	c, err := o.connect(ctx)
+// plan prints what a command would write. Nobody is notified.
+func (o *lifecycleOptions) plan(ctx context.Context, do act) error {
+	plan := &rollout.Plan{Changes: []rollout.Change{}}
+	came, err := o.connectAnd(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+		c.Plan = plan
+		return do(ctx, c)
+	})
 	if err != nil {
 		return err
 	}
-	if prepare != nil {
-		prepare(c)
-	}
-	changes, result, err := c.Plan(ctx, o.command, want, from)
-	if err != nil {
-		return err
-	}
-	return o.printPlan(planned{o.command, true, changes, result.Message})
+	return o.printPlan(planned{o.command, true, plan.Changes, came.Message})
 }
 
 func (o *lifecycleOptions) printPlan(p planned) error {

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
@@ -40,10 +39,7 @@ before its first canary.`,
 }
 
 func (o *migrateOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, o.from, nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Migrate(ctx, o.from)
 		return outcome{Result: result}, err
 	})

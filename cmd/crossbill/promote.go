@@ -70,10 +70,7 @@ func (o *promoteOptions) validate() error {
 }
 
 func (o *promoteOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, "", nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
@@ -81,7 +78,7 @@ func (o *promoteOptions) run(ctx context.Context) error {
 		if err != nil {
 			return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
 		}
-		if !o.bake() || result.Release == nil || result.Release.Stage != release.StagePromoted {
+		if !o.bake() || o.dryRun || result.Release == nil || result.Release.Stage != release.StagePromoted {
 			return outcome{Result: result}, nil
 		}
 		options, err := o.analysis.options(c, &o.traffic, o.log)

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
@@ -39,10 +38,7 @@ another job died, and takes the lock of whoever holds it.`,
 }
 
 func (o *rollbackOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, "", nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Rollback(ctx, o.reason)
 		return outcome{Result: result}, err
 	})

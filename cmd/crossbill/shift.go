@@ -65,10 +65,7 @@ func (o *shiftOptions) validate() error {
 }
 
 func (o *shiftOptions) run(ctx context.Context) error {
-	if o.dryRun {
-		return o.plan(ctx, release.Release{}, "", nil)
-	}
-	return o.perform(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}

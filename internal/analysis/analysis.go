@@ -21,7 +21,7 @@ import (
 type Rollout interface {
 	Status(ctx context.Context) (*rollout.Status, error)
 	// Judge notes a verdict in the ledger and, if rollback is set and it is unhealthy, rolls the release back.
-	// The result is the rollback's when there was one. A rollback that did not finish is a *RollbackError.
+	// The result is the rollback's when there was one. A rollback that did not finish is a *rollout.RollbackError.
 	Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error)
 	// Rollback rolls a release back, and no other one.
 	Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error)
@@ -31,18 +31,6 @@ type Rollout interface {
 func Of(c *rollout.Cluster) Rollout { return cluster{c} }
 
 type cluster struct{ *rollout.Cluster }
-
-func (c cluster) Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error) {
-	result, err := c.Cluster.Judge(ctx, v)
-	if err != nil || !rollback || v.Outcome != release.Unhealthy {
-		return result, err
-	}
-	rolledBack, err := c.Cluster.Rollback(ctx, v.Reason)
-	if err != nil {
-		return result, &RollbackError{Err: err}
-	}
-	return rolledBack, nil
-}
 
 func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error) {
 	c.ReleaseID = releaseID
@@ -84,12 +72,6 @@ type InconclusiveError struct {
 
 func (e *InconclusiveError) Error() string { return "inconclusive: " + e.Reason + "; " + e.Next }
 func (e *InconclusiveError) Unwrap() error { return e.Err }
-
-// RollbackError says that a verdict was noted, and that the rollback which follows from it did not finish.
-type RollbackError struct{ Err error }
-
-func (e *RollbackError) Error() string { return "rolling back did not finish: " + e.Err.Error() }
-func (e *RollbackError) Unwrap() error { return e.Err }
 
 // NotReadyError says that pods did not become ready in time, and what followed from it.
 type NotReadyError struct {

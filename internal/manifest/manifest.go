@@ -372,23 +372,34 @@ func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deplo
 	return d, nil
 }
 
-// container is the index of the container that runs the app: the only one, or the one named app or
-// like the app (others are sidecars).
+// container is the index of the container that runs the app in the manifest.
 func (s *Set) container() (int, error) {
 	containers := s.Deployment.Spec.Template.Spec.Containers
-	if len(containers) == 1 {
-		return 0, nil
-	}
-	for i, c := range containers {
-		if c.Name == "app" || c.Name == s.App {
-			return i, nil
-		}
+	if i := appContainer(containers, s.App); i >= 0 {
+		return i, nil
 	}
 	return 0, &usererr.Error{
 		Field:   "Deployment " + s.Deployment.Name,
 		Problem: fmt.Sprintf("has %d containers and none is named app or %s", len(containers), s.App),
 		Fix:     "name the one that runs the app's image `app`",
 	}
+}
+
+// appContainer is the index of the container that runs an app: the only one, or the one named app or
+// like the app (others are sidecars); -1 when there is none.
+func appContainer(containers []corev1.Container, app string) int {
+	if len(containers) == 1 {
+		return 0
+	}
+	return slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == "app" || c.Name == app })
+}
+
+// AppImage is the image that pods run an app with; "" when no container is the app's.
+func AppImage(pod corev1.PodSpec, app string) string {
+	if i := appContainer(pod.Containers, app); i >= 0 {
+		return pod.Containers[i].Image
+	}
+	return ""
 }
 
 // Image is the image of the app's container in a live Deployment of either track.

@@ -16,18 +16,18 @@ const historyLength = 20
 const LedgerVersion = 1
 
 // Ledger is what is known of an app's releases: the one in flight and the last outcomes. It lives in
-// the cluster, so that any job on any machine can go on from it. Epoch is the number of the newest
+// the cluster, so that any job on any machine can resume it. Epoch is the number of the newest
 // lock that wrote it; a writer with an older one has lost its lock.
 type Ledger struct {
 	Version int        `json:"version"`
 	App     string     `json:"app"`
 	Epoch   int64      `json:"epoch"`
-	Open    bool       `json:"open,omitempty"`    // that lock has not ended in order: its job may still write
+	Open    bool       `json:"open,omitempty"`    // that lock was not released in order: its job may still write
 	Release *Release   `json:"release,omitempty"` // in flight
 	History []Finished `json:"history,omitempty"` // newest first
 }
 
-// Finished is a release that has ended.
+// Finished is a release that is over.
 type Finished struct {
 	Release
 	Outcome    Outcome   `json:"outcome"`
@@ -35,11 +35,11 @@ type Finished struct {
 	FinishedBy string    `json:"finishedBy"`
 }
 
-// InFlightError says that another release of the app is under way.
+// InFlightError says that another release of the app is in flight.
 type InFlightError struct{ Release Release }
 
 func (e *InFlightError) Error() string {
-	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or end it with rollback",
+	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or with rollback",
 		e.Release.ID, e.Release.Digest(), e.Release.Stage, e.Release.Steps[len(e.Release.Steps)-1].At.Format(time.RFC3339), e.Release.StartedBy)
 }
 
@@ -76,17 +76,17 @@ func (l *Ledger) String() string {
 	return string(text)
 }
 
-// Begin puts a release in flight, or goes on with the same one. started says which.
-func (l *Ledger) Begin(r Release, by string, now time.Time) (started bool, err error) {
+// Start puts a release in flight, or resumes the same one. started says which.
+func (l *Ledger) Start(r Release, by string, now time.Time) (started bool, err error) {
 	if l.Release != nil {
 		if l.Release.ID != r.ID || l.Release.Image != r.Image {
 			return false, &InFlightError{*l.Release}
 		}
 		if l.Release.Template != r.Template {
 			return false, &usererr.Error{
-				Field:   "--manifests",
-				Problem: fmt.Sprintf("the pod template is not the one that release %s began with", r.ID),
-				Fix:     "use the manifests of that commit, or roll the release back and begin a new one",
+				Field:   "manifests",
+				Problem: fmt.Sprintf("the pod template is not the one that release %s started with", r.ID),
+				Fix:     "use the manifests of that commit, or roll the release back and start a new one",
 			}
 		}
 		return false, nil
@@ -125,7 +125,7 @@ func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
 }
 
 // allowed says which stage may follow which. Verifying again, after an inconclusive verdict or to be
-// sure, is allowed until promotion begins. Nothing but the end follows rolling back.
+// sure, is allowed until promotion starts. Nothing but the end follows rolling back.
 func allowed(from, to Stage) bool {
 	switch to {
 	case StageCanary:
@@ -231,8 +231,8 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	return nil
 }
 
-// Ended is the finished release with this name, or nil.
-func (l *Ledger) Ended(id string) *Finished {
+// Find is the finished release with this name, or nil.
+func (l *Ledger) Find(id string) *Finished {
 	for i := range l.History {
 		if l.History[i].ID == id {
 			return &l.History[i]
@@ -260,7 +260,7 @@ func (l *Ledger) Last(id string) *Finished {
 	if id == "" && len(l.History) > 0 {
 		return &l.History[0]
 	}
-	return l.Ended(id)
+	return l.Find(id)
 }
 
 // Expect checks that the release in flight, if there is one, is the one that is meant; "" means any.

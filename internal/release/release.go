@@ -26,7 +26,7 @@ const (
 // death half-way must be seen (promoting, rolling_back), and when it is done everywhere else.
 type Stage string
 
-// The stages, in the order of the road.
+// The stages, in the order of the lifecycle.
 const (
 	StageStarted     Stage = "started"      // the ledger names the release; no traffic has moved
 	StageCanary      Stage = "canary"       // the canary is ready and has its weight
@@ -36,7 +36,15 @@ const (
 	StageRollingBack Stage = "rolling_back" // traffic is going back to the old primary
 )
 
-// Outcome is how a finished release ended.
+// UnmarshalText reads a stage, also as releases before 0.2 wrote it.
+func (s *Stage) UnmarshalText(text []byte) error {
+	if *s = Stage(text); *s == "claimed" {
+		*s = StageStarted
+	}
+	return nil
+}
+
+// Outcome is how a release finished.
 type Outcome string
 
 // The outcomes.
@@ -47,10 +55,10 @@ const (
 	OutcomeUnchanged  Outcome = "unchanged"   // primary ran the digest already
 )
 
-// Good says whether a release that ended so has all of the traffic.
+// Good says whether a release with this outcome has all of the traffic.
 func (o Outcome) Good() bool { return o != OutcomeRolledBack }
 
-// VerdictOutcome is what the judgement of a canary came to.
+// VerdictOutcome is the result of the analysis of a canary.
 type VerdictOutcome string
 
 // The verdicts. Too little evidence is inconclusive, which is never a pass.
@@ -60,7 +68,7 @@ const (
 	Inconclusive VerdictOutcome = "inconclusive"
 )
 
-// Verdict is the judgement of a canary as the ledger keeps it.
+// Verdict is the result of the analysis of a canary, as the ledger keeps it.
 type Verdict struct {
 	Outcome  VerdictOutcome `json:"outcome"`
 	Cause    string         `json:"cause,omitempty"` // of an inconclusive one, by name
@@ -76,8 +84,8 @@ type Verdict struct {
 type Release struct {
 	ID          string    `json:"id"`
 	Image       string    `json:"image"`              // repository@sha256:…
-	Previous    string    `json:"previous,omitempty"` // what primary ran when the release began
-	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release began
+	Previous    string    `json:"previous,omitempty"` // what primary ran when the release started
+	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release started
 	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
 	Sticky      *Sticky   `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
 	Stage       Stage     `json:"stage"`
@@ -87,8 +95,8 @@ type Release struct {
 	StartedAt   time.Time `json:"startedAt"`
 	StartedBy   string    `json:"startedBy"`
 	Commit      string    `json:"commit,omitempty"`
-	PipelineURL string    `json:"pipelineURL,omitempty"`
-	SourceURL   string    `json:"sourceURL,omitempty"` // page of the run that handed it over
+	PipelineURL string    `json:"pipelineUrl,omitempty"`
+	SourceURL   string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
 	Steps       []Step    `json:"steps"`
 	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
 	Judged []Verdict `json:"judged,omitempty"`

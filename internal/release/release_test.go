@@ -81,7 +81,7 @@ func begun(t *testing.T) *Ledger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA, Previous: repo + "@" + digestB, Weight: 10}, "me", now)
+	started, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA, Previous: repo + "@" + digestB, Weight: 10}, "me", now)
 	if err != nil || !started {
 		t.Fatal(started, err)
 	}
@@ -90,17 +90,17 @@ func begun(t *testing.T) *Ledger {
 
 func TestOnlyOneReleaseAtATime(t *testing.T) {
 	l := begun(t)
-	if started, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA}, "me again", now); started || err != nil {
+	if started, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA}, "me again", now); started || err != nil {
 		t.Errorf("the same release does not go on: %v, %v", started, err)
 	}
 	var inFlight *InFlightError
-	if _, err := l.Begin(Release{ID: "2", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
+	if _, err := l.Start(Release{ID: "2", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
 		t.Errorf("a second release begins: %v", err)
 	}
-	if _, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
+	if _, err := l.Start(Release{ID: "1", Image: repo + "@" + digestB}, "other", now); !errors.As(err, &inFlight) {
 		t.Errorf("another digest goes on as the same release: %v", err)
 	}
-	if _, err := l.Begin(Release{ID: "1", Image: repo + "@" + digestA, Template: "changed"}, "other", now); err == nil {
+	if _, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA, Template: "changed"}, "other", now); err == nil {
 		t.Error("another pod template goes on as the same release")
 	}
 }
@@ -152,7 +152,7 @@ func FuzzParseLedger(f *testing.F) {
 			return
 		}
 		_ = l.Promotable()
-		_, _ = l.Begin(Release{ID: "x", Image: repo + "@" + digestA}, "me", now)
+		_, _ = l.Start(Release{ID: "x", Image: repo + "@" + digestA}, "me", now)
 		if _, err := ParseLedger("app", l.String()); err != nil {
 			t.Fatalf("what was read cannot be read again: %v", err)
 		}
@@ -161,7 +161,7 @@ func FuzzParseLedger(f *testing.F) {
 
 func begunText() string {
 	l := &Ledger{Version: LedgerVersion, App: "app"}
-	_, _ = l.Begin(Release{ID: "1", Image: repo + "@" + digestA}, "me", now)
+	_, _ = l.Start(Release{ID: "1", Image: repo + "@" + digestA}, "me", now)
 	return l.String()
 }
 
@@ -174,7 +174,7 @@ func TestLedgerOverAnyHistory(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"begin": func(t *rapid.T) {
 				n++
-				_, _ = l.Begin(Release{ID: fmt.Sprint(n), Image: repo + "@" + rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "digest"), Previous: "p"}, "me", now)
+				_, _ = l.Start(Release{ID: fmt.Sprint(n), Image: repo + "@" + rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "digest"), Previous: "p"}, "me", now)
 			},
 			"reach": func(t *rapid.T) {
 				stage := rapid.SampledFrom([]Stage{StageStarted, StageCanary, StageVerified, StagePromoting, StagePromoted, StageRollingBack}).Draw(t, "stage")
@@ -220,7 +220,7 @@ func TestShiftAsksForAnotherVerdict(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	image := "registry.example.com/app@sha256:" + strings.Repeat("a", 64)
-	if _, err := l.Begin(Release{ID: "one", Image: image, Previous: "x", Weight: 10}, "by", now); err != nil {
+	if _, err := l.Start(Release{ID: "one", Image: image, Previous: "x", Weight: 10}, "by", now); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Shift(25, "by", now); err == nil {
@@ -253,5 +253,22 @@ func TestADigestFailsUntilItIsReleased(t *testing.T) {
 		if f := l.Failed(DigestOf(image(c))); f != nil {
 			t.Errorf("%s: %+v", c, f)
 		}
+	}
+}
+
+// TestLedgersOfEarlierVersionsAreRead: a release in flight survives an update of Crossbill.
+func TestLedgersOfEarlierVersionsAreRead(t *testing.T) {
+	text := `{"version":1,"app":"app","epoch":3,"release":{"id":"1","image":"` + repo + "@" + digestA + `","weight":10,"stage":"claimed",
+		"pipelineURL":"https://gitlab.example.com/-/pipelines/1","sourceURL":"https://github.com/runs/1","steps":[{"stage":"claimed","at":"2026-11-23T12:00:00Z","by":"me"}]}}`
+	l, err := ParseLedger("app", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := l.Release
+	if r.Stage != StageStarted || r.Steps[0].Stage != StageStarted || r.PipelineURL == "" || r.SourceURL == "" {
+		t.Errorf("read %+v", r)
+	}
+	if err := l.Reach(StageCanary, "me", now); err != nil {
+		t.Error(err)
 	}
 }

@@ -34,13 +34,13 @@ func status(t *testing.T) *rollout.Status {
 			t.Fatal(err)
 		}
 	}
-	_, err := l.Begin(release.Release{ID: "old", Image: image("a"), Previous: image("c"), Weight: 10}, "ann", at)
+	_, err := l.Start(release.Release{ID: "old", Image: image("a"), Previous: image("c"), Weight: 10}, "ann", at)
 	must(err)
 	must(l.Reach(release.StageCanary, "ann", at.Add(time.Minute)))
 	l.Release.Reason = hostile
 	must(l.Reach(release.StageRollingBack, "bob", at.Add(2*time.Minute)))
 	must(l.Finish(release.OutcomeRolledBack, "bob", at.Add(3*time.Minute)))
-	_, err = l.Begin(release.Release{ID: "new", Image: image("b"), Previous: image("c"), Weight: 10}, "ann", at.Add(time.Hour))
+	_, err = l.Start(release.Release{ID: "new", Image: image("b"), Previous: image("c"), Weight: 10}, "ann", at.Add(time.Hour))
 	must(err)
 	must(l.Reach(release.StageCanary, "ann", at.Add(61*time.Minute)))
 	must(l.Judge(release.Verdict{Outcome: release.Healthy, Digest: l.Release.Digest(), Reason: "all good"}, "ann", at.Add(62*time.Minute)))
@@ -119,7 +119,7 @@ func judged(t *testing.T, l *release.Ledger, id string, at time.Time, bad float6
 		}
 	}
 	image := func(c string) string { return "registry.example.com/our-org/app@sha256:" + strings.Repeat(c, 64) }
-	_, err := l.Begin(release.Release{
+	_, err := l.Start(release.Release{
 		ID: id, Image: image("b"), Previous: image("a"), Weight: 10, Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe",
 		SourceURL: "https://github.com/our-org/app/actions/runs/1", PipelineURL: "https://gitlab.example.com/infra/deploy/-/pipelines/9",
 	}, "jane@gitlab-job-11", at)

@@ -1,22 +1,22 @@
 package rollout
 
 import (
-	"context"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
-	"github.com/hexops/gotextdiff"
-	"github.com/hexops/gotextdiff/myers"
-	"github.com/hexops/gotextdiff/span"
+	"github.com/aymanbagabas/go-udiff"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
-
-	"github.com/our-org/crossbill/internal/release"
-	"github.com/our-org/crossbill/internal/usererr"
 )
+
+// Plan collects what a command would write, in order. Each write is a server-side dry run, so a change that the
+// API server would refuse is refused.
+type Plan struct {
+	Changes []Change `json:"changes"`
+}
 
 // Change is one write that a command would make, as the API server answered its dry run.
 type Change struct {
@@ -25,58 +25,46 @@ type Change struct {
 	Diff   string `json:"diff"`   // unified, of the YAML before and after
 }
 
-// Plan says what a command would write, in order: each write is a server-side dry run. Nothing is
-// written and nothing is waited for. want is canary's, from is migrate's.
-func (c *Cluster) Plan(ctx context.Context, command string, want release.Release, from string) ([]Change, Result, error) {
-	changes := []Change{}
-	planning := *c
-	planning.plan = &changes
-	var result Result
-	var err error
-	switch command {
-	case "canary":
-		result, err = planning.Canary(ctx, want)
-	case "promote":
-		result, err = planning.Promote(ctx)
-	case "cleanup":
-		result, err = planning.Cleanup(ctx)
-	case "rollback":
-		result, err = planning.Rollback(ctx, "plan")
-	case "migrate":
-		result, err = planning.Migrate(ctx, from)
-	default:
-		err = &usererr.Error{Field: "command", Problem: fmt.Sprintf("%q writes nothing that can be planned", command), Fix: "give canary, promote, cleanup, rollback or migrate"}
-	}
-	return changes, result, err
-}
+func (c *Cluster) planning() bool { return c.Plan != nil }
 
-// record notes a planned write.
-func (j *job) record(object string, before, after any) {
-	if j.plan == nil {
+// record notes what a write made of an object: in the plan, or for the waits that follow the write.
+func (j *job) record(o object, before, after metav1.Object) {
+	if j.planning() {
+		j.Plan.add(o, before, after)
 		return
 	}
-	old, new := planText(before), planText(after)
-	if old == new {
+	if after == nil || o.kind != "Deployment" {
+		return
+	}
+	if j.written == nil {
+		j.written = map[string]version{}
+	}
+	j.written[o.name] = version{after.GetUID(), after.GetGeneration()}
+}
+
+// add notes a planned write, unless it changes nothing. A dry run leaves nothing, so the same write can come
+// twice.
+func (p *Plan) add(o object, before, after metav1.Object) {
+	old, planned := planText(before), planText(after)
+	if old == planned {
 		return
 	}
 	action := "update"
 	switch {
 	case old == "":
 		action = "create"
-	case new == "":
+	case planned == "":
 		action = "delete"
 	}
-	edits := myers.ComputeEdits(span.URIFromPath(object), old, new)
-	diff := fmt.Sprint(gotextdiff.ToUnified("live", "planned", old, edits))
-	change := Change{Object: object, Action: action, Diff: diff}
-	if !slices.Contains(*j.plan, change) { // a dry run leaves nothing, so the same write can come twice
-		*j.plan = append(*j.plan, change)
+	change := Change{Object: o.String(), Action: action, Diff: udiff.Unified("live", "planned", old, planned)}
+	if !slices.Contains(p.Changes, change) {
+		p.Changes = append(p.Changes, change)
 	}
 }
 
-// planText is an object as YAML, without what the server keeps for itself.
-func planText(object any) string {
-	if value := reflect.ValueOf(object); object == nil || value.Kind() == reflect.Pointer && value.IsNil() {
+// planText is an object as YAML, without what the server keeps for itself; "" for nil.
+func planText(object metav1.Object) string {
+	if object == nil {
 		return ""
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)

@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/our-org/crossbill/internal/usererr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Preflight finds, before anything is written, what would make every command fail: an API server that
@@ -16,7 +17,7 @@ import (
 func (c *Cluster) Preflight(ctx context.Context) error {
 	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
 	if apierrors.IsNotFound(err) {
-		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check --context"}
+		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check the context"}
 	}
 	if err != nil {
 		return fmt.Errorf("the API server does not answer: %w; nothing was changed", err)
@@ -28,14 +29,14 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 	}
 	_, err = c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return &usererr.Error{Field: "--namespace", Problem: fmt.Sprintf("namespace %q is not there", c.Namespace), Fix: "create it or name another one"}
+		return &usererr.Error{Field: "cluster.namespace", Problem: fmt.Sprintf("namespace %q not found", c.Namespace), Fix: "create it or name another one"}
 	}
 	if err != nil && !apierrors.IsForbidden(err) { // a deployer may be bound to its namespace alone
 		return fmt.Errorf("namespace %s: %w; nothing was changed", c.Namespace, err)
 	}
 	for object, namespace := range c.manifestNamespaces() {
 		if namespace != "" && namespace != c.Namespace {
-			return &usererr.Error{Field: object, Problem: fmt.Sprintf("its manifest is for namespace %q, the release is for %q", namespace, c.Namespace), Fix: "remove metadata.namespace or give --namespace"}
+			return &usererr.Error{Field: object, Problem: fmt.Sprintf("its manifest is for namespace %q, the release is for %q", namespace, c.Namespace), Fix: "remove metadata.namespace or name that namespace"}
 		}
 	}
 	return nil

@@ -5,12 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -42,7 +38,7 @@ type TrackStatus struct {
 // Status reads where the app's release is. It writes nothing and needs no lock.
 func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	j := &job{Cluster: c}
-	if err := j.readState(ctx); err != nil {
+	if err := j.readLedger(ctx); err != nil {
 		return nil, err
 	}
 	return j.status(ctx)
@@ -52,39 +48,31 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 func (j *job) status(ctx context.Context) (*Status, error) {
 	c := j.Cluster
 	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
-	for _, track := range []release.Track{release.Primary, release.Canary} {
-		d, err := j.deployment(ctx, c.deploymentName(track))
+	for _, track := range tracks {
+		d, err := j.liveTrack(ctx, track)
 		if err != nil {
-			return nil, fmt.Errorf("Deployment %s: %w", c.deploymentName(track), err)
+			return nil, err
 		}
-		if d == nil {
-			continue
+		if d != nil {
+			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 		}
-		t := &TrackStatus{Image: c.Manifests.Image(d), Ready: d.Status.ReadyReplicas}
-		if d.Spec.Replicas != nil {
-			t.Replicas = *d.Spec.Replicas
-		}
-		status.Tracks[track] = t
 	}
-	vs, err := c.Istio.NetworkingV1().VirtualServices(c.Namespace).Get(ctx, c.Manifests.VirtualService.Name, metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("VirtualService %s: %w", c.Manifests.VirtualService.Name, err)
+	vs, err := j.liveRoute(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
+	if vs != nil {
 		if routes := c.Manifests.Routes(vs); len(routes) > 0 {
 			weights := manifest.Weights(vs, routes[0])
 			status.Weights = &weights
 			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
-	lease, err := c.Kube.CoordinationV1().Leases(c.Namespace).Get(ctx, c.stateName(), metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("Lease %s: %w", c.stateName(), err)
+	holder, alive, err := j.liveLock(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		holder, alive := holderOf(lease)
-		status.Lock, status.Expired = holder, holder != "" && !alive
-	}
+	status.Lock, status.Expired = holder, holder != "" && !alive
 	status.Drift = status.drift()
 	return status, nil
 }
@@ -129,15 +117,4 @@ func (s *Status) drift() []string {
 	}
 	slices.Sort(found)
 	return found
-}
-
-// holderOf is who has a lock, if anybody, and whether that job has renewed it in time. The times are
-// this machine's and the job's: they may differ by some seconds.
-func holderOf(lease *coordinationv1.Lease) (name string, alive bool) {
-	if lease.Spec.HolderIdentity == nil {
-		return "", false
-	}
-	renewed := lease.Spec.RenewTime
-	alive = *lease.Spec.HolderIdentity != "" && renewed != nil && time.Since(renewed.Time) <= leaseDuration
-	return *lease.Spec.HolderIdentity, alive
 }

@@ -33,32 +33,31 @@ const (
 	assets                   // the canary's browsers get its assets, all else of theirs goes to primary
 )
 
-// stickyNow is what the routes of the release in flight should have at a weight.
-func (j *job) stickyNow(weight int) stickiness {
-	switch r := j.ledger.Release; {
-	case r == nil || r.Sticky == nil:
+// String is what a log adds about the routes.
+func (s stickiness) String() string {
+	return map[stickiness]string{pinned: "; browsers stay where they are", assets: "; open pages still get the canary's assets"}[s]
+}
+
+// stickinessAt is what the routes of the release in flight should have at a weight.
+func (j *job) stickinessAt(weight int) stickiness {
+	if r := j.ledger.Release; r == nil || r.Sticky == nil || weight == 0 {
 		return free
-	case weight > 0:
-		return pinned
-	case j.keepAssets:
-		return assets
 	}
-	return free
+	return pinned
 }
 
 // stickyRefusal says why a VirtualService's routes cannot be made sticky; nil when they can.
 func (j *job) stickyRefusal(vs *networking.VirtualService) error {
-	object := "VirtualService " + vs.Namespace + "/" + vs.Name
 	for _, r := range j.Manifests.Routes(vs) {
 		http := vs.Spec.Http[r.HTTP]
 		for _, match := range http.Match {
 			if match.Headers["cookie"] != nil {
-				return &usererr.Error{Field: object, Problem: "its route matches a cookie already, which --sticky needs to do", Fix: "release without --sticky"}
+				return &usererr.Error{Field: j.virtualService().String(), Problem: "its route matches a cookie already, which a sticky release needs to do", Fix: "release without `sticky`"}
 			}
 		}
 		for _, d := range http.Route {
 			if cookie := added(d)[setCookie]; cookie != "" && !strings.HasPrefix(cookie, j.cookieName()+"=") {
-				return &usererr.Error{Field: object, Problem: "its route sets a cookie already, and a route can add only one", Fix: "set that cookie in the app, or release without --sticky"}
+				return &usererr.Error{Field: j.virtualService().String(), Problem: "its route sets a cookie already, and a route can add only one", Fix: "set that cookie in the app, or release without `sticky`"}
 			}
 		}
 	}

@@ -34,7 +34,7 @@ func (a *app) healthy() {
 	if err != nil || status.Release == nil {
 		a.Fatal("no release: ", err)
 	}
-	if _, err := c.Judge(a.Context(), release.Verdict{Outcome: release.Healthy, Digest: status.Release.Digest(), Reason: "test", At: time.Now()}); err != nil {
+	if _, err := c.Judge(a.Context(), release.Verdict{Outcome: release.Healthy, Digest: status.Release.Digest(), Reason: "test", At: time.Now()}, false); err != nil {
 		a.Fatal(err)
 	}
 }

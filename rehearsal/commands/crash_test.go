@@ -97,7 +97,7 @@ func wanted(c *rollout.Cluster, image string) release.Release {
 	return release.Release{ID: "crash-" + image[len(image)-8:], Image: image, Weight: 10}
 }
 
-func (a *app) command(run func(*rollout.Cluster) (rollout.Result, error)) {
+func (a *app) prepare(run func(*rollout.Cluster) (rollout.Result, error)) {
 	a.Helper()
 	c := a.cluster("before", nil)
 	c.Again = true
@@ -118,30 +118,30 @@ var verbCases = []verbCase{
 		return err
 	}},
 	{"shift", func(a *app, image string) {
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Shift(ctx, []int{25, 60}, 0)
 		return err
 	}},
 	{"promote", func(a *app, image string) {
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Promote(ctx)
 		return err
 	}},
 	{"cleanup", func(a *app, image string) {
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Cleanup(ctx)
 		return err
 	}},
 	{"rollback", func(a *app, image string) {
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
-		a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Rollback(ctx, "test")
 		return err
@@ -160,7 +160,7 @@ func init() {
 			return err
 		}},
 		verbCase{"unstick", func(a *app, image string) {
-			a.command(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), sticky(c, image)) })
+			a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), sticky(c, image)) })
 		}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 			_, err := c.Rollback(ctx, "test")
 			return err

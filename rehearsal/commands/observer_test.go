@@ -51,7 +51,7 @@ func TestObserver(t *testing.T) {
 	}
 	ledger := func(change func(*release.Ledger)) *corev1.ConfigMap {
 		l := &release.Ledger{Version: release.LedgerVersion, App: set.App, Epoch: 5}
-		if _, err := l.Begin(release.Release{ID: "r", Image: repository + two, Previous: repository + one}, "test", time.Now()); err != nil {
+		if _, err := l.Start(release.Release{ID: "r", Image: repository + two, Previous: repository + one}, "test", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if change != nil {

@@ -206,7 +206,7 @@ func (a *app) take(ctx context.Context, s step, name string) {
 func (a *app) judge(ctx context.Context, c *rollout.Cluster) {
 	status, err := c.Status(ctx)
 	if err == nil && status.Release != nil {
-		_, _ = c.Judge(ctx, release.Verdict{Outcome: release.Healthy, Digest: status.Release.Digest(), Reason: "test", At: time.Now()})
+		_, _ = c.Judge(ctx, release.Verdict{Outcome: release.Healthy, Digest: status.Release.Digest(), Reason: "test", At: time.Now()}, false)
 	}
 }
 

@@ -23,14 +23,17 @@ type AppStatus struct {
 	Problem   string                         `json:"problem,omitempty"` // why its ledger cannot be read
 }
 
+// appKey names an app, or its Lease, in a cluster.
+type appKey struct{ namespace, name string }
+
 // StatusOfAll reads where all apps of a namespace are, of every namespace for "". It takes three requests,
 // however many there are, needs no manifests, and writes nothing.
 func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace string) ([]AppStatus, error) {
-	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=" + fieldManager})
+	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ledgerLabel + "=" + fieldManager})
 	if err != nil {
 		return nil, fmt.Errorf("ledgers (ConfigMaps): %w", err)
 	}
-	deployments, err := kube.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{LabelSelector: fmt.Sprintf("%s in (%s,%s)", manifest.TrackLabel, release.Primary, release.Canary)})
+	deployments, err := kube.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("Deployments: %w", err)
 	}
@@ -38,23 +41,23 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 	if err != nil {
 		return nil, fmt.Errorf("locks (Leases): %w", err)
 	}
-	type key struct{ namespace, name string }
-	tracks := map[key]map[release.Track]*TrackStatus{}
+	tracks := map[appKey]map[release.Track]*TrackStatus{}
 	for i := range deployments.Items {
 		d := &deployments.Items[i]
-		k := key{d.Namespace, d.Labels[manifest.AppLabel]}
-		if tracks[k] == nil {
-			tracks[k] = map[release.Track]*TrackStatus{}
+		labels := d.Spec.Template.Labels // its own are nobody's promise
+		track := release.Track(labels[manifest.TrackLabel])
+		if track != release.Primary && track != release.Canary {
+			continue
 		}
-		t := &TrackStatus{Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
-		if containers := d.Spec.Template.Spec.Containers; len(containers) > 0 {
-			t.Image = containers[0].Image
+		app := appKey{d.Namespace, labels[manifest.AppLabel]}
+		if tracks[app] == nil {
+			tracks[app] = map[release.Track]*TrackStatus{}
 		}
-		tracks[k][release.Track(d.Labels[manifest.TrackLabel])] = t
+		tracks[app][track] = &TrackStatus{Image: manifest.AppImage(d.Spec.Template.Spec, app.name), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 	}
-	locks := map[key]int{}
+	locks := map[appKey]int{}
 	for i, lease := range leases.Items {
-		locks[key{lease.Namespace, lease.Name}] = i
+		locks[appKey{lease.Namespace, lease.Name}] = i
 	}
 	all := []AppStatus{}
 	for _, state := range ledgers.Items {
@@ -63,7 +66,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 			continue
 		}
 		app := state.Labels["app"]
-		s := AppStatus{Namespace: state.Namespace, App: app, Tracks: tracks[key{state.Namespace, app}]}
+		s := AppStatus{Namespace: state.Namespace, App: app, Tracks: tracks[appKey{state.Namespace, app}]}
 		ledger, err := release.ParseLedger(app, text)
 		if err != nil {
 			s.Problem = err.Error()
@@ -72,7 +75,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 			last.Release = *last.Release.WithoutEvidence()
 			s.Last = &last
 		}
-		if i, ok := locks[key{state.Namespace, state.Name}]; ok {
+		if i, ok := locks[appKey{state.Namespace, state.Name}]; ok {
 			holder, alive := holderOf(&leases.Items[i])
 			s.Lock, s.Expired = holder, holder != "" && !alive
 		}

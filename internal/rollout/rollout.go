@@ -1,17 +1,21 @@
-// Package rollout is the only code that writes to the cluster. Its commands (canary, promote, cleanup,
-// rollback) are resumable: each can die anywhere and be run again, and rollback works from wherever
-// another one died.
+// Package rollout is the only code that changes what is deployed. Each of its commands (canary, shift,
+// verify, promote, cleanup, rollback, guard, migrate) can die anywhere and be run again, and rollback works
+// from wherever another one died.
 //
-// What it promises: a subset is there before a route names it, ready endpoints before a weight,
-// weight 0 before removal; every write is fenced by the lock of the job that makes it; other
-// people's fields, routes and subsets stay as they are.
+// It keeps invariants 1 to 7, 12 and 13 of the design: a subset exists before a route names it, ready
+// endpoints before a weight, weight 0 before removal; every write is fenced by the lock of the job that makes
+// it; the fields, routes and subsets of others stay as they are.
 //
-// The fence: a lock has an epoch, one more than the last. It is written into the ledger and, as an
-// annotation, onto each object that a job writes; each write names the resourceVersion that was read
-// together with an epoch not above the job's own. A job that follows one whose lock did not end in
-// order (the ledger says so) first stamps every object, so that the next write of the old one is a
-// conflict and then a refusal. Not fenced by this: the creation of the canary's Deployment, which cannot name
-// a resourceVersion. What such a late creation leaves gets no traffic.
+// The fence: a lock has an epoch, one more than the last one's. It is written into the ledger and, as an
+// annotation, onto each object that a job writes; each write names the resourceVersion that was read together
+// with an epoch not above the job's own. A job that follows one whose lock did not end in order (the ledger
+// says so) first stamps every object, so that the next write of the old one is a conflict and then a refusal.
+// The creation of an object cannot name a resourceVersion; what a late creation leaves behind gets no traffic.
+//
+// Where to find what: rollout.go has the types, run.go the way of every command, a file each the commands;
+// lock.go and ledger.go say who may write, change.go and object.go are the only way to write, fence.go what
+// keeps others out; deployment.go, service.go, route.go and sticky.go know what is written, wait.go,
+// endpoints.go and drain.go what is waited for.
 package rollout
 
 import (
@@ -26,17 +30,8 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
-const (
-	// fieldManager owns what Crossbill writes.
-	fieldManager = "crossbill"
-	// sizeManager owns the number of primary's replicas, apart from everything else: a manager that
-	// stops naming a field gives it up, and the API server would then reset it to 1.
-	sizeManager = "crossbill-size"
-	// epochAnnotation is the epoch of the lock that wrote an object last.
-	epochAnnotation = "crossbill.our-org.github.com/epoch"
-	// DefaultSettleDelay is Cluster.SettleDelay's.
-	DefaultSettleDelay = 10 * time.Second
-)
+// DefaultSettleDelay is Cluster.SettleDelay's.
+const DefaultSettleDelay = 10 * time.Second
 
 // Cluster is one app in one namespace of one cluster.
 type Cluster struct {
@@ -49,7 +44,7 @@ type Cluster struct {
 	// any other one in flight, so that the buttons of an old pipeline do nothing to a new release.
 	// Empty: whichever is in flight.
 	ReleaseID string
-	// Again lets Canary begin a release that has ended before, with the same name.
+	// Again lets Canary start a release that has finished before, with the same name.
 	Again bool
 	// By names the job or person, for the ledger and the lock.
 	By string
@@ -73,12 +68,11 @@ type Cluster struct {
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)
-	// Log gets one event a step. Nil: none.
+	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be
+	// written is collected in it. Nil: commands write.
+	Plan *Plan
+	// Log gets one event for each step. Nil: none.
 	Log func(Event)
-	// Now is the clock; nil is the real one.
-	Now func() time.Time
-
-	plan *[]Change // set while planning: writes are dry runs and are collected here
 }
 
 // Event is one step of a command.
@@ -88,18 +82,23 @@ type Event struct {
 	Message string    `json:"message"`
 }
 
+// Result is the outcome of a command.
+type Result struct {
+	Command string           `json:"command"`
+	App     string           `json:"app"`
+	Release *release.Release `json:"release,omitempty"`
+	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release finished with this command
+	Message string           `json:"message"`
+}
+
 func (c *Cluster) log(object, format string, args ...any) {
-	if c.Log != nil && c.plan == nil {
-		c.Log(Event{At: c.now(), Object: object, Message: fmt.Sprintf(format, args...)})
+	if c.Log != nil && !c.planning() {
+		c.Log(Event{At: now(), Object: object, Message: fmt.Sprintf(format, args...)})
 	}
 }
 
-func (c *Cluster) now() time.Time {
-	if c.Now != nil {
-		return c.Now()
-	}
-	return time.Now().UTC().Truncate(time.Millisecond)
-}
+// now is the time as the ledger keeps it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // bounded is the context of one wait.
 func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -117,11 +116,9 @@ func (c *Cluster) stateName() string { return "crossbill-" + c.app() }
 
 func (c *Cluster) deploymentName(track release.Track) string { return c.Manifests.Name(track) }
 
-// Result is what a command came to.
-type Result struct {
-	Command string           `json:"command"`
-	App     string           `json:"app"`
-	Release *release.Release `json:"release,omitempty"`
-	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release ended with this command
-	Message string           `json:"message"`
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }

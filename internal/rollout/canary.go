@@ -1,0 +1,200 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// canaryFound is what canary looks for.
+type canaryFound struct {
+	want    release.Release
+	resumed bool               // the release is in the ledger already
+	primary *appsv1.Deployment // as it is live; nil when the app has none
+	routed  bool               // the VirtualService has the release's route
+}
+
+// Canary starts a release, or resumes it: the canary's Deployment, its readiness, then its share of the
+// traffic. An app without a primary has nothing to protect: its first release goes straight to primary. want
+// needs ID, Image and Weight.
+func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, error) {
+	template, err := c.Manifests.TemplateHash()
+	if err != nil {
+		return Result{}, err
+	}
+	want.Template = template
+	return run(ctx, c, command[canaryFound]{
+		name: "canary",
+		look: func(ctx context.Context, j *job) (canaryFound, *Result, error) { return j.lookCanary(ctx, want) },
+		start: func(j *job, found canaryFound) error {
+			_, err := j.ledger.Start(found.want, j.By, now())
+			return err
+		},
+		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) { return j.canary(ctx, found) },
+	})
+}
+
+func (j *job) lookCanary(ctx context.Context, want release.Release) (found canaryFound, nothing *Result, err error) {
+	found = canaryFound{want: want, resumed: j.ledger.Release != nil}
+	if found.resumed {
+		nothing, err = j.lookResumed(want)
+	}
+	if nothing != nil || err != nil {
+		return found, nothing, err
+	}
+	if found.primary, err = j.liveTrack(ctx, release.Primary); err != nil {
+		return found, nil, fmt.Errorf("%w; nothing was changed", err)
+	}
+	if found.resumed {
+		return found, nil, j.admit(ctx, j.ledger.Release)
+	}
+	if err := j.notePrimary(&found.want, found.primary); err != nil {
+		return found, nil, err
+	}
+	if nothing, err = j.lookBefore(found.want); nothing != nil || err != nil {
+		return found, nothing, err
+	}
+	if found.routed, err = j.routable(ctx, want.Sticky != nil); err != nil {
+		return found, nil, err
+	}
+	return found, nil, j.admit(ctx, &found.want)
+}
+
+// lookResumed compares the release in flight with the one that is wanted.
+func (j *job) lookResumed(want release.Release) (*Result, error) {
+	r, again := j.ledger.Release, *j.ledger
+	if _, err := again.Start(want, j.By, now()); err != nil {
+		return nil, err
+	}
+	switch {
+	case r.Stage == release.StageStarted && r.Weight != want.Weight:
+		return nil, &usererr.Error{Field: "canary.weight", Problem: fmt.Sprintf("%d is not the weight that release %s started with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and start a new one", r.Weight)}
+	case r.Stage == release.StageStarted && (r.Sticky == nil) != (want.Sticky == nil):
+		return nil, &usererr.Error{Field: "canary.sticky", Problem: fmt.Sprintf("it differs from how release %s started", r.ID), Fix: "give it as it was given first, or roll the release back and start a new one"}
+	case r.Stage == release.StageRollingBack:
+		return nil, &StageError{j.ledger.Promotable()}
+	case r.Stage != release.StageStarted:
+		return j.nothing("the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), nil
+	}
+	return nil, nil
+}
+
+// notePrimary notes in a release what primary runs when it starts. A Deployment that Crossbill could not
+// change, or whose container it cannot name, is somebody else's: it is neither a first release's nor a
+// canary's primary.
+func (j *job) notePrimary(want *release.Release, primary *appsv1.Deployment) error {
+	want.Previous, want.Replicas = "", 0
+	if primary == nil {
+		return nil
+	}
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, "")
+	if err != nil {
+		return err
+	}
+	if err := sameSelector(primary, desired); err != nil {
+		return err
+	}
+	if want.Previous = j.Manifests.Image(primary); want.Previous == "" {
+		return &usererr.Error{
+			Field:   j.track(release.Primary).String(),
+			Problem: "it has no container with the name that the manifest has",
+			Fix:     "give the container in the manifest the name that it has in the cluster",
+		}
+	}
+	if primary.Spec.Replicas != nil {
+		want.Replicas = *primary.Spec.Replicas
+	}
+	return nil
+}
+
+// lookBefore finds a release that has finished before, with this name or this digest.
+func (j *job) lookBefore(want release.Release) (*Result, error) {
+	if finished := j.ledger.Find(want.ID); finished != nil {
+		switch {
+		case finished.Outcome.Good() && want.Previous == want.Image:
+			return j.nothing("primary already runs %s: nothing to do", want.Digest()), nil
+		case want.Previous != want.Image && !j.Again:
+			return nil, &StageError{fmt.Errorf("release %s has finished before: %s at %s%s; --again releases it once more", want.ID, finished.Outcome, finished.FinishedAt.Format(time.RFC3339), because(finished.Reason))}
+		}
+	}
+	if failed := j.ledger.Failed(want.Digest()); failed != nil && want.Previous != want.Image && !j.Again {
+		return nil, &StageError{fmt.Errorf("%s was rolled back in release %s at %s%s; --again releases it once more", want.Digest(), failed.ID, failed.FinishedAt.Format(time.RFC3339), because(failed.Reason))}
+	}
+	return nil, nil
+}
+
+// routable says whether the VirtualService exists, and refuses one without the release's route.
+func (j *job) routable(ctx context.Context, sticky bool) (routed bool, err error) {
+	live, err := j.liveRoute(ctx)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("%w; nothing was changed", err)
+	case live == nil:
+		return false, nil
+	case len(j.Manifests.Routes(live)) == 0:
+		return false, routeMissing(j.virtualService())
+	case sticky:
+		return true, j.stickyRefusal(live)
+	}
+	return true, nil
+}
+
+// admit asks whether a release's image may be deployed.
+func (j *job) admit(ctx context.Context, r *release.Release) error {
+	if j.Admit == nil {
+		return nil
+	}
+	return j.Admit(ctx, r)
+}
+
+func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
+	r := j.ledger.Release
+	switch {
+	case !found.resumed && r.Previous == r.Image:
+		return j.finish(release.OutcomeUnchanged, "primary already runs %s: nothing to do", r.Digest())
+	case found.resumed:
+		j.log("ledger", "resuming release %s from stage %s", r.ID, r.Stage)
+	default:
+		j.log("ledger", "release %s of %s starts", r.ID, r.Digest())
+	}
+	if r.Previous == "" {
+		return j.canaryFirst(ctx)
+	}
+	steps := []step{j.applyService, j.ensureSubsets, j.ensureGateways}
+	if !found.routed {
+		steps = append(steps, j.ensureRoute)
+	}
+	err := inOrder(ctx, append(steps,
+		j.applyCanary(found.primary, r.Weight),
+		j.waitTrack(release.Canary, r.Image),
+		j.route(r.Weight),
+	)...)
+	if err == nil {
+		err = j.ledger.Reach(release.StageCanary, j.By, now())
+	}
+	return j.result("%s gets %d%% of the traffic", r.Digest(), r.Weight), err
+}
+
+// canaryFirst releases an app that has no primary.
+func (j *job) canaryFirst(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
+	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
+	err := inOrder(ctx,
+		j.applyService,
+		func(ctx context.Context) error { _, err := j.applyPrimary(ctx); return err },
+		j.waitTrack(release.Primary, r.Image),
+		j.ensureSubsets,
+		j.ensureGateways,
+		j.ensureRoute,
+		j.handBack,
+	)
+	if err != nil {
+		return Result{}, err
+	}
+	return j.finish(release.OutcomeFirst, "first release: %s has all of the traffic", r.Digest())
+}

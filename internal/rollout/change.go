@@ -1,0 +1,183 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/retry"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+const (
+	// fieldManager owns what Crossbill writes.
+	fieldManager = "crossbill"
+	// sizeManager owns the number of primary's replicas, apart from everything else: a manager that
+	// stops naming a field gives it up, and the API server would then reset it to 1.
+	sizeManager = "crossbill-size"
+)
+
+// write is one change to an object as it was read, nil when it was not found. It gives what the API server
+// made of it, nil of a deletion.
+type write func(ctx context.Context, live metav1.Object) (after metav1.Object, err error)
+
+// change is the one way to write an object: read it, check the fence, change it, record it. decide makes the
+// write out of what is live; nil when there is nothing to do. It is safe to try again after an unknown
+// outcome: each attempt reads anew, and its write names what it read.
+func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
+	err = retried(ctx, o.String(), func() error {
+		live, err := o.read(ctx)
+		if err != nil {
+			return err
+		}
+		if err := j.fence(live); err != nil {
+			return err
+		}
+		before, after = as[T](live), as[T](live)
+		do, err := decide(before)
+		if do == nil || err != nil {
+			return err
+		}
+		written, err := do(ctx, live)
+		if err != nil {
+			return err
+		}
+		after = as[T](written)
+		j.record(o, live, written)
+		return nil
+	})
+	return before, after, err
+}
+
+// writeBackoff bounds the attempts of one write: about 12 seconds.
+var writeBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8}
+
+// retried tries a write until it holds, and says of one that did not what is safe to do next.
+func retried(ctx context.Context, what string, attempt func() error) error {
+	err := retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, attempt)
+	switch {
+	case err == nil, errors.Is(err, ErrLockLost), errors.As(err, new(*usererr.Error)):
+		return err
+	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s: the API server refused the change: %w; fix that and run the same command again, or roll back", what, err)
+	}
+	return fmt.Errorf("%s: %w; running the command again goes on from here", what, err)
+}
+
+func transient(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) ||
+		apierrors.IsInternalError(err) || apierrors.IsTimeout(err) || apierrors.IsServiceUnavailable(err) ||
+		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) || utilnet.IsTimeout(err)
+}
+
+func (j *job) dryRun() []string {
+	if j.planning() {
+		return []string{metav1.DryRunAll}
+	}
+	return nil
+}
+
+// create makes an object that was not found. owned: it is the app's alone, so it carries the epoch.
+func (j *job) create(o object, desired metav1.Object, owned bool) write {
+	return func(ctx context.Context, _ metav1.Object) (metav1.Object, error) {
+		if owned {
+			j.stampOnto(desired)
+		}
+		return o.create(ctx, desired, metav1.CreateOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
+	}
+}
+
+// apply brings an object to what is desired, by server-side apply. It takes a field over from whoever set it,
+// which for our own objects' fields is what a release is.
+func (j *job) apply(o object, desired runtime.Object) write {
+	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(desired)
+		if err != nil {
+			return nil, err
+		}
+		delete(content, "status")
+		metadata := content["metadata"].(map[string]any) // every API object has it
+		delete(metadata, "creationTimestamp")
+		delete(metadata, "managedFields")
+		annotations, _ := metadata["annotations"].(map[string]any)
+		if annotations == nil {
+			annotations = map[string]any{}
+		}
+		annotations[epochAnnotation] = strconv.FormatInt(j.epoch, 10)
+		metadata["annotations"] = annotations
+		return j.applyFields(ctx, o, live, fieldManager, content)
+	}
+}
+
+// applySize gives a Deployment a number of replicas, under a manager of its own that an HPA may take it from.
+func (j *job) applySize(o object, replicas int32) write {
+	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+		return j.applyFields(ctx, o, live, sizeManager, map[string]any{
+			"apiVersion": "apps/v1", "kind": "Deployment",
+			"metadata": map[string]any{"name": o.name, "namespace": o.namespace},
+			"spec":     map[string]any{"replicas": replicas},
+		})
+	}
+}
+
+func (j *job) applyFields(ctx context.Context, o object, live metav1.Object, manager string, content map[string]any) (metav1.Object, error) {
+	if live != nil {
+		content["metadata"].(map[string]any)["resourceVersion"] = live.GetResourceVersion()
+	}
+	body, err := json.Marshal(content)
+	if err != nil {
+		return nil, err
+	}
+	force := true
+	return o.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: j.dryRun(), FieldValidation: metav1.FieldValidationStrict})
+}
+
+// patchOp is one operation of a JSON patch (RFC 6902).
+type patchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// patch carries operations out on an object and stamps it. Lists of VirtualService and DestinationRule are
+// atomic under server-side apply, so these two are changed by such patches: only the named fields change,
+// whatever else is there.
+func (j *job) patch(o object, ops ...patchOp) write {
+	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+		return j.patchExact(ctx, o, live, append([]patchOp{j.stampOp(live)}, ops...))
+	}
+}
+
+// patchExact carries operations out that hold only for the resourceVersion that was read: a conflict otherwise.
+func (j *job) patchExact(ctx context.Context, o object, live metav1.Object, ops []patchOp) (metav1.Object, error) {
+	body, err := json.Marshal(append([]patchOp{{"replace", "/metadata/resourceVersion", live.GetResourceVersion()}}, ops...))
+	if err != nil {
+		return nil, err
+	}
+	return o.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
+}
+
+// remove deletes an object as it was read. What it owns is deleted as policy says.
+func (j *job) remove(o object, policy metav1.DeletionPropagation) write {
+	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+		uid, version := live.GetUID(), live.GetResourceVersion()
+		err := o.delete(ctx, metav1.DeleteOptions{
+			Preconditions:     &metav1.Preconditions{UID: &uid, ResourceVersion: &version},
+			PropagationPolicy: &policy, DryRun: j.dryRun(),
+		})
+		if apierrors.IsNotFound(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+}

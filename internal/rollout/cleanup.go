@@ -1,0 +1,70 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// Cleanup drains and deletes the canary of a promoted release, and ends the release.
+func (c *Cluster) Cleanup(ctx context.Context) (Result, error) {
+	return run(ctx, c, command[struct{}]{
+		name: "cleanup",
+		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
+			nothing, err := j.lookCleanup()
+			return struct{}{}, nothing, err
+		},
+		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.cleanup(ctx) },
+	})
+}
+
+func (j *job) lookCleanup() (*Result, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return nil, err
+	}
+	r := j.ledger.Release
+	if r == nil {
+		return j.nothing("no release is in flight: nothing to do"), nil
+	}
+	if r.Stage != release.StagePromoted {
+		return nil, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
+	}
+	return nil, nil
+}
+
+func (j *job) cleanup(ctx context.Context) (Result, error) {
+	digest := j.ledger.Release.Digest()
+	if err := j.removeCanary(ctx, free); err != nil {
+		return Result{}, err
+	}
+	return j.finish(release.OutcomePromoted, "%s is released; the canary is gone", digest)
+}
+
+// removeCanary takes the canary off the route, waits until nobody calls it, deletes it, and gives back what
+// others own. sticky is what its browsers still need: for assets the canary lives on for a while.
+func (j *job) removeCanary(ctx context.Context, sticky stickiness) error {
+	if sticky == assets {
+		if err := inOrder(ctx, j.routeSticky(0, assets), j.waitPages); err != nil {
+			return err
+		}
+	}
+	return inOrder(ctx,
+		j.routeSticky(0, free),
+		j.deleteDrained,
+		j.waitGone(release.Canary),
+		j.handBack,
+	)
+}
+
+// deleteDrained deletes the canary's Deployment, if there is one, when it gets no more requests.
+func (j *job) deleteDrained(ctx context.Context) error {
+	live, err := j.liveTrack(ctx, release.Canary)
+	if err != nil || live == nil {
+		return err
+	}
+	if err := j.waitDrained(ctx); err != nil {
+		return err
+	}
+	return j.deleteDeployment(ctx, live.Name)
+}

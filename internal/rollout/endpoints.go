@@ -1,0 +1,162 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+func (j *job) selector(track release.Track) string {
+	return labels.SelectorFromSet(labels.Set{manifest.AppLabel: j.app(), manifest.TrackLabel: string(track)}).String()
+}
+
+// waitEndpoints is the step that waits until every pod of a track is a ready endpoint of the Service, and that
+// there is one: only then may a route point at it.
+func (j *job) waitEndpoints(track release.Track, image string) step {
+	return func(ctx context.Context) error {
+		return j.waiting(ctx, func(ctx context.Context) error {
+			pods, err := j.untilEndpoints(ctx, track)
+			if err != nil {
+				return err
+			}
+			j.log(j.service().String(), "%d ready %s of %s", len(pods), plural(len(pods), "endpoint"), track)
+			return j.checkImages(ctx, track, image, pods)
+		})
+	}
+}
+
+func (j *job) untilEndpoints(ctx context.Context, track release.Track) (pods []corev1.Pod, err error) {
+	ready := map[string]sets.Set[string]{} // by slice
+	_, err = watchtools.UntilWithSync(ctx, j.watchEndpoints(), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
+		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
+			ready[slice.Name] = readyPods(slice)
+			if event.Type == watch.Deleted {
+				delete(ready, slice.Name)
+			}
+		}
+		all := sets.New[string]()
+		for _, names := range ready {
+			all = all.Union(names)
+		}
+		var err error
+		pods, err = j.livePods(ctx, track) // each time: pods come and go while this waits
+		return err == nil && len(pods) > 0 && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !all.Has(p.Name) }), err
+	})
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil {
+		return nil, &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods are not ready endpoints of Service " + j.Manifests.Service.Name, Details: j.explain(context.WithoutCancel(ctx), track)}
+	}
+	if err != nil {
+		err = fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
+	}
+	return pods, err
+}
+
+// watchEndpoints lists and watches the Service's EndpointSlices.
+func (j *job) watchEndpoints() *cache.ListWatch {
+	endpoints := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
+	ofService := func(o metav1.ListOptions) metav1.ListOptions {
+		o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
+		return o
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return endpoints.List(ctx, ofService(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return endpoints.Watch(ctx, ofService(o))
+		},
+	}
+}
+
+// livePods are a track's pods that are to serve: not those that end, or have ended.
+func (j *job) livePods(ctx context.Context, track release.Track) ([]corev1.Pod, error) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return nil, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
+	}
+	return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+	}), nil
+}
+
+// checkImages asks the pods what they run, by the imageID that their nodes have pulled: the release's image, or,
+// where that is an index, the part of it for the node's platform. An image of "" is not checked: the way back.
+func (j *job) checkImages(ctx context.Context, track release.Track, image string, pods []corev1.Pod) error {
+	others := otherImages(pods, j.Manifests.ContainerName(), release.DigestOf(image))
+	if image == "" || len(others) == 0 {
+		return nil
+	}
+	if j.Parts != nil {
+		parts, err := j.Parts(ctx, image)
+		if err != nil {
+			j.log("image", "the registry does not say what %s is made of, so that it is not known whether the pods run it: %v", release.DigestOf(image), err)
+			return nil
+		}
+		for _, part := range parts {
+			delete(others, part)
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	notReady := &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods do not run " + release.DigestOf(image)}
+	for _, digest := range slices.Sorted(maps.Keys(others)) {
+		notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s: something on the way to the node puts another image in its place", others[digest], digest))
+	}
+	return notReady
+}
+
+// otherImages are digests that pods run and that are not the one wanted, each with a pod that runs it. A node that
+// does not name what it pulled by its digest in a registry tells nothing.
+func otherImages(pods []corev1.Pod, container, want string) map[string]string {
+	others := map[string]string{}
+	for _, pod := range pods {
+		for _, status := range pod.Status.ContainerStatuses {
+			if _, digest, ok := strings.Cut(status.ImageID, "@"); ok && status.Name == container && digest != want {
+				others[digest] = pod.Name
+			}
+		}
+	}
+	return others
+}
+
+func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {
+	names := sets.New[string]()
+	for _, endpoint := range slice.Endpoints {
+		if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
+			names.Insert(endpoint.TargetRef.Name)
+		}
+	}
+	return names
+}
+
+// serves says whether a track, whose Deployment is live, can take traffic and keep it: the pods of one that
+// was deleted are ready for some moments more.
+func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release.Track) (bool, error) {
+	if live == nil || live.DeletionTimestamp != nil {
+		return false, nil
+	}
+	pods, err := j.livePods(ctx, track)
+	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
+		return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+	}), err
+}

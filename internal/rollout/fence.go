@@ -1,0 +1,138 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// epochAnnotation is the epoch of the lock that wrote an object last.
+const epochAnnotation = "crossbill.our-org.github.com/epoch"
+
+// fence refuses an object that a newer lock has written.
+func (j *job) fence(o metav1.Object) error {
+	if o == nil {
+		return nil
+	}
+	epoch, err := epochOf(o)
+	if err == nil && epoch > j.epoch {
+		return ErrLockLost
+	}
+	return err
+}
+
+// epochOf is the epoch that an object carries; 0 without one.
+func epochOf(o metav1.Object) (int64, error) {
+	text, ok := o.GetAnnotations()[epochAnnotation]
+	if !ok {
+		return 0, nil
+	}
+	epoch, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s has annotation %s: %q, which is not a number; remove it", o.GetName(), epochAnnotation, text)
+	}
+	return epoch, nil
+}
+
+func (j *job) stampOnto(o metav1.Object) {
+	annotations := map[string]string{epochAnnotation: strconv.FormatInt(j.epoch, 10)}
+	for key, value := range o.GetAnnotations() {
+		if key != epochAnnotation {
+			annotations[key] = value
+		}
+	}
+	o.SetAnnotations(annotations)
+}
+
+// stampOp stamps an object as it was read.
+func (j *job) stampOp(live metav1.Object) patchOp {
+	epoch := strconv.FormatInt(j.epoch, 10)
+	if live.GetAnnotations() == nil {
+		return patchOp{"add", "/metadata/annotations", map[string]string{epochAnnotation: epoch}}
+	}
+	return patchOp{"add", "/metadata/annotations/crossbill.our-org.github.com~1epoch", epoch} // ~1 is "/" in a JSON pointer
+}
+
+// stamp puts this lock's epoch on every object that the last holder could still write.
+func (j *job) stamp(ctx context.Context) error {
+	objects := j.fenced()
+	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector)) // what migrate removes
+	if err != nil && !apierrors.IsForbidden(err) {                                                        // only migrate needs the right: rollback must not depend on it
+		return err
+	}
+	for _, name := range orphans {
+		objects = append(objects, j.replicaSet(name))
+	}
+	for _, o := range objects {
+		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+			if live == nil {
+				return nil, nil
+			}
+			return j.patch(o), nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newestEpoch is the highest epoch on the app's objects, for a ledger that was lost.
+func (j *job) newestEpoch(ctx context.Context) (int64, error) {
+	newest := int64(0)
+	for _, o := range j.fenced() {
+		live, err := o.read(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w; nothing was changed", o, err)
+		}
+		if live == nil {
+			continue
+		}
+		epoch, err := epochOf(live)
+		if err != nil {
+			return 0, err
+		}
+		newest = max(newest, epoch)
+	}
+	return newest, nil
+}
+
+// handBack gives up the ownership of fields in the VirtualService and the DestinationRule that our patches
+// took, so that the next unforced apply of whoever owns them succeeds: the objects are again as the manifest
+// has them.
+func (j *job) handBack(ctx context.Context) error {
+	if j.planning() {
+		return nil
+	}
+	for _, o := range []object{j.virtualService(), j.destinationRule()} {
+		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+			if live == nil {
+				return nil, nil
+			}
+			others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager })
+			switch len(others) {
+			case len(live.GetManagedFields()):
+				return nil, nil
+			case 0:
+				others = []metav1.ManagedFieldsEntry{{}} // the API server's sign for "nobody"; an empty list changes nothing
+			}
+			entries, err := json.Marshal(others)
+			if err != nil {
+				return nil, err
+			}
+			return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+				return j.patchExact(ctx, o, live, []patchOp{{"replace", "/metadata/managedFields", json.RawMessage(entries)}})
+			}, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// The keys of the ledger's ConfigMap.
+const (
+	ledgerKey   = "ledger.json"
+	previousKey = "previous-template.json"
+)
+
+// ledgerLabel selects the ledgers of all apps.
+const ledgerLabel = "app.kubernetes.io/managed-by"
+
+func (j *job) ledgerName() string {
+	return "ledger (ConfigMap " + j.Namespace + "/" + j.stateName() + ")"
+}
+
+// readLedger reads the ledger; that of an app without one is empty.
+func (j *job) readLedger(ctx context.Context) error {
+	state, err := j.Kube.CoreV1().ConfigMaps(j.Namespace).Get(ctx, j.stateName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		state = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+			Name: j.stateName(), Namespace: j.Namespace,
+			Labels: map[string]string{"app": j.app(), ledgerLabel: fieldManager},
+		}}
+	case err != nil:
+		return fmt.Errorf("%s: %w; nothing was changed", j.ledgerName(), err)
+	}
+	ledger, err := release.ParseLedger(j.app(), state.Data[ledgerKey])
+	if err != nil {
+		return err
+	}
+	j.state, j.ledger, j.previous = state, ledger, state.Data[previousKey]
+	return nil
+}
+
+// drawEpoch gives this job the next epoch, in the ledger as it will be committed. unclean: the job before may
+// still write. That is not the Lease's to say, which can be empty while that job does not know yet: the ledger
+// says it.
+func (j *job) drawEpoch(ctx context.Context) (unclean bool, err error) {
+	unclean, newest := j.ledger.Open, j.ledger.Epoch
+	if j.state.ResourceVersion == "" { // a first ledger, or one that was lost: the objects may know more
+		live, err := j.newestEpoch(ctx)
+		if err != nil {
+			return false, err
+		}
+		newest, unclean = max(newest, live), unclean || live > 0
+	}
+	j.epoch = newest + 1
+	j.ledger.Epoch, j.ledger.Open = j.epoch, true
+	return unclean, nil
+}
+
+// commit writes the ledger as it is in memory. It is tried again after a fault, and when somebody has edited
+// the ConfigMap's other parts; a ledger that somebody else has written is another job's lock.
+func (j *job) commit(ctx context.Context) error {
+	if j.planning() {
+		return nil
+	}
+	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
+	text, base := j.ledger.String(), j.state.Data[ledgerKey]
+	following := j.state // what this write follows
+	return retried(ctx, j.ledgerName(), func() error {
+		if following == nil {
+			live, err := configMaps.Get(ctx, j.stateName(), metav1.GetOptions{})
+			switch {
+			case apierrors.IsNotFound(err) && j.state.ResourceVersion == "":
+				live = j.state
+			case apierrors.IsNotFound(err):
+				return ErrLockLost // somebody has deleted it
+			case err != nil:
+				return err
+			case live.Data[ledgerKey] == text: // this very write was done, its answer lost
+				j.state = live
+				return nil
+			case live.Data[ledgerKey] != base:
+				return ErrLockLost
+			}
+			following = live
+		}
+		next := following.DeepCopy()
+		following = nil
+		if next.Data == nil {
+			next.Data = map[string]string{}
+		}
+		next.Data[ledgerKey], next.Data[previousKey] = text, j.previous
+		if j.previous == "" || j.ledger.Release == nil {
+			delete(next.Data, previousKey)
+		}
+		written, err := j.writeLedger(ctx, next)
+		if err == nil {
+			j.state = written
+		}
+		return err
+	})
+}
+
+func (j *job) writeLedger(ctx context.Context, next *corev1.ConfigMap) (*corev1.ConfigMap, error) {
+	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
+	if next.ResourceVersion != "" {
+		return configMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	}
+	written, err := configMaps.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
+	if apierrors.IsAlreadyExists(err) {
+		err = apierrors.NewConflict(corev1.Resource("configmaps"), j.stateName(), err) // to be looked at
+	}
+	return written, err
+}
+
+// uncommitted says whether the ledger in memory says more than the one that was committed.
+func (j *job) uncommitted() bool {
+	saved, err := release.ParseLedger(j.app(), j.state.Data[ledgerKey])
+	if err != nil {
+		return true
+	}
+	saved.Open = j.ledger.Open
+	return saved.String() != j.ledger.String()
+}
+
+// reach is the step that commits a stage.
+func (j *job) reach(stage release.Stage) step {
+	return func(ctx context.Context) error {
+		if err := j.ledger.Reach(stage, j.By, now()); err != nil {
+			return err
+		}
+		if !j.uncommitted() {
+			return nil
+		}
+		return j.commit(ctx)
+	}
+}
+
+// close commits what the work came to, and that this job writes nothing more. When only its end cannot be
+// noted, the next job takes it for one that may still write.
+func (j *job) close(ctx context.Context) error {
+	uncommitted := j.uncommitted()
+	if ctx.Err() != nil {
+		if uncommitted {
+			return ctx.Err()
+		}
+		return nil
+	}
+	j.ledger.Open = false
+	err := j.commit(ctx)
+	if err != nil && !uncommitted {
+		j.log("lock", "its end could not be noted, which costs the next job some writes: %v", err)
+		return nil
+	}
+	return err
+}
+
+// overtaken says whether a newer lock has written the ledger.
+func (j *job) overtaken(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	now := &job{Cluster: j.Cluster}
+	return now.readLedger(ctx) == nil && now.ledger.Epoch > j.epoch
+}

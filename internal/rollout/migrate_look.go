@@ -1,0 +1,239 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// What migrate looks for before it changes anything.
+
+func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done bool, err error) {
+	if r := j.ledger.Release; r != nil {
+		return m, false, &release.InFlightError{Release: *r}
+	}
+	selected := labels.SelectorFromSet(j.Manifests.Service.Spec.Selector)
+	served, err := j.lookServed(ctx, from, selected)
+	if err != nil {
+		return m, false, err
+	}
+	orphans, err := j.orphanedReplicaSets(ctx, selected) // a migration that died has left them
+	if err != nil {
+		return m, false, err
+	}
+	routed, err := j.convertible(ctx)
+	if err != nil {
+		return m, false, err
+	}
+	m.stale = served.canaries
+	switch {
+	case served.primary != nil && served.old == nil && len(m.stale) == 0 && len(orphans) == 0 && routed:
+		return m, true, nil
+	case served.primary == nil && served.old == nil && len(orphans) == 0:
+		problem := "no Deployment has pods that the Service selects"
+		if from != "" {
+			problem = fmt.Sprintf("there is no Deployment %q whose pods the Service selects", from)
+		}
+		return m, false, &usererr.Error{Field: "from", Problem: problem, Fix: "for an app that is not deployed yet run canary: its first release goes straight to primary"}
+	}
+	if served.primary != nil { // started before
+		if m.image = j.Manifests.Image(served.primary); release.DigestOf(m.image) == "" {
+			return m, false, &usererr.Error{Field: j.track(release.Primary).String(), Problem: "its image is a tag", Fix: "give it the image by digest"}
+		}
+		m.replicas = replicasOf(served.primary)
+	}
+	if old, primary := served.old, j.deploymentName(release.Primary); old != nil {
+		if err := j.scaledByOthers(ctx, old.Name, primary); err != nil {
+			return m, false, err
+		}
+		m.from, m.replicas = old.Name, max(m.replicas, replicasOf(old))
+		if old.Name != primary {
+			m.stale = append(m.stale, old.Name)
+		}
+	}
+	if m.image == "" {
+		m.image, err = j.runningDigest(ctx, served.old, selected)
+	}
+	return m, false, err
+}
+
+// served are the Deployments whose pods the Service selects.
+type served struct {
+	primary, old *appsv1.Deployment
+	canaries     []string
+}
+
+func (j *job) lookServed(ctx context.Context, from string, selected labels.Selector) (found served, err error) {
+	list, err := j.Kube.AppsV1().Deployments(j.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return found, fmt.Errorf("Deployments of %s: %w; nothing was changed", j.Namespace, err)
+	}
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, "")
+	if err != nil {
+		return found, err
+	}
+	for i := range list.Items {
+		d := &list.Items[i]
+		switch {
+		case d.Name == desired.Name && sameSelector(d, desired) == nil:
+			found.primary = d
+		case !selected.Matches(labels.Set(d.Spec.Template.Labels)):
+		case d.Name == j.deploymentName(release.Canary):
+			found.canaries = append(found.canaries, d.Name)
+		case from != "" && d.Name != from:
+		case found.old != nil:
+			return found, &usererr.Error{Field: "from", Problem: fmt.Sprintf("the Service selects the pods of Deployments %s and %s", found.old.Name, d.Name), Fix: "name the one that the traffic goes to; delete the others first if nobody needs them"}
+		default:
+			found.old = d
+		}
+	}
+	return found, nil
+}
+
+// orphanedReplicaSets are those without a Deployment whose pods the Service selects.
+func (j *job) orphanedReplicaSets(ctx context.Context, selected labels.Selector) ([]string, error) {
+	sets, err := j.Kube.AppsV1().ReplicaSets(j.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ReplicaSets of %s: %w; nothing more was changed", j.Namespace, err)
+	}
+	var names []string
+	for _, set := range sets.Items {
+		if metav1.GetControllerOf(&set) == nil && set.DeletionTimestamp == nil && selected.Matches(labels.Set(set.Spec.Template.Labels)) {
+			names = append(names, set.Name)
+		}
+	}
+	return names, nil
+}
+
+// runningDigest is the image that the app's pods run, by the digest that their node pulled.
+func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selected labels.Selector) (string, error) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selected.String()})
+	if err != nil {
+		return "", fmt.Errorf("pods of Service %s: %w; nothing was changed", j.Manifests.Service.Name, err)
+	}
+	if old != nil {
+		own, err := metav1.LabelSelectorAsSelector(old.Spec.Selector)
+		if err != nil {
+			return "", err
+		}
+		pods.Items = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+			return !own.Matches(labels.Set(p.Labels)) || p.Labels[manifest.TrackLabel] == string(release.Canary)
+		})
+	}
+	found, err := j.imagesOf(pods.Items)
+	if err != nil {
+		return "", err
+	}
+	if len(found) != 1 {
+		var each []string
+		for image, pod := range found {
+			each = append(each, fmt.Sprintf("pod %s runs %s", pod, image))
+		}
+		slices.Sort(each)
+		if len(each) == 0 {
+			each = []string{"it has none"}
+		}
+		return "", &usererr.Error{Field: "pods of Service " + j.Manifests.Service.Name, Problem: "they do not all run one image: " + strings.Join(each, ", "), Fix: "finish the rollout that is in progress, then run migrate"}
+	}
+	for image := range found {
+		return image, nil
+	}
+	return "", nil
+}
+
+// imagesOf are the images that pods run in the app's container, by digest, each with a pod that runs it.
+func (j *job) imagesOf(pods []corev1.Pod) (map[string]string, error) {
+	found := map[string]string{}
+	for _, pod := range pods {
+		for _, container := range pod.Spec.Containers {
+			if len(pod.Spec.Containers) > 1 && container.Name != "app" && container.Name != j.app() {
+				continue // a sidecar
+			}
+			id := ""
+			for _, status := range pod.Status.ContainerStatuses {
+				if status.Name == container.Name {
+					id = status.ImageID
+				}
+			}
+			image, err := byDigest(container.Image, id)
+			if err != nil {
+				return nil, &usererr.Error{Field: "pod " + pod.Name, Problem: err.Error(), Fix: "give its Deployment the image by digest"}
+			}
+			found[image] = pod.Name
+		}
+	}
+	return found, nil
+}
+
+// byDigest names an image by its digest: its own, or that of the imageID which the node gives.
+func byDigest(image, imageID string) (string, error) {
+	if release.DigestOf(image) != "" {
+		return release.ParseImage("image", image)
+	}
+	_, digest, ok := strings.Cut(imageID, "@")
+	ref, err := name.ParseReference(image)
+	if err != nil || !ok {
+		return "", fmt.Errorf("its image %s is a tag, and its node does not say the digest (imageID %q)", image, imageID)
+	}
+	return release.ParseImage("imageID", ref.Context().Name()+"@"+digest)
+}
+
+// scaledByOthers refuses an HPA that would lose its Deployment.
+func (j *job) scaledByOthers(ctx context.Context, old, primary string) error {
+	if old == primary {
+		return nil
+	}
+	hpa, err := j.hpaOf(ctx, old)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	if hpa == nil {
+		return nil
+	}
+	return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: fmt.Sprintf("it scales Deployment %s, which goes", old), Fix: "let it scale " + primary + " (that may be done before there is one), then run migrate"}
+}
+
+// convertible says whether the VirtualService has the release's route already, and refuses one that migrate
+// cannot make into it: one that splits traffic, or has no route to the Service.
+func (j *job) convertible(ctx context.Context) (routed bool, err error) {
+	live, err := j.liveRoute(ctx)
+	if err != nil {
+		return false, fmt.Errorf("%w; nothing was changed", err)
+	}
+	if live == nil {
+		return false, nil
+	}
+	object := j.virtualService().String()
+	for _, r := range j.Manifests.Routes(live) {
+		if manifest.Weights(live, r).Canary != 0 {
+			return false, &usererr.Error{Field: object, Problem: "the canary has traffic", Fix: "end that release first: route 100 to primary"}
+		}
+	}
+	if routed = len(j.Manifests.Routes(live)) > 0; routed || len(j.plain(live)) > 0 {
+		return routed, nil
+	}
+	return false, &usererr.Error{Field: object, Problem: "it has no http route that leads to the Service alone, with one destination", Fix: "give it such a route (or the manifest's, primary 100 and canary 0, once primary has pods), then run migrate"}
+}
+
+// plain are the http routes with one destination, the app's Service.
+func (j *job) plain(vs *networking.VirtualService) []int {
+	var found []int
+	for i, http := range vs.Spec.Http {
+		if len(http.Route) == 1 && http.Route[0].Destination != nil && j.Manifests.IsHost(http.Route[0].Destination.Host, vs.Namespace) {
+			found = append(found, i)
+		}
+	}
+	return found
+}

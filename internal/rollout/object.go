@@ -1,0 +1,113 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// object is one that a release writes: how it is read and written, whatever its kind.
+type object struct {
+	kind, namespace, name string
+
+	read   func(context.Context) (metav1.Object, error) // nil when not found
+	create func(context.Context, metav1.Object, metav1.CreateOptions) (metav1.Object, error)
+	patch  func(context.Context, types.PatchType, []byte, metav1.PatchOptions) (metav1.Object, error)
+	delete func(context.Context, metav1.DeleteOptions) error
+}
+
+func (o object) String() string { return o.kind + " " + o.namespace + "/" + o.name }
+
+// client is what the generated clients of all kinds have in common.
+type client[T any] interface {
+	Get(context.Context, string, metav1.GetOptions) (T, error)
+	Create(context.Context, T, metav1.CreateOptions) (T, error)
+	Patch(context.Context, string, types.PatchType, []byte, metav1.PatchOptions, ...string) (T, error)
+	Delete(context.Context, string, metav1.DeleteOptions) error
+}
+
+func objectOf[T metav1.Object](kind, namespace, name string, c client[T]) object {
+	return object{
+		kind: kind, namespace: namespace, name: name,
+		read: func(ctx context.Context) (metav1.Object, error) {
+			live, err := c.Get(ctx, name, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			return live, nil
+		},
+		create: func(ctx context.Context, o metav1.Object, options metav1.CreateOptions) (metav1.Object, error) {
+			return c.Create(ctx, o.(T), options)
+		},
+		patch: func(ctx context.Context, kind types.PatchType, body []byte, options metav1.PatchOptions) (metav1.Object, error) {
+			return c.Patch(ctx, name, kind, body, options)
+		},
+		delete: func(ctx context.Context, options metav1.DeleteOptions) error { return c.Delete(ctx, name, options) },
+	}
+}
+
+// live reads an object; the zero T when it is not found.
+func live[T metav1.Object](ctx context.Context, o object) (T, error) {
+	found, err := o.read(ctx)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", o, err)
+	}
+	return as[T](found), err
+}
+
+// as is an object as its own type; the zero T for nil.
+func as[T metav1.Object](o metav1.Object) T {
+	typed, _ := o.(T)
+	return typed
+}
+
+func (c *Cluster) deployment(name string) object {
+	return objectOf("Deployment", c.Namespace, name, c.Kube.AppsV1().Deployments(c.Namespace))
+}
+
+// track is the Deployment of a track.
+func (c *Cluster) track(track release.Track) object { return c.deployment(c.deploymentName(track)) }
+
+func (c *Cluster) replicaSet(name string) object {
+	return objectOf("ReplicaSet", c.Namespace, name, c.Kube.AppsV1().ReplicaSets(c.Namespace))
+}
+
+func (c *Cluster) service() object {
+	return objectOf("Service", c.Namespace, c.Manifests.Service.Name, c.Kube.CoreV1().Services(c.Namespace))
+}
+
+func (c *Cluster) destinationRule() object {
+	return objectOf("DestinationRule", c.Namespace, c.Manifests.DestinationRule.Name, c.Istio.NetworkingV1().DestinationRules(c.Namespace))
+}
+
+func (c *Cluster) virtualService() object {
+	return objectOf("VirtualService", c.Namespace, c.Manifests.VirtualService.Name, c.Istio.NetworkingV1().VirtualServices(c.Namespace))
+}
+
+// gateway is one that apps share: it is only ever created.
+func (c *Cluster) gateway(name string) object {
+	return objectOf("Gateway", c.Namespace, name, c.Istio.NetworkingV1().Gateways(c.Namespace))
+}
+
+func (c *Cluster) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deployment, error) {
+	return live[*appsv1.Deployment](ctx, c.track(track))
+}
+
+func (c *Cluster) liveRoute(ctx context.Context) (*networking.VirtualService, error) {
+	return live[*networking.VirtualService](ctx, c.virtualService())
+}
+
+// fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger.
+func (c *Cluster) fenced() []object {
+	return []object{c.track(release.Primary), c.track(release.Canary), c.service(), c.destinationRule(), c.virtualService()}
+}

@@ -1,0 +1,142 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
+// of the traffic to primary. The canary keeps its share until then.
+func (c *Cluster) Promote(ctx context.Context) (Result, error) {
+	return run(ctx, c, command[struct{}]{
+		name: "promote",
+		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
+			nothing, err := j.lookPromote(ctx)
+			if nothing == nil && err == nil {
+				err = j.admit(ctx, j.ledger.Release)
+			}
+			return struct{}{}, nothing, err
+		},
+		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.promote(ctx) },
+	})
+}
+
+func (j *job) lookPromote(ctx context.Context) (*Result, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return nil, err
+	}
+	r := j.ledger.Release
+	switch {
+	case r == nil:
+		return j.lookPromoted()
+	case r.Stage == release.StagePromoted:
+		return j.nothing("release %s is promoted: continue with cleanup", r.ID), nil
+	}
+	if err := j.ledger.Promotable(); err != nil {
+		return nil, &StageError{err}
+	}
+	template, err := j.Manifests.TemplateHash()
+	if err != nil {
+		return nil, err
+	}
+	if template != r.Template {
+		return nil, &usererr.Error{
+			Field:   "manifests",
+			Problem: fmt.Sprintf("the pod template is not the one that the canary of release %s proved", r.ID),
+			Fix:     "promote with the manifests that canary was run with",
+		}
+	}
+	if r.Stage != release.StageVerified {
+		return nil, nil
+	}
+	status, err := j.status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(status.Drift) > 0 {
+		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(status.Drift, "; "))}
+	}
+	return nil, nil
+}
+
+// lookPromoted is what promote finds when no release is in flight.
+func (j *job) lookPromoted() (*Result, error) {
+	last := j.ledger.Last(j.ReleaseID)
+	switch {
+	case last == nil:
+		return nil, &StageError{fmt.Errorf("%w: start one with canary", release.ErrNoRelease)}
+	case !last.Outcome.Good():
+		return nil, &StageError{fmt.Errorf("release %s has finished: %s%s; start one with canary", last.ID, last.Outcome, because(last.Reason))}
+	}
+	return j.nothing("release %s has finished (%s) and has all of the traffic: nothing to do", last.ID, last.Outcome), nil
+}
+
+func (j *job) promote(ctx context.Context) (Result, error) {
+	r := j.ledger.Release
+	if r.Stage != release.StagePromoting {
+		if err := inOrder(ctx, j.rememberPrevious, j.reach(release.StagePromoting)); err != nil {
+			return Result{}, err
+		}
+	}
+	err := inOrder(ctx,
+		j.ensureSubsets,
+		j.replacePrimary,
+		j.route(0),
+	)
+	if err == nil {
+		err = j.ledger.Reach(release.StagePromoted, j.By, now())
+	}
+	return j.result("%s is on primary and has all of the traffic", r.Digest()), err
+}
+
+// rememberPrevious keeps primary's pod template beside the ledger: rollback puts it back as it was,
+// not only its image.
+func (j *job) rememberPrevious(ctx context.Context) error {
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return err
+	}
+	if live == nil {
+		return fmt.Errorf("%s not found: somebody has deleted it; nothing was changed, rollback ends the release", j.track(release.Primary))
+	}
+	text, err := json.Marshal(live.Spec.Template)
+	j.previous = string(text)
+	return err
+}
+
+// regrowths is how often promotion scales primary back against an HPA.
+const regrowths = 4
+
+// replacePrimary puts the release on primary and waits until it is ready for all of the traffic. An HPA has
+// shrunk it by what the canary serves and may do so again while this waits: what is routed to is what was seen
+// ready last.
+func (j *job) replacePrimary(ctx context.Context) error {
+	hpa, err := j.applyPrimary(ctx)
+	if err != nil {
+		return err
+	}
+	for range regrowths {
+		if err := j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx); err != nil {
+			return err
+		}
+		if hpa == nil {
+			return nil
+		}
+		if grown, err := j.regrow(ctx, hpa); err != nil || !grown || j.planning() {
+			return err
+		}
+	}
+	return shrinking(hpa, j.deploymentName(release.Primary), j.ledger.Release.Replicas)
+}
+
+func shrinking(hpa *autoscalingv2.HorizontalPodAutoscaler, deployment string, replicas int32) error {
+	return fmt.Errorf("HorizontalPodAutoscaler %s takes replicas away that %s needs for all of the traffic (%d when the release started); the canary keeps its share: raise minReplicas until the release has finished, then run promote again",
+		hpa.Name, deployment, replicas)
+}

@@ -1,0 +1,229 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Rollback sends all of the traffic to primary, puts the old digest back on it when promotion had
+// started, and drains and deletes the canary. It takes the lock of whoever holds it.
+func (c *Cluster) Rollback(ctx context.Context, reason string) (Result, error) {
+	taking := *c
+	taking.Takeover = true
+	return run(ctx, &taking, command[struct{}]{
+		name: "rollback",
+		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
+			nothing, err := j.lookRollback(ctx)
+			return struct{}{}, nothing, err
+		},
+		start: func(j *job, _ struct{}) error { return j.startRollback(reason) },
+		act:   func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.rollback(ctx, reason) },
+	})
+}
+
+func (j *job) lookRollback(ctx context.Context) (*Result, error) {
+	if err := j.ledger.Expect(j.ReleaseID); err != nil {
+		return nil, err
+	}
+	if j.ledger.Release != nil {
+		return nil, nil
+	}
+	if j.ReleaseID == "" {
+		if orphan, err := j.orphaned(ctx); err != nil || orphan {
+			return nil, err
+		}
+	}
+	return j.nothing("no release is in flight: nothing to roll back"), nil
+}
+
+// startRollback notes that a release goes back; of a first release it is not known yet whether it can.
+func (j *job) startRollback(reason string) error {
+	r := j.ledger.Release
+	if r == nil || r.Previous == "" || r.Stage == release.StageRollingBack {
+		return nil
+	}
+	r.Reason = reason
+	return j.ledger.Reach(release.StageRollingBack, j.By, now())
+}
+
+func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
+	r := j.ledger.Release
+	switch {
+	case r == nil:
+		return j.removeOrphan(ctx)
+	case r.Previous == "":
+		return j.rollbackFirst(ctx, reason)
+	}
+	j.log("ledger", "rolling back release %s: %s", r.ID, r.Reason)
+	sticky, err := j.stickyRollback(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	err = inOrder(ctx,
+		j.ensureSubsets,
+		func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) },
+		func(ctx context.Context) error { return j.removeCanary(ctx, sticky) },
+	)
+	if err != nil {
+		return Result{}, err
+	}
+	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
+}
+
+// stickyRollback is what the browsers of a canary that goes need.
+func (j *job) stickyRollback(ctx context.Context) (stickiness, error) {
+	if j.ledger.Release.Sticky == nil {
+		return free, nil
+	}
+	live, err := j.liveTrack(ctx, release.Canary)
+	if err != nil {
+		return free, err
+	}
+	if serves, err := j.serves(ctx, live, release.Canary); err != nil || !serves {
+		return free, err
+	}
+	return assets, nil
+}
+
+// restorePrimary brings the traffic to a primary with the old template. A primary that promotion has
+// started to change is put back first when it has no ready endpoint of its own; else the traffic goes
+// first. One that somebody has deleted is made again.
+func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return err
+	}
+	ready, err := j.serves(ctx, live, release.Primary)
+	if err != nil {
+		return err
+	}
+	if ready {
+		if err := j.routeSticky(0, sticky)(ctx); err != nil {
+			return err
+		}
+	}
+	switch untouched := j.previous == "" && live != nil; {
+	case untouched && !ready:
+		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
+	case untouched:
+		return nil
+	}
+	return inOrder(ctx,
+		func(ctx context.Context) error { return j.applyPrevious(ctx, live) },
+		j.waitTrack(release.Primary, ""),
+		j.routeSticky(0, sticky),
+	)
+}
+
+// applyPrevious puts primary back to what it ran before the release, and to the manifest's size if somebody has
+// deleted it.
+func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error {
+	desired, err := j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous)
+	if err != nil {
+		return err
+	}
+	if j.previous != "" {
+		var template corev1.PodTemplateSpec
+		if err := json.Unmarshal([]byte(j.previous), &template); err != nil {
+			return fmt.Errorf("%s: primary's previous pod template is not readable: %w", j.ledgerName(), err)
+		}
+		desired.Spec.Template = template
+	}
+	before, after, err := j.applyDeployment(ctx, desired, nil)
+	if err != nil {
+		return err
+	}
+	if live == nil {
+		if _, err := j.sizePrimary(ctx, before, after); err != nil {
+			return err
+		}
+	}
+	j.log(j.track(release.Primary).String(), "put back to %s", release.DigestOf(j.ledger.Release.Previous))
+	return nil
+}
+
+// rollbackFirst ends an app's first release: one that is live has nothing to go back to, else its primary,
+// which never had traffic, is removed.
+func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) {
+	r := j.ledger.Release
+	if r.Stage == release.StageStarted {
+		live, err := j.firstIsLive(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		if live {
+			return j.finish(release.OutcomeFirst, "the app's first release, %s, has all of the traffic: there is nothing to go back to", r.Digest())
+		}
+		r.Reason = reason
+	}
+	err := inOrder(ctx,
+		j.reach(release.StageRollingBack),
+		j.removeFirst,
+		j.waitGone(release.Primary),
+		j.handBack,
+	)
+	if err != nil {
+		return Result{}, err
+	}
+	return j.finish(release.OutcomeRolledBack, "the first release is removed: the app has no primary")
+}
+
+// removeFirst deletes the primary of a first release that did not come up.
+func (j *job) removeFirst(ctx context.Context) error {
+	j.log("ledger", "rolling back release %s: %s", j.ledger.Release.ID, j.ledger.Release.Reason)
+	route, err := j.liveRoute(ctx)
+	if err != nil {
+		return err
+	}
+	if route != nil {
+		j.log(j.virtualService().String(), "is left as it is; it leads to no pods until the next release")
+	}
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil || live == nil {
+		return err
+	}
+	if _, ours := live.Annotations[epochAnnotation]; !ours {
+		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "the first release did not create it, somebody else did", Fix: "delete it, or give it another name, then run rollback again"}
+	}
+	return j.deleteDeployment(ctx, live.Name)
+}
+
+// firstIsLive says whether a first release that was not noted as finished has its traffic already: its route
+// is the last thing that it makes.
+func (j *job) firstIsLive(ctx context.Context) (bool, error) {
+	route, err := j.liveRoute(ctx)
+	if err != nil || route == nil {
+		return false, err
+	}
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return false, err
+	}
+	return j.serves(ctx, live, release.Primary)
+}
+
+// orphaned says whether there is a canary that no release in the ledger has created.
+func (j *job) orphaned(ctx context.Context) (bool, error) {
+	live, err := j.liveTrack(ctx, release.Canary)
+	if err != nil || live == nil {
+		return false, err
+	}
+	_, ours := live.Annotations[epochAnnotation]
+	return ours, nil
+}
+
+// removeOrphan removes a canary whose ledger was lost.
+func (j *job) removeOrphan(ctx context.Context) (Result, error) {
+	j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
+	if err := j.removeCanary(ctx, free); err != nil {
+		return Result{}, err
+	}
+	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
+}

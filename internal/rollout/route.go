@@ -1,0 +1,175 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+var tracks = []release.Track{release.Primary, release.Canary}
+
+func routeMissing(o object) error {
+	return &usererr.Error{
+		Field:   o.String(),
+		Problem: "no http route in the cluster names both subsets of the Service",
+		Fix:     "apply the manifest's route (primary 100, canary 0) to it; Crossbill never adds routes to an object that others own",
+	}
+}
+
+func subsetMoved(o object, track release.Track) error {
+	return &usererr.Error{
+		Field:   o.String(),
+		Problem: fmt.Sprintf("its subset %s selects other pods than those labeled %s: %s", track, manifest.TrackLabel, track),
+		Fix:     fmt.Sprintf("give the subset the label %s: %s, or its other users a subset of another name", manifest.TrackLabel, track),
+	}
+}
+
+// ensureSubsets creates the DestinationRule or adds the subsets that it lacks.
+func (j *job) ensureSubsets(ctx context.Context) error {
+	o := j.destinationRule()
+	desired := j.Manifests.DestinationRule.DeepCopy()
+	desired.Namespace = j.Namespace
+	before, after, err := change(ctx, j, o, func(live *networking.DestinationRule) (write, error) {
+		if live == nil {
+			return j.create(o, desired, true), nil
+		}
+		ops, err := missingSubsets(o, live)
+		if len(ops) == 0 || err != nil {
+			return nil, err
+		}
+		return j.patch(o, ops...), nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case before == nil:
+		j.log(o.String(), "created with subsets primary and canary")
+	case before != after:
+		j.log(o.String(), "added the missing subsets")
+	}
+	return nil
+}
+
+// missingSubsets are the operations that add the tracks' subsets which a DestinationRule lacks.
+func missingSubsets(o object, live *networking.DestinationRule) ([]patchOp, error) {
+	var ops []patchOp
+	for _, track := range tracks {
+		if manifest.HasSubset(live, track) {
+			continue
+		}
+		if slices.ContainsFunc(live.Spec.Subsets, func(s *networkingapi.Subset) bool { return s.Name == string(track) }) {
+			return nil, subsetMoved(o, track)
+		}
+		ops = append(ops, patchOp{"add", "/spec/subsets/-", map[string]any{"name": track, "labels": map[string]any{manifest.TrackLabel: track}}})
+	}
+	if len(ops) > 0 && len(live.Spec.Subsets) == 0 {
+		ops = append([]patchOp{{"add", "/spec/subsets", []any{}}}, ops...)
+	}
+	return ops, nil
+}
+
+// ensureGateways creates the Gateways that are missing. Apps may share one, so it is only ever created.
+func (j *job) ensureGateways(ctx context.Context) error {
+	for _, gateway := range j.Manifests.Gateways {
+		o := j.gateway(gateway.Name)
+		desired := gateway.DeepCopy()
+		desired.Namespace = j.Namespace
+		before, _, err := change(ctx, j, o, func(live *networking.Gateway) (write, error) {
+			if live != nil {
+				return nil, nil
+			}
+			return j.create(o, desired, false), nil
+		})
+		if err != nil {
+			return err
+		}
+		if before == nil {
+			j.log(o.String(), "created")
+		}
+	}
+	return nil
+}
+
+// ensureRoute creates a VirtualService that is missing, at rest. One that exists is left as it is.
+func (j *job) ensureRoute(ctx context.Context) error {
+	o := j.virtualService()
+	desired := j.Manifests.VirtualService.DeepCopy()
+	desired.Namespace = j.Namespace
+	before, _, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
+		switch {
+		case live == nil:
+			return j.create(o, desired, true), nil
+		case len(j.Manifests.Routes(live)) == 0:
+			return nil, routeMissing(o)
+		}
+		return nil, nil
+	})
+	if err == nil && before == nil {
+		j.log(o.String(), "created: 100%% to primary")
+	}
+	return err
+}
+
+// route is the step that gives the canary a weight in percent and primary the rest, in every http route that
+// is the release's.
+func (j *job) route(weight int) step { return j.routeSticky(weight, j.stickinessAt(weight)) }
+
+// routeSticky is route with what browsers are held to.
+func (j *job) routeSticky(weight int, sticky stickiness) step {
+	return func(ctx context.Context) error {
+		o := j.virtualService()
+		before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
+			switch {
+			case live == nil && weight == 0:
+				return nil, nil // somebody has deleted it: there is no traffic to take away
+			case live == nil:
+				return nil, routeMissing(o)
+			case len(j.Manifests.Routes(live)) > 0:
+			case weight == 0 && !j.Manifests.Named(live, release.Canary):
+				return nil, nil // nothing leads to the canary: there is no traffic to take away
+			default:
+				return nil, routeMissing(o)
+			}
+			ops, err := j.routeOps(live, int32(weight), sticky)
+			if len(ops) == 0 || err != nil {
+				return nil, err
+			}
+			return j.patch(o, ops...), nil
+		})
+		if err == nil && before != after {
+			j.log(o.String(), "routes %d%% to primary, %d%% to canary%s", 100-weight, weight, sticky)
+		}
+		return err
+	}
+}
+
+// routeOps are the operations that bring the release's routes to a weight.
+func (j *job) routeOps(live *networking.VirtualService, weight int32, sticky stickiness) ([]patchOp, error) {
+	if sticky == pinned {
+		if err := j.stickyRefusal(live); err != nil {
+			return nil, err
+		}
+	}
+	ops, routes, insert, err := j.stickyOps(live, sticky)
+	if err != nil {
+		return nil, err
+	}
+	want := manifest.WeightPair{Primary: 100 - weight, Canary: weight}
+	for i, r := range routes {
+		if manifest.Weights(live, j.Manifests.Routes(live)[i]) == want {
+			continue
+		}
+		path := fmt.Sprintf("/spec/http/%d/route/", r.HTTP)
+		ops = append(ops,
+			patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Primary), &want.Primary},
+			patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Canary), &want.Canary})
+	}
+	return append(ops, insert...), nil
+}

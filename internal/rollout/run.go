@@ -1,0 +1,190 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// StageError says that a command cannot be run at the present stage. Nothing was changed.
+type StageError struct{ Err error }
+
+func (e *StageError) Error() string { return e.Err.Error() }
+func (e *StageError) Unwrap() error { return e.Err }
+
+// command is one command of a release's lifecycle. Found is what it looks for before it changes anything.
+type command[Found any] struct {
+	name string
+	// look reads and writes nothing. It gives a result when there is nothing to do, or an error when the present
+	// state does not allow the command.
+	look func(context.Context, *job) (Found, *Result, error)
+	// start changes the ledger in memory, which is committed together with the lock; nil: there is nothing to
+	// note before the work.
+	start func(*job, Found) error
+	// act does the work. What it changes in the ledger last is committed with the end of the lock.
+	act func(context.Context, *job, Found) (Result, error)
+}
+
+// job is a command under its lock, or one that looks.
+type job struct {
+	*Cluster
+	command string
+	epoch   int64
+	locked  bool // this job has the lock
+
+	ledger   *release.Ledger
+	previous string            // primary's pod template before promotion, as JSON
+	state    *corev1.ConfigMap // what ledger and previous were read from, or last committed to
+
+	written map[string]version // of the Deployments that this job wrote, by name
+}
+
+// version is what the API server made of a write.
+type version struct {
+	uid        types.UID
+	generation int64
+}
+
+// step is one of the things that a command does, in order.
+type step func(context.Context) error
+
+func inOrder(ctx context.Context, steps ...step) error {
+	for _, take := range steps {
+		if err := take(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run looks, takes the lock when there is something to do, looks again if the ledger has moved meanwhile, and
+// acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
+func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
+	before := &job{Cluster: c, command: cmd.name}
+	if err := before.readLedger(ctx); err != nil {
+		return Result{}, err
+	}
+	found, result, err := cmd.look(ctx, before)
+	switch {
+	case err != nil:
+		return Result{}, err
+	case result != nil:
+		return *result, nil
+	case c.planning():
+		return runPlan(ctx, before, cmd, found)
+	}
+	return c.withLock(ctx, func(ctx context.Context, takenFrom string) (Result, error) {
+		return runLocked(ctx, before, cmd, found, takenFrom)
+	})
+}
+
+// runPlan does the work as a plan: the ledger is never written.
+func runPlan[Found any](ctx context.Context, j *job, cmd command[Found], found Found) (Result, error) {
+	j.epoch = j.ledger.Epoch + 1
+	if cmd.start != nil {
+		if err := cmd.start(j, found); err != nil {
+			return Result{}, err
+		}
+	}
+	return cmd.act(ctx, j, found)
+}
+
+// runLocked draws the epoch and does the work.
+func runLocked[Found any](ctx context.Context, before *job, cmd command[Found], found Found, takenFrom string) (Result, error) {
+	j := &job{Cluster: before.Cluster, command: cmd.name, locked: true}
+	if err := j.readLedger(ctx); err != nil {
+		return Result{}, err
+	}
+	if j.state.ResourceVersion != before.state.ResourceVersion { // somebody has worked on the app meanwhile
+		again, result, err := cmd.look(ctx, j)
+		if err != nil {
+			return Result{}, err
+		}
+		if result != nil {
+			return *result, nil
+		}
+		found = again
+	}
+	unclean, err := j.drawEpoch(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	if cmd.start != nil {
+		if err := cmd.start(j, found); err != nil {
+			return Result{}, err
+		}
+	}
+	if r := j.ledger.Release; r != nil && takenFrom != "" {
+		r.Takeovers = append(r.Takeovers, release.Takeover{From: takenFrom, By: j.By, At: now()})
+	}
+	if err := j.commit(ctx); err != nil {
+		return Result{}, err
+	}
+	if unclean {
+		if err := j.stamp(ctx); err != nil {
+			return Result{}, err
+		}
+	}
+	result, err := cmd.act(ctx, j, found)
+	if err == nil {
+		err = j.close(ctx)
+	}
+	if err != nil {
+		return Result{}, j.conclude(ctx, err)
+	}
+	return result, nil
+}
+
+// conclude says what the error of a job means for the release, and ends the lock in order where it is certain
+// that no write is still on its way.
+func (j *job) conclude(ctx context.Context, err error) error {
+	if j.overtaken(ctx) {
+		return ErrLockLost // what went wrong is what the other job does
+	}
+	var notReady *NotReadyError
+	if errors.As(err, &notReady) && j.ledger.Release != nil {
+		notReady.ReleaseID = j.ledger.Release.ID
+	}
+	if notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
+		_ = j.close(ctx) // after any other error a write may still be on its way
+	}
+	if ctx.Err() != nil && !errors.Is(err, ErrLockLost) {
+		// The elector cancels the work when it can no longer renew.
+		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
+	}
+	return err
+}
+
+// nothing is the result of a look that found nothing to do.
+func (j *job) nothing(format string, args ...any) *Result {
+	result := j.result(format, args...)
+	return &result
+}
+
+func (j *job) result(format string, args ...any) Result {
+	return Result{Command: j.command, App: j.app(), Release: j.ledger.Release, Message: fmt.Sprintf(format, args...)}
+}
+
+// finish ends the release in the ledger, and is the result of the command that did.
+func (j *job) finish(outcome release.Outcome, format string, args ...any) (Result, error) {
+	if err := j.ledger.Finish(outcome, j.By, now()); err != nil {
+		return Result{}, err
+	}
+	result := j.result(format, args...)
+	result.Release, result.Outcome = &j.ledger.History[0].Release, outcome
+	return result, nil
+}
+
+// because is a reason as a message has it.
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
+}

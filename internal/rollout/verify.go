@@ -1,0 +1,48 @@
+package rollout
+
+import (
+	"context"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// RollbackError says that a verdict is in the ledger, and that the rollback which follows from it did not
+// finish.
+type RollbackError struct{ Err error }
+
+func (e *RollbackError) Error() string { return e.Err.Error() }
+func (e *RollbackError) Unwrap() error { return e.Err }
+
+// Judge puts a verdict on the release in flight. With rollBack, an unhealthy one rolls it back in the same
+// lock, which is then taken from whoever holds it: verdict and rollback are one write of the ledger. Errors:
+// *StageError, *RollbackError, those of Rollback.
+func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (Result, error) {
+	rollBack = rollBack && v.Outcome == release.Unhealthy
+	judging := *c
+	judging.Takeover = c.Takeover || rollBack
+	return run(ctx, &judging, command[struct{}]{
+		name: "verify",
+		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
+			return struct{}{}, nil, j.ledger.Expect(j.ReleaseID)
+		},
+		start: func(j *job, _ struct{}) error {
+			if err := j.ledger.Judge(v, j.By, now()); err != nil {
+				return &StageError{err}
+			}
+			if rollBack {
+				return j.startRollback(v.Reason)
+			}
+			return nil
+		},
+		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
+			if !rollBack {
+				return j.result("%s: %s", v.Outcome, v.Reason), nil
+			}
+			result, err := j.rollback(ctx, v.Reason)
+			if err != nil {
+				return Result{}, &RollbackError{err}
+			}
+			return result, nil
+		},
+	})
+}
