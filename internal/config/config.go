@@ -134,7 +134,7 @@ type Probe struct {
 }
 
 // Load reads the file that --config names; else the one of $CROSSBILL_CONFIG; else crossbill.yaml in the working
-// directory; else there is none, and all is as by default. Errors are *usererr.Error, joined when there are more.
+// directory; else there is none, and all is as by default, as with /dev/null. Errors are *usererr.Error, joined when there are more.
 func Load(named string, getenv func(string) string) (*Config, error) {
 	file, field := named, "config"
 	if file == "" {
@@ -143,6 +143,9 @@ func Load(named string, getenv func(string) string) (*Config, error) {
 	optional := file == ""
 	if optional {
 		file, field = FileName, FileName
+	}
+	if file == os.DevNull {
+		return &Config{}, nil
 	}
 	text, err := os.ReadFile(file)
 	switch {

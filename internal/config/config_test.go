@@ -279,6 +279,7 @@ func TestLoad(t *testing.T) {
 		{load(""), "crossbill.yaml here"},
 		{load("", Variable, "other.yaml"), "other.yaml other"},
 		{load("crossbill.yml", Variable, "other.yaml"), "crossbill.yml short"},
+		{load(os.DevNull), " "},
 		{load("none.yaml"), "config: open none.yaml: no such file or directory; give a readable file, or none"},
 		{load("", Variable, "none.yaml"), "CROSSBILL_CONFIG: open none.yaml: no such file or directory; give a readable file, or none"},
 	} {
@@ -423,6 +424,7 @@ func TestExplain(t *testing.T) {
 		"app":                      "CROSSBILL_APP",
 		"releaseId":                "--release-id",
 		"image":                    "image",
+		"releaseId, app":           "--release-id, CROSSBILL_APP",
 		"Deployment shop-primary":  "Deployment shop-primary",
 		"k8s/slo.yaml: falsePass":  "k8s/slo.yaml: falsePass",
 		"analysis.objectives[0]":   "analysis.objectives[0]",

@@ -111,8 +111,11 @@ func platformValue(template string, getenv func(string) string) (string, bool) {
 func (s *Settings) Value(key string) string { return s.values[key].text }
 
 // Name is an option as its author knows it: the flag, the variable or the line of the file that set it. One that
-// nobody set is named by its flag, if the command has it.
+// nobody set is named by its flag, if the command has it. key may be more of them, with commas.
 func (s *Settings) Name(key string) string {
+	if first, rest, more := strings.Cut(key, ", "); more {
+		return s.Name(first) + ", " + s.Name(rest)
+	}
 	base, _, _ := strings.Cut(key, "[")
 	if origin := s.values[base].origin; origin != "" {
 		return origin + strings.TrimPrefix(key, base)
