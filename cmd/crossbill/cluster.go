@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -176,7 +176,7 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 			if err != nil {
 				return nil, err
 			}
-			return image.Parts(ctx, reference, keychain)
+			return registry.IndexDigests(ctx, reference, keychain)
 		},
 	}, nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -90,37 +91,30 @@ func attest(cmd *cobra.Command, flags *attestFlags, reference string) error {
 	if err != nil {
 		return err
 	}
-	options := image.Options(cmd.Context(), keychain)
-	chain, err := provenance.Inspect(cmd.Context(), ref, options...)
+	options := registry.Options(cmd.Context(), keychain)
+	inspected, err := provenance.Inspect(cmd.Context(), ref, options...)
 	if err != nil {
 		return err
 	}
-	if err := flags.complete(chain); err != nil {
+	if err := flags.complete(inspected.Labels); err != nil {
 		return err
 	}
 	created := time.Now()
 	if flags.created != 0 {
 		created = time.Unix(flags.created, 0)
 	}
-	made := attached{Image: ref.Name()}
+	var sbom []byte
 	if flags.appDir != "" {
-		sbom, err := provenance.SBOM(flags.appDir, ref.Context().Name(), ref.DigestStr(), flags.build.Base)
-		if err != nil {
+		if sbom, err = image.SBOM(flags.appDir, ref.Context().Name(), ref.DigestStr(), flags.build.Base); err != nil {
 			return err
 		}
-		if made.SBOM, err = provenance.Attach(cmd.Context(), ref, provenance.SBOMMediaType, sbom, nil, created, options...); err != nil {
-			return err
-		}
-		flags.build.SBOM = made.SBOM
 	}
-	if made.Provenance, err = provenance.Say(cmd.Context(), signer, ref, provenance.ProvenanceType, provenance.ProvenanceOf(flags.build), created, options...); err != nil {
-		return err
-	}
-	if made.Signature, err = provenance.Say(cmd.Context(), signer, ref, provenance.SignatureType, struct{}{}, created, options...); err != nil {
+	made, err := provenance.Attest(cmd.Context(), signer, ref, flags.build, sbom, created, options...)
+	if err != nil {
 		return err
 	}
 	return flags.output.print(cmd.OutOrStdout(), view{
-		data:  made,
+		data:  attached{ref.Name(), made.SBOM, made.Provenance, made.Signature},
 		text:  line("%s: signed as built from %s at %s", ref, flags.build.Repository, flags.build.Commit),
 		names: []string{"image/" + ref.Name()},
 	})
@@ -139,16 +133,16 @@ func (f *attestFlags) signer(ctx context.Context) (*provenance.Signer, error) {
 	case f.keyless && key != "":
 		return nil, &usererr.Error{Field: "--keyless", Problem: "there is a key as well", Fix: "give one of them"}
 	case f.keyless:
-		return provenance.Keyless(ctx, f.fulcio, f.rekor)
+		return provenance.NewKeylessSigner(ctx, f.fulcio, f.rekor)
 	case key == "":
 		return nil, &usererr.Error{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow by --keyless"}
 	}
-	return provenance.WithKey([]byte(key))
+	return provenance.NewKeySigner([]byte(key))
 }
 
 // complete fills in what the image's labels and GitHub's variables know
 // (https://docs.github.com/actions/reference/workflows-and-actions/variables).
-func (f *attestFlags) complete(chain *provenance.Chain) error {
+func (f *attestFlags) complete(labels map[string]string) error {
 	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
 	onGitHub := os.Getenv("GITHUB_ACTIONS") == "true" && repository != ""
 	b := &f.build
@@ -159,10 +153,10 @@ func (f *attestFlags) complete(chain *provenance.Chain) error {
 			}
 		}
 	}
-	fill(&b.Repository, chain.Labels["org.opencontainers.image.source"])
-	fill(&b.Commit, chain.Labels["org.opencontainers.image.revision"])
+	fill(&b.Repository, labels["org.opencontainers.image.source"])
+	fill(&b.Commit, labels["org.opencontainers.image.revision"])
 	b.Base = f.base
-	fill(&b.Base, chain.Labels["org.opencontainers.image.base.name"])
+	fill(&b.Base, labels["org.opencontainers.image.base.name"])
 	if onGitHub {
 		fill(&b.Repository, server+"/"+repository)
 		fill(&b.Ref, os.Getenv("GITHUB_REF"))
@@ -212,16 +206,16 @@ func newImageInspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := image.Options(cmd.Context(), keychain)
+			options := registry.Options(cmd.Context(), keychain)
 			found := inspected{}
-			if found.Chain, err = provenance.Inspect(cmd.Context(), ref, options...); err != nil {
+			if found.Image, err = provenance.Inspect(cmd.Context(), ref, options...); err != nil {
 				return err
 			}
 			if policy != nil {
-				found.Trusted, err = policy.Check(cmd.Context(), args[0], commit, options...)
+				found.Trusted, err = policy.Verify(cmd.Context(), args[0], commit, options...)
 			}
 			refused := err
-			if refused != nil && !errors.As(refused, new(*provenance.RefusedError)) {
+			if refused != nil && !errors.As(refused, new(*provenance.RejectedError)) {
 				return refused
 			}
 			if err := output.print(cmd.OutOrStdout(), view{
@@ -242,27 +236,27 @@ func newImageInspectCommand() *cobra.Command {
 	return cmd
 }
 
-// inspected is an image's chain, and who it is trusted for.
+// inspected is an image, and who it is trusted for.
 type inspected struct {
-	*provenance.Chain
+	*provenance.Image
 	Trusted *provenance.Origin `json:"trusted,omitempty"`
 }
 
 func (i *inspected) print(out io.Writer, checked bool) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("image", "%s", i.Image)
-	row("is", "%s", strings.Join(append([]string{i.MediaType, fmt.Sprintf("%.1f MB compressed", float64(i.Size)/1e6)}, i.Platforms...), ", "))
+	row("image", "%s", i.Reference)
+	row("is", "%s", strings.Join(append([]string{i.MediaType, fmt.Sprintf("%.1f MB compressed", float64(i.SizeBytes)/1e6)}, i.Platforms...), ", "))
 	row("runs", "%s, as user %s", strings.Join(i.Command, " "), i.User)
 	for _, label := range []string{"title", "version", "revision", "source", "base.name"} {
 		if value := i.Labels["org.opencontainers.image."+label]; value != "" {
 			row(label, "%s", value)
 		}
 	}
-	if !i.Created.IsZero() {
-		row("created", "%s", i.Created.UTC().Format(time.RFC3339))
+	if !i.CreatedAt.IsZero() {
+		row("created", "%s", i.CreatedAt.UTC().Format(time.RFC3339))
 	}
-	for _, a := range i.Attached {
+	for _, a := range i.Attachments {
 		said := a.Problem
 		switch {
 		case said != "":
@@ -273,7 +267,7 @@ func (i *inspected) print(out io.Writer, checked bool) error {
 		}
 		row("attached", "%s", strings.TrimSpace(fmt.Sprintf("%s %s  %s", a.Kind, a.Digest[:19], said)))
 	}
-	if len(i.Attached) == 0 {
+	if len(i.Attachments) == 0 {
 		row("attached", "nothing")
 	}
 	switch {

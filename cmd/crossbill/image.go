@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -98,7 +99,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	}
 	var below []v1.Layer
 	if flags.assetsOf != "" {
-		earlier, err := image.Earlier(cmd.Context(), flags.assetsOf, keychain)
+		earlier, err := registry.Pull(cmd.Context(), "assetsOf", flags.assetsOf, keychain)
 		if err != nil {
 			return err
 		}
@@ -118,7 +119,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 		}
 		images = append(images, built)
 	}
-	var built image.Built = images[0]
+	var built registry.Pushable = images[0]
 	if len(flags.platforms) > 0 {
 		if built, err = image.Index(images, flags.labels); err != nil {
 			return err
@@ -126,9 +127,9 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	}
 	var reference string
 	if folder, ok := strings.CutPrefix(flags.push, "oci:"); ok {
-		reference, err = image.WriteLayout(built, folder)
+		reference, err = registry.WriteLayout(built, folder)
 	} else {
-		reference, err = image.Push(cmd.Context(), built, flags.push, keychain)
+		reference, err = registry.Push(cmd.Context(), built, flags.push, keychain)
 	}
 	if err != nil {
 		return err
@@ -156,7 +157,7 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 // bases are the base images, one for each platform.
 func (f *imageFlags) bases(ctx context.Context) ([]v1.Image, error) {
 	if len(f.platforms) == 0 {
-		base, err := image.Base(ctx, f.base)
+		base, err := registry.Pull(ctx, "image.base", f.base, authn.DefaultKeychain)
 		return []v1.Image{base}, err
 	}
 	var bases []v1.Image
@@ -165,7 +166,7 @@ func (f *imageFlags) bases(ctx context.Context) ([]v1.Image, error) {
 		if err != nil || platform.OS == "" || platform.Architecture == "" {
 			return nil, &usererr.Error{Field: "--platform", Problem: fmt.Sprintf("%q is not a platform", text), Fix: "give os/architecture, for example linux/arm64"}
 		}
-		base, err := image.BaseFor(ctx, f.base, *platform)
+		base, err := registry.PullPlatform(ctx, "image.base", f.base, *platform, authn.DefaultKeychain)
 		if err != nil {
 			return nil, err
 		}
@@ -185,7 +186,7 @@ func newImageDigestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			reference, err := image.Digest(cmd.Context(), args[0], keychain)
+			reference, err := registry.Digest(cmd.Context(), args[0], keychain)
 			if err != nil {
 				return err
 			}
@@ -224,7 +225,7 @@ func (f *loginFlags) keychain() (authn.Keychain, error) {
 	case password == "":
 		return nil, &usererr.Error{Field: "--password-file", Problem: "is missing beside a user name", Fix: "give both, or neither"}
 	}
-	return image.Login{Username: username, Password: password}, nil
+	return registry.Login{Username: username, Password: password}, nil
 }
 
 // environmentLogin is the login that commands of the cluster read a registry with, which may be a private one.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -19,7 +19,7 @@ import (
 type trustOptions struct {
 	file string
 
-	policy *provenance.Trust // after load; nil when there is none
+	policy *provenance.Verifier // after load; nil when there is none
 }
 
 func (o *trustOptions) add(cmd *cobra.Command) {
@@ -50,7 +50,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		if r.Commit == "" {
 			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
 		}
-		origin, err := o.policy.Check(ctx, r.Image, r.Commit, image.Options(ctx, keychain)...)
+		origin, err := o.policy.Verify(ctx, r.Image, r.Commit, registry.Options(ctx, keychain)...)
 		if err != nil {
 			return refusedIsBadInput(err)
 		}
@@ -71,7 +71,7 @@ func requireImage(c *rollout.Cluster) error {
 		warn := func(err error) {
 			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()})
 		}
-		if err := image.RequireFound(ctx, r.Image, keychain, warn); err != nil || admit == nil {
+		if err := registry.RequireFound(ctx, r.Image, keychain, warn); err != nil || admit == nil {
 			return err
 		}
 		return admit(ctx, r)
@@ -80,7 +80,7 @@ func requireImage(c *rollout.Cluster) error {
 }
 
 func refusedIsBadInput(err error) error {
-	if errors.As(err, new(*provenance.RefusedError)) {
+	if errors.As(err, new(*provenance.RejectedError)) {
 		return &exitError{exitBadInput, err}
 	}
 	return err

@@ -31,23 +31,24 @@ const Variable = "CROSSBILL_CONFIG"
 // Config is the content of crossbill.yaml. What it leaves out is zero; [Config.Resolve] adds the rest. The table
 // [Options] says what each field means.
 type Config struct {
-	App         string            `json:"app,omitempty"`
-	Manifests   string            `json:"manifests,omitempty"`
-	Cluster     Cluster           `json:"cluster,omitzero"`
-	Prometheus  Prometheus        `json:"prometheus,omitzero"`
-	GitLab      GitLab            `json:"gitlab,omitzero"`
-	Notify      Notify            `json:"notify,omitzero"`
-	Image       Image             `json:"image,omitzero"`
-	Canary      Canary            `json:"canary,omitzero"`
-	Shift       Shift             `json:"shift,omitzero"`
-	Promote     Promote           `json:"promote,omitzero"`
-	Guard       Guard             `json:"guard,omitzero"`
-	Probe       Probe             `json:"probe,omitzero"`
-	Analysis    *verdict.SLO      `json:"analysis,omitempty"`
-	ImagePolicy *provenance.Trust `json:"imagePolicy,omitempty"`
+	App         string             `json:"app,omitempty"`
+	Manifests   string             `json:"manifests,omitempty"`
+	Cluster     Cluster            `json:"cluster,omitzero"`
+	Prometheus  Prometheus         `json:"prometheus,omitzero"`
+	GitLab      GitLab             `json:"gitlab,omitzero"`
+	Notify      Notify             `json:"notify,omitzero"`
+	Image       Image              `json:"image,omitzero"`
+	Canary      Canary             `json:"canary,omitzero"`
+	Shift       Shift              `json:"shift,omitzero"`
+	Promote     Promote            `json:"promote,omitzero"`
+	Guard       Guard              `json:"guard,omitzero"`
+	Probe       Probe              `json:"probe,omitzero"`
+	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
+	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
 
-	file  string // "" when there is none
-	found map[string]setting
+	file     string               // "" when there is none
+	verifier *provenance.Verifier // of ImagePolicy; nil when there is none
+	found    map[string]setting
 }
 
 // Cluster is where the app runs.
@@ -188,20 +189,20 @@ func (c *Config) SLO(named, manifests string) (slo *verdict.SLO, warning string,
 // Policy says which images are admitted: the file that --trust names, else the section imagePolicy, else nil: all
 // of them. For one more release trust.yaml in the folder of the manifests is read too; the warning says where its
 // content belongs.
-func (c *Config) Policy(named, manifests string) (policy *provenance.Trust, warning string, err error) {
+func (c *Config) Policy(named, manifests string) (verifier *provenance.Verifier, warning string, err error) {
 	if named != "" {
-		policy, err = provenance.ReadTrust(named)
-		return policy, "", err
+		verifier, err = provenance.ReadVerifier(named)
+		return verifier, "", err
 	}
 	file, warning, err := c.legacy(manifests, manifest.TrustFile, "imagePolicy", c.ImagePolicy != nil)
 	switch {
 	case err != nil:
 		return nil, "", err
 	case file != "":
-		policy, err = provenance.ReadTrust(file)
-		return policy, warning, err
+		verifier, err = provenance.ReadVerifier(file)
+		return verifier, warning, err
 	}
-	return c.ImagePolicy, "", nil
+	return c.verifier, "", nil
 }
 
 // legacy finds a file that has become a section of crossbill.yaml.

@@ -91,7 +91,7 @@ func TestErrors(t *testing.T) {
 		"analysis:\n  objectives:\n  - name: a\n    margin: 1":                                                           `c.yaml:3: analysis.objectives[0].objective: is missing; give for example 99.9; no number of requests can show 100`,
 		"analysis:\n  objectives:\n  - {name: a, objective: 9, margin: 1}\n  - {name: a, objective: 9, margin: 1}":       `c.yaml:4: analysis.objectives[1].name: "a" is there twice; give each its own name`,
 		"analysis:\n  objectives:\n  - {name: a, objective: 9, margin: 1, good: x}":                                      `c.yaml:3: analysis.objectives[0]: it has some of latency, good and total; give latency, or good and total, or none of them`,
-		"imagePolicy:\n  repository: https://h/o/n":                                                                      `c.yaml:1: imagePolicy.keys: nobody is trusted; name a key or an identity`,
+		"imagePolicy:\n  repository: https://h/o/n":                                                                      `c.yaml:1: imagePolicy.keys: there is no signer; name a key or an identity`,
 		"imagePolicy:\n  repository: https://h/o/n\n  keys: [x]":                                                         `c.yaml:3: imagePolicy.keys[0]: "x" is not a public key as PEM`,
 		"imagePolicy:\n  repository: https://h/o/n\n  identities:\n  - issuer: i\n    subject: s\n    subjectPattern: p": `c.yaml:4: imagePolicy.identities[0]: it needs an issuer, and either subject or subjectPattern`,
 	} {
@@ -375,7 +375,7 @@ func TestPolicy(t *testing.T) {
 			if err := os.WriteFile("other.yaml", []byte(policy("named")), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			trust, warning, err := c.Policy(test.named, "k8s")
+			verifier, warning, err := c.Policy(test.named, "k8s")
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) {
 					t.Errorf("got %v, want %s", err, test.err)
@@ -386,8 +386,8 @@ func TestPolicy(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := ""
-			if trust != nil {
-				got = trust.Repository
+			if verifier != nil {
+				got = verifier.Repository()
 			}
 			if got != test.want || warning != test.warning {
 				t.Errorf("got %q %q, want %q %q", got, warning, test.want, test.warning)

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
 )
@@ -360,7 +361,9 @@ func (d *decoder) check(c *Config) {
 		d.section("analysis", c.Analysis.Check())
 	}
 	if c.ImagePolicy != nil {
-		d.section("imagePolicy", c.ImagePolicy.Complete(d.file))
+		var input *usererr.Error
+		c.verifier, input = provenance.NewVerifier(c.ImagePolicy, d.file)
+		d.section("imagePolicy", input)
 	}
 }
 

@@ -1,6 +1,5 @@
-// Package image builds the app's image without a container engine: the built app on top of a Node
-// base image, pushed to a registry, and named by its digest. It promises that the same files and the
-// same base give the same digest, and that what it returns is what the registry has.
+// Package image builds the image of a Node app without a container engine: the built app, without node_modules, on a
+// base image that has Node. The same files on the same base give the same digest. It also lists what is inside (SBOM).
 package image
 
 import (
@@ -9,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -18,19 +18,22 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// What every image of the app is run with: the one place that says so.
+// DefaultBase is Node 24 on distroless, without a shell and not root: a multi-platform index.
+const DefaultBase = "gcr.io/distroless/nodejs24-debian12:nonroot@sha256:14d42e2511532589a7c7e01a753667a74fcc96266e137e8125006b87b0c32d0a"
+
+// How every image of an app runs.
 const (
-	WorkingDir = "/app"
 	User       = "65532:65532"      // "nonroot" of distroless images
 	Node       = "/nodejs/bin/node" // where distroless images have it
-	Entry      = "server/entry.fastify.js"
+	workingDir = "/app"
+	entryPoint = "server/entry.fastify.js"
 )
 
-// Ports are the app's: requests, and metrics.
-var Ports = []string{"3000/tcp", "9464/tcp"}
+// ports are the app's: requests, and metrics.
+var ports = []string{"3000/tcp", "9464/tcp"}
 
-// Folders of a built app that go into the image. The server is a bundle: there is no node_modules.
-var Folders = []string{"dist", "server"}
+// folders of a built app that go into the image. The server is a bundle: there is no node_modules.
+var folders = []string{"dist", "server"}
 
 // Labels are the descriptions of an image (OCI image spec, annotations).
 type Labels struct {
@@ -38,12 +41,12 @@ type Labels struct {
 	Version  string
 	Revision string    // commit
 	Source   string    // URL of the repository
-	Created  time.Time // of the commit, so that the same commit is the same image; zero: the Unix epoch
+	Created  time.Time // time of the commit, so that the same commit gives the same image; zero is the Unix epoch
 	Base     string    // reference of the base image
 }
 
-// Map gives the labels under their standard keys; empty ones are left out.
-func (l Labels) Map() map[string]string {
+// annotations are the labels under their standard keys, without empty ones.
+func (l Labels) annotations() map[string]string {
 	m := map[string]string{
 		"org.opencontainers.image.title":     l.Title,
 		"org.opencontainers.image.version":   l.Version,
@@ -63,24 +66,25 @@ func (l Labels) created() time.Time {
 	return l.Created.UTC()
 }
 
-// Build puts a built app (a folder with dist and server) on a base image, above other layers if some are
-// given.
+// Build puts a built app (a folder with dist and server) on a base image, with other layers in between if some
+// are given.
 func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.Image, error) {
 	if err := checkApp(appDir); err != nil {
 		return nil, err
 	}
-	layer, err := Layer(appDir, Folders, WorkingDir, labels.created())
+	app, err := Layer(appDir, folders, workingDir, labels.created())
 	if err != nil {
 		return nil, fmt.Errorf("layer of %s: %w", appDir, err)
 	}
-	added := func(layer v1.Layer, by string) mutate.Addendum {
-		return mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{Author: "crossbill", CreatedBy: by, Created: v1.Time{Time: labels.created()}}}
+	created := v1.Time{Time: labels.created()}
+	addendum := func(layer v1.Layer, command string) mutate.Addendum {
+		return mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{Author: "crossbill", CreatedBy: command, Created: created}}
 	}
 	var layers []mutate.Addendum
 	for _, layer := range below {
-		layers = append(layers, added(layer, "crossbill image build --assets-of"))
+		layers = append(layers, addendum(layer, "crossbill image build --assets-of"))
 	}
-	image, err := mutate.Append(base, append(layers, added(layer, "crossbill image build"))...)
+	image, err := mutate.Append(base, append(layers, addendum(app, "crossbill image build"))...)
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
@@ -88,26 +92,31 @@ func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.I
 	if err != nil {
 		return nil, fmt.Errorf("base image: %w", err)
 	}
-	config = config.DeepCopy()
-	config.Created = v1.Time{Time: labels.created()}
-	config.Config.WorkingDir = WorkingDir
-	config.Config.User = User
-	config.Config.Entrypoint = []string{Node}
-	config.Config.Cmd = []string{Entry}
-	config.Config.Env = setEnv(config.Config.Env, "NODE_ENV", "production")
-	config.Config.ExposedPorts = map[string]struct{}{}
-	for _, port := range Ports {
-		config.Config.ExposedPorts[port] = struct{}{}
-	}
-	config.Config.Labels = labels.Map()
-	if image, err = mutate.ConfigFile(image, config); err != nil {
+	if image, err = mutate.ConfigFile(image, configured(config, labels)); err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}
 	image = mutate.MediaType(mutate.ConfigMediaType(image, types.OCIConfigJSON), types.OCIManifestSchema1)
-	return mutate.Annotations(image, labels.Map()).(v1.Image), nil
+	return mutate.Annotations(image, labels.annotations()).(v1.Image), nil
 }
 
-// Index puts images for several platforms under one digest. Each says itself which it is for.
+// configured is a base image's configuration with what runs the app.
+func configured(base *v1.ConfigFile, labels Labels) *v1.ConfigFile {
+	config := base.DeepCopy()
+	config.Created = v1.Time{Time: labels.created()}
+	config.Config.WorkingDir = workingDir
+	config.Config.User = User
+	config.Config.Entrypoint = []string{Node}
+	config.Config.Cmd = []string{entryPoint}
+	config.Config.Env = withEnv(config.Config.Env, "NODE_ENV", "production")
+	config.Config.ExposedPorts = map[string]struct{}{}
+	for _, port := range ports {
+		config.Config.ExposedPorts[port] = struct{}{}
+	}
+	config.Config.Labels = labels.annotations()
+	return config
+}
+
+// Index puts images for several platforms under one digest. The platform of each is that of its configuration.
 func Index(images []v1.Image, labels Labels) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, image := range images {
@@ -117,19 +126,19 @@ func Index(images []v1.Image, labels Labels) (v1.ImageIndex, error) {
 		}
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: config.Platform()}})
 	}
-	return mutate.Annotations(index, labels.Map()).(v1.ImageIndex), nil
+	return mutate.Annotations(index, labels.annotations()).(v1.ImageIndex), nil
 }
 
-func setEnv(env []string, name, value string) []string {
-	env = slices.DeleteFunc(slices.Clone(env), func(s string) bool { return len(s) > len(name) && s[:len(name)+1] == name+"=" })
-	return append(env, name+"="+value)
+func withEnv(env []string, key, value string) []string {
+	others := slices.DeleteFunc(slices.Clone(env), func(s string) bool { return strings.HasPrefix(s, key+"=") })
+	return append(others, key+"="+value)
 }
 
-// checkApp finds a folder that is not a built app.
+// checkApp returns an error for a folder that is not a built app.
 func checkApp(dir string) error {
-	for _, file := range []string{Entry, "dist"} {
+	for _, file := range []string{entryPoint, "dist"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
-			return &usererr.Error{Field: "--app-dir", Problem: fmt.Sprintf("%s has no %s", dir, file), Fix: "build the app first: `pnpm build` in that folder"}
+			return &usererr.Error{Field: "image.appDir", Problem: fmt.Sprintf("%s has no %s", dir, file), Fix: "build the app first: `pnpm build` in that folder"}
 		}
 	}
 	return nil

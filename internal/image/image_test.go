@@ -1,26 +1,23 @@
 package image
 
 import (
-	"context"
+	"archive/tar"
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/registry"
+	cdx "github.com/CycloneDX/cyclonedx-go"
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/our-org/crossbill/internal/usererr"
 	"pgregory.net/rapid"
 )
@@ -43,16 +40,6 @@ func writeApp(t interface {
 
 var app = map[string]string{"server/entry.fastify.js": "serve()", "server/package.json": "{}", "dist/build/q-1.js": "x", "dist/robots.txt": "y"}
 
-// serve runs a real registry behind a handler that may interfere.
-func serve(t *testing.T, wrap func(http.Handler) http.Handler) string {
-	t.Helper()
-	server := httptest.NewServer(wrap(registry.New(registry.Logger(log.New(io.Discard, "", 0)))))
-	t.Cleanup(server.Close)
-	return strings.TrimPrefix(server.URL, "http://") + "/our-org/app"
-}
-
-func plain(h http.Handler) http.Handler { return h }
-
 func TestTheSameFilesAreTheSameImage(t *testing.T) {
 	labels := Labels{Title: "app", Version: "1", Created: time.Unix(1e9, 0)}
 	one, two := t.TempDir(), filepath.Join(t.TempDir(), "deeper")
@@ -72,8 +59,8 @@ func TestTheSameFilesAreTheSameImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if difference, err := Diff(a, b); err != nil || len(difference) > 0 {
-		t.Fatalf("%v, %v", difference, err)
+	if diff := cmp.Diff(files(t, a), files(t, b)); diff != "" {
+		t.Fatalf("files differ (-one +two):\n%s", diff)
 	}
 	digestA, _ := a.Digest()
 	digestB, _ := b.Digest()
@@ -84,9 +71,38 @@ func TestTheSameFilesAreTheSameImage(t *testing.T) {
 	if b, err = Build(empty.Image, two, labels); err != nil {
 		t.Fatal(err)
 	}
-	difference, err := Diff(a, b)
-	if err != nil || len(difference) != 2 || !strings.HasPrefix(difference[0], "app/dist/new: only in the second") || !strings.HasPrefix(difference[1], "app/dist/robots.txt: ") {
-		t.Errorf("difference %q, %v", difference, err)
+	was, is := files(t, a), files(t, b)
+	var changed []string
+	for name := range is {
+		if was[name] != is[name] {
+			changed = append(changed, name)
+		}
+	}
+	slices.Sort(changed)
+	if diff := cmp.Diff([]string{"app/dist/new", "app/dist/robots.txt"}, changed); diff != "" {
+		t.Errorf("changed files (-want +got):\n%s", diff)
+	}
+}
+
+// files describes each file of an image.
+func files(t *testing.T, image v1.Image) map[string]string {
+	t.Helper()
+	content := mutate.Extract(image)
+	defer content.Close()
+	described := map[string]string{}
+	for r := tar.NewReader(content); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return described
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		described[h.Name] = fmt.Sprintf("mode %o, owner %d:%d, time %d, link %q, %q", h.Mode, h.Uid, h.Gid, h.ModTime.Unix(), h.Linkname, text)
 	}
 }
 
@@ -177,123 +193,6 @@ func TestAFolderThatIsNotABuiltAppIsRefused(t *testing.T) {
 	}
 }
 
-func TestPushReturnsWhatTheRegistryHas(t *testing.T) {
-	dir := t.TempDir()
-	writeApp(t, dir, app)
-	image, err := Build(empty.Image, dir, Labels{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, _ := image.Digest()
-	var refused atomic.Int32
-	flaky := func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPut && refused.Add(1) <= 2 {
-				http.Error(w, "not now", http.StatusServiceUnavailable)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	}
-	for name, wrap := range map[string]func(http.Handler) http.Handler{"a registry": plain, "a registry that fails twice": flaky} {
-		repository := serve(t, wrap)
-		got, err := Push(context.Background(), image, repository+":1.0.0", authn.DefaultKeychain)
-		if want := repository + ":1.0.0@" + digest.String(); err != nil || got != want {
-			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
-		}
-	}
-}
-
-func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
-	dir := t.TempDir()
-	writeApp(t, dir, app)
-	image, err := Build(empty.Image, dir, Labels{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := Build(empty.Image, dir, Labels{Version: "other"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var repository string
-	var moved atomic.Bool
-	repository = serve(t, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h.ServeHTTP(w, r)
-			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1.0.0") && moved.CompareAndSwap(false, true) {
-				ref, err := parseTag("", repository+":1.0.0")
-				if err == nil {
-					err = remote.Write(ref, other)
-				}
-				if err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	})
-	if got, err := Push(context.Background(), image, repository+":1.0.0", authn.DefaultKeychain); err == nil || !strings.Contains(err.Error(), "somebody else") {
-		t.Errorf("%q, %v", got, err)
-	}
-}
-
-func TestTagsAndBasesThatNameNothing(t *testing.T) {
-	ctx := context.Background()
-	repository := serve(t, plain)
-	if _, err := Digest(ctx, repository+":nope", authn.DefaultKeychain); err == nil {
-		t.Error("a tag that is not there has a digest")
-	}
-	for _, reference := range []string{"", "node:24", "oci:" + t.TempDir()} {
-		if _, err := Base(ctx, reference); !errors.As(err, new(*usererr.Error)) {
-			t.Errorf("base %q: %v", reference, err)
-		}
-	}
-	for _, tag := range []string{"", "app", "UPPER/x:1", "a/b:c:d"} {
-		if _, err := Push(ctx, empty.Image, tag, authn.DefaultKeychain); !errors.As(err, new(*usererr.Error)) {
-			t.Errorf("push to %q: %v", tag, err)
-		}
-	}
-}
-
-func TestALoginIsForTheRegistryThatIsPushedTo(t *testing.T) {
-	repository := serve(t, func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if user, password, _ := r.BasicAuth(); user != "ci" || password != "s3cret" {
-				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
-				w.WriteHeader(http.StatusUnauthorized)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-	if _, err := Push(context.Background(), empty.Image, repository+":1", Login{Username: "ci", Password: "s3cret"}); err != nil {
-		t.Error(err)
-	}
-	for _, login := range []Login{{}, {Username: "ci", Password: "old"}} {
-		if _, err := Push(context.Background(), empty.Image, repository+":1", login); err == nil || !strings.Contains(err.Error(), "check the credentials") {
-			t.Errorf("%+v: %v", login, err)
-		}
-	}
-}
-
-func TestALayoutIsABaseAgain(t *testing.T) {
-	folder := filepath.Join(t.TempDir(), "layout")
-	reference, err := WriteLayout(empty.Image, folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := Base(context.Background(), "oci:"+folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	digest, err := again.Digest()
-	if err != nil || reference != "oci:"+folder+"@"+digest.String() {
-		t.Errorf("%s is %s, %v", reference, digest, err)
-	}
-	if _, err := WriteLayout(empty.Image, folder); !errors.As(err, new(*usererr.Error)) {
-		t.Errorf("a folder with other things is written to: %v", err)
-	}
-}
-
 // TestAssetsOfTheVersionBefore: the image has the hashed files of the version before it, but not of those
 // before that one, and its own are as they are.
 func TestAssetsOfTheVersionBefore(t *testing.T) {
@@ -331,10 +230,7 @@ func TestAssetsOfTheVersionBefore(t *testing.T) {
 		"two":   {two, []string{"app/dist/build/q-one.js", "app/dist/build/q-two.js", "app/dist/build/q-same.js"}, []string{"app/dist/page-1.html"}},
 		"three": {three, []string{"app/dist/build/q-two.js", "app/dist/build/q-same.js", "app/dist/build/q-three.js"}, []string{"app/dist/build/q-one.js"}},
 	} {
-		has, err := files(c.image)
-		if err != nil {
-			t.Fatal(err)
-		}
+		has := files(t, c.image)
 		for _, file := range c.want {
 			if _, ok := has[file]; !ok {
 				t.Errorf("%s lacks %s", name, file)
@@ -360,34 +256,21 @@ func TestAssetsOfTheVersionBefore(t *testing.T) {
 func TestSeveralPlatforms(t *testing.T) {
 	dir := t.TempDir()
 	writeApp(t, dir, app)
-	repository := serve(t, plain)
-	base := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
-	for _, architecture := range []string{"amd64", "arm64", "s390x"} {
-		config, err := empty.Image.ConfigFile()
-		if err != nil {
-			t.Fatal(err)
-		}
-		config = config.DeepCopy()
-		config.OS, config.Architecture = "linux", architecture
-		one, err := mutate.ConfigFile(empty.Image, config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		base = mutate.AppendManifests(base, mutate.IndexAddendum{Add: one, Descriptor: v1.Descriptor{Platform: config.Platform()}})
-	}
-	pushed, err := Push(t.Context(), base, repository+":base", authn.DefaultKeychain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	build := func() (reference string, layers []string) {
+	build := func() (digest v1.Hash, platforms, layers []string) {
 		t.Helper()
 		var images []v1.Image
 		for _, architecture := range []string{"amd64", "arm64"} {
-			one, err := BaseFor(t.Context(), pushed, v1.Platform{OS: "linux", Architecture: architecture})
+			config, err := empty.Image.ConfigFile()
 			if err != nil {
 				t.Fatal(err)
 			}
-			built, err := Build(one, dir, Labels{Version: "1.0.0"})
+			config = config.DeepCopy()
+			config.OS, config.Architecture = "linux", architecture
+			base, err := mutate.ConfigFile(empty.Image, config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			built, err := Build(base, dir, Labels{Version: "1.0.0"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -395,40 +278,90 @@ func TestSeveralPlatforms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			digest, err := all[len(all)-1].Digest()
+			layer, err := all[len(all)-1].Digest()
 			if err != nil {
 				t.Fatal(err)
 			}
-			images, layers = append(images, built), append(layers, digest.String())
+			images, layers = append(images, built), append(layers, layer.String())
 		}
 		index, err := Index(images, Labels{Version: "1.0.0"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if reference, err = Push(t.Context(), index, repository+":1.0.0", authn.DefaultKeychain); err != nil {
+		manifest, err := index.IndexManifest()
+		if err != nil {
 			t.Fatal(err)
 		}
-		return reference, layers
+		for _, m := range manifest.Manifests {
+			platforms = append(platforms, m.Platform.String())
+		}
+		if digest, err = index.Digest(); err != nil {
+			t.Fatal(err)
+		}
+		return digest, platforms, layers
 	}
-	reference, layers := build()
-	if again, _ := build(); again != reference {
-		t.Errorf("the same build is %s, then %s", reference, again)
+	digest, platforms, layers := build()
+	if again, _, _ := build(); again != digest {
+		t.Errorf("the same build is %s, then %s", digest, again)
+	}
+	if diff := cmp.Diff([]string{"linux/amd64", "linux/arm64"}, platforms); diff != "" {
+		t.Errorf("platforms (-want +got):\n%s", diff)
 	}
 	if layers[0] != layers[1] {
 		t.Errorf("the app's layers differ: %v", layers)
 	}
-	parts, err := Parts(t.Context(), reference, authn.DefaultKeychain)
-	if err != nil || len(parts) != 2 || parts[0] == parts[1] {
-		t.Errorf("parts %v, %v", parts, err)
+}
+
+func TestSBOM(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(file, text string) {
+		t.Helper()
+		writeApp(t, dir, map[string]string{file: text})
 	}
-	if none, err := Parts(t.Context(), repository+"@"+parts[0], authn.DefaultKeychain); err != nil || len(none) != 0 {
-		t.Errorf("parts of an image: %v, %v", none, err)
+	list := func(components string) string {
+		return `{"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": [` + components + `]}`
 	}
-	if _, err := BaseFor(t.Context(), pushed, v1.Platform{OS: "linux", Architecture: "riscv64"}); !errors.As(err, new(*usererr.Error)) {
-		t.Errorf("a platform that the base lacks: %v", err)
+	qwik := `{"type": "library", "group": "@builder.io", "name": "qwik", "version": "1.20.1", "licenses": [{"license": {"id": "MIT"}}]}`
+	zod := `{"type": "library", "name": "zod", "version": "3.25.48"}`
+	write(bundles[0], list(qwik))
+	write(bundles[1], list(zod+","+qwik))
+	hash := strings.Repeat("A", 86) + "=="
+	write("pnpm-lock.yaml", "lockfileVersion: '9.0'\npackages:\n  '@builder.io/qwik@1.20.1':\n    resolution: {integrity: sha512-"+hash+"}\n  zod@3.25.48:\n    resolution: {integrity: sha512-"+hash+"}\n  vite@7.3.8:\n    resolution: {integrity: sha512-"+hash+"}\n")
+	const base = "gcr.io/distroless/nodejs24-debian12@sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+	digest := "sha256:" + strings.Repeat("a", 64)
+	text, err := SBOM(dir, "registry.example.com:5000/our-org/app", digest, base)
+	if err != nil {
+		t.Fatal(err)
 	}
-	folder := filepath.Join(t.TempDir(), "layout")
-	if got, err := WriteLayout(base, folder); err != nil || !strings.HasPrefix(got, "oci:"+folder+"@sha256:") {
-		t.Errorf("%s, %v", got, err)
+	again, err := SBOM(dir, "registry.example.com:5000/our-org/app", digest, base)
+	if err != nil || !bytes.Equal(text, again) {
+		t.Errorf("the same build has another SBOM: %v", err)
+	}
+	var bom cdx.BOM
+	if err := cdx.NewBOMDecoder(bytes.NewReader(text), cdx.BOMFileFormatJSON).Decode(&bom); err != nil {
+		t.Fatal(err)
+	}
+	var urls []string
+	for _, c := range *bom.Components {
+		urls = append(urls, c.PackageURL)
+		if c.Type == cdx.ComponentTypeLibrary && (c.Hashes == nil || (*c.Hashes)[0].Value != strings.Repeat("0", 128)) {
+			t.Errorf("%s has the hash %v", c.Name, c.Hashes)
+		}
+	}
+	if want := "pkg:npm/%40builder.io/qwik@1.20.1 pkg:npm/zod@3.25.48 pkg:oci/nodejs24-debian12@sha256%3A" + strings.Repeat("d", 64) + "?repository_url=gcr.io/distroless/nodejs24-debian12"; strings.Join(urls, " ") != want {
+		t.Errorf("%q, want %q", urls, want)
+	}
+	if bom.SerialNumber != "" || bom.Metadata.Timestamp != "" {
+		t.Error("it has a time or a random number")
+	}
+
+	write(bundles[1], list(`{"type": "library", "name": "stowaway", "version": "1.0.0"}`))
+	if _, err := SBOM(dir, "app", digest, ""); !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "stowaway@1.0.0 is in the bundle but not in pnpm-lock.yaml") {
+		t.Errorf("%v", err)
+	}
+	write(bundles[1], list(""))
+	if _, err := SBOM(dir, "app", digest, ""); !errors.As(err, new(*usererr.Error)) {
+		t.Errorf("%v", err)
 	}
 }

@@ -23,7 +23,7 @@ import (
 
 // Layer packs folders of a directory under a path in the image. The same files give the same bytes:
 // entries are sorted, owned by root, readable by all (and executable, if they are), writable by none
-// but root, and all of one time. What is neither file nor folder is refused.
+// but root, and all of one time. Anything that is neither a file nor a folder is an error.
 func Layer(dir string, folders []string, under string, modified time.Time) (v1.Layer, error) {
 	var buffer bytes.Buffer
 	w := tar.NewWriter(&buffer)
@@ -38,7 +38,7 @@ func Layer(dir string, folders []string, under string, modified time.Time) (v1.L
 	return layerOf(w, &buffer)
 }
 
-// layerOf ends an archive and makes it a layer.
+// layerOf finishes an archive and makes it a layer.
 func layerOf(w *tar.Writer, archive *bytes.Buffer) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
@@ -108,44 +108,24 @@ func header(name string, kind byte, mode, size int64, modified time.Time) *tar.H
 	return &tar.Header{Name: name, Typeflag: kind, Mode: mode, Size: size, ModTime: modified, Format: tar.FormatPAX}
 }
 
-// Assets packs the files under a folder of an earlier image of the app that the built app in appDir lacks:
-// with them, pages of the earlier version that are still open find what they ask for. Only what that
-// version built itself is taken, not what it took over in turn. The names must have a hash of the content
-// in them: a file that is there with other bytes is refused. nil: there is nothing to add.
+// Assets packs the files under a folder of an earlier image of the app that the built app in appDir lacks, so that
+// pages of the earlier version that are still open find what they ask for. It takes only what that version built
+// itself, not what it took over in turn. The names must contain a hash of the content: a file that exists in both with
+// other bytes is an error. The layer is nil when there is nothing to add.
 func Assets(earlier v1.Image, appDir, folder string, modified time.Time) (v1.Layer, error) {
-	layers, err := earlier.Layers()
-	if err != nil || len(layers) == 0 {
-		return nil, fmt.Errorf("the earlier image has no layers (%v)", err)
-	}
-	own, err := layers[len(layers)-1].Uncompressed() // Build puts the app last
+	files, err := ownFiles(earlier, path.Join(workingDir[1:], folder)+"/")
 	if err != nil {
 		return nil, fmt.Errorf("the earlier image: %w", err)
 	}
-	defer own.Close()
-	prefix := path.Join(WorkingDir[1:], folder) + "/"
-	files := map[string][]byte{}
-	for reader := tar.NewReader(own); ; {
-		entry, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
+	for name, content := range files {
+		present, err := os.ReadFile(filepath.Join(appDir, strings.TrimPrefix(name, workingDir[1:]+"/")))
 		if err != nil {
-			return nil, fmt.Errorf("the earlier image: %w", err)
-		}
-		if entry.Typeflag != tar.TypeReg || !strings.HasPrefix(entry.Name, prefix) || !fs.ValidPath(entry.Name) {
 			continue
 		}
-		content, err := io.ReadAll(reader)
-		if err != nil {
-			return nil, fmt.Errorf("the earlier image: %w", err)
+		if !bytes.Equal(present, content) {
+			return nil, &usererr.Error{Field: "assetsOf", Problem: fmt.Sprintf("%s exists in both versions with other bytes: its name has no hash of its content", name), Fix: "give image.assetsFolder the folder of files whose names do"}
 		}
-		there, err := os.ReadFile(filepath.Join(appDir, strings.TrimPrefix(entry.Name, WorkingDir[1:]+"/")))
-		switch {
-		case err != nil:
-			files[entry.Name] = content
-		case !bytes.Equal(there, content):
-			return nil, &usererr.Error{Field: "--assets-of", Problem: fmt.Sprintf("%s is in both versions with other bytes: its name has no hash of its content", entry.Name), Fix: "give --assets-folder the folder of files whose names do"}
-		}
+		delete(files, name)
 	}
 	if len(files) == 0 {
 		return nil, nil
@@ -158,4 +138,36 @@ func Assets(earlier v1.Image, appDir, folder string, modified time.Time) (v1.Lay
 		}
 	}
 	return layerOf(w, &buffer)
+}
+
+// ownFiles reads the files below a prefix that an image of Build's got from its own app, which is the last layer.
+func ownFiles(image v1.Image, prefix string) (map[string][]byte, error) {
+	layers, err := image.Layers()
+	if err != nil {
+		return nil, err
+	}
+	if len(layers) == 0 {
+		return nil, errors.New("it has no layers")
+	}
+	content, err := layers[len(layers)-1].Uncompressed()
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	files := map[string][]byte{}
+	for reader := tar.NewReader(content); ; {
+		entry, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if entry.Typeflag != tar.TypeReg || !strings.HasPrefix(entry.Name, prefix) || !fs.ValidPath(entry.Name) {
+			continue
+		}
+		if files[entry.Name], err = io.ReadAll(reader); err != nil {
+			return nil, err
+		}
+	}
 }

@@ -3,7 +3,7 @@ package provenance
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,140 +15,140 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Chain is all that a registry knows of an image: what it is, and what is attached to it. Only Trust.Check says
-// whether what is attached can be believed.
-type Chain struct {
-	Image     string            `json:"image"`
-	MediaType string            `json:"mediaType"`
-	Platforms []string          `json:"platforms,omitempty"`
-	Size      int64             `json:"size"` // compressed, in bytes, of the first platform
-	Created   time.Time         `json:"created"`
-	User      string            `json:"user"`
-	Command   []string          `json:"command"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	Attached  []Link            `json:"attached"`
+// Image is all that a registry has of an image: what it is, and what is attached to it. Only Verifier.Verify says whether
+// an attachment can be believed.
+type Image struct {
+	Reference   string            `json:"image"`
+	MediaType   string            `json:"mediaType"`
+	Platforms   []string          `json:"platforms,omitempty"`
+	SizeBytes   int64             `json:"sizeBytes"` // compressed, of the first platform
+	CreatedAt   time.Time         `json:"createdAt"`
+	User        string            `json:"user"`
+	Command     []string          `json:"command"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Attachments []Attachment      `json:"attachments"`
 }
 
-// Link is something that is attached to an image.
-type Link struct {
+// Attachment is something that is attached to an image.
+type Attachment struct {
 	Digest    string  `json:"digest"`
 	MediaType string  `json:"mediaType"`
-	Created   string  `json:"created,omitempty"`
-	Kind      string  `json:"kind"` // sbom, provenance, signature, or a predicate's type
+	CreatedAt string  `json:"createdAt,omitempty"`
+	Kind      string  `json:"kind"` // sbom, provenance, signature, unreadable, or a predicate's type
 	Packages  int     `json:"packages,omitempty"`
-	Origin    *Origin `json:"origin,omitempty"` // of a provenance; as it says, unchecked
+	Origin    *Origin `json:"origin,omitempty"` // what a provenance claims: not verified
 	Problem   string  `json:"problem,omitempty"`
 }
 
-// Inspect reads the chain of an image.
-func Inspect(ctx context.Context, image name.Digest, options ...remote.Option) (*Chain, error) {
-	options = append(options, remote.WithContext(ctx))
-	described, err := remote.Get(image, options...)
+// Inspect reads an image's description and attachments.
+func Inspect(ctx context.Context, image name.Digest, options ...remote.Option) (*Image, error) {
+	options = append(slices.Clip(options), remote.WithContext(ctx))
+	descriptor, err := remote.Get(image, options...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
-	c := &Chain{Image: image.Name(), MediaType: string(described.MediaType), Attached: []Link{}}
-	one, err := c.first(described)
+	inspected := &Image{Reference: image.Name(), MediaType: string(descriptor.MediaType), Attachments: []Attachment{}}
+	first, platforms, err := firstImage(descriptor)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
-	if err := c.describe(one); err != nil {
+	inspected.Platforms = platforms
+	if err := inspected.describe(first); err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
-	attached, err := List(ctx, image, []string{bundleMediaType, SBOMMediaType}, options...)
+	found, err := attachments(ctx, image, []string{bundleMediaType, sbomMediaType}, options...)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range attached {
-		c.Attached = append(c.Attached, linkOf(a))
+	for _, a := range found {
+		inspected.Attachments = append(inspected.Attachments, a.described())
 	}
-	slices.SortStableFunc(c.Attached, func(a, b Link) int { return strings.Compare(a.Created, b.Created) })
-	return c, nil
+	slices.SortStableFunc(inspected.Attachments, func(a, b Attachment) int { return strings.Compare(a.CreatedAt, b.CreatedAt) })
+	return inspected, nil
 }
 
-// first is the image, or of an index its first one.
-func (c *Chain) first(described *remote.Descriptor) (v1.Image, error) {
-	if !described.MediaType.IsIndex() {
-		return described.Image()
+// firstImage is the image itself, or the first one of an index and the platforms of all.
+func firstImage(descriptor *remote.Descriptor) (v1.Image, []string, error) {
+	if !descriptor.MediaType.IsIndex() {
+		image, err := descriptor.Image()
+		return image, nil, err
 	}
-	index, err := described.ImageIndex()
+	index, err := descriptor.ImageIndex()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(manifest.Manifests) == 0 {
-		return nil, fmt.Errorf("the index is empty")
+		return nil, nil, errors.New("the index is empty")
 	}
+	var platforms []string
 	for _, m := range manifest.Manifests {
 		if m.Platform != nil {
-			c.Platforms = append(c.Platforms, m.Platform.String())
+			platforms = append(platforms, m.Platform.String())
 		}
 	}
-	return index.Image(manifest.Manifests[0].Digest)
+	image, err := index.Image(manifest.Manifests[0].Digest)
+	return image, platforms, err
 }
 
-func (c *Chain) describe(one v1.Image) error {
-	manifest, err := one.Manifest()
+// describe fills in what an image's own manifest and configuration have.
+func (i *Image) describe(image v1.Image) error {
+	manifest, err := image.Manifest()
 	if err != nil {
 		return err
 	}
-	config, err := one.ConfigFile()
+	config, err := image.ConfigFile()
 	if err != nil {
 		return err
 	}
-	c.Size = manifest.Config.Size
+	i.SizeBytes = manifest.Config.Size
 	for _, l := range manifest.Layers {
-		c.Size += l.Size
+		i.SizeBytes += l.Size
 	}
-	if platform := config.Platform(); c.Platforms == nil && platform != nil {
-		c.Platforms = []string{platform.String()}
+	if platform := config.Platform(); i.Platforms == nil && platform != nil {
+		i.Platforms = []string{platform.String()}
 	}
-	c.Created, c.User, c.Labels = config.Created.Time, config.Config.User, config.Config.Labels
-	c.Command = slices.Concat(config.Config.Entrypoint, config.Config.Cmd)
+	i.CreatedAt, i.User, i.Labels = config.Created.Time, config.Config.User, config.Config.Labels
+	i.Command = slices.Concat(config.Config.Entrypoint, config.Config.Cmd)
 	return nil
 }
 
-func linkOf(a Attached) Link {
-	l := Link{Digest: a.Digest, MediaType: a.MediaType, Created: a.Created}
-	if a.MediaType == SBOMMediaType {
-		l.Kind = "sbom"
+// described is what an attachment claims.
+func (a attachment) described() Attachment {
+	d := Attachment{Digest: a.digest, MediaType: a.mediaType, CreatedAt: a.created}
+	if a.mediaType == sbomMediaType {
+		d.Kind = "sbom"
 		var bom cdx.BOM
-		if err := cdx.NewBOMDecoder(bytes.NewReader(a.Content), cdx.BOMFileFormatJSON).Decode(&bom); err != nil {
-			l.Problem = err.Error()
+		if err := cdx.NewBOMDecoder(bytes.NewReader(a.content), cdx.BOMFileFormatJSON).Decode(&bom); err != nil {
+			d.Problem = err.Error()
 		} else if bom.Components != nil {
-			l.Packages = len(*bom.Components)
+			d.Packages = len(*bom.Components)
 		}
-		return l
+		return d
 	}
-	entity, err := parse(a.Content)
-	if err == nil {
-		var said *Statement
-		if said, err = unverified(entity); err == nil {
-			return l.saying(said)
-		}
+	entity, err := parseBundle(a.content)
+	if err != nil {
+		d.Kind, d.Problem = "unreadable", err.Error()
+		return d
 	}
-	l.Kind, l.Problem = "unreadable", err.Error()
-	return l
-}
-
-func (l Link) saying(said *Statement) Link {
-	switch said.PredicateType {
-	case SignatureType:
-		l.Kind = "signature"
-	case ProvenanceType:
-		l.Kind = "provenance"
-		var p Provenance
-		if err := json.Unmarshal(said.Predicate, &p); err != nil {
-			l.Problem = err.Error()
-			return l
+	s, err := unverified(entity)
+	if err != nil {
+		d.Kind, d.Problem = "unreadable", err.Error()
+		return d
+	}
+	switch s.GetPredicateType() {
+	case signatureType:
+		d.Kind = "signature"
+	case provenanceType:
+		d.Kind = "provenance"
+		if d.Origin, err = originOf(s); err != nil {
+			d.Problem = err.Error()
 		}
-		l.Origin = &Origin{Builder: p.RunDetails.Builder.ID}
-		l.Origin.Repository, l.Origin.Commit = p.Source()
 	default:
-		l.Kind = said.PredicateType
+		d.Kind = s.GetPredicateType()
 	}
-	return l
+	return d
 }

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -20,12 +21,11 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/our-org/crossbill/internal/usererr"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"google.golang.org/protobuf/encoding/protojson"
 )
-
-const payloadType = "application/vnd.in-toto+json"
 
 // Signer signs statements, with a key or as a GitHub workflow.
 type Signer struct {
@@ -33,32 +33,32 @@ type Signer struct {
 	options sign.BundleOptions
 }
 
-// WithKey signs with a private key: PEM, PKCS #8, PKCS #1 or SEC 1, not encrypted; ECDSA on P-256, RSA or Ed25519.
-func WithKey(text []byte) (*Signer, error) {
-	refused := func(problem string) error {
-		return &usererr.Error{Field: "--key-file", Problem: problem, Fix: "give an unencrypted private key as PEM, for example of `openssl ecparam -genkey -name prime256v1 -noout`"}
+// NewKeySigner signs with a private key: PEM, PKCS #8, PKCS #1 or SEC 1, not encrypted; ECDSA on P-256, RSA or Ed25519.
+func NewKeySigner(text []byte) (*Signer, error) {
+	invalid := func(problem string) error {
+		return &usererr.Error{Field: "keyFile", Problem: problem, Fix: "give an unencrypted private key as PEM, for example of `openssl ecparam -genkey -name prime256v1 -noout`"}
 	}
 	key, err := cryptoutils.UnmarshalPEMToPrivateKey(text, cryptoutils.SkipPassword)
 	if err != nil {
-		return nil, refused("it does not hold a private key that can be read") // not err: it may tell of the key
+		return nil, invalid("it does not hold a private key that can be read") // without err, which may quote the key
 	}
 	pair := &keypair{}
 	switch key := key.(type) {
 	case *ecdsa.PrivateKey:
 		if key.Curve.Params().BitSize != 256 {
-			return nil, refused("its curve is " + key.Curve.Params().Name)
+			return nil, invalid("its curve is " + key.Curve.Params().Name)
 		}
 		pair.signer, pair.name, pair.algorithm = key, "ECDSA", protocommon.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256
 	case *rsa.PrivateKey:
 		details, ok := map[int]protocommon.PublicKeyDetails{2048: protocommon.PublicKeyDetails_PKIX_RSA_PKCS1V15_2048_SHA256, 3072: protocommon.PublicKeyDetails_PKIX_RSA_PKCS1V15_3072_SHA256, 4096: protocommon.PublicKeyDetails_PKIX_RSA_PKCS1V15_4096_SHA256}[key.N.BitLen()]
 		if !ok {
-			return nil, refused(fmt.Sprintf("it is an RSA key of %d bits", key.N.BitLen()))
+			return nil, invalid(fmt.Sprintf("it is an RSA key of %d bits", key.N.BitLen()))
 		}
 		pair.signer, pair.name, pair.algorithm = key, "RSA", details
 	case ed25519.PrivateKey:
 		pair.signer, pair.name, pair.algorithm = key, "ED25519", protocommon.PublicKeyDetails_PKIX_ED25519
 	default:
-		return nil, refused(fmt.Sprintf("it holds a %T", key))
+		return nil, invalid(fmt.Sprintf("it holds a %T", key))
 	}
 	return &Signer{keypair: pair}, nil
 }
@@ -79,7 +79,7 @@ func (k *keypair) GetPublicKey() crypto.PublicKey                    { return k.
 
 func (k *keypair) GetHint() []byte { return []byte(fingerprint(k.signer.Public())) }
 
-// fingerprint is what cosign calls a key by; "" for a kind of key that has none.
+// fingerprint is the name that cosign gives a key; "" for a kind of key that has none.
 func fingerprint(key crypto.PublicKey) string {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -110,9 +110,9 @@ const (
 	PublicRekor  = "https://rekor.sigstore.dev"
 )
 
-// Keyless signs as the GitHub workflow that runs this: a certificate for a key of one minute, made out to the
-// workflow by Fulcio, and an entry in Rekor's public log. The job needs `id-token: write`.
-func Keyless(ctx context.Context, fulcio, rekor string) (*Signer, error) {
+// NewKeylessSigner signs as the GitHub workflow that runs this: with a key of one minute that Fulcio certifies as the
+// workflow's, and an entry in Rekor's public log. The job needs `id-token: write`.
+func NewKeylessSigner(ctx context.Context, fulcio, rekor string) (*Signer, error) {
 	token, err := gitHubToken(ctx)
 	if err != nil {
 		return nil, err
@@ -128,16 +128,16 @@ func Keyless(ctx context.Context, fulcio, rekor string) (*Signer, error) {
 	}}, nil
 }
 
-// gitHubToken asks the runner for who it is
+// gitHubToken is the identity token that the runner gives
 // (https://docs.github.com/actions/reference/security/oidc#methods-for-requesting-the-oidc-token).
 func gitHubToken(ctx context.Context) (string, error) {
 	address, bearer := os.Getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), os.Getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 	if address == "" || bearer == "" {
-		return "", &usererr.Error{Field: "--keyless", Problem: "there is no identity here: ACTIONS_ID_TOKEN_REQUEST_URL is not set", Fix: "give the GitHub job `permissions: id-token: write`, or sign with --key-file"}
+		return "", &usererr.Error{Field: "keyless", Problem: "there is no identity: ACTIONS_ID_TOKEN_REQUEST_URL is not set", Fix: "give the GitHub job `permissions: id-token: write`, or sign with a key"}
 	}
 	at, err := url.Parse(address)
 	if err != nil {
-		return "", &usererr.Error{Field: "ACTIONS_ID_TOKEN_REQUEST_URL", Problem: "it is not an address"}
+		return "", &usererr.Error{Field: "ACTIONS_ID_TOKEN_REQUEST_URL", Problem: "it is not a URL"}
 	}
 	query := at.Query()
 	query.Set("audience", "sigstore")
@@ -161,19 +161,22 @@ func gitHubToken(ctx context.Context) (string, error) {
 	if response.StatusCode != http.StatusOK {
 		return "", fmt.Errorf("GitHub's identity token: answered %s", response.Status)
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Value == "" {
-		return "", fmt.Errorf("GitHub's identity token: the answer has none (%v)", err)
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return "", fmt.Errorf("GitHub's identity token: %w", err)
+	}
+	if answer.Value == "" {
+		return "", errors.New("GitHub's identity token: the answer has none")
 	}
 	return answer.Value, nil
 }
 
-// Sign signs a statement and returns a Sigstore bundle.
-func (s *Signer) Sign(ctx context.Context, statement []byte) ([]byte, error) {
+// sign signs a statement and returns a Sigstore bundle.
+func (s *Signer) sign(ctx context.Context, statement []byte) ([]byte, error) {
 	options := s.options
 	options.Context = ctx
-	bundle, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: payloadType}, s.keypair, options)
+	signed, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: bundle.IntotoMediaType}, s.keypair, options)
 	if err != nil {
-		return nil, fmt.Errorf("signing: %w", err)
+		return nil, fmt.Errorf("sign: %w", err)
 	}
-	return protojson.Marshal(bundle)
+	return protojson.Marshal(signed)
 }

@@ -30,6 +30,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
@@ -143,7 +144,7 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if pushed[name], err = image.Push(ctx, made, running.RegistryHost+"/test/app:"+strings.ReplaceAll(name, " ", "-"), authn.DefaultKeychain); err != nil {
+		if pushed[name], err = registry.Push(ctx, made, running.RegistryHost+"/test/app:"+strings.ReplaceAll(name, " ", "-"), authn.DefaultKeychain); err != nil {
 			return nil, err
 		}
 	}

@@ -57,7 +57,7 @@ func testOnlyWhatIsTrusted(t *testing.T) {
 	}
 	canary := []string{"canary", "--image", image, "--commit", commit}
 
-	refused("no provenance is attached", canary...)
+	refused("it has no provenance", canary...)
 	attest(stranger)
 	refused("signed by no key that the policy names", canary...)
 	attest(key)

@@ -24,12 +24,14 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"k8s.io/klog/v2"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/load"
@@ -241,7 +243,7 @@ func newModule(t *testing.T) *module {
 // pushBase pushes the base of the app's image, and gives its digest.
 func pushBase(t *testing.T) string {
 	t.Helper()
-	base, err := image.Base(t.Context(), os.Getenv(baseVariable))
+	base, err := registry.Pull(t.Context(), "base", os.Getenv(baseVariable), authn.DefaultKeychain)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,6 +34,6 @@ func Key(dir, repository string) (file, policy string, err error) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
 		return "", "", err
 	}
-	text, err := yaml.Marshal(provenance.Trust{Repository: repository, Keys: []string{string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))}})
+	text, err := yaml.Marshal(provenance.Policy{Repository: repository, Keys: []string{string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))}})
 	return file, string(text), err
 }

@@ -13,9 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
 )
@@ -38,7 +40,7 @@ func run(ctx context.Context) (same bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	base, err := image.Base(ctx, reference)
+	base, err := registry.Pull(ctx, "base", reference, authn.DefaultKeychain)
 	if err != nil {
 		return false, err
 	}
@@ -70,11 +72,11 @@ func run(ctx context.Context) (same bool, err error) {
 	if digests[0] == digests[1] {
 		return true, nil
 	}
-	differences, err := image.Diff(images[0], images[1])
+	lines, err := differences(images[0], images[1])
 	if err != nil {
 		return false, err
 	}
-	for _, line := range differences {
+	for _, line := range lines {
 		fmt.Fprintln(os.Stderr, line)
 	}
 	return false, nil

@@ -1,4 +1,4 @@
-package image
+package main
 
 import (
 	"archive/tar"
@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
 
-// Diff names what differs between the file systems of two images, one line each; none when they are
+// differences names what differs between the file systems of two images, one line each; none when they are
 // the same.
-func Diff(a, b v1.Image) ([]string, error) {
+func differences(a, b v1.Image) ([]string, error) {
 	filesA, err := files(a)
 	if err != nil {
 		return nil, err

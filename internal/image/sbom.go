@@ -1,10 +1,11 @@
-package provenance
+package image
 
 import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,21 +16,45 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// SBOMMediaType is CycloneDX's, as JSON (https://cyclonedx.org/specification/overview/).
-const SBOMMediaType = "application/vnd.cyclonedx+json"
+// bundles are the bundler's own lists of what is in dist and in server, below the app's folder.
+var bundles = []string{"sbom/dist.cdx.json", "sbom/server.cdx.json"}
 
-// Bundles are the bundler's own lists of what is in dist and in server, below the app's folder.
-var Bundles = []string{"sbom/dist.cdx.json", "sbom/server.cdx.json"}
-
-// SBOM is what is inside an image: each package of the bundles, as the bundler saw it, with the hash that the
-// lockfile has of it, and the base image. The same build gives the same bytes.
+// SBOM lists what is inside an image (CycloneDX 1.6): each package of the bundles, as the bundler saw it, with the hash
+// that the lockfile has of it, and the base image. The same build gives the same bytes.
 func SBOM(appDir, repository, digest, base string) ([]byte, error) {
+	components, err := packages(appDir)
+	if err != nil {
+		return nil, err
+	}
+	if repository, digest, ok := strings.Cut(base, "@"); ok {
+		url := purl(repository, digest)
+		components = append(components, cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: url, PackageURL: url, Name: repository, Version: digest})
+	}
+	slices.SortFunc(components, func(a, b cdx.Component) int { return strings.Compare(a.BOMRef, b.BOMRef) })
+	refs := []string{}
+	for _, c := range components {
+		refs = append(refs, c.BOMRef)
+	}
+	image := purl(repository, digest)
+	bom := cdx.NewBOM()
+	bom.Metadata = &cdx.Metadata{Component: &cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: image, Name: repository, Version: digest, PackageURL: image}}
+	bom.Components = &components
+	bom.Dependencies = &[]cdx.Dependency{{Ref: image, Dependencies: &refs}}
+	var text bytes.Buffer
+	if err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
+		return nil, fmt.Errorf("SBOM: %w", err)
+	}
+	return text.Bytes(), nil
+}
+
+// packages are those of the bundles, each once.
+func packages(appDir string) ([]cdx.Component, error) {
 	hashes, err := integrity(filepath.Join(appDir, "pnpm-lock.yaml"))
 	if err != nil {
 		return nil, err
 	}
-	packages := map[string]cdx.Component{}
-	for _, file := range Bundles {
+	found := map[string]cdx.Component{}
+	for _, file := range bundles {
 		listed, err := bundled(filepath.Join(appDir, file))
 		if err != nil {
 			return nil, err
@@ -41,38 +66,16 @@ func SBOM(appDir, repository, digest, base string) ([]byte, error) {
 			}
 			hash, ok := hashes[key]
 			if !ok {
-				return nil, &usererr.Error{Field: file, Problem: key + " is in the bundle, and not in pnpm-lock.yaml", Fix: "install from the lockfile, and build again"}
+				return nil, &usererr.Error{Field: file, Problem: key + " is in the bundle but not in pnpm-lock.yaml", Fix: "install from the lockfile, and build again"}
 			}
-			packages[key] = cdx.Component{
-				Type: cdx.ComponentTypeLibrary, BOMRef: "pkg:npm/" + strings.Replace(key, "@", "%40", strings.Count(key, "@")-1),
+			url := "pkg:npm/" + strings.Replace(key, "@", "%40", strings.Count(key, "@")-1)
+			found[key] = cdx.Component{
+				Type: cdx.ComponentTypeLibrary, BOMRef: url, PackageURL: url,
 				Group: c.Group, Name: c.Name, Version: c.Version, Licenses: c.Licenses, Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA512, Value: hash}},
 			}
 		}
 	}
-	bom := cdx.NewBOM()
-	image := purl(repository, digest)
-	bom.Metadata = &cdx.Metadata{Component: &cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: image, Name: repository, Version: digest, PackageURL: image}}
-	components := []cdx.Component{}
-	for _, c := range packages {
-		c.PackageURL = c.BOMRef
-		components = append(components, c)
-	}
-	if at, of, ok := strings.Cut(base, "@"); ok {
-		components = append(components, cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: purl(at, of), PackageURL: purl(at, of), Name: at, Version: of})
-	}
-	slices.SortFunc(components, func(a, b cdx.Component) int { return strings.Compare(a.BOMRef, b.BOMRef) })
-	bom.Components = &components
-	refs := []string{}
-	for _, c := range components {
-		refs = append(refs, c.BOMRef)
-	}
-	bom.Dependencies = &[]cdx.Dependency{{Ref: image, Dependencies: &refs}}
-	var text bytes.Buffer
-	encoder := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON)
-	if err := encoder.EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
-		return nil, fmt.Errorf("SBOM: %w", err)
-	}
-	return text.Bytes(), nil
+	return slices.Collect(maps.Values(found)), nil
 }
 
 // purl is an image's package URL (https://github.com/package-url/purl-spec).
@@ -86,7 +89,7 @@ func purl(repository, digest string) string {
 func bundled(file string) ([]cdx.Component, error) {
 	text, err := os.Open(file)
 	if err != nil {
-		return nil, &usererr.Error{Field: "--app-dir", Problem: err.Error(), Fix: "build the app first: `pnpm build` in that folder"}
+		return nil, &usererr.Error{Field: "image.appDir", Problem: err.Error(), Fix: "build the app first: `pnpm build` in that folder"}
 	}
 	defer text.Close()
 	var bom cdx.BOM
@@ -99,11 +102,11 @@ func bundled(file string) ([]cdx.Component, error) {
 	return *bom.Components, nil
 }
 
-// integrity reads from pnpm's lockfile the SHA-512 of each package, as hex, by name@version.
+// integrity returns the SHA-512 of each package in pnpm's lockfile, as hex, by name@version.
 func integrity(file string) (map[string]string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, &usererr.Error{Field: "--app-dir", Problem: err.Error(), Fix: "give the folder with the app's lockfile"}
+		return nil, &usererr.Error{Field: "image.appDir", Problem: err.Error(), Fix: "give the folder with the app's lockfile"}
 	}
 	var lock struct {
 		Packages map[string]struct {
@@ -119,7 +122,7 @@ func integrity(file string) (map[string]string, error) {
 	for key, p := range lock.Packages {
 		encoded, ok := strings.CutPrefix(p.Resolution.Integrity, "sha512-")
 		if !ok {
-			continue // of another kind, or from elsewhere: an error only when it is in the bundle
+			continue // another kind of hash or of source: an error only when the package is in the bundle
 		}
 		raw, err := base64.StdEncoding.DecodeString(encoded)
 		if err != nil {

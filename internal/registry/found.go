@@ -1,4 +1,4 @@
-package image
+package registry
 
 import (
 	"context"
@@ -41,6 +41,6 @@ func RequireFound(ctx context.Context, reference string, keychain authn.Keychain
 			Fix: "push it first, or correct repository and digest; nothing was changed",
 		}
 	}
-	warn(fmt.Errorf("%s: its registry was not asked: %w; whether the pods can pull it shows when they start", reference, explain(err)))
+	warn(fmt.Errorf("%s: its registry was not asked: %w; whether the pods can pull it shows when they start", reference, explained(err)))
 	return nil
 }

@@ -1,0 +1,201 @@
+package provenance
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/signature"
+)
+
+// Origin is where an image comes from, and who says so.
+type Origin struct {
+	Repository      string `json:"repository"`
+	Commit          string `json:"commit"`
+	SignedBy        string `json:"signedBy,omitempty"` // a key's fingerprint, or a certificate's subject
+	Builder         string `json:"builder,omitempty"`
+	StatementDigest string `json:"statementDigest,omitempty"` // of the attachment
+}
+
+// RejectedError says why an image is not deployed.
+type RejectedError struct {
+	Image   string
+	Policy  string   // the file
+	Reasons []string // one for each statement that was looked at
+}
+
+func (e *RejectedError) Error() string {
+	return fmt.Sprintf("%s is rejected by the image policy in %s: %s; nothing was changed", e.Image, e.Policy, strings.Join(e.Reasons, "; "))
+}
+
+// Verify finds a signed provenance of an image that the policy accepts, for the commit if one is given.
+//
+// Errors: *RejectedError; *usererr.Error for a bad image name or root; otherwise the registry or Sigstore's roots could
+// not be read.
+func (v *Verifier) Verify(ctx context.Context, image, commit string, options ...remote.Option) (*Origin, error) {
+	ref, err := name.NewDigest(image)
+	if err != nil {
+		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
+	}
+	found, err := attachments(ctx, ref, []string{bundleMediaType}, options...)
+	if err != nil {
+		return nil, fmt.Errorf("%w; nothing was changed", err)
+	}
+	rejected := &RejectedError{Image: image, Policy: v.file}
+	for _, a := range found {
+		entity, err := parseBundle(a.content)
+		if err != nil {
+			rejected.Reasons = append(rejected.Reasons, fmt.Sprintf("%s is not a Sigstore bundle (%v)", short(a.digest), err))
+			continue
+		}
+		// Not verified yet: it only serves to skip statements about other things.
+		if s, err := unverified(entity); err == nil && s.GetPredicateType() != provenanceType {
+			continue
+		}
+		origin, err := v.accept(entity, ref.DigestStr(), commit)
+		if errors.As(err, new(*usererr.Error)) || errors.Is(err, errRoots) {
+			return nil, fmt.Errorf("%w; nothing was changed", err)
+		}
+		if err != nil {
+			rejected.Reasons = append(rejected.Reasons, fmt.Sprintf("provenance %s: %v", short(a.digest), err))
+			continue
+		}
+		origin.StatementDigest = a.digest
+		return origin, nil
+	}
+	if len(rejected.Reasons) == 0 {
+		rejected.Reasons = []string{"it has no provenance: it was not built and signed by the pipeline, or the signature was not pushed"}
+	}
+	return nil, rejected
+}
+
+func parseBundle(content []byte) (*bundle.Bundle, error) {
+	entity := &bundle.Bundle{}
+	return entity, entity.UnmarshalJSON(content)
+}
+
+var errRoots = errors.New("no trusted root")
+
+// accept checks who signed a statement, that it is a provenance about the digest, and which source it names.
+func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*Origin, error) {
+	raw, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:"))
+	if err != nil || len(raw) != 32 {
+		return nil, fmt.Errorf("%s is not a SHA-256", digest)
+	}
+	result, signedBy, err := v.verifySignature(entity, verify.WithArtifactDigest("sha256", raw))
+	if err != nil {
+		return nil, err
+	}
+	s := result.Statement // from the envelope whose signature holds; nil when no envelope was signed
+	switch {
+	case s == nil:
+		return nil, errors.New("it signs no statement")
+	case s.GetPredicateType() != provenanceType:
+		return nil, fmt.Errorf("it is a statement of %q, not of provenance", s.GetPredicateType())
+	}
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("its statement is invalid: %w", err)
+	}
+	origin, err := originOf(s)
+	if err != nil {
+		return nil, fmt.Errorf("its provenance cannot be read: %w", err)
+	}
+	origin.SignedBy = signedBy
+	if err := v.checkSource("it", origin.Repository, origin.Commit, commit); err != nil {
+		return nil, err
+	}
+	if c := result.Signature.Certificate; c != nil && c.SourceRepositoryURI != "" {
+		if err := v.checkSource("the signer's certificate", c.SourceRepositoryURI, c.SourceRepositoryDigest, commit); err != nil {
+			return nil, err
+		}
+	}
+	return origin, nil
+}
+
+// checkSource compares a source with the policy's, and with the release's commit if there is one.
+func (v *Verifier) checkSource(who, repository, commit, want string) error {
+	if repository != v.repository {
+		return fmt.Errorf("%s says that it was built from %q, not from %s", who, repository, v.repository)
+	}
+	if want != "" && commit != want {
+		return fmt.Errorf("%s says that it was built from commit %q, the release is of %s", who, commit, want)
+	}
+	return nil
+}
+
+// verifySignature verifies a bundle with the policy's keys or identities, and returns who signed it.
+func (v *Verifier) verifySignature(entity verify.SignedEntity, about verify.ArtifactPolicyOption) (*verify.VerificationResult, string, error) {
+	content, err := entity.VerificationContent()
+	if err != nil {
+		return nil, "", err
+	}
+	if content.Certificate() == nil {
+		return v.verifyKey(entity, about)
+	}
+	return v.verifyIdentity(entity, about)
+}
+
+func (v *Verifier) verifyKey(entity verify.SignedEntity, about verify.ArtifactPolicyOption) (*verify.VerificationResult, string, error) {
+	reason := errors.New("it is signed by a key, and the policy names none")
+	for _, key := range v.keys {
+		verifier, err := signature.LoadDefaultVerifier(key)
+		if err != nil {
+			return nil, "", err
+		}
+		trusted := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
+			return root.NewExpiringKey(verifier, time.Time{}, time.Time{}), nil
+		})
+		sigstore, err := verify.NewVerifier(trusted, verify.WithNoObserverTimestamps())
+		if err != nil {
+			return nil, "", err
+		}
+		result, err := sigstore.Verify(entity, verify.NewPolicy(about, verify.WithKey()))
+		if err == nil {
+			return result, "key " + fingerprint(key), nil
+		}
+		reason = fmt.Errorf("it is signed by no key that the policy names, or is about another image (%w)", err)
+	}
+	return nil, "", reason
+}
+
+func (v *Verifier) verifyIdentity(entity verify.SignedEntity, about verify.ArtifactPolicyOption) (*verify.VerificationResult, string, error) {
+	if len(v.identities) == 0 {
+		return nil, "", errors.New("it is signed by an identity, and the policy names none")
+	}
+	roots, err := v.roots()
+	if err != nil {
+		return nil, "", errors.Join(errRoots, err)
+	}
+	reason := errors.New("the policy's trusted roots are empty")
+	for _, trusted := range roots {
+		// When it was signed must be known from a log or a time-stamping authority, whichever these services have.
+		options := []verify.VerifierOption{verify.WithObserverTimestamps(1)}
+		if len(trusted.RekorLogs()) > 0 {
+			options = append(options, verify.WithTransparencyLog(1))
+		}
+		if len(trusted.CTLogs()) > 0 {
+			options = append(options, verify.WithSignedCertificateTimestamps(1))
+		}
+		sigstore, err := verify.NewVerifier(trusted, options...)
+		if err != nil {
+			return nil, "", err
+		}
+		result, err := sigstore.Verify(entity, verify.NewPolicy(about, v.identities...))
+		if err == nil {
+			return result, result.Signature.Certificate.SubjectAlternativeName, nil
+		}
+		reason = fmt.Errorf("its signature is not valid: %w", err)
+	}
+	return nil, "", reason
+}
+
+func short(digest string) string { return digest[:min(19, len(digest))] }

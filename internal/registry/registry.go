@@ -1,0 +1,218 @@
+// Package registry reads and writes images in an OCI registry, and in OCI image layouts on disk. Push returns what the
+// registry answers when it is asked afterward, so that nothing is released by a digest that is not there.
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Login is a user name and password, or token, of a registry.
+type Login authn.AuthConfig
+
+// Resolve returns the same login for every repository (authn.Keychain).
+func (l Login) Resolve(authn.Resource) (authn.Authenticator, error) {
+	return authn.FromConfig(authn.AuthConfig(l)), nil
+}
+
+// Options are those of every call to a registry: the credentials of the keychain, and the one way to retry.
+func Options(ctx context.Context, keychain authn.Keychain) []remote.Option {
+	return []remote.Option{
+		remote.WithContext(ctx),
+		remote.WithAuthFromKeychain(keychain),
+		remote.WithUserAgent("crossbill"),
+		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 4}),
+		remote.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout),
+	}
+}
+
+// Pull loads an image: repository@sha256:… from a registry, of an index the image of linux/amd64; or oci:FOLDER, an
+// OCI image layout with one image. Errors for bad input name the option.
+func Pull(ctx context.Context, option, reference string, keychain authn.Keychain) (v1.Image, error) {
+	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
+		return readLayout(option, folder)
+	}
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &usererr.Error{Field: option, Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "give repository@sha256:…; a tag may name another image tomorrow"}
+	}
+	image, err := remote.Image(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", option, reference, explained(err))
+	}
+	return image, nil
+}
+
+// PullPlatform loads the image for a platform from an index, which is named by digest.
+func PullPlatform(ctx context.Context, option, reference string, platform v1.Platform, keychain authn.Keychain) (v1.Image, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &usererr.Error{Field: option, Problem: fmt.Sprintf("%q is not an image with a digest", reference), Fix: "for several platforms give an index by digest"}
+	}
+	index, err := remote.Index(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", option, reference, explained(err))
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", option, reference, err)
+	}
+	for _, m := range manifest.Manifests {
+		if m.Platform != nil && m.Platform.Satisfies(platform) {
+			return index.Image(m.Digest)
+		}
+	}
+	return nil, &usererr.Error{Field: "image.platforms", Problem: fmt.Sprintf("%s has no image for %s", reference, platform), Fix: "leave the platform out, or give another " + option}
+}
+
+func readLayout(option, folder string) (v1.Image, error) {
+	index, err := layout.ImageIndexFromPath(folder)
+	if err != nil {
+		return nil, &usererr.Error{Field: option, Problem: err.Error(), Fix: "give a folder with an OCI image layout"}
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", option, folder, err)
+	}
+	if len(manifest.Manifests) != 1 {
+		return nil, &usererr.Error{Field: option, Problem: fmt.Sprintf("%s has %d images", folder, len(manifest.Manifests)), Fix: "give a layout with one"}
+	}
+	return index.Image(manifest.Manifests[0].Digest)
+}
+
+// IndexDigests are the digests of the images in an index; none when the reference is to an image.
+func IndexDigests(ctx context.Context, reference string, keychain authn.Keychain) ([]string, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
+	}
+	described, err := remote.Get(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, explained(err))
+	}
+	if !described.MediaType.IsIndex() {
+		return nil, nil
+	}
+	index, err := described.ImageIndex()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, err)
+	}
+	var digests []string
+	for _, m := range manifest.Manifests {
+		digests = append(digests, m.Digest.String())
+	}
+	return digests, nil
+}
+
+// Pushable is an image, or an index of images.
+type Pushable interface {
+	Digest() (v1.Hash, error)
+}
+
+// WriteLayout writes an image or index into a new folder as an OCI image layout and returns oci:FOLDER@digest.
+func WriteLayout(pushable Pushable, folder string) (string, error) {
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		return "", &usererr.Error{Field: "push", Problem: folder + " already exists", Fix: "name a new folder"}
+	}
+	digest, err := pushable.Digest()
+	if err != nil {
+		return "", fmt.Errorf("image: %w", err)
+	}
+	path, err := layout.Write(folder, empty.Index)
+	if err == nil {
+		switch pushable := pushable.(type) {
+		case v1.ImageIndex:
+			err = path.AppendIndex(pushable)
+		case v1.Image:
+			err = path.AppendImage(pushable)
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("image layout %s: %w", folder, errors.Join(err, os.RemoveAll(folder)))
+	}
+	return "oci:" + folder + "@" + digest.String(), nil
+}
+
+// Push pushes an image or index under a tag and returns repository:tag@digest, after it has asked the registry
+// what the tag names now.
+func Push(ctx context.Context, pushable Pushable, tag string, keychain authn.Keychain) (string, error) {
+	ref, err := parseTag("push", tag)
+	if err != nil {
+		return "", err
+	}
+	digest, err := pushable.Digest()
+	if err != nil {
+		return "", fmt.Errorf("image: %w", err)
+	}
+	switch pushable := pushable.(type) {
+	case v1.ImageIndex:
+		err = remote.WriteIndex(ref, pushable, Options(ctx, keychain)...)
+	case v1.Image:
+		err = remote.Write(ref, pushable, Options(ctx, keychain)...)
+	}
+	if err != nil {
+		return "", fmt.Errorf("push to %s: %w; it is safe to push again", tag, explained(err))
+	}
+	got, err := Digest(ctx, tag, keychain)
+	if err != nil {
+		return "", err
+	}
+	if want := ref.Name() + "@" + digest.String(); got != want {
+		return "", fmt.Errorf("pushed %s, but the registry has %s: somebody else pushed the same tag; release neither", want, got)
+	}
+	return got, nil
+}
+
+// Digest asks a registry for the digest of a tag and returns repository:tag@digest.
+func Digest(ctx context.Context, tag string, keychain authn.Keychain) (string, error) {
+	ref, err := parseTag("image", tag)
+	if err != nil {
+		return "", err
+	}
+	descriptor, err := remote.Head(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return "", fmt.Errorf("digest of %s: %w", tag, explained(err))
+	}
+	return ref.Name() + "@" + descriptor.Digest.String(), nil
+}
+
+func parseTag(option, tag string) (name.Tag, error) {
+	ref, err := name.NewTag(tag, name.StrictValidation)
+	if err != nil {
+		return name.Tag{}, &usererr.Error{Field: option, Problem: err.Error(), Fix: "give registry/repository:tag"}
+	}
+	return ref, nil
+}
+
+// explained is a registry's error with what to do about it.
+func explained(err error) error {
+	answer, ok := errors.AsType[*transport.Error](err)
+	if !ok {
+		return err
+	}
+	switch answer.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("%w (check the credentials: docker login, or REGISTRY_USERNAME and REGISTRY_PASSWORD)", err)
+	case http.StatusNotFound:
+		return fmt.Errorf("%w (the repository, tag or digest was not found)", err)
+	}
+	return err
+}

@@ -1,0 +1,191 @@
+package registry
+
+import (
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/authn"
+	fake "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// serve runs a real registry behind a handler that may interfere.
+func serve(t *testing.T, wrap func(http.Handler) http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(wrap(fake.New(fake.Logger(log.New(io.Discard, "", 0)))))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://") + "/our-org/app"
+}
+
+func plain(h http.Handler) http.Handler { return h }
+
+func TestPushReturnsWhatTheRegistryHas(t *testing.T) {
+	image, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := image.Digest()
+	var refused atomic.Int32
+	flaky := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPut && refused.Add(1) <= 2 {
+				http.Error(w, "not now", http.StatusServiceUnavailable)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	for name, wrap := range map[string]func(http.Handler) http.Handler{"a registry": plain, "a registry that fails twice": flaky} {
+		repository := serve(t, wrap)
+		got, err := Push(t.Context(), image, repository+":1.0.0", authn.DefaultKeychain)
+		if want := repository + ":1.0.0@" + digest.String(); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
+	image, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var repository string
+	var moved atomic.Bool
+	repository = serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r)
+			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1.0.0") && moved.CompareAndSwap(false, true) {
+				ref, err := parseTag("", repository+":1.0.0")
+				if err == nil {
+					err = remote.Write(ref, other)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	})
+	if got, err := Push(t.Context(), image, repository+":1.0.0", authn.DefaultKeychain); err == nil || !strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestBadReferences(t *testing.T) {
+	ctx := t.Context()
+	repository := serve(t, plain)
+	if _, err := Digest(ctx, repository+":nope", authn.DefaultKeychain); err == nil {
+		t.Error("a tag that does not exist has a digest")
+	}
+	for _, reference := range []string{"", "node:24", "oci:" + t.TempDir()} {
+		if _, err := Pull(ctx, "base", reference, authn.DefaultKeychain); !errors.As(err, new(*usererr.Error)) {
+			t.Errorf("pull %q: %v", reference, err)
+		}
+	}
+	for _, tag := range []string{"", "app", "UPPER/x:1", "a/b:c:d"} {
+		if _, err := Push(ctx, empty.Image, tag, authn.DefaultKeychain); !errors.As(err, new(*usererr.Error)) {
+			t.Errorf("push to %q: %v", tag, err)
+		}
+	}
+}
+
+func TestALoginIsForTheRegistryThatIsPushedTo(t *testing.T) {
+	repository := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); user != "ci" || password != "s3cret" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	if _, err := Push(t.Context(), empty.Image, repository+":1", Login{Username: "ci", Password: "s3cret"}); err != nil {
+		t.Error(err)
+	}
+	for _, login := range []Login{{}, {Username: "ci", Password: "old"}} {
+		if _, err := Push(t.Context(), empty.Image, repository+":1", login); err == nil || !strings.Contains(err.Error(), "check the credentials") {
+			t.Errorf("%+v: %v", login, err)
+		}
+	}
+}
+
+func TestLayoutIsReadAgain(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "layout")
+	reference, err := WriteLayout(empty.Image, folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Pull(t.Context(), "base", "oci:"+folder, authn.DefaultKeychain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := again.Digest()
+	if err != nil || reference != "oci:"+folder+"@"+digest.String() {
+		t.Errorf("%s is %s, %v", reference, digest, err)
+	}
+	if _, err := WriteLayout(empty.Image, folder); !errors.As(err, new(*usererr.Error)) {
+		t.Errorf("a folder that exists is written to: %v", err)
+	}
+}
+
+// TestIndex: an index is pushed as one digest; its images are found by platform.
+func TestIndex(t *testing.T) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	var want []string
+	for _, architecture := range []string{"amd64", "arm64"} {
+		image, err := random.Image(100, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, digest.String())
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: architecture}}})
+	}
+	repository := serve(t, plain)
+	pushed, err := Push(t.Context(), index, repository+":1.0.0", authn.DefaultKeychain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := IndexDigests(t.Context(), pushed, authn.DefaultKeychain)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v, digests (-want +got):\n%s", err, diff)
+	}
+	if got, err := IndexDigests(t.Context(), repository+"@"+want[0], authn.DefaultKeychain); err != nil || len(got) != 0 {
+		t.Errorf("an image has the digests %v, %v", got, err)
+	}
+	arm, err := PullPlatform(t.Context(), "base", pushed, v1.Platform{OS: "linux", Architecture: "arm64"}, authn.DefaultKeychain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, err := arm.Digest(); err != nil || digest.String() != want[1] {
+		t.Errorf("linux/arm64 is %s, %v; want %s", digest, err, want[1])
+	}
+	if _, err := PullPlatform(t.Context(), "base", pushed, v1.Platform{OS: "linux", Architecture: "riscv64"}, authn.DefaultKeychain); !errors.As(err, new(*usererr.Error)) {
+		t.Errorf("a platform that the index lacks: %v", err)
+	}
+	folder := filepath.Join(t.TempDir(), "layout")
+	if got, err := WriteLayout(index, folder); err != nil || !strings.HasPrefix(got, "oci:"+folder+"@sha256:") {
+		t.Errorf("%s, %v", got, err)
+	}
+}
