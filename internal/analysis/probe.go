@@ -21,17 +21,17 @@ type Probe struct {
 	Header string  // "name: value"; may be empty
 }
 
-// Validate finds a probe that cannot be sent. Errors name the options probe, probeRate and probeHeader.
+// Validate finds a probe that cannot be sent. Errors are *usererr.Error.
 func (p *Probe) Validate() error {
 	target, err := url.Parse(p.URL)
 	if err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https" {
-		return &usererr.Error{Field: "probe", Problem: fmt.Sprintf("%q is not a URL", p.URL), Fix: "give for example https://app.example.com/"}
+		return &usererr.Error{Field: "probe.url", Problem: fmt.Sprintf("%q is not a URL", p.URL), Fix: "give for example https://app.example.com/"}
 	}
 	if !(p.Rate > 0 && p.Rate <= 1000) {
-		return &usererr.Error{Field: "probeRate", Problem: fmt.Sprintf("%g is not a number of requests a second, up to 1000", p.Rate), Fix: "give for example 10"}
+		return &usererr.Error{Field: "probe.rate", Problem: fmt.Sprintf("%g is not a number of requests a second, up to 1000", p.Rate), Fix: "give for example 10"}
 	}
 	if name, _, ok := p.header(); p.Header != "" && (!ok || name == "") {
-		return &usererr.Error{Field: "probeHeader", Problem: fmt.Sprintf("%q is not a header", p.Header), Fix: "give for example 'x-track: canary'"}
+		return &usererr.Error{Field: "probe.header", Problem: fmt.Sprintf("%q is not a header", p.Header), Fix: "give for example 'x-track: canary'"}
 	}
 	return nil
 }

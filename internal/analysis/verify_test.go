@@ -1,0 +1,299 @@
+package analysis
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
+)
+
+// ledger is a rollout that notes what is asked of it.
+type ledger struct {
+	status     []rollout.Status // one for each look; the last one stays
+	judgeErr   error
+	rollback   rollout.Result
+	rollErr    error
+	calls      []string
+	statusErrs []error // one for each look
+}
+
+func (l *ledger) Status(context.Context) (*rollout.Status, error) {
+	if len(l.statusErrs) > 0 {
+		err := l.statusErrs[0]
+		l.statusErrs = l.statusErrs[1:]
+		if err != nil {
+			return nil, err
+		}
+	}
+	status := l.status[0]
+	if len(l.status) > 1 {
+		l.status = l.status[1:]
+	}
+	return &status, nil
+}
+
+func (l *ledger) Judge(_ context.Context, v release.Verdict, rollback bool) (rollout.Result, error) {
+	call := "judge " + string(v.Outcome)
+	if rollback {
+		call += ", may roll back"
+	}
+	l.calls = append(l.calls, call)
+	if l.judgeErr != nil {
+		return rollout.Result{}, l.judgeErr
+	}
+	if rollback && v.Outcome == release.Unhealthy {
+		return l.rollback, nil
+	}
+	return rollout.Result{Command: "verify", Message: "judged " + string(v.Outcome)}, nil
+}
+
+func (l *ledger) Rollback(_ context.Context, id, reason string) (rollout.Result, error) {
+	short, _, _ := strings.Cut(reason, ": ")
+	l.calls = append(l.calls, "rollback "+id+" "+short)
+	return l.rollback, l.rollErr
+}
+
+const image = "registry.example.com/app@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
+
+// at is where a release is, at a stage and with a verdict; drift is what somebody else has changed.
+func at(stage release.Stage, v release.VerdictOutcome, drift ...string) rollout.Status {
+	r := &release.Release{ID: "one", Image: image, Stage: stage, Steps: []release.Step{{Stage: stage, At: time.Unix(0, 0)}}}
+	if v != "" {
+		r.Verdict = &release.Verdict{Outcome: v, Reason: "was " + string(v), Digest: r.Digest()}
+	}
+	return rollout.Status{App: "app", Release: r, Drift: drift}
+}
+
+// finished is an app whose last release ended in a way.
+func finished(outcome release.Outcome) rollout.Status {
+	return rollout.Status{App: "app", History: []release.Finished{{Release: release.Release{ID: "zero"}, Outcome: outcome}}}
+}
+
+// kind names the type of an error.
+func kind(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, new(*UnhealthyError)):
+		return "unhealthy"
+	case errors.As(err, new(*InconclusiveError)):
+		return "inconclusive"
+	case errors.As(err, new(*NotReadyError)):
+		return "not ready"
+	case errors.As(err, new(*rollout.StageError)):
+		return "stage"
+	case errors.As(err, new(*release.InFlightError)):
+		return "in flight"
+	case errors.As(err, new(*usererr.Error)):
+		return "input"
+	}
+	return "failure"
+}
+
+var errDown = errors.New("API server is down")
+
+func TestVerify(t *testing.T) {
+	back := rollout.Result{Command: "rollback", Outcome: release.OutcomeRolledBack, Message: "primary has it again"}
+	canary := []rollout.Status{at(release.StageCanary, "")}
+	for name, c := range map[string]struct {
+		requests *prometheus
+		ledger   ledger
+		change   func(*Options)
+		err      string // its kind
+		says     string // the error, or else the message
+		calls    []string
+		judged   bool // there is a verdict
+	}{
+		"healthy": {requests: fine(), ledger: ledger{status: canary},
+			says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"unhealthy is rolled back": {requests: failing(), ledger: ledger{status: canary, rollback: back},
+			err: "unhealthy", says: "\nrolled back: primary has it again", calls: []string{"judge unhealthy, may roll back"}, judged: true},
+		"unhealthy is left alone if asked": {requests: failing(), ledger: ledger{status: canary}, change: func(o *Options) { o.NoRollback = true },
+			err: "unhealthy", says: "unhealthy: availability", calls: []string{"judge unhealthy"}, judged: true},
+		"rolling back fails": {requests: failing(), ledger: ledger{status: canary, judgeErr: &RollbackError{errDown}},
+			err: "unhealthy", says: "rolling back did not finish: API server is down; run `crossbill rollback`", calls: []string{"judge unhealthy, may roll back"}, judged: true},
+		"too few requests": {requests: idle(), ledger: ledger{status: canary},
+			err: "inconclusive", says: "the canary keeps its weight", calls: []string{"judge inconclusive, may roll back"}, judged: true},
+		"somebody changed it before": {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageCanary, "", "weight is 20"), at(release.StageCanary, "")}},
+			err: "inconclusive", says: "somebody else has changed the release: weight is 20", calls: []string{"judge inconclusive, may roll back"}, judged: true},
+		"somebody changed it meanwhile": {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageCanary, ""), at(release.StageCanary, "", "weight is 20")}},
+			err: "inconclusive", says: "somebody else has changed the release: weight is 20", calls: []string{"judge inconclusive, may roll back"}, judged: true},
+		"unhealthy, whoever changed it": {requests: failing(), ledger: ledger{status: []rollout.Status{at(release.StageCanary, "", "weight is 20")}, rollback: back},
+			err: "unhealthy", says: "rolled back: ", calls: []string{"judge unhealthy, may roll back"}, judged: true},
+		"the verdict is not noted": {requests: fine(), ledger: ledger{status: canary, judgeErr: errDown},
+			err: "failure", says: "but the verdict could not be noted: API server is down", calls: []string{"judge healthy, may roll back"}},
+		"the record is not kept": {requests: failing(), ledger: ledger{status: canary}, change: func(o *Options) {
+			o.Record = func(*release.Release, *verdict.Verification) error { return errors.New("disk full") }
+		}, err: "failure", says: "disk full; the verdict (unhealthy: "},
+		"the last look fails": {requests: failing(), ledger: ledger{status: canary, statusErrs: []error{nil, errDown}}, err: "failure", says: "API server is down"},
+
+		"observed healthy":      {requests: fine(), ledger: ledger{status: canary}, change: observe, says: "observed: healthy: ", judged: true},
+		"observed unhealthy":    {requests: failing(), ledger: ledger{status: canary}, change: observe, err: "unhealthy", says: "nothing was changed", judged: true},
+		"observed inconclusive": {requests: idle(), ledger: ledger{status: canary}, change: observe, err: "inconclusive", says: "; nothing was changed", judged: true},
+
+		"judged before":              {ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, says: "judged healthy before: was healthy"},
+		"judged before, again":       {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, change: func(o *Options) { o.Again = true }, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"inconclusive before":        {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Inconclusive)}}, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"promoting":                  {ledger: ledger{status: []rollout.Status{at(release.StagePromoting, release.Healthy)}}, says: "judged healthy before it was promoted: was healthy"},
+		"promoted without a verdict": {ledger: ledger{status: []rollout.Status{at(release.StagePromoted, "")}}, err: "stage", says: "without a healthy verdict: run rollback"},
+		"no traffic yet":             {ledger: ledger{status: []rollout.Status{at(release.StageStarted, "")}}, err: "stage", says: "only a canary with traffic can be judged"},
+		"rolling back":               {ledger: ledger{status: []rollout.Status{at(release.StageRollingBack, "")}}, err: "stage", says: "at stage rolling_back"},
+		"another release":            {ledger: ledger{status: canary}, change: func(o *Options) { o.ReleaseID = "two" }, err: "in flight", says: "release one"},
+		"no release":                 {ledger: ledger{status: []rollout.Status{{App: "app"}}}, err: "stage", says: "no release is in flight: start one with canary"},
+		"finished well":              {ledger: ledger{status: []rollout.Status{finished(release.OutcomeFirst)}}, says: "release zero has finished (first): there is no canary to judge"},
+		"rolled back before":         {ledger: ledger{status: []rollout.Status{finished(release.OutcomeRolledBack)}}, err: "stage", says: "release zero has finished: rolled_back"},
+		"the first look fails":       {ledger: ledger{statusErrs: []error{errDown}}, err: "failure", says: "API server is down"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if c.requests == nil {
+				c.requests = &prometheus{}
+			}
+			o := judgedBy(t, c.requests, &c.ledger)
+			if c.change != nil {
+				c.change(&o)
+			}
+			came, err := Verify(t.Context(), o)
+			text := came.Message
+			if err != nil {
+				text = err.Error()
+			}
+			if kind(err) != c.err || !strings.Contains(text, c.says) {
+				t.Errorf("%s: %q, want %s: %q", kind(err), text, c.err, c.says)
+			}
+			if diff := cmp.Diff(c.calls, c.ledger.calls); diff != "" {
+				t.Error(diff)
+			}
+			if (came.Verdict != nil) != c.judged {
+				t.Errorf("verdict %+v", came.Verdict)
+			}
+		})
+	}
+}
+
+func observe(o *Options) { o.Observe = true }
+
+func TestBake(t *testing.T) {
+	promoted := rollout.Result{Command: "promote", Release: at(release.StagePromoted, release.Healthy).Release, Message: "promoted"}
+	bad := func() *prometheus { return &prometheus{rate: 4000, bad: map[string]float64{"app-primary": 0.5}} }
+	for name, c := range map[string]struct {
+		requests *prometheus
+		ledger   ledger
+		change   func(*Options)
+		err      string
+		says     string
+		calls    []string
+		outcome  release.Outcome
+	}{
+		"healthy":                           {requests: fine(), says: "promoted; baked: "},
+		"unhealthy":                         {requests: bad(), ledger: ledger{rollback: rollout.Result{Outcome: release.OutcomeRolledBack, Message: "old primary"}}, err: "unhealthy", says: "bake: unhealthy: ", calls: []string{"rollback one bake"}, outcome: release.OutcomeRolledBack},
+		"unhealthy, and rolling back fails": {requests: bad(), ledger: ledger{rollErr: errDown}, err: "unhealthy", says: "rolling back did not finish: API server is down", calls: []string{"rollback one bake"}},
+		"unhealthy, but finished meanwhile": {requests: bad(), ledger: ledger{rollback: rollout.Result{Message: "nothing to do"}}, err: "unhealthy", says: "NOT rolled back", calls: []string{"rollback one bake"}},
+		"too few requests":                  {requests: idle(), err: "inconclusive", says: "the release is promoted, run promote again to judge it, or rollback"},
+		"too short to judge":                {requests: fine(), change: func(o *Options) { o.Test.MaxDuration, o.Test.MinDuration = time.Millisecond, 0 }, err: "inconclusive", says: "the release is promoted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := judgedBy(t, c.requests, &c.ledger)
+			if c.change != nil {
+				c.change(&o)
+			}
+			came, err := Bake(t.Context(), o, promoted)
+			text := came.Message
+			if err != nil {
+				text = err.Error()
+			}
+			if kind(err) != c.err || !strings.Contains(text, c.says) || came.Outcome != c.outcome {
+				t.Errorf("%s: %q and outcome %q, want %s: %q and %q", kind(err), text, came.Outcome, c.err, c.says, c.outcome)
+			}
+			if diff := cmp.Diff(c.calls, c.ledger.calls); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestRollBackUnready(t *testing.T) {
+	notReady := &rollout.NotReadyError{ReleaseID: "one", Deployment: "app-canary", Reason: "crashes"}
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx    context.Context
+		ledger ledger
+		cause  error
+		err    string
+		says   string
+		calls  []string
+	}{
+		"not ready":                         {cause: notReady, ledger: ledger{rollback: rollout.Result{Message: "old primary"}}, err: "not ready", says: "\nrolled back: old primary", calls: []string{"rollback one app-canary"}},
+		"not ready, and rolling back fails": {cause: notReady, ledger: ledger{rollErr: errDown}, err: "not ready", says: "rolling back did not finish: API server is down; run `crossbill rollback`", calls: []string{"rollback one app-canary"}},
+		"another error":                     {cause: errDown, err: "failure", says: "API server is down"},
+		"interrupted":                       {ctx: canceled, cause: notReady, err: "failure", says: "app-canary"},
+		"no error":                          {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := c.ctx
+			if ctx == nil {
+				ctx = t.Context()
+			}
+			err := RollBackUnready(ctx, &c.ledger, c.cause)
+			if kind(err) != c.err || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%s: %v, want %s: %q", kind(err), err, c.err, c.says)
+			}
+			if c.cause != nil && !errors.Is(err, c.cause) {
+				t.Errorf("%v is not the cause any more", err)
+			}
+			if diff := cmp.Diff(c.calls, c.ledger.calls); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestProbe: the app is called while the canary is judged, with the header.
+func TestProbe(t *testing.T) {
+	app := &counted{}
+	server := httptest.NewServer(app)
+	defer server.Close()
+	o := judgedBy(t, fine(), &ledger{status: []rollout.Status{at(release.StageCanary, "")}})
+	o.Probe = &Probe{URL: server.URL, Rate: 200, Header: "x-track: canary"}
+	if _, err := Verify(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	app.mu.Lock()
+	defer app.mu.Unlock()
+	if len(app.headers) == 0 || app.headers[0] != "GET canary crossbill-probe" {
+		t.Errorf("the app got %q", app.headers)
+	}
+}
+
+func TestValidateProbe(t *testing.T) {
+	for name, c := range map[string]struct {
+		probe Probe
+		field string
+	}{
+		"good":            {Probe{"https://app.example.com/", 10, ""}, ""},
+		"with a header":   {Probe{"https://app.example.com/", 0.5, "x-track: canary"}, ""},
+		"no host":         {Probe{"https:///", 10, ""}, "probe.url"},
+		"another scheme":  {Probe{"ftp://app.example.com", 10, ""}, "probe.url"},
+		"no rate":         {Probe{"https://app.example.com/", 0, ""}, "probe.rate"},
+		"too fast":        {Probe{"https://app.example.com/", 1001, ""}, "probe.rate"},
+		"no header":       {Probe{"https://app.example.com/", 10, "x-track"}, "probe.header"},
+		"header, no name": {Probe{"https://app.example.com/", 10, ": canary"}, "probe.header"},
+	} {
+		err := c.probe.Validate()
+		var input *usererr.Error
+		if errors.As(err, &input); (err == nil) != (c.field == "") || err != nil && input.Field != c.field {
+			t.Errorf("%s: %v, want %s", name, err, c.field)
+		}
+	}
+}
