@@ -75,6 +75,7 @@ Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 
 func (o *verifyOptions) complete(cmd *cobra.Command, args []string) error {
 	o.dryRun = o.dryRun || o.observe
+	o.notify.enabled = !o.dryRun
 	return o.lifecycleOptions.complete(cmd, args)
 }
 

@@ -119,7 +119,7 @@ func TestVerify(t *testing.T) {
 			err: "unhealthy", says: "\nrolled back: primary has it again", calls: []string{"judge unhealthy, may roll back"}, judged: true},
 		"unhealthy is left alone if asked": {requests: failing(), ledger: ledger{status: canary}, change: func(o *Options) { o.NoRollback = true },
 			err: "unhealthy", says: "unhealthy: availability", calls: []string{"judge unhealthy"}, judged: true},
-		"rolling back fails": {requests: failing(), ledger: ledger{status: canary, judgeErr: &RollbackError{errDown}},
+		"rolling back fails": {requests: failing(), ledger: ledger{status: canary, judgeErr: &rollout.RollbackError{Err: errDown}},
 			err: "unhealthy", says: "rolling back did not finish: API server is down; run `crossbill rollback`", calls: []string{"judge unhealthy, may roll back"}, judged: true},
 		"too few requests": {requests: idle(), ledger: ledger{status: canary},
 			err: "inconclusive", says: "the canary keeps its weight", calls: []string{"judge inconclusive, may roll back"}, judged: true},
