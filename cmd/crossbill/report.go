@@ -76,8 +76,8 @@ Environment:
 			}
 			return output.print(cmd.OutOrStdout(), view{
 				data: timeline,
-				text: func(out io.Writer) error { return report.Text(out, timeline) },
-				more: map[string]func(io.Writer) error{"markdown": func(out io.Writer) error { return report.Markdown(out, status, timeline, time.Now()) }},
+				text: func(out io.Writer) error { return report.WriteTimeline(out, timeline) },
+				more: map[string]func(io.Writer) error{"markdown": func(out io.Writer) error { return report.WriteMarkdown(out, status, timeline, time.Now()) }},
 			})
 		},
 	}
@@ -130,7 +130,7 @@ func (f *reportFlags) elsewhere(cmd *cobra.Command, s *rollout.Status) (entries 
 			missing = append(missing, fmt.Sprintf("GitHub's Deployment of release %s is missing: %v", r.ID, firstLine(err)))
 		}
 		for _, t := range statuses {
-			entries = append(entries, report.Entry{At: t.CreatedAt, Source: report.GitHub, Release: r.ID, Digest: r.Digest(), What: t.State, Detail: t.Description, By: t.CreatedBy, URL: r.Links().RunURL})
+			entries = append(entries, report.Entry{At: t.CreatedAt, Source: report.GitHub, ReleaseID: r.ID, Digest: r.Digest(), Event: t.State, Detail: t.Description, By: t.CreatedBy, URL: r.Links().RunURL})
 		}
 	}
 	return entries, missing, nil
@@ -176,9 +176,9 @@ func jobsOf(ctx context.Context, c *gitlab.Client, r *release.Release) ([]report
 		if at.IsZero() {
 			continue // it has not run
 		}
-		e := report.Entry{At: at, Source: report.GitLab, Release: r.ID, Digest: r.Digest(), What: j.Status, Detail: "job " + j.Name, By: j.User, URL: j.URL}
+		e := report.Entry{At: at, Source: report.GitLab, ReleaseID: r.ID, Digest: r.Digest(), Event: j.Status, Detail: "job " + j.Name, By: j.User, URL: j.URL}
 		if !j.StartedAt.IsZero() && !j.FinishedAt.IsZero() {
-			e.Detail += ", ran " + report.Took(j.FinishedAt.Sub(j.StartedAt))
+			e.Detail += ", ran " + report.FormatDuration(j.FinishedAt.Sub(j.StartedAt))
 		}
 		entries = append(entries, e)
 	}

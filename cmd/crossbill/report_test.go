@@ -89,7 +89,7 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 			}
 			var got []string
 			for _, e := range entries {
-				got = append(got, strings.Join([]string{e.Source, e.What, e.Detail, e.By}, " "))
+				got = append(got, strings.Join([]string{e.Source, e.Event, e.Detail, e.By}, " "))
 			}
 			slices.Sort(got)
 			want := slices.Sorted(slices.Values(test.want))

@@ -82,8 +82,8 @@ func (f *statusFlags) shows(cmd *cobra.Command, cluster *clusterOptions, output 
 		}
 		v := view{
 			data: shown,
-			text: func(out io.Writer) error { return report.Status(out, status, false) },
-			wide: func(out io.Writer) error { return report.Status(out, status, true) },
+			text: func(out io.Writer) error { return report.WriteStatus(out, status, false) },
+			wide: func(out io.Writer) error { return report.WriteStatus(out, status, true) },
 		}
 		if status.Release != nil {
 			v.names = []string{"release/" + status.Release.ID}
@@ -145,8 +145,8 @@ func statusOfAll(cmd *cobra.Command, cluster *clusterOptions, output *outputOpti
 		}
 		v := view{
 			data: apps,
-			text: func(out io.Writer) error { return report.All(out, apps, time.Now(), false) },
-			wide: func(out io.Writer) error { return report.All(out, apps, time.Now(), true) },
+			text: func(out io.Writer) error { return report.WriteApps(out, apps, time.Now(), false) },
+			wide: func(out io.Writer) error { return report.WriteApps(out, apps, time.Now(), true) },
 		}
 		for _, app := range apps {
 			v.names = append(v.names, "app/"+app.App)
@@ -185,8 +185,8 @@ func newHistoryCommand() *cobra.Command {
 			}
 			v := view{
 				data: past,
-				text: func(out io.Writer) error { return report.HistoryText(out, past, false) },
-				wide: func(out io.Writer) error { return report.HistoryText(out, past, true) },
+				text: func(out io.Writer) error { return report.WriteHistory(out, past, false) },
+				wide: func(out io.Writer) error { return report.WriteHistory(out, past, true) },
 			}
 			for _, p := range past {
 				v.names = append(v.names, "release/"+p.ID)

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// chart is a figure over the time of a release, as a page draws it.
+// chart is a figure over the time of a release.
 type chart struct {
-	ID, Title, Says string // Says is what it shows, for who does not see it
-	Curves          []curve
-	Bounds          []bound
-	Low, High       float64 // of the scale, in percent
+	ID, Title, Description string // Description is for those who do not see it
+	Curves                 []curve
+	Bounds                 []bound
+	Low, High              float64 // of the scale, in percent
 }
 
 // curve is one line of a chart; its points are in the order of time.
@@ -23,12 +23,12 @@ type curve struct {
 }
 
 type point struct {
-	At        time.Duration // since the chart's begin
+	At        time.Duration // since the start of the chart
 	Value     float64       // percent
 	Low, High float64       // of the band around it; both 0 for none
 }
 
-// bound is a value that a curve is held against.
+// bound is a value that a curve is compared with.
 type bound struct {
 	Name  string
 	Value float64
@@ -38,7 +38,7 @@ type bound struct {
 const (
 	chartWidth, chartHeight                        = 480, 180
 	marginLeft, marginRight, marginTop, marginFoot = 52, 12, 12, 28
-	mostPoints                                     = 48 // of a curve: more cannot be told apart
+	mostPoints                                     = 48 // of a curve: more cannot be distinguished
 )
 
 func (c *chart) end() time.Duration {
@@ -104,61 +104,6 @@ func (c *chart) Band(line curve) string {
 	return b.String() + "Z"
 }
 
-// tick is a mark of a scale.
-type tick struct {
-	At   string // a coordinate
-	Text string
-}
-
-// Across is the lines across the drawing at some heights, as SVG path data.
-func (c *chart) Across(ticks []tick) string {
-	var b strings.Builder
-	for _, t := range ticks {
-		fmt.Fprintf(&b, "M%d %sH%d", marginLeft, t.At, chartWidth-marginRight)
-	}
-	return b.String()
-}
-
-// YTicks are five marks of the scale of values.
-func (c *chart) YTicks() []tick {
-	var ticks []tick
-	for i := range 5 {
-		value := c.Low + (c.High-c.Low)*float64(i)/4
-		ticks = append(ticks, tick{fmt.Sprintf("%.0f", c.y(value)), percentText(value, c.High-c.Low)})
-	}
-	return ticks
-}
-
-// XTicks are marks of the scale of time, at whole seconds, minutes or hours.
-func (c *chart) XTicks() []tick {
-	steps := []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
-		10 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour}
-	step := steps[len(steps)-1]
-	for _, s := range steps {
-		if c.end()/s <= 6 {
-			step = s
-			break
-		}
-	}
-	for c.end()/step > 12 {
-		step *= 2
-	}
-	var ticks []tick
-	for at := time.Duration(0); at <= c.end(); at += step {
-		ticks = append(ticks, tick{fmt.Sprintf("%.0f", c.x(at)), Took(at)})
-	}
-	return ticks
-}
-
-// Limits are the places of the bounds.
-func (c *chart) Limits() []tick {
-	var ticks []tick
-	for _, b := range c.Bounds {
-		ticks = append(ticks, tick{fmt.Sprintf("%.1f", c.y(b.Value)), b.Name})
-	}
-	return ticks
-}
-
 // Rows are a chart's numbers as a table: the time, then each curve's value.
 func (c *chart) Rows() [][]string {
 	longest := curve{}
@@ -168,8 +113,8 @@ func (c *chart) Rows() [][]string {
 		}
 	}
 	var rows [][]string
-	for _, at := range thin(longest.Points, 8) {
-		row := []string{Took(at.At)}
+	for _, at := range downsample(longest.Points, 8) {
+		row := []string{FormatDuration(at.At)}
 		for _, line := range c.Curves {
 			text := ""
 			for _, p := range line.Points {
@@ -197,11 +142,11 @@ func percentText(value, scale float64) string {
 	case scale <= 10:
 		digits = 1
 	}
-	return fmt.Sprintf("%.*f %%", digits, value)
+	return fmt.Sprintf("%.*f%%", digits, value)
 }
 
-// thin keeps at most so many points, the first and the last among them.
-func thin[T any](points []T, most int) []T {
+// downsample keeps at most so many points, the first and the last among them.
+func downsample[T any](points []T, most int) []T {
 	if len(points) <= most {
 		return points
 	}
@@ -212,8 +157,8 @@ func thin[T any](points []T, most int) []T {
 	return kept
 }
 
-// wilson is the score interval of a share at 95 %, in percent (Wilson: Probable inference, the law of
-// succession, and statistical inference, 1927). It holds for events that go wrong each on its own.
+// wilson is the score interval of a share at 95%, in percent (Wilson: Probable inference, the law of
+// succession, and statistical inference, 1927). It assumes that events fail independently.
 func wilson(good, events float64) (low, high float64) {
 	const z = 1.96
 	share := good / events
@@ -228,21 +173,4 @@ func wilson(good, events float64) (low, high float64) {
 		high = 100
 	}
 	return low, high
-}
-
-// Took is a span of time as people say it.
-func Took(d time.Duration) string {
-	switch {
-	case d < 10*time.Second && d%time.Second != 0:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%.0f s", d.Seconds())
-	case d < 10*time.Minute && d%time.Minute >= time.Second:
-		return fmt.Sprintf("%d min %d s", d/time.Minute, d%time.Minute/time.Second)
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.0f min", d.Minutes())
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%.0f h", d.Hours())
-	}
-	return fmt.Sprintf("%.0f days", d.Hours()/24)
 }

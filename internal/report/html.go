@@ -5,10 +5,10 @@ import (
 	_ "embed"
 	"fmt"
 	"html/template"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/google/renameio/v2"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -18,8 +18,8 @@ import (
 var page string
 
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"next": next, "took": Took,
-	"percent": func(share float64) string { return fmt.Sprintf("%.3g %%", 100*share) },
+	"next": nextStep, "duration": FormatDuration,
+	"percent": func(share float64) string { return fmt.Sprintf("%.3g%%", 100*share) },
 	"words":   func(word any) string { return strings.ReplaceAll(fmt.Sprint(word), "_", " ") },
 	"class": func(word any) string { // a style, by the word of an outcome, stage or verdict
 		if fmt.Sprint(word) == string(release.StageCanary) {
@@ -29,28 +29,13 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(page))
 
-// WriteHTML writes the releases of an app as one file that needs no network. missing says what of them could
-// not be read. The file appears whole or not at all.
+// WriteHTML writes the releases of an app as one file that needs no network. missing says what of them could not be
+// read. The file appears whole or not at all.
 func WriteHTML(file string, s *rollout.Status, entries []Entry, missing []string, now time.Time) error {
 	var text bytes.Buffer
-	err := pageTemplate.Execute(&text, map[string]any{"Status": s, "Stories": Stories(s, entries, now), "Missing": missing, "Now": now})
-	if err != nil {
-		return err
-	}
-	partial, err := os.CreateTemp(filepath.Dir(file), ".report-*")
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
-	}
-	defer os.Remove(partial.Name())
-	_, err = partial.Write(text.Bytes())
-	if closing := partial.Close(); err == nil {
-		err = closing
-	}
+	err := pageTemplate.Execute(&text, map[string]any{"Status": s, "Releases": summaries(s, entries, now), "Missing": missing, "Now": now})
 	if err == nil {
-		err = os.Chmod(partial.Name(), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(partial.Name(), file)
+		err = renameio.WriteFile(file, text.Bytes(), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("report: %w", err)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/html"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -52,47 +53,47 @@ func status(t *testing.T) *rollout.Status {
 	}
 }
 
-func TestStatusSaysWhatAPersonAsks(t *testing.T) {
+func TestWriteStatus(t *testing.T) {
 	var out bytes.Buffer
-	if err := Status(&out, status(t), false); err != nil {
+	if err := WriteStatus(&out, status(t), false); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"app in production", "verified, begun 2026-11-23T09:00:00Z by ann", "healthy: all good", "promote, by a person",
-		"held by job_1, a job that is dead", "50 % primary, 50 % canary", "2 of 2 ready", "canary   not there", "the canary has weight 50", "rolled_back sha256:aaaaaaaaaaaa: " + hostile,
+		"app in production", "verified, started 2026-11-23T09:00:00Z by ann", "healthy: all good", "promote, by an approver",
+		"held by job_1, a job that died", "50% primary, 50% canary", "2 of 2 ready", "canary   not found", "the canary has weight 50", "rolled_back sha256:aaaaaaaaaaaa: " + hostile,
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
 	}
 	out.Reset()
-	if err := Status(&out, &rollout.Status{App: "app"}, true); err != nil || !strings.Contains(out.String(), "none in flight") {
+	if err := WriteStatus(&out, &rollout.Status{App: "app"}, true); err != nil || !strings.Contains(out.String(), "none in flight") {
 		t.Errorf("an app without releases: %v\n%s", err, out.String())
 	}
 }
 
-func TestTheTimelineIsInOrder(t *testing.T) {
+func TestTimelineIsSorted(t *testing.T) {
 	entries := Timeline(status(t))
-	var told []string
+	var events []string
 	for i, e := range entries {
-		told = append(told, e.Release+" "+e.What)
+		events = append(events, e.ReleaseID+" "+e.Event)
 		if i > 0 && e.At.Before(entries[i-1].At) {
 			t.Errorf("%v comes after %v", e, entries[i-1])
 		}
 	}
-	if got, want := strings.Join(told, ", "), "old started, old canary, old rolling_back, old rolled_back, new started, new canary, new verified, new taken over"; got != want {
+	if got, want := strings.Join(events, ", "), "old started, old canary, old rolling_back, old rolled_back, new started, new canary, new verified, new taken over"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var out bytes.Buffer
-	if err := Text(&out, entries); err != nil || strings.Count(out.String(), "\n") != len(entries) {
+	if err := WriteTimeline(&out, entries); err != nil || strings.Count(out.String(), "\n") != len(entries) {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 
-func TestTheHTMLIsOneFileWithoutForeignCode(t *testing.T) {
+func TestHTMLIsOneFileWithoutForeignCode(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "report.html")
 	s := status(t)
-	if err := WriteHTML(file, s, Timeline(s), []string{"GitLab was not asked"}, s.Release.StartedAt.Add(2*time.Hour)); err != nil {
+	if err := WriteHTML(file, s, Timeline(s), []string{"GitLab did not answer"}, s.Release.StartedAt.Add(2*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(file)
@@ -159,7 +160,7 @@ func judged(t *testing.T, l *release.Ledger, id string, at time.Time, bad float6
 	must(l.Finish(release.OutcomeRolledBack, "jane@gitlab-job-12", end.Add(11*time.Second)))
 }
 
-// full is an app with as many releases as a ledger keeps, good and bad by turns, with all of their counts.
+// full is an app with as many releases as a ledger keeps, good and bad in turn, with all of their counts.
 func full(t *testing.T) *rollout.Status {
 	t.Helper()
 	l := &release.Ledger{App: "app"}
@@ -171,7 +172,7 @@ func full(t *testing.T) *rollout.Status {
 		Tracks: map[release.Track]*rollout.TrackStatus{release.Primary: {Replicas: 2, Ready: 2}}}
 }
 
-var reportOut = flag.String("report.html", "", "TestAReportOfEverything: where the page is left, to be looked at")
+var reportOut = flag.String("report.html", "", "TestAReportOfEverything: where the page is kept, to look at it")
 
 func TestAReportOfEverything(t *testing.T) {
 	s := full(t)
@@ -203,7 +204,7 @@ func TestAReportOfEverything(t *testing.T) {
 			switch a.Key {
 			case "id":
 				if ids[a.Val] {
-					t.Errorf("id %s is there twice", a.Val)
+					t.Errorf("id %s is used twice", a.Val)
 				}
 				ids[a.Val] = true
 			case "aria-labelledby":
@@ -222,15 +223,15 @@ func TestAReportOfEverything(t *testing.T) {
 	}
 	for _, id := range named {
 		if !ids[id] {
-			t.Errorf("nothing has the id %s", id)
+			t.Errorf("no element has the id %s", id)
 		}
 	}
 	if paths < 20*(1+2*4) {
 		t.Errorf("only %d paths", paths)
 	}
 	newest := s.History[0]
-	first := words[:strings.Index(words, "Plots")]
-	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9 %", "Shown unhealthy"} {
+	first := words[:strings.Index(words, "Charts")]
+	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9%", "Evidence for unhealthy"} {
 		if !strings.Contains(words, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -240,12 +241,12 @@ func TestAReportOfEverything(t *testing.T) {
 	}
 }
 
-func TestTheNewVersionsShare(t *testing.T) {
+func TestWeightChart(t *testing.T) {
 	s := full(t)
 	for i, want := range []string{"0s 0, 20s 10, 30s 0, 41s 0", "0s 0, 20s 10, 3m5s 100, 3m15s 100"} {
 		f := &s.History[i]
 		var got []string
-		for _, p := range shares(&f.Release, f.FinishedAt, f.Outcome).Curves[0].Points {
+		for _, p := range weightChart(&f.Release, f.FinishedAt, f.Outcome).Curves[0].Points {
 			got = append(got, fmt.Sprintf("%s %.0f", p.At, p.Value))
 		}
 		if strings.Join(got, ", ") != want {
@@ -273,11 +274,11 @@ func TestWilson(t *testing.T) {
 	}
 }
 
-func TestMarkdownHasNoMarkupOfOthers(t *testing.T) {
+func TestMarkdownEscapes(t *testing.T) {
 	s := status(t)
 	s.Release = nil // the newest that has ended has the hostile reason
 	var out bytes.Buffer
-	if err := Markdown(&out, s, Timeline(s), time.Now()); err != nil {
+	if err := WriteMarkdown(&out, s, Timeline(s), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
@@ -286,10 +287,10 @@ func TestMarkdownHasNoMarkupOfOthers(t *testing.T) {
 	}
 	out.Reset()
 	s = full(t)
-	if err := Markdown(&out, s, Timeline(s), time.Now()); err != nil {
+	if err := WriteMarkdown(&out, s, Timeline(s), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| GitLab | [pipeline](<https://gitlab.example.com/infra/deploy/-/pipelines/9>) |", "https://github.com/our-org/app/commit/c0ffee", "https://gitlab.example.com/infra/deploy/-/jobs/12", "unhealthy, by "} {
+	for _, want := range []string{"| GitLab | [pipeline](<https://gitlab.example.com/infra/deploy/-/pipelines/9>) |", "https://github.com/our-org/app/commit/c0ffee", "https://gitlab.example.com/infra/deploy/-/jobs/12", "unhealthy, based on "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
@@ -298,11 +299,77 @@ func TestMarkdownHasNoMarkupOfOthers(t *testing.T) {
 
 func TestHistory(t *testing.T) {
 	past := History(full(t).History)
-	if len(past) != 20 || past[1].Promoted != "joe@gitlab-job-13" || past[1].Requests == 0 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason == "" {
+	if len(past) != 20 || past[1].PromotedBy != "joe@gitlab-job-13" || past[1].Requests == 0 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason == "" {
 		t.Errorf("%+v", past[:2])
 	}
 	var out bytes.Buffer
-	if err := HistoryText(&out, past, true); err != nil || strings.Count(out.String(), "\n") != 21 || strings.Contains(out.String(), "\x1b") {
+	if err := WriteHistory(&out, past, true); err != nil || strings.Count(out.String(), "\n") != 21 || strings.Contains(out.String(), "\x1b") {
 		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestYTicks: the marks of a scale are multiples of a round step, at most six, whatever the values are: not 58, 68,
+// 79, 89, 100.
+func TestYTicks(t *testing.T) {
+	for _, test := range []struct {
+		low  float64
+		want string
+	}{
+		{0, "0% 20% 40% 60% 80% 100%"},
+		{58.2, "50% 60% 70% 80% 90% 100%"},
+		{81.4, "80% 85% 90% 95% 100%"},
+		{93.4, "92% 94% 96% 98% 100%"},
+		{97.4, "97% 98% 99% 100%"},
+		{99.31, "99.2% 99.4% 99.6% 99.8% 100.0%"},
+		{99.973, "99.97% 99.98% 99.99% 100.00%"},
+	} {
+		c := chart{Low: test.low, High: 100}
+		c.roundLow()
+		var got []string
+		for _, tick := range c.YTicks() {
+			got = append(got, tick.Text)
+		}
+		if diff := cmp.Diff(test.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("from %g%% (-want +got)\n%s", test.low, diff)
+		}
+		if c.Low > test.low {
+			t.Errorf("the scale starts at %g%%, above its lowest value %g%%", c.Low, test.low)
+		}
+	}
+}
+
+// TestHistoryJSON are the fields that other programs parse.
+func TestHistoryJSON(t *testing.T) {
+	history := History(full(t).History[:2])
+	history[0].Reason = "too many errors"
+	golden(t, "history.json", history)
+}
+
+func TestTimelineJSON(t *testing.T) {
+	golden(t, "timeline.json", Timeline(status(t)))
+}
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares a value as JSON with a file in testdata.
+func golden(t *testing.T, name string, value any) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	got, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
 	}
 }

@@ -8,6 +8,7 @@ package verdict
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -29,7 +30,8 @@ type Record struct {
 	Blocks []Block `json:"blocks"`
 }
 
-// Requests is how many requests of the canary were judged, as its busiest objective counts them.
+// Requests is how many requests of the canary were judged, as its busiest objective counts them. It is a whole
+// number, since counters that Prometheus has lost scrapes of may not be: the reason of a verdict rounds as well.
 func (r Record) Requests() float64 {
 	most := 0.0
 	for i := range r.Test.Objectives {
@@ -39,7 +41,7 @@ func (r Record) Requests() float64 {
 		}
 		most = max(most, sum)
 	}
-	return most
+	return math.Round(most)
 }
 
 func (b Block) events() float64 {

@@ -96,7 +96,7 @@ func testWhatIsTold(t *testing.T) {
 	const run, pipeline = "https://github.com/our-org/app/actions/runs/7", "https://gitlab.example.com/infra/deploy/-/pipelines/9"
 	commit := strings.Repeat("c0ffee12", 5)
 	tell("canary", "--image", images["two"], "--source-url", run, "--pipeline-url", pipeline, "--commit", commit)
-	until("90 % primary, 10 % canary")
+	until("90% primary, 10% canary")
 	for _, want := range []string{"https://github.com/our-org/app/commit/" + commit, run, pipeline, "1 of 1 ready", "next      verify"} {
 		if out := a.must("status", "-o", "wide"); !strings.Contains(out, want) {
 			t.Errorf("status -o wide has no %q:\n%s", want, out)
@@ -106,7 +106,7 @@ func testWhatIsTold(t *testing.T) {
 	if err := yaml.Unmarshal([]byte(a.must("status", "-o", "yaml")), &status); err != nil || status.Release == nil || status.Release.Stage != release.StageCanary || *status.Weights != split {
 		t.Errorf("status -o yaml: %v, %+v", err, status)
 	}
-	if out := a.must("report", "-o", "markdown"); !strings.Contains(out, "| canary | 10 % of the traffic |") || !strings.Contains(out, "| GitLab | [pipeline](<"+pipeline+">) |") {
+	if out := a.must("report", "-o", "markdown"); !strings.Contains(out, "| canary | 10% of the traffic |") || !strings.Contains(out, "| GitLab | [pipeline](<"+pipeline+">) |") {
 		t.Errorf("the report as Markdown:\n%s", out)
 	}
 	tell("rollback", "--reason", "the shop is on fire")
@@ -119,11 +119,11 @@ func testWhatIsTold(t *testing.T) {
 		t.Errorf("the watch, interrupted: %v", err)
 	}
 
-	var past []report.Past
+	var past struct{ Items []report.FinishedRelease }
 	if err := json.Unmarshal([]byte(a.must("history", "-o", "json", "--last", "1")), &past); err != nil {
 		t.Fatal(err)
 	}
-	if len(past) != 1 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason != "the shop is on fire" || past[0].Links.RunURL != run || past[0].Commit != commit || past[0].Ended.Before(past[0].Begun) {
+	if len(past.Items) != 1 || past.Items[0].Outcome != release.OutcomeRolledBack || past.Items[0].Reason != "the shop is on fire" || past.Items[0].Links.RunURL != run || past.Items[0].Commit != commit || past.Items[0].FinishedAt.Before(past.Items[0].StartedAt) {
 		t.Errorf("history: %+v", past)
 	}
 	if out := a.must("history"); strings.Count(out, "\n") != 3 || !strings.Contains(out, "the shop is on fire") {

@@ -1,0 +1,74 @@
+// Package report shows where releases are and what happened to them: as text, as Markdown, as values for JSON, and
+// as one HTML file that needs no network. It reads nothing itself.
+package report
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// WriteStatus writes where an app's release is, for people; wide adds its steps and all of its history.
+func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(w, "app\t%s in %s\n", s.App, s.Namespace)
+	if r := s.Release; r != nil {
+		fmt.Fprintf(w, "release\t%s, %s\n", r.ID, r.Digest())
+		fmt.Fprintf(w, "stage\t%s, started %s by %s\n", colored(string(r.Stage)), r.StartedAt.Format(time.RFC3339), r.StartedBy)
+		if r.Verdict != nil {
+			fmt.Fprintf(w, "verdict\t%s: %s\n", colored(string(r.Verdict.Outcome)), r.Verdict.Reason)
+		}
+		links := r.Links()
+		step := r.Steps[len(r.Steps)-1]
+		for _, page := range []struct{ name, address string }{{"commit", links.CommitURL}, {"run", links.RunURL}, {"pipeline", r.PipelineURL}, {"job", r.JobURL(step.By)}} {
+			if page.address != "" {
+				fmt.Fprintf(w, "%s\t%s\n", page.name, page.address)
+			}
+		}
+		if wide {
+			for _, step := range r.Steps {
+				fmt.Fprintf(w, "%s\t%s by %s\n", step.Stage, step.At.Format(time.RFC3339), step.By)
+			}
+		}
+		fmt.Fprintf(w, "next\t%s\n", nextStep(r))
+	} else {
+		fmt.Fprintf(w, "release\tnone in flight\n")
+	}
+	if s.Lock != "" {
+		died := ""
+		if s.Expired {
+			died = ", a job that died: run its command again, or rollback"
+		}
+		fmt.Fprintf(w, "lock\theld by %s%s\n", s.Lock, died)
+	}
+	if s.Weights != nil {
+		fmt.Fprintf(w, "traffic\t%d%% primary, %d%% canary\n", s.Weights.Primary, s.Weights.Canary)
+	}
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		t := s.Tracks[track]
+		if t == nil {
+			fmt.Fprintf(w, "%s\tnot found\n", track)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", track, t.Ready, t.Replicas, t.Image)
+	}
+	for _, drift := range s.Drift {
+		fmt.Fprintf(w, "drift\t%s\n", drift)
+	}
+	for i, f := range s.History {
+		label := "last"
+		if i > 0 {
+			label = ""
+		}
+		if i == 3 && !wide {
+			fmt.Fprintf(w, "\t… %d more in `crossbill history`\n", len(s.History)-i)
+			break
+		}
+		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), colored(string(f.Outcome)), shortDigest(f.Digest()), suffix(f.Reason))
+	}
+	return w.Flush()
+}
