@@ -407,7 +407,8 @@ func TestExplain(t *testing.T) {
 		flags.String(name, "", "")
 	}
 	flags.String("ref", "", "of a repository, not GitLab's")
-	if err := flags.Parse([]string{"--release-id", "x"}); err != nil {
+	flags.String("trust", "", "")
+	if err := flags.Parse([]string{"--release-id", "x", "--trust", "policy.yaml"}); err != nil {
 		t.Fatal(err)
 	}
 	s, err := c.Resolve("verify", flags, environment("CROSSBILL_APP", "shop", "GITLAB_CI", "true", "CI_SERVER_URL", "https://gitlab.example.com"))
@@ -425,6 +426,9 @@ func TestExplain(t *testing.T) {
 		"releaseId":                "--release-id",
 		"image":                    "image",
 		"releaseId, app":           "--release-id, CROSSBILL_APP",
+		"shift.steps: 5 of them":   "c.yaml:2: shift.steps: 5 of them",
+		"cluster.namespace: more":  "--namespace: more",
+		"imagePolicy.repository":   "--trust",
 		"Deployment shop-primary":  "Deployment shop-primary",
 		"k8s/slo.yaml: falsePass":  "k8s/slo.yaml: falsePass",
 		"analysis.objectives[0]":   "analysis.objectives[0]",

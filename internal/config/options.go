@@ -167,6 +167,7 @@ var byKey = func() map[string]*Option {
 	return index
 }()
 
+// itemIndex is an item's number, in analysis.objectives[0].name.
 var itemIndex = regexp.MustCompile(`\[[0-9]+\]`)
 
 // find gives the option of a key; its items have numbers: analysis.objectives[0].name.

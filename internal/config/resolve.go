@@ -46,6 +46,9 @@ func (c *Config) Resolve(command string, flags *pflag.FlagSet, getenv func(strin
 		if err != nil {
 			return nil, err
 		}
+		if file := replacedBy(o, flags); file != "" {
+			value = setting{origin: file}
+		}
 		s.values[o.Key] = value
 		if flag == nil || value.text == "" || strings.HasPrefix(o.Key, "analysis.") || value.text == o.Default && value.origin == "" {
 			continue // the flag has its own default; objectives are a whole, from one place
@@ -55,6 +58,16 @@ func (c *Config) Resolve(command string, flags *pflag.FlagSet, getenv func(strin
 		}
 	}
 	return s, nil
+}
+
+// replacedBy is the flag that was given to name a file in place of the option's section, "" if none was.
+func replacedBy(o *Option, flags *pflag.FlagSet) string {
+	for section, name := range map[string]string{"analysis.": "slo", "imagePolicy.": "trust"} {
+		if strings.HasPrefix(o.Key, section) && flags.Changed(name) {
+			return "--" + name
+		}
+	}
+	return ""
 }
 
 // flag is the option's flag of a command, nil when it has none.
@@ -116,13 +129,16 @@ func (s *Settings) Name(key string) string {
 	if first, rest, more := strings.Cut(key, ", "); more {
 		return s.Name(first) + ", " + s.Name(rest)
 	}
-	base, _, _ := strings.Cut(key, "[")
+	base := key
+	if i := strings.IndexAny(key, "[:"); i >= 0 { // analysis.objectives[0].name, analysis.objectives: more about it
+		base = key[:i]
+	}
 	if origin := s.values[base].origin; origin != "" {
 		return origin + strings.TrimPrefix(key, base)
 	}
-	if o := find(key); o != nil {
+	if o := byKey[base]; o != nil {
 		if flag := o.flag(s.command, s.flags); flag != nil {
-			return "--" + flag.Name
+			return "--" + flag.Name + strings.TrimPrefix(key, base)
 		}
 		return key
 	}
