@@ -60,7 +60,7 @@ Environment:
 	f.StringVar(&flags.assetsOf, "assets-of", "", "image that is live, by digest: its hashed assets are taken along, for pages that are open (default: none)")
 	f.StringVar(&flags.assets, "assets-folder", "dist/build", "with --assets-of: folder of files whose names have a hash of their content")
 	flags.login.add(f)
-	f.StringVar(&flags.labels.Title, "name", "", "label: the app's name")
+	f.StringVar(&flags.labels.Title, "name", "", "label: the app's name (default: app of crossbill.yaml)")
 	f.StringVar(&flags.labels.Version, "version", "", "label: the app's version")
 	f.StringVar(&flags.labels.Revision, "revision", "", "label: the commit")
 	f.StringVar(&flags.labels.Source, "source-url", "", "label: the repository's URL")
@@ -91,6 +91,9 @@ func buildImage(cmd *cobra.Command, flags *imageFlags) error {
 	}
 	if !strings.HasPrefix(flags.base, "oci:") {
 		flags.labels.Base = flags.base
+	}
+	if flags.labels.Title == "" {
+		flags.labels.Title = configOf(cmd).App
 	}
 	flags.labels.Created = time.Unix(flags.created, 0)
 	bases, err := flags.bases(cmd.Context())

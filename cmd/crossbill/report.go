@@ -102,7 +102,12 @@ func (f *reportFlags) elsewhere(cmd *cobra.Command, s *rollout.Status) (entries 
 	ctx, cancel := context.WithTimeout(cmd.Context(), askedTimeout)
 	defer cancel()
 	gitlab := func(*release.Release) ([]report.Entry, error) { return nil, nil }
-	if f.gitlab.project != "" {
+	token, err := secret("--token-file", f.gitlab.tokenFile, "GITLAB_TOKEN")
+	if err != nil {
+		return nil, nil, err
+	}
+	// A project that only the configuration names is not asked without a token.
+	if f.gitlab.project != "" && (token != "" || cmd.Flags().Changed("project")) {
 		c, err := f.gitlab.connect(cmd)
 		if err != nil {
 			return nil, nil, err

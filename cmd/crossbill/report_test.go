@@ -58,8 +58,10 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 		want    []string
 		missing []string
 		input   bool
+		noToken bool
 	}{
 		"both":               {want: slices.Concat(told, state)},
+		"no GitLab token":    {noToken: true, want: state},
 		"neither asked":      {change: func(f *reportFlags) { f.gitlab.project, f.github.tokenFile = "", "" }},
 		"GitLab is away":     {change: func(f *reportFlags) { f.gitlab.project = "no/where" }, want: state, missing: []string{"GitLab's jobs of release one are missing"}},
 		"GitHub is away":     {change: func(f *reportFlags) { f.github.github.URL = "http://127.0.0.1:1" }, want: told, missing: []string{"GitHub's Deployment of release one is missing"}},
@@ -69,6 +71,9 @@ func TestWhatGitLabAndGitHubKnow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GITLAB_TOKEN", server.APIToken)
+			if test.noToken {
+				t.Setenv("GITLAB_TOKEN", "")
+			}
 			var flags reportFlags
 			flags.gitlab.url, flags.gitlab.project = gitlab.URL, server.Project
 			flags.gitlab.output = outputOptions{"text", formats}
