@@ -63,7 +63,7 @@ test-ci:
 	cd ci && ./check.sh
 
 # Calls every function of ci/ for real: needs the dagger command, v0.21.8, and an engine. IMAGES names images
-# where the module's own are not reached, for example IMAGES='--node-image=mirror.example.com/node@sha256:...'.
+# where the module's own are not reached, for example IMAGES='--tool-images=node=mirror.example.com/node@sha256:...'.
 # What each call printed is left in out/dagger-functions.md, or with DOCS=1 in docs/.
 .PHONY: test-dagger
 test-dagger:

@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -31,7 +32,7 @@ func (a argument) required() bool {
 }
 
 // pragma is Dagger's own expression (cmd/codegen/generator/go/templates/modules.go, v0.21.8). It is
-// not bound to the beginning of a line: prose with a plus sign can be taken for one.
+// not anchored to the start of a line: prose with a plus sign can be taken for one.
 var pragma = regexp.MustCompile(`[ \t]*\+[ \t]*(\S+?)(?:=[ \t]*(.*)|(?:\r?\n|$))`)
 
 func pragmas(comment string) (string, map[string]string) {
@@ -124,9 +125,9 @@ func kind(e ast.Expr) string {
 	return fmt.Sprintf("%T", e)
 }
 
-func TestEveryStepOfTheRoadIsAFunction(t *testing.T) {
+func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "canary", "verify", "promote", "cleanup", "rollback", "status", "plan", "report", "rehearse", "release"} {
+	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "cancel", "canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -192,11 +193,56 @@ func TestNamesThatDaggerTakes(t *testing.T) {
 func TestWhatIsSecretIsASecret(t *testing.T) {
 	for name, f := range api(t) {
 		for flag, a := range f.arguments {
-			secret := strings.Contains(flag, "token") || strings.Contains(flag, "password") || slices.Contains([]string{"kubeconfig", "prometheus-config", "webhook", "signing-key"}, flag)
+			secret := strings.Contains(flag, "token") || strings.Contains(flag, "password") || slices.Contains([]string{"kubeconfig-file", "prometheus-http-config", "webhook-url", "signing-key"}, flag)
 			if secret != (a.kind == "*dagger.Secret") {
 				t.Errorf("%s --%s is a %s", name, flag, a.kind)
 			}
 		}
+	}
+}
+
+// ordinary are variables that .env files have, of projects and of Crossbill's own users.
+var ordinary = strings.Fields(`
+	APP APP_DEBUG APP_ENV APP_HOST APP_KEY APP_NAME APP_PORT APP_SECRET APP_URL APP_VERSION API_KEY API_TOKEN API_URL AUTHOR BASE_URL BRANCH
+	BUILD_COMMIT BUILD_DATE BUILD_ENV BUILD_ID BUILD_NUMBER BUILD_TAG BUILD_TIME BUILD_VERSION CI CLI CLI_VERSION CLUSTER COMMIT CONFIG CONTEXT
+	CREATED DATABASE_URL DEBUG DOMAIN ENV ENVIRONMENT ENVIRONMENT_URL FORMAT GITHUB_REPOSITORY GITHUB_TOKEN GITLAB GITLAB_PROJECT GITLAB_TOKEN
+	GITLAB_URL GOOS HOST HOSTNAME IMAGE IMAGES IMAGE_NAME IMAGE_TAG KUBECONFIG KUBE_CONTEXT LOG_LEVEL MANIFESTS NAME NAMESPACE NODE_ENV NODE_IMAGE
+	NODE_VERSION ORG OWNER PASSWORD PORT PROJECT PROJECT_ID PROJECT_NAME PROMETHEUS PROMETHEUS_URL PUSHGATEWAY PUSHGATEWAY_URL REF REGISTRY
+	REGISTRY_PASSWORD REGISTRY_URL REGISTRY_USER REGISTRY_USERNAME RELEASE RELEASE_COMMIT RELEASE_ID RELEASE_NAME RELEASE_TAG RELEASE_VERSION REPO
+	REPOSITORY REVISION SECRET SERVER SERVICE SHA SOURCE STAGE TAG TAGS TARGET TIMEOUT TOKEN TZ URL USER USERNAME VERSION WEBHOOK WEBHOOK_URL WEIGHT
+	CROSSBILL_CLI CROSSBILL_CONFIG CROSSBILL_GITHUB_REPOSITORY CROSSBILL_GITHUB_TOKEN CROSSBILL_IMAGE CROSSBILL_NAMESPACE
+	CROSSBILL_OTLP_ENDPOINT CROSSBILL_PUSHGATEWAY CROSSBILL_SIGNING_KEY CROSSBILL_VERSION CROSSBILL_WEBHOOK`)
+
+// fills are the variables, in capitals, that Dagger v0.21.8 takes an argument from: in a .env beside dagger.json its
+// name, after the function's name and an underscore unless it is the constructor's; in one above the caller the same
+// after the module's name and an underscore (core/modulesource.go LoadUserDefaults, core/modfunc.go UserDefault,
+// core/envfile.go Namespace).
+func fills(function, flag string) []string {
+	variable := strings.ToUpper(strings.ReplaceAll(flag, "-", ""))
+	if function != "" {
+		variable = strings.ToUpper(strings.ReplaceAll(function, "-", "")) + "_" + variable
+	}
+	return []string{variable, "CROSSBILL_" + variable}
+}
+
+func TestNoOrdinaryEnvFileFillsAnArgument(t *testing.T) {
+	for name, f := range api(t) {
+		for flag := range f.arguments {
+			for _, variable := range fills(name, flag) {
+				if slices.Contains(ordinary, variable) {
+					t.Errorf("%s --%s: a line %s=… in an unrelated .env would silently be this argument", name, flag, variable)
+				}
+			}
+		}
+	}
+	// A list is never whole. What keeps the constructor safe is that .env files separate words.
+	for flag := range api(t)[""].arguments {
+		if !strings.Contains(flag, "-") && flag != "by" {
+			t.Errorf("--%s is one word: a .env file may have a variable of that name", flag)
+		}
+	}
+	if got := fills("build", "app-version")[1]; got != "CROSSBILL_BUILD_APPVERSION" {
+		t.Errorf("build --app-version is filled by %s", got)
 	}
 }
 
@@ -205,12 +251,21 @@ func TestWhatIsSecretIsASecret(t *testing.T) {
 func TestCallsThatArePublished(t *testing.T) {
 	functions := api(t)
 	var files []string
-	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md", "../docs/*.md", "../docs/*/*.md"} {
+	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
 		files = append(files, found...)
+	}
+	err := filepath.WalkDir("../docs", func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".md" && filepath.Base(path) != recorded {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	calls := 0
 	for _, name := range files {
@@ -230,6 +285,9 @@ func TestCallsThatArePublished(t *testing.T) {
 	}
 }
 
+// recorded is the page of calls that `make test-dagger DOCS=1` writes: it shows the module that it was run with.
+const recorded = "dagger-functions.md"
+
 // call is a `dagger call`: the constructor's arguments, a function, and what follows it.
 type call struct{ constructor, function, rest string }
 
@@ -242,7 +300,7 @@ var (
 	named = regexp.MustCompile(`\n +- crossbill ([a-z]+)([^>\n]*)`)
 )
 
-// published are the calls in a text. What the shell gives only when a variable is set counts as given.
+// published are the calls in a text. What the shell adds only when a variable is set counts as given.
 func published(t *testing.T, text string) []call {
 	text = strings.ReplaceAll(text, "dagger call --help", "")
 	text = conditional.ReplaceAllString(regexp.MustCompile(` *\\\n *`).ReplaceAllString(text, " "), "$1")
@@ -269,14 +327,12 @@ func published(t *testing.T, text string) []call {
 
 // needs are the constructor's arguments that functions do nothing without.
 var needs = map[string][]string{
-	"kubeconfig":   {"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report"},
-	"name":         {"trigger", "release"},
-	"project":      {"trigger", "watch", "cancel", "release"},
-	"gitlab-token": {"trigger", "watch", "cancel", "release"},
+	"kubeconfig-file": {"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report"},
+	"gitlab-token":    {"trigger", "watch", "cancel", "release"},
 }
 
-// misfit says why a call is not one that the module takes. What follows a function that gives an
-// object is Dagger's own, and not looked at.
+// misfit says why a call is not one that the module takes. What follows a function that returns an
+// object is Dagger's own, and not checked.
 func misfit(functions map[string]function, c call) string {
 	f, ok := functions[c.function]
 	if !ok {

@@ -20,23 +20,23 @@ func (m *Crossbill) Check(ctx context.Context) error {
 func (m *Crossbill) Build(
 	// Version of the app. By default the one in package.json.
 	// +optional
-	version string,
+	appVersion string,
 
 	// Commit that the image is built from.
 	// +optional
-	commit string,
+	sourceCommit string,
 
-	// Time of the commit in seconds since 1970: the image's only time, so that one commit is one image.
+	// Time of the commit in seconds since 1970: the image's only time, so that a commit always gives the same image.
 	// +default=0
 	created int,
 ) *dagger.Container {
-	archive := m.layout(version, commit, created).
+	archive := m.layout(appVersion, sourceCommit, created).
 		WithExec([]string{"tar", "-cf", "/tmp/image.tar", "-C", "/tmp/image", "."}).
 		File("/tmp/image.tar")
 	return dag.Container().Import(archive)
 }
 
-// Push the app's image, and give repository:tag@sha256:… as the registry has it
+// Push the app's image, and return repository:tag@sha256:… as the registry has it
 // +cache="never"
 func (m *Crossbill) Publish(
 	ctx context.Context,
@@ -46,13 +46,13 @@ func (m *Crossbill) Publish(
 
 	// Version of the app. By default the one in package.json.
 	// +optional
-	version string,
+	appVersion string,
 
 	// Commit that the image is built from.
 	// +optional
-	commit string,
+	sourceCommit string,
 
-	// Time of the commit in seconds since 1970: the image's only time, so that one commit is one image.
+	// Time of the commit in seconds since 1970: the image's only time, so that a commit always gives the same image.
 	// +default=0
 	created int,
 
@@ -60,13 +60,13 @@ func (m *Crossbill) Publish(
 	// +optional
 	sourceUrl string,
 
-	// Private key as PEM. With it the image gets an SBOM, a provenance and a signature in the registry; sourceUrl
-	// and commit are needed then.
+	// Private key as PEM. With it the image gets an SBOM, a provenance and a signature in the registry; it needs
+	// source-url and source-commit.
 	// +optional
 	signingKey *dagger.Secret,
 ) (string, error) {
-	c := m.withBuiltApp(version)
-	published, err := run(ctx, c, "image", m.imageBuild(version, commit, created), given("--source-url", sourceUrl, "--push", address))
+	i := m.withBuiltApp(appVersion)
+	published, err := i.run(ctx, "image", imageBuild(appVersion, sourceCommit, created), flags("--source-url", sourceUrl, "--push", address))
 	if err != nil || signingKey == nil {
 		return published, err
 	}
@@ -74,14 +74,14 @@ func (m *Crossbill) Publish(
 	if err != nil {
 		return "", err
 	}
-	c = c.WithSecretVariable("CROSSBILL_SIGNING_KEY", signingKey)
-	_, err = run(ctx, c, "image", []string{"attest", image, "--app-dir=/app"}, given("--base", m.BaseImage))
+	i.setSecret("signing-key", "CROSSBILL_SIGNING_KEY", signingKey)
+	_, err = i.run(ctx, "image", []string{"attest", image, "--app-dir=/app"})
 	return published, err
 }
 
-// Show what an image is, what is attached to it, and whether the policy lets it through
+// Show what an image is, what is attached to it, and whether the policy admits it
 //
-// The policy is trust.yaml in the folder of the manifests, if it is there.
+// The policy is that of the configuration, or trust.yaml in the folder of the manifests.
 // +cache="never"
 func (m *Crossbill) Inspect(
 	ctx context.Context,
@@ -93,15 +93,17 @@ func (m *Crossbill) Inspect(
 	// +optional
 	commit string,
 
-	// Form of it: text or json.
+	// Format: text or json.
 	// +default="text"
 	format string,
 ) (string, error) {
-	c := m.withRegistry(m.crossbill()).WithMountedDirectory("/manifests", m.Manifests)
-	return run(ctx, c, "image", []string{"inspect", image, "--manifests=/manifests"}, given("--output", format, "--commit", commit))
+	i := m.crossbill()
+	m.addRegistry(i)
+	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
+	return i.run(ctx, "image", []string{"inspect", image, "--manifests=" + manifestsFolder}, flags("--output", format, "--commit", commit))
 }
 
-// packages is the app's folder with its dependencies and nothing else of it: a layer that stands
+// packages is the app's folder with its dependencies and nothing else of it: a layer that stays
 // until the lockfile changes.
 func (m *Crossbill) packages() *dagger.Container {
 	manifests := dag.Directory().WithDirectory("/", m.AppDir, dagger.DirectoryWithDirectoryOpts{
@@ -123,7 +125,11 @@ func (m *Crossbill) checkout() *dagger.Container {
 
 // built is a folder with the app's client and server bundles.
 func (m *Crossbill) built(version string) *dagger.Directory {
-	c := withVariable(m.checkout(), "APP_VERSION", version).WithExec([]string{"pnpm", "build"})
+	c := m.checkout()
+	if version != "" {
+		c = c.WithEnvVariable("APP_VERSION", version)
+	}
+	c = c.WithExec([]string{"pnpm", "build"})
 	return dag.Directory().
 		WithDirectory("dist", c.Directory("dist")).
 		WithDirectory("server", c.Directory("server")).
@@ -131,19 +137,23 @@ func (m *Crossbill) built(version string) *dagger.Directory {
 		WithFile("pnpm-lock.yaml", c.File("pnpm-lock.yaml"))
 }
 
-func (m *Crossbill) withBuiltApp(version string) *dagger.Container {
-	return m.withRegistry(m.crossbill()).WithMountedDirectory("/app", m.built(version))
+// withBuiltApp is the command with the built app in /app.
+func (m *Crossbill) withBuiltApp(version string) *invocation {
+	i := m.crossbill()
+	m.addRegistry(i)
+	i.container = i.container.WithMountedDirectory("/app", m.built(version))
+	return i
 }
 
 // imageBuild is the command that makes the app's image, after "image": the one place that says what is in
 // it and how it is run.
-func (m *Crossbill) imageBuild(version, commit string, created int) []string {
-	return append([]string{"build", "--app-dir=/app"}, given(
-		"--name", m.Name, "--created", decimal(created), "--base", m.BaseImage, "--version", version, "--revision", commit)...)
+func imageBuild(version, commit string, created int) []string {
+	return append([]string{"build", "--app-dir=/app"}, flags(
+		"--created", decimal(created), "--version", version, "--revision", commit)...)
 }
 
 // layout is a container with the image as an OCI image layout in /tmp/image.
 func (m *Crossbill) layout(version, commit string, created int) *dagger.Container {
-	return m.withBuiltApp(version).
-		WithExec(command("image", m.imageBuild(version, commit, created), []string{"--push=oci:/tmp/image"}))
+	return m.withBuiltApp(version).container.
+		WithExec(commandLine("image", imageBuild(version, commit, created), []string{"--push=oci:/tmp/image"}))
 }

@@ -1,82 +1,61 @@
 package main
 
-import (
-	"context"
-	"net/url"
+import "context"
 
-	"github.com/our-org/crossbill/ci/internal/dagger"
-)
-
-// change runs a command that writes to the cluster and tells who is to be told, and gives its JSON.
+// change runs a command that writes to the cluster and notifies others, and returns its JSON.
 func (m *Crossbill) change(ctx context.Context, command, timeout string, args ...string) (string, error) {
-	c, where, err := m.withCluster(ctx, m.withRegistry(m.crossbill()))
+	i := m.crossbill()
+	m.addRegistry(i)
+	cluster, err := m.addCluster(ctx, i)
 	if err != nil {
 		return "", err
 	}
-	c, prometheus, err := m.withPrometheus(ctx, c)
+	prometheus, err := m.addPrometheus(ctx, i)
 	if err != nil {
 		return "", err
 	}
-	c = withVariable(withSecret(m.withGitHub(c), "CROSSBILL_WEBHOOK", m.Webhook), "CROSSBILL_PUSHGATEWAY", m.Pushgateway)
-	how := given("--output", "json", "--timeout", timeout, "--by", m.By, "--environment-url", m.EnvironmentUrl)
-	return run(ctx, c, command, where, prometheus, how, args)
+	m.addGitHub(i)
+	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
+	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By), args)
+	if err == nil {
+		logMessage(result)
+	}
+	return result, err
 }
 
-// look runs a command that only reads, and gives what it printed.
+// look runs a command that only reads, and returns what it printed.
 func (m *Crossbill) look(ctx context.Context, command, format string, args ...string) (string, error) {
-	c, where, err := m.withCluster(ctx, m.crossbill())
+	i := m.crossbill()
+	cluster, err := m.addCluster(ctx, i)
 	if err != nil {
 		return "", err
 	}
-	return run(ctx, c, command, where, given("--output", format), args)
+	return i.run(ctx, command, cluster, flags("--output", format), args)
 }
 
-// withCluster gives the command the manifests and the kubeconfig, and its flags for them.
-func (m *Crossbill) withCluster(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
-	if m.Kubeconfig == nil {
-		return nil, nil, missing("kubeconfig")
+// addCluster gives the command the manifests and the kubeconfig, and returns its flags for them.
+func (m *Crossbill) addCluster(ctx context.Context, i *invocation) ([]string, error) {
+	if m.KubeconfigFile == nil {
+		return nil, missing("kubeconfig-file")
 	}
-	c = withSecretFile(c.WithMountedDirectory("/manifests", m.Manifests), "kubeconfig", m.Kubeconfig)
-	args := given("--manifests", "/manifests", "--kubeconfig", secretFile("kubeconfig"), "--context", m.KubeContext, "--namespace", m.Namespace)
-	if m.Server == nil {
-		return c, args, nil
+	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
+	args := flags("--manifests", manifestsFolder, "--kubeconfig", i.mountSecret("kubeconfig-file", "kubeconfig", m.KubeconfigFile))
+	if m.KubernetesService == nil {
+		return args, nil
 	}
-	c, address, err := bind(ctx, c, "kubernetes.localhost", m.Server)
-	return c, append(args, "--connect-to="+address), err
+	address, err := i.bind(ctx, "kubernetes-service", "kubernetes.localhost", m.KubernetesService)
+	return append(args, "--connect-to="+address), err
 }
 
-// withPrometheus lets the command reach Prometheus, and gives its flags for it.
-func (m *Crossbill) withPrometheus(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
+// addPrometheus lets the command reach Prometheus, and returns its flags for it.
+func (m *Crossbill) addPrometheus(ctx context.Context, i *invocation) ([]string, error) {
 	var args []string
-	if m.PrometheusConfig != nil {
-		c, args = withSecretFile(c, "prometheus.yaml", m.PrometheusConfig), given("--prometheus-config", secretFile("prometheus.yaml"))
+	if m.PrometheusHttpConfig != nil {
+		args = flags("--prometheus-config", i.mountSecret("prometheus-http-config", "prometheus.yaml", m.PrometheusHttpConfig))
 	}
 	if m.PrometheusService == nil {
-		return c, append(args, given("--prometheus", m.Prometheus)...), nil
+		return args, nil
 	}
-	c, address, err := bind(ctx, c, "prometheus.localhost", m.PrometheusService)
-	return c, append(args, "--prometheus=http://"+address), err
-}
-
-func secretFile(name string) string { return "/run/secrets/" + name }
-
-// withSecretFile mounts a secret so that the command's user can read it.
-func withSecretFile(c *dagger.Container, name string, secret *dagger.Secret) *dagger.Container {
-	return c.WithMountedSecret(secretFile(name), secret, dagger.ContainerWithMountedSecretOpts{Mode: 0o444})
-}
-
-// bind starts a service, binds it to a container under a name, and gives its name:port.
-func bind(ctx context.Context, c *dagger.Container, name string, service *dagger.Service) (*dagger.Container, string, error) {
-	if _, err := service.Start(ctx); err != nil {
-		return nil, "", err
-	}
-	endpoint, err := service.Endpoint(ctx, dagger.ServiceEndpointOpts{Scheme: "tcp"})
-	if err != nil {
-		return nil, "", err
-	}
-	at, err := url.Parse(endpoint)
-	if err != nil {
-		return nil, "", err
-	}
-	return c.WithServiceBinding(name, service), name + ":" + at.Port(), nil
+	address, err := i.bind(ctx, "prometheus-service", "prometheus.localhost", m.PrometheusService)
+	return append(args, "--prometheus=http://"+address), err
 }

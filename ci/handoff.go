@@ -9,10 +9,9 @@ import (
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
-// Start GitLab's pipeline for a release, once, or adopt the one that is there
+// Start GitLab's pipeline for a release, once, or adopt the one that exists
 //
-// It can be called again whatever happened to the network: there is one pipeline of a release. Gives
-// the pipeline as JSON.
+// It can be called again whatever happened to the network: a release has one pipeline. Returns the pipeline as JSON.
 // +cache="never"
 func (m *Crossbill) Trigger(
 	ctx context.Context,
@@ -26,8 +25,8 @@ func (m *Crossbill) Trigger(
 	// Pipeline trigger token.
 	triggerToken *dagger.Secret,
 
-	// Branch or tag of the GitLab project.
-	// +default="main"
+	// Branch or tag of the GitLab project. By default that of the configuration, or main.
+	// +optional
 	ref string,
 
 	// Name of the release. By default made of app, digest and commit.
@@ -38,7 +37,7 @@ func (m *Crossbill) Trigger(
 	// +optional
 	sourceUrl string,
 
-	// Start another pipeline although one of this release has ended.
+	// Start another pipeline although one of this release has finished.
 	// +optional
 	again bool,
 
@@ -46,77 +45,74 @@ func (m *Crossbill) Trigger(
 	// +optional
 	variables bool,
 ) (string, error) {
-	if err := m.checkHandoff(); err != nil {
-		return "", err
-	}
-	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
+	i, gitlab, err := m.forGitLab(ctx)
 	if err != nil {
 		return "", err
 	}
-	c = c.WithSecretVariable("GITLAB_TRIGGER_TOKEN", triggerToken)
-	return run(ctx, c, "trigger", gitlab, given(
-		"--output", "json", "--app", m.Name, "--image", image, "--commit", commit, "--ref", ref, "--release-id", releaseId,
-		"--source-url", sourceUrl, "--again", on(again), "--variables", on(variables)))
+	i.setSecret("trigger-token", "GITLAB_TRIGGER_TOKEN", triggerToken)
+	return i.run(ctx, "trigger", gitlab, flags(
+		"--output", "json", "--image", image, "--commit", commit, "--ref", ref, "--release-id", releaseId,
+		"--source-url", sourceUrl, "--again", boolean(again), "--variables", boolean(variables)))
 }
 
-// Follow GitLab's pipeline of a release until it ends or waits for a person
+// Follow GitLab's pipeline of a release until it ends or waits for an approver
 //
-// Gives what it saw as JSON, whatever it is: state is promoted, waiting, running, failed, canceled or
-// rolled_back. Fails only when it saw nothing.
+// Returns what it saw as JSON, whatever it is: state is promoted, waiting, running, failed, canceled or rolled_back.
+// Fails only when it saw nothing.
 // +cache="never"
 func (m *Crossbill) Watch(
 	ctx context.Context,
 
-	// Name of the release, as trigger gave it. This or pipeline.
+	// Name of the release, as trigger gave it. Give this or pipeline.
 	// +optional
 	releaseId string,
 
-	// Pipeline's id. This or release-id.
+	// Id of the pipeline. Give this or release-id.
 	// +optional
 	pipeline int,
 
-	// How long to watch, for example 30m.
-	// +default="30m"
+	// How long to watch. By default 30m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
+	i, gitlab, err := m.forGitLab(ctx)
 	if err != nil {
 		return "", err
 	}
-	seen, err := run(ctx, c, "watch", gitlab, m.pipeline(releaseId, pipeline), given("--timeout", timeout))
+	seen, err := i.run(ctx, "watch", gitlab, pipelineFlags(releaseId, pipeline), flags("--timeout", timeout))
 	if json.Valid([]byte(seen)) {
 		return seen, nil
 	}
 	return "", err
 }
 
-// End a release: press GitLab's rollback button, or cancel its pipeline when the canary has not begun
+// End a release: start GitLab's rollback job, or cancel its pipeline when the canary has not started
 //
-// It can be called again. The GitLab token's user must be allowed to run the rollback job. Gives the
-// pipeline and what was done as JSON.
+// It can be called again. The GitLab token's user must be allowed to run the rollback job. Returns the pipeline and
+// what was done as JSON.
 // +cache="never"
 func (m *Crossbill) Cancel(
 	ctx context.Context,
 
-	// Name of the release, as trigger gave it. This or pipeline.
+	// Name of the release, as trigger gave it. Give this or pipeline.
 	// +optional
 	releaseId string,
 
-	// Pipeline's id. This or release-id.
+	// Id of the pipeline. Give this or release-id.
 	// +optional
 	pipeline int,
 ) (string, error) {
-	c, gitlab, err := m.withGitLab(ctx, m.crossbill())
+	i, gitlab, err := m.forGitLab(ctx)
 	if err != nil {
 		return "", err
 	}
-	return run(ctx, c, "cancel", gitlab, m.pipeline(releaseId, pipeline))
+	return i.run(ctx, "cancel", gitlab, pipelineFlags(releaseId, pipeline))
 }
 
 // Carry the app from source to GitLab: check, publish, trigger, watch
 //
-// What GitHub Actions does on main, from a laptop. GitLab's gate stays: the release waits there for a
-// person. Gives what watch saw as JSON.
+// What GitHub Actions does on main, from a laptop. GitLab's approval gate stays: the release waits there for an
+// approver. Returns what watch saw as JSON.
 // +cache="never"
 func (m *Crossbill) Release(
 	ctx context.Context,
@@ -125,25 +121,25 @@ func (m *Crossbill) Release(
 	address string,
 
 	// Commit that the image is built from.
-	commit string,
+	sourceCommit string,
 
 	// Pipeline trigger token.
 	triggerToken *dagger.Secret,
 
-	// Branch or tag of the GitLab project.
-	// +default="main"
+	// Branch or tag of the GitLab project. By default that of the configuration, or main.
+	// +optional
 	ref string,
 
 	// Version of the app. By default the one in package.json.
 	// +optional
-	version string,
+	appVersion string,
 
 	// Time of the commit in seconds since 1970: the image's only time, so that one commit is one image.
 	// +default=0
 	created int,
 
-	// How long to watch, for example 30m.
-	// +default="30m"
+	// How long to watch. By default 30m.
+	// +optional
 	timeout string,
 
 	// Source repository, https://…: a label, and what the provenance says.
@@ -154,13 +150,13 @@ func (m *Crossbill) Release(
 	// +optional
 	signingKey *dagger.Secret,
 ) (string, error) {
-	if err := m.checkHandoff(); err != nil { // before an image is pushed that nobody is told of
-		return "", err
+	if m.GitlabToken == nil { // before an image is pushed that is handed over to nobody
+		return "", missing("gitlab-token")
 	}
 	if err := m.Check(ctx); err != nil {
 		return "", err
 	}
-	published, err := m.Publish(ctx, address, version, commit, created, sourceUrl, signingKey)
+	published, err := m.Publish(ctx, address, appVersion, sourceCommit, created, sourceUrl, signingKey)
 	if err != nil {
 		return "", err
 	}
@@ -168,7 +164,7 @@ func (m *Crossbill) Release(
 	if err != nil {
 		return "", err
 	}
-	triggered, err := m.Trigger(ctx, image, commit, triggerToken, ref, "", "", false, false)
+	triggered, err := m.Trigger(ctx, image, sourceCommit, triggerToken, ref, "", "", false, false)
 	if err != nil {
 		return "", err
 	}
@@ -181,48 +177,29 @@ func (m *Crossbill) Release(
 	return m.Watch(ctx, "", started.PipelineID, timeout)
 }
 
-// checkHandoff finds what nothing can be handed over without.
-func (m *Crossbill) checkHandoff() error {
-	if m.Name == "" {
-		return missing("name")
+// forGitLab is the command with what it reaches GitLab by, and its flags for it.
+func (m *Crossbill) forGitLab(ctx context.Context) (*invocation, []string, error) {
+	if m.GitlabToken == nil {
+		return nil, nil, missing("gitlab-token")
 	}
-	return m.checkGitLab()
+	i := m.crossbill()
+	gitlab, err := m.addGitLab(ctx, i)
+	return i, gitlab, err
 }
 
-// checkGitLab finds what nothing can be asked of GitLab without.
-func (m *Crossbill) checkGitLab() error {
-	switch {
-	case m.Project == "":
-		return missing("project")
-	case m.GitlabToken == nil:
-		return missing("gitlab-token")
+// addGitLab lets the command reach GitLab, and returns its flags for it.
+func (m *Crossbill) addGitLab(ctx context.Context, i *invocation) ([]string, error) {
+	i.setSecret("gitlab-token", "GITLAB_TOKEN", m.GitlabToken)
+	if m.GitlabService == nil {
+		return nil, nil
 	}
-	return nil
+	address, err := i.bind(ctx, "gitlab-service", "gitlab.localhost", m.GitlabService)
+	return []string{"--gitlab-url=http://" + address}, err
 }
 
-// withGitLab lets the command reach GitLab, and gives its flags for it.
-func (m *Crossbill) withGitLab(ctx context.Context, c *dagger.Container) (*dagger.Container, []string, error) {
-	if err := m.checkGitLab(); err != nil {
-		return nil, nil, err
-	}
-	c, url := c.WithSecretVariable("GITLAB_TOKEN", m.GitlabToken), m.GitlabUrl
-	if m.Gitlab != nil {
-		bound, address, err := bind(ctx, c, "gitlab.localhost", m.Gitlab)
-		if err != nil {
-			return nil, nil, err
-		}
-		c, url = bound, "http://"+address
-	}
-	return c, given("--gitlab-url", url, "--project", m.Project), nil
-}
-
-// pipeline is the flags that name a pipeline, and ask for JSON.
-func (m *Crossbill) pipeline(releaseId string, id int) []string {
-	args := given("--output", "json", "--app", m.Name, "--release-id", releaseId)
-	if id == 0 {
-		return args
-	}
-	return append(args, "--pipeline="+decimal(id))
+// pipelineFlags name a pipeline, and ask for JSON.
+func pipelineFlags(releaseId string, id int) []string {
+	return flags("--output", "json", "--release-id", releaseId, "--pipeline", number(id))
 }
 
 // byDigest turns repository:tag@digest into repository@digest, which is what may be deployed.

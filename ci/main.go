@@ -1,27 +1,35 @@
 // Canary releases of a Qwik/Node.js app, from GitHub through GitLab into an Istio mesh
 //
-// The same steps run on a laptop, in GitHub Actions and in GitLab CI. check, build and publish make
-// the app's image; trigger hands it to GitLab, once; canary, verify, promote, cleanup and rollback
-// release it into the cluster; status, plan and report say where it is.
+// The same steps run on a laptop, in GitHub Actions and in GitLab CI. check, build and publish make the app's image;
+// trigger hands it to GitLab, once; canary, verify, promote, cleanup and rollback release it into the cluster; status,
+// plan and report say where it is.
 //
-// Steps that talk to a registry, to GitLab or to a cluster run the crossbill command in a container.
-// It comes from the image that --cli names, or it is built from its source.
+// Where releases go is in crossbill.yaml: namespace, Prometheus, GitLab project, notifications. What stands before a
+// function is only what that file cannot have: folders, secrets, and services that only the caller's machine reaches.
+//
+// Functions that talk to a registry, to GitLab or to a cluster run the crossbill command in a container. It comes from
+// the image that --cli-image names, or it is built from its source.
 package main
 
-import "github.com/our-org/crossbill/ci/internal/dagger"
+import (
+	"fmt"
+	"strings"
 
-// Crossbill carries a release from source into the mesh.
+	"github.com/our-org/crossbill/ci/internal/dagger"
+)
+
+// Crossbill carries a release from its source into the mesh.
 type Crossbill struct {
+	// +private
+	ConfigFile *dagger.File
+	// +private
+	ManifestsDir *dagger.Directory
 	// +private
 	AppDir *dagger.Directory
 	// +private
-	Manifests *dagger.Directory
+	CliImage string
 	// +private
-	Name string
-	// +private
-	CommandImage string
-	// +private
-	CommandSource *dagger.Directory
+	CliSource *dagger.Directory
 	// +private
 	GoImage string
 	// +private
@@ -29,97 +37,67 @@ type Crossbill struct {
 	// +private
 	AlpineImage string
 	// +private
-	BaseImage string
-	// +private
-	Registry *dagger.Service
+	RegistryService *dagger.Service
 	// +private
 	RegistryUsername string
 	// +private
 	RegistryPassword *dagger.Secret
 	// +private
-	GitlabUrl string
-	// +private
-	Gitlab *dagger.Service
-	// +private
-	Project string
+	GitlabService *dagger.Service
 	// +private
 	GitlabToken *dagger.Secret
 	// +private
-	Kubeconfig *dagger.Secret
+	KubeconfigFile *dagger.Secret
 	// +private
-	KubeContext string
-	// +private
-	Namespace string
-	// +private
-	Server *dagger.Service
-	// +private
-	Prometheus string
+	KubernetesService *dagger.Service
 	// +private
 	PrometheusService *dagger.Service
 	// +private
-	PrometheusConfig *dagger.Secret
-	// +private
-	By string
-	// +private
-	GithubRepository string
+	PrometheusHttpConfig *dagger.Secret
 	// +private
 	GithubToken *dagger.Secret
 	// +private
-	EnvironmentUrl string
+	WebhookUrl *dagger.Secret
 	// +private
-	Webhook *dagger.Secret
-	// +private
-	Pushgateway string
-	// +private
-	OtlpEndpoint string
+	By string
 }
 
-// New takes what is the same for every step: the app, and where registry, GitLab, cluster and
-// Prometheus are. A step that lacks one of them says so.
+// New takes what is the same for every function. A function that lacks one of them says so.
+//
+// Each name has two words, for Dagger also fills arguments from .env files: by a variable of the same name without
+// separators. The variables that such files usually have are one word, or have an underscore.
 func New(
-	// Folder of the app. By default that of the module's repository.
+	// Configuration of the releases: crossbill.yaml. By default that of the module's repository.
+	// +defaultPath="/crossbill.yaml"
+	configFile *dagger.File,
+
+	// Folder of the app's Kubernetes manifests. By default k8s in the module's repository.
+	// +defaultPath="/k8s"
+	manifestsDir *dagger.Directory,
+
+	// Folder of the app. By default app in the module's repository.
 	// +defaultPath="/app"
 	// +ignore=["node_modules", "dist", "server", "sbom", "tmp"]
 	appDir *dagger.Directory,
 
-	// Folder of the app's Kubernetes manifests, with slo.yaml and trust.yaml. By default that of the module's
-	// repository.
-	// +defaultPath="/k8s"
-	manifests *dagger.Directory,
-
-	// Name of the app: its releases are named after it, and the image's title is.
+	// Image with the crossbill command, by digest. By default the command is built from its source.
 	// +optional
-	name string,
+	cliImage string,
 
-	// Image with the crossbill command, by digest. By default it is built from its source.
-	// +optional
-	cli string,
-
-	// Source of the crossbill command. By default this module's repository.
+	// Source of the crossbill command. By default the module's repository.
 	// +defaultPath="/"
 	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!internal", "!internal/**", "**/*_test.go"]
 	cliSource *dagger.Directory,
 
-	// Go image that builds the crossbill command.
-	// +default="golang:1.26-alpine@sha256:7a3e50096189ad57c9f9f865e7e4aa8585ed1585248513dc5cda498e2f41812c"
-	goImage string,
-
-	// Node image that checks and builds the app.
-	// +default="node:24.18.0-bookworm-slim@sha256:6f7b03f7c2c8e2e784dcf9295400527b9b1270fd37b7e9a7285cf83b6951452d"
-	nodeImage string,
-
-	// Image that the crossbill command runs in when it is built from its source.
-	// +default="alpine:3.22@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
-	alpineImage string,
-
-	// Base of the app's image, by digest. By default distroless Node 24.
+	// Images in place of the module's own, where those cannot be pulled, by digest: node=…, go=… or alpine=… (which the
+	// command runs in).
 	// +optional
-	baseImage string,
+	toolImages []string,
 
-	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. Its images are
-	// then named registry.localhost:5000/….
+	// Registry that only the caller's machine reaches, for example tcp://127.0.0.1:5000. Its images are then named
+	// registry.localhost:5000/….
 	// +optional
-	registry *dagger.Service,
+	registryService *dagger.Service,
 
 	// User of the registry.
 	// +optional
@@ -129,17 +107,9 @@ func New(
 	// +optional
 	registryPassword *dagger.Secret,
 
-	// GitLab's URL.
-	// +default="https://gitlab.com"
-	gitlabUrl string,
-
 	// GitLab that only the caller's machine reaches, for example tcp://127.0.0.1:8929. It is asked by http.
 	// +optional
-	gitlab *dagger.Service,
-
-	// GitLab project that deploys: group/project.
-	// +optional
-	project string,
+	gitlabService *dagger.Service,
 
 	// GitLab access token of scope read_api, or api to cancel.
 	// +optional
@@ -147,24 +117,12 @@ func New(
 
 	// Kubeconfig, for example file:$HOME/.kube/config.
 	// +optional
-	kubeconfig *dagger.Secret,
+	kubeconfigFile *dagger.Secret,
 
-	// Context of the kubeconfig. By default its current one.
+	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its certificate is still
+	// checked for the name in the kubeconfig.
 	// +optional
-	context string,
-
-	// Namespace of the app. By default the context's.
-	// +optional
-	namespace string,
-
-	// API server that only the caller's machine reaches, for example tcp://127.0.0.1:6443. Its
-	// certificate is still checked for the name in the kubeconfig.
-	// +optional
-	server *dagger.Service,
-
-	// Prometheus that scrapes the mesh: its URL.
-	// +optional
-	prometheus string,
+	kubernetesService *dagger.Service,
 
 	// Prometheus that only the caller's machine reaches, for example tcp://127.0.0.1:9090.
 	// +optional
@@ -172,91 +130,102 @@ func New(
 
 	// Credentials, CA and headers for Prometheus, in the form of its http_config.
 	// +optional
-	prometheusConfig *dagger.Secret,
+	prometheusHttpConfig *dagger.Secret,
+
+	// Token that may write deployments of the GitHub repository that the configuration names.
+	// +optional
+	githubToken *dagger.Secret,
+
+	// Address that is notified of each step of a release, in JSON that Slack shows too.
+	// +optional
+	webhookUrl *dagger.Secret,
 
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
+) (*Crossbill, error) {
+	m := &Crossbill{
+		ConfigFile: configFile, ManifestsDir: manifestsDir, AppDir: appDir, CliImage: cliImage, CliSource: cliSource,
+		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
+		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
+		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
+		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, By: by,
+	}
+	return m, m.useImages(toolImages)
+}
 
-	// GitHub repository whose Deployment of the release gets a status: owner/name. It needs a token.
-	// +optional
-	githubRepository string,
+// The images that the module works with. The base of the app's image is in the configuration.
+const (
+	goImage     = "golang:1.26-alpine@sha256:7a3e50096189ad57c9f9f865e7e4aa8585ed1585248513dc5cda498e2f41812c"
+	nodeImage   = "node:24.18.0-bookworm-slim@sha256:6f7b03f7c2c8e2e784dcf9295400527b9b1270fd37b7e9a7285cf83b6951452d"
+	alpineImage = "alpine:3.22@sha256:14358309a308569c32bdc37e2e0e9694be33a9d99e68afb0f5ff33cc1f695dce"
+)
 
-	// Token that may write deployments of the GitHub repository.
-	// +optional
-	githubToken *dagger.Secret,
+// useImages puts the images that the caller named in place of the module's own.
+func (m *Crossbill) useImages(named []string) error {
+	images := map[string]*string{"go": &m.GoImage, "node": &m.NodeImage, "alpine": &m.AlpineImage}
+	for _, text := range named {
+		name, image, _ := strings.Cut(text, "=")
+		if images[name] == nil || image == "" {
+			return failure(2, fmt.Sprintf("--tool-images: %q is not NAME=IMAGE with the name go, node or alpine", text))
+		}
+		*images[name] = image
+	}
+	return nil
+}
 
-	// The app's address, for the GitHub Deployment.
-	// +optional
-	environmentUrl string,
+// The command runs in workFolder, where crossbill.yaml is, and the manifests beside it: the file may name files there.
+const (
+	workFolder      = "/work"
+	manifestsFolder = workFolder + "/k8s"
+)
 
-	// Address that gets a notice of each step of a release, as JSON that Slack shows too.
-	// +optional
-	webhook *dagger.Secret,
+// crossbill is the command in a container, beside its configuration. The engine gives every exec the address of its
+// own trace collector: the command's traces are not for that one.
+func (m *Crossbill) crossbill() *invocation {
+	c := m.Cli("development").
+		WithEnvVariable("OTEL_SDK_DISABLED", "true").
+		WithMountedFile(workFolder+"/crossbill.yaml", m.ConfigFile).
+		WithWorkdir(workFolder)
+	return &invocation{container: c}
+}
 
-	// URL of a Prometheus Pushgateway that gets metrics of each step.
-	// +optional
-	pushgateway string,
-
-	// URL of an OpenTelemetry collector that gets a release as one trace, by OTLP over HTTP.
-	// +optional
-	otlpEndpoint string,
-) *Crossbill {
-	return &Crossbill{
-		AppDir: appDir, Manifests: manifests, Name: name, CommandImage: cli, CommandSource: cliSource,
-		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage, BaseImage: baseImage,
-		Registry: registry, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
-		GitlabUrl: gitlabUrl, Gitlab: gitlab, Project: project, GitlabToken: gitlabToken,
-		Kubeconfig: kubeconfig, KubeContext: context, Namespace: namespace, Server: server,
-		Prometheus: prometheus, PrometheusService: prometheusService, PrometheusConfig: prometheusConfig,
-		By: by, GithubRepository: githubRepository, GithubToken: githubToken, EnvironmentUrl: environmentUrl,
-		Webhook: webhook, Pushgateway: pushgateway, OtlpEndpoint: otlpEndpoint,
+// addRegistry lets the command read and write images.
+func (m *Crossbill) addRegistry(i *invocation) {
+	if m.RegistryService != nil {
+		i.container = i.container.WithServiceBinding("registry.localhost", m.RegistryService)
+	}
+	if m.RegistryPassword != nil {
+		i.setVariable("REGISTRY_USERNAME", m.RegistryUsername)
+		i.setSecret("registry-password", "REGISTRY_PASSWORD", m.RegistryPassword)
 	}
 }
 
-// crossbill is the command in a container. The engine gives every exec the address of its own trace
-// collector: the command's steps are not for that one.
-func (m *Crossbill) crossbill() *dagger.Container {
-	c := m.Cli("development").WithEnvVariable("OTEL_SDK_DISABLED", "true")
-	return withVariable(c, "CROSSBILL_OTLP_ENDPOINT", m.OtlpEndpoint)
-}
-
-// withRegistry lets the command read and write images.
-func (m *Crossbill) withRegistry(c *dagger.Container) *dagger.Container {
-	if m.Registry != nil {
-		c = c.WithServiceBinding("registry.localhost", m.Registry)
-	}
-	if m.RegistryPassword == nil {
-		return c
-	}
-	return c.WithEnvVariable("REGISTRY_USERNAME", m.RegistryUsername).WithSecretVariable("REGISTRY_PASSWORD", m.RegistryPassword)
-}
-
-// withGitHub lets the command read and write GitHub's Deployment of a release.
-func (m *Crossbill) withGitHub(c *dagger.Container) *dagger.Container {
-	return withSecret(withVariable(c, "CROSSBILL_GITHUB_REPOSITORY", m.GithubRepository), "CROSSBILL_GITHUB_TOKEN", m.GithubToken)
+// addGitHub lets the command read and write GitHub's Deployment of a release.
+func (m *Crossbill) addGitHub(i *invocation) {
+	i.setSecret("github-token", "CROSSBILL_GITHUB_TOKEN", m.GithubToken)
 }
 
 // The crossbill command in a container, to run or to publish
 //
-// Publish it once and give its digest as --cli, and runners with an empty engine pull it in seconds;
-// it is also the image of runners that may not run an engine at all.
+// Publish it once and give its digest as --cli-image, and runners with an empty engine pull it in seconds; it is also
+// the image of runners that may not run an engine at all.
 func (m *Crossbill) Cli(
 	// Version that the command says it is.
 	// +default="development"
-	version string,
+	cliVersion string,
 ) *dagger.Container {
-	if m.CommandImage != "" {
-		return dag.Container().From(m.CommandImage)
+	if m.CliImage != "" {
+		return dag.Container().From(m.CliImage)
 	}
 	binary := dag.Container().From(m.GoImage).
 		WithEnvVariable("CGO_ENABLED", "0").
 		WithMountedCache("/go/pkg/mod", dag.CacheVolume("crossbill-go-modules")).
 		WithEnvVariable("GOCACHE", "/go/build").
 		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
-		WithMountedDirectory("/source", m.CommandSource).
+		WithMountedDirectory("/source", m.CliSource).
 		WithWorkdir("/source").
-		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", "/crossbill", "./cmd/crossbill"}).
+		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + cliVersion, "-o", "/crossbill", "./cmd/crossbill"}).
 		File("/crossbill")
 	return dag.Container().From(m.AlpineImage).
 		WithFile("/usr/local/bin/crossbill", binary).

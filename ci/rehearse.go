@@ -4,10 +4,10 @@ import "github.com/our-org/crossbill/ci/internal/dagger"
 
 // Rehearse whole releases in one container: control plane, mesh, GitLab double, real traffic
 //
-// It is `make rehearse`, on whatever machine the engine has: three versions of the app go through a real
-// control plane and mesh under load, one of them bad. Gives the folder of its results: report.html,
-// rehearsal.json and logs. The container is privileged, for the namespaces of the pods. The first
-// rehearsal on an engine builds the control plane, which takes 10 to 20 minutes on two cores.
+// It is `make rehearse`, on whatever machine the engine has: three versions of the app go through a real control plane
+// and mesh under load, one of them bad. Returns the folder of its results: report.html, rehearsal.json and logs. The
+// container is privileged, for the namespaces of the pods. The first rehearsal on an engine builds the control plane,
+// which takes 10 to 20 minutes on two cores.
 // +cache="never"
 func (m *Crossbill) Rehearse(
 	// The whole repository.

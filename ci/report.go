@@ -6,7 +6,7 @@ import (
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
-// Where the release is: stage, traffic, replicas, what comes next
+// Where the release is: stage, traffic, replicas, and what comes next
 // +cache="never"
 func (m *Crossbill) Status(
 	ctx context.Context,
@@ -19,10 +19,10 @@ func (m *Crossbill) Status(
 	// +default="text"
 	format string,
 ) (string, error) {
-	return m.look(ctx, "status", format, given("--all", on(all))...)
+	return m.look(ctx, "status", format, flags("--all", boolean(all))...)
 }
 
-// The app's past releases: who, when, how long, verdict, and why one went back
+// The app's past releases: who, when, how long, verdict, and why one was rolled back
 // +cache="never"
 func (m *Crossbill) History(
 	ctx context.Context,
@@ -34,7 +34,7 @@ func (m *Crossbill) History(
 	return m.look(ctx, "history", format)
 }
 
-// What a command would change now, with nothing changed
+// What a command would change now, without changing anything
 // +cache="never"
 func (m *Crossbill) Plan(
 	ctx context.Context,
@@ -46,8 +46,8 @@ func (m *Crossbill) Plan(
 	// +optional
 	image string,
 
-	// The canary's share of the traffic, in percent.
-	// +default=10
+	// The canary's share of the traffic, in percent. By default that of the configuration, or 10.
+	// +optional
 	weight int,
 
 	// Name of the release. By default made of app, digest and commit.
@@ -66,14 +66,13 @@ func (m *Crossbill) Plan(
 	// +default="text"
 	format string,
 ) (string, error) {
-	args := given("--image", image, "--weight", decimal(weight), "--release-id", releaseId, "--commit", commit, "--pipeline-url", pipelineUrl)
+	args := flags("--image", image, "--weight", number(weight), "--release-id", releaseId, "--commit", commit, "--pipeline-url", pipelineUrl)
 	return m.look(ctx, "plan", format, append(args, command)...)
 }
 
 // The app's releases as one timeline: an HTML file with plots, or Markdown
 //
-// With a GitLab project and token it has what GitLab's jobs did, with a GitHub repository and token what
-// GitHub was told.
+// With --gitlab-token it has what GitLab's jobs did, with --github-token what GitHub was notified of.
 // +cache="never"
 func (m *Crossbill) Report(
 	ctx context.Context,
@@ -82,23 +81,25 @@ func (m *Crossbill) Report(
 	// +default="html"
 	format string,
 ) (*dagger.File, error) {
-	c, where, err := m.withCluster(ctx, m.withGitHub(m.crossbill()))
+	i := m.crossbill()
+	m.addGitHub(i)
+	where, err := m.addCluster(ctx, i)
 	if err != nil {
 		return nil, err
 	}
-	if m.Project != "" {
-		var gitlab []string
-		if c, gitlab, err = m.withGitLab(ctx, c); err != nil {
+	if m.GitlabToken != nil {
+		gitlab, err := m.addGitLab(ctx, i)
+		if err != nil {
 			return nil, err
 		}
 		where = append(where, gitlab...)
 	}
 	if format != "html" {
-		printed, err := run(ctx, c, "report", where, given("--output", format))
+		printed, err := i.run(ctx, "report", where, flags("--output", format))
 		return dag.File("report."+format, printed), err
 	}
 	const file = "/tmp/report.html"
-	ran, err := ended(ctx, c, "report", where, given("--html", file))
+	ran, err := i.exec(ctx, "report", where, flags("--html", file))
 	if err != nil {
 		return nil, err
 	}

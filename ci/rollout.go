@@ -5,7 +5,7 @@ import "context"
 // Route part of the traffic to a new image
 //
 // The first release of an app goes straight to primary. A canary that does not become ready is rolled
-// back, and the call fails. Gives the result as JSON.
+// back, and the call fails. Returns the result as JSON.
 // +cache="never"
 func (m *Crossbill) Canary(
 	ctx context.Context,
@@ -13,11 +13,11 @@ func (m *Crossbill) Canary(
 	// Image to release, by digest: repository@sha256:….
 	image string,
 
-	// The canary's share of the traffic, in percent.
-	// +default=10
+	// The canary's share of the traffic, in percent. By default that of the configuration, or 10.
+	// +optional
 	weight int,
 
-	// Keep a browser on the version that answered it first, until the release has ended.
+	// Keep a browser on the version that answered it first, until the release has finished.
 	// +optional
 	sticky bool,
 
@@ -37,69 +37,71 @@ func (m *Crossbill) Canary(
 	// +optional
 	sourceUrl string,
 
-	// Release it once more, although it has ended before.
+	// Release it once more, although it has finished before.
 	// +optional
 	again bool,
 
-	// Take the lock of another job of this release at once.
+	// Take the lock at once, as after a call that was interrupted, in place of waiting until it expires. A job that
+	// still holds it stops and changes nothing more.
 	// +optional
 	takeover bool,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "canary", timeout, given(
-		"--image", image, "--weight", decimal(weight), "--sticky", on(sticky), "--release-id", releaseId, "--commit", commit,
-		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", on(again), "--takeover", on(takeover))...)
+	return m.change(ctx, "canary", timeout, flags(
+		"--image", image, "--weight", number(weight), "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
+		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", boolean(again), "--takeover", boolean(takeover))...)
 }
 
 // Give the canary more of the traffic, in steps
 //
-// It has to be judged again afterwards. Gives the result as JSON.
+// It has to be judged again afterwards. Returns the result as JSON.
 // +cache="never"
 func (m *Crossbill) Shift(
 	ctx context.Context,
 
-	// Percentages, rising: the last one is where the canary stays.
+	// Percentages, rising: the last one is the weight that the canary keeps. By default those of the configuration.
+	// +optional
 	steps []int,
 
-	// How long each step but the last is left as it is, for example 5m.
-	// +default="0s"
+	// How long each step but the last is left as it is, for example 5m. By default that of the configuration.
+	// +optional
 	pause string,
 
-	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
 	// +optional
 	releaseId string,
 
-	// Take the lock of another job of this release at once.
+	// Take the lock at once, as after a call that was interrupted, in place of waiting until it expires. A job that
+	// still holds it stops and changes nothing more.
 	// +optional
 	takeover bool,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	args := given("--pause", pause, "--release-id", releaseId, "--takeover", on(takeover))
+	args := flags("--pause", pause, "--release-id", releaseId, "--takeover", boolean(takeover))
 	for _, step := range steps {
-		args = append(args, given("--steps", decimal(step))...)
+		args = append(args, flags("--steps", decimal(step))...)
 	}
 	return m.change(ctx, "shift", timeout, args...)
 }
 
 // Judge the canary, and roll it back when it is unhealthy
 //
-// Fails when it is unhealthy, and when there is too little evidence. Gives the verdict as JSON.
+// Fails when it is unhealthy, and when there is too little evidence. Returns the verdict as JSON.
 // +cache="never"
 func (m *Crossbill) Verify(
 	ctx context.Context,
 
-	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
 	// +optional
 	releaseId string,
 
-	// Time after which what is not decided is inconclusive, for example 15m. By default that of slo.yaml beside
-	// the manifests.
+	// Time after which what is not decided is inconclusive, for example 15m. By default that of the configuration.
 	// +optional
 	maxDuration string,
 
@@ -107,108 +109,114 @@ func (m *Crossbill) Verify(
 	// +optional
 	noRollback bool,
 
-	// URL that is called while the canary is judged, for an app that few call; the call has to reach the
-	// canary.
+	// URL that is called while the canary is judged, for an app that few call; the call has to reach the canary.
 	// +optional
 	probe string,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Take the lock at once, as after a call that was interrupted, in place of waiting until it expires. A job that
+	// still holds it stops and changes nothing more.
+	// +optional
+	takeover bool,
+
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "verify", timeout, given(
-		"--release-id", releaseId, "--max-duration", maxDuration, "--no-rollback", on(noRollback), "--probe", probe)...)
+	return m.change(ctx, "verify", timeout, flags(
+		"--release-id", releaseId, "--max-duration", maxDuration, "--no-rollback", boolean(noRollback), "--probe", probe, "--takeover", boolean(takeover))...)
 }
 
 // Give the canary that was judged healthy all of the traffic
 //
-// Puts its digest on primary, waits for the rollout, and routes all traffic there. Gives the result as
+// Puts its digest on primary, waits for the rollout, and routes all traffic there. Returns the result as
 // JSON.
 // +cache="never"
 func (m *Crossbill) Promote(
 	ctx context.Context,
 
-	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
 	// +optional
 	releaseId string,
 
-	// How long primary is judged after it has all of the traffic, for example 10m.
+	// How long primary is judged after it has all of the traffic, for example 10m. By default that of the configuration.
 	// +optional
 	bake string,
 
-	// Take the lock of another job of this release at once.
+	// Take the lock at once, as after a call that was interrupted, in place of waiting until it expires. A job that
+	// still holds it stops and changes nothing more.
 	// +optional
 	takeover bool,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "promote", timeout, given("--release-id", releaseId, "--bake", bake, "--takeover", on(takeover))...)
+	return m.change(ctx, "promote", timeout, flags("--release-id", releaseId, "--bake", bake, "--takeover", boolean(takeover))...)
 }
 
 // Remove the canary after a promotion
 //
-// Waits until it gets no more requests. Gives the result as JSON.
+// Waits until it gets no more requests. Returns the result as JSON.
 // +cache="never"
 func (m *Crossbill) Cleanup(
 	ctx context.Context,
 
-	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
 	// +optional
 	releaseId string,
 
-	// Take the lock of another job of this release at once.
+	// Take the lock at once, as after a call that was interrupted, in place of waiting until it expires. A job that
+	// still holds it stops and changes nothing more.
 	// +optional
 	takeover bool,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "cleanup", timeout, given("--release-id", releaseId, "--takeover", on(takeover))...)
+	return m.change(ctx, "cleanup", timeout, flags("--release-id", releaseId, "--takeover", boolean(takeover))...)
 }
 
 // Send all traffic back to primary, then remove the canary
 //
-// At any time, from any stage. Gives the result as JSON.
+// It works at any time, from any stage. Returns the result as JSON.
 // +cache="never"
 func (m *Crossbill) Rollback(
 	ctx context.Context,
 
-	// Release that is meant. Any other one in flight is left alone. By default the one in flight.
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
 	// +optional
 	releaseId string,
 
-	// Why, for the ledger.
-	// +default="asked for by a person"
+	// Reason, for the ledger.
+	// +optional
 	reason string,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "rollback", timeout, given("--release-id", releaseId, "--reason", reason)...)
+	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason)...)
 }
 
-// End a release that nobody works on any more
+// Finish a release that no job works on any more
 //
-// Rolls it back, or cleans it up when it was promoted. To be run on a schedule. Gives the result as JSON.
+// Rolls it back, or cleans it up when it was promoted. Run it on a schedule. Returns the result as JSON.
 // +cache="never"
 func (m *Crossbill) Guard(
 	ctx context.Context,
 
-	// How long a release may stand still where a job must be at work.
-	// +default="15m"
+	// How long a release may make no progress where a job must be at work. By default that of the configuration, or 15m.
+	// +optional
 	dead string,
 
-	// How long a canary may wait for its verdict, or for a person.
-	// +default="24h"
+	// How long a canary may wait for its verdict, or for an approver. By default that of the configuration, or 24h.
+	// +optional
 	waiting string,
 
-	// Bound of each wait for the cluster, for example 5m.
-	// +default="5m"
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "guard", timeout, given("--dead", dead, "--waiting", waiting)...)
+	return m.change(ctx, "guard", timeout, flags("--dead", dead, "--waiting", waiting)...)
 }

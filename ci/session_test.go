@@ -29,6 +29,7 @@ type session struct {
 	objects map[string][]step // by id
 	asked   [][]step          // chains that something was read of
 	ends    func(args []string) (stdout, stderr string, code int)
+	lacks   string // a secret that the caller does not have: no exec that it is given to can start
 }
 
 // step is one call in a chain of them: Container.withExec(args: …).
@@ -65,11 +66,15 @@ func (s *session) answer(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w in %s", err, body.Query)
 	}
+	answer := map[string]any{}
 	data, err := s.resolve(nil, query.Operations[0].SelectionSet)
-	if err != nil {
+	if failed := (*gqlerror.Error)(nil); errors.As(err, &failed) {
+		answer["errors"] = []*gqlerror.Error{failed}
+	} else if err != nil {
 		return nil, err
 	}
-	text, err := json.Marshal(map[string]any{"data": data})
+	answer["data"] = data
+	text, err := json.Marshal(answer)
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(text))}, err
 }
 
@@ -113,12 +118,27 @@ func (s *session) value(chain []step, field *ast.Field) (any, error) {
 		return id, nil
 	case "endpoint":
 		return "tcp://somewhere:1234", nil
+	case "plaintext":
+		if name := fmt.Sprint(object[0].args["name"]); name == s.lacks {
+			return nil, gqlerror.Errorf("secret env var not found: %q", name)
+		}
+		return "plaintext", nil
 	case "exitCode":
 		s.asked = append(s.asked, object)
-		fallthrough
-	case "stdout", "stderr":
-		stdout, stderr, code := s.ends(words(object))
-		return map[string]any{"stdout": stdout, "stderr": stderr, "exitCode": code}[field.Name], nil
+		if s.lacks != "" {
+			return nil, gqlerror.Errorf("failed to prepare mounts: rpc error: code = Unknown desc = not found")
+		}
+		_, _, code := s.ends(words(object))
+		return code, nil
+	case "stderr":
+		_, stderr, _ := s.ends(words(object))
+		return stderr, nil
+	case "contents":
+		if file := object[len(object)-1]; file.name != "file" || file.args["path"] != resultFile {
+			return nil, fmt.Errorf("%v is not the file with the result", file)
+		}
+		stdout, _, _ := s.ends(words(object[:len(object)-1]))
+		return stdout, nil
 	}
 	return nil, fmt.Errorf("%s is not expected", field.Name)
 }
@@ -144,6 +164,9 @@ func words(chain []step) []string {
 	for _, arg := range exec.args["args"].([]any) {
 		args = append(args, arg.(string))
 	}
+	if before := []string{"sh", "-c", toResult, "sh"}; len(args) > len(before) && slices.Equal(args[:len(before)], before) {
+		return args[len(before):]
+	}
 	return args
 }
 
@@ -164,17 +187,22 @@ const image = "registry.example.com/our-org/app@sha256:0123"
 func everything() *Crossbill {
 	secret := func(name string) *dagger.Secret { return dag.SetSecret(name, "plaintext of "+name) }
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
-	return New(dag.Directory(), dag.Directory(), "qwik-node-app", "registry.example.com/our-org/crossbill@sha256:4567", nil, "golang", "node", "alpine", "distroless",
-		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), "https://gitlab.com", service("tcp://127.0.0.1:8929"), "infra/deploy", secret("gitlab"),
-		secret("kubeconfig"), "production", "shop", service("tcp://127.0.0.1:6443"), "", service("tcp://127.0.0.1:9090"), secret("http_config"), "jane",
-		"our-org/app", secret("github"), "https://app.example.com", secret("webhook"), "http://pushgateway", "http://collector")
+	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
+		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), "jane"))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
-	return New(dag.Directory(), dag.Directory(), "qwik-node-app", "", dag.Directory(), "golang", "node", "alpine", "", nil, "", nil,
-		"https://gitlab.com", nil, "infra/deploy", dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), "", "", nil,
-		"http://prometheus.istio-system.svc:9090", nil, nil, "", "", nil, "", nil, "", "")
+	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, ""))
+}
+
+func made(m *Crossbill, err error) *Crossbill {
+	if err != nil {
+		panic(err)
+	}
+	return m
 }
 
 // TestCommandLines: what each function runs. cmd/crossbill has a test that the command takes these lines.
@@ -188,21 +216,21 @@ func TestCommandLines(t *testing.T) {
 	var all []string
 	for name, call := range map[string]func() (string, error){
 		"canary, all": func() (string, error) {
-			return everything().Canary(ctx, image, 10, true, "id", "abc", "p", "s", true, true, "5m")
+			return everything().Canary(ctx, image, 20, true, "id", "abc", "p", "s", true, true, "5m")
 		},
 		"canary": func() (string, error) {
-			return some().Canary(ctx, image, 10, false, "", "", "", "", false, false, "5m")
+			return some().Canary(ctx, image, 0, false, "", "", "", "", false, false, "")
 		},
 		"shift":       func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
-		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, "http://app", "5m") },
-		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, "", "5m") },
+		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, "http://app", true, "5m") },
+		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, "", false, "") },
 		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
 		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
 		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "5m") },
 		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
 		"status":      func() (string, error) { return everything().Status(ctx, true, "wide") },
 		"history":     func() (string, error) { return some().History(ctx, "text") },
-		"plan":        func() (string, error) { return some().Plan(ctx, "canary", image, 10, "id", "abc", "p", "text") },
+		"plan":        func() (string, error) { return some().Plan(ctx, "canary", image, 0, "id", "abc", "p", "text") },
 		"report":      func() (string, error) { _, err := some().Report(ctx, "html"); return "", err },
 		"report, all": func() (string, error) { _, err := everything().Report(ctx, "markdown"); return "", err },
 		"inspect":     func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
@@ -213,9 +241,9 @@ func TestCommandLines(t *testing.T) {
 			return everything().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "id", "s", true, true)
 		},
 		"trigger": func() (string, error) {
-			return some().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "", "", false, false)
+			return some().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "", "", "", false, false)
 		},
-		"watch":  func() (string, error) { return some().Watch(ctx, "", 7, "30m") },
+		"watch":  func() (string, error) { return some().Watch(ctx, "", 7, "") },
 		"cancel": func() (string, error) { return some().Cancel(ctx, "id", 0) },
 	} {
 		s := begin(t)
@@ -264,7 +292,7 @@ func TestEveryCallIsAnotherExec(t *testing.T) {
 // TestWhatAnExecHas: secrets and variables reach the exec that needs them and no other, and no secret is text.
 func TestWhatAnExecHas(t *testing.T) {
 	ctx := t.Context()
-	everywhere := []string{"OTEL_SDK_DISABLED=true", "CROSSBILL_OTLP_ENDPOINT=http://collector"}
+	everywhere := []string{"OTEL_SDK_DISABLED=true"}
 	for name, test := range map[string]struct {
 		call      func(m *Crossbill) (string, error)
 		variables []string
@@ -275,7 +303,7 @@ func TestWhatAnExecHas(t *testing.T) {
 			func(m *Crossbill) (string, error) {
 				return m.Canary(ctx, image, 10, false, "", "", "", "", false, false, "5m")
 			},
-			append(everywhere, "REGISTRY_USERNAME=ci", "CROSSBILL_GITHUB_REPOSITORY=our-org/app", "CROSSBILL_PUSHGATEWAY=http://pushgateway"),
+			append(everywhere, "REGISTRY_USERNAME=ci"),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
 			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
 		},
@@ -285,7 +313,7 @@ func TestWhatAnExecHas(t *testing.T) {
 		},
 		"report": {
 			func(m *Crossbill) (string, error) { _, err := m.Report(ctx, "html"); return "", err },
-			append(everywhere, "CROSSBILL_GITHUB_REPOSITORY=our-org/app"), []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, []string{"/run/secrets/kubeconfig"},
+			everywhere, []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, []string{"/run/secrets/kubeconfig"},
 		},
 		"trigger": {
 			func(m *Crossbill) (string, error) {
@@ -321,6 +349,9 @@ func TestWhatAnExecHas(t *testing.T) {
 		if text := fmt.Sprint(chain); strings.Contains(text, "plaintext") {
 			t.Errorf("%s: a secret is text: %s", name, text)
 		}
+		if got, want := values(chain, "withMountedFile", "path"), []string{"/work/crossbill.yaml"}; !slices.Equal(got, want) || !slices.Equal(values(chain, "withWorkdir", "path"), []string{"/work"}) {
+			t.Errorf("%s has the files %v, want the configuration where it runs", name, got)
+		}
 	}
 }
 
@@ -329,13 +360,16 @@ func TestWhatAnExecHas(t *testing.T) {
 func TestMissingArguments(t *testing.T) {
 	ctx := t.Context()
 	for argument, call := range map[string]func(m *Crossbill) (string, error){
-		"--kubeconfig":   func(m *Crossbill) (string, error) { m.Kubeconfig = nil; return m.Status(ctx, false, "text") },
-		"--project":      func(m *Crossbill) (string, error) { m.Project = ""; return m.Watch(ctx, "", 7, "30m") },
-		"--gitlab-token": func(m *Crossbill) (string, error) { m.GitlabToken = nil; return m.Cancel(ctx, "", 7) },
-		"--name": func(m *Crossbill) (string, error) {
-			m.Name = ""
+		"--kubeconfig-file is": func(m *Crossbill) (string, error) {
+			m.KubeconfigFile = nil
+			return m.Status(ctx, false, "text")
+		},
+		"--gitlab-token is": func(m *Crossbill) (string, error) { m.GitlabToken = nil; return m.Cancel(ctx, "", 7) },
+		"--gitlab-token is missing": func(m *Crossbill) (string, error) {
+			m.GitlabToken = nil
 			return m.Release(ctx, "r/a:1", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "", nil)
 		},
+		"--tool-images": func(m *Crossbill) (string, error) { return "", m.useImages([]string{"ruby=ruby:3"}) },
 	} {
 		s := begin(t)
 		_, err := call(some())
@@ -353,12 +387,58 @@ func TestMissingArguments(t *testing.T) {
 func TestFailuresAreTheCommandsOwn(t *testing.T) {
 	s := begin(t)
 	s.ends = func([]string) (string, string, int) {
-		return `{"command":"verify"}`, "   1.0s  Deployment: ready\ncrossbill: notification failed: GitHub\ncrossbill: the canary is unhealthy:\n  30 % are errors\n", 3
+		return `{"command":"verify","message":"unhealthy"}`, "   1.0s  Deployment: ready\ncrossbill: notification failed: GitHub\ncrossbill: the canary is unhealthy:\n  30% are errors\n", 3
 	}
-	_, err := some().Verify(t.Context(), "", "", false, "", "5m")
+	_, err := some().Verify(t.Context(), "", "", false, "", false, "5m")
 	var failed *gqlerror.Error
-	if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 3 || failed.Message != "crossbill: the canary is unhealthy:\n  30 % are errors\n" {
+	if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 3 || failed.Message != "crossbill: the canary is unhealthy:\n  30% are errors\n" {
 		t.Errorf("verify gives %v", err)
+	}
+}
+
+// TestASecretThatCannotBeRead: the error names the argument, not the engine's mounts.
+func TestASecretThatCannotBeRead(t *testing.T) {
+	ctx := t.Context()
+	for secret, test := range map[string]struct {
+		argument string
+		call     func(m *Crossbill) (string, error)
+	}{
+		"kubeconfig": {"--kubeconfig-file", func(m *Crossbill) (string, error) { return m.Promote(ctx, "", "", false, "") }},
+		"webhook":    {"--webhook-url", func(m *Crossbill) (string, error) { return m.Promote(ctx, "", "", false, "") }},
+		"gitlab":     {"--gitlab-token", func(m *Crossbill) (string, error) { return m.Watch(ctx, "", 7, "") }},
+		"trigger": {"--trigger-token", func(m *Crossbill) (string, error) {
+			return m.Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "", "", "", false, false)
+		}},
+	} {
+		s := begin(t)
+		s.lacks = secret
+		_, err := test.call(everything())
+		var failed *gqlerror.Error
+		if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 2 || !strings.HasPrefix(failed.Message, test.argument+": ") || !strings.Contains(failed.Message, "env:NAME") {
+			t.Errorf("without the secret %s: %v", secret, err)
+		}
+	}
+	s := begin(t)
+	s.lacks = "another secret"
+	if _, err := everything().Promote(ctx, "", "", false, ""); err == nil || !strings.Contains(err.Error(), "failed to prepare mounts") {
+		t.Errorf("with all secrets: %v", err)
+	}
+}
+
+// TestTheLogHasTheMessage: of the JSON that a function returns, the log has the one line for people.
+func TestTheLogHasTheMessage(t *testing.T) {
+	var log bytes.Buffer
+	progress = &log
+	defer func() { progress = os.Stderr }()
+	s := begin(t)
+	const result = "{\n  \"command\": \"verify\",\n  \"message\": \"healthy: 1,200 requests\",\n  \"verdict\": {}\n}\n"
+	s.ends = func([]string) (string, string, int) { return result, "", 0 }
+	got, err := some().Verify(t.Context(), "", "", false, "", false, "")
+	if err != nil || got != result {
+		t.Errorf("verify returns %q, %v", got, err)
+	}
+	if got, want := log.String(), "verify: healthy: 1,200 requests\n"; got != want {
+		t.Errorf("the log has %q, want %q", got, want)
 	}
 }
 
@@ -374,7 +454,7 @@ func TestWatchFailsOnlyWhenItSawNothing(t *testing.T) {
 	}
 }
 
-// TestRelease: the road in its order, the digest handed from step to step.
+// TestRelease: the steps in their order, the digest handed from one to the next.
 func TestRelease(t *testing.T) {
 	s := begin(t)
 	s.ends = func(args []string) (string, string, int) {
@@ -392,10 +472,10 @@ func TestRelease(t *testing.T) {
 	}
 	want := []string{
 		"pnpm check",
-		"crossbill image build --app-dir=/app --name=qwik-node-app --created=0 --revision=abc --source-url=https://github.com/our-org/app --push=registry.example.com/our-org/app:1.0",
+		"crossbill image build --app-dir=/app --created=0 --revision=abc --source-url=https://github.com/our-org/app --push=registry.example.com/our-org/app:1.0",
 		"crossbill image attest registry.example.com/our-org/app@sha256:89ab --app-dir=/app",
-		"crossbill trigger --gitlab-url=https://gitlab.com --project=infra/deploy --output=json --app=qwik-node-app --image=registry.example.com/our-org/app@sha256:89ab --commit=abc --ref=main",
-		"crossbill watch --gitlab-url=https://gitlab.com --project=infra/deploy --output=json --app=qwik-node-app --pipeline=7 --timeout=30m",
+		"crossbill trigger --output=json --image=registry.example.com/our-org/app@sha256:89ab --commit=abc --ref=main",
+		"crossbill watch --output=json --pipeline=7 --timeout=30m",
 	}
 	if ran := s.ran(); !slices.Equal(ran, want) {
 		t.Errorf("ran\n%s", strings.Join(ran, "\n"))

@@ -119,11 +119,10 @@ func TestAJobsCall(t *testing.T) {
 	}{
 		"nobody is notified": {},
 		"all are notified": {
-			[]string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret", "CROSSBILL_PUSHGATEWAY=http://p", "CROSSBILL_OTLP_ENDPOINT=http://o"},
+			[]string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
 			[]string{
 				"--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
-				"--github-repository", "the-github_repository", "--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--environment-url", "https://app.example.com",
-				"--webhook", "env:CROSSBILL_WEBHOOK", "--pushgateway", "http://p", "--otlp-endpoint", "http://o",
+				"--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--webhook-url", "env:CROSSBILL_WEBHOOK",
 			},
 		},
 	} {
@@ -132,7 +131,7 @@ func TestAJobsCall(t *testing.T) {
 		cmd.Env = append([]string{
 			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
 			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p",
-			"NAMESPACE=kube-system", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", // trigger variables, which do not win
+			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", // trigger variables, which do not win
 		}, test.env...)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
@@ -142,13 +141,46 @@ func TestAJobsCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := slices.Concat(
-			[]string{".", "call", "--manifests", "k8s", "--kubeconfig", "file:/builds/my kubeconfig", "--context", "the-kube_context", "--namespace", "the-namespace", "--prometheus", "the-prometheus", "--by", "jane@gitlab-job-7"},
+			[]string{".", "call", "--config-file", "crossbill.yaml", "--manifests-dir", "k8s", "--kubeconfig-file", "file:/builds/my kubeconfig", "--by", "jane@gitlab-job-7"},
 			test.notified,
 			[]string{"rollback", "--release-id", "the-release_id", "--reason", "rollback of https://gitlab.example.com/1"},
 		)
 		if got := strings.Split(strings.TrimSpace(string(text)), "\n"); !slices.Equal(got, want) {
 			t.Errorf("%s: %q\nwant %q", name, got, want)
 		}
+	}
+}
+
+// TestTriggerVariablesDoNotConfigure: where a release goes is in crossbill.yaml. A variable of crossbill's would win
+// over the file, and whoever can trigger can set variables.
+func TestTriggerVariablesDoNotConfigure(t *testing.T) {
+	file, err := Parse([]byte(read(t, files[1])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	const shown = "#!/bin/sh\nenv | grep ^CROSSBILL_ | sort | sed \"s/^/$1: /\" >>environment\n"
+	if err := os.WriteFile(filepath.Join(dir, "crossbill"), []byte(shown), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	job := file.Job("deploy_canary")
+	cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(strings.Join(job.Script, "\n"), "the-$1"))
+	cmd.Dir = dir
+	cmd.Env = []string{
+		"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CROSSBILL_GITHUB_TOKEN=token", "CROSSBILL_WEBHOOK=https://hooks.example.com",
+		"CROSSBILL_CONFIG=/builds/of/a/stranger.yaml", "CROSSBILL_NAMESPACE=kube-system", "CROSSBILL_PROMETHEUS=http://stranger",
+	}
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "environment"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "canary: CROSSBILL_GITHUB_TOKEN=token\ncanary: CROSSBILL_WEBHOOK=https://hooks.example.com\n"
+	want += strings.ReplaceAll(want, "canary:", "report:")
+	if got := string(text); got != want {
+		t.Errorf("crossbill has\n%swant\n%s", got, want)
 	}
 }
 

@@ -28,11 +28,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/load"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
@@ -42,7 +44,7 @@ import (
 )
 
 var (
-	images = flag.String("dagger.images", "", "constructor arguments that name other images than the module's own, where those are not reached")
+	images = flag.String("dagger.images", "", "arguments before the function that name images in place of the module's own: --tool-images=node=…,go=…")
 	page   = flag.String("dagger.page", "", "page to write: each function's call and what it printed")
 )
 
@@ -200,10 +202,16 @@ func (m *module) call(want int, function string, args ...string) string {
 	if r.code != 0 {
 		return strings.TrimSpace(r.stdout) + r.stderr
 	}
+	// The log is for people: what a function returns is on standard output alone.
+	if _, data, ok := strings.Cut(r.stdout, "{\n"); ok && json.Valid([]byte(r.stdout)) {
+		if line, _, _ := strings.Cut(data, "\n"); strings.Contains(r.stderr, line) {
+			m.Errorf("%s: the log has the JSON %q too, among %d lines", function, line, strings.Count(r.stderr, "\n"))
+		}
+	}
 	return strings.TrimSpace(r.stdout)
 }
 
-// with is the module with more of the constructor's arguments.
+// with is the module with more arguments before the function.
 func (m *module) with(args ...string) *module {
 	return &module{m.T, slices.Concat(m.constructor, args), m.env}
 }
@@ -235,12 +243,36 @@ const local = "registry.localhost:5000"
 // gitLabs is GitLab's address.
 const gitLabs = "127.0.0.1:8929"
 
-// newModule is the module with no argument of the constructor's; GitLab's tokens are in the environment.
+// newModule is the module without arguments before the function; GitLab's tokens are in the environment.
 func newModule(t *testing.T) *module {
 	return &module{T: t, env: []string{"GITLAB_TOKEN=" + gitLab.APIToken, "GITLAB_TRIGGER_TOKEN=" + gitLab.TriggerToken}}
 }
 
-// pushBase pushes the base of the app's image, and gives its digest.
+// config writes the sample app's crossbill.yaml with what is true of this cluster and this GitLab, and returns its path.
+func config(t *testing.T, base string) string {
+	t.Helper()
+	text, err := gitlab.Configure("../../crossbill.yaml", map[string]any{
+		"cluster.namespace": running.Namespace, "gitlab.project": gitLab.Project, "image.base": local + "/node@" + base,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var content map[string]any
+	if err := yaml.Unmarshal(text, &content); err != nil {
+		t.Fatal(err)
+	}
+	delete(content["cluster"].(map[string]any), "context") // the kubeconfig has one
+	if text, err = yaml.Marshal(content); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "crossbill.yaml")
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// pushBase pushes the base of the app's image, and returns its digest.
 func pushBase(t *testing.T) string {
 	t.Helper()
 	base, err := registry.Pull(t.Context(), "base", os.Getenv(baseVariable), authn.DefaultKeychain)
@@ -274,20 +306,26 @@ func TestFunctionsAreListed(t *testing.T) {
 // TestMissingArguments: what is missing is said by the module itself, with the exit code of bad input.
 func TestMissingArguments(t *testing.T) {
 	m := newModule(t)
-	for argument, call := range map[string][]string{"--kubeconfig": {"call", "status"}, "--project": {"call", "watch", "--pipeline=7"}} {
-		if r := m.dagger(call...); r.code != 2 || !strings.Contains(r.stderr, "Error: "+argument+" is missing") {
-			t.Errorf("%s: exit code %d\n%s", call, r.code, r.stderr)
+	for says, call := range map[string][]string{
+		"--kubeconfig-file is missing":                          {"call", "status"},
+		"--gitlab-token is missing":                             {"call", "watch", "--pipeline=7"},
+		"--gitlab-token: the secret cannot be read":             {"call", "--gitlab-token=env:NO_SUCH_VARIABLE", "watch", "--pipeline=7"},
+		"--kubeconfig-file: the secret cannot be read":          {"call", "--kubeconfig-file=file:no-such-file", "status"},
+		"--tool-images: \"ruby=ruby:3\" is not NAME=IMAGE with": {"call", "--tool-images=ruby=ruby:3", "status"},
+	} {
+		if r := m.dagger(call...); r.code != 2 || !strings.Contains(r.stderr, "Error: "+says) {
+			t.Errorf("%s: exit code %d, want 2 and %q\n%s", call, r.code, says, r.stderr)
 		}
 	}
 }
 
-// TestRoad goes the whole road by the module's functions.
-func TestRoad(t *testing.T) {
+// TestLifecycle carries a release through its whole lifecycle by the module's functions.
+func TestLifecycle(t *testing.T) {
 	m := newModule(t)
 
 	m.call(0, "check")
-	m = m.with("--name=qwik-node-app")
-	toRegistry := m.with("--registry=tcp://"+cluster.Registry, "--base-image="+local+"/node@"+pushBase(t))
+	m = m.with("--config-file=" + config(t, pushBase(t)))
+	toRegistry := m.with("--registry-service=tcp://" + cluster.Registry)
 	if user := toRegistry.call(0, "build user"); user != image.User {
 		t.Errorf("the image's user is %q", user)
 	}
@@ -296,24 +334,24 @@ func TestRoad(t *testing.T) {
 		t.Errorf("the command's entrypoint is %q", entry)
 	}
 
-	first := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.0.0", "--version=1.0.0", "--commit="+commit)
-	if again := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:again", "--version=1.0.0", "--commit="+commit); digest(again) != digest(first) {
+	first := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.0.0", "--app-version=1.0.0", "--source-commit="+commit)
+	if again := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:again", "--app-version=1.0.0", "--source-commit="+commit); digest(again) != digest(first) {
 		t.Errorf("one commit is two images: %s, %s", first, again)
 	}
 	key, _, err := signing.Key(t.TempDir(), lifecycle.Source)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--version=1.1.0", "--commit="+commit, "--source-url="+lifecycle.Source, "--signing-key=file:"+key)
+	second := toRegistry.call(0, "publish", "--address="+local+"/our-org/app:1.1.0", "--app-version=1.1.0", "--source-commit="+commit, "--source-url="+lifecycle.Source, "--signing-key=file:"+key)
 	m.has(toRegistry.call(0, "inspect", "--image="+local+"/our-org/app@"+digest(second)), "sbom", "provenance", "1.1.0")
 
-	toGitLab := m.with("--gitlab=tcp://"+gitLabs, "--project="+gitLab.Project, "--gitlab-token=env:GITLAB_TOKEN")
+	toGitLab := m.with("--gitlab-service=tcp://"+gitLabs, "--gitlab-token=env:GITLAB_TOKEN")
 	toGitLab.handoff(local + "/our-org/app@" + digest(second))
-	toCluster := m.with("--manifests=k8s", "--kubeconfig=file:"+running.Kubeconfig, "--server=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
+	toCluster := m.with("--manifests-dir=k8s", "--kubeconfig-file=file:"+running.Kubeconfig, "--kubernetes-service=tcp://"+cluster.APIServer, "--prometheus-service=tcp://"+cluster.Prometheus)
 	toCluster.rollout(running.RegistryHost+"/our-org/app@"+digest(first), running.RegistryHost+"/our-org/app@"+digest(second))
 
-	released := read[struct{ State string }](t, toRegistry.with(toGitLab.constructor[1:]...).call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--commit="+commit,
-		"--version=1.2.0", "--trigger-token=env:GITLAB_TRIGGER_TOKEN"))
+	released := read[struct{ State string }](t, toRegistry.with(toGitLab.constructor[1:]...).call(0, "release", "--address="+local+"/our-org/app:1.2.0", "--source-commit="+commit,
+		"--app-version=1.2.0", "--trigger-token=env:GITLAB_TRIGGER_TOKEN"))
 	if released.State != "waiting" {
 		t.Errorf("release ends with %s", released.State)
 	}
@@ -334,18 +372,18 @@ func (m *module) handoff(image string) {
 	trigger := func(args ...string) pipeline {
 		return read[pipeline](t, m.call(0, "trigger", append([]string{"--image=" + image, "--commit=" + commit, "--trigger-token=env:GITLAB_TRIGGER_TOKEN"}, args...)...))
 	}
-	begun := trigger()
-	if adopted := trigger(); adopted != begun || gitLab.Posts() != 1 {
-		t.Errorf("the second trigger gives %v after %v, %d POSTs", adopted, begun, gitLab.Posts())
+	started := trigger()
+	if adopted := trigger(); adopted != started || gitLab.Posts() != 1 {
+		t.Errorf("the second trigger returns %v after %v, %d POSTs", adopted, started, gitLab.Posts())
 	}
-	watched := read[pipeline](t, m.call(0, "watch", fmt.Sprintf("--pipeline=%d", begun.PipelineID)))
+	watched := read[pipeline](t, m.call(0, "watch", fmt.Sprintf("--pipeline=%d", started.PipelineID)))
 	if watched.State != "waiting" {
 		t.Errorf("watch sees %s", watched.State)
 	}
-	m.has(m.call(0, "cancel", fmt.Sprintf("--pipeline=%d", begun.PipelineID)), "rollback")
+	m.has(m.call(0, "cancel", fmt.Sprintf("--pipeline=%d", started.PipelineID)), "rollback")
 
-	// One call, twice: Dagger would answer the second from its cache if it were let.
-	seen := map[int64]bool{begun.PipelineID: true}
+	// One call, twice: without +cache="never" Dagger would answer the second from its cache.
+	seen := map[int64]bool{started.PipelineID: true}
 	for range 2 {
 		for id := range seen {
 			gitLab.Show(id, "failed", nil)
@@ -377,7 +415,7 @@ func (m *module) rollout(first, second string) {
 	began := time.Now()
 	m.has(m.call(0, "verify", "--max-duration=3m"), "healthy")
 	if share := 100 * traffic.Between(began, time.Now()).Share("canary"); share < 20 || share > 40 {
-		t.Errorf("the canary had %.1f %% of the traffic at weight 30", share)
+		t.Errorf("the canary had %.1f%% of the traffic at weight 30", share)
 	}
 	m.call(0, "promote")
 	m.call(0, "cleanup")
@@ -400,7 +438,7 @@ func (m *module) rollout(first, second string) {
 		t.Errorf("the report: %v, %d bytes", err, len(text))
 	}
 
-	// The command's own words and exit code come through.
+	// The command's own words and exit code come through; an image that no registry has is noticed at once.
 	m.has(m.call(2, "canary", "--image=registry.example.com/our-org/app:latest"), "--image", "sha256")
 	m.has(m.call(2, "promote", "--release-id=no-such-release"), "no-such-release")
 }

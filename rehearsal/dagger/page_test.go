@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// functions are the module's, in the road's order.
+// functions are the module's, in the lifecycle's order.
 var functions = []string{
 	"check", "build", "publish", "inspect", "trigger", "watch", "cancel", "release", "canary", "shift", "verify", "promote", "cleanup",
 	"rollback", "guard", "status", "history", "plan", "report", "rehearse", "cli",
@@ -25,9 +25,9 @@ type record struct {
 
 var records []record
 
-// What differs from machine to machine, what a reader compares by its beginning, and what a terminal shows as colour.
+// What differs from machine to machine, what a reader compares by its beginning, and what a terminal shows as color.
 var (
-	folders = regexp.MustCompile(`file:/\S+/`)
+	folders = regexp.MustCompile(`((?:file:|-file=))/\S+/`)
 	digests = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
 	escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 )
@@ -67,7 +67,7 @@ func (r record) shown() string {
 	words := append(append([]string{"dagger", "call"}, r.constructor...), r.args...)
 	line, text := "", "\n```sh\n"
 	for i, word := range words {
-		if word = digests.ReplaceAllString(folders.ReplaceAllString(word, "file:"), "$1…"); i > 0 {
+		if word = digests.ReplaceAllString(folders.ReplaceAllString(word, "$1"), "$1…"); i > 0 {
 			word = " " + word
 		}
 		if len(line)+len(word) > 110 {

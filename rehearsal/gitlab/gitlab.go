@@ -22,21 +22,19 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
 // Options say what the GitLab deploys with. All are needed.
 type Options struct {
-	Dir       string            // for the checkouts of its jobs; it is made
-	File      string            // pipeline file
-	Manifests string            // folder of the app's manifests
-	Settings  map[string]string // values of inputs that the file names for another cluster: they replace its lists
-	Trust     string            // policy that says whose images it deploys; it lies beside the manifests
-	Images    string            // regular expression of the images that it takes, in place of the file's
-	Runner    string            // folder with gitlab-ci-local
-	Crossbill string            // folder with crossbill, which the jobs' image has
-	Kube      string            // kubeconfig of its agent
+	Dir       string // for the checkouts of its jobs; it is made
+	File      string // pipeline file
+	Config    []byte // crossbill.yaml of the project
+	Manifests string // folder of the app's manifests
+	Images    string // regular expression of the images that it takes, in place of the file's
+	Runner    string // folder with gitlab-ci-local
+	Crossbill string // folder with crossbill, which the jobs' image has
+	Kube      string // kubeconfig of its agent
 }
 
 // GitLab has one project, and a runner.
@@ -48,7 +46,7 @@ type GitLab struct {
 
 	options Options
 	file    *pipelinefile.File
-	text    []byte // of the pipeline file, with this cluster's settings
+	text    []byte // of the pipeline file, with the images that are taken
 	server  *gitlabtest.Server
 	http    *http.Server
 }
@@ -59,7 +57,7 @@ func Start(o Options) (*GitLab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text, err = settle(text, o.Settings, o.Images); err != nil {
+	if text, err = withImages(text, o.Images); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.File, err)
 	}
 	file, err := pipelinefile.Parse(text)
@@ -82,9 +80,8 @@ func Start(o Options) (*GitLab, error) {
 // Close ends it.
 func (g *GitLab) Close() error { return g.http.Close() }
 
-// settle puts values in place of what the file names for another cluster, as an infrastructure team
-// does once.
-func settle(text []byte, settings map[string]string, images string) ([]byte, error) {
+// withImages gives a pipeline file the images that this GitLab takes, as an infrastructure team does once.
+func withImages(text []byte, images string) ([]byte, error) {
 	header, body, ok := strings.Cut(string(text), "\n---\n")
 	if !ok {
 		return nil, errors.New("it has no header with inputs")
@@ -97,13 +94,6 @@ func settle(text []byte, settings map[string]string, images string) ([]byte, err
 	if err := yaml.Unmarshal([]byte(header), &spec); err != nil {
 		return nil, err
 	}
-	for name, value := range settings {
-		input := spec.Spec.Inputs[name]
-		if input == nil {
-			return nil, fmt.Errorf("it has no input %q", name)
-		}
-		input["default"], input["options"] = value, []string{value}
-	}
 	image := spec.Spec.Inputs["image"]
 	if image == nil {
 		return nil, errors.New(`it has no input "image"`)
@@ -111,6 +101,33 @@ func settle(text []byte, settings map[string]string, images string) ([]byte, err
 	image["regex"] = images
 	changed, err := yaml.Marshal(spec)
 	return []byte(string(changed) + "---\n" + body), err
+}
+
+// Configure gives a crossbill.yaml other values, by their keys: what the sample app's file says of its own cluster is
+// replaced by what is true of this one.
+func Configure(file string, values map[string]any) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var config map[string]any
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	for key, value := range values {
+		sections := strings.Split(key, ".")
+		in := config
+		for _, name := range sections[:len(sections)-1] {
+			section, _ := in[name].(map[string]any)
+			if section == nil {
+				section = map[string]any{}
+				in[name] = section
+			}
+			in = section
+		}
+		in[sections[len(sections)-1]] = value
+	}
+	return yaml.Marshal(config)
 }
 
 // user is who starts every job, and presses the buttons.
@@ -153,7 +170,7 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 	if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(p.dir, "k8s", manifest.TrustFile), []byte(p.gitlab.options.Trust), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(p.dir, "crossbill.yaml"), p.gitlab.options.Config, 0o644); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(p.dir, "release.gitlab-ci.yml"), p.gitlab.text, 0o644); err != nil {

@@ -36,6 +36,7 @@ const (
 type Road struct {
 	Repository string // the checkout
 	Crossbill  string // the command
+	Config     string // crossbill.yaml with what is true of the rehearsal's cluster
 	Base       string // base image, as `crossbill image build --base` takes it
 	Work       string // scratch folder
 	SigningKey string // file with the private key that GitHub's side signs images with
@@ -457,7 +458,7 @@ func (r *Road) run(ctx context.Context, log, dir, program string, args ...string
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
 	// The sandbox reaches no network: npm must not try.
-	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true",
+	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true", "CROSSBILL_CONFIG="+r.Config,
 		"GITLAB_TRIGGER_TOKEN="+r.GitLab.TriggerToken, "GITLAB_TOKEN="+r.GitLab.Token)
 	err = cmd.Run()
 	messages.Write(out.Bytes())

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/setup"
 )
 
@@ -122,8 +123,8 @@ func dagger(args []string) int {
 			return 2 // Dagger finds no such secret
 		case secret:
 			continue
-		case flag == "--name":
-			flag = "--app"
+		case flag == "--config-file":
+			flag = "--config"
 		}
 		passed = append(passed, flag, args[i])
 	}
@@ -173,12 +174,19 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// checkout makes a repository with what the workflow needs of this one.
-func checkout(t *testing.T) string {
+// checkout makes a repository with what the workflow needs of this one, and a configuration that names a GitLab.
+func checkout(t *testing.T, gitLabURL, project string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{".github/workflows/release.yml", "app/package.json"} {
-		text, err := os.ReadFile(filepath.Join("../..", name))
+	config, err := gitlab.Configure("../../crossbill.yaml", map[string]any{"gitlab.url": gitLabURL, "gitlab.project": project})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{".github/workflows/release.yml", "app/package.json", "crossbill.yaml"} {
+		text, err := config, error(nil)
+		if name != "crossbill.yaml" {
+			text, err = os.ReadFile(filepath.Join("../..", name))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +247,7 @@ func TestReleaseWorkflow(t *testing.T) {
 		row    string // of the job's summary
 		good   bool
 	}{
-		"waits for a person": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, "| manual |  |  |  |", true},
+		"waits for an approver": {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}, []string{"queued", "pending"}, "| manual |  |  |  |", true},
 		"promoted":           {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}, []string{"queued", "success"}, "| success | jane | 2026-01-02T03:04:05Z |  |", true},
 		"cleanup failed":     {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: unfinished}}, []string{"queued", "success"}, "| failed |  |  |  |", false},
 		"failed":             {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, "| skipped |  |  |  |", false},
@@ -250,21 +258,21 @@ func TestReleaseWorkflow(t *testing.T) {
 			defer github.Close()
 			server := gitlabtest.New()
 			server.Life = test.life
-			gitlab := httptest.NewServer(server)
-			defer gitlab.Close()
+			lab := httptest.NewServer(server)
+			defer lab.Close()
 
 			args := []string{"push", "--workflows", ".github/workflows/release.yml", "--platform", "ubuntu-24.04=-self-hosted"}
 			for action, folder := range pinned(t) {
 				args = append(args, "--local-repository", action+"="+filepath.Join(actions, folder))
 			}
-			for name, value := range map[string]string{"IMAGE": repository, "APP": "qwik-node-app", "GITLAB_URL": gitlab.URL, "GITLAB_PROJECT": server.Project} {
+			for name, value := range map[string]string{"IMAGE": repository} {
 				args = append(args, "--var", name+"="+value)
 			}
 			for name, value := range map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": server.TriggerToken, "GITLAB_TOKEN": server.APIToken, "GITHUB_TOKEN": "github-token"} {
 				args = append(args, "--secret", name+"="+value)
 			}
 			act := exec.CommandContext(t.Context(), filepath.Join(tools, "act"), args...)
-			act.Dir = checkout(t)
+			act.Dir = checkout(t, lab.URL, server.Project)
 			home := t.TempDir()
 			act.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+github.URL, crossbillVariable+"="+crossbill,
 				"PATH="+commands+string(os.PathListSeparator)+tools+string(os.PathListSeparator)+os.Getenv("PATH"))

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
@@ -207,8 +208,12 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	defer deploying.Close()
+	config, err := writeConfig(o.repository, o.work, map[string]any{"cluster.namespace": c.Namespace, "prometheus.url": c.PrometheusURL})
+	if err != nil {
+		return err
+	}
 	r := &lifecycle.Road{
-		GitLab:     deploying,
+		GitLab: deploying, Config: config,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
 		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
 	}
@@ -231,13 +236,33 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	if err != nil {
 		return nil, err
 	}
+	var trusted map[string]any
+	if err := yaml.Unmarshal([]byte(policy), &trusted); err != nil {
+		return nil, err
+	}
+	config, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), map[string]any{
+		"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": c.PrometheusURL, "analysis.maxDuration": "5m", "imagePolicy": trusted,
+	})
+	if err != nil {
+		return nil, err
+	}
 	return gitlab.Start(gitlab.Options{
 		Dir:  filepath.Join(o.work, "gitlab"),
-		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Manifests: filepath.Join(o.repository, "k8s"),
-		Settings: map[string]string{"kube_context": context, "namespace": c.Namespace, "prometheus": c.PrometheusURL, "max_duration": "5m"},
-		Images:   "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
-		Runner:   o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig, Trust: policy,
+		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Config: config, Manifests: filepath.Join(o.repository, "k8s"),
+		Images: "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
+		Runner: o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
 	})
+}
+
+// writeConfig writes the sample app's crossbill.yaml with other values into a folder, and returns its path.
+func writeConfig(repository, dir string, values map[string]any) (string, error) {
+	values["manifests"] = filepath.Join(repository, "k8s")
+	text, err := gitlab.Configure(filepath.Join(repository, "crossbill.yaml"), values)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "crossbill.yaml")
+	return file, os.WriteFile(file, text, 0o644)
 }
 
 func currentContext(kubeconfig string) (string, error) {
@@ -298,6 +323,10 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
+	config, err := writeConfig(o.repository, o.out, map[string]any{"cluster.namespace": c.Namespace, "prometheus.url": "http://" + at["prometheus"]})
+	if err != nil {
+		return err
+	}
 	broken := make(chan error, 1)
 	go func() { broken <- serveFront(c.GatewayAddress) }()
 	s.Title("Everything is left running, traffic included; Ctrl-C ends it")
@@ -306,12 +335,12 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	s.Line("  Prometheus    http://%s", at["prometheus"])
 	s.Line("  registry      http://%s/v2/_catalog", at["registry"])
 	s.Line("  Envoy         http://%s", at["envoy-admin"])
-	s.Line("  kubeconfig    export KUBECONFIG=%s", relative(kubeconfig))
+	s.Line("  crossbill     export KUBECONFIG=%s CROSSBILL_CONFIG=%s", relative(kubeconfig), relative(config))
 	s.Line("")
 	s.Line("  Then, for example, with an image of the registry:")
 	s.Line("    bin/crossbill status")
 	s.Line("    bin/crossbill canary --again --image $(bin/crossbill image digest %s/our-org/qwik-node-app:1.2.0)", at["registry"])
-	s.Line("    bin/crossbill verify --prometheus http://%s", at["prometheus"])
+	s.Line("    bin/crossbill verify")
 	select {
 	case <-ctx.Done():
 		return nil
