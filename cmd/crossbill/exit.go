@@ -9,7 +9,7 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// Exit codes, documented in docs/exit-codes.md.
+// Exit codes, documented in docs/reference/exit-codes.md.
 const (
 	exitFailure      = 1 // a dependency failed; the message says what is safe to do next
 	exitBadInput     = 2 // bad input, or a command that the present stage does not allow; nothing was changed

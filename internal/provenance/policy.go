@@ -59,7 +59,7 @@ func ReadVerifier(file string) (*Verifier, error) {
 	}
 	p := &Policy{}
 	if err := yaml.UnmarshalStrict(text, p); err != nil {
-		return nil, &usererr.Error{Field: file, Problem: err.Error(), Fix: "see docs/provenance.md"}
+		return nil, &usererr.Error{Field: file, Problem: err.Error(), Fix: "see docs/guides/provenance.md"}
 	}
 	v, invalid := NewVerifier(p, file)
 	if invalid != nil {
@@ -95,7 +95,7 @@ func NewVerifier(p *Policy, file string) (*Verifier, *usererr.Error) {
 	for i, who := range p.Identities {
 		field := fmt.Sprintf("identities[%d]", i)
 		if who.Issuer == "" || (who.Subject == "") == (who.SubjectPattern == "") {
-			return nil, invalid(field, "it needs an issuer, and either subject or subjectPattern", "see docs/provenance.md")
+			return nil, invalid(field, "it needs an issuer, and either subject or subjectPattern", "see docs/guides/provenance.md")
 		}
 		identity, err := who.certificate()
 		if err != nil {

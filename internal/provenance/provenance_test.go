@@ -386,7 +386,7 @@ subject: [{name: registry.example.com/our-org/app, digest: {sha256: `+strings.Re
 predicateType: https://slsa.dev/provenance/v1
 predicate:
   buildDefinition:
-    buildType: https://github.com/our-org/crossbill/blob/main/docs/provenance.md#provenance
+    buildType: https://github.com/our-org/crossbill/blob/main/docs/guides/provenance.md#build-type
     externalParameters: {source: {repository: https://github.com/our-org/app, ref: refs/heads/main}}
     resolvedDependencies:
       - {uri: git+https://github.com/our-org/app@refs/heads/main, digest: {gitCommit: `+commit+`}}

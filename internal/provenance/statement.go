@@ -31,7 +31,7 @@ const (
 )
 
 // buildType says how to read the provenance that crossbill makes.
-const buildType = "https://github.com/our-org/crossbill/blob/main/docs/provenance.md#provenance"
+const buildType = "https://github.com/our-org/crossbill/blob/main/docs/guides/provenance.md#build-type"
 
 // Build describes how an image was built.
 type Build struct {

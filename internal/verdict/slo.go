@@ -61,7 +61,7 @@ func LoadSLO(file string, named bool) (*SLO, error) {
 		return DefaultSLO(), nil
 	}
 	if err != nil {
-		return nil, &usererr.Error{Field: "--slo", Problem: err.Error(), Fix: "give a file as docs/verify.md describes it, or none"}
+		return nil, &usererr.Error{Field: "--slo", Problem: err.Error(), Fix: "give a file as docs/commands/verify.md describes it, or none"}
 	}
 	return ParseSLO(file, text)
 }
@@ -72,7 +72,7 @@ func ParseSLO(file string, text []byte) (*SLO, error) {
 	defaults := slo.Objectives
 	slo.Objectives = nil
 	if err := yaml.UnmarshalStrict(text, slo); err != nil {
-		return nil, &usererr.Error{Field: file, Problem: strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "), Fix: "see docs/verify.md for its fields"}
+		return nil, &usererr.Error{Field: file, Problem: strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "), Fix: "see docs/commands/verify.md for its fields"}
 	}
 	if len(slo.Objectives) == 0 {
 		slo.Objectives = defaults
