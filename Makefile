@@ -15,6 +15,7 @@ help:
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make lint             golangci-lint over all modules; the first time it compiles the linter, about five minutes'
+	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make soak             every write of every verb made to fail; 50,000 requests over many releases; 200 apps at once'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
@@ -119,3 +120,8 @@ image-twice:
 .PHONY: clean
 clean:
 	rm -rf bin out app/dist app/server app/node_modules
+
+# Prints how much of internal/rollout its own tests cover, without the rehearsal's control plane.
+.PHONY: cover
+cover:
+	go test -count=1 -cover ./internal/rollout

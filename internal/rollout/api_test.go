@@ -1,0 +1,27 @@
+package rollout_test
+
+import (
+	"context"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// judge puts a verdict on the release in flight.
+func judge(ctx context.Context, c *rollout.Cluster, outcome release.VerdictOutcome) (rollout.Result, error) {
+	return judgeAnd(ctx, c, outcome, false)
+}
+
+// judgeAnd puts a verdict on the release in flight, and rolls it back when it is unhealthy and that is asked for.
+func judgeAnd(ctx context.Context, c *rollout.Cluster, outcome release.VerdictOutcome, rollBack bool) (rollout.Result, error) {
+	status, err := c.Status(ctx)
+	if err != nil {
+		return rollout.Result{}, err
+	}
+	v := release.Verdict{Outcome: outcome, Reason: "a test", At: time.Now()}
+	if status.Release != nil {
+		v.Digest = status.Release.Digest()
+	}
+	return c.Judge(ctx, v, rollBack)
+}

@@ -1,0 +1,224 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// commands are all that change something, as a job runs them.
+var commands = map[string]func(context.Context, *job) (rollout.Result, error){
+	"canary":      func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("2")) },
+	"canary of 3": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("3")) },
+	"shift": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return j.Shift(ctx, []int{25, 60}, time.Minute)
+	},
+	"verify healthy": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return judge(ctx, j.Cluster, release.Healthy)
+	},
+	"verify unhealthy": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return judge(ctx, j.Cluster, release.Unhealthy)
+	},
+	"promote":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Promote(ctx) },
+	"cleanup":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Cleanup(ctx) },
+	"rollback": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Rollback(ctx, "a test") },
+	"guard": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return j.Guard(ctx, rollout.Limits{Dead: time.Second, Waiting: time.Second})
+	},
+	"guard early": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return j.Guard(ctx, rollout.Limits{Dead: time.Hour, Waiting: time.Hour})
+	},
+	"migrate": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Migrate(ctx, "") },
+}
+
+// refusal names what kind of refusal an error is.
+func refusal(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, new(*release.InFlightError)):
+		return "in flight"
+	case errors.As(err, new(*rollout.StageError)):
+		return "stage"
+	case errors.As(err, new(*usererr.Error)):
+		return "input"
+	}
+	return err.Error()
+}
+
+// atStages says what each command changes at each stage, in order, or how it refuses. "" and "" is a command that
+// has nothing to do.
+var atStages = []struct{ stage, command, changes, refusal string }{
+	{"new", "canary", "note r2 started, create service, create primary image 2 x1, update primary x2, create dr, create public-gateway, create vs 100/0, note r2 ended: first", ""},
+	{"new", "canary of 3", "note r3 started, create service, create primary image 3 x1, update primary x2, create dr, create public-gateway, create vs 100/0, note r3 ended: first", ""},
+	{"new", "shift", "", "stage"},
+	{"new", "verify healthy", "", "stage"},
+	{"new", "verify unhealthy", "", "stage"},
+	{"new", "promote", "", "stage"},
+	{"new", "cleanup", "", ""},
+	{"new", "rollback", "", ""},
+	{"new", "guard", "", ""},
+	{"new", "guard early", "", ""},
+	{"new", "migrate", "", "input"},
+	{"rest", "canary", "note r2 started, create canary image 2 x1, update vs 90/10, note r2 canary 10%", ""},
+	{"rest", "canary of 3", "note r3 started, create canary image 3 x1, update vs 90/10, note r3 canary 10%", ""},
+	{"rest", "shift", "", "stage"},
+	{"rest", "verify healthy", "", "stage"},
+	{"rest", "verify unhealthy", "", "stage"},
+	{"rest", "promote", "", ""},
+	{"rest", "cleanup", "", ""},
+	{"rest", "rollback", "", ""},
+	{"rest", "guard", "", ""},
+	{"rest", "guard early", "", ""},
+	{"rest", "migrate", "", ""},
+	{"started", "canary", "create canary image 2 x1, update vs 90/10, note r2 canary 10%", ""},
+	{"started", "canary of 3", "", "in flight"},
+	{"started", "shift", "", "stage"},
+	{"started", "verify healthy", "", "stage"},
+	{"started", "verify unhealthy", "", "stage"},
+	{"started", "promote", "", "stage"},
+	{"started", "cleanup", "", "stage"},
+	{"started", "rollback", "note r2 rolling_back, note r2 ended: rolled_back", ""},
+	{"started", "guard", "note r2 rolling_back, note r2 ended: rolled_back", ""},
+	{"started", "guard early", "", ""},
+	{"started", "migrate", "", "in flight"},
+	{"canary", "canary", "", ""},
+	{"canary", "canary of 3", "", "in flight"},
+	{"canary", "shift", "note r2 canary 25%, update vs 75/25, update canary x2, note r2 canary 60%, update vs 40/60", ""},
+	{"canary", "verify healthy", "note r2 verified healthy", ""},
+	{"canary", "verify unhealthy", "note r2 verified unhealthy", ""},
+	{"canary", "promote", "", "stage"},
+	{"canary", "cleanup", "", "stage"},
+	{"canary", "rollback", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"canary", "guard", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"canary", "guard early", "", ""},
+	{"canary", "migrate", "", "in flight"},
+	{"healthy", "canary", "", ""},
+	{"healthy", "canary of 3", "", "in flight"},
+	{"healthy", "shift", "note r2 canary 25%, update vs 75/25, update canary x2, note r2 canary 60%, update vs 40/60", ""},
+	{"healthy", "verify healthy", "", ""},
+	{"healthy", "verify unhealthy", "note r2 verified unhealthy", ""},
+	{"healthy", "promote", "note r2 promoting, update primary image 2, update vs 100/0, note r2 promoted", ""},
+	{"healthy", "cleanup", "", "stage"},
+	{"healthy", "rollback", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"healthy", "guard", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"healthy", "guard early", "", ""},
+	{"healthy", "migrate", "", "in flight"},
+	{"unhealthy", "canary", "", ""},
+	{"unhealthy", "canary of 3", "", "in flight"},
+	{"unhealthy", "shift", "", "stage"},
+	{"unhealthy", "verify healthy", "note r2 verified healthy", ""},
+	{"unhealthy", "verify unhealthy", "", ""},
+	{"unhealthy", "promote", "", "stage"},
+	{"unhealthy", "cleanup", "", "stage"},
+	{"unhealthy", "rollback", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"unhealthy", "guard", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"unhealthy", "guard early", "", ""},
+	{"unhealthy", "migrate", "", "in flight"},
+	{"inconclusive", "canary", "", ""},
+	{"inconclusive", "canary of 3", "", "in flight"},
+	{"inconclusive", "shift", "", "stage"},
+	{"inconclusive", "verify healthy", "note r2 verified healthy", ""},
+	{"inconclusive", "verify unhealthy", "note r2 verified unhealthy", ""},
+	{"inconclusive", "promote", "", "stage"},
+	{"inconclusive", "cleanup", "", "stage"},
+	{"inconclusive", "rollback", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"inconclusive", "guard", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"inconclusive", "guard early", "", ""},
+	{"inconclusive", "migrate", "", "in flight"},
+	{"promoting", "canary", "", ""},
+	{"promoting", "canary of 3", "", "in flight"},
+	{"promoting", "shift", "", ""},
+	{"promoting", "verify healthy", "", "stage"},
+	{"promoting", "verify unhealthy", "", "stage"},
+	{"promoting", "promote", "update vs 100/0, note r2 promoted", ""},
+	{"promoting", "cleanup", "", "stage"},
+	{"promoting", "rollback", "note r2 rolling_back, update vs 100/0, update primary image 1, delete canary, note r2 ended: rolled_back", ""},
+	{"promoting", "guard", "note r2 rolling_back, update vs 100/0, update primary image 1, delete canary, note r2 ended: rolled_back", ""},
+	{"promoting", "guard early", "", ""},
+	{"promoting", "migrate", "", "in flight"},
+	{"promoted", "canary", "", ""},
+	{"promoted", "canary of 3", "", "in flight"},
+	{"promoted", "shift", "", ""},
+	{"promoted", "verify healthy", "", "stage"},
+	{"promoted", "verify unhealthy", "", "stage"},
+	{"promoted", "promote", "", ""},
+	{"promoted", "cleanup", "delete canary, note r2 ended: promoted", ""},
+	{"promoted", "rollback", "note r2 rolling_back, update primary image 1, delete canary, note r2 ended: rolled_back", ""},
+	{"promoted", "guard", "delete canary, note r2 ended: promoted", ""},
+	{"promoted", "guard early", "", ""},
+	{"promoted", "migrate", "", "in flight"},
+	{"rolling_back", "canary", "", "stage"},
+	{"rolling_back", "canary of 3", "", "in flight"},
+	{"rolling_back", "shift", "", "stage"},
+	{"rolling_back", "verify healthy", "", "stage"},
+	{"rolling_back", "verify unhealthy", "", "stage"},
+	{"rolling_back", "promote", "", "stage"},
+	{"rolling_back", "cleanup", "", "stage"},
+	{"rolling_back", "rollback", "update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"rolling_back", "guard", "update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"rolling_back", "guard early", "", ""},
+	{"rolling_back", "migrate", "", "in flight"},
+	{"ended", "canary", "", ""},
+	{"ended", "canary of 3", "note r3 started, create canary image 3 x1, update vs 90/10, note r3 canary 10%", ""},
+	{"ended", "shift", "", "stage"},
+	{"ended", "verify healthy", "", "stage"},
+	{"ended", "verify unhealthy", "", "stage"},
+	{"ended", "promote", "", ""},
+	{"ended", "cleanup", "", ""},
+	{"ended", "rollback", "", ""},
+	{"ended", "guard", "", ""},
+	{"ended", "guard early", "", ""},
+	{"ended", "migrate", "", ""},
+	{"rolled_back", "canary", "", "stage"},
+	{"rolled_back", "canary of 3", "note r3 started, create canary image 3 x1, update vs 90/10, note r3 canary 10%", ""},
+	{"rolled_back", "shift", "", "stage"},
+	{"rolled_back", "verify healthy", "", "stage"},
+	{"rolled_back", "verify unhealthy", "", "stage"},
+	{"rolled_back", "promote", "", "stage"},
+	{"rolled_back", "cleanup", "", ""},
+	{"rolled_back", "rollback", "", ""},
+	{"rolled_back", "guard", "", ""},
+	{"rolled_back", "guard early", "", ""},
+	{"rolled_back", "migrate", "", ""},
+}
+
+// TestCommands runs each command at each stage. What is refused or has nothing to do writes nothing at
+// all; and a command that succeeded changes nothing when it is run again (invariant 6).
+func TestCommands(t *testing.T) {
+	for _, c := range atStages {
+		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
+			t.Parallel()
+			at(t, c.stage, func(w *world) {
+				j := w.job("job")
+				_, err := commands[c.command](w.Context(), j)
+				if diff := cmp.Diff(c.refusal, refusal(err)); diff != "" {
+					t.Errorf("refusal (-want +got):\n%s", diff)
+				}
+				if diff := cmp.Diff(c.changes, strings.Join(w.did(j), ", ")); diff != "" {
+					t.Errorf("changes (-want +got):\n%s", diff)
+				}
+				if c.changes == "" && !strings.HasPrefix(c.command, "verify") && len(j.every) > 0 {
+					t.Errorf("it wrote %q", j.every)
+				}
+				if c.refusal != "" {
+					return
+				}
+				again := w.job("again")
+				again.Again = true
+				_, _ = commands[c.command](w.Context(), again)
+				if did := w.did(again); len(did) > 0 && c.command != "canary of 3" {
+					t.Errorf("run again, it changed %q", did)
+				}
+			})
+		})
+	}
+}

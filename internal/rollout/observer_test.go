@@ -1,0 +1,275 @@
+package rollout_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+const (
+	epochAnnotation = "crossbill.our-org.github.com/epoch"
+	ledgerKey       = "ledger.json"
+)
+
+// observer looks at the cluster after each change and checks what must hold (DESIGN.md): no weight on a
+// track without a ready endpoint (1), no route to a subset that is missing (2), nothing on primary that
+// this release's canary has not proved (3), no write of an older lock after one of a newer (4), other
+// people's routes, subsets, labels and annotations as they were (7), subsets whose labels stay (12), and
+// capacity before traffic (13). That every death is followed by rest (5, 6) is for a test to see.
+type observer struct {
+	set      *manifest.Set
+	problems []string
+
+	route   *networking.VirtualService
+	rule    *networking.DestinationRule
+	ready   map[string]map[string]bool // pods that are ready endpoints, by slice
+	tracks  map[string]string          // of pods, by name
+	ledger  *release.Ledger
+	primary *appsv1.Deployment
+	epochs  map[string]int64
+	started bool // by a test, once the app is as it is to be
+}
+
+func newObserver(set *manifest.Set) *observer {
+	return &observer{set: set, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}}
+}
+
+func (o *observer) found(e event, format string, args ...any) {
+	if o.started {
+		o.problems = append(o.problems, fmt.Sprintf("%s %s/%s: ", e.kind, e.resource, e.after.object.GetName())+fmt.Sprintf(format, args...))
+	}
+}
+
+// see takes a change in.
+func (o *observer) see(e event) {
+	gone := e.kind == watch.Deleted
+	switch e.resource {
+	case "virtualservices":
+		before := o.route
+		o.route = decode[networking.VirtualService](e.after)
+		o.written(e)
+		o.kept(e)
+		if gone {
+			o.route = nil
+			break
+		}
+		if before != nil {
+			if was, is := o.foreignRoutes(before), o.foreignRoutes(o.route); !slices.Equal(was, is) {
+				o.found(e, "other people's routes were %q, now they are %q", was, is)
+			}
+		}
+		o.capacity(e, before)
+	case "destinationrules":
+		before := o.rule
+		o.rule = decode[networking.DestinationRule](e.after)
+		o.written(e)
+		o.kept(e)
+		if gone {
+			o.rule = nil
+			break
+		}
+		for _, s := range o.rule.Spec.Subsets {
+			if (s.Name == "primary" || s.Name == "canary") && !maps.Equal(s.Labels, map[string]string{manifest.TrackLabel: s.Name}) {
+				o.found(e, "the labels of subset %s have moved: %v", s.Name, s.Labels)
+			}
+		}
+		if before != nil {
+			for _, s := range before.Spec.Subsets {
+				if s.Name != "primary" && s.Name != "canary" && !slices.ContainsFunc(o.rule.Spec.Subsets, func(x *subset) bool { return x.String() == s.String() }) {
+					o.found(e, "somebody's subset %s is gone or changed", s.Name)
+				}
+			}
+		}
+	case "services":
+		o.written(e)
+		o.kept(e)
+		if service := decode[corev1.Service](e.after); e.before != nil && o.ledger != nil && o.ledger.Release != nil && o.ledger.Release.Previous != "" {
+			if was := decode[corev1.Service](e.before); !maps.Equal(was.Spec.Selector, service.Spec.Selector) {
+				o.found(e, "the Service's selector changes under a release in flight, from %v to %v", was.Spec.Selector, service.Spec.Selector)
+			}
+		}
+	case "deployments":
+		o.written(e)
+		o.kept(e)
+		if d := decode[appsv1.Deployment](e.after); d.Name == o.set.Name(release.Primary) {
+			o.onPrimary(e, d)
+			o.primary = d
+			if gone {
+				o.primary = nil
+			}
+		}
+	case "configmaps":
+		o.ledgerChange(e)
+	case "endpointslices":
+		slice := decode[discoveryv1.EndpointSlice](e.after)
+		ready := map[string]bool{}
+		for _, endpoint := range slice.Endpoints {
+			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
+				ready[endpoint.TargetRef.Name] = true
+			}
+		}
+		o.ready[slice.Name] = ready
+	case "pods":
+		o.tracks[e.after.object.GetName()] = e.after.object.GetLabels()[manifest.TrackLabel]
+	}
+	o.routing(e)
+}
+
+func (o *observer) readyOn(track release.Track) int {
+	n := 0
+	for _, ready := range o.ready {
+		for pod := range ready {
+			if o.tracks[pod] == string(track) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// routing checks what traffic meets now.
+func (o *observer) routing(e event) {
+	if o.route == nil {
+		return
+	}
+	for _, http := range o.route.Spec.Http {
+		for _, d := range http.Route {
+			track := release.Track(d.GetDestination().GetSubset())
+			if track == "" || !o.set.IsHost(d.Destination.Host, o.route.Namespace) {
+				continue
+			}
+			if o.rule == nil || !slices.ContainsFunc(o.rule.Spec.Subsets, func(s *subset) bool { return s.Name == string(track) }) {
+				o.found(e, "the route names subset %s, which is missing", track)
+			}
+			if (d.Weight > 0 || len(http.Route) == 1) && (track == release.Primary || track == release.Canary) && o.readyOn(track) == 0 {
+				o.found(e, "http route %q has weight %d on %s, which has no ready endpoint", http.Name, d.Weight, track)
+			}
+		}
+	}
+}
+
+// capacity checks that a track which is given more traffic has its part of what the app had.
+func (o *observer) capacity(e event, before *networking.VirtualService) {
+	if o.ledger == nil || o.ledger.Release == nil || before == nil {
+		return
+	}
+	routes, was := o.set.Routes(o.route), o.set.Routes(before)
+	if len(routes) == 0 || len(was) == 0 {
+		return
+	}
+	now, then := manifest.Weights(o.route, routes[0]), manifest.Weights(before, was[0])
+	for _, t := range []struct {
+		track      release.Track
+		now, then_ int32
+	}{{release.Primary, now.Primary, then.Primary}, {release.Canary, now.Canary, then.Canary}} {
+		if need := (o.ledger.Release.Replicas*t.now + 99) / 100; t.now > t.then_ && o.readyOn(t.track) < int(need) {
+			o.found(e, "%s gets %d%% with %d ready endpoints; it needs %d", t.track, t.now, o.readyOn(t.track), need)
+		}
+	}
+}
+
+func (o *observer) foreignRoutes(vs *networking.VirtualService) []string {
+	ours := map[int]bool{}
+	for _, r := range o.set.Routes(vs) {
+		ours[r.HTTP] = true
+	}
+	var foreign []string
+	for i, http := range vs.Spec.Http {
+		// A plain route to the app is migrate's to convert.
+		plain := len(http.Route) == 1 && o.set.IsHost(http.Route[0].GetDestination().GetHost(), vs.Namespace) && http.Route[0].Destination.Subset == ""
+		if !ours[i] && !plain && !strings.HasPrefix(http.Name, manifest.StickyPrefix) {
+			foreign = append(foreign, http.String())
+		}
+	}
+	return foreign
+}
+
+// kept checks that labels and annotations of others stay.
+func (o *observer) kept(e event) {
+	if e.before == nil || e.before.object.GetUID() != e.after.object.GetUID() {
+		return
+	}
+	for what, of := range map[string]func(metav1.Object) map[string]string{"label": metav1.Object.GetLabels, "annotation": metav1.Object.GetAnnotations} {
+		for key, value := range of(e.before.object) {
+			if strings.HasPrefix(key, "theirs/") && of(e.after.object)[key] != value {
+				o.found(e, "somebody's %s %s is gone or changed", what, key)
+			}
+		}
+	}
+}
+
+// written checks that locks write an object in their order, each after the ledger knows it.
+func (o *observer) written(e event) {
+	epoch, err := strconv.ParseInt(e.after.object.GetAnnotations()[epochAnnotation], 10, 64)
+	if err != nil {
+		return
+	}
+	name := e.resource + "/" + e.after.object.GetName()
+	if epoch < o.epochs[name] {
+		o.found(e, "written by lock %d after lock %d", epoch, o.epochs[name])
+	}
+	if o.ledger != nil && epoch > o.ledger.Epoch {
+		o.found(e, "written by lock %d, the ledger knows %d", epoch, o.ledger.Epoch)
+	}
+	o.epochs[name] = epoch
+	if e.kind == watch.Deleted {
+		delete(o.epochs, name)
+	}
+}
+
+// onPrimary checks that primary takes only what the canary of the release in flight was judged healthy
+// with, or goes back to what it had.
+func (o *observer) onPrimary(e event, d *appsv1.Deployment) {
+	if o.primary == nil || o.primary.UID != d.UID || o.ledger == nil || e.kind == watch.Deleted {
+		return
+	}
+	was, is := release.DigestOf(o.set.Image(o.primary)), release.DigestOf(o.set.Image(d))
+	if was == is {
+		return
+	}
+	switch r := o.ledger.Release; {
+	case r == nil:
+		o.found(e, "primary takes %s without a release in flight", is)
+	case is == release.DigestOf(r.Previous), r.Previous == "" && is == r.Digest():
+	case is != r.Digest(), r.Verdict == nil || r.Verdict.Digest != is || r.Verdict.Outcome != release.Healthy, r.Stage != release.StagePromoting:
+		o.found(e, "primary takes %s at stage %s with verdict %+v", is, r.Stage, r.Verdict)
+	}
+}
+
+// ledgerChange checks that the ledger goes forward, one release after the other.
+func (o *observer) ledgerChange(e event) {
+	if !strings.HasPrefix(e.after.object.GetName(), "crossbill-") {
+		return
+	}
+	if e.kind == watch.Deleted {
+		o.ledger = nil
+		return
+	}
+	before := o.ledger
+	ledger, err := release.ParseLedger(o.set.App, decode[corev1.ConfigMap](e.after).Data[ledgerKey])
+	if err != nil {
+		return // a test has damaged it
+	}
+	o.ledger = ledger
+	if before == nil {
+		return
+	}
+	if ledger.Epoch < before.Epoch {
+		o.found(e, "the ledger's epoch fell from %d to %d", before.Epoch, ledger.Epoch)
+	}
+	if before.Release != nil && ledger.Release != nil && before.Release.ID != ledger.Release.ID {
+		o.found(e, "release %s started before %s had ended", ledger.Release.ID, before.Release.ID)
+	}
+}

@@ -1,0 +1,573 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+type subset = networkingapi.Subset
+
+// namespace is the one that the tests' app is in.
+const namespace = "prod"
+
+func init() {
+	klog.LogToStderr(false) // leader election says there what its caller gets as an error
+	klog.SetLogger(klog.Logger{})
+}
+
+// image is one of the app's images, named by a digit.
+func image(digit string) string {
+	return "registry.example.com/our-org/qwik-node-app@sha256:" + strings.Repeat(digit, 64)
+}
+
+// digitOf is the name of an image.
+func digitOf(image string) string {
+	if digest := release.DigestOf(image); digest != "" {
+		return strings.TrimPrefix(digest, "sha256:")[:1]
+	}
+	return "?"
+}
+
+// world is a cluster with one app, at a time of its own.
+type world struct {
+	*testing.T
+	server      *apiServer
+	controllers *controllers
+	observer    *observer
+	set         *manifest.Set
+	kube        kubernetes.Interface // a person's
+	mesh        istio.Interface
+	effects     []effect
+	jobs        int
+}
+
+// manifests are the app's. They are shared: who changes them loads their own.
+var manifests = sync.OnceValues(func() (*manifest.Set, error) { return manifest.Load("../../k8s") })
+
+// moment is a cluster at some time. It never changes.
+type moment struct {
+	now     time.Time
+	version int64
+	uids    int
+	objects map[place]*stored
+	pods    map[string]int
+}
+
+// stages are moments that many tests begin at, each made once by the commands themselves.
+var stages sync.Map // of func(*testing.T) *moment by name
+
+// at runs a test in a cluster whose app is at a stage of the release of image 2, on a primary that runs image
+// 1. In the end no invariant has been broken.
+func at(t *testing.T, stage string, test func(w *world)) {
+	t.Helper()
+	var once sync.Once
+	var made *moment
+	entry, _ := stages.LoadOrStore(stage, func(t *testing.T) *moment {
+		once.Do(func() {
+			inWorld(t, nil, func(w *world) {
+				w.bring(stage)
+				made = w.moment()
+			})
+		})
+		return made
+	})
+	start := entry.(func(*testing.T) *moment)(t)
+	if start == nil {
+		t.Fatalf("stage %s could not be prepared", stage)
+	}
+	inWorld(t, start, test)
+}
+
+// moment is the cluster as it is.
+func (w *world) moment() *moment {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	return &moment{now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
+}
+
+// inWorld runs a test in a cluster of its own, new or as it was at a moment.
+func inWorld(t *testing.T, start *moment, test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		set, err := manifests()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := &world{T: t, server: newAPIServer(), set: set, observer: newObserver(set)}
+		w.controllers = newControllers(w.server)
+		w.server.changed = append(w.server.changed, w.observer.see, w.note)
+		w.kube, w.mesh = w.clients("them", w.server)
+		if start != nil {
+			time.Sleep(time.Until(start.now))
+			w.server.version, w.server.uids, w.controllers.pods = start.version, start.uids, maps.Clone(start.pods)
+			for p, o := range start.objects {
+				w.server.objects[p] = &stored{object: o.object, text: o.text}
+			}
+			for _, k := range kinds {
+				for p, o := range w.server.objects {
+					if p.resource == k.plural {
+						w.observer.see(event{kind: watch.Added, resource: p.resource, after: o})
+					}
+				}
+			}
+			w.observer.started = true
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer func() {
+			cancel()
+			synctest.Wait()
+		}()
+		go w.controllers.run(ctx)
+		if start == nil {
+			w.must(w.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))
+		}
+		test(w)
+		w.server.mu.Lock()
+		defer w.server.mu.Unlock()
+		for _, problem := range w.observer.problems {
+			t.Error(problem)
+		}
+	})
+}
+
+// clients are the real ones, over a network.
+func (w *world) clients(by string, network http.RoundTripper) (kubernetes.Interface, istio.Interface) {
+	w.Helper()
+	network = agent{by, network}
+	config := &rest.Config{Host: "http://cluster.test", QPS: -1, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON, AcceptContentTypes: runtime.ContentTypeJSON}}
+	kube, err := kubernetes.NewForConfigAndClient(config, &http.Client{Transport: network})
+	if err != nil {
+		w.Fatal(err)
+	}
+	mesh, err := istio.NewForConfigAndClient(config, &http.Client{Transport: network})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return kube, mesh
+}
+
+// agent names who sends a request.
+type agent struct {
+	name string
+	next http.RoundTripper
+}
+
+func (a agent) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("User-Agent", a.name)
+	return a.next.RoundTrip(r)
+}
+
+// must ends the test when something that prepares it fails.
+func (w *world) must(_ any, err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// job is a command's view of the cluster, with a network of its own.
+type job struct {
+	*rollout.Cluster
+	*network
+	name   string
+	logged []string
+}
+
+// job is a new one. Each has another name, so that its writes can be told apart.
+func (w *world) job(name string) *job {
+	w.Helper()
+	w.jobs++
+	j := &job{name: fmt.Sprintf("%s-%d", name, w.jobs)}
+	ctx, cancel := context.WithCancel(w.Context())
+	j.network = &network{world: w, by: j.name, ctx: ctx, kill: cancel}
+	j.Cluster = &rollout.Cluster{Namespace: namespace, Manifests: w.set, By: j.name}
+	j.Kube, j.Istio = w.clients(j.name, j.network)
+	var mu sync.Mutex
+	j.Log = func(e rollout.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		j.logged = append(j.logged, e.Object+": "+e.Message)
+	}
+	return j
+}
+
+// fault is what happens to one write of a job.
+type fault string
+
+const (
+	none     fault = ""
+	never    fault = "never arrives"        // the connection is refused
+	silent   fault = "is done, answer lost" // the connection breaks behind it
+	dies     fault = "is done, the job is killed"
+	refused  fault = "is refused, each time"
+	outdated fault = "meets a conflict"
+)
+
+var errKilled = errors.New("the job was killed")
+
+// network is a job's way to the API server. It counts the job's writes, but for those to its Lease, which
+// leader election sends at times of its own.
+type network struct {
+	world *world
+	by    string
+	ctx   context.Context
+	kill  context.CancelFunc
+
+	mu      sync.Mutex
+	at      int // which write meets the fault, from 1
+	fault   fault
+	seen    int
+	hit     string                    // the write that met it
+	killOn  string                    // the effect after which the job is killed
+	before  func(*http.Request) error // says what becomes of a request, when it is set
+	killed  bool
+	refuses string // method and path that are refused from now on
+	every   []string
+}
+
+func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
+	n.mu.Lock()
+	what := r.Method + " " + r.URL.Path
+	counts := r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases")
+	if counts && !n.killed {
+		n.seen++
+		n.every = append(n.every, what)
+	}
+	hit := counts && n.seen == n.at && n.hit == ""
+	if hit {
+		n.hit = what
+		if n.fault == refused {
+			n.refuses = what
+		}
+	}
+	killed, refuse, before := n.killed, counts && n.refuses == what, n.before
+	n.mu.Unlock()
+	if killed {
+		return nil, errKilled
+	}
+	if before != nil {
+		if err := before(r); err != nil {
+			if _, ok := err.(interface{ Status() metav1.Status }); ok {
+				return failure(r, err), nil
+			}
+			return nil, err
+		}
+	}
+	switch {
+	case refuse:
+		return failure(r, forbidden(what)), nil
+	case hit && n.fault == never:
+		return nil, syscall.ECONNREFUSED
+	case hit && n.fault == outdated && r.Method != http.MethodPost:
+		return failure(r, conflict(request{}, "somebody was faster")), nil
+	}
+	effects := len(n.world.by(n.by))
+	response, err := n.world.server.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if now := n.world.by(n.by); n.killOn != "" && len(now) > effects && strings.HasPrefix(now[len(now)-1].String(), n.killOn) {
+		hit = true
+		n.fault = dies
+	}
+	switch {
+	case hit && n.fault == dies:
+		n.mu.Lock()
+		n.killed = true
+		n.mu.Unlock()
+		n.kill()
+		response.Body.Close()
+		return nil, errKilled
+	case hit && n.fault == silent:
+		response.Body.Close()
+		return nil, syscall.ECONNRESET
+	}
+	return response, nil
+}
+
+func forbidden(what string) error {
+	return apierrors.NewForbidden(schema.GroupResource{}, what, errors.New("a test does not allow it"))
+}
+
+// effect is a write that has changed something beside who may write it next.
+type effect struct{ by, action, object, detail string }
+
+func (e effect) String() string {
+	return strings.Join(strings.Fields(e.action+" "+e.object+" "+e.detail), " ")
+}
+
+// note takes the effect of a change.
+func (w *world) note(e event) {
+	if e.by == "" || e.by == "them" {
+		return
+	}
+	if found := describe(w.set, e); found.action != "" {
+		found.by = e.by
+		w.effects = append(w.effects, found)
+	}
+}
+
+// by are the effects of a job.
+func (w *world) by(job string) []effect {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.effects), func(e effect) bool { return e.by != job })
+}
+
+// did says what a job has done, in order.
+func (w *world) did(j *job) []string {
+	done := []string{}
+	for _, e := range w.by(j.name) {
+		done = append(done, e.String())
+	}
+	return done
+}
+
+func describe(set *manifest.Set, e event) effect {
+	object := strings.TrimPrefix(e.after.object.GetName(), set.App+"-")
+	action := map[watch.EventType]string{watch.Added: "create", watch.Modified: "update", watch.Deleted: "delete"}[e.kind]
+	switch e.resource {
+	case "configmaps":
+		was, is := "", ""
+		if e.before != nil {
+			was = ledgerText(set, e.before)
+		}
+		if is = ledgerText(set, e.after); e.kind == watch.Deleted || was == is {
+			return effect{}
+		}
+		return effect{action: "note", detail: is}
+	case "leases":
+		return effect{}
+	case "deployments":
+		d, was := decode[appsv1.Deployment](e.after), &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: new(int32)}}
+		if e.before != nil {
+			was = decode[appsv1.Deployment](e.before)
+		}
+		if d.DeletionTimestamp != nil || e.kind == watch.Deleted {
+			if was.DeletionTimestamp != nil {
+				return effect{}
+			}
+			return effect{action: "delete", object: object, detail: map[bool]string{true: "but not its pods"}[slices.Contains(d.Finalizers, metav1.FinalizerOrphanDependents)]}
+		}
+		var details []string
+		if set.Image(d) != set.Image(was) {
+			details = append(details, "image "+digitOf(set.Image(d)))
+		} else if templateOf(d.Spec.Template) != templateOf(was.Spec.Template) {
+			details = append(details, "template")
+		}
+		if *d.Spec.Replicas != *was.Spec.Replicas {
+			details = append(details, fmt.Sprintf("x%d", *d.Spec.Replicas))
+		}
+		if len(details) == 0 {
+			return effect{}
+		}
+		return effect{action: action, object: object, detail: strings.Join(details, " ")}
+	case "virtualservices":
+		detail := splitOf(set, decode[networking.VirtualService](e.after))
+		if e.before != nil && !specChanged(kindOf(e.resource), e.before.object, e.after.object) {
+			return effect{}
+		}
+		return effect{action: action, object: object, detail: detail}
+	}
+	if e.before != nil && e.kind != watch.Deleted && !specChanged(kindOf(e.resource), e.before.object, e.after.object) && e.after.object.GetDeletionTimestamp() == nil {
+		return effect{}
+	}
+	if e.after.object.GetDeletionTimestamp() != nil {
+		action = "delete"
+	}
+	return effect{action: action, object: object}
+}
+
+// splitOf is how a VirtualService splits the traffic.
+func splitOf(set *manifest.Set, vs *networking.VirtualService) string {
+	routes := set.Routes(vs)
+	if len(routes) == 0 {
+		return "no route"
+	}
+	w := manifest.Weights(vs, routes[0])
+	text := fmt.Sprintf("%d/%d", w.Primary, w.Canary)
+	var sticky []string
+	for _, http := range vs.Spec.Http {
+		if kind, ok := strings.CutPrefix(http.Name, manifest.StickyPrefix); ok {
+			sticky = append(sticky, strings.TrimSuffix(kind, "-0"))
+		}
+	}
+	if len(sticky) > 0 {
+		text += " sticky " + strings.Join(sticky, "+")
+	}
+	return text
+}
+
+// ledgerText is what a ledger says of the release in flight, or of the one that ended last.
+func ledgerText(set *manifest.Set, s *stored) string {
+	ledger, err := release.ParseLedger(set.App, decode[corev1.ConfigMap](s).Data[ledgerKey])
+	switch {
+	case err != nil:
+		return "an unreadable ledger"
+	case ledger.Release != nil:
+		r := ledger.Release
+		text := fmt.Sprintf("%s %s", r.ID, r.Stage)
+		if r.Stage == release.StageCanary {
+			text += fmt.Sprintf(" %d%%", r.Weight)
+		}
+		if r.Stage == release.StageVerified {
+			text += " " + string(r.Verdict.Outcome)
+		}
+		return text
+	case len(ledger.History) > 0:
+		return fmt.Sprintf("%s ended: %s", ledger.History[0].ID, ledger.History[0].Outcome)
+	}
+	return ""
+}
+
+// wanted is a release of an image.
+func wanted(digit string) release.Release {
+	return release.Release{ID: "r" + digit, Image: image(digit), Weight: 10}
+}
+
+// bring takes a new app to a stage.
+func (w *world) bring(stage string) {
+	w.Helper()
+	if stage == "new" {
+		w.observer.started = true
+		return
+	}
+	first := w.job("first")
+	w.must(first.Canary(w.Context(), wanted("1")))
+	w.observer.started = true
+	before := w.job("before")
+	run := func(_ rollout.Result, err error) {
+		w.Helper()
+		if err != nil && !before.killed {
+			w.Fatalf("preparing stage %s: %v", stage, err)
+		}
+	}
+	ctx := before.ctx
+	canary := func() { run(before.Canary(ctx, wanted("2"))) }
+	switch stage {
+	case "rest":
+	case "foreign":
+		w.observer.started = false // others have their own things in the app's objects
+		w.patchRoute(`[{"op":"add","path":"/metadata/annotations","value":{"theirs/note":"n"}},{"op":"add","path":"/metadata/labels","value":{"theirs/label":"l"}},
+			{"op":"add","path":"/spec/http/0","value":{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}}]`)
+		w.patchRule(`[{"op":"add","path":"/metadata/annotations","value":{"theirs/note":"n"}},{"op":"add","path":"/spec/subsets/-","value":{"name":"theirs","labels":{"team":"x"}}}]`)
+		w.patchDeployment(release.Primary, `[{"op":"add","path":"/metadata/annotations/theirs~1note","value":"n"},{"op":"add","path":"/metadata/labels/theirs~1label","value":"l"}]`)
+	case "started":
+		before.killOn = "note r2 started"
+		canary()
+	case "canary":
+		canary()
+	case "sticky":
+		run(before.Canary(ctx, sticky("2")))
+	case "healthy", "unhealthy", "inconclusive":
+		canary()
+		run(judge(ctx, before.Cluster, release.VerdictOutcome(stage)))
+	case "promoting":
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		before.killOn = "update primary image 2"
+		run(before.Promote(ctx))
+	case "promoted", "ended":
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		run(before.Promote(ctx))
+		if stage == "ended" {
+			run(before.Cleanup(ctx))
+		}
+	case "rolling_back":
+		canary()
+		before.killOn = "note r2 rolling_back"
+		run(before.Rollback(ctx, "test"))
+	case "rolled_back":
+		canary()
+		run(before.Rollback(ctx, "test"))
+	default:
+		w.Fatalf("no stage %q", stage)
+	}
+	time.Sleep(time.Minute) // whoever was killed is dead, and all that is made is ready
+}
+
+// patchRoute changes the VirtualService as a person would.
+func (w *world) patchRoute(patch string) {
+	w.Helper()
+	w.must(w.mesh.NetworkingV1().VirtualServices(namespace).Patch(w.Context(), w.set.VirtualService.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}))
+}
+
+func (w *world) patchDeployment(track release.Track, patch string) {
+	w.Helper()
+	w.must(w.kube.AppsV1().Deployments(namespace).Patch(w.Context(), w.set.Name(track), types.JSONPatchType, []byte(patch), metav1.PatchOptions{}))
+}
+
+func (w *world) patchRule(patch string) {
+	w.Helper()
+	w.must(w.mesh.NetworkingV1().DestinationRules(namespace).Patch(w.Context(), w.set.DestinationRule.Name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}))
+}
+
+// wait is long enough for the controllers to do what they can.
+func (w *world) wait() { time.Sleep(10 * time.Second) }
+
+// unrest says what is not as it is when no release is in flight and primary runs an image; "" when all is.
+func (w *world) unrest(digit string) string {
+	w.Helper()
+	status, err := w.job("look").Status(w.Context())
+	if err != nil {
+		return err.Error()
+	}
+	primary := status.Tracks[release.Primary]
+	switch {
+	case status.Release != nil:
+		return fmt.Sprintf("release %s is in flight at %s", status.Release.ID, status.Release.Stage)
+	case status.Weights == nil || *status.Weights != manifest.WeightPair{Primary: 100}:
+		return fmt.Sprintf("weights are %+v", status.Weights)
+	case status.Tracks[release.Canary] != nil:
+		return "the canary is there"
+	case primary == nil || digitOf(primary.Image) != digit:
+		return fmt.Sprintf("primary is %+v, want image %s", primary, digit)
+	case status.Lock != "" && !status.Expired:
+		return "the lock is held by " + status.Lock
+	}
+	vs, err := w.mesh.NetworkingV1().VirtualServices(namespace).Get(w.Context(), w.set.VirtualService.Name, metav1.GetOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	rule, err := w.mesh.NetworkingV1().DestinationRules(namespace).Get(w.Context(), w.set.DestinationRule.Name, metav1.GetOptions{})
+	if err != nil {
+		return err.Error()
+	}
+	for _, object := range []metav1.Object{vs, rule} {
+		if slices.ContainsFunc(object.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "crossbill" }) {
+			return object.GetName() + " has fields that crossbill still owns"
+		}
+	}
+	return ""
+}
