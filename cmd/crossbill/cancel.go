@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -9,46 +9,52 @@ import (
 	"github.com/our-org/crossbill/internal/gitlab"
 )
 
+type cancelOptions struct {
+	handoffOptions
+	cancel gitlab.CancelOptions
+}
+
 func newCancelCommand() *cobra.Command {
-	var flags gitlabFlags
-	var options gitlab.CancelOptions
+	o := &cancelOptions{}
 	cmd := &cobra.Command{
 		Use:   "cancel --project GROUP/PROJECT --pipeline ID | --release-id ID",
 		Short: "End a release from outside GitLab: press its rollback button, or cancel its pipeline",
-		Long: `End a release from outside GitLab. When its canary has begun, its rollback job
+		Long: `End a release from outside GitLab. When its canary has started, its rollback job
 is pressed: that takes the lock from whatever job runs, and brings the old
 primary back. Before that the pipeline is canceled. Follow it with watch.
+
+A pipeline without the jobs that --canary-job and --rollback-job name is left
+alone, exit code 2: nothing shows whether its canary has traffic.
 
 Environment:
   GITLAB_TOKEN  access token, scope api, whose user may run the rollback job
                 (or --token-file)`,
+		Example: `  # End a release
+  crossbill cancel --project infra/deploy --app shop --release-id 0123456789ab
+
+  # The pipeline's jobs have other names
+  crossbill cancel --project infra/deploy --pipeline 1234 --canary-job canary --rollback-job undo`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.connect(cmd)
-			if err != nil {
-				return err
-			}
-			p, done, err := gitlab.Cancel(cmd.Context(), c, options)
-			if err != nil {
-				return err
-			}
-			return flags.output.print(cmd.OutOrStdout(), view{
-				data: struct {
-					gitlab.Progress
-					Done string `json:"done"`
-				}{p, done},
-				text:  line("cancel: pipeline %d: %s", p.PipelineID, done),
-				names: []string{fmt.Sprintf("pipeline/%d", p.PipelineID)},
-			})
-		},
+		RunE: runs(o),
 	}
-	flags.add(cmd)
-	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
-	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
-	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
-	cmd.Flags().StringVar(&options.Jobs.Canary, "canary-job", "deploy_canary", "job that starts the canary")
-	cmd.Flags().StringVar(&options.Jobs.Promote, "promote-job", "promote_to_production", "job that promotes the release")
-	cmd.Flags().StringVar(&options.Jobs.Rollback, "rollback-job", "rollback", "manual job that rolls back")
-	cmd.Flags().DurationVar(&options.Timeout, "timeout", 2*time.Minute, "bound of the whole command")
+	addTarget(cmd, &o.cancel.Target)
+	addJobNames(cmd, &o.cancel.Jobs)
+	o.add(cmd, "api", 2*time.Minute)
 	return cmd
+}
+
+func (o *cancelOptions) run(ctx context.Context) error {
+	o.cancel.Timeout = o.timeout
+	p, done, err := gitlab.Cancel(ctx, o.client, o.cancel)
+	if err != nil {
+		return err
+	}
+	return o.output.print(o.out, view{
+		data: struct {
+			gitlab.Progress
+			Done string `json:"done"`
+		}{p, done},
+		text:  line("cancel: pipeline %d: %s", p.PipelineID, done),
+		names: pipelineName(p.PipelineID),
+	})
 }

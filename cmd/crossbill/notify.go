@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -71,25 +70,6 @@ func (o *notifyOptions) targets() (notify.Targets, error) {
 	return notify.Targets{
 		GitHub: github, WebhookURL: webhook, PushgatewayURL: o.pushgateway, Version: buildVersion().Version,
 	}, errors.Join(githubErr, webhookErr)
-}
-
-// traceTimeout bounds the sending of a trace.
-const traceTimeout = 20 * time.Second
-
-// trace sends the trace of a command of the handoff.
-func trace(cmd *cobra.Command, command, app, releaseID string, started time.Time, err error) {
-	if !notify.TracesConfigured() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), traceTimeout)
-	defer cancel()
-	event := &notify.Event{Command: command, App: app, ReleaseID: releaseID, Result: notify.Succeeded, StartedAt: started, FinishedAt: time.Now()}
-	if err != nil && exitCode(err) != exitWaiting {
-		event.Result, event.ExitCode, event.Message = notify.Failed, exitCode(err), err.Error()
-	}
-	if failed := (notify.Traces{Version: buildVersion().Version}).Notify(ctx, event); failed != nil {
-		fmt.Fprintf(cmd.ErrOrStderr(), "crossbill: notification failed: %v\n", failed)
-	}
 }
 
 // githubOptions say which GitHub repository is notified of a release.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -13,117 +15,161 @@ import (
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
+type replayOptions struct {
+	readerOptions
+	releaseID, slo, file string
+
+	test     *verdict.Test // after validate; nil: as it was judged
+	recorded *recorded     // after validate, if it is from a file
+}
+
+// recorded is a verdict with the counts that it is based on.
+type recorded struct {
+	releaseID string
+	outcome   release.VerdictOutcome
+	counts    *verdict.Record
+}
+
 func newReplayCommand() *cobra.Command {
-	var cluster clusterOptions
-	var output outputOptions
-	var id, slo, file string
+	o := &replayOptions{}
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Judge a past release again, by what was counted then",
 		Long: `Judge a past release again from the counts in the ledger, or in a file that
-verify --record wrote. With --slo by other objectives, margins or error rates:
-what would they have decided, and when? Changes nothing. Exit codes as of verify.`,
+verify --record wrote. With --slo it uses other objectives, margins or error
+rates: what would they have decided, and when? It changes nothing. Exit codes as
+of verify.`,
+		Example: `  # Judge the newest release again
+  crossbill replay
+
+  # What would stricter objectives have decided?
+  crossbill replay --release-id 0123456789ab --slo strict.yaml
+
+  # From a file, without a cluster
+  crossbill replay --file verdict.json`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cluster.complete(cmd)
-			if err := output.validate(); err != nil {
-				return err
-			}
-			name, was, kept, err := recorded(cmd, &cluster, id, file)
-			if err != nil {
-				return err
-			}
-			var other *verdict.Test
-			if slo != "" {
-				loaded, err := verdict.LoadSLO(slo, true)
-				if err != nil {
-					return err
-				}
-				test := loaded.Test()
-				other = &test
-			}
-			j, used, err := kept.Replay(other)
-			if err != nil {
-				return err
-			}
-			return printReplay(cmd, &output, name, was, kept, j, used)
-		},
+		RunE: runs(o),
 	}
-	cluster.addReader(cmd)
-	output.add(cmd)
-	cmd.Flags().StringVar(&id, "release-id", "", "release to judge (default: the one in flight, else the newest that has ended)")
-	cmd.Flags().StringVar(&slo, "slo", "", "file with other objectives (default: as it was judged)")
-	cmd.Flags().StringVar(&file, "file", "", "file that verify --record wrote, in place of the ledger")
+	flags := cmd.Flags()
+	flags.StringVar(&o.releaseID, "release-id", "", "release to judge (default: the one in flight, else the newest that has finished)")
+	flags.StringVar(&o.slo, "slo", "", "file with other objectives (default: as it was judged)")
+	flags.StringVar(&o.file, "file", "", "file that verify --record wrote, instead of the ledger")
+	o.add(cmd)
+	completeReleases(cmd, "release-id", &o.cluster, true)
+	_ = cmd.MarkFlagFilename("slo", "yaml", "yml")
+	_ = cmd.MarkFlagFilename("file", "json")
 	return cmd
 }
 
-// recorded finds what a verdict rests on.
-func recorded(cmd *cobra.Command, cluster *clusterOptions, id, file string) (name string, was release.VerdictOutcome, kept *verdict.Record, err error) {
-	if file != "" {
-		text, err := os.ReadFile(file)
-		var from record
-		if err == nil {
-			err = json.Unmarshal(text, &from)
-		}
-		if err == nil && from.Verification == nil {
-			err = fmt.Errorf("it has no verdict")
-		}
+func (o *replayOptions) validate() error {
+	if o.slo != "" {
+		slo, err := verdict.LoadSLO(o.slo, true)
 		if err != nil {
-			return "", "", nil, &usererr.Error{Field: "--file", Problem: err.Error(), Fix: "give a file that verify --record wrote"}
+			return err
 		}
-		return from.Release, from.Outcome, &from.Record, from.Record.Check()
+		test := slo.Test()
+		o.test = &test
 	}
-	if err := cluster.validate(); err != nil {
-		return "", "", nil, err
+	if o.file == "" {
+		return o.readerOptions.validate()
 	}
-	status, err := cluster.status(cmd.Context())
+	if o.releaseID != "" {
+		return &usererr.Error{Field: "--release-id", Problem: "given together with --file, which has one release", Fix: "give one of them"}
+	}
+	var err error
+	if o.recorded, err = readRecord(o.file); err != nil {
+		return err
+	}
+	return o.output.validate()
+}
+
+// readRecord reads a file that verify --record wrote.
+func readRecord(file string) (*recorded, error) {
+	text, err := os.ReadFile(file)
+	var from record
+	if err == nil {
+		err = json.Unmarshal(text, &from)
+	}
+	if err == nil && from.Verification == nil {
+		err = errors.New("it has no verdict")
+	}
+	if err == nil {
+		err = from.Record.Check()
+	}
 	if err != nil {
-		return "", "", nil, err
+		return nil, &usererr.Error{Field: "--file", Problem: err.Error(), Fix: "give a file that verify --record wrote"}
 	}
-	r := status.Release
+	return &recorded{from.Release, from.Outcome, &from.Record}, nil
+}
+
+func (o *replayOptions) run(ctx context.Context) error {
+	if o.recorded == nil {
+		status, err := o.cluster.status(ctx)
+		if err != nil {
+			return err
+		}
+		if o.recorded, err = lastVerdict(status, o.releaseID); err != nil {
+			return err
+		}
+	}
+	judgement, used, err := o.recorded.counts.Replay(o.test)
+	if err != nil {
+		return err
+	}
+	return o.print(judgement, used)
+}
+
+// lastVerdict is the verdict of a release; "" is the one in flight, else the newest that has finished.
+func lastVerdict(s *rollout.Status, id string) (*recorded, error) {
+	r := s.Release
 	if r == nil || id != "" && r.ID != id {
-		if last := (&release.Ledger{History: status.History}).Last(id); last != nil {
+		r = nil
+		if last := (&release.Ledger{History: s.History}).Last(id); last != nil {
 			r = &last.Release
-		} else {
-			r = nil
 		}
 	}
 	switch {
+	case r == nil && id == "":
+		return nil, &rollout.StageError{Err: errors.New("the ledger has no release yet")}
 	case r == nil:
-		return "", "", nil, &rollout.StageError{Err: fmt.Errorf("the ledger knows no release %s", id)}
+		return nil, &rollout.StageError{Err: fmt.Errorf("the ledger has no release %s", id)}
 	case r.Verdict == nil || r.Verdict.Evidence == "":
-		return "", "", nil, &rollout.StageError{Err: fmt.Errorf("release %s has no verdict with counts", r.ID)}
+		return nil, &rollout.StageError{Err: fmt.Errorf("release %s has no verdict with counts", r.ID)}
 	}
-	kept, err = verdict.ParseRecord(r.Verdict.Evidence)
-	return r.ID, r.Verdict.Outcome, kept, err
+	counts, err := verdict.ParseRecord(r.Verdict.Evidence)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", r.ID, err)
+	}
+	return &recorded{r.ID, r.Verdict.Outcome, counts}, nil
 }
 
-func printReplay(cmd *cobra.Command, output *outputOptions, name string, was release.VerdictOutcome, kept *verdict.Record, j verdict.Judgement, used int) error {
-	out := struct {
-		Release   string                 `json:"release"`
-		Was       release.VerdictOutcome `json:"was"`
-		Judgement verdict.Judgement      `json:"judgement"`
-		Seconds   float64                `json:"seconds"` // until the decision
-	}{Release: name, Was: was, Judgement: j}
-	if used > 0 {
-		out.Seconds = kept.Blocks[used-1].Elapsed.Seconds()
-	}
+// print prints a judgement that was made after some of the blocks of counts.
+func (o *replayOptions) print(j verdict.Judgement, used int) error {
 	if !j.Decided { // the counts end before this test would have
-		out.Judgement.Outcome = release.Inconclusive
+		j.Outcome = release.Inconclusive
 	}
-	err := output.print(cmd.OutOrStdout(), view{
+	out := struct {
+		ReleaseID       string                 `json:"releaseId"`
+		RecordedOutcome release.VerdictOutcome `json:"recordedOutcome"`
+		Judgement       verdict.Judgement      `json:"judgement"`
+		DurationSeconds float64                `json:"durationSeconds"` // until the decision
+	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgement: j}
+	if used > 0 {
+		out.DurationSeconds = o.recorded.counts.Blocks[used-1].Elapsed.Seconds()
+	}
+	err := o.output.print(o.out, view{
 		data:  out,
-		text:  line("replay: release %s was judged %s; again: %s after %.0f s: %s", name, was, out.Judgement.Outcome, out.Seconds, j.Reason),
-		names: []string{"release/" + name},
+		text:  line("replay: release %s was judged %s; again: %s after %.0f s: %s", out.ReleaseID, out.RecordedOutcome, j.Outcome, out.DurationSeconds, j.Reason),
+		names: releaseNames(out.ReleaseID),
 	})
 	if err != nil {
 		return err
 	}
-	switch out.Judgement.Outcome {
+	switch j.Outcome {
 	case release.Unhealthy:
-		return &exitError{exitUnhealthy, fmt.Errorf("replay: unhealthy")}
+		return &exitError{exitUnhealthy, errors.New("replay: unhealthy")}
 	case release.Inconclusive:
-		return &exitError{exitInconclusive, fmt.Errorf("replay: inconclusive")}
+		return &exitError{exitInconclusive, errors.New("replay: inconclusive")}
 	}
 	return nil
 }

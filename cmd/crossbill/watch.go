@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -10,54 +11,66 @@ import (
 	"github.com/our-org/crossbill/internal/gitlab"
 )
 
+type watchOptions struct {
+	handoffOptions
+	watch gitlab.WatchOptions
+}
+
 func newWatchCommand() *cobra.Command {
-	var flags gitlabFlags
-	var options gitlab.WatchOptions
+	o := &watchOptions{}
 	cmd := &cobra.Command{
 		Use:   "watch --project GROUP/PROJECT --pipeline ID | --release-id ID",
-		Short: "Follow GitLab's pipeline of a release until it ends or waits for a person",
-		Long: `Follow GitLab's pipeline of a release, and its child pipelines, until it ends
-or waits for a person. It never waits longer than --timeout, and it can be begun
-again at any time. A pipeline is a success only if its promote job has run.
+		Short: "Follow GitLab's pipeline of a release until it finishes or waits for an approver",
+		Long: `Follow GitLab's pipeline of a release, and its child pipelines, until it
+finishes or waits for an approver. It never waits longer than --timeout, and it
+can be started again at any time. A pipeline is a success only if its promote
+job has run.
 
 Exit codes: 0 promoted, 1 failed, canceled or rolled back, 6 the time is over
-(the pipeline goes on), 7 waiting for a person.
+(the pipeline goes on), 7 waiting for an approver.
 
 Environment:
   GITLAB_TOKEN  access token, scope read_api (or --token-file)`,
+		Example: `  # Follow the pipeline that trigger started
+  crossbill watch --project infra/deploy --pipeline 1234
+
+  # Follow a release, for an hour at most
+  crossbill watch --project infra/deploy --app shop --release-id 0123456789ab --timeout 1h`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := flags.connect(cmd)
-			if err != nil {
-				return err
-			}
-			begun := time.Now()
-			p, err := gitlab.Watch(cmd.Context(), c, options)
-			var deadline *gitlab.DeadlineError
-			if errors.As(err, &deadline) {
-				err = &exitError{exitDeadline, err}
-			}
-			if p.Status == "" {
-				return err
-			}
-			if err == nil {
-				err = ended(p)
-			}
-			trace(cmd, "watch", options.App, p.ReleaseID, begun, err)
-			return errors.Join(err, flags.printProgress(cmd, p, err == nil))
-		},
+		RunE: runs(o),
 	}
-	flags.add(cmd)
-	cmd.Flags().Int64Var(&options.PipelineID, "pipeline", 0, "pipeline's id")
-	cmd.Flags().StringVar(&options.ReleaseID, "release-id", "", "name of the release, as trigger printed it")
-	cmd.Flags().StringVar(&options.App, "app", "", "name of the app, to find the release among many pipelines")
-	cmd.Flags().StringVar(&options.Jobs.Promote, "promote-job", "promote_to_production", "job that must have run for a success")
-	cmd.Flags().DurationVar(&options.Timeout, "timeout", 30*time.Minute, "how long to watch")
+	addTarget(cmd, &o.watch.Target)
+	addJobNames(cmd, &o.watch.Jobs)
+	o.add(cmd, "read_api", 30*time.Minute)
 	return cmd
 }
 
-// ended gives a state its exit code.
-func ended(p gitlab.Progress) error {
+func (o *watchOptions) run(ctx context.Context) error {
+	o.watch.Timeout = o.timeout
+	started := time.Now()
+	p, err := gitlab.Watch(ctx, o.client, o.watch)
+	if errors.As(err, new(*gitlab.DeadlineError)) {
+		err = &exitError{exitDeadline, err}
+	}
+	if p.Status == "" {
+		return err
+	}
+	if err == nil {
+		err = errorOf(p)
+	}
+	o.trace(ctx, "watch", o.watch.App, p.ReleaseID, started, err)
+	if err != nil && !o.output.structured() { // the error says it
+		return err
+	}
+	return errors.Join(err, o.output.print(o.out, view{
+		data:  p,
+		text:  line("watch: pipeline %d: %s", p.PipelineID, p.Reason),
+		names: pipelineName(p.PipelineID),
+	}))
+}
+
+// errorOf is the error, with its exit code, of a pipeline that has not promoted its release; else nil.
+func errorOf(p gitlab.Progress) error {
 	err := fmt.Errorf("pipeline %d: %s; %s", p.PipelineID, p.Reason, p.URL)
 	switch p.State {
 	case gitlab.Promoted:
@@ -67,15 +80,4 @@ func ended(p gitlab.Progress) error {
 	default:
 		return err
 	}
-}
-
-func (f *gitlabFlags) printProgress(cmd *cobra.Command, p gitlab.Progress, good bool) error {
-	if !good && !f.output.structured() { // the error says it
-		return nil
-	}
-	return f.output.print(cmd.OutOrStdout(), view{
-		data:  p,
-		text:  line("watch: pipeline %d: %s", p.PipelineID, p.Reason),
-		names: []string{fmt.Sprintf("pipeline/%d", p.PipelineID)},
-	})
 }
