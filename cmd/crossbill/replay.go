@@ -90,7 +90,7 @@ func readRecord(file string) (*recorded, error) {
 	if err == nil {
 		err = json.Unmarshal(text, &from)
 	}
-	if err == nil && from.Verification == nil {
+	if err == nil && (from.Verification == nil || from.Outcome == "") {
 		err = errors.New("it has no verdict")
 	}
 	if err == nil {

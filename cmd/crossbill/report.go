@@ -16,8 +16,8 @@ type reportOptions struct {
 	html    string
 	gitlab  gitlabOptions
 	github  githubOptions
-	named   bool    // --project is given
-	sources sources // after validate
+	named   bool            // --project is given
+	sources timelineSources // after validate
 }
 
 func newReportCommand() *cobra.Command {
@@ -66,7 +66,7 @@ func (o *reportOptions) validate() error {
 		return err
 	}
 	var err error
-	o.sources, err = newSources(&o.gitlab, &o.github, o.named, o.log)
+	o.sources, err = newTimelineSources(&o.gitlab, &o.github, o.named, o.log)
 	return err
 }
 

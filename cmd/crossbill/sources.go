@@ -24,15 +24,15 @@ const (
 	askedTimeout  = 20 * time.Second // for all of it: a report is never late for GitLab or GitHub
 )
 
-// sources are where a timeline has events from that the ledger does not know. Each may be nil.
-type sources struct {
+// timelineSources are where a timeline has events from that the ledger does not know. Each may be nil.
+type timelineSources struct {
 	gitlab *gitlab.Client
 	github *notify.GitHub
 }
 
-// newSources gives the sources that have a name and a token. Nothing is sent. A project that only the configuration
+// newTimelineSources gives the sources that have a name and a token. Nothing is sent. A project that only the configuration
 // names is not asked without a token; one that is given is then bad input.
-func newSources(g *gitlabOptions, h *githubOptions, given bool, log io.Writer) (s sources, err error) {
+func newTimelineSources(g *gitlabOptions, h *githubOptions, given bool, log io.Writer) (s timelineSources, err error) {
 	connection, err := g.connection(log)
 	if err != nil {
 		return s, err
@@ -51,7 +51,7 @@ func newSources(g *gitlabOptions, h *githubOptions, given bool, log io.Writer) (
 
 // entries asks for what the sources know about the newest releases. Bad input is an error; what does not answer is
 // only missing.
-func (s sources) entries(ctx context.Context, status *rollout.Status) (entries []report.Entry, missing []string, err error) {
+func (s timelineSources) entries(ctx context.Context, status *rollout.Status) (entries []report.Entry, missing []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askedTimeout)
 	defer cancel()
 	for _, r := range newestReleases(status, askedReleases) {
@@ -74,7 +74,7 @@ func (s sources) entries(ctx context.Context, status *rollout.Status) (entries [
 var pipelineNumber = regexp.MustCompile(`/-/pipelines/([0-9]+)$`)
 
 // jobEntries are the jobs of a release's pipeline that have run.
-func (s sources) jobEntries(ctx context.Context, r *release.Release) ([]report.Entry, error) {
+func (s timelineSources) jobEntries(ctx context.Context, r *release.Release) ([]report.Entry, error) {
 	match := pipelineNumber.FindStringSubmatch(r.PipelineURL)
 	if s.gitlab == nil || match == nil {
 		return nil, nil
@@ -104,7 +104,7 @@ func (s sources) jobEntries(ctx context.Context, r *release.Release) ([]report.E
 }
 
 // deploymentEntries are the statuses of a release's Deployment in GitHub.
-func (s sources) deploymentEntries(ctx context.Context, r *release.Release) ([]report.Entry, error) {
+func (s timelineSources) deploymentEntries(ctx context.Context, r *release.Release) ([]report.Entry, error) {
 	if s.github == nil {
 		return nil, nil
 	}

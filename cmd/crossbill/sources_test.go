@@ -78,7 +78,7 @@ func TestSources(t *testing.T) {
 				test.change(&g, &h)
 			}
 			status := &rollout.Status{Release: &release.Release{ID: "one", PipelineURL: fmt.Sprintf("%s/infra/deploy/-/pipelines/%d", gitlab.URL, pipeline)}}
-			s, err := newSources(&g, &h, test.given, new(bytes.Buffer))
+			s, err := newTimelineSources(&g, &h, test.given, new(bytes.Buffer))
 			var got, missing []string
 			if err == nil {
 				entries, notFound, asked := s.entries(t.Context(), status)
