@@ -208,7 +208,7 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	defer deploying.Close()
-	config, err := writeConfig(o.repository, o.work, map[string]any{"cluster.namespace": c.Namespace, "prometheus.url": c.PrometheusURL})
+	config, err := writeConfig(o.repository, o.work, c, c.PrometheusURL)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func inside(ctx context.Context, o *options) error {
 // startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without
 // a container engine.
 func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab, error) {
-	context, err := currentContext(c.Kubeconfig)
+	values, err := clusterValues(c, c.PrometheusURL)
 	if err != nil {
 		return nil, err
 	}
@@ -240,9 +240,8 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	if err := yaml.Unmarshal([]byte(policy), &trusted); err != nil {
 		return nil, err
 	}
-	config, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), map[string]any{
-		"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": c.PrometheusURL, "analysis.maxDuration": "5m", "imagePolicy": trusted,
-	})
+	values["analysis.maxDuration"], values["imagePolicy"] = "5m", trusted
+	config, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), values)
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +253,18 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	})
 }
 
-// writeConfig writes the sample app's crossbill.yaml with other values into a folder, and returns its path.
-func writeConfig(repository, dir string, values map[string]any) (string, error) {
+// clusterValues are what a crossbill.yaml says of the rehearsal's cluster.
+func clusterValues(c *cluster.Cluster, prometheus string) (map[string]any, error) {
+	context, err := currentContext(c.Kubeconfig)
+	return map[string]any{"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus}, err
+}
+
+// writeConfig writes the sample app's crossbill.yaml for the rehearsal's cluster into a folder, and returns its path.
+func writeConfig(repository, dir string, c *cluster.Cluster, prometheus string) (string, error) {
+	values, err := clusterValues(c, prometheus)
+	if err != nil {
+		return "", err
+	}
 	values["manifests"] = filepath.Join(repository, "k8s")
 	text, err := gitlab.Configure(filepath.Join(repository, "crossbill.yaml"), values)
 	if err != nil {
@@ -323,7 +332,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
-	config, err := writeConfig(o.repository, o.out, map[string]any{"cluster.namespace": c.Namespace, "prometheus.url": "http://" + at["prometheus"]})
+	config, err := writeConfig(o.repository, o.out, c, "http://"+at["prometheus"])
 	if err != nil {
 		return err
 	}

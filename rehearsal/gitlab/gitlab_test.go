@@ -1,0 +1,60 @@
+package gitlab
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/pipelinefile"
+)
+
+// TestConfigure: the sample app's file with other values is one that crossbill takes, and only those differ.
+func TestConfigure(t *testing.T) {
+	const sample = "../../crossbill.yaml"
+	text, err := Configure(sample, map[string]any{
+		"cluster.context": "rehearsal", "cluster.namespace": "demo", "prometheus.url": "http://127.0.0.1:9090", "image.base": "oci:base",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := config.Parse("crossbill.yaml", text)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	before, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := config.Parse("crossbill.yaml", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Cluster.Context != "rehearsal" || got.Cluster.Namespace != "demo" || got.Prometheus.URL != "http://127.0.0.1:9090" || got.Image.Base != "oci:base" {
+		t.Errorf("configured: %+v", got)
+	}
+	if got.App != want.App || got.GitLab != want.GitLab || got.Notify != want.Notify || len(got.Analysis.Objectives) != len(want.Analysis.Objectives) {
+		t.Errorf("what was not named differs: %+v, want %+v", got, want)
+	}
+}
+
+func TestWithImages(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("../..", ".gitlab", "no-engine.gitlab-ci.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const images = "^(127\\.0\\.0\\.1:5000/our-org/[a-z]+@sha256:[0-9a-f]{64})?$"
+	if text, err = withImages(text, images); err != nil {
+		t.Fatal(err)
+	}
+	file, err := pipelinefile.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := file.Inputs["image"].Regex; got != images {
+		t.Errorf("the input takes %s, want %s", got, images)
+	}
+	if findings := pipelinefile.Check(file, pipelinefile.Options{}); len(findings) > 0 {
+		t.Errorf("findings %v", findings)
+	}
+}
