@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ type session struct {
 	objects map[string][]step // by id
 	asked   [][]step          // chains that something was read of
 	ends    func(args []string) (stdout, stderr string, code int)
+	closed  bool   // no service of the caller's answers
 	lacks   string // a secret that the caller does not have: no exec that it is given to can start
 }
 
@@ -110,6 +113,9 @@ func (s *session) value(chain []step, field *ast.Field) (any, error) {
 	object := chain[:len(chain)-1]
 	switch field.Name {
 	case "id", "sync", "start":
+		if field.Name == "start" && s.closed {
+			return nil, gqlerror.Errorf("start host service: connection refused")
+		}
 		id := fmt.Sprintf("object %d", len(s.objects))
 		s.objects[id] = object
 		if field.Name != "id" {
@@ -258,6 +264,9 @@ func TestCommandLines(t *testing.T) {
 			line := strings.Join(args, " ")
 			if all = append(all, line); !slices.Contains(want, line) {
 				t.Errorf("%s runs a line that is not in command-lines.txt:\n%s", name, line)
+			}
+			if ran := chain[len(chain)-1].args["args"].([]any); ran[2] != toResult {
+				t.Errorf("%s: %v: what it prints is in the log too", name, ran)
 			}
 			if before := chain[len(chain)-2]; before.args["name"] != "CROSSBILL_CALLED" {
 				t.Errorf("%s: %v stands before the exec: the engine may answer it from its cache", name, before)
@@ -422,6 +431,40 @@ func TestASecretThatCannotBeRead(t *testing.T) {
 	s.lacks = "another secret"
 	if _, err := everything().Promote(ctx, "", "", false, ""); err == nil || !strings.Contains(err.Error(), "failed to prepare mounts") {
 		t.Errorf("with all secrets: %v", err)
+	}
+}
+
+// TestAServiceThatDoesNotAnswer: the error names the argument.
+func TestAServiceThatDoesNotAnswer(t *testing.T) {
+	ctx := t.Context()
+	for argument, call := range map[string]func(m *Crossbill) (string, error){
+		"--kubernetes-service": func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
+		"--prometheus-service": func(m *Crossbill) (string, error) {
+			m.KubernetesService = nil
+			return m.Verify(ctx, "", "", false, "", false, "")
+		},
+		"--gitlab-service": func(m *Crossbill) (string, error) { return m.Watch(ctx, "", 7, "") },
+	} {
+		s := begin(t)
+		s.closed = true
+		_, err := call(everything())
+		var failed *gqlerror.Error
+		if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 1 || !strings.HasPrefix(failed.Message, argument+" does not answer") {
+			t.Errorf("%s: %v", argument, err)
+		}
+	}
+}
+
+// TestToResult: the shell keeps the command's words, messages and exit code, and only its standard output goes elsewhere.
+func TestToResult(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "result")
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(toResult, resultFile, file), "sh", "sh", "-c", `printf %s "$1"; printf %s "$2" >&2; exit 3`, "sh", "{ a  b }", "message")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	result, unread := os.ReadFile(file)
+	if cmd.ProcessState.ExitCode() != 3 || stdout.String() != "" || stderr.String() != "message" || string(result) != "{ a  b }" || unread != nil {
+		t.Errorf("%v, stdout %q, stderr %q, result %q, %v", err, stdout.String(), stderr.String(), result, unread)
 	}
 }
 
