@@ -60,7 +60,7 @@ var (
 )
 
 // clusterCommands are the commands whose --timeout bounds a wait for the cluster.
-var clusterCommands = []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate", "status", "history", "report", "replay"}
+var clusterCommands = []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
 // only flags and variables set.
