@@ -1,0 +1,434 @@
+package rollout_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// fencedKinds are the kinds of objects that carry the epoch of the lock that wrote them last.
+var fencedKinds = []string{"deployments", "services", "destinationrules", "virtualservices", "replicasets"}
+
+// overtake does to the app's objects what a newer lock would do: all of them, and the ledger, carry its epoch.
+func (w *world) overtake(epoch int64) {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	for p, live := range w.server.objects {
+		object := live.object.DeepCopy()
+		switch {
+		case slices.Contains(fencedKinds, p.resource):
+			annotations := object.GetAnnotations()
+			if annotations == nil {
+				annotations = map[string]string{}
+			}
+			annotations[epochAnnotation] = fmt.Sprint(epoch)
+			object.SetAnnotations(annotations)
+		case p.resource == "configmaps":
+			text, _, _ := unstructured.NestedString(object.Object, "data", ledgerKey)
+			var ledger map[string]any
+			if err := json.Unmarshal([]byte(text), &ledger); err != nil {
+				panic(err)
+			}
+			ledger["epoch"] = epoch
+			changed, err := json.Marshal(ledger)
+			if err != nil {
+				panic(err)
+			}
+			if err := unstructured.SetNestedField(object.Object, string(changed), "data", ledgerKey); err != nil {
+				panic(err)
+			}
+		default:
+			continue
+		}
+		w.server.put(kindOf(p.resource), live, object)
+	}
+}
+
+// TestFence: before each write of each command a newer lock comes to every object and the ledger. Nothing of
+// the old one's arrives any more, but the creation of an object that was missing.
+func TestFence(t *testing.T) {
+	for _, c := range crashes {
+		if c.stage == "new" {
+			continue // all that it does is to create what is missing
+		}
+		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
+			t.Parallel()
+			for n := 1; !t.Failed(); n++ {
+				more := false
+				at(t, c.stage, func(w *world) {
+					j := w.job("old")
+					before, taken := []string{}, ""
+					j.before = func(r *http.Request) error {
+						j.mu.Lock()
+						seen := j.seen
+						j.mu.Unlock()
+						if seen == n && taken == "" && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases") {
+							taken = r.Method + " " + r.URL.Path
+							before = w.did(j)
+							w.observer.started = false // it is no job that does this
+							w.overtake(99)
+							w.observer.started = true
+						}
+						return nil
+					}
+					_, err := commands[c.command](w.Context(), j)
+					if more = taken != ""; !more {
+						return
+					}
+					for _, late := range w.did(j)[len(before):] {
+						if !strings.HasPrefix(late, "create ") {
+							t.Errorf("write %d (%s): a job without the lock did %q", n, taken, late)
+						}
+					}
+					if !errors.Is(err, rollout.ErrLockLost) && !harmless(taken) {
+						t.Errorf("write %d (%s): %v, want ErrLockLost", n, taken, err)
+					}
+				})
+				if !more {
+					if n == 1 {
+						t.Error("it wrote nothing")
+					}
+					break
+				}
+			}
+		})
+	}
+}
+
+// TestTakeover: at each write of a job its network stands still; another one takes the lock and rolls the release back,
+// then the first one's network is back. All of the first one's late writes come to nothing.
+func TestTakeover(t *testing.T) {
+	for _, c := range []struct{ stage, command string }{{"rest", "canary"}, {"rest", "sticky"}, {"canary", "shift"}, {"healthy", "promote"}} {
+		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
+			t.Parallel()
+			for n := 2; !t.Failed(); n++ { // with the first one the release is not there yet
+				more := false
+				at(t, c.stage, func(w *world) {
+					j := w.job("old")
+					still, back, ended := make(chan string, 1), make(chan struct{}), make(chan error, 1)
+					j.before = func(r *http.Request) error {
+						j.mu.Lock()
+						hit := j.seen >= n
+						j.mu.Unlock()
+						if hit {
+							select {
+							case still <- r.Method + " " + r.URL.Path:
+							default:
+							}
+							<-back
+						}
+						return nil
+					}
+					go func() {
+						_, err := commands[c.command](w.Context(), j)
+						ended <- err
+					}()
+					select {
+					case where := <-still:
+						more = true
+						other := w.job("other")
+						if _, err := other.Rollback(w.Context(), "taken over"); err != nil {
+							t.Errorf("write %d (%s): rollback: %v", n, where, err)
+						}
+						close(back)
+						err := <-ended
+						w.wait()
+						if slices.ContainsFunc(w.did(j), func(did string) bool { return strings.HasPrefix(did, "create canary") }) {
+							// A creation cannot name what it follows: it may come late, but gets no traffic, and goes.
+							if _, err := w.job("last").Rollback(w.Context(), "late"); err != nil {
+								t.Errorf("write %d (%s): %v", n, where, err)
+							}
+						}
+						if unrest := w.unrest("1"); unrest != "" {
+							t.Errorf("write %d (%s): %s", n, where, unrest)
+						}
+						if err == nil && !harmless(where) {
+							t.Errorf("write %d (%s): the job did not notice", n, where)
+						}
+					case err := <-ended:
+						if err != nil {
+							t.Error(err)
+						}
+						close(back)
+					}
+				})
+				if !more {
+					break
+				}
+			}
+		})
+	}
+}
+
+// hold lets a job's command come to a write and stay there, with its lock alive, until it is told to go on.
+func (w *world) hold(command string, n int) (j *job, goOn func() error) {
+	w.Helper()
+	j = w.job("holder")
+	held, back, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	j.before = func(r *http.Request) error {
+		j.mu.Lock()
+		hit := j.seen == n && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases")
+		j.mu.Unlock()
+		if hit {
+			close(held)
+			<-back
+		}
+		return nil
+	}
+	go func() {
+		_, err := commands[command](w.Context(), j)
+		ended <- err
+	}()
+	<-held
+	return j, func() error {
+		close(back)
+		return <-ended
+	}
+}
+
+// TestLockHeld: a job waits for the lock as long as it may, then says who is in its way and has written nothing.
+func TestLockHeld(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary", 3)
+		j := w.job("second")
+		j.LockTimeout = 7 * time.Second
+		start := time.Now()
+		_, err := j.Canary(w.Context(), wanted("2"))
+		var held *rollout.LockHeldError
+		if !errors.As(err, &held) || held.Waited != 7*time.Second || !strings.Contains(err.Error(), "nothing was changed") {
+			t.Errorf("%v", err)
+		}
+		if waited := time.Since(start); waited < 7*time.Second || waited > 10*time.Second {
+			t.Errorf("it waited for %s", waited)
+		}
+		if len(j.every) > 0 {
+			t.Errorf("it wrote %q", j.every)
+		}
+		if !slices.ContainsFunc(j.logged, func(l string) bool { return strings.Contains(l, "held by holder-") }) {
+			t.Errorf("nobody says who holds it: %q", j.logged)
+		}
+		status, err := w.job("look").Status(w.Context())
+		if err != nil || !strings.HasPrefix(status.Lock, "holder-") || status.Expired {
+			t.Errorf("status: %+v, %v", status, err)
+		}
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLockReleased: a job that waits gets the lock when the other one has ended, and looks again at what there is to do.
+func TestLockReleased(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary", 3)
+		second := make(chan error, 1)
+		j := w.job("second")
+		go func() {
+			_, err := j.Canary(w.Context(), wanted("2"))
+			second <- err
+		}()
+		time.Sleep(5 * time.Second)
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+		if err := <-second; err != nil {
+			t.Error(err)
+		}
+		if did := w.did(j); len(did) > 0 {
+			t.Errorf("the second job did %q", did)
+		}
+	})
+}
+
+// TestOtherReleaseMeanwhile: while a job waits for the lock, another release starts. It is refused then.
+func TestOtherReleaseMeanwhile(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary", 3)
+		second := make(chan error, 1)
+		j := w.job("second")
+		go func() {
+			_, err := j.Canary(w.Context(), wanted("3"))
+			second <- err
+		}()
+		time.Sleep(time.Second)
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+		if err := <-second; !errors.As(err, new(*release.InFlightError)) || len(j.every) > 0 {
+			t.Errorf("%v, after %q", err, j.every)
+		}
+	})
+}
+
+// TestTakeoverIsNoted: a takeover is in the ledger, with who it was taken from.
+func TestTakeoverIsNoted(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		_, goOn := w.hold("shift", 3)
+		j := w.job("taker")
+		j.Takeover = true
+		if _, err := judge(w.Context(), j.Cluster, release.Healthy); err != nil {
+			t.Error(err)
+		}
+		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("%v, want ErrLockLost", err)
+		}
+		status, err := w.job("look").Status(w.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken := status.Release.Takeovers; len(taken) != 1 || !strings.HasPrefix(taken[0].From, "holder-") || taken[0].By != j.By {
+			t.Errorf("takeovers: %+v", taken)
+		}
+	})
+}
+
+// epochs are those that the app's objects carry, and the ledger's.
+func (w *world) epochs() (objects map[string]string, ledger int64) {
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	objects = map[string]string{}
+	for p, o := range w.server.objects {
+		if slices.Contains(fencedKinds[:4], p.resource) {
+			objects[p.resource+"/"+p.name] = o.object.GetAnnotations()[epochAnnotation]
+		}
+		if p.resource == "configmaps" {
+			l, err := release.ParseLedger(w.set.App, decode[corev1.ConfigMap](o).Data[ledgerKey])
+			if err != nil {
+				w.Fatal(err)
+			}
+			ledger = l.Epoch
+		}
+	}
+	return objects, ledger
+}
+
+// TestStamp: a job that follows one which did not end in order puts its epoch on every object first.
+func TestStamp(t *testing.T) {
+	for _, c := range []struct {
+		after string
+		want  bool
+	}{{"canary", false}, {"promoting", true}} {
+		at(t, c.after, func(w *world) {
+			j := w.job("next")
+			j.fault, j.at = refused, 7 // after the ledger's and five stamps, before any other change
+			if c.after == "promoting" {
+				_, _ = j.Promote(w.Context())
+			} else {
+				j.at = 0
+				if _, err := judge(w.Context(), j.Cluster, release.Healthy); err != nil {
+					t.Fatal(err)
+				}
+			}
+			objects, ledger := w.epochs()
+			for name, epoch := range objects {
+				if (epoch == fmt.Sprint(ledger)) != c.want {
+					t.Errorf("after %s: %s carries %q, the ledger %d", c.after, name, epoch, ledger)
+				}
+			}
+			if len(objects) != 5 {
+				t.Errorf("%v", objects)
+			}
+		})
+	}
+}
+
+// TestLostLedger: an app whose ledger was lost draws an epoch above those that its objects carry, and a rollback
+// removes the canary that no ledger knows.
+func TestLostLedger(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		_, before := w.epochs()
+		if err := w.kube.CoreV1().ConfigMaps(namespace).Delete(w.Context(), "crossbill-"+w.set.App, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		j := w.job("job")
+		result, err := j.Rollback(w.Context(), "test")
+		if err != nil || !strings.Contains(result.Message, "no release in the ledger") {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if got, want := strings.Join(w.did(j), ", "), "update vs 100/0, delete canary"; got != want {
+			t.Errorf("it did %q, want %q", got, want)
+		}
+		if _, after := w.epochs(); after <= before {
+			t.Errorf("epoch %d after %d", after, before)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestLedgerDeletedMeanwhile: a job whose ledger is deleted under it fails, and a rollback removes what it left.
+func TestLedgerDeletedMeanwhile(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary", 2)
+		if err := w.kube.CoreV1().ConfigMaps(namespace).Delete(w.Context(), "crossbill-"+w.set.App, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := goOn(); err == nil {
+			t.Error("the job did not notice")
+		}
+		if _, err := w.job("next").Rollback(w.Context(), "test"); err != nil {
+			t.Error(err)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestEditedLedger: somebody's own keys in the ledger's ConfigMap stay, and cost the job nothing.
+func TestEditedLedger(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary", 2)
+		configMaps := w.kube.CoreV1().ConfigMaps(namespace)
+		state, err := configMaps.Get(w.Context(), "crossbill-"+w.set.App, metav1.GetOptions{})
+		w.must(state, err)
+		state.Data["theirs"] = "note"
+		w.must(configMaps.Update(w.Context(), state, metav1.UpdateOptions{}))
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+		state, err = configMaps.Get(w.Context(), "crossbill-"+w.set.App, metav1.GetOptions{})
+		if err != nil || state.Data["theirs"] != "note" {
+			t.Errorf("%v, %v", state.Data, err)
+		}
+	})
+}
+
+// TestBadEpoch: an epoch that is no number is refused, with what to do.
+func TestBadEpoch(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		w.patchRoute(`[{"op":"add","path":"/metadata/annotations","value":{"` + epochAnnotation + `":"seven"}}]`)
+		_, err := w.job("job").Rollback(w.Context(), "test")
+		if err == nil || !strings.Contains(err.Error(), "not a number; remove it") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestInterrupted: a job that is stopped says what to do next.
+func TestInterrupted(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.controllers.stopped = true
+		j := w.job("job")
+		ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
+		defer cancel()
+		_, err := j.Canary(ctx, wanted("2"))
+		if err == nil || !strings.Contains(err.Error(), "the same command goes on from here") {
+			t.Errorf("%v", err)
+		}
+	})
+}
