@@ -1,26 +1,41 @@
 package verdict
 
-import "testing"
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
 
-// TestRequestsAreRounded: the table of a report and the reason of a verdict show the same number of requests. The
-// one was cut off, the other rounded.
-func TestRequestsAreRounded(t *testing.T) {
-	for _, test := range []struct {
-		events []float64
-		want   float64
+// TestRequestsAreThoseOfTheReason: a report's table and the sentence of its verdict show the same number of
+// requests. They differed where objectives count differently, or by one, where one of them was cut off.
+func TestRequestsAreThoseOfTheReason(t *testing.T) {
+	healthy := func(events float64) Pair { return Pair{Tally{events, 0}, Tally{10 * events, 0}} }
+	unhealthy := func(events float64) Pair { return Pair{Tally{events, events / 2}, Tally{10 * events, 0}} }
+	for name, test := range map[string]struct {
+		availability, latency Pair
+		want                  float64
+		wantReason            string // the reason contains it
 	}{
-		{nil, 0},
-		{[]float64{60, 60}, 120},
-		{[]float64{60.4, 60.4}, 121},
-		{[]float64{60.2, 60.2}, 120},
-		{[]float64{3196.9999999999995}, 3197},
+		"healthy":                 {healthy(7200), healthy(7204), 7200, "availability: 100.00"},
+		"the first is unhealthy":  {unhealthy(261), healthy(265), 261, "availability: "},
+		"the second is unhealthy": {healthy(265), unhealthy(261), 261, "latency: "},
+		"parts of requests":       {unhealthy(260.6), healthy(265), 261, "availability: "},
+		"the first has nothing":   {Pair{}, healthy(90.6), 91, "availability: the canary has no events"},
+		"nothing":                 {Pair{}, Pair{}, 0, "no request"},
 	} {
-		record := Record{Test: Test{Objectives: []Objective{{Name: "availability"}}}}
-		for _, events := range test.events {
-			record.Blocks = append(record.Blocks, Block{Pairs: []Pair{{Canary: Tally{Events: events}}}})
-		}
-		if got := record.Requests(); got != test.want {
-			t.Errorf("%v: %g, want %g", test.events, got, test.want)
-		}
+		t.Run(name, func(t *testing.T) {
+			record := Record{Test: DefaultSLO().Test(), Blocks: []Block{{Elapsed: time.Minute, Pairs: []Pair{test.availability, test.latency}}}}
+			got, reason := record.Requests(), record.Test.Begin().Add(record.Blocks[0]).Reason
+			if got != test.want || !strings.Contains(reason, test.wantReason) {
+				t.Errorf("%g requests, reason %q; want %g, %q", got, reason, test.want, test.wantReason)
+			}
+			if strings.Contains(reason, "of the canary's") && !strings.Contains(reason, fmt.Sprintf("of the canary's %.0f events", got)) {
+				t.Errorf("%g requests, and the reason %q", got, reason)
+			}
+		})
+	}
+	if got := (Record{}).Requests(); got != 0 {
+		t.Errorf("%g requests of an empty record", got)
 	}
 }

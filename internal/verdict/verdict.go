@@ -30,18 +30,25 @@ type Record struct {
 	Blocks []Block `json:"blocks"`
 }
 
-// Requests is how many requests of the canary were judged, as its busiest objective counts them. It is a whole
-// number, since counters that Prometheus has lost scrapes of may not be: the reason of a verdict rounds as well.
+// Requests is how many requests of the canary were judged. Objectives that read other metrics count a few more or
+// fewer; this is what the objective counts that the reason of the verdict names first: the first unhealthy one,
+// else the first, or the busiest when that one has counted nothing. It is rounded as in the reason.
 func (r Record) Requests() float64 {
-	most := 0.0
-	for i := range r.Test.Objectives {
-		sum := 0.0
-		for _, b := range r.Blocks {
-			sum += b.Pairs[i].Canary.Events
-		}
-		most = max(most, sum)
+	state, last := r.Test.Begin(), Judgement{}
+	for _, b := range r.Blocks {
+		last = state.Add(b)
 	}
-	return math.Round(most)
+	busiest := 0.0
+	for _, e := range last.Evidence {
+		if e.Unhealthy {
+			return math.Round(e.Total.Canary.Events)
+		}
+		busiest = max(busiest, e.Total.Canary.Events)
+	}
+	if busiest > 0 && last.Evidence[0].Total.Canary.Events > 0 {
+		return math.Round(last.Evidence[0].Total.Canary.Events)
+	}
+	return math.Round(busiest)
 }
 
 func (b Block) events() float64 {
