@@ -299,6 +299,31 @@ func TestTestsNamedOnPagesExist(t *testing.T) {
 	}
 }
 
+// TestMessagesInTheRunbookExist: what the runbook quotes, in italics, is what the code says. "…" stands for what
+// differs each time.
+func TestMessagesInTheRunbookExist(t *testing.T) {
+	var code strings.Builder
+	for _, text := range sources(t, func(name string) bool {
+		return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && (strings.HasPrefix(name, "internal/") || strings.HasPrefix(name, "cmd/"))
+	}) {
+		code.WriteString(text)
+	}
+	quoted := 0
+	for _, found := range regexp.MustCompile(`\*([^*|\n]+)\*`).FindAllStringSubmatch(read(t, "docs/runbook.md"), -1) {
+		for part := range strings.SplitSeq(found[1], "…") {
+			quoted++
+			// A placeholder of fmt's may come before or after a colon, and an outcome takes its place.
+			part = strings.TrimSuffix(strings.Trim(part, " ,;:()"), ": rolled_back")
+			if !strings.Contains(code.String(), part) {
+				t.Errorf("docs/runbook.md quotes %q: the code does not say %q", found[1], part)
+			}
+		}
+	}
+	if quoted < 20 {
+		t.Errorf("found only %d quotes", quoted)
+	}
+}
+
 // TestTheVerdictPageIsItsTemplate: `make verdict-bench` makes docs/verdict.md from a template, which a change of
 // the page alone would be lost in.
 func TestTheVerdictPageIsItsTemplate(t *testing.T) {
