@@ -99,3 +99,36 @@ func shareText(t verdict.Tally) string {
 	}
 	return fmt.Sprintf("%.2f%% of %.0f ok", 100*(1-t.Share()), t.Events)
 }
+
+// verdictSummary is a verdict as -o json and -o yaml print it. All that it rests on is in the file of --record.
+type verdictSummary struct {
+	Outcome    release.VerdictOutcome `json:"outcome"`
+	Cause      verdict.Cause          `json:"cause,omitempty"` // of an inconclusive one
+	Reason     string                 `json:"reason"`
+	Requests   int64                  `json:"requests"`        // the canary's, while it was judged
+	Seconds    float64                `json:"durationSeconds"` // until the verdict
+	Objectives []objectiveSummary     `json:"objectives"`
+}
+
+// objectiveSummary is what one objective has counted in all of the time.
+type objectiveSummary struct {
+	Name    string        `json:"name"`
+	Canary  verdict.Tally `json:"canary"`
+	Primary verdict.Tally `json:"primary"`
+}
+
+// summaryOf is nil for nil.
+func summaryOf(v *verdict.Verification) *verdictSummary {
+	if v == nil {
+		return nil
+	}
+	s := &verdictSummary{Outcome: v.Outcome, Cause: v.Cause, Reason: v.Reason, Requests: int64(v.Record.Requests()), Objectives: []objectiveSummary{}}
+	if n := len(v.Evaluations); n > 0 {
+		last := v.Evaluations[n-1]
+		s.Seconds = last.Elapsed.Round(100 * time.Millisecond).Seconds()
+		for _, evidence := range last.Judgement.Evidence {
+			s.Objectives = append(s.Objectives, objectiveSummary{evidence.Objective, evidence.Total.Canary, evidence.Total.Primary})
+		}
+	}
+	return s
+}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/our-org/crossbill/internal/notify"
 	"github.com/our-org/crossbill/internal/rollout"
-	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // lifecycleOptions are those of the commands that change what is deployed.
@@ -81,7 +80,7 @@ func (o *lifecycleOptions) validate() error {
 // outcome is what a command came to, as it is printed.
 type outcome struct {
 	rollout.Result
-	Verdict *verdict.Verification `json:"verdict,omitempty"`
+	Verdict *verdictSummary `json:"verdict,omitempty"`
 }
 
 // act is what a command does to the cluster.

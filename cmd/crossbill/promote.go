@@ -86,6 +86,6 @@ func (o *promoteOptions) run(ctx context.Context) error {
 			return outcome{Result: result}, err
 		}
 		came, err := analysis.Bake(ctx, options, result)
-		return outcome{Result: came.Result}, err
+		return outcome{came.Result, summaryOf(came.Verdict)}, err
 	})
 }

@@ -39,7 +39,7 @@ type globalOptions struct {
 }
 
 func (o *globalOptions) add(flags *pflag.FlagSet) {
-	flags.StringVar(&o.config, "config", "", "crossbill.yaml to read (default: the nearest one, from this folder upwards)")
+	flags.StringVar(&o.config, "config", "", "configuration file (default $CROSSBILL_CONFIG, then crossbill.yaml in the working directory, if there is one)")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show each request to the API server: method, URL, status, time")
 }
 

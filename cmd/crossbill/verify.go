@@ -108,7 +108,7 @@ func (o *verifyOptions) run(ctx context.Context) error {
 			options.Record = o.writeRecord
 		}
 		came, err := analysis.Verify(ctx, options)
-		return outcome{came.Result, came.Verdict}, err
+		return outcome{came.Result, summaryOf(came.Verdict)}, err
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 )
@@ -79,14 +80,22 @@ func (o *versionOptions) complete(cmd *cobra.Command, _ []string) error {
 func (o *versionOptions) validate() error { return o.output.validate() }
 
 func (o *versionOptions) run(context.Context) error {
-	b := buildVersion()
-	return o.output.print(o.out, view{
+	return o.output.print(o.out, buildVersion().view())
+}
+
+func (b buildInfo) view() view {
+	return view{
 		data: b,
 		text: line("crossbill %s", b.Version),
 		wide: func(out io.Writer) error {
-			_, err := fmt.Fprintf(out, "crossbill %s\ncommit    %s\ndate      %s\ngo        %s\nplatform  %s\n", b.Version, b.Commit, b.Date, b.Go, b.Platform)
-			return err
+			w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+			for _, row := range [][2]string{{"crossbill", b.Version}, {"commit", b.Commit}, {"date", b.Date}, {"go", b.Go}, {"platform", b.Platform}} {
+				if row[1] != "" {
+					fmt.Fprintf(w, "%s\t%s\n", row[0], row[1])
+				}
+			}
+			return w.Flush()
 		},
 		names: []string{"version/" + b.Version},
-	})
+	}
 }
