@@ -54,7 +54,7 @@ func releaseAt(stage release.Stage) *release.Release {
 	return r
 }
 
-// TestGoldenOutcomes is what each command of the lifecycle prints of what it came to, in each format.
+// TestGoldenOutcomes is what each command of the lifecycle prints of what it came to; the first one in each format.
 func TestGoldenOutcomes(t *testing.T) {
 	unhealthy := &verdict.Verification{
 		Outcome: release.Unhealthy, Reason: "availability: 14 of the canary's 67 events are bad",
@@ -76,7 +76,11 @@ func TestGoldenOutcomes(t *testing.T) {
 		{Result: rollout.Result{Command: "guard", App: "app", Message: "no release is in flight"}},
 		{Result: rollout.Result{Command: "migrate", App: "app", Message: "primary has all of the traffic"}},
 	} {
-		for _, format := range formats {
+		shown := []string{"text", "json"}
+		if came.Command == "canary" {
+			shown = formats
+		}
+		for _, format := range shown {
 			t.Run(came.Command+"/"+format, func(t *testing.T) {
 				var out bytes.Buffer
 				o := &lifecycleOptions{output: outputOptions{format: format}, out: &out}

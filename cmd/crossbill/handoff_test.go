@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/http/httptest"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/gitlab"
@@ -73,8 +71,8 @@ func TestBadHandoffLines(t *testing.T) {
 		"history --last 0":                                             "--last: 0 is not a number of releases",
 		"status --watch -o json":                                       "--watch: ",
 		"replay --file /nonexistent":                                   "--file: ",
-		"replay --file testdata/watch.json":                            "--file: it has no verdict",
-		"replay --file testdata/watch.json --release-id one":           "--release-id: given together with --file",
+		"replay --file testdata/golden/watch.json":                     "--file: it has no verdict",
+		"replay --file testdata/golden/watch.json --release-id one":    "--release-id: given together with --file",
 		"replay --slo /nonexistent":                                    "/nonexistent",
 	} {
 		t.Run(line, func(t *testing.T) {
@@ -125,28 +123,8 @@ func TestHandoffOutput(t *testing.T) {
 				t.Errorf("-o name: exit code %d, %q; want %q", code, out, test.name)
 			}
 			_, out := runCommand(t, append(strings.Fields(test.line), "-o", "json")...)
-			golden(t, test.file, out)
+			golden(t, "testdata/golden/"+test.file, []byte(out))
 		})
-	}
-}
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// golden compares a text with a file in testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
 	}
 }
 
@@ -197,7 +175,7 @@ func TestLint(t *testing.T) {
 		}
 	}
 	_, out := runCommand(t, "lint", broken, "-o", "json")
-	golden(t, "lint.json", out)
+	golden(t, "testdata/golden/lint.json", []byte(out))
 }
 
 // optional starts a shell's words that are there only if a variable is set.
