@@ -48,7 +48,7 @@ func withoutEvidence(s *rollout.Status) rollout.Status {
 	short := *s
 	short.Release, short.History = s.Release.WithoutEvidence(), nil
 	for _, finished := range s.History {
-		finished.Release = *finished.Release.WithoutEvidence()
+		finished.Release = *finished.WithoutEvidence()
 		short.History = append(short.History, finished)
 	}
 	return short

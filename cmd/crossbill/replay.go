@@ -112,11 +112,11 @@ func (o *replayOptions) run(ctx context.Context) error {
 			return err
 		}
 	}
-	judgement, used, err := o.recorded.counts.Replay(o.test)
+	judgment, used, err := o.recorded.counts.Replay(o.test)
 	if err != nil {
 		return err
 	}
-	return o.print(judgement, used)
+	return o.print(judgment, used)
 }
 
 // lastVerdict is the verdict of a release; "" is the one in flight, else the newest that has finished.
@@ -143,7 +143,7 @@ func lastVerdict(s *rollout.Status, id string) (*recorded, error) {
 	return &recorded{r.ID, r.Verdict.Outcome, counts}, nil
 }
 
-// print prints a judgement that was made after some of the blocks of counts.
+// print prints a judgment that was made after some of the blocks of counts.
 func (o *replayOptions) print(j verdict.Judgement, used int) error {
 	if !j.Decided { // the counts end before this test would have
 		j.Outcome = release.Inconclusive
@@ -151,9 +151,9 @@ func (o *replayOptions) print(j verdict.Judgement, used int) error {
 	out := struct {
 		ReleaseID       string                 `json:"releaseId"`
 		RecordedOutcome release.VerdictOutcome `json:"recordedOutcome"`
-		Judgement       verdict.Judgement      `json:"judgement"`
+		Judgment        verdict.Judgement      `json:"judgment"`
 		DurationSeconds float64                `json:"durationSeconds"` // until the decision
-	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgement: j}
+	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgment: j}
 	if used > 0 {
 		out.DurationSeconds = o.recorded.counts.Blocks[used-1].Elapsed.Seconds()
 	}

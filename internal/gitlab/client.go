@@ -125,8 +125,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // statusOf is the HTTP status of GitLab's error answer, 0 when there was no answer.
 func statusOf(err error) int {
-	var answer *gitlab.ErrorResponse
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*gitlab.ErrorResponse](err); ok {
 		return answer.StatusCode
 	}
 	return 0

@@ -45,7 +45,7 @@ func (c *Client) pipelinesNamed(ctx context.Context, deadline time.Time, name st
 // pipelines of the project.
 func (c *Client) pipelinesOf(ctx context.Context, deadline time.Time, app, releaseID string) ([]*gitlab.PipelineInfo, error) {
 	if app != "" {
-		return c.pipelinesNamed(ctx, deadline, Name(app, releaseID))
+		return c.pipelinesNamed(ctx, deadline, pipelineName(app, releaseID))
 	}
 	rows, _, err := c.pipelinesPage(ctx, deadline, &gitlab.ListProjectPipelinesOptions{
 		ListOptions: gitlab.ListOptions{PerPage: 100}, YamlErrors: new(false), OrderBy: new("id"), Sort: new("desc"),

@@ -13,8 +13,8 @@
 //  4. it goes on listing for a short while, and when there are several pipelines it keeps the one
 //     with the lowest id and cancels the others. All senders follow the same rule, so they agree.
 //
-// What this does not close: a POST that GitLab executes later than Options.Window after its
-// connection broke, or a row that a list shows later than Options.Settle. Then a second pipeline
+// What this does not close: a POST that GitLab executes later than unansweredWindow after its
+// connection broke, or a row that a list shows later than TriggerOptions.Settle. Then a second pipeline
 // exists until the next Trigger or Watch of the release sees and cancels it. That pipeline can still do
 // no second release: it has the same release id and digest, and the lock in the cluster lets one job
 // at a time act on it. The lock is what makes the effect exactly once; this package makes the
@@ -38,8 +38,8 @@ type Release struct {
 	SourceURL string // page of the run that triggers it; may be empty
 }
 
-// Name is the name that GitLab gives to the release's pipeline.
-func Name(app, id string) string { return "release " + app + " " + id }
+// pipelineName is the name that GitLab gives to the release's pipeline.
+func pipelineName(app, id string) string { return "release " + app + " " + id }
 
 // The forms of what a pipeline is started with. .gitlab-ci.yml has the same patterns, so that GitLab
 // checks them as well.

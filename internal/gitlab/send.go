@@ -32,8 +32,7 @@ func (s *sender) send(ctx context.Context) answer {
 		return answerOf201(p)
 	}
 	var said []byte
-	var failure *gitlab.ErrorResponse
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*gitlab.ErrorResponse](err); ok {
 		said = failure.Body
 	}
 	status := statusOf(err)

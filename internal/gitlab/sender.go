@@ -13,6 +13,12 @@ import (
 	"github.com/our-org/crossbill/internal/httpretry"
 )
 
+// Bounds of sends whose answer was lost.
+const (
+	unansweredWindow = 75 * time.Second // how long such a POST may still take effect
+	maxUncertain     = 4                // how many may be sent
+)
+
 // sender is one call of Trigger.
 type sender struct {
 	*Client
@@ -26,11 +32,12 @@ type sender struct {
 
 	sends     int
 	uncertain int // sends without a clear answer
+	throttled int // sends that started nothing
 	left      []int64
 	leftCause error
 }
 
-// wrapUncertain keeps an error from claiming that nothing was started when that is not known.
+// wrapUncertain keeps an error from saying that nothing was started when that is not known.
 func (s *sender) wrapUncertain(err error) error {
 	var unknown *UnknownError
 	if s.uncertain == 0 || errors.As(err, &unknown) {
@@ -62,33 +69,14 @@ func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
 
 // sendUntilKnown sends and reconciles until there is a pipeline.
 func (s *sender) sendUntilKnown(ctx context.Context) (*gitlab.PipelineInfo, error) {
-	for throttled := 1; ; {
+	for {
 		answer := s.send(ctx)
-		look := time.Duration(0)
-		switch {
-		case answer.refused != nil:
-			return nil, answer.refused
-		case answer.started != nil:
-			s.own[answer.started.ID] = answer.started
-			s.logf("started pipeline %d", answer.started.ID)
-			look = s.options.Settle
-		case answer.unknown != nil:
-			s.uncertain++
-			s.logf("no clear answer (%s): waiting %s for the pipeline to appear", withoutURL(answer.unknown), s.options.Window)
-			look = s.options.Window
-		default: // known not to have started
-			wait := max(answer.wait, httpretry.Wait(httpretry.MinWait, 30*time.Second, throttled-1, nil))
-			throttled++
-			if time.Now().Add(wait).After(s.deadline) {
-				return nil, fmt.Errorf("GitLab did not accept the pipeline within %s: %w; run the same command again later", s.options.Timeout, answer.cause)
-			}
-			s.logf("%s; sending again in %s", answer.why, wait.Round(time.Second))
-			if err := sleep(ctx, wait); err != nil {
-				return nil, err
-			}
+		window, err := s.reconciliation(ctx, answer)
+		if err != nil {
+			return nil, err
 		}
-		kept, err := s.reconcileFor(ctx, look)
-		if kept != nil && look == 0 { // another sender's: its row may be the first of several
+		kept, err := s.reconcileFor(ctx, window)
+		if kept != nil && window == 0 { // another sender's: its row may be the first of several
 			kept, err = s.reconcileFor(ctx, s.options.Settle)
 		}
 		switch {
@@ -98,12 +86,36 @@ func (s *sender) sendUntilKnown(ctx context.Context) (*gitlab.PipelineInfo, erro
 			return kept, nil
 		case len(s.own) > 0:
 			return nil, fmt.Errorf("pipeline %q was started and then canceled by somebody else; run the same command again to start another", s.name)
-		case s.uncertain >= s.options.MaxSends:
+		case s.uncertain >= maxUncertain:
 			return nil, &UnknownError{Name: s.name, Sends: s.uncertain, Cause: answer.unknown}
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// reconciliation notes the answer to a POST and gives how long to reconcile after it. When nothing was started it
+// waits before that, as long as GitLab asks for.
+func (s *sender) reconciliation(ctx context.Context, a answer) (time.Duration, error) {
+	switch {
+	case a.refused != nil:
+		return 0, a.refused
+	case a.started != nil:
+		s.own[a.started.ID] = a.started
+		s.logf("started pipeline %d", a.started.ID)
+		return s.options.Settle, nil
+	case a.unknown != nil:
+		s.uncertain++
+		s.logf("no clear answer (%s): waiting %s for the pipeline to appear", withoutURL(a.unknown), unansweredWindow)
+		return unansweredWindow, nil
+	}
+	wait := max(a.wait, httpretry.Wait(httpretry.MinWait, 30*time.Second, s.throttled, nil))
+	s.throttled++
+	if time.Now().Add(wait).After(s.deadline) {
+		return 0, fmt.Errorf("GitLab did not accept the pipeline within %s: %w; run the same command again later", s.options.Timeout, a.cause)
+	}
+	s.logf("%s; sending again in %s", a.why, wait.Round(time.Second))
+	return 0, sleep(ctx, wait)
 }
 
 // reconcileFor reconciles for a while, with growing pauses, and gives the pipeline that is kept at the end of it,
@@ -112,7 +124,7 @@ func (s *sender) reconcileFor(ctx context.Context, d time.Duration) (*gitlab.Pip
 	until := time.Now().Add(d)
 	for pause := time.Second; ; pause = min(pause*2, 10*time.Second) {
 		kept, err := s.reconcile(ctx)
-		left := until.Sub(time.Now())
+		left := time.Until(until)
 		if err != nil || left <= 0 {
 			return kept, err
 		}
@@ -124,7 +136,7 @@ func (s *sender) reconcileFor(ctx context.Context, d time.Duration) (*gitlab.Pip
 
 // reconcile lists the release's pipelines, keeps the one with the lowest id and cancels the others.
 func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
-	rows, err := s.pipelinesNamed(ctx, s.deadline.Add(s.options.Window), s.name)
+	rows, err := s.pipelinesNamed(ctx, s.deadline.Add(unansweredWindow), s.name)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +154,7 @@ func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
 	slices.SortFunc(rows, func(a, b *gitlab.PipelineInfo) int { return cmp.Compare(a.ID, b.ID) })
 	s.left, s.leftCause = nil, nil
 	for _, p := range rows[1:] {
-		if err := s.cancelPipeline(ctx, s.deadline.Add(s.options.Window), p.ID); err != nil {
+		if err := s.cancelPipeline(ctx, s.deadline.Add(unansweredWindow), p.ID); err != nil {
 			if ctx.Err() != nil {
 				return nil, err
 			}

@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -24,10 +25,8 @@ type TriggerOptions struct {
 	// still adopted. The new pipeline also releases what was rolled back before.
 	Again bool
 
-	Settle   time.Duration // how long to wait for pipelines of other senders; default 10 s
-	Window   time.Duration // how long an unanswered POST may still take effect; default 75 s
-	Timeout  time.Duration // bound of the whole call; default 15 min
-	MaxSends int           // POSTs whose outcome may stay unknown; default 4
+	Settle  time.Duration // how long to wait for pipelines of other senders; default 10 s
+	Timeout time.Duration // bound of the whole call; default 15 min
 }
 
 func (o *TriggerOptions) check(c *Client) error {
@@ -37,17 +36,7 @@ func (o *TriggerOptions) check(c *Client) error {
 	if !refPattern.MatchString(o.Ref) {
 		return &usererr.Error{Field: "gitlab.ref", Problem: fmt.Sprintf("%q is not a branch or tag", o.Ref), Fix: "give a branch or tag of the GitLab project"}
 	}
-	defaults := func(d *time.Duration, value time.Duration) {
-		if *d == 0 {
-			*d = value
-		}
-	}
-	defaults(&o.Settle, 10*time.Second)
-	defaults(&o.Window, 75*time.Second)
-	defaults(&o.Timeout, 15*time.Minute)
-	if o.MaxSends == 0 {
-		o.MaxSends = 4
-	}
+	o.Settle, o.Timeout = cmp.Or(o.Settle, 10*time.Second), cmp.Or(o.Timeout, 15*time.Minute)
 	return o.Release.check()
 }
 
@@ -101,7 +90,7 @@ func Trigger(ctx context.Context, c *Client, o TriggerOptions) (Pipeline, error)
 		return Pipeline{}, err
 	}
 	s := &sender{
-		Client: c, options: o, name: Name(o.Release.App, o.Release.ID),
+		Client: c, options: o, name: pipelineName(o.Release.App, o.Release.ID),
 		deadline: time.Now().Add(o.Timeout),
 		own:      map[int64]*gitlab.PipelineInfo{}, earlier: map[int64]bool{}, canceled: map[int64]bool{},
 	}

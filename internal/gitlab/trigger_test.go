@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -39,7 +38,7 @@ var toRelease = Release{
 	Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe", SourceURL: "https://github.com/our-org/qwik-node-app/actions/runs/1",
 }
 
-func nameOf(r Release) string { return Name(r.App, release.NewID(r.App, digest, r.Commit)) }
+func nameOf(r Release) string { return pipelineName(r.App, release.NewID(r.App, digest, r.Commit)) }
 
 // connect gives a client of a double, without a network.
 func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) *Client {
@@ -263,8 +262,7 @@ func TestTriggerSaysWhatIsUnknown(t *testing.T) {
 					}
 				})
 				_, err := Trigger(ctx, c, TriggerOptions{Ref: "main", Release: toRelease})
-				var unknown *UnknownError
-				if !errors.As(err, &unknown) {
+				if !errors.As(err, new(*UnknownError)) {
 					t.Fatalf("error %v", err)
 				}
 				if posts := server.Posts(); posts > 4 {
@@ -310,8 +308,7 @@ func TestTriggerOfALateCommit(t *testing.T) {
 			t.Fatalf("pipelines %v: the double did not do what this test is about", got)
 		}
 		progress, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}, Timeout: time.Second})
-		var deadline *DeadlineError
-		if !errors.As(err, &deadline) {
+		if !errors.As(err, new(*DeadlineError)) {
 			t.Fatal(err)
 		}
 		if got := server.Effective(); !slices.Equal(got, []int64{progress.PipelineID}) {
@@ -505,9 +502,4 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 			}
 		}
 	})
-}
-
-func ExampleName() {
-	fmt.Println(Name("qwik-node-app", "0123456789ab"))
-	// Output: release qwik-node-app 0123456789ab
 }

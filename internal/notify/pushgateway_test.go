@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -41,12 +42,8 @@ func TestPushgateway(t *testing.T) {
 	command, app := "PUT app=shop command=verify job=crossbill namespace=production", "POST app=shop job=crossbill namespace=production"
 	commandValues := map[string]float64{"crossbill_command_duration_seconds": 42, "crossbill_command_exit_code": 3, "crossbill_command_last_run_timestamp_seconds": float64(started.Unix() + 42)}
 	with := func(more map[string]float64) map[string]float64 {
-		all := map[string]float64{}
-		for _, values := range []map[string]float64{commandValues, more} {
-			for name, value := range values {
-				all[name] = value
-			}
-		}
+		all := maps.Clone(commandValues)
+		maps.Copy(all, more)
 		return all
 	}
 	inFlight := unhealthyCanary("")

@@ -34,11 +34,11 @@ func (r *inheritance) merged(name string, depth int) (map[string]any, error) {
 func merge(into, from map[string]any) {
 	for key, value := range from {
 		old, a := into[key].(map[string]any)
-		new, b := value.(map[string]any)
+		with, b := value.(map[string]any)
 		if a && b {
 			copied := map[string]any{}
 			merge(copied, old)
-			merge(copied, new)
+			merge(copied, with)
 			into[key] = copied
 			continue
 		}

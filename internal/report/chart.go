@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 )
@@ -93,8 +94,8 @@ func (c *chart) Band(line curve) string {
 			fmt.Fprintf(&b, "%s%.0f %.1f", map[bool]string{true: "M", false: "L"}[b.Len() == 0], c.x(p.At), c.y(p.High))
 		}
 	}
-	for i := len(line.Points) - 1; i >= 0; i-- {
-		if p := line.Points[i]; p.High != 0 {
+	for _, p := range slices.Backward(line.Points) {
+		if p.High != 0 {
 			fmt.Fprintf(&b, "L%.0f %.1f", c.x(p.At), c.y(p.Low))
 		}
 	}

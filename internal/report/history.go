@@ -34,7 +34,7 @@ func History(finished []release.Finished) []FinishedRelease {
 		f := &finished[i]
 		p := FinishedRelease{
 			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Reason, StartedAt: f.StartedAt, StartedBy: f.StartedBy,
-			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Release.Links(),
+			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Links(),
 		}
 		if f.Verdict != nil {
 			p.Verdict, p.Requests = f.Verdict.Outcome, f.Verdict.Requests

@@ -33,7 +33,7 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			case nil:
 				done <- result{response: recorder.Result()}
 			case http.ErrAbortHandler:
-				if recorder.Code == http.StatusCreated { // the answer had begun
+				if recorder.Code == http.StatusCreated { // the answer had started
 					response := recorder.Result()
 					response.Body = io.NopCloser(io.MultiReader(recorder.Body, brokenBody{}))
 					done <- result{response: response}
