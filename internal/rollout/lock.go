@@ -179,12 +179,13 @@ func (l *rememberingLock) remember(err error) error {
 	return err
 }
 
-// takeOver puts this job into the lock of whoever holds it, when that is asked for, and says who that
-// was. In one write: a lock that was only emptied would be the other job's again at its next renewal.
+// clockSkew is by how much this machine's clock and that of a job that holds the lock may differ.
+const clockSkew = time.Minute
+
+// takeOver puts this job into the lock of whoever holds it, when that is asked for or that job has been dead for
+// long, and says who that was. In one write: a lock that was only emptied would be the other job's again at its
+// next renewal.
 func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, err error) {
-	if !c.Takeover {
-		return "", nil
-	}
 	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
 	err = retried(ctx, c.lockName(), func() error {
 		lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
@@ -195,7 +196,7 @@ func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, e
 			return err
 		}
 		holder, _ := holderOf(lease)
-		if holder == "" || holder == identity {
+		if holder == "" || holder == identity || !c.Takeover && !expiredLongAgo(lease) {
 			return nil
 		}
 		putInto(lease, identity)
@@ -212,6 +213,12 @@ func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, e
 		c.log("lock", "taken over from %s", from)
 	}
 	return from, nil
+}
+
+// expiredLongAgo says whether no job can hold a lock any more, whatever the clocks are like. Leader election, which
+// trusts no clock but its own, would wait for leaseDuration all the same.
+func expiredLongAgo(lease *coordinationv1.Lease) bool {
+	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > leaseDuration+clockSkew
 }
 
 // putInto makes a job the holder of a Lease.
