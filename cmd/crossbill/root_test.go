@@ -15,6 +15,7 @@ import (
 
 // TestBadLines: what is wrong with a command line is said before anything is asked of a server, with exit code 2.
 func TestBadLines(t *testing.T) {
+	quiet(t)
 	t.Setenv("KUBECONFIG", "/nonexistent")
 	image := "registry.example.com/our-org/app@sha256:" + strings.Repeat("0a", 32)
 	for line, want := range map[string]string{
