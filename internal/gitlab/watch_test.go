@@ -97,6 +97,21 @@ func TestWatchIsBounded(t *testing.T) {
 	})
 }
 
+// TestWatchIsBoundedByASlowGitLab: an answer that does not come in time ends the watch with what was seen before.
+func TestWatchIsBoundedByASlowGitLab(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.ReadFaults = []gitlabtest.Fault{{}, {}, {}, {Kind: gitlabtest.Slow, Delay: 50 * time.Second}}
+		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running"}}})
+		start := time.Now()
+		p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}, Timeout: 10 * time.Second})
+		if !errors.As(err, new(*DeadlineError)) || p.Status != "running" || time.Since(start) != 10*time.Second {
+			t.Errorf("%+v, %v after %s", p, err, time.Since(start))
+		}
+		server.Wait()
+	})
+}
+
 // TestWatchChildPipeline: the promote job may be in a child pipeline.
 func TestWatchChildPipeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/hashicorp/go-retryablehttp"
+	"github.com/our-org/crossbill/internal/httpretry"
 	"github.com/our-org/crossbill/internal/usererr"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
@@ -142,15 +142,12 @@ func gitHubToken(ctx context.Context) (string, error) {
 	query := at.Query()
 	query.Set("audience", "sigstore")
 	at.RawQuery = query.Encode()
-	request, err := retryablehttp.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
 	if err != nil {
 		return "", err
 	}
 	request.Header.Set("Authorization", "Bearer "+bearer)
-	client := retryablehttp.NewClient()
-	client.Logger, client.RetryMax = nil, 3
-	client.HTTPClient.Timeout = 20 * time.Second
-	response, err := client.Do(request)
+	response, err := httpretry.Client(nil).Do(request)
 	if err != nil {
 		return "", fmt.Errorf("GitHub's identity token: %w", err)
 	}
