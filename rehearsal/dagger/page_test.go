@@ -40,11 +40,12 @@ const (
 // writePage writes each function's call, and what it printed, as a page of the documentation.
 func writePage(file, listed string) error {
 	var page strings.Builder
-	page.WriteString(`# The Dagger module's functions
+	page.WriteString(`# Dagger functions
 
-Each with a call, and what that printed: on a real engine, against the rehearsal's registry, cluster and Prometheus and
-a GitLab double, by ` + "`make test-dagger DOCS=1`" + `, which writes this page. Digests are shortened, and … stands for what is
-left out. ` + "`dagger call FUNCTION --help`" + ` lists a function's arguments, ` + "`dagger call --help`" + ` those before it.
+Each function of the [Dagger module](guides/dagger.md) with a call and what it printed: on a real engine, against the rehearsal's
+registry, cluster, and Prometheus and a simulated GitLab, by ` + "`make test-dagger DOCS=1`" + `, which writes this page. Digests are
+shortened, and … stands for omitted output. ` + "`dagger call FUNCTION --help`" + ` lists the arguments of a function, and
+` + "`dagger call --help`" + ` those before its name ([overview](guides/dagger.md#arguments)).
 `)
 	for _, function := range functions {
 		does := regexp.MustCompile(`(?m)^` + function + ` +(\S.*)$`).FindStringSubmatch(listed)
