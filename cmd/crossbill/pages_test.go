@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/mattn/go-shellwords"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -296,6 +299,31 @@ func TestTestsNamedOnPagesExist(t *testing.T) {
 	}
 	if named < 10 {
 		t.Errorf("found only %d names of tests", named)
+	}
+}
+
+// TestJSONOnPages: a sample of JSON on a page has the fields of the golden file.
+func TestJSONOnPages(t *testing.T) {
+	for page, golden := range map[string]string{
+		"docs/commands/trigger.md":     "cmd/crossbill/testdata/golden/trigger.json",
+		"docs/guides/notifications.md": "internal/notify/testdata/message.json",
+	} {
+		fields := func(text string) []string {
+			var object map[string]any
+			if err := json.Unmarshal([]byte(text), &object); err != nil {
+				t.Fatalf("%s: %v", page, err)
+			}
+			return slices.Sorted(maps.Keys(object))
+		}
+		sample := ""
+		for _, block := range fence.FindAllStringSubmatch(read(t, page), -1) {
+			if block[1] == "json" {
+				sample = block[2]
+			}
+		}
+		if diff := cmp.Diff(fields(read(t, golden)), fields(sample)); diff != "" {
+			t.Errorf("%s, beside %s:\n%s", page, golden, diff)
+		}
 	}
 }
 
