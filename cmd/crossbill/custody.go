@@ -38,7 +38,7 @@ func newImageAttestCommand() *cobra.Command {
 		Long: `Attach to an image, in its registry: an SBOM (CycloneDX) of what the bundler put
 into it, a signed provenance (SLSA v1) that names repository, commit and build,
 and a signature as cosign makes them. ` + "`crossbill canary`" + `, shift and promote let an
-image through by that provenance, when there is a policy (k8s/trust.yaml).
+image through by that provenance, when there is a policy (imagePolicy in crossbill.yaml).
 
 Repository and commit are the image's labels, unless given.
 
