@@ -231,7 +231,7 @@ func TestAReportOfEverything(t *testing.T) {
 	}
 	newest := s.History[0]
 	first := words[:strings.Index(words, "Charts")]
-	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9%", "Evidence for unhealthy"} {
+	for _, want := range []string{newest.Reason, "rolled back", "41 s", "joe@gitlab-job-13", "objective 99.9%", "Canary good"} {
 		if !strings.Contains(words, want) {
 			t.Errorf("the page lacks %q", want)
 		}
