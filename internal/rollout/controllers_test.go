@@ -64,7 +64,7 @@ type progress struct {
 
 func newControllers(s *apiServer) *controllers {
 	c := &controllers{
-		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{}, stuck: map[string]bool{}, shrink: map[string]int32{},
+		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{taggedImage: image("1")}, stuck: map[string]bool{}, shrink: map[string]int32{},
 		progress: map[string]*progress{}, pods: map[string]int{},
 	}
 	s.changed = append(s.changed, func(e event) {

@@ -18,6 +18,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,6 +49,9 @@ func init() {
 func image(digit string) string {
 	return "registry.example.com/our-org/qwik-node-app@sha256:" + strings.Repeat(digit, 64)
 }
+
+// taggedImage is image 1 as people deploy it manually.
+const taggedImage = "registry.example.com/our-org/qwik-node-app:v1"
 
 // digitOf is the name of an image.
 func digitOf(image string) string {
@@ -462,6 +466,11 @@ func (w *world) bring(stage string) {
 		w.observer.started = true
 		return
 	}
+	if strings.HasPrefix(stage, "by hand") {
+		w.deployManually(stage)
+		w.observer.started = true
+		return
+	}
 	first := w.job("first")
 	w.must(first.Canary(w.Context(), wanted("1")))
 	w.observer.started = true
@@ -526,6 +535,57 @@ func (w *world) patchRoute(patch string) {
 func (w *world) patchDeployment(track release.Track, patch string) {
 	w.Helper()
 	w.must(w.kube.AppsV1().Deployments(namespace).Patch(w.Context(), w.set.Name(track), types.JSONPatchType, []byte(patch), metav1.PatchOptions{}))
+}
+
+// deployManually makes the app as people do who do not know of tracks: one Deployment whose selector is the app's label
+// alone, an image by its tag, and a route without subsets beside somebody else's.
+func (w *world) deployManually(layout string) {
+	w.Helper()
+	ctx := w.Context()
+	d, label := w.set.Deployment.DeepCopy(), map[string]string{"by hand": "version: primary", "by hand, bare": "tier: web", "by hand, another name": "version: v1"}[layout]
+	if layout == "by hand, another name" {
+		d.Name = "web"
+	}
+	key, value, _ := strings.Cut(label, ": ")
+	d.Labels, d.Spec.Selector.MatchLabels = map[string]string{"app": w.set.App}, map[string]string{"app": w.set.App}
+	d.Spec.Template.Labels = map[string]string{"app": w.set.App, key: value}
+	d.Spec.Template.Spec.Containers[0].Image = taggedImage
+	w.must(w.kube.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{}))
+	w.must(w.kube.CoreV1().Services(namespace).Create(ctx, w.set.Service.DeepCopy(), metav1.CreateOptions{}))
+	vs := w.set.VirtualService.DeepCopy()
+	vs.Annotations = map[string]string{"theirs/team": "x"}
+	vs.Spec.Http = []*networkingapi.HTTPRoute{
+		{Name: "theirs", Match: []*networkingapi.HTTPMatchRequest{{Uri: &networkingapi.StringMatch{MatchType: &networkingapi.StringMatch_Prefix{Prefix: "/theirs"}}}}, Route: []*networkingapi.HTTPRouteDestination{{Destination: &networkingapi.Destination{Host: "other"}}}},
+		{Route: []*networkingapi.HTTPRouteDestination{{
+			Destination: &networkingapi.Destination{Host: w.set.Service.Name, Port: &networkingapi.PortSelector{Number: 80}},
+			Headers:     &networkingapi.Headers{Response: &networkingapi.Headers_HeaderOperations{Set: map[string]string{"x-by": "hand"}}},
+		}}},
+	}
+	w.must(w.mesh.NetworkingV1().VirtualServices(namespace).Create(ctx, vs, metav1.CreateOptions{}))
+	time.Sleep(time.Minute)
+}
+
+// hpa makes an autoscaler of a Deployment.
+func (w *world) hpa(deployment string, most int32) {
+	w.Helper()
+	w.must(w.kube.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(w.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Name: "hpa"},
+		Spec:       autoscalingv2.HorizontalPodAutoscalerSpec{MaxReplicas: most, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: deployment}},
+	}, metav1.CreateOptions{}))
+}
+
+// forget deletes the ledger.
+func (w *world) forget() {
+	w.Helper()
+	w.must(nil, w.kube.CoreV1().ConfigMaps(namespace).Delete(w.Context(), "crossbill-"+w.set.App, metav1.DeleteOptions{}))
+}
+
+// delete deletes a track as a person would.
+func (w *world) delete(track release.Track) {
+	w.Helper()
+	policy := metav1.DeletePropagationForeground
+	w.must(nil, w.kube.AppsV1().Deployments(namespace).Delete(w.Context(), w.set.Name(track), metav1.DeleteOptions{PropagationPolicy: &policy}))
+	w.wait()
 }
 
 func (w *world) patchRule(patch string) {
