@@ -68,35 +68,7 @@ func TestFence(t *testing.T) {
 			t.Parallel()
 			for n := 1; !t.Failed(); n++ {
 				more := false
-				at(t, c.stage, func(w *world) {
-					j := w.job("old")
-					before, taken := []string{}, ""
-					j.before = func(r *http.Request) error {
-						j.mu.Lock()
-						seen := j.seen
-						j.mu.Unlock()
-						if seen == n && taken == "" && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases") {
-							taken = r.Method + " " + r.URL.Path
-							before = w.did(j)
-							w.observer.started = false // it is no job that does this
-							w.overtake(99)
-							w.observer.started = true
-						}
-						return nil
-					}
-					_, err := commands[c.command](w.Context(), j)
-					if more = taken != ""; !more {
-						return
-					}
-					for _, late := range w.did(j)[len(before):] {
-						if !strings.HasPrefix(late, "create ") {
-							t.Errorf("write %d (%s): a job without the lock did %q", n, taken, late)
-						}
-					}
-					if !errors.Is(err, rollout.ErrLockLost) && !harmless(taken) {
-						t.Errorf("write %d (%s): %v, want ErrLockLost", n, taken, err)
-					}
-				})
+				at(t, c.stage, func(w *world) { more = w.fenced(c.command, n) })
 				if !more {
 					if n == 1 {
 						t.Error("it wrote nothing")
@@ -106,6 +78,39 @@ func TestFence(t *testing.T) {
 			}
 		})
 	}
+}
+
+// fenced is one case; false when the command makes fewer writes.
+func (w *world) fenced(command string, n int) bool {
+	w.Helper()
+	j := w.job("old")
+	before, taken := []string{}, ""
+	j.before = func(r *http.Request) error {
+		j.mu.Lock()
+		seen := j.seen
+		j.mu.Unlock()
+		if seen == n && taken == "" && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases") {
+			taken = r.Method + " " + r.URL.Path
+			before = w.did(j)
+			w.observer.started = false // it is no job that does this
+			w.overtake(99)
+			w.observer.started = true
+		}
+		return nil
+	}
+	_, err := commands[command](w.Context(), j)
+	if taken == "" {
+		return false
+	}
+	for _, late := range w.did(j)[len(before):] {
+		if !strings.HasPrefix(late, "create ") {
+			w.Errorf("write %d (%s): a job without the lock did %q", n, taken, late)
+		}
+	}
+	if !errors.Is(err, rollout.ErrLockLost) && !harmless(taken) {
+		w.Errorf("write %d (%s): %v, want ErrLockLost", n, taken, err)
+	}
+	return true
 }
 
 // TestTakeover: at each write of a job its network stands still; another one takes the lock and rolls the release back,
