@@ -15,7 +15,26 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-var everyWrite = flag.Bool("every-write", false, "TestCrashes: faults that pass meet every write, not every third")
+var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes: each fault meets every write, not only the death of the job")
+
+// strides say which writes meet a fault: the first, and then every so many-th. Together the three faults that pass
+// meet every write, and so does a refusal with its two ways out.
+func strides(f fault, out string) (first, stride int) {
+	if *everyWrite {
+		return 1, 1
+	}
+	switch f {
+	case never:
+		return 1, 3
+	case silent:
+		return 2, 3
+	case outdated:
+		return 3, 3
+	case refused:
+		return map[string]int{"resume": 1, "rollback": 2}[out], 2
+	}
+	return 1, 1
+}
 
 // crashes are the commands whose every write is made to fail, each from a stage, and the image that primary has when
 // the release ends well from there.
@@ -56,11 +75,8 @@ func TestCrashes(t *testing.T) {
 							_, _ = commands[c.command](j.ctx, j)
 							changes = strings.Join(w.did(j), ", ")
 						})
-						stride := 1
-						if f != dies && f != refused && !*everyWrite {
-							stride = 3
-						}
-						for n := 1; !t.Failed(); n += stride {
+						first, stride := strides(f, out)
+						for n := first; !t.Failed(); n += stride {
 							more := false
 							at(t, c.stage, func(w *world) { more = w.crash(c.command, c.end, changes, f, n, out) })
 							if !more {

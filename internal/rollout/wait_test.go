@@ -258,9 +258,9 @@ func TestSettle(t *testing.T) {
 func TestShiftPauses(t *testing.T) {
 	at(t, "canary", func(w *world) {
 		j := w.job("job")
-		ctx, cancel := context.WithTimeout(w.Context(), 30*time.Minute)
+		ctx, cancel := context.WithTimeout(w.Context(), 5*time.Minute)
 		defer cancel()
-		if _, err := j.Shift(ctx, []int{30, 60}, time.Hour); err == nil {
+		if _, err := j.Shift(ctx, []int{30, 60}, 10*time.Minute); err == nil {
 			t.Error("the pause was not waited out")
 		}
 		next := w.job("next")
