@@ -7,6 +7,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400) // many small clusters: time is dearer than memory
+	debug.SetGCPercent(800) // many small clusters: time is dearer than memory
 	os.Exit(m.Run())
 }
