@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,22 +76,22 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 
 // lookText is a look as a line: what both tracks got and how far the evidence is.
 func lookText(e verdict.Evaluation) string {
-	line := fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())
+	words := []string{fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())}
 	for _, v := range e.Judgement.Evidence {
-		line += "  " + v.Objective + ": canary " + shareText(v.Total.Canary)
+		counts := v.Objective + ": canary " + shareText(v.Total.Canary)
 		if !v.Alone {
-			line += ", primary " + shareText(v.Total.Primary)
+			counts += ", primary " + shareText(v.Total.Primary)
 		}
 		bad, good := v.Progress()
-		line += fmt.Sprintf(", shown bad %.0f%%, good %.0f%%;", 100*bad, 100*good)
+		words = append(words, fmt.Sprintf("%s, shown bad %.0f%%, good %.0f%%;", counts, 100*bad, 100*good))
 	}
 	switch {
 	case e.Judgement.Decided:
-		line += "  " + string(e.Judgement.Outcome)
+		words = append(words, string(e.Judgement.Outcome))
 	case e.Judgement.Left > 0:
-		line += fmt.Sprintf("  about %s more", e.Judgement.Left.Round(time.Second))
+		words = append(words, fmt.Sprintf("about %s more", e.Judgement.Left.Round(time.Second)))
 	}
-	return line
+	return strings.Join(words, "  ")
 }
 
 func shareText(t verdict.Tally) string {

@@ -19,7 +19,7 @@ func TestTheDaggerModuleHasTheSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := 0
-	for _, path := range strings.Fields(string(out)) {
+	for path := range strings.FieldsSeq(string(out)) {
 		folder, ours := strings.CutPrefix(path, "github.com/our-org/crossbill/")
 		if !ours {
 			continue

@@ -136,8 +136,7 @@ func (o Options) conclude(ctx context.Context, r *release.Release, v *verdict.Ve
 		Requests: int64(v.Record.Requests()), At: time.Now().UTC().Truncate(time.Millisecond),
 	}, !o.NoRollback)
 	came := Outcome{Result: result, Verdict: v}
-	var unfinished *rollout.RollbackError
-	if errors.As(err, &unfinished) {
+	if unfinished, ok := errors.AsType[*rollout.RollbackError](err); ok {
 		return came, &UnhealthyError{Reason: v.Reason, Err: unfinished.Err}
 	}
 	if err != nil {
