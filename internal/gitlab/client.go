@@ -26,7 +26,7 @@ type Connection struct {
 	Token string
 
 	Transport http.RoundTripper // default http.DefaultTransport
-	Log       func(string)      // gets a line about what goes on; default: nothing
+	Log       func(string)      // gets a line for each step; default: none
 }
 
 // Bounds of one request and of its repetition.

@@ -28,7 +28,7 @@ type Progress struct {
 	URL        string `json:"url"`
 	Status     string `json:"status"` // GitLab's word
 	State      State  `json:"state"`
-	Reason     string `json:"reason"` // what to do next, for a person
+	Reason     string `json:"reason"` // what to do next
 	Jobs       []Job  `json:"jobs"`
 }
 
@@ -56,7 +56,7 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 	return p, nil
 }
 
-// stateOf says what a pipeline's status and jobs mean for the release, and what a person does next.
+// stateOf says what a pipeline's status and jobs mean for the release, and what to do next.
 func stateOf(status string, jobs []Job, names JobNames) (State, string) {
 	promote, rollback := jobNamed(jobs, names.Promote), lastRollback(jobs, names.Rollback)
 	promoted := promote != nil && promote.Status == "success"

@@ -73,7 +73,7 @@ func texts(raw json.RawMessage) []string {
 }
 
 // refusals are GitLab's messages for a trigger that it refuses, and how to fix each.
-var refusals = []struct{ says, field, fix string }{
+var refusals = []struct{ contains, field, fix string }{
 	{"reference not found", "gitlab.ref", "give a branch or tag that exists in the GitLab project"},
 	{"commit not found", "gitlab.ref", "give a branch or tag that exists in the GitLab project"},
 	{"ref is ambiguous", "gitlab.ref", "a branch and a tag have this name: give refs/heads/… or refs/tags/…"},
@@ -99,16 +99,16 @@ func (c *Client) explainSend(ctx context.Context, deadline time.Time, err error,
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return &usererr.Error{Field: "gitlabTriggerToken", Problem: fmt.Sprintf("GitLab refuses it (%d)", status), Fix: "create a pipeline trigger token in the project's CI/CD settings; a job token or a webhook's request cannot start this pipeline"}
 	}
-	said := strings.Join(messagesIn(body), "; ")
+	reason := strings.Join(messagesIn(body), "; ")
 	for _, r := range refusals {
-		if strings.Contains(strings.ToLower(said), r.says) {
-			return &usererr.Error{Field: r.field, Problem: "GitLab: " + said, Fix: r.fix}
+		if strings.Contains(strings.ToLower(reason), r.contains) {
+			return &usererr.Error{Field: r.field, Problem: "GitLab: " + reason, Fix: r.fix}
 		}
 	}
-	if said == "" {
-		said = "no reason"
+	if reason == "" {
+		reason = "no reason"
 	}
-	return &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab refuses the pipeline (%d): %s", status, said), Fix: "check the file on this ref with `crossbill lint`, and with CI lint in GitLab"}
+	return &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab refuses the pipeline (%d): %s", status, reason), Fix: "check the file on this ref with `crossbill lint`, and with CI lint in GitLab"}
 }
 
 // explain404 distinguishes a wrong project from a wrong trigger token, which the trigger API deliberately answers

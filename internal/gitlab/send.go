@@ -31,9 +31,9 @@ func (s *sender) send(ctx context.Context) answer {
 	if err == nil {
 		return answerOf201(p)
 	}
-	var said []byte
+	var body []byte
 	if failure, ok := errors.AsType[*gitlab.ErrorResponse](err); ok {
-		said = failure.Body
+		body = failure.Body
 	}
 	status := statusOf(err)
 	switch {
@@ -43,10 +43,10 @@ func (s *sender) send(ctx context.Context) answer {
 		return answer{unknown: err}
 	case status == http.StatusTooManyRequests:
 		return answer{cause: err, why: "GitLab's rate limit (429)", wait: askedWait(resp, httpretry.MinWait)}
-	case status == http.StatusBadRequest && strings.Contains(string(said), "Too many pipelines created"):
+	case status == http.StatusBadRequest && strings.Contains(string(body), "Too many pipelines created"):
 		return answer{cause: err, why: "GitLab's limit of pipelines per minute", wait: askedWait(resp, time.Minute)}
 	default:
-		return answer{refused: s.explainSend(ctx, s.deadline, err, said)}
+		return answer{refused: s.explainSend(ctx, s.deadline, err, body)}
 	}
 }
 
