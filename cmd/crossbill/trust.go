@@ -52,7 +52,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		}
 		origin, err := o.policy.Verify(ctx, r.Image, r.Commit, registry.Options(ctx, keychain)...)
 		if err != nil {
-			return refusedIsBadInput(err)
+			return rejectedIsBadInput(err)
 		}
 		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s, signed by %s", origin.Repository, origin.Commit, origin.SignedBy)})
 		return nil
@@ -79,7 +79,7 @@ func requireImage(c *rollout.Cluster) error {
 	return nil
 }
 
-func refusedIsBadInput(err error) error {
+func rejectedIsBadInput(err error) error {
 	if errors.As(err, new(*provenance.RejectedError)) {
 		return &exitError{exitBadInput, err}
 	}

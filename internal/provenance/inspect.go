@@ -2,11 +2,11 @@ package provenance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -63,7 +63,9 @@ func Inspect(ctx context.Context, image name.Digest, options ...remote.Option) (
 	for _, a := range found {
 		inspected.Attachments = append(inspected.Attachments, a.described())
 	}
-	slices.SortStableFunc(inspected.Attachments, func(a, b Attachment) int { return strings.Compare(a.CreatedAt, b.CreatedAt) })
+	slices.SortFunc(inspected.Attachments, func(a, b Attachment) int {
+		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Digest, b.Digest))
+	})
 	return inspected, nil
 }
 

@@ -133,13 +133,13 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	}
 	var image struct {
 		Reference, Digest string
-		Size              int64
+		SizeBytes         int64
 	}
 	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
 		progress("pushing the image")
 		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
 			"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
-		result.Digest, result.ImageMB = image.Digest, float64(image.Size)/1e6
+		result.Digest, result.ImageMB = image.Digest, float64(image.SizeBytes)/1e6
 		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
 	})
 	if err != nil {

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+
+	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/registry"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+type imageAttestOptions struct {
+	login         loginOptions
+	output        outputOptions
+	keyFile       string
+	keyless       bool
+	fulcio, rekor string
+	appDir        string
+	build         provenance.Build
+	created       int64
+
+	key      string
+	image    name.Digest
+	keychain authn.Keychain
+	out      io.Writer
+}
+
+// attestedImage is what image attest prints: digests of what it attached.
+type attestedImage struct {
+	Image      string `json:"image"`
+	SBOM       string `json:"sbom,omitempty"`
+	Provenance string `json:"provenance"`
+	Signature  string `json:"signature"`
+}
+
+func newImageAttestCommand() *cobra.Command {
+	o := &imageAttestOptions{}
+	cmd := &cobra.Command{
+		Use:   "attest REPOSITORY@DIGEST",
+		Short: "Attach a signed provenance, a signature and an SBOM to an image",
+		Long: `Attach to an image, in its registry: an SBOM (CycloneDX) of what the bundler put
+into it, a signed provenance (SLSA v1) that names repository, commit and build,
+and a signature as cosign makes them. Where there is an image policy (imagePolicy
+in crossbill.yaml), canary, shift and promote admit an image by that provenance.
+
+Repository and commit are the image's labels, unless they are given.
+
+Environment:
+  CROSSBILL_SIGNING_KEY  private key as PEM (or --key-file)
+  REGISTRY_USERNAME, REGISTRY_PASSWORD
+                         as for image build`,
+		Example: `  # Sign with a key, and attach an SBOM of the built app
+  crossbill image attest registry.example.com/our-org/app@sha256:… --app-dir app --key-file signing.pem
+
+  # In a GitHub job with the permission id-token: write
+  crossbill image attest registry.example.com/our-org/app@sha256:… --keyless`,
+		Args: cobra.ExactArgs(1),
+		RunE: runs(o),
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.keyFile, "key-file", "", "file with an unencrypted private key as PEM (default $CROSSBILL_SIGNING_KEY)")
+	f.BoolVar(&o.keyless, "keyless", false, "sign as the GitHub workflow that runs this; it needs id-token: write")
+	f.StringVar(&o.fulcio, "fulcio-url", provenance.PublicFulcio, "with --keyless: service that issues the certificate")
+	f.StringVar(&o.rekor, "rekor-url", provenance.PublicRekor, "with --keyless: log of signatures")
+	f.StringVar(&o.appDir, "app-dir", "", "folder of the built app, for the SBOM (default: no SBOM)")
+	f.StringVar(&o.build.Base, "base", "", "base image, by digest (default: the image's label)")
+	f.StringVar(&o.build.Repository, "repository", "", "source repository, https://… (default: the image's label, then GitHub's variables)")
+	f.StringVar(&o.build.Commit, "commit", "", "commit that the image was built from (default: the image's label)")
+	f.StringVar(&o.build.Ref, "ref", "", "branch or tag of the commit, for example refs/heads/main (default: GitHub's variable)")
+	f.StringVar(&o.build.Builder, "builder", "", "URI of who built it (default: GitHub's workflow, else https://github.com/our-org/crossbill/laptop)")
+	f.StringVar(&o.build.Invocation, "run-url", "", "URL of the run that built it (default: GitHub's run)")
+	createdFlag(f, &o.created, "time of the attachments in seconds since 1970 (default $SOURCE_DATE_EPOCH, then now)")
+	o.login.add(cmd)
+	o.output.add(cmd)
+	return cmd
+}
+
+func (o *imageAttestOptions) complete(cmd *cobra.Command, args []string) (err error) {
+	o.out = cmd.OutOrStdout()
+	o.key = os.Getenv("CROSSBILL_SIGNING_KEY")
+	if o.keyFile != "" {
+		text, err := os.ReadFile(o.keyFile)
+		if err != nil {
+			return &usererr.Error{Field: "--key-file", Problem: err.Error(), Fix: "give a file with a private key as PEM"}
+		}
+		o.key = string(text)
+	}
+	o.image, err = parseDigest(args[0])
+	return err
+}
+
+func (o *imageAttestOptions) validate() (err error) {
+	if err := o.output.validate(); err != nil {
+		return err
+	}
+	switch {
+	case o.keyless && o.key != "":
+		return &usererr.Error{Field: "--keyless", Problem: "there is a key as well", Fix: "give one of them"}
+	case !o.keyless && o.key == "":
+		return &usererr.Error{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow with --keyless"}
+	}
+	o.keychain, err = o.login.keychain()
+	return err
+}
+
+func (o *imageAttestOptions) run(ctx context.Context) error {
+	signer, err := o.signer(ctx)
+	if err != nil {
+		return err
+	}
+	options := registry.Options(ctx, o.keychain)
+	inspected, err := provenance.Inspect(ctx, o.image, options...)
+	if err != nil {
+		return err
+	}
+	if err := completeBuild(&o.build, inspected.Labels); err != nil {
+		return err
+	}
+	var sbom []byte
+	if o.appDir != "" {
+		if sbom, err = image.SBOM(o.appDir, o.image.Context().Name(), o.image.DigestStr(), o.build.Base); err != nil {
+			return err
+		}
+	}
+	attested, err := provenance.Attest(ctx, signer, o.image, o.build, sbom, createdAt(o.created, time.Now()), options...)
+	if err != nil {
+		return err
+	}
+	return o.output.print(o.out, view{
+		data:  attestedImage{o.image.Name(), attested.SBOM, attested.Provenance, attested.Signature},
+		text:  line("%s: signed as built from %s at %s", o.image, o.build.Repository, o.build.Commit),
+		names: imageNames(o.image.Name()),
+	})
+}
+
+func (o *imageAttestOptions) signer(ctx context.Context) (*provenance.Signer, error) {
+	if o.keyless {
+		return provenance.NewKeylessSigner(ctx, o.fulcio, o.rekor)
+	}
+	return provenance.NewKeySigner([]byte(o.key))
+}
+
+// completeBuild fills in what the image's labels and GitHub's variables know
+// (https://docs.github.com/actions/reference/workflows-and-actions/variables).
+func completeBuild(b *provenance.Build, labels map[string]string) error {
+	fill := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	fill(&b.Repository, labels["org.opencontainers.image.source"])
+	fill(&b.Commit, labels["org.opencontainers.image.revision"])
+	fill(&b.Base, labels["org.opencontainers.image.base.name"])
+	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
+	if os.Getenv("GITHUB_ACTIONS") == "true" && repository != "" {
+		fill(&b.Repository, server+"/"+repository)
+		fill(&b.Ref, os.Getenv("GITHUB_REF"))
+		fill(&b.Builder, server+"/"+os.Getenv("GITHUB_WORKFLOW_REF"))
+		fill(&b.Invocation, server+"/"+repository+"/actions/runs/"+os.Getenv("GITHUB_RUN_ID"))
+	}
+	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
+	switch {
+	case !strings.HasPrefix(b.Repository, "https://"):
+		return &usererr.Error{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", b.Repository), Fix: "give https://host/owner/name, or `image build --source-url`"}
+	case b.Commit == "":
+		return &usererr.Error{Field: "--commit", Problem: "is missing, and the image has no label with it", Fix: "give it, or `image build --revision`"}
+	}
+	return nil
+}
