@@ -109,7 +109,7 @@ handoff-bench:
 # Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
 .PHONY: verdict-bench
 verdict-bench:
-	go test ./internal/verdict -count=1 -v -timeout 30m -run TestMethods -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
+	go test ./internal/verdict -count=1 -v -timeout 30m -run 'TestMethods|TestErrorRates' -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
 
 # Builds the app's image twice and prints both digests; exit status 1 when they differ.
 .PHONY: image-twice

@@ -5,7 +5,7 @@ import globals from "globals";
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  // Only what a build makes: src/server is linted like the rest.
+  // Only what a build creates: src/server is linted like the rest.
   globalIgnores(["dist/", "server/", "node_modules/"]),
   js.configs.recommended,
   {

@@ -1,2 +1,2 @@
-/** The app's version, put in at build time (vite.config.ts). */
+/** The app's version, set at build time (vite.config.ts). */
 declare const __APP_VERSION__: string;

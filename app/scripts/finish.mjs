@@ -1,14 +1,13 @@
-// After a build: what must not be served is removed, and what is served often is compressed once,
-// here, instead of at each request.
+// After a build: removes what must not be served, and compresses files once, here, instead of at each request.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
 const dist = fileURLToPath(new URL("../dist", import.meta.url));
-rmSync(join(dist, "q-manifest.json"), { force: true }); // names every source; the server has it inside
+rmSync(join(dist, "q-manifest.json"), { force: true }); // names every source file; the server contains it
 
-// The two bundles' lists of what is in them go beside the image, not into it.
+// The two bundles' lists of their contents go beside the image, not into it.
 const sbom = fileURLToPath(new URL("../sbom", import.meta.url));
 mkdirSync(sbom, { recursive: true });
 for (const bundle of ["dist", "server"]) {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { add, answerOf, type Board, colour, describe as inWords, emptyBoard, failed, NOBODY, RECENT, shares } from "./board";
+import { add, answerOf, type Board, color, describe as inWords, emptyBoard, failed, NOBODY, RECENT, shares } from "./board";
 
 const from = (version: string, track: string) => answerOf({ app: "a", version, track, pod: "p" });
 const many = (board: Board, count: number, answer: ReturnType<typeof failed>) => Array.from({ length: count }, () => answer).reduce(add, board);
@@ -24,7 +24,7 @@ describe("the version board", () => {
     expect(board.total).toBe(RECENT + 5);
   });
 
-  it("shows a version that has gone with its count and no share", () => {
+  it("shows a version that no longer answers with its count and no share", () => {
     const board = many(many(emptyBoard(), 50, from("1", "primary")), RECENT, from("2", "primary"));
     expect(board.counts[0]).toEqual({ label: "1 primary", count: 50, errors: 0 });
     expect(shares(board, "1 primary")).toEqual({ good: 0, errors: 0 });
@@ -35,7 +35,7 @@ describe("the version board", () => {
     expect(answerOf(body)).toEqual({ label: NOBODY, ok: false });
   });
 
-  it("lays an error at the door of the version that made it", () => {
+  it("counts an error for the version that returned it", () => {
     const error = failed(new Headers({ "x-app-version": "1.1.0", "x-app-track": "canary" }));
     expect(error).toEqual({ label: "1.1.0 canary", ok: false });
     const board = add(many(emptyBoard(), 3, from("1.1.0", "canary")), error);
@@ -43,23 +43,23 @@ describe("the version board", () => {
     expect(shares(board, "1.1.0 canary")).toEqual({ good: 75, errors: 25 });
   });
 
-  it("knows an error of nobody", () => {
+  it("counts a request that nobody answered as an error", () => {
     expect(failed(new Headers())).toEqual({ label: NOBODY, ok: false });
     expect(failed()).toEqual({ label: NOBODY, ok: false });
   });
 
-  it("gives each version its own colour and errors of nobody theirs", () => {
+  it("gives each version its own color, and a separate one to requests that nobody answered", () => {
     const board = [from("1", ""), failed(), from("2", "")].reduce(add, emptyBoard());
-    expect([colour(board, "1"), colour(board, "2"), colour(board, NOBODY)]).toEqual(["var(--version-0)", "var(--version-1)", "var(--error)"]);
+    expect([color(board, "1"), color(board, "2"), color(board, NOBODY)]).toEqual(["var(--version-0)", "var(--version-1)", "var(--error)"]);
   });
 
-  it("can be read aloud", () => {
+  it("describes itself in words", () => {
     expect(inWords(emptyBoard())).toBe("No answers yet");
     const board = [from("1", "primary"), from("1", "primary"), from("1", "primary"), failed()].reduce(add, emptyBoard());
-    expect(inWords(board)).toBe("The last 4 answers: 1 primary 75 %; no answer 25 %, 25 % errors");
+    expect(inWords(board)).toBe("The last 4 answers: 1 primary 75%; no answer 25%, 25% errors");
   });
 
-  it("has no shares of nothing", () => {
+  it("has no shares without answers", () => {
     expect(shares(emptyBoard(), "1")).toEqual({ good: 0, errors: 0 });
   });
 });

@@ -18,7 +18,7 @@ const registry = new Registry();
 const app = await makeApp(settings, state, registry);
 await serveFiles(app, fileURLToPath(new URL("../dist", import.meta.url)));
 if (!settings.origin) {
-  delete process.env.ORIGIN; // Qwik would take an empty one for an address
+  delete process.env.ORIGIN; // Qwik would treat an empty one as an address
 }
 servePages(app, createQwikCity({ render, qwikCityPlan, manifest, origin: settings.origin }));
 const metrics = metricsServer(registry);

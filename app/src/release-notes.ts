@@ -1,4 +1,4 @@
-/** What this version is about, in its own words. */
+/** The headline and the look of this version. */
 export const releaseNotes = {
   headline: "One service, one version at a time",
   accent: "#1f6f5c",

@@ -2,7 +2,7 @@ import { component$ } from "@builder.io/qwik";
 import { QwikCityProvider, RouterOutlet, useDocumentHead } from "@builder.io/qwik-city";
 import "./global.css";
 
-/** What differs from page to page in the head. */
+/** The part of the head that differs between pages. */
 const Title = component$(() => {
   const { title } = useDocumentHead();
   return <title>{title}</title>;

@@ -77,7 +77,7 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 // lookText is a look as a line: what both tracks got and how far the evidence is.
 func lookText(e verdict.Evaluation) string {
 	words := []string{fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())}
-	for _, v := range e.Judgement.Evidence {
+	for _, v := range e.Judgment.Evidence {
 		counts := v.Objective + ": canary " + shareText(v.Total.Canary)
 		if !v.Alone {
 			counts += ", primary " + shareText(v.Total.Primary)
@@ -86,10 +86,10 @@ func lookText(e verdict.Evaluation) string {
 		words = append(words, fmt.Sprintf("%s, shown bad %.0f%%, good %.0f%%;", counts, 100*bad, 100*good))
 	}
 	switch {
-	case e.Judgement.Decided:
-		words = append(words, string(e.Judgement.Outcome))
-	case e.Judgement.Left > 0:
-		words = append(words, fmt.Sprintf("about %s more", e.Judgement.Left.Round(time.Second)))
+	case e.Judgment.Decided:
+		words = append(words, string(e.Judgment.Outcome))
+	case e.Judgment.Left > 0:
+		words = append(words, fmt.Sprintf("about %s more", e.Judgment.Left.Round(time.Second)))
 	}
 	return strings.Join(words, "  ")
 }
@@ -127,7 +127,7 @@ func summaryOf(v *verdict.Verification) *verdictSummary {
 	if n := len(v.Evaluations); n > 0 {
 		last := v.Evaluations[n-1]
 		s.Seconds = last.Elapsed.Round(100 * time.Millisecond).Seconds()
-		for _, evidence := range last.Judgement.Evidence {
+		for _, evidence := range last.Judgment.Evidence {
 			s.Objectives = append(s.Objectives, objectiveSummary{evidence.Objective, evidence.Total.Canary, evidence.Total.Primary})
 		}
 	}

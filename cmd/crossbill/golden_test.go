@@ -59,7 +59,7 @@ func TestGoldenOutcomes(t *testing.T) {
 	unhealthy := &verdict.Verification{
 		Outcome: release.Unhealthy, Reason: "availability: 14 of the canary's 67 events are bad",
 		Record: verdict.Record{Test: verdict.Test{Objectives: []verdict.Objective{{Name: "availability"}}}, Blocks: []verdict.Block{{Pairs: []verdict.Pair{{Canary: verdict.Tally{Events: 67, Bad: 14}}}}}},
-		Evaluations: []verdict.Evaluation{{Elapsed: 5 * time.Second, Judgement: verdict.Judgement{Evidence: []verdict.Evidence{{
+		Evaluations: []verdict.Evaluation{{Elapsed: 5 * time.Second, Judgment: verdict.Judgment{Evidence: []verdict.Evidence{{
 			Objective: "availability", Total: verdict.Pair{Canary: verdict.Tally{Events: 67, Bad: 14}, Primary: verdict.Tally{Events: 605}},
 		}}}}},
 	}

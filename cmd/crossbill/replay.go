@@ -144,14 +144,14 @@ func lastVerdict(s *rollout.Status, id string) (*recorded, error) {
 }
 
 // print prints a judgment that was made after some of the blocks of counts.
-func (o *replayOptions) print(j verdict.Judgement, used int) error {
+func (o *replayOptions) print(j verdict.Judgment, used int) error {
 	if !j.Decided { // the counts end before this test would have
 		j.Outcome = release.Inconclusive
 	}
 	out := struct {
 		ReleaseID       string                 `json:"releaseId"`
 		RecordedOutcome release.VerdictOutcome `json:"recordedOutcome"`
-		Judgment        verdict.Judgement      `json:"judgment"`
+		Judgment        verdict.Judgment       `json:"judgment"`
 		DurationSeconds float64                `json:"durationSeconds"` // until the decision
 	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgment: j}
 	if used > 0 {

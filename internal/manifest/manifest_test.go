@@ -39,7 +39,7 @@ func copyWith(t *testing.T, file, old, new string) string {
 	return dir
 }
 
-func TestTheRepositorysManifestsFitTogether(t *testing.T) {
+func TestLoadRepositoryManifests(t *testing.T) {
 	set, err := Load("../../k8s")
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestTheRepositorysManifestsFitTogether(t *testing.T) {
 	}
 }
 
-func TestTheTemplateHashTellsTemplatesApart(t *testing.T) {
+func TestTemplateHash(t *testing.T) {
 	hash := func(dir string) string {
 		set, err := Load(dir)
 		if err != nil {
@@ -91,21 +91,21 @@ func TestTheTemplateHashTellsTemplatesApart(t *testing.T) {
 	}
 }
 
-func TestBadManifestsAreRefused(t *testing.T) {
+func TestLoadRejectsBadManifests(t *testing.T) {
 	for name, c := range map[string]struct{ file, old, new, want string }{
 		"not YAML":                    {"service.yaml", "kind: Service", "kind: [", "service.yaml"},
 		"unknown field":               {"deployment.yaml", "replicas: 2", "replica: 2", "replica"},
 		"unknown Istio field":         {"virtual-service.yaml", "weight: 100", "wieght: 100", "wieght"},
 		"no canary subset":            {"destination-rule.yaml", "- name: canary", "- name: other", "no subset canary"},
-		"subset with moved labels":    {"destination-rule.yaml", "version: canary", "version: v2", "no subset canary"},
-		"route without canary":        {"virtual-service.yaml", "subset: canary", "subset: other", "names both subsets"},
-		"route not at rest":           {"virtual-service.yaml", "weight: 100", "weight: 90", "weights 90/0"},
-		"rule for another host":       {"destination-rule.yaml", "host: qwik-node-app-service", "host: other", "is not the Service"},
-		"service over one track":      {"service.yaml", "selector:\n    app: qwik-node-app", "selector:\n    app: qwik-node-app\n    version: primary", "names a track"},
+		"subset with moved labels":    {"destination-rule.yaml", "version: canary", "version: v2", "destination-rule.yaml: DestinationRule qwik-node-app-dr: spec.subsets: there is no subset canary"},
+		"route without canary":        {"virtual-service.yaml", "subset: canary", "subset: other", "virtual-service.yaml: VirtualService qwik-node-app-vs: spec.http: no route names both subsets"},
+		"route not at rest":           {"virtual-service.yaml", "weight: 100", "weight: 90", "spec.http[0].route: the weights are 90/0"},
+		"rule for another host":       {"destination-rule.yaml", "host: qwik-node-app-service", "host: other", "spec.host: \"other\" is not the Service"},
+		"service over one track":      {"service.yaml", "selector:\n    app: qwik-node-app", "selector:\n    app: qwik-node-app\n    version: primary", "service.yaml: Service qwik-node-app-service: spec.selector: it names a track"},
 		"service over other pods":     {"service.yaml", "selector:\n    app: qwik-node-app", "selector:\n    app: other", "does not match"},
-		"selector without track":      {"deployment.yaml", "matchLabels:\n      app: qwik-node-app\n      version: primary", "matchLabels:\n      app: qwik-node-app", "lack version: primary"},
+		"selector without track":      {"deployment.yaml", "matchLabels:\n      app: qwik-node-app\n      version: primary", "matchLabels:\n      app: qwik-node-app", "deployment.yaml: Deployment qwik-node-app-primary: spec.selector.matchLabels: the label version: primary is missing"},
 		"deployment with odd name":    {"deployment.yaml", "name: qwik-node-app-primary", "name: qwik-node-app", "does not end with -primary"},
-		"missing kind":                {"service.yaml", "kind: Service", "kind: ServiceAccount", "Service in"},
+		"missing kind":                {"service.yaml", "kind: Service", "kind: ServiceAccount", "no manifest of kind Service"},
 		"two of a kind":               {"gateway.yaml", "apiVersion: networking.istio.io/v1\nkind: Gateway", "apiVersion: v1\nkind: Service\nmetadata: {name: two}\n---\napiVersion: networking.istio.io/v1\nkind: Gateway", "second"},
 		"document without a kind":     {"gateway.yaml", "kind: Gateway", "", "no kind"},
 		"weight that is not a number": {"virtual-service.yaml", "weight: 100", "weight: ninety", "ninety"},
@@ -114,19 +114,19 @@ func TestBadManifestsAreRefused(t *testing.T) {
 			_, err := Load(copyWith(t, c.file, c.old, c.new))
 			var input *usererr.Error
 			if !errors.As(err, &input) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want an InputError with %q", err, c.want)
+				t.Errorf("got %v, want a usererr.Error with %q", err, c.want)
 			}
 		})
 	}
 	if _, err := Load(filepath.Join(t.TempDir(), "nope")); !errors.As(err, new(*usererr.Error)) {
-		t.Errorf("a folder that is not there: %v", err)
+		t.Errorf("a missing folder: %v", err)
 	}
 	if _, err := Load(t.TempDir()); !errors.As(err, new(*usererr.Error)) {
 		t.Errorf("an empty folder: %v", err)
 	}
 }
 
-func TestForeignRoutesAreNotOurs(t *testing.T) {
+func TestRoutesIgnoresOthers(t *testing.T) {
 	set, err := Load(copyWith(t, "virtual-service.yaml", "  http:\n", `  http:
     - name: theirs
       match: [{uri: {prefix: /theirs}}]

@@ -40,7 +40,7 @@ func weightChart(r *release.Release, until time.Time, outcome release.Outcome) *
 }
 
 // ratioChart is the share of good events of both tracks so far, with its confidence band.
-func ratioChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verdict.Judgement) *chart {
+func ratioChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verdict.Judgment) *chart {
 	c := &chart{Title: o.Name + ": good requests so far", High: 100}
 	canary, primary := curve{Name: "canary", Class: "canary"}, curve{Name: "primary", Class: "primary"}
 	c.Low = 100 * (1 - o.Budget)
@@ -72,7 +72,7 @@ func ratioChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verd
 }
 
 // evidenceChart is how far the test had come to either verdict.
-func evidenceChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verdict.Judgement) *chart {
+func evidenceChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verdict.Judgment) *chart {
 	c := &chart{Title: o.Name + ": evidence, at 100% the test decides", High: 100}
 	bad, good := curve{Name: "unhealthy", Class: "bad", Points: []point{{}}}, curve{Name: "healthy", Class: "good", Points: []point{{}}}
 	for k, look := range looks {

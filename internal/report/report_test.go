@@ -138,7 +138,7 @@ func judged(t *testing.T, l *release.Ledger, id string, at time.Time, bad float6
 	}
 	record := verdict.Record{Test: test}
 	state := test.Begin()
-	var j verdict.Judgement
+	var j verdict.Judgment
 	for elapsed := 5 * time.Second; !j.Decided; elapsed += 5 * time.Second {
 		canary, primary := count(60, bad), count(540, 0.0005)
 		block := verdict.Block{Elapsed: elapsed, Pairs: []verdict.Pair{{Canary: canary, Primary: primary}, {Canary: count(60, 0.01), Primary: count(540, 0.01)}}}

@@ -102,7 +102,7 @@ func lastDecision(r *release.Release) (decision, []*chart) {
 	}
 	d.Test = &record.Test
 	state := record.Test.Begin()
-	looks := make([]verdict.Judgement, len(record.Blocks))
+	looks := make([]verdict.Judgment, len(record.Blocks))
 	for i, block := range record.Blocks {
 		looks[i] = state.Add(block)
 	}

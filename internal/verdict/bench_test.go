@@ -23,11 +23,13 @@ var (
 )
 
 const (
+	eachRequestName = "Crossbill, at each request"
+
 	canaryWeight = 0.1
 	scrape       = 15.0 // seconds
 )
 
-// world is what is true of a release while it is judged, and its traffic.
+// world is a release under judgment: its true error rates and its traffic.
 type world struct {
 	Scenario string
 	Canary   func(at float64) float64 // share of bad events at a second
@@ -66,7 +68,7 @@ type method struct {
 	judge func(w world, rng *rand.Rand) end
 }
 
-// crossbill looks at each scrape.
+// crossbill judges at each scrape.
 func crossbill(name string, test Test) method {
 	return method{name, func(w world, rng *rand.Rand) end {
 		s := test.Begin()
@@ -85,11 +87,11 @@ func crossbill(name string, test Test) method {
 	}}
 }
 
-// eachRequest looks after each request of the canary, with the nine of primary that come with it: what the
-// method needs when it need not wait for a scrape.
+// eachRequest judges after each request to the canary, with the nine to primary that come with it: what the method
+// needs if it does not have to wait for a scrape. It is slow, so the short form simulates fewer releases.
 func eachRequest(test Test) method {
 	test.MinRequests, test.MinDuration, test.MaxDuration = 0, 0, 1<<62
-	return method{"Crossbill, at each request", func(w world, rng *rand.Rand) end {
+	return method{eachRequestName, func(w world, rng *rand.Rand) end {
 		s := test.Begin()
 		for n := 1.0; n < 20000; n++ {
 			j := s.Add(blockAt(n, Pair{Tally{1, draw(rng, 1, w.Canary(0))}, Tally{9, draw(rng, 9, w.Primary(0))}}))
@@ -101,10 +103,10 @@ func eachRequest(test Test) method {
 	}}
 }
 
-// wald is Wald's sequential probability ratio test of two known shares: the best that any test can do that
-// is told both of them (Wald, Sequential Tests of Statistical Hypotheses, 1945).
+// wald is Wald's sequential probability ratio test of two known shares: the best that any test can do that knows
+// both of them (Wald, Sequential Tests of Statistical Hypotheses, 1945).
 func wald(test Test) method {
-	return method{"Wald's SPRT, told both rates", func(w world, rng *rand.Rand) end {
+	return method{"Wald's SPRT, both rates known", func(w world, rng *rand.Rand) end {
 		good, bad := w.Primary(0), w.Canary(0)
 		if bad <= good {
 			bad = good + test.Objectives[0].Margin
@@ -124,10 +126,10 @@ func wald(test Test) method {
 	}}
 }
 
-// waldOfBoth is Wald's test over the requests of both tracks, told both rates, against the nearest world in
-// which the canary is good (or bad): the best for a test that has to show the canary worse than primary.
+// waldOfBoth is Wald's test over the requests of both tracks, with both rates known, against the nearest world in
+// which the canary is good (or bad): the best for a test that must show that the canary is worse than primary.
 func waldOfBoth(test Test) method {
-	return method{"Wald's SPRT over both tracks, told both rates", func(w world, rng *rand.Rand) end {
+	return method{"Wald's SPRT over both tracks, both rates known", func(w world, rng *rand.Rand) end {
 		primary, canary, margin := clamp(w.Primary(0)), clamp(w.Canary(0)), test.Objectives[0].Margin
 		upper, lower := math.Log((1-test.FalsePass)/test.FalseRollback), math.Log(test.FalsePass/(1-test.FalseRollback))
 		sum := 0.0
@@ -148,8 +150,8 @@ func waldOfBoth(test Test) method {
 	}}
 }
 
-// fixedWindow waits for five minutes and compares with 99 %.
-var fixedWindow = method{"fixed window, 5 min, 99 %", func(w world, rng *rand.Rand) end {
+// fixedWindow waits for five minutes and compares with 99%.
+var fixedWindow = method{"fixed window, 5 min, 99%", func(w world, rng *rand.Rand) end {
 	total := Tally{}
 	for at := scrape; at <= 300; at += scrape {
 		total = total.add(w.events(rng, w.Rate*canaryWeight, scrape, w.Canary(at-scrape/2)))
@@ -161,8 +163,8 @@ var fixedWindow = method{"fixed window, 5 min, 99 %", func(w world, rng *rand.Ra
 	return end{outcome, 300, total.Events}
 }}
 
-// flagger checks each interval that 99 % of the last interval's requests succeeded; threshold failed
-// checks in all roll back, each passed one raises the weight by 10 up to 50, and then passes.
+// flagger checks in each interval that 99% of the last interval's requests succeeded. As many failed checks as
+// threshold roll back. Each passed check raises the weight by 10 points, and the canary passes at 50.
 func flagger(name string, interval float64, threshold int) method {
 	return method{name, func(w world, rng *rand.Rand) end {
 		failed, weight, requests := 0, canaryWeight, 0.0
@@ -183,9 +185,9 @@ func flagger(name string, interval float64, threshold int) method {
 	}}
 }
 
-// argo measures each interval whether 95 % of the requests of the last scrape succeeded (its documented
+// argo measures in each interval whether 95% of the requests of the last scrape succeeded (its documented
 // query takes irate); more than limit failed measurements roll back. The canary passes at the end of the
-// documented steps: 20, 40, 60 and 80 %, ten minutes each.
+// documented steps: 20, 40, 60 and 80%, ten minutes each.
 func argo(name string, interval float64, limit int) method {
 	return method{name, func(w world, rng *rand.Rand) end {
 		failed, requests := 0, 0.0
@@ -220,7 +222,8 @@ type cell struct {
 	P95Seconds        float64 `json:"p95Seconds"`
 	MedianRequests    float64 `json:"medianRequests"`
 	MeanRequests      float64 `json:"meanRequests"`
-	WaldRequests      float64 `json:"waldRequests"` // that Wald's test takes on average; 0 where it does not apply
+	WaldRequests      float64 `json:"waldRequests"` // mean of Wald's test; 0 where it does not apply
+	releases          int
 }
 
 // simulate judges many releases; the seed is the cell's own.
@@ -248,6 +251,7 @@ func simulate(w world, m method, test Test, releases int) cell {
 		Scenario: w.Scenario, Method: m.name, CanaryErrorRate: w.Canary(0), PrimaryErrorRate: w.Primary(0), RequestsPerSecond: w.Rate,
 		RolledBack: count[release.Unhealthy], Passed: count[release.Healthy], Inconclusive: count[release.Inconclusive],
 		MedianSeconds: at(0.5, seconds), P95Seconds: at(0.95, seconds), MedianRequests: at(0.5, requests), MeanRequests: sum / float64(releases),
+		releases: releases,
 	}
 	o := test.Objectives[0]
 	switch canary, primary := w.Canary(0), w.Primary(0); {
@@ -268,8 +272,16 @@ var (
 	requestRates = []float64{5, 50, 500}
 )
 
+// releasesOf is how many releases are simulated with a method.
+func releasesOf(m method) int {
+	if m.name == eachRequestName && *benchReleases < 1000 {
+		return max(1, *benchReleases/3)
+	}
+	return *benchReleases
+}
+
 // TestMethods simulates releases under each method. In its long form (make verdict-bench) it writes
-// docs/verdict.md's tables and plot.
+// the tables and the plot of docs/verdict.md.
 func TestMethods(t *testing.T) {
 	test := DefaultSLO().Test()
 	test.Objectives = test.Objectives[:1]
@@ -326,26 +338,26 @@ func TestMethods(t *testing.T) {
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			cells[i] = simulate(j.w, j.m, test, *benchReleases)
+			cells[i] = simulate(j.w, j.m, test, releasesOf(j.m))
 		})
 	}
 	all.Wait()
-	told := map[float64]float64{}
+	known := map[float64]float64{}
 	for _, c := range cells {
-		if c.Method == "Wald's SPRT, told both rates" {
-			told[c.CanaryErrorRate] = c.MeanRequests
+		if c.Method == "Wald's SPRT, both rates known" {
+			known[c.CanaryErrorRate] = c.MeanRequests
 		}
 	}
 	for i := range cells {
 		if cells[i].Scenario == "steady" {
-			cells[i].WaldRequests = told[cells[i].CanaryErrorRate]
+			cells[i].WaldRequests = known[cells[i].CanaryErrorRate]
 		}
 		c := cells[i]
 		t.Logf("%-50s %-42s %6.3f %6.3f %4g req/s  %-7s rolled back %.4f passed %.4f  median %5.0f s, %6.0f requests (p95 %5.0f s)", c.Scenario, c.Method, c.CanaryErrorRate, c.PrimaryErrorRate, c.RequestsPerSecond, c.Truth, c.RolledBack, c.Passed, c.MedianSeconds, c.MedianRequests, c.P95Seconds)
-		if c.Method != "Crossbill" && c.Method != "Crossbill, at each request" || c.Scenario[:6] == "errors" && c.Scenario[:10] == "errors in " {
+		if c.Method != "Crossbill" && c.Method != eachRequestName || c.Scenario[:6] == "errors" && c.Scenario[:10] == "errors in " {
 			continue
 		}
-		limit := func(rate float64) float64 { return rate + 3*math.Sqrt(rate*(1-rate)/float64(*benchReleases)) }
+		limit := func(rate float64) float64 { return rate + 3*math.Sqrt(rate*(1-rate)/float64(c.releases)) }
 		if c.FalseRollback > limit(test.FalseRollback) || c.FalsePass > limit(test.FalsePass) {
 			t.Errorf("%s, %s, %g against %g: false rollbacks %.4f, false passes %.4f", c.Scenario, c.Method, c.CanaryErrorRate, c.PrimaryErrorRate, c.FalseRollback, c.FalsePass)
 		}

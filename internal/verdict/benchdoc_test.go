@@ -10,8 +10,8 @@ import (
 	"text/template"
 )
 
-// document writes docs/verdict.md's figures: the text stands in testdata/verdict.md.tmpl, the tables and the
-// plot come from the cells.
+// document writes docs/verdict.md and its plot. The text is in testdata/verdict.md.tmpl; the tables and the plot
+// come from the cells.
 func document(folder string, cells []cell, test Test) error {
 	page, err := template.New("verdict.md.tmpl").Funcs(template.FuncMap{
 		"percent": func(share float64) string { return strings.TrimSuffix(fmt.Sprintf("%.2f", 100*share), ".00") },
@@ -65,8 +65,8 @@ func document(folder string, cells []cell, test Test) error {
 	var limit strings.Builder
 	limit.WriteString("| the canary's errors | Crossbill, mean | Wald, knowing primary's 0.1% | ratio | Wald, over both tracks | ratio |\n|---|---|---|---|---|---|\n")
 	for _, errors := range errorRates {
-		c := find("steady", "Crossbill, at each request", errors, 50)
-		both := find("steady", "Wald's SPRT over both tracks, told both rates", errors, 50).MeanRequests
+		c := find("steady", eachRequestName, errors, 50)
+		both := find("steady", "Wald's SPRT over both tracks, both rates known", errors, 50).MeanRequests
 		fmt.Fprintf(&limit, "| %g%% | %.0f | %.0f | %.2f | %.0f | %.2f |\n", 100*errors, c.MeanRequests, c.WaldRequests, c.MeanRequests/c.WaldRequests, both, c.MeanRequests/both)
 	}
 	var others strings.Builder
@@ -134,8 +134,8 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .axis { stroke: #8c959f
 		fmt.Fprintf(&b, `<text x="%.1f" y="%g" text-anchor="middle">%g%%</text>`+"\n", x(i), top+height+18, 100*errors)
 	}
 	fmt.Fprintf(&b, `<line class="axis" x1="%g" x2="%g" y1="%g" y2="%g"/><text x="%g" y="%g" text-anchor="middle">the canary's errors (primary: 0.1%%)</text>`+"\n", left, left+width, top+height, top+height, left+width/2, top+height+40)
-	// Okabe and Ito's colours, which people with any colour vision tell apart.
-	colours := []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"}
+	// Okabe and Ito's colors, which people with any color vision can distinguish.
+	colors := []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"}
 	for k, m := range methods {
 		points := ""
 		strokes, dashes := 2.0, ` stroke-dasharray="5 4"`
@@ -145,11 +145,11 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .axis { stroke: #8c959f
 		for i, errors := range errorRates {
 			seconds := find("steady", m, errors, 50).MedianSeconds
 			points += fmt.Sprintf("%.1f,%.1f ", x(i), y(seconds))
-			fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="%.1f" fill="%s"/>`+"\n", x(i), y(seconds), strokes+1, colours[k])
+			fmt.Fprintf(&b, `<circle cx="%.1f" cy="%.1f" r="%.1f" fill="%s"/>`+"\n", x(i), y(seconds), strokes+1, colors[k])
 		}
-		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="%g"%s/>`+"\n", strings.TrimSpace(points), colours[k], strokes, dashes)
+		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="%g"%s/>`+"\n", strings.TrimSpace(points), colors[k], strokes, dashes)
 		at := top + 14 + 22*float64(k)
-		fmt.Fprintf(&b, `<line x1="560" x2="584" y1="%g" y2="%g" stroke="%s" stroke-width="%g"%s/><text x="592" y="%g">%s</text>`+"\n", at, at, colours[k], strokes, dashes, at+4, m)
+		fmt.Fprintf(&b, `<line x1="560" x2="584" y1="%g" y2="%g" stroke="%s" stroke-width="%g"%s/><text x="592" y="%g">%s</text>`+"\n", at, at, colors[k], strokes, dashes, at+4, m)
 	}
 	b.WriteString("</svg>\n")
 	return b.String()

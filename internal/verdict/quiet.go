@@ -6,33 +6,31 @@ import (
 	"time"
 )
 
-// The evidence that nobody calls a workload any more: its counters were sampled quietSamples times
-// over quietFor without growing. A workload without any counters was never seen to be called; it is
-// given unseenFor.
+// A workload is quiet if its counters were sampled quietSamples times over quietFor without an increase. A
+// workload without counters, which was never seen to be called, is quiet after unseenFor.
 const (
 	quietSamples = 3
 	quietFor     = 3 * time.Second
 	unseenFor    = 10 * time.Second
 )
 
-// Quiet returns when nobody calls a workload any more, or with an error when that cannot be seen
-// before ctx ends. The times are those of Prometheus's samples, so that two looks at one scrape do
-// not count as two.
+// Quiet waits until nobody calls a workload. It fails if that cannot be shown before ctx ends. It goes by the
+// times of Prometheus's samples, so reading one scrape twice does not count twice.
 func (s *Source) Quiet(ctx context.Context, workload string) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	q := quiet{begin: time.Now()}
+	q := quiet{start: time.Now()}
 	for {
 		now := time.Now()
 		reading, err := s.Requests(ctx, "source", workload, now)
 		if err != nil {
 			return err
 		}
-		sampled, err := s.sampledAt(ctx, "source", workload, now)
+		sampled, err := s.lastSample(ctx, "source", workload, now)
 		if err != nil {
 			return err
 		}
-		if q.look(reading, sampled, now) {
+		if q.add(reading, sampled, now) {
 			return nil
 		}
 		select {
@@ -43,9 +41,9 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 	}
 }
 
-// sampledAt is when a workload's counters, as one side of its calls reports them, were sampled last; zero
-// when they were not within an hour.
-func (s *Source) sampledAt(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
+// lastSample is when a workload's counters were last sampled, as one side of its calls reports them. It is zero
+// if that was not within an hour.
+func (s *Source) lastSample(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
 	sampled := `timestamp(` + s.selector("istio_requests_total", reporter, workload, "") + `)`
 	vector, err := s.query(ctx, `max(`+sampled+`)`, at)
 	if err == nil && len(vector) == 0 { // a failed scrape hides them at once
@@ -57,19 +55,19 @@ func (s *Source) sampledAt(ctx context.Context, reporter, workload string, at ti
 	return time.UnixMilli(int64(float64(vector[0].Value) * 1000)), nil
 }
 
-// quiet counts the samples since the counters grew last.
+// quiet counts the samples since the last increase.
 type quiet struct {
-	begin   time.Time
+	start   time.Time
 	last    Series
-	first   time.Time // sample from which on nothing grew
+	first   time.Time // sample after which nothing increased
 	newest  time.Time
 	samples int
 }
 
-// look takes one more reading and says whether the workload is at rest.
-func (q *quiet) look(r Series, sampled, now time.Time) bool {
+// add adds a reading and says whether the workload is quiet.
+func (q *quiet) add(r Series, sampled, now time.Time) bool {
 	if sampled.IsZero() {
-		return q.last == nil && now.Sub(q.begin) >= unseenFor
+		return q.last == nil && now.Sub(q.start) >= unseenFor
 	}
 	if q.last == nil || r.Increase(q.last) > 0 {
 		q.last, q.first, q.newest, q.samples = r, sampled, sampled, 1

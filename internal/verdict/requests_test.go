@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// TestRequestsAreThoseOfTheReason: a report's table and the sentence of its verdict show the same number of
-// requests. They differed where objectives count differently, or by one, where one of them was cut off.
-func TestRequestsAreThoseOfTheReason(t *testing.T) {
+// TestRecordRequests shows that a report's table and the reason of its verdict have the same number of requests, even
+// if objectives count differently or counts are not whole.
+func TestRecordRequests(t *testing.T) {
 	healthy := func(events float64) Pair { return Pair{Tally{events, 0}, Tally{10 * events, 0}} }
 	unhealthy := func(events float64) Pair { return Pair{Tally{events, events / 2}, Tally{10 * events, 0}} }
 	for name, test := range map[string]struct {

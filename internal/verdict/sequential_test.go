@@ -44,7 +44,7 @@ func TestSequential(t *testing.T) {
 		{"no traffic is never healthy", standard, []Block{blockAt(900, none, none)}, release.Inconclusive, NoTraffic},
 		{"an objective without data is never healthy", standard, []Block{blockAt(900, fine(5000, 45000), none)}, release.Inconclusive, NoData},
 		{"healthy, early", standard, []Block{blockAt(60, fine(1000, 9000), fine(1000, 9000))}, release.Healthy, ""},
-		{"not before the least time", standard, []Block{blockAt(15, fine(1000, 9000), fine(1000, 9000))}, "", ThinTraffic},
+		{"not before the minimum time", standard, []Block{blockAt(15, fine(1000, 9000), fine(1000, 9000))}, "", ThinTraffic},
 		{"too thin for a pass", standard, []Block{blockAt(900, fine(40, 360), fine(40, 360))}, release.Inconclusive, ThinTraffic},
 		{"all errors, at the first look", standard, []Block{blockAt(1, bad(1), fine(200, 1800))}, release.Unhealthy, ""},
 		{"a fifth of errors", standard, []Block{blockAt(1, bad(0.2), fine(200, 1800))}, release.Unhealthy, ""},
@@ -68,8 +68,8 @@ func TestSequential(t *testing.T) {
 	}
 }
 
-// TestExpectation enumerates small blocks: under every point of a hypothesis the expectation of the
-// evidence against it is at most 1, whatever the alternative.
+// TestExpectation enumerates small blocks. Under every point of a hypothesis the expectation of the evidence
+// against it is at most 1, whatever the alternative.
 func TestExpectation(t *testing.T) {
 	binomial := func(n, k int, p float64) float64 {
 		choose, _ := math.Lgamma(float64(n + 1))
@@ -112,12 +112,12 @@ func TestExpectation(t *testing.T) {
 			t.Errorf("margin %g: the expectation reaches %g", margin, e)
 		}
 		if e < 0.9 {
-			t.Errorf("margin %g: the expectation stays at %g: evidence is given away", margin, e)
+			t.Errorf("margin %g: the expectation stays at %g: evidence is wasted", margin, e)
 		}
 	}
 }
 
-// draw is how many of n events are bad, exactly: it goes from one bad event to the next.
+// draw draws how many of n events are bad. It steps from one bad event to the next.
 func draw(rng *rand.Rand, n int, p float64) float64 {
 	if p > 0.5 {
 		return float64(n) - draw(rng, n, 1-p)
@@ -134,56 +134,66 @@ func draw(rng *rand.Rand, n int, p float64) float64 {
 	}
 }
 
-// TestErrorRates holds a short simulation against what is promised, at the edges of what is good and bad
-// and with shares that drift: wrong formulas break it. make verdict-bench is the long one.
+// TestErrorRates simulates releases at the edges of what is good and bad, with shares that drift. It holds the
+// rates of wrong verdicts against what the test promises, and all rates against those of a long simulation, so
+// that any wrong formula breaks it. make verdict-bench runs it with more releases.
 func TestErrorRates(t *testing.T) {
-	const releases = 3000
-	rng := rand.New(rand.NewPCG(1, 2))
+	releases := max(1000, *benchReleases)
 	test := standard.availability()
-	run := func(shares func(look int) (canary, primary float64)) (rolledBack, passed float64) {
-		for range releases {
-			s := test.Begin()
-			for look := 1; look <= 60; look++ {
-				c, p := shares(look)
-				j := s.Add(blockAt(float64(15*look), Pair{Tally{75, draw(rng, 75, c)}, Tally{675, draw(rng, 675, p)}}))
-				if j.Decided {
-					rolledBack += map[bool]float64{true: 1}[j.Outcome == release.Unhealthy]
-					passed += map[bool]float64{true: 1}[j.Outcome == release.Healthy]
-					break
+	for i, c := range []struct {
+		name               string
+		truth              string
+		shares             func(look int) (canary, primary float64)
+		rolledBack, passed float64 // of 20,000 releases
+	}{
+		{"as good as primary", "good", func(int) (float64, float64) { return 0.02, 0.02 }, 0.0004, 0.0006},
+		{"at the budget", "good", func(int) (float64, float64) { return 0.001, 0.0001 }, 0.0004, 0.9996},
+		{"with primary, which drifts", "good", func(look int) (float64, float64) { p := 0.001 + 0.002*float64(look); return p, p }, 0.0009, 0.0801},
+		{"in an outage of both tracks", "good", func(look int) (float64, float64) { p := 0.001 + 0.3*float64(look/3%2); return p, p }, 0, 0},
+		{"far within the budget", "good", func(int) (float64, float64) { return 0.001, 0.001 }, 0.0001, 1},
+		{"worse by the margin", "bad", func(int) (float64, float64) { return 0.02, 0.01 }, 0.9367, 0.0006},
+		{"over the budget by the margin", "bad", func(int) (float64, float64) { return 0.011, 0.011 }, 0.0011, 0.0279},
+		{"worse by the margin, with a tide", "bad", func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p }, 0.9861, 0.0078},
+		{"far over the budget", "bad", func(int) (float64, float64) { return 0.05, 0.001 }, 1, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(1, uint64(i)))
+			count := map[release.VerdictOutcome]float64{}
+			for range releases {
+				s := test.Begin()
+				for look := 1; look <= 60; look++ {
+					canary, primary := c.shares(look)
+					j := s.Add(blockAt(float64(15*look), Pair{Tally{75, draw(rng, 75, canary)}, Tally{675, draw(rng, 675, primary)}}))
+					if j.Decided {
+						count[j.Outcome]++
+						break
+					}
 				}
 			}
-		}
-		return rolledBack / releases, passed / releases
-	}
-	limit := func(rate float64) float64 { return rate + 3*math.Sqrt(rate*(1-rate)/releases) }
-	for name, shares := range map[string]func(int) (float64, float64){
-		"as good as primary":          func(int) (float64, float64) { return 0.02, 0.02 },
-		"at the budget":               func(int) (float64, float64) { return 0.001, 0.0001 },
-		"with primary, which drifts":  func(look int) (float64, float64) { p := 0.001 + 0.002*float64(look); return p, p },
-		"in an outage that both have": func(look int) (float64, float64) { p := 0.001 + 0.3*float64(look/3%2); return p, p },
-	} {
-		if rolledBack, _ := run(shares); rolledBack > limit(test.FalseRollback) {
-			t.Errorf("%s: %.4f were rolled back, %.4f may be", name, rolledBack, test.FalseRollback)
-		}
-	}
-	for name, shares := range map[string]func(int) (float64, float64){
-		"worse by the margin":              func(int) (float64, float64) { return 0.02, 0.01 },
-		"over the budget by the margin":    func(int) (float64, float64) { return 0.011, 0.011 },
-		"worse by the margin, with a tide": func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p },
-	} {
-		if _, passed := run(shares); passed > limit(test.FalsePass) {
-			t.Errorf("%s: %.4f passed, %.4f may", name, passed, test.FalsePass)
-		}
-	}
-	if rolledBack, passed := run(func(int) (float64, float64) { return 0.05, 0.001 }); rolledBack < 0.99 {
-		t.Errorf("5 %% errors: %.3f rolled back, %.3f passed", rolledBack, passed)
-	}
-	if rolledBack, passed := run(func(int) (float64, float64) { return 0.001, 0.001 }); passed < 0.97 {
-		t.Errorf("a good canary: %.3f rolled back, %.3f passed", rolledBack, passed)
+			rolledBack, passed := count[release.Unhealthy]/float64(releases), count[release.Healthy]/float64(releases)
+			t.Logf("rolled back %.4f, passed %.4f", rolledBack, passed)
+			deviation := func(rate float64) float64 { return math.Sqrt(rate * (1 - rate) / float64(releases)) }
+			if limit := test.FalseRollback; c.truth == "good" && rolledBack > limit+3*deviation(limit) {
+				t.Errorf("%.4f were rolled back, at most %.4f may be", rolledBack, limit)
+			}
+			if limit := test.FalsePass; c.truth == "bad" && passed > limit+3*deviation(limit) {
+				t.Errorf("%.4f passed, at most %.4f may", passed, limit)
+			}
+			for _, rate := range []struct {
+				name      string
+				got, want float64
+			}{{"rolled back", rolledBack, c.rolledBack}, {"passed", passed, c.passed}} {
+				if math.Abs(rate.got-rate.want) > 4*deviation(rate.want)+3/float64(releases) {
+					t.Errorf("%s: got %.4f, want about %.4f", rate.name, rate.got, rate.want)
+				}
+			}
+		})
 	}
 }
 
-// TestBursts: events that go bad, or well, in groups of a fixed size weigh as one each, for every alternative.
+// TestBursts shows that events that go bad, or well, in groups of a fixed size weigh as one event, for every
+// alternative.
 func TestBursts(t *testing.T) {
 	one, five := standard.availability(), standard.availability()
 	five.Burst = 5
@@ -215,7 +225,7 @@ func TestSequentialProperties(t *testing.T) {
 		}
 		evidence := func(blocks []Block) Evidence {
 			s := test.Begin()
-			var last Judgement
+			var last Judgment
 			for _, b := range blocks {
 				last = s.Add(b)
 			}

@@ -9,40 +9,41 @@ import (
 	"strings"
 	"time"
 
-	"github.com/our-org/crossbill/internal/usererr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// SLO is what a canary is judged by, as the section analysis of crossbill.yaml says it. Shares are in
-// percent there. What the file leaves out is as in [DefaultSLO].
+// SLO is what a canary is judged by: the section analysis of crossbill.yaml, or the file slo.yaml beside the
+// manifests. Shares are in percent. [DefaultSLO] has the value of each field that is left out.
 type SLO struct {
 	FalseRollback float64         `json:"falseRollback"` // percent of good canaries that may be rolled back
 	FalsePass     float64         `json:"falsePass"`     // percent of bad canaries that may pass
 	Burst         float64         `json:"burst"`         // how many requests go bad together
-	MinRequests   float64         `json:"minRequests"`   // the canary's, below which nothing passes
-	MinDuration   metav1.Duration `json:"minDuration"`   // before which nothing passes
-	MaxDuration   metav1.Duration `json:"maxDuration"`   // after which what is not decided is inconclusive
+	MinRequests   float64         `json:"minRequests"`   // nothing passes with fewer requests to the canary
+	MinDuration   metav1.Duration `json:"minDuration"`   // nothing passes earlier
+	MaxDuration   metav1.Duration `json:"maxDuration"`   // an undecided canary is inconclusive then
 	Objectives    []Indicator     `json:"objectives"`
 }
 
-// Indicator is one service level indicator: what counts as an event, and as a good one. With neither
-// Latency nor queries it is availability: answered, and not by a server error (5xx, or gRPC's codes of that
-// kind).
+// Indicator is one service level indicator: what counts as an event, and as a good one. Without Latency and
+// queries it is availability: the request was answered, and not with a server error (5xx, or a gRPC code of
+// that kind).
 type Indicator struct {
 	Name      string  `json:"name"`
-	Objective float64 `json:"objective"` // percent of the events that are to be good
-	Margin    float64 `json:"margin"`    // percentage points by which a canary is bad for certain
-	// Latency makes an event good when it took no longer. It must be a bound of the buckets of
+	Objective float64 `json:"objective"` // percent of the events that must be good
+	Margin    float64 `json:"margin"`    // percentage points below the objective that make a canary bad
+	// Latency makes an event good if it took no longer. It must be a bucket bound of
 	// istio_request_duration_milliseconds.
 	Latency *metav1.Duration `json:"latency,omitempty"`
-	// Good and Total are PromQL for raw counters that only grow, one series or many, not summed and without
-	// rate or increase. $workload and $namespace stand for the track's.
+	// Good and Total are PromQL for raw counters: one series or many, neither summed nor passed through rate or
+	// increase. $workload and $namespace stand for the track's.
 	Good  string `json:"good,omitempty"`
 	Total string `json:"total,omitempty"`
 }
 
-// DefaultSLO is what a canary is judged by when there is no file.
+// DefaultSLO is what a canary is judged by if nothing else is configured.
 func DefaultSLO() *SLO {
 	return &SLO{
 		FalseRollback: 1, FalsePass: 5, Burst: 1,
@@ -54,25 +55,25 @@ func DefaultSLO() *SLO {
 	}
 }
 
-// LoadSLO reads an SLO file. One that is not there is the default, unless it was asked for by name.
+// LoadSLO reads an SLO file. If the file is missing the default applies, unless the user named the file.
 func LoadSLO(file string, named bool) (*SLO, error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) && !named {
 		return DefaultSLO(), nil
 	}
 	if err != nil {
-		return nil, &usererr.Error{Field: "--slo", Problem: err.Error(), Fix: "give a file as docs/commands/verify.md describes it, or none"}
+		return nil, &usererr.Error{Field: "slo", Problem: err.Error(), Fix: "give a file as described in docs/commands/verify.md, or leave the option out"}
 	}
 	return ParseSLO(file, text)
 }
 
-// ParseSLO reads and checks an SLO. file is for messages.
+// ParseSLO reads and checks an SLO file. Errors name the file and the field.
 func ParseSLO(file string, text []byte) (*SLO, error) {
 	slo := DefaultSLO()
 	defaults := slo.Objectives
 	slo.Objectives = nil
 	if err := yaml.UnmarshalStrict(text, slo); err != nil {
-		return nil, &usererr.Error{Field: file, Problem: strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "), Fix: "see docs/commands/verify.md for its fields"}
+		return nil, &usererr.Error{Field: file, Problem: strings.TrimPrefix(err.Error(), "error unmarshaling JSON: "), Fix: "docs/commands/verify.md describes the fields"}
 	}
 	if len(slo.Objectives) == 0 {
 		slo.Objectives = defaults
@@ -84,54 +85,63 @@ func ParseSLO(file string, text []byte) (*SLO, error) {
 	return slo, nil
 }
 
-// Check finds a value that is out of bounds, or does not fit to another one; nil if there is none.
+// Check finds a value that is out of bounds, or that does not fit another one; nil if there is none. The error
+// names the field below the section analysis, for example falsePass.
 func (s *SLO) Check() *usererr.Error {
-	bad := func(field, problem, fix string) *usererr.Error {
-		return &usererr.Error{Field: field, Problem: problem, Fix: fix}
+	bad := func(field, fix, problem string, args ...any) *usererr.Error {
+		return &usererr.Error{Field: field, Problem: fmt.Sprintf(problem, args...), Fix: fix}
 	}
 	switch {
 	case !(s.FalseRollback > 0 && s.FalseRollback < 50):
-		return bad("falseRollback", fmt.Sprintf("%g is not a percentage above 0 and below 50", s.FalseRollback), "give for example 1")
+		return bad("falseRollback", "give for example 1", "%g is not a percentage above 0 and below 50", s.FalseRollback)
 	case !(s.FalsePass > 0 && s.FalsePass < 50):
-		return bad("falsePass", fmt.Sprintf("%g is not a percentage above 0 and below 50", s.FalsePass), "give for example 5")
+		return bad("falsePass", "give for example 5", "%g is not a percentage above 0 and below 50", s.FalsePass)
 	case !(s.Burst >= 1 && s.Burst <= 1000):
-		return bad("burst", fmt.Sprintf("%g is not a number from 1 to 1000", s.Burst), "give 1, or how many requests fail together")
+		return bad("burst", "give 1, or how many requests fail together", "%g is not a number from 1 to 1000", s.Burst)
 	case !(s.MinRequests >= 1 && s.MinRequests <= 1e9):
-		return bad("minRequests", fmt.Sprintf("%g requests prove nothing", s.MinRequests), "give at least 1")
+		return bad("minRequests", "give for example 50", "%g is not a number from 1 to 1000000000", s.MinRequests)
 	case s.MaxDuration.Duration <= 0:
-		return bad("maxDuration", fmt.Sprintf("%s is not a time to watch", s.MaxDuration.Duration), "give for example 15m")
+		return bad("maxDuration", "give for example 15m", "%s is not a duration above 0", s.MaxDuration.Duration)
 	case s.MinDuration.Duration < 0 || s.MinDuration.Duration > s.MaxDuration.Duration:
-		return bad("minDuration", fmt.Sprintf("%s is not a time up to maxDuration (%s)", s.MinDuration.Duration, s.MaxDuration.Duration), "give for example 30s")
+		return bad("minDuration", "give for example 30s", "%s is not a duration from 0 to maxDuration (%s)", s.MinDuration.Duration, s.MaxDuration.Duration)
 	}
 	var names []string
 	for i, o := range s.Objectives {
-		field := fmt.Sprintf("objectives[%d]", i)
-		switch {
-		case o.Name == "":
-			return bad(field+".name", "is missing", "give it a name, for example availability")
-		case slices.Contains(names, o.Name):
-			return bad(field+".name", fmt.Sprintf("%q is there twice", o.Name), "give each its own name")
-		case !(o.Objective > 0 && o.Objective < 100):
-			return bad(field+".objective", fmt.Sprintf("%g is not a percentage between 0 and 100", o.Objective), "give for example 99.9; 100 cannot be tested, no number of requests shows it")
-		case !(o.Margin > 0 && o.Margin <= o.Objective):
-			return bad(field+".margin", fmt.Sprintf("%g is not a number of percentage points above 0, up to the objective", o.Margin), "give for example 1")
-		case o.Latency != nil && (o.Good != "" || o.Total != ""), (o.Good == "") != (o.Total == ""):
-			return bad(field, "it has some of latency, good and total", "give latency, or good and total, or none of them")
-		case o.Latency != nil && o.Latency.Duration <= 0:
-			return bad(field+".latency", fmt.Sprintf("%s is not a time", o.Latency.Duration), "give a bucket bound of the histogram, for example 500ms")
+		if slices.Contains(names, o.Name) {
+			return bad(fmt.Sprintf("objectives[%d].name", i), "give each objective its own name", "%q is used twice", o.Name)
 		}
 		names = append(names, o.Name)
+		if field, fix, problem := o.problem(); problem != "" {
+			return bad(fmt.Sprintf("objectives[%d]%s", i, field), fix, "%s", problem)
+		}
 	}
 	return nil
 }
 
-// Limit sets how long is watched at most.
+// problem is what is wrong with an indicator, in which of its fields; "" if nothing is.
+func (o Indicator) problem() (field, fix, problem string) {
+	switch {
+	case o.Name == "":
+		return ".name", "give it a name, for example availability", "is missing"
+	case !(o.Objective > 0 && o.Objective < 100):
+		return ".objective", "give for example 99.9; 100 cannot be tested, because no number of requests can show it", fmt.Sprintf("%g is not a percentage between 0 and 100", o.Objective)
+	case !(o.Margin > 0 && o.Margin <= o.Objective):
+		return ".margin", "give for example 1", fmt.Sprintf("%g is not a number of percentage points above 0 and up to the objective", o.Margin)
+	case o.Latency != nil && (o.Good != "" || o.Total != ""), (o.Good == "") != (o.Total == ""):
+		return "", "give latency, or both good and total, or none of the three", "latency, good and total do not fit together"
+	case o.Latency != nil && o.Latency.Duration <= 0:
+		return ".latency", "give a bucket bound of the histogram, for example 500ms", fmt.Sprintf("%s is not a duration above 0", o.Latency.Duration)
+	}
+	return "", "", ""
+}
+
+// Limit sets MaxDuration.
 func (s *SLO) Limit(longest time.Duration) {
 	s.MaxDuration.Duration = longest
 	s.MinDuration.Duration = min(s.MinDuration.Duration, longest)
 }
 
-// Test is the sequential test that the SLO asks for.
+// Test is the sequential test for the SLO.
 func (s *SLO) Test() Test {
 	t := Test{
 		FalseRollback: s.FalseRollback / 100, FalsePass: s.FalsePass / 100, Burst: s.Burst,

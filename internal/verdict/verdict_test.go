@@ -8,9 +8,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestCountersAreCounted: whatever the order of increments, resets and readings, what is counted is
-// what happened, but for what a reset swallowed between two readings.
-func TestCountersAreCounted(t *testing.T) {
+// TestIncrease counts what happened, whatever the order of increments, resets and readings, except for what a
+// reset hides between two readings.
+func TestIncrease(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		counter, happened, counted := 0.0, 0.0, 0.0
 		last := Series{}
@@ -37,7 +37,7 @@ func TestCountersAreCounted(t *testing.T) {
 				counted += Series{"series": counter}.Increase(last)
 				last = Series{"series": counter}
 				if counter > 0 {
-					counter = 0 // the first increment after a restart is counted whole if it stays below the old value
+					counter = 0 // the first increase after a restart counts as a whole if it stays below the old value
 					last["series"] = 0
 				}
 			},
@@ -45,7 +45,7 @@ func TestCountersAreCounted(t *testing.T) {
 	})
 }
 
-func TestAHiddenSeriesIsNotCountedAnew(t *testing.T) {
+func TestMergeMissing(t *testing.T) {
 	reading := func(n float64) *Reading {
 		r := &Reading{Counters: []Counters{{Series{}, Series{}}}}
 		if n > 0 {
@@ -57,7 +57,7 @@ func TestAHiddenSeriesIsNotCountedAnew(t *testing.T) {
 	for _, n := range []float64{150, 0, 160} { // in the middle a failed scrape hides it
 		now := reading(n)
 		counted += now.Since(last)[0].Events
-		last = now.over(last)
+		last = now.mergeMissing(last)
 	}
 	if counted != 60 {
 		t.Errorf("counted %v, want 60", counted)
@@ -83,13 +83,13 @@ func TestQuiet(t *testing.T) {
 		"never called":                       {[]look{{0, -1, 0}, {0, -1, 5}, {0, -1, 10}}, []bool{false, false, true}},
 		"counters that vanish prove nothing": {[]look{{5, 0, 0}, {5, -1, 20}, {5, -1, 60}}, []bool{false, false, false}},
 	} {
-		q := quiet{begin: at(0)}
+		q := quiet{start: at(0)}
 		for i, l := range c.looks {
 			sampled := time.Time{}
 			if l.sampled >= 0 {
 				sampled = at(l.sampled)
 			}
-			if got := q.look(reading(l.n), sampled, at(l.at)); got != c.want[i] {
+			if got := q.add(reading(l.n), sampled, at(l.at)); got != c.want[i] {
 				t.Errorf("%s: look %d is %v", name, i, got)
 			}
 		}

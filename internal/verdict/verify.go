@@ -10,46 +10,46 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// Options say what is verified and how.
+// Options say what Verify judges and how.
 type Options struct {
 	Source   *Source
-	Canary   string // workload names
-	Primary  string // "": the canary is judged by the budgets alone
+	Canary   string // workload
+	Primary  string // workload; "" judges the canary by the budgets alone
 	Test     Test
-	Interval time.Duration    // between two looks; default 5 seconds
-	Report   func(Evaluation) // is told each look; may be nil
-	Warn     func(string)     // is told what hinders, once; may be nil
+	Interval time.Duration    // between two evaluations; default 5 seconds
+	Report   func(Evaluation) // called after each evaluation; may be nil
+	Warn     func(string)     // called once for each obstacle; may be nil
 }
 
-// Evaluation is one look: what was counted since the last one, and what follows from all so far.
+// Evaluation is what was counted at one time, and the judgment that follows from all counts so far.
 type Evaluation struct {
-	At        time.Time     `json:"at"`
-	Elapsed   time.Duration `json:"elapsed"`
-	Judgement Judgement     `json:"judgement"`
+	At       time.Time
+	Elapsed  time.Duration
+	Judgment Judgment
 }
 
-// The limits of what counters may be like.
+// When counters are trusted.
 const (
-	staleScrapes = 3                // an age of so many scrapes is stale
-	staleLeast   = 45 * time.Second // when the interval is not known
-	seenShare    = 0.9              // of the requests that were sent to the canary, which its own side must have counted
+	staleScrapes = 3                // counters older than so many scrapes are stale
+	staleLeast   = 45 * time.Second // the same if the scrape interval is unknown
+	seenShare    = 0.9              // share of the requests to the canary that its own side must have counted
 )
 
-// watching is a verification under way.
+// watching is a running verification.
 type watching struct {
 	Options
 	start           time.Time
 	canary, primary *Reading // as last read
-	sent, seen      Series   // the canary's requests by both sides, at the start
+	sent, seen      Series   // the canary's requests at the start, by its callers and by itself
 	scrape          time.Duration
 	state           *State
 	result          *Verification
 	warned          map[string]bool
 }
 
-// Verify watches both tracks until the test decides. A Prometheus that does not answer at the first look is
-// bad input; later it makes the verdict wait, and inconclusive when the time is over before it answers
-// again. Counters that cannot be trusted hold a healthy verdict back.
+// Verify watches both tracks until the test decides. If Prometheus does not answer at the start, that is bad
+// input. If it stops answering later, the verdict waits, and is inconclusive if the time ends first. Counters
+// that cannot be trusted delay a healthy verdict in the same way.
 func Verify(ctx context.Context, o Options) (*Verification, error) {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Second
@@ -57,7 +57,7 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 	w := &watching{Options: o, start: time.Now(), state: o.Test.Begin(), warned: map[string]bool{}, result: &Verification{Record: Record{Test: o.Test}}}
 	if err := w.begin(ctx); err != nil {
 		if errors.As(err, new(*UnreachableError)) {
-			return nil, &usererr.Error{Field: "--prometheus", Problem: err.Error(), Fix: "check the URL and that this machine reaches it; nothing was changed"}
+			return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL, and that this machine can reach it; nothing was changed"}
 		}
 		return nil, err
 	}
@@ -72,14 +72,13 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 		case <-end.C:
 		case <-tick.C:
 		}
-		if done, err := w.look(ctx); done || err != nil {
+		if done, err := w.evaluate(ctx); done || err != nil {
 			return w.result, err
 		}
 	}
 }
 
-// begin takes the first readings, and finds a time to watch that is too short for how often counters are
-// sampled.
+// begin takes the first readings. It rejects a MaxDuration that is too short for the scrape interval.
 func (w *watching) begin(ctx context.Context) (err error) {
 	if w.canary, err = w.Source.Baseline(ctx, w.Canary, w.start); err != nil {
 		return err
@@ -95,7 +94,7 @@ func (w *watching) begin(ctx context.Context) (err error) {
 		return err
 	}
 	if least := 4 * w.scrape; w.Test.MaxDuration < least {
-		return &usererr.Error{Field: "--max-duration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, w.scrape), Fix: fmt.Sprintf("give at least %s", least)}
+		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, w.scrape), Fix: fmt.Sprintf("give at least %s", least)}
 	}
 	if w.sent, err = w.Source.Requests(ctx, "source", w.Canary, w.start); err != nil {
 		return err
@@ -104,28 +103,24 @@ func (w *watching) begin(ctx context.Context) (err error) {
 	return err
 }
 
-// look takes one more reading, and says whether the verdict stands.
-func (w *watching) look(ctx context.Context) (done bool, err error) {
+// evaluate takes one more reading, and says whether the verdict is final.
+func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 	now := time.Now()
 	elapsed := now.Sub(w.start)
-	over := elapsed >= w.Test.MaxDuration
+	timeUp := elapsed >= w.Test.MaxDuration
 	block, err := w.read(ctx, now)
 	if err != nil {
 		if errors.As(err, new(*usererr.Error)) || ctx.Err() != nil {
 			return false, err
 		}
-		w.warn(err.Error() + ": the verdict waits, the canary keeps its share")
-		if over {
-			w.conclude(release.Inconclusive, causeOf(err), err.Error())
-		}
-		return over, nil // hold: it neither passes nor fails
+		return w.hold(timeUp, causeOf(err), err.Error(), ": the verdict waits, and the canary keeps its weight"), nil
 	}
 	block.Elapsed = elapsed
 	j := w.state.Add(block)
 	if j.Decided || block.events() > 0 {
 		w.result.Record.Blocks = append(w.result.Record.Blocks, block)
 	}
-	evaluation := Evaluation{At: now, Elapsed: elapsed, Judgement: j}
+	evaluation := Evaluation{At: now, Elapsed: elapsed, Judgment: j}
 	w.result.Evaluations = append(w.result.Evaluations, evaluation)
 	if w.Report != nil {
 		w.Report(evaluation)
@@ -135,17 +130,12 @@ func (w *watching) look(ctx context.Context) (done bool, err error) {
 	}
 	switch {
 	case j.Outcome == release.Healthy:
-		cause, doubt := w.doubt(ctx, now)
-		if doubt != "" {
-			w.warn(doubt)
-			if over {
-				w.conclude(release.Inconclusive, cause, doubt)
-			}
-			return over, nil
+		if cause, reason := w.distrust(ctx, now); reason != "" {
+			return w.hold(timeUp, cause, reason, ""), nil
 		}
 	case j.Cause == NoTraffic:
 		cause, reason := w.Source.Missing(ctx, w.Canary, now)
-		if cause == "" { // there are counters, which stand still
+		if cause == "" { // there are counters, but they do not grow
 			cause, reason = w.stale(ctx, now)
 		}
 		if cause != "" {
@@ -156,15 +146,20 @@ func (w *watching) look(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-func (w *watching) conclude(outcome release.VerdictOutcome, cause Cause, reason string) {
-	w.result.Outcome, w.result.Cause, w.result.Reason = outcome, cause, reason
-}
-
-func (w *watching) warn(text string) {
-	if w.Warn != nil && !w.warned[text] {
+// hold warns that there is no verdict yet. If the time is up the verdict is inconclusive, and final.
+func (w *watching) hold(timeUp bool, cause Cause, reason, consequence string) (done bool) {
+	if text := reason + consequence; w.Warn != nil && !w.warned[text] {
 		w.warned[text] = true
 		w.Warn(text)
 	}
+	if timeUp {
+		w.conclude(release.Inconclusive, cause, reason)
+	}
+	return timeUp
+}
+
+func (w *watching) conclude(outcome release.VerdictOutcome, cause Cause, reason string) {
+	w.result.Outcome, w.result.Cause, w.result.Reason = outcome, cause, reason
 }
 
 func causeOf(err error) Cause {
@@ -175,7 +170,7 @@ func causeOf(err error) Cause {
 	return PrometheusDown
 }
 
-// read counts what both tracks got since the last look. Both are read as of one time.
+// read counts what both tracks got since the last evaluation. It reads both as of the same time.
 func (w *watching) read(ctx context.Context, now time.Time) (Block, error) {
 	canary, err := w.Source.Read(ctx, w.Canary, now)
 	if err != nil {
@@ -191,19 +186,19 @@ func (w *watching) read(ctx context.Context, now time.Time) (Block, error) {
 	for i, tally := range canary.Since(w.canary) {
 		block.Pairs[i].Canary = tally
 	}
-	w.canary = canary.over(w.canary)
+	w.canary = canary.mergeMissing(w.canary)
 	if primary != nil {
 		for i, tally := range primary.Since(w.primary) {
 			block.Pairs[i].Primary = tally
 		}
-		w.primary = primary.over(w.primary)
+		w.primary = primary.mergeMissing(w.primary)
 	}
 	return block, nil
 }
 
-// stale says since when the canary's counters are not sampled any more; "" when they are.
+// stale says that the canary's counters are no longer sampled; "" if they are.
 func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
-	sampled, err := w.Source.sampledAt(ctx, "source", w.Canary, now)
+	sampled, err := w.Source.lastSample(ctx, "source", w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
@@ -220,14 +215,14 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	return "", ""
 }
 
-// doubt says why counters that look healthy are not to be trusted; "" when they are.
-func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
+// distrust says why counters that look healthy cannot be trusted; "" if they can.
+func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) {
 	if cause, reason := w.stale(ctx, now); cause != "" {
 		return cause, reason
 	}
-	// What was sent is read as of the time at which the canary's own side was sampled: else the last
-	// requests would only not be known yet.
-	at, err := w.Source.sampledAt(ctx, "destination", w.Canary, now)
+	// The callers' counts are read as of the time at which the canary's own side was sampled. Otherwise the
+	// latest requests would look lost.
+	at, err := w.Source.lastSample(ctx, "destination", w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
@@ -243,7 +238,7 @@ func (w *watching) doubt(ctx context.Context, now time.Time) (Cause, string) {
 		return causeOf(err), err.Error()
 	}
 	if a, b := sent.Increase(w.sent), seen.Increase(w.seen); b < seenShare*a {
-		return CountGap, fmt.Sprintf("%.0f requests were sent to the canary, it has seen %.0f of them: what happened to the others is not known", a, b)
+		return CountGap, fmt.Sprintf("%.0f requests were sent to the canary, and it saw %.0f of them; what happened to the others is unknown", a, b)
 	}
 	return "", ""
 }

@@ -18,30 +18,30 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// prometheus answers queries as a Prometheus does that scrapes a gateway with so many requests a second for
-// each track. What is wrong with it is set by the tests; the rehearsal's tests run against a real one.
+// prometheus answers queries like a Prometheus that scrapes a gateway with a constant rate of requests to each
+// track. The tests set what is wrong with it. The rehearsal's tests run against a real one.
 type prometheus struct {
-	begin time.Time
+	start time.Time
 	step  time.Duration // between two samples
 
 	mu      sync.Mutex
 	asked   []http.Header
 	down    func(elapsed time.Duration) bool
 	nan     bool
-	stopped bool    // sampling stopped at begin
+	stopped bool    // sampling stopped at the start
 	labels  bool    // series have their labels
 	seen    float64 // share of the canary's requests that its own side counts; 0: it has no sidecar
 }
 
-// begun says that Verify has its first readings: of two tracks and two objectives, how often they are sampled,
+// started says whether Verify has its first readings: of two tracks and two objectives, the scrape interval,
 // and the canary's requests by both sides.
-func (p *prometheus) begun() bool { return len(p.asked) > 7 }
+func (p *prometheus) started() bool { return len(p.asked) > 7 }
 
 func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked = append(p.asked, r.Header.Clone())
-	elapsed := time.Since(p.begin)
+	elapsed := time.Since(p.start)
 	if p.down != nil && p.down(elapsed) {
 		http.Error(w, "down", http.StatusServiceUnavailable)
 		return
@@ -54,12 +54,12 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	sampled := time.Now()
 	if p.stopped {
-		elapsed, sampled = 2*time.Second, p.begin.Add(-10*time.Minute)
+		elapsed, sampled = 2*time.Second, p.start.Add(-10*time.Minute)
 	}
 	result := []sample{}
 	add := func(metric map[string]string, value float64) {
 		text := fmt.Sprint(value)
-		if p.nan && p.begun() {
+		if p.nan && p.started() {
 			text = "NaN"
 		}
 		result = append(result, sample{Metric: metric, Value: &[2]any{float64(time.Now().UnixMilli()) / 1000, text}})
@@ -80,7 +80,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		var values [][2]any
 		for i := range 10 {
-			values = append(values, [2]any{float64(p.begin.Add(-time.Duration(10-i)*p.step).UnixMilli()) / 1000, "1"})
+			values = append(values, [2]any{float64(p.start.Add(-time.Duration(10-i)*p.step).UnixMilli()) / 1000, "1"})
 		}
 		result = append(result, sample{Metric: map[string]string{}, Values: values})
 	case !p.labels && (named || strings.Contains(query, `reporter="source"`)):
@@ -101,7 +101,7 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestVerify(t *testing.T) {
-	readBackoff = wait.Backoff{Duration: time.Millisecond, Steps: 2} // nothing comes back by waiting here
+	readBackoff = wait.Backoff{Duration: time.Millisecond, Steps: 2} // waiting does not help here
 	for name, c := range map[string]struct {
 		change  func(*prometheus)
 		outcome release.VerdictOutcome
@@ -113,17 +113,17 @@ func TestVerify(t *testing.T) {
 		"requests that vanish": {func(p *prometheus) { p.seen = 0.5 }, release.Inconclusive, CountGap, ""},
 		"not a number":         {func(p *prometheus) { p.nan = true }, release.Inconclusive, NotANumber, ""},
 		"down for a while": {func(p *prometheus) {
-			p.down = func(e time.Duration) bool { return p.begun() && e < 300*time.Millisecond }
+			p.down = func(e time.Duration) bool { return p.started() && e < 300*time.Millisecond }
 		}, release.Healthy, "", ""},
-		"down to the end":         {func(p *prometheus) { p.down = func(time.Duration) bool { return p.begun() } }, release.Inconclusive, PrometheusDown, ""},
-		"down at the first look":  {func(p *prometheus) { p.down = func(time.Duration) bool { return true } }, "", "", "--prometheus"},
+		"down to the end":         {func(p *prometheus) { p.down = func(time.Duration) bool { return p.started() } }, release.Inconclusive, PrometheusDown, ""},
+		"down at the first look":  {func(p *prometheus) { p.down = func(time.Duration) bool { return true } }, "", "", "prometheus.url"},
 		"scraping has stopped":    {func(p *prometheus) { p.stopped = true }, release.Inconclusive, Stale, ""},
 		"labels that are dropped": {func(p *prometheus) { p.labels = false }, release.Inconclusive, MissingLabels, ""},
-		"scraped too seldom":      {func(p *prometheus) { p.step = time.Minute }, "", "", "--max-duration"},
+		"scraped too rarely":      {func(p *prometheus) { p.step = time.Minute }, "", "", "analysis.maxDuration"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := &prometheus{begin: time.Now(), step: 20 * time.Millisecond, labels: true}
+			p := &prometheus{start: time.Now(), step: 20 * time.Millisecond, labels: true}
 			c.change(p)
 			server := httptest.NewServer(p)
 			defer server.Close()
@@ -165,16 +165,16 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestCredentials: what --prometheus-config names goes with every query.
+// TestCredentials shows that every query carries what prometheus.httpConfig says.
 func TestCredentials(t *testing.T) {
-	p := &prometheus{begin: time.Now(), step: time.Second, labels: true}
+	p := &prometheus{start: time.Now(), step: time.Second, labels: true}
 	server := httptest.NewServer(p)
 	defer server.Close()
 	folder := t.TempDir()
 	for file, text := range map[string]string{
 		"token":  "secret",
 		"config": "authorization: {credentials_file: token}\nhttp_headers: {X-Scope-OrgID: {values: [team-a]}}",
-		"bad":    "authorisation: {}",
+		"bad":    "autorization: {}",
 	} {
 		if err := os.WriteFile(filepath.Join(folder, file), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -190,7 +190,7 @@ func TestCredentials(t *testing.T) {
 	if header := p.asked[0]; header.Get("Authorization") != "Bearer secret" || header.Get("X-Scope-OrgID") != "team-a" {
 		t.Errorf("asked with %v", header)
 	}
-	if _, err := NewSource(SourceOptions{URL: server.URL, HTTPConfig: filepath.Join(folder, "bad")}); err == nil || !strings.Contains(err.Error(), "--prometheus-config") {
+	if _, err := NewSource(SourceOptions{URL: server.URL, HTTPConfig: filepath.Join(folder, "bad")}); err == nil || !strings.Contains(err.Error(), "prometheus.httpConfig") {
 		t.Errorf("a file with a wrong field: %v", err)
 	}
 }
@@ -228,8 +228,8 @@ func TestSLO(t *testing.T) {
 	}
 }
 
-// FuzzSLO: whatever a file says, it is refused or makes a test that judges without a crash, and never
-// passes a canary without events.
+// FuzzSLO shows that any file is rejected, or makes a test that judges without a crash and never passes a canary
+// without events.
 func FuzzSLO(f *testing.F) {
 	for _, text := range []string{"", "falseRollback: 0.1\nburst: 20", "objectives: [{name: a, objective: 99.999, margin: 0.001, good: x, total: y}]", "minDuration: 0s\nminRequests: 1\nmaxDuration: 1ns"} {
 		f.Add(text)
@@ -255,7 +255,7 @@ func FuzzSLO(f *testing.F) {
 	})
 }
 
-// FuzzRecord: a record is refused or can be judged again.
+// FuzzRecord shows that any record is rejected or can be judged again.
 func FuzzRecord(f *testing.F) {
 	f.Add(`{"test":{"falseRollback":0.01,"falsePass":0.05,"burst":1,"objectives":[{"name":"a","budget":0.001,"margin":0.01}]},"blocks":[{"elapsed":1,"pairs":[[10,1,90,0]]}]}`)
 	f.Add(`{"blocks":[{"pairs":[[1]]}]}`)

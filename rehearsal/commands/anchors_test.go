@@ -172,7 +172,7 @@ func testPrimaryShrunkByItsHPA(t *testing.T) {
 	a.must("canary", "--image", images["two"])
 	a.must("shift", "--steps", "60")
 	a.healthy()
-	shrink(1) // 40 % of the traffic need no more
+	shrink(1) // 40% of the traffic need no more
 
 	// An HPA that insists.
 	done, ended := make(chan struct{}), make(chan struct{})

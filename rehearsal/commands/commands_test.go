@@ -49,9 +49,9 @@ func released(t *testing.T, name string) *app {
 	return a
 }
 
-// TestVerbs runs the tests side by side, each on an app in a namespace of its own.
-func TestVerbs(t *testing.T) {
-	t.Run("a release down the road", testAReleaseDownTheRoad)
+// TestCommands runs the tests side by side, each with its own app and namespace.
+func TestCommands(t *testing.T) {
+	t.Run("a whole release", testLifecycle)
 	t.Run("rollback from every stage", testRollbackFromEveryStage)
 	t.Run("a canary that never gets ready is rolled back", testACanaryThatNeverGetsReadyIsRolledBack)
 	t.Run("bad input changes nothing", testBadInputChangesNothing)
@@ -74,15 +74,15 @@ func TestVerbs(t *testing.T) {
 	t.Run("an app that nobody calls is probed", testProbe)
 	t.Run("what a sticky release adds goes without a trace", testStickyRoutes)
 	t.Run("pods that outlive their Deployment", testPodsThatOutliveTheirDeployment)
-	t.Run("what is told", testWhatIsTold)
+	t.Run("notifications and reports", testNotifications)
 	t.Run("only what is trusted", testOnlyWhatIsTrusted)
 }
 
-func testAReleaseDownTheRoad(t *testing.T) {
+func testLifecycle(t *testing.T) {
 	t.Parallel()
-	a := released(t, "road")
+	a := released(t, "whole")
 	stop := a.observe()
-	if out := a.must("plan", "canary", "--image", images["two"]); !strings.Contains(out, "create Deployment ns-road/road-canary") || !strings.Contains(out, "+      weight: 10") {
+	if out := a.must("plan", "canary", "--image", images["two"]); !strings.Contains(out, "create Deployment ns-whole/whole-canary") || !strings.Contains(out, "+      weight: 10") {
 		t.Errorf("plan of the canary:\n%s", out)
 	}
 	before := a.state()
@@ -290,7 +290,7 @@ func testBadInputChangesNothing(t *testing.T) {
 		want string // names the field
 	}{
 		{"no kubeconfig", []string{"status", "--manifests", a.manifests}, "--kubeconfig"},
-		{"a kubeconfig that is not there", append([]string{"status"}, with("--kubeconfig", "/nonexistent")...), "--kubeconfig"},
+		{"a missing kubeconfig", append([]string{"status"}, with("--kubeconfig", "/nonexistent")...), "--kubeconfig"},
 		{"a broken kubeconfig", append([]string{"status"}, with("--kubeconfig", broken)...), "--kubeconfig"},
 		{"an unknown context", append([]string{"status"}, with("--context", "nowhere")...), "--context"},
 		{"a manifest that does not parse", append([]string{"promote"}, with("--manifests", badManifests)...), "deployment.yaml"},
@@ -299,7 +299,7 @@ func testBadInputChangesNothing(t *testing.T) {
 		{"weight 0", append([]string{"canary", "--image", images["two"], "--weight", "0"}, common...), "--weight"},
 		{"weight 100", append([]string{"canary", "--image", images["two"], "--weight", "100"}, common...), "--weight"},
 		{"a weight that is no number", append([]string{"canary", "--image", images["two"], "--weight", "ten"}, common...), "weight"},
-		{"a namespace that is not there", append([]string{"canary", "--image", images["two"]}, with("--namespace", "nowhere")...), "--namespace"},
+		{"a missing namespace", append([]string{"canary", "--image", images["two"]}, with("--namespace", "nowhere")...), "--namespace"},
 		{"Prometheus that does not answer", append([]string{"verify", "--prometheus", "http://127.0.0.1:1"}, common...), "--prometheus"},
 		{"Prometheus that is no URL", append([]string{"verify", "--prometheus", "prometheus"}, common...), "--prometheus"},
 		{"an unknown command", []string{"deploy"}, "deploy"},

@@ -84,14 +84,14 @@ func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, syscall.ECONNRESET
 }
 
-// verbCase is a command with what has to be done before it, on an app at rest.
-type verbCase struct {
+// commandCase is a command, and what must be done before it on an app without a release in flight.
+type commandCase struct {
 	name   string
 	before func(a *app, image string)
 	run    func(ctx context.Context, c *rollout.Cluster, image string) error
 }
 
-func (v verbCase) rollsBack() bool { return v.name == "rollback" || v.name == "unstick" }
+func (v commandCase) rollsBack() bool { return v.name == "rollback" || v.name == "unstick" }
 
 func wanted(c *rollout.Cluster, image string) release.Release {
 	return release.Release{ID: "crash-" + image[len(image)-8:], Image: image, Weight: 10}
@@ -107,12 +107,12 @@ func (a *app) prepare(run func(*rollout.Cluster) (rollout.Result, error)) {
 }
 
 // firstCase is the canary command of an app that has no primary: each of its cases needs a new app.
-var firstCase = verbCase{"first", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+var firstCase = commandCase{"first", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
 	_, err := c.Canary(ctx, wanted(c, image))
 	return err
 }}
 
-var verbCases = []verbCase{
+var commandCases = []commandCase{
 	{"canary", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
 		_, err := c.Canary(ctx, wanted(c, image))
 		return err
@@ -154,12 +154,12 @@ func init() {
 		r.Sticky = &release.Sticky{Assets: "/build/"}
 		return r
 	}
-	verbCases = append(verbCases,
-		verbCase{"sticky", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+	commandCases = append(commandCases,
+		commandCase{"sticky", func(*app, string) {}, func(ctx context.Context, c *rollout.Cluster, image string) error {
 			_, err := c.Canary(ctx, sticky(c, image))
 			return err
 		}},
-		verbCase{"unstick", func(a *app, image string) {
+		commandCase{"unstick", func(a *app, image string) {
 			a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), sticky(c, image)) })
 		}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 			_, err := c.Rollback(ctx, "test")
@@ -183,7 +183,7 @@ type crashCount struct {
 func TestCrashMatrix(t *testing.T) {
 	var count crashCount
 	t.Run("matrix", func(t *testing.T) {
-		for _, command := range verbCases {
+		for _, command := range commandCases {
 			for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
 				for _, out := range []string{"resume", "rollback"} {
 					if command.rollsBack() && out == "rollback" {
@@ -227,7 +227,7 @@ func TestCrashMatrix(t *testing.T) {
 }
 
 // crash is one case; false when the command makes fewer requests.
-func (a *app) crash(count *crashCount, command verbCase, f fault, at int, rollBack bool) bool {
+func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rollBack bool) bool {
 	a.Helper()
 	old := a.image("primary")
 	image := images["two"]
@@ -325,7 +325,7 @@ func (a *app) unrest(err error, where, old, image string, rolledBack bool, comma
 	case status.Release != nil:
 		return fmt.Sprintf("release %s is still in flight at %s", status.Release.ID, status.Release.Stage)
 	case command == "first" && rolledBack && status.Tracks[release.Primary] == nil:
-		return "" // the app is not there again
+		return "" // the app is gone again
 	case command == "first" && rolledBack && len(status.History) > 0 && status.History[0].Outcome == release.OutcomeFirst:
 		return "" // it had all of its traffic already
 	case status.Weights == nil || *status.Weights != atRest:

@@ -32,9 +32,9 @@ func TestVerdict(t *testing.T) {
 		says   string
 		within time.Duration // from its first request until it gets no more
 	}{
-		"healthy":         {"two", 0, "healthy: availability: 100.00 %", 0},
-		"5 % errors":      {"fails 5", 3, "availability:", 30 * time.Second},
-		"20 % errors":     {"fails 20", 3, "availability:", 15 * time.Second},
+		"healthy":         {"two", 0, "healthy: availability: 100.00%", 0},
+		"5% errors":       {"fails 5", 3, "availability:", 30 * time.Second},
+		"20% errors":      {"fails 20", 3, "availability:", 15 * time.Second},
 		"only errors":     {"fails", 3, "availability:", 15 * time.Second},
 		"added latency":   {"slow", 3, "latency:", 15 * time.Second},
 		"dies every 4 s":  {"dies", 3, "availability:", 60 * time.Second},
@@ -166,12 +166,12 @@ func testProbe(t *testing.T) {
 	}
 }
 
-// TestLostScrape: a scrape that fails just before the end of a judgement hides every counter at that moment. The
+// TestLostScrape: a scrape that fails just before the end of a verification hides every counter at that moment. The
 // samples before it are fresh, so it changes nothing. When no scrape succeeds any more, nobody can say that a
 // workload is not called.
 func TestLostScrape(t *testing.T) {
 	t.Parallel()
-	begun := time.Now()
+	started := time.Now()
 	var losing atomic.Bool
 	var lost atomic.Int64
 	gateway := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -183,7 +183,7 @@ func TestLostScrape(t *testing.T) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		for _, reporter := range []string{"source", "destination"} {
 			fmt.Fprintf(w, "istio_requests_total{reporter=%q,destination_workload=\"lost-canary\",destination_workload_namespace=\"lost\",response_code=\"200\"} %d\n",
-				reporter, 2*time.Since(begun).Milliseconds())
+				reporter, 2*time.Since(started).Milliseconds())
 		}
 	}))
 	defer gateway.Close()

@@ -1,5 +1,4 @@
-// Package verbs_test proves the commands' promises on a real API server, with real controllers, istiod
-// and pods.
+// Package commands_test tests every command against a real API server, with real controllers, istiod and pods.
 package commands_test
 
 import (
@@ -117,7 +116,7 @@ func outside(ctx context.Context) (int, error) {
 	return sandbox.Run(ctx, os.Args[1:])
 }
 
-// pushImages pushes one image for each behaviour that a test asks for.
+// pushImages pushes one image for each behavior that a test needs.
 func pushImages(ctx context.Context) (map[string]string, error) {
 	pushed := map[string]string{}
 	for name, env := range map[string][]string{

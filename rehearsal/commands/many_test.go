@@ -23,8 +23,8 @@ var (
 	manyOut  = flag.String("many.json", "", "TestManyApps: file for what it measures")
 )
 
-// perVerb is what a command costs while so many apps are released at the same time.
-type perVerb struct {
+// commandCost is what a command costs while a number of apps are released at the same time.
+type commandCost struct {
 	Apps     int     `json:"apps"`
 	Command  string  `json:"command"`
 	Requests int     `json:"requests"`      // to the API server by one command, at most; without watches and lock
@@ -37,7 +37,7 @@ type perVerb struct {
 // comes to rest on its own image, and a command asks no more of the API server than for a single app.
 func TestManyApps(t *testing.T) {
 	var out struct {
-		Commands []perVerb        `json:"commands"`
+		Commands []commandCost    `json:"commands"`
 		Memory   map[string]int64 `json:"commandPeakKiB"` // of `crossbill canary`, by how many apps there are
 	}
 	out.Memory = map[string]int64{}
@@ -46,7 +46,7 @@ func TestManyApps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		commands, memory := manyAtOnce(t, n)
+		commands, memory := releaseManyApps(t, n)
 		out.Commands = append(out.Commands, commands...)
 		out.Memory[text] = memory
 	}
@@ -61,8 +61,8 @@ func TestManyApps(t *testing.T) {
 	writeJSON(t, *manyOut, out)
 }
 
-// manyAtOnce carries n apps down the road at the same time.
-func manyAtOnce(t *testing.T, n int) (commands []perVerb, maxRSS int64) {
+// releaseManyApps releases n apps at the same time.
+func releaseManyApps(t *testing.T, n int) (commands []commandCost, maxRSS int64) {
 	t.Helper()
 	apps := make([]*app, n)
 	for i := range apps {
@@ -101,7 +101,7 @@ func manyAtOnce(t *testing.T, n int) (commands []perVerb, maxRSS int64) {
 		}
 		own, total := func(c cost) time.Duration { return c.own }, func(c cost) time.Duration { return c.total }
 		most := slices.MaxFunc(costs, func(a, b cost) int { return a.requests - b.requests }).requests
-		commands = append(commands, perVerb{n, command, most, at(0.5, own).Seconds() * 1000, at(0.5, total).Seconds(), at(0.95, total).Seconds()})
+		commands = append(commands, commandCost{n, command, most, at(0.5, own).Seconds() * 1000, at(0.5, total).Seconds(), at(0.95, total).Seconds()})
 	}
 	canary := func(name string) func(context.Context, *rollout.Cluster) error {
 		return func(ctx context.Context, c *rollout.Cluster) error {
@@ -126,10 +126,10 @@ func manyAtOnce(t *testing.T, n int) (commands []perVerb, maxRSS int64) {
 	}
 	t.Logf("status of all %d apps: %s, %d requests", len(all), time.Since(begin).Round(time.Millisecond), len(count.seen))
 	if inFlight != n || len(count.seen) > 6 {
-		t.Errorf("%d of %d apps are told to have a canary, in %d requests", inFlight, n, len(count.seen))
+		t.Errorf("%d of %d apps are shown with a canary, in %d requests", inFlight, n, len(count.seen))
 	}
-	commands = append(commands, perVerb{n, "status of all", len(count.seen), count.took.Seconds() * 1000, time.Since(begin).Seconds(), time.Since(begin).Seconds()})
-	if code, out := apps[0].command("status", "--all", "--kubeconfig", running.Kubeconfig, "--namespace", apps[0].namespace); code != 0 || !strings.Contains(out, apps[0].name+"  canary  1/1 10 %  1/1") {
+	commands = append(commands, commandCost{n, "status of all", len(count.seen), count.took.Seconds() * 1000, time.Since(begin).Seconds(), time.Since(begin).Seconds()})
+	if code, out := apps[0].command("status", "--all", "--kubeconfig", running.Kubeconfig, "--namespace", apps[0].namespace); code != 0 || !strings.Contains(out, apps[0].name+"  canary  1/1 10%  1/1") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	for _, a := range apps {

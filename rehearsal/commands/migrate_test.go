@@ -24,16 +24,16 @@ import (
 	"github.com/our-org/crossbill/rehearsal/load"
 )
 
-// byHandApp deploys an app as people do by hand: one Deployment by that name, whose selector is the app's
+// manualApp deploys an app as people do manually: one Deployment by that name, whose selector is the app's
 // label alone, an image by its tag, a Service, and a route without subsets beside somebody else's.
-func byHandApp(t *testing.T, name, deployment, track string) *app {
+func manualApp(t *testing.T, name, deployment, track string) *app {
 	t.Helper()
 	a := newApp(t, name)
 	text, err := os.ReadFile(filepath.Join(a.manifests, "deployment.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	byHand := string(text)
+	manifest := string(text)
 	for _, change := range [][2]string{
 		{"    matchLabels:\n      app: " + name + "\n      version: primary", "    matchLabels:\n      app: " + name},
 		{"version: primary", track},
@@ -41,10 +41,10 @@ func byHandApp(t *testing.T, name, deployment, track string) *app {
 		{"image: registry.example.com/our-org/" + name, "image: " + running.RegistryHost + "/test/app:drains-a"},
 		{"maxUnavailable: 0", "maxUnavailable: 25%"},
 	} {
-		if !strings.Contains(byHand, change[0]) {
+		if !strings.Contains(manifest, change[0]) {
 			t.Fatalf("the manifest has another form: no %q", change[0])
 		}
-		byHand = strings.ReplaceAll(byHand, change[0], change[1])
+		manifest = strings.ReplaceAll(manifest, change[0], change[1])
 	}
 	route := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"%[1]s-vs","annotations":{"team":"theirs"}},"spec":{"hosts":["%[1]s.example.com"],"gateways":["public-gateway"],
 		"http":[{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}]},
@@ -59,7 +59,7 @@ func byHandApp(t *testing.T, name, deployment, track string) *app {
 	}
 	kubectl := metav1.PatchOptions{FieldManager: "kubectl"}
 	ctx := t.Context()
-	_, err1 := a.kube.AppsV1().Deployments(a.namespace).Patch(ctx, deployment, types.ApplyPatchType, []byte(byHand), kubectl)
+	_, err1 := a.kube.AppsV1().Deployments(a.namespace).Patch(ctx, deployment, types.ApplyPatchType, []byte(manifest), kubectl)
 	_, err2 := a.kube.CoreV1().Services(a.namespace).Patch(ctx, name+"-service", types.ApplyPatchType, service, kubectl)
 	_, err3 := a.mesh.NetworkingV1().Gateways(a.namespace).Patch(ctx, "public-gateway", types.ApplyPatchType, gateway, kubectl)
 	_, err4 := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(ctx, name+"-vs", types.ApplyPatchType, []byte(route), kubectl)
@@ -69,7 +69,7 @@ func byHandApp(t *testing.T, name, deployment, track string) *app {
 	a.eventually(func() error {
 		d, err := a.kube.AppsV1().Deployments(a.namespace).Get(ctx, deployment, metav1.GetOptions{})
 		if err == nil && d.Status.ReadyReplicas < 2 {
-			err = errors.New("the app by hand is not ready")
+			err = errors.New("the manually deployed app is not ready")
 		}
 		return err
 	})
@@ -123,7 +123,7 @@ func TestMigrate(t *testing.T) {
 	} {
 		t.Run(layout.name, func(t *testing.T) {
 			t.Parallel()
-			a := byHandApp(t, layout.name, layout.deployment, layout.track)
+			a := manualApp(t, layout.name, layout.deployment, layout.track)
 			host := a.served()
 			traffic := load.Start("http://"+running.GatewayAddress+"/", host, 100)
 			defer traffic.Stop()
@@ -131,7 +131,7 @@ func TestMigrate(t *testing.T) {
 
 			if layout.name == "migrate-same" {
 				if code, out := a.crossbill("canary", "--image", images["drains b"]); code != 2 || !strings.Contains(out, "crossbill migrate") {
-					t.Errorf("canary of an app that was deployed by hand: exit code %d\n%s", code, out)
+					t.Errorf("canary of an app that was deployed manually: exit code %d\n%s", code, out)
 				}
 			}
 			before := a.state()
@@ -176,7 +176,7 @@ func TestMigrate(t *testing.T) {
 	}
 	t.Run("an HPA of the old Deployment", func(t *testing.T) {
 		t.Parallel()
-		a := byHandApp(t, "migrate-hpa", "web", "version: v1")
+		a := manualApp(t, "migrate-hpa", "web", "version: v1")
 		_, err := a.kube.AutoscalingV2().HorizontalPodAutoscalers(a.namespace).Create(t.Context(), &autoscalingv2.HorizontalPodAutoscaler{
 			ObjectMeta: metav1.ObjectMeta{Name: "web"},
 			Spec:       autoscalingv2.HorizontalPodAutoscalerSpec{MaxReplicas: 5, ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "web"}},
@@ -244,7 +244,7 @@ func TestMigrateCrashes(t *testing.T) {
 				t.Parallel()
 				for at := 1; ; at += *crashStride {
 					name := fmt.Sprintf("migrate-%s-%d", short, at)
-					a := byHandApp(t, name, name+"-primary", "version: primary")
+					a := manualApp(t, name, name+"-primary", "version: primary")
 					stop := a.servedBy()
 					ctx, cancel := context.WithCancel(t.Context())
 					network := &faulty{at: at, fault: f, kill: cancel}

@@ -47,7 +47,7 @@ func (a *app) observe() (stop func()) {
 
 // observing watches every object of the app until it is stopped, then replays all of it in the order
 // in which it happened and checks the design's invariants at each change: no weight above 0 on a subset
-// without a ready endpoint (1), no route to a subset that is not there (2), nothing on primary that this
+// without a ready endpoint (1), no route to a subset that does not exist (2), nothing on primary that this
 // release's canary has not proved (3), no write of an older lock after one of a newer (4), everybody
 // else's routes as they were (7), subsets whose labels never move (12). It gives what it found, in how
 // many states. That every death is followed by rest (5, 6) is for the caller to see.
@@ -119,8 +119,8 @@ func (a *app) replay(changes []change) (problems []string, states int) {
 		a.Fatal(err)
 	}
 	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}}
-	// Objects that were there before have the revisions of their last changes, which do not tell what was
-	// there together: they are taken in first.
+	// Objects that existed before have the revisions of their last changes, which do not show what existed at the
+	// same time, so they come first.
 	for _, c := range changes {
 		if c.before {
 			m.apply(c.event)
@@ -260,7 +260,7 @@ func (m *mesh) routing() (problems []string) {
 		w := manifest.Weights(m.route, r)
 		for track, weight := range map[release.Track]int32{release.Primary: w.Primary, release.Canary: w.Canary} {
 			if !manifest.HasSubset(m.rule, track) {
-				problems = append(problems, fmt.Sprintf("the route names subset %s, which is not there", track))
+				problems = append(problems, fmt.Sprintf("the route names subset %s, which does not exist", track))
 			}
 			if weight > 0 && ready[string(track)] == 0 {
 				problems = append(problems, fmt.Sprintf("weight %d on %s, which has no ready endpoint", weight, track))

@@ -170,7 +170,7 @@ func testAWriteThatComesLate(t *testing.T) {
 	stop()
 }
 
-// testDrift: what somebody else changes of a release in flight is told, with what to do.
+// testDrift: what somebody else changes in a release in flight is reported, with what to do.
 func testDrift(t *testing.T) {
 	t.Parallel()
 	a := released(t, "drift")
@@ -267,12 +267,12 @@ func testAnAppThatSomebodyElseDeployed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		byHand := strings.Replace(string(text), strings.ReplaceAll(change[0], "NAME", a.name), strings.ReplaceAll(change[1], "NAME", a.name), 1)
-		if byHand == string(text) {
+		edited := strings.Replace(string(text), strings.ReplaceAll(change[0], "NAME", a.name), strings.ReplaceAll(change[1], "NAME", a.name), 1)
+		if edited == string(text) {
 			t.Fatal("the manifest has another form")
 		}
-		byHand = strings.Replace(byHand, "image: registry.example.com/our-org/"+a.name, "image: "+images["one"], 1)
-		_, err = a.kube.AppsV1().Deployments(a.namespace).Patch(t.Context(), a.name+"-primary", types.ApplyPatchType, []byte(byHand), metav1.PatchOptions{FieldManager: "kubectl"})
+		edited = strings.Replace(edited, "image: registry.example.com/our-org/"+a.name, "image: "+images["one"], 1)
+		_, err = a.kube.AppsV1().Deployments(a.namespace).Patch(t.Context(), a.name+"-primary", types.ApplyPatchType, []byte(edited), metav1.PatchOptions{FieldManager: "kubectl"})
 		if err != nil {
 			t.Fatal(err)
 		}

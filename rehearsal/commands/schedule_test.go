@@ -46,7 +46,7 @@ type step struct {
 var schedules = rapid.Custom(func(t *rapid.T) schedule {
 	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
 		return step{
-			Command:  rapid.SampledFrom([]string{"canary", "whole road", "shift", "promote", "cleanup", "rollback"}).Draw(t, "command"),
+			Command:  rapid.SampledFrom([]string{"canary", "whole lifecycle", "shift", "promote", "cleanup", "rollback"}).Draw(t, "command"),
 			Image:    rapid.SampledFrom([]string{"two", "three"}).Draw(t, "image"),
 			Takeover: rapid.IntRange(0, 2).Draw(t, "takeover") == 2,
 			Seconds:  13 - rapid.IntRange(1, 12).Draw(t, "killed"),
@@ -185,7 +185,7 @@ func (a *app) take(ctx context.Context, s step, name string) {
 	switch s.Command {
 	case "canary":
 		_, _ = c.Canary(ctx, wanted(c, images[s.Image]))
-	case "whole road":
+	case "whole lifecycle":
 		_, _ = c.Canary(ctx, wanted(c, images[s.Image]))
 		a.judge(ctx, c)
 		_, _ = c.Promote(ctx)

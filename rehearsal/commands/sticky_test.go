@@ -108,7 +108,7 @@ func testPodsThatOutliveTheirDeployment(t *testing.T) {
 	}
 }
 
-// seen is what browsers tell: by browser and version, chunks that were there and that were not.
+// seen is what browsers report: by browser and version, the number of chunks that were found and not found.
 type seen struct {
 	mu     sync.Mutex
 	chunks map[string]map[string][2]int
@@ -130,13 +130,13 @@ func (s *seen) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.chunks[browser][version] = count
 }
 
-// since empties what was told and gives it.
+// since returns and resets what was reported.
 func (s *seen) since() map[string]map[string][2]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	told := s.chunks
+	reported := s.chunks
 	s.chunks = map[string]map[string][2]int{}
-	return told
+	return reported
 }
 
 // browse opens the app in a fresh browser.
@@ -167,9 +167,9 @@ func TestBrowsers(t *testing.T) {
 	}
 	look := func(a *app, what string, s *seen, browsers int, oneVersion bool) (missing int) {
 		t.Helper()
-		told := s.since()
+		reported := s.since()
 		pages := 0
-		for browser, versions := range told {
+		for browser, versions := range reported {
 			for _, n := range versions {
 				pages += n[0] + n[1]
 				missing += n[1]
@@ -178,9 +178,9 @@ func TestBrowsers(t *testing.T) {
 				t.Errorf("%s: browser %s was given several versions: %v", what, browser, versions)
 			}
 		}
-		t.Logf("%s: %v", what, told)
-		if len(told) != browsers || pages < 4*browsers {
-			t.Errorf("%s: %d browsers have told of %d chunks", what, len(told), pages)
+		t.Logf("%s: %v", what, reported)
+		if len(reported) != browsers || pages < 4*browsers {
+			t.Errorf("%s: %d browsers have reported %d chunks", what, len(reported), pages)
 		}
 		return missing
 	}
@@ -208,10 +208,10 @@ func TestBrowsers(t *testing.T) {
 		s.since()
 		open("c", "d")
 		s.mu.Lock()
-		told := maps.Clone(s.chunks)
+		reported := maps.Clone(s.chunks)
 		s.mu.Unlock()
-		if len(told["/a"]) != 1 || len(told["/c"]) != 1 || told["/a"]["one"][0] == 0 && told["/b"]["one"][0] == 0 || told["/c"]["two"][0] == 0 && told["/d"]["two"][0] == 0 {
-			t.Errorf("the browsers are not on both versions: %v", told)
+		if len(reported["/a"]) != 1 || len(reported["/c"]) != 1 || reported["/a"]["one"][0] == 0 && reported["/b"]["one"][0] == 0 || reported["/c"]["two"][0] == 0 && reported["/d"]["two"][0] == 0 {
+			t.Errorf("the browsers are not on both versions: %v", reported)
 		}
 		missing += look(a, "weight 99", s, 4, true)
 		a.must("rollback", "--prometheus", running.PrometheusURL)
@@ -224,7 +224,7 @@ func TestBrowsers(t *testing.T) {
 		a.must("promote")
 		time.Sleep(500 * time.Millisecond)
 		// While primary's pods are replaced one by one, a page of a new one may ask an old one for its
-		// chunks, as in every rolling update: that is told, not held against the release.
+		// chunks, as in every rolling update: that is reported, not blamed on the release.
 		t.Logf("%d chunks were missing while primary was rolled over", look(a, "promotion", s, 4, false))
 		a.must("cleanup", "--prometheus", running.PrometheusURL)
 		time.Sleep(2 * time.Second)

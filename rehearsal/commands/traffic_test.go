@@ -43,7 +43,7 @@ func TestTraffic(t *testing.T) {
 		Reference served `json:"reference"`
 	}
 	out.Crossbill = traffic(t, "traffic", (*app).byCrossbill)
-	out.Reference = traffic(t, "reference", (*app).byHand)
+	out.Reference = traffic(t, "reference", (*app).handwritten)
 	t.Logf("Crossbill: %+v", out.Crossbill)
 	t.Logf("reference: %+v", out.Reference)
 	if c := out.Crossbill; c.Lost != 0 || c.WrongVersion != 0 {
@@ -138,7 +138,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	if digest(a.image("primary")) != digest(images["drains a"]) || a.weights() != atRest {
 		t.Errorf("primary runs %s", a.image("primary"))
 	}
-	bake("drains b", 0, "baked: availability: 100.00 %")
+	bake("drains b", 0, "baked: availability: 100.00%")
 	a.must("cleanup")
 }
 
@@ -199,10 +199,10 @@ func (a *app) version() string {
 	return ""
 }
 
-// byHand releases as the usual hand-written pipeline does: it applies the canary's Deployment and the
+// handwritten releases as the usual hand-written pipeline does: it applies the canary's Deployment and the
 // route at once; then sets primary's image, routes everything to primary and deletes the canary, and
 // waits for nothing. Between its two jobs a person looks for some seconds.
-func (a *app) byHand(image string, _ int) []off {
+func (a *app) handwritten(image string, _ int) []off {
 	a.Helper()
 	ctx := a.Context()
 	set, err := manifest.Load(a.manifests)
@@ -249,7 +249,7 @@ func (a *app) byHand(image string, _ int) []off {
 	if err := deployments.Delete(context.WithoutCancel(ctx), set.Name(release.Canary), metav1.DeleteOptions{}); err != nil {
 		a.Fatal(err)
 	}
-	told := time.Now() // the pipeline says that the new version has all of the traffic
+	switched := time.Now() // the pipeline says that the new version has all of the traffic
 	time.Sleep(5 * time.Second)
-	return []off{{old, told, time.Now()}}
+	return []off{{old, switched, time.Now()}}
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// functions are the module's, in the lifecycle's order.
+// functions are the module's functions, in the order of the lifecycle.
 var functions = []string{
 	"check", "build", "publish", "inspect", "trigger", "watch", "cancel", "release", "canary", "shift", "verify", "promote", "cleanup",
 	"rollback", "guard", "status", "history", "plan", "report", "rehearse", "cli",

@@ -57,7 +57,7 @@ func TestMakeRehearse(t *testing.T) {
 	// outside once in a million runs.
 	bound := 100 * 5 * math.Sqrt(0.1*0.9/float64(s.CanaryShareOf))
 	if s.CanaryShareOf < 5000 || math.Abs(s.CanaryShare-10) > bound {
-		t.Errorf("the canary had %.2f %% of %d requests, want 10 ± %.2f of at least 5000", s.CanaryShare, s.CanaryShareOf, bound)
+		t.Errorf("the canary had %.2f%% of %d requests, want 10 ± %.2f of at least 5000", s.CanaryShare, s.CanaryShareOf, bound)
 	}
 	// On two idle cores 6 to 7 s and 2 minutes; CI's may be busy.
 	if s.ControlPlaneSeconds > 30 || s.TotalSeconds > 600 {

@@ -44,8 +44,8 @@ type violation struct {
 	Nodes  []struct{ HTML string }
 }
 
-// lookAtReport opens a report of a rehearsal in a real browser: it can be read by everybody, fetches nothing, and
-// tells the reason of a rollback within one screen.
+// lookAtReport opens a report of a rehearsal in a real browser: it is accessible, fetches nothing, and
+// shows the reason of a rollback on the first screen.
 func lookAtReport(t *testing.T, file string) {
 	browser, err := setup.EnsureBrowser(t.Context(), t.Logf)
 	if err != nil {

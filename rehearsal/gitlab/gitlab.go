@@ -1,7 +1,6 @@
-// Package gitlab is the rehearsal's GitLab. Its API is the double of internal/gitlab/gitlabtest, which makes a
-// pipeline of each trigger. Which job comes next is internal/pipelinefile's to say, as GitLab would.
-// gitlab-ci-local runs each job in a shell, from the repository's own pipeline file: its inputs, its
-// variables, its script.
+// Package gitlab is the rehearsal's GitLab. Its API is the double in internal/gitlab/gitlabtest, which makes a
+// pipeline of each trigger. internal/pipelinefile decides which job comes next, as GitLab would. gitlab-ci-local
+// runs each job in a shell, from the repository's own pipeline file, with its inputs, variables and script.
 package gitlab
 
 import (
@@ -27,11 +26,11 @@ import (
 
 // Options say what the GitLab deploys with. All are needed.
 type Options struct {
-	Dir       string // for the checkouts of its jobs; it is made
+	Dir       string // for the checkouts of its jobs; it is created
 	File      string // pipeline file
 	Config    []byte // crossbill.yaml of the project
 	Manifests string // folder of the app's manifests
-	Images    string // regular expression of the images that it takes, in place of the file's
+	Images    string // regular expression of the images that it accepts, instead of the file's
 	Runner    string // folder with gitlab-ci-local
 	Crossbill string // folder with crossbill, which the jobs' image has
 	Kube      string // kubeconfig of its agent
@@ -51,7 +50,7 @@ type GitLab struct {
 	http    *http.Server
 }
 
-// Start begins to listen on this machine. Close it.
+// Start starts to listen on this machine. The caller must close it.
 func Start(o Options) (*GitLab, error) {
 	text, err := os.ReadFile(o.File)
 	if err != nil {
@@ -77,10 +76,10 @@ func Start(o Options) (*GitLab, error) {
 	return g, nil
 }
 
-// Close ends it.
+// Close stops it.
 func (g *GitLab) Close() error { return g.http.Close() }
 
-// withImages gives a pipeline file the images that this GitLab takes, as an infrastructure team does once.
+// withImages sets the images that this GitLab accepts in a pipeline file, as an infrastructure team does once.
 func withImages(text []byte, images string) ([]byte, error) {
 	header, body, ok := strings.Cut(string(text), "\n---\n")
 	if !ok {
@@ -103,8 +102,7 @@ func withImages(text []byte, images string) ([]byte, error) {
 	return []byte(string(changed) + "---\n" + body), err
 }
 
-// Configure gives a crossbill.yaml other values, by their keys: what the sample app's file says of its own cluster is
-// replaced by what is true of this one.
+// Configure replaces values of a crossbill.yaml, by their keys: the sample app's file describes another cluster.
 func Configure(file string, values map[string]any) ([]byte, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -130,10 +128,10 @@ func Configure(file string, values map[string]any) ([]byte, error) {
 	return yaml.Marshal(config)
 }
 
-// user is who starts every job, and presses the buttons.
+// user starts every job and approves.
 const user = "rehearsal"
 
-// Pipeline is one release's.
+// Pipeline is the pipeline of one release.
 type Pipeline struct {
 	ID int64
 
@@ -142,11 +140,11 @@ type Pipeline struct {
 	dir        string
 	inputs     map[string]any
 	checked    bool // against GitLab's JSON schema, which one job's run does for all
-	begun      map[string]time.Time
-	ended      map[string]time.Time
+	started    map[string]time.Time
+	finished   map[string]time.Time
 }
 
-// Pipeline gives the pipeline that a trigger has made, to carry it out.
+// Pipeline finds the pipeline that a trigger made, so that the caller can run it.
 func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
 	all := g.server.Pipelines()
 	at := slices.IndexFunc(all, func(p gitlabtest.Pipeline) bool { return p.ID == id })
@@ -157,7 +155,7 @@ func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, begun: map[string]time.Time{}, ended: map[string]time.Time{}}
+	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, started: map[string]time.Time{}, finished: map[string]time.Time{}}
 	p.show()
 	return p, p.checkout(ctx)
 }
@@ -194,7 +192,7 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 // Status is GitLab's word for the pipeline.
 func (p *Pipeline) Status() string { return p.simulation.Status() }
 
-// Next is the job that a runner would take now; "" when there is none.
+// Next is the job that a runner would take now; "" if there is none.
 func (p *Pipeline) Next() string {
 	for _, j := range p.simulation.Jobs() {
 		if j.Status == "pending" {
@@ -204,13 +202,13 @@ func (p *Pipeline) Next() string {
 	return ""
 }
 
-// Press presses a button.
+// Press starts a manual job, as its button does.
 func (p *Pipeline) Press(job string) error {
 	defer p.show()
 	return p.simulation.Press(job)
 }
 
-// JobError says that a job's script failed.
+// JobError is the error of a job whose script failed.
 type JobError struct {
 	Job string
 	Err error
@@ -221,7 +219,7 @@ func (e *JobError) Unwrap() error { return e.Err }
 
 // Run runs a job that is pending and writes what it prints to log. A script that fails is a *JobError.
 func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
-	// That the job runs, and when, is decided: gitlab-ci-local is only to run it.
+	// It is already decided that the job runs now; gitlab-ci-local only runs it.
 	wrapper, err := yaml.Marshal(map[string]any{
 		"include": []any{map[string]any{"local": "/release.gitlab-ci.yml", "inputs": p.inputs}},
 		job:       map[string]any{"rules": []any{map[string]any{"when": "always"}}, "needs": []any{}},
@@ -240,10 +238,10 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}
 	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN="+user, "GIT_CONFIG_GLOBAL=/dev/null")
 	p.checked = true
-	p.begun[job] = time.Now()
+	p.started[job] = time.Now()
 	p.showRunning(job)
 	failure := cmd.Run()
-	p.ended[job] = time.Now()
+	p.finished[job] = time.Now()
 	var exit *exec.ExitError
 	if failure != nil && !errors.As(failure, &exit) {
 		return failure
@@ -258,12 +256,12 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 	return nil
 }
 
-// Artifact reads a file that a job has left.
+// Artifact reads a file that a job left behind.
 func (p *Pipeline) Artifact(name string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(p.dir, name))
 }
 
-// show lets the API show the pipeline as it is.
+// show updates the pipeline in the API.
 func (p *Pipeline) show() { p.showRunning("") }
 
 func (p *Pipeline) showRunning(running string) {
@@ -273,7 +271,7 @@ func (p *Pipeline) showRunning(running string) {
 		if j.Name == running {
 			j.Status, status = "running", "running"
 		}
-		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, StartedAt: p.begun[j.Name], FinishedAt: p.ended[j.Name]}
+		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, StartedAt: p.started[j.Name], FinishedAt: p.finished[j.Name]}
 		if !shown.StartedAt.IsZero() {
 			shown.User = user
 		}

@@ -113,9 +113,9 @@ func TestPageInABrowser(t *testing.T) {
 	}
 	text(`(() => { const i = document.querySelector("input[type=range]"); i.value = 20; i.dispatchEvent(new Event("input", {bubbles: true})); return "" })()`)
 	weight.Store(40)
-	until("the board shows the canary", func() bool { got := share("canary"); return got != "none" && got != "0.0 %" })
+	until("the board shows the canary", func() bool { got := share("canary"); return got != "none" && got != "0.0%" })
 	weight.Store(0)
-	until("the canary is gone from it", func() bool { return share("canary") == "0.0 %" })
+	until("the canary is gone from it", func() bool { return share("canary") == "0.0%" })
 
 	must(chromedp.Do(ctx, chromedp.Click(chromedp.CSS(".board button"))))
 	until("a click stops it", func() bool { return text(`document.querySelector(".board button").textContent`) == "Start" })

@@ -60,7 +60,7 @@ type server struct {
 	*exec.Cmd
 	address string
 	log     bytes.Buffer
-	begun   time.Time
+	started time.Time
 	ended   chan error
 }
 
@@ -108,7 +108,7 @@ func start(t *testing.T, env ...string) *server {
 	s := &server{Cmd: exec.Command("node", "server/entry.fastify.js"), address: "127.0.0.1:" + ports[0], ended: make(chan error, 1)}
 	s.Dir, s.Stdout, s.Stderr = filepath.Join(root, "app"), &s.log, &s.log
 	s.Env = slices.Concat(os.Environ(), deployedEnv, []string{"NODE_ENV=production", "HOST=127.0.0.1", "PORT=" + ports[0], "METRICS_PORT=" + ports[1]}, env)
-	s.begun = time.Now()
+	s.started = time.Now()
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func start(t *testing.T, env ...string) *server {
 				return s
 			}
 		}
-		if time.Since(s.begun) > 30*time.Second {
+		if time.Since(s.started) > 30*time.Second {
 			t.Fatalf("the app does not answer\n%s", s.log.String())
 		}
 		time.Sleep(3 * time.Millisecond)
@@ -252,18 +252,18 @@ func TestSlowSenders(t *testing.T) {
 	}
 	time.Sleep(time.Second)
 	for range 20 {
-		begun := time.Now()
+		started := time.Now()
 		response, err := http.Get("http://" + s.address + "/health")
-		if err != nil || response.StatusCode != http.StatusOK || time.Since(begun) > 5*time.Second {
-			t.Errorf("beside slow senders: %v, %v after %s", response, err, time.Since(begun))
+		if err != nil || response.StatusCode != http.StatusOK || time.Since(started) > 5*time.Second {
+			t.Errorf("beside slow senders: %v, %v after %s", response, err, time.Since(started))
 		}
 	}
-	begun := time.Now()
+	started := time.Now()
 	all.Wait()
 	if closed.Load() != senders {
 		t.Errorf("%d of %d slow senders were shut out within a minute", closed.Load(), senders)
 	}
-	t.Logf("%d slow senders were shut out within %s", closed.Load(), time.Since(begun).Round(time.Second))
+	t.Logf("%d slow senders were shut out within %s", closed.Load(), time.Since(started).Round(time.Second))
 }
 
 // TestManyConnections: a thousand callers keep their connections, and none is refused.
@@ -315,7 +315,7 @@ func load(ctx context.Context, address, path string, connections int) (answered 
 	for range connections {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				response, err := client.Get("http://" + address + path) // not the context: what was begun is waited for
+				response, err := client.Get("http://" + address + path) // not the context: what was started is waited for
 				if err == nil {
 					_, err = io.Copy(io.Discard, response.Body)
 					response.Body.Close()
@@ -402,7 +402,7 @@ func TestFigures(t *testing.T) {
 			_ = s.Process.Kill()
 		}
 		s = start(t)
-		out.FirstAnswerMs = append(out.FirstAnswerMs, float64(time.Since(s.begun).Microseconds())/1000)
+		out.FirstAnswerMs = append(out.FirstAnswerMs, float64(time.Since(s.started).Microseconds())/1000)
 	}
 	slices.Sort(out.FirstAnswerMs)
 	out.AtRestMiB = s.memory(t, "VmRSS") >> 20

@@ -153,7 +153,7 @@ func (k *kubelet) seen(p *corev1.Pod) {
 	}
 }
 
-// removed is told that a pod's object is gone: nothing of it may run any longer.
+// removed stops everything of a pod whose object is gone.
 func (k *kubelet) removed(uid types.UID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -91,7 +91,7 @@ func (p *process) repeat(ctx context.Context, name string, probe *corev1.Probe, 
 	}
 	ticker := time.NewTicker(time.Duration(max(probe.PeriodSeconds, 1)) * time.Second)
 	defer ticker.Stop()
-	var told, healthy, known bool
+	var reported, healthy, known bool
 	run := int32(0)
 	for {
 		err := check(ctx, p.c.pod.current().Status.PodIP, p.c.spec, probe)
@@ -106,8 +106,8 @@ func (p *process) repeat(ctx context.Context, name string, probe *corev1.Probe, 
 			p.c.event(corev1.EventTypeWarning, "Unhealthy", "%s probe failed: %v", name, err)
 		}
 		enough := healthy && run >= max(probe.SuccessThreshold, 1) || !healthy && run >= max(probe.FailureThreshold, 1)
-		if enough && (!known || told != healthy) {
-			known, told = true, healthy
+		if enough && (!known || reported != healthy) {
+			known, reported = true, healthy
 			if !result(healthy) {
 				return
 			}

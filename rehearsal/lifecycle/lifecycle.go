@@ -1,6 +1,6 @@
-// Package road drives a release of the real app down the whole road, three times: a first release,
-// a changed version that goes through its canary, and a bad one that must be rolled back. It uses
-// the crossbill command as a person or a job would, and watches from outside what callers see.
+// Package lifecycle releases the real app three times, through the whole lifecycle: a first release, a changed
+// version that goes through its canary, and a bad version that must be rolled back. It uses the crossbill
+// command as a person or a job would, and watches from outside what callers see.
 package lifecycle
 
 import (
@@ -32,22 +32,22 @@ const (
 	weight = 10
 )
 
-// Road is what a rehearsal needs.
-type Road struct {
+// Rehearsal is what a rehearsal needs.
+type Rehearsal struct {
 	Repository string // the checkout
 	Crossbill  string // the command
-	Config     string // crossbill.yaml with what is true of the rehearsal's cluster
-	Base       string // base image, as `crossbill image build --base` takes it
+	Config     string // crossbill.yaml with the values of the rehearsal's cluster
+	Base       string // base image, for crossbill image build --base
 	Work       string // scratch folder
-	SigningKey string // file with the private key that GitHub's side signs images with
+	SigningKey string // file with the private key for signing images
 	Out        string // results
-	Rate       int    // requests a second
+	Rate       int    // requests per second
 	Screen     *screen.Screen
 	Cluster    *cluster.Cluster
 	GitLab     *gitlab.GitLab
 
 	traffic *load.Generator
-	builds  map[string]chan error // of each version: they go on, one after the other, beside all the rest
+	builds  map[string]chan error // the result of each version's build; the builds run in the background, one after the other
 }
 
 // Version is one version of the app: the checkout's app with some files replaced.
@@ -58,26 +58,26 @@ type Version struct {
 	Bad     bool
 }
 
-// Source is the repository that the versions are said to be built from.
+// Source is the repository that the provenance of all versions names.
 const Source = "https://github.com/our-org/" + name
 
-// commit stands for the one that the version is built from.
+// commit stands for the commit that the version is built from.
 func (v Version) commit() string { return fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))) }
 
 // Versions are the three that are released, in order.
 var Versions = []Version{
-	{Number: "1.0.0", What: "the app as it is: the first release goes straight to primary"},
-	{Number: "1.1.0", Overlay: "changed", What: "a changed app: canary, verify, promote, cleanup"},
-	{Number: "1.2.0", Overlay: "bad", What: "a bad version, 30 % of its answers are errors: verify must roll it back", Bad: true},
+	{Number: "1.0.0", What: "the unchanged app; the first release goes straight to primary"},
+	{Number: "1.1.0", Overlay: "changed", What: "a changed app; canary, verify, promote, cleanup"},
+	{Number: "1.2.0", Overlay: "bad", What: "a bad version with 30% errors; verify must roll it back", Bad: true},
 }
 
-// Release is what one release came to.
+// Release is the result of one release.
 type Release struct {
 	Version  string  `json:"version"`
 	Digest   string  `json:"digest"`
 	Outcome  string  `json:"outcome"` // promoted, rolled_back or first
 	Requests int     `json:"requests"`
-	Lost     int     `json:"lost"`   // answered by no version of the app
+	Lost     int     `json:"lost"`   // not answered by any version of the app
 	Failed   int     `json:"failed"` // answered by the app with a server error
 	Seconds  float64 `json:"seconds"`
 	ImageMB  float64 `json:"imageMB"` // compressed
@@ -94,12 +94,12 @@ type Summary struct {
 	CanaryShare         float64    `json:"canaryShare"`        // percent of the requests at weight 10
 	CanaryShareOf       int        `json:"canaryShareOf"`      // requests that it was measured over
 	RollbackSeconds     float64    `json:"rollbackSeconds"`    // from the bad canary's first request to its last
-	Problems            []string   `json:"problems,omitempty"` // what the lost requests came to
+	Problems            []string   `json:"problems,omitempty"` // why requests were lost
 	Releases            []*Release `json:"releases"`
 }
 
-// Check runs the app's own checks, and begins to build its versions.
-func (r *Road) Check(ctx context.Context) error {
+// Check runs the app's own checks, and starts to build its versions.
+func (r *Rehearsal) Check(ctx context.Context) error {
 	r.builds = map[string]chan error{}
 	for _, v := range Versions {
 		r.builds[v.Number] = make(chan error, 1)
@@ -110,23 +110,23 @@ func (r *Road) Check(ctx context.Context) error {
 		}
 	}()
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
-		progress("types, lint, unit tests of the app")
+		progress("the app's types, lint and unit tests")
 		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
-		return "types, lint and unit tests of the app pass", err
+		return "the app's types, lint and unit tests pass", err
 	})
 }
 
-// Pnpm is the package manager of the app, as npx takes it.
+// Pnpm is the app's package manager, for npx.
 const Pnpm = "pnpm@10.34.9"
 
-// Release carries one version down the road. The traffic starts with the first release.
-func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
+// Release releases one version. The traffic starts with the first release.
+func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) error {
 	r.Screen.Title("Release %s: %s", v.Number, v.What)
 	result := &Release{Version: v.Number}
 	summary.Releases = append(summary.Releases, result)
 	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
 		progress("client and server bundles")
-		return "client and server bundles, begun meanwhile", <-r.builds[v.Number]
+		return "client and server bundles, built in the background", <-r.builds[v.Number]
 	})
 	if err != nil {
 		return err
@@ -167,32 +167,32 @@ func (r *Road) Release(ctx context.Context, v Version, summary *Summary) error {
 	return nil
 }
 
-// verbResult is the part of a command's JSON that the rehearsal reads.
-type verbResult struct {
+// commandResult is the part of a command's JSON output that the rehearsal reads.
+type commandResult struct {
 	Message, Outcome string
 	Verdict          struct{ Reason string }
 }
 
-// The jobs of the pipeline file that the rehearsal knows by name.
+// The jobs of the pipeline file that the rehearsal treats specially.
 const (
 	canaryJob  = "deploy_canary"
 	verifyJob  = "verify_canary"
 	promoteJob = "promote_to_production"
 )
 
-// verbOf is the command that a job runs; the file that it leaves has its name.
-func verbOf(job string) string {
+// commandOf is the command that a job runs. The file that the job leaves behind has its name.
+func commandOf(job string) string {
 	command, _, _ := strings.Cut(strings.TrimPrefix(job, "deploy_"), "_")
 	return command
 }
 
-// rollOut hands the release to GitLab and sees its pipeline through; a person presses the button.
-func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
+// rollOut hands the release to GitLab and runs its pipeline to the end, with the approval.
+func (r *Rehearsal) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
 	pipeline, err := r.trigger(ctx, v, image)
 	if err != nil {
 		return err
 	}
-	var routed time.Time // when the canary got its share
+	var routed time.Time // when the canary got its weight
 	for {
 		job := pipeline.Next()
 		if job == "" && pipeline.Status() == "manual" {
@@ -213,7 +213,7 @@ func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Rel
 		}
 		switch {
 		case job == canaryJob && done.Outcome == "first":
-			if err := r.beginTraffic(ctx); err != nil {
+			if err := r.startTraffic(ctx); err != nil {
 				return err
 			}
 		case job == canaryJob:
@@ -221,7 +221,7 @@ func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Rel
 		case job == verifyJob && v.Bad:
 			summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
 		case job == verifyJob && !routed.IsZero():
-			tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // a second for the route to reach the gateway
+			tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // the route takes up to a second to reach the gateway
 			summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
 		}
 	}
@@ -229,10 +229,10 @@ func (r *Road) rollOut(ctx context.Context, v Version, image string, result *Rel
 }
 
 // trigger starts the release's pipeline, as GitHub's workflow does.
-func (r *Road) trigger(ctx context.Context, v Version, image string) (*gitlab.Pipeline, error) {
+func (r *Rehearsal) trigger(ctx context.Context, v Version, image string) (*gitlab.Pipeline, error) {
 	var pipeline *gitlab.Pipeline
 	err := r.Screen.Step("trigger", func(progress func(string)) (string, error) {
-		progress("one POST, and a look for other senders")
+		progress("starting the pipeline exactly once")
 		var started struct{ PipelineID int64 }
 		_, byDigest, _ := strings.Cut(image, "@")
 		repository := r.Cluster.RegistryHost + "/our-org/" + name
@@ -242,15 +242,15 @@ func (r *Road) trigger(ctx context.Context, v Version, image string) (*gitlab.Pi
 			return "", err
 		}
 		pipeline, err = r.GitLab.Pipeline(ctx, started.PipelineID)
-		return fmt.Sprintf("GitLab's pipeline %d", started.PipelineID), err
+		return fmt.Sprintf("GitLab pipeline %d", started.PipelineID), err
 	})
 	return pipeline, err
 }
 
-// job runs a job of the pipeline and shows the traffic meanwhile.
-func (r *Road) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (verbResult, error) {
-	command := verbOf(job)
-	var result verbResult
+// job runs a job of the pipeline, and shows the traffic meanwhile.
+func (r *Rehearsal) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (commandResult, error) {
+	command := commandOf(job)
+	var result commandResult
 	err := r.Screen.Step(command, func(progress func(string)) (string, error) {
 		log, err := os.Create(filepath.Join(r.Out, "logs", command+"-"+v.Number+".log"))
 		if err != nil {
@@ -262,7 +262,7 @@ func (r *Road) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, jo
 		stop()
 		if text, err := pipeline.Artifact(command + ".json"); err == nil {
 			if err := json.Unmarshal(text, &result); err != nil {
-				return "", fmt.Errorf("what %s left: %w", job, err)
+				return "", fmt.Errorf("the result of %s: %w", job, err)
 			}
 		}
 		failed := errors.As(failure, new(*gitlab.JobError))
@@ -272,49 +272,49 @@ func (r *Road) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, jo
 		case failed && v.Bad && job == verifyJob:
 			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
 		case failed:
-			return "", fmt.Errorf("%w; its log is %s", failure, log.Name())
+			return "", fmt.Errorf("%w; see %s", failure, log.Name())
 		case v.Bad && job == verifyJob:
-			return "", fmt.Errorf("verify should have found version %s unhealthy: %s", v.Number, result.Message)
+			return "", fmt.Errorf("verify did not find version %s unhealthy: %s", v.Number, result.Message)
 		}
 		return shortDigests(result.Message), nil
 	})
 	return result, err
 }
 
-// press is the person: GitHub's watch says that the pipeline waits, and the button is pressed.
-func (r *Road) press(ctx context.Context, v Version, pipeline *gitlab.Pipeline) error {
+// press is the approver: GitHub's watch reports that the pipeline waits, and the job behind the gate is started.
+func (r *Rehearsal) press(ctx context.Context, v Version, pipeline *gitlab.Pipeline) error {
 	return r.Screen.Step("gate", func(progress func(string)) (string, error) {
 		if _, err := r.watch(ctx, "gate-"+v.Number, pipeline, 7); err != nil {
 			return "", err
 		}
-		return "the pipeline waits for a person, who presses " + promoteJob, pipeline.Press(promoteJob)
+		return "waiting for an approver; the rehearsal approves " + promoteJob, pipeline.Press(promoteJob)
 	})
 }
 
-// follow is what GitHub learns of the pipeline's end.
-func (r *Road) follow(ctx context.Context, v Version, pipeline *gitlab.Pipeline, want string) error {
+// follow checks what GitHub learns about the end of the pipeline.
+func (r *Rehearsal) follow(ctx context.Context, v Version, pipeline *gitlab.Pipeline, want string) error {
 	return r.Screen.Step("watch", func(progress func(string)) (string, error) {
 		state, err := r.watch(ctx, "watch-"+v.Number, pipeline, map[string]int{"promoted": 0, "rolled_back": 1}[want])
 		if err == nil && state != want {
-			err = fmt.Errorf("watch says %s of version %s, not %s", state, v.Number, want)
+			err = fmt.Errorf("watch reports %s for version %s, want %s", state, v.Number, want)
 		}
 		return strings.ReplaceAll("GitHub sees: "+state, "_", " "), err
 	})
 }
 
-// watch runs the command and wants an exit code.
-func (r *Road) watch(ctx context.Context, log string, pipeline *gitlab.Pipeline, want int) (string, error) {
+// watch runs the command and checks its exit code.
+func (r *Rehearsal) watch(ctx context.Context, log string, pipeline *gitlab.Pipeline, want int) (string, error) {
 	var seen struct{ State string }
 	err := r.crossbill(ctx, log, &seen, "watch", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--pipeline", strconv.FormatInt(pipeline.ID, 10))
 	if code := exitCode(err); code != want {
-		return "", fmt.Errorf("watch ended with exit code %d, not %d: %w", code, want, err)
+		return "", fmt.Errorf("watch finished with exit code %d, want %d: %w", code, want, err)
 	}
 	return seen.State, nil
 }
 
-// beginTraffic starts the load and waits until the gateway answers: before the first release there
-// is nothing to call.
-func (r *Road) beginTraffic(ctx context.Context) error {
+// startTraffic waits until the gateway answers and starts the load. Before the first release there is nothing to
+// call.
+func (r *Rehearsal) startTraffic(ctx context.Context) error {
 	return r.Screen.Step("traffic", func(progress func(string)) (string, error) {
 		progress("waiting for the gateway's first answer")
 		if err := r.gatewayAnswers(ctx); err != nil {
@@ -322,12 +322,12 @@ func (r *Road) beginTraffic(ctx context.Context) error {
 		}
 		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, r.Rate)
 		time.Sleep(time.Second)
-		return fmt.Sprintf("%d requests/s through the gateway from now on", r.Rate), nil
+		return fmt.Sprintf("%d requests per second through the gateway from now on", r.Rate), nil
 	})
 }
 
-// watchTraffic shows the split of the last seconds until it is stopped.
-func (r *Road) watchTraffic(start time.Time, progress func(string)) (stop func()) {
+// watchTraffic shows how the traffic of the last seconds was split, until it is stopped.
+func (r *Rehearsal) watchTraffic(start time.Time, progress func(string)) (stop func()) {
 	if r.traffic == nil {
 		return func() {}
 	}
@@ -349,7 +349,7 @@ func (r *Road) watchTraffic(start time.Time, progress func(string)) (stop func()
 	return func() { close(done) }
 }
 
-// bar draws how the tracks share the traffic.
+// bar draws how the traffic is split between the tracks.
 func bar(t load.Tally) string {
 	const width = 20
 	share := t.Share("canary")
@@ -357,11 +357,11 @@ func bar(t load.Tally) string {
 	if share > 0 && canary == 0 {
 		canary = 1
 	}
-	return fmt.Sprintf("primary %s%s canary %4.1f %%", strings.Repeat("█", width-canary), strings.Repeat("░", canary), 100*share)
+	return fmt.Sprintf("primary %s%s canary %4.1f%%", strings.Repeat("█", width-canary), strings.Repeat("░", canary), 100*share)
 }
 
-// Finish stops the traffic and writes the summary.
-func (r *Road) Finish(summary *Summary) error {
+// Finish adds up the releases and writes the summary.
+func (r *Rehearsal) Finish(summary *Summary) error {
 	for _, release := range summary.Releases {
 		summary.Requests += release.Requests
 		summary.Lost += release.Lost
@@ -374,30 +374,29 @@ func (r *Road) Finish(summary *Summary) error {
 	return os.WriteFile(filepath.Join(r.Out, "rehearsal.json"), append(text, '\n'), 0o644)
 }
 
-// Report writes what all releases came to as one page, by the ledger and by GitLab, and gives its name.
-func (r *Road) Report(ctx context.Context) (string, error) {
+// Report writes the report of all releases as one page, from the ledger and GitLab, and returns its name.
+func (r *Rehearsal) Report(ctx context.Context) (string, error) {
 	file := filepath.Join(r.Out, "report.html")
 	_, err := r.run(ctx, "report", r.Repository, r.Crossbill, "report", "--html", file, "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project,
 		"--kubeconfig", r.Cluster.Kubeconfig, "--namespace", r.Cluster.Namespace)
 	return file, err
 }
 
-// StopTraffic ends the load.
-func (r *Road) StopTraffic() {
+// StopTraffic stops the load.
+func (r *Rehearsal) StopTraffic() {
 	if r.traffic != nil {
 		r.traffic.Stop()
 	}
 }
 
-func (r *Road) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
-func (r *Road) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
+func (r *Rehearsal) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
+func (r *Rehearsal) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
 
 // built is the folder with a version's dist and server.
-func (r *Road) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }
+func (r *Rehearsal) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }
 
-// build makes one version's bundles. All versions are built in one copy of the app, as they would be
-// in one checkout.
-func (r *Road) build(ctx context.Context, v Version) error {
+// build builds one version's bundles. All versions are built in one copy of the app, as in one checkout.
+func (r *Rehearsal) build(ctx context.Context, v Version) error {
 	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
 	if _, err := os.Stat(checkout); err != nil {
 		if err := copySources(app, checkout); err != nil {
@@ -407,7 +406,7 @@ func (r *Road) build(ctx context.Context, v Version) error {
 			return err
 		}
 	}
-	if err := copySources(app, checkout); err != nil { // what the last overlay replaced is put back
+	if err := copySources(app, checkout); err != nil { // restore what the last overlay replaced
 		return err
 	}
 	if v.Overlay != "" {
@@ -415,7 +414,7 @@ func (r *Road) build(ctx context.Context, v Version) error {
 			return err
 		}
 	}
-	// The traffic goes first.
+	// The traffic has priority.
 	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", Pnpm, "build"); err != nil {
 		return err
 	}
@@ -431,20 +430,20 @@ func (r *Road) build(ctx context.Context, v Version) error {
 	return os.WriteFile(filepath.Join(r.built(v), "pnpm-lock.yaml"), lock, 0o644)
 }
 
-// crossbill runs the command and reads the JSON that it prints, also when it fails.
-func (r *Road) crossbill(ctx context.Context, log string, result any, args ...string) error {
+// crossbill runs the command and reads the JSON that it prints, even if it fails.
+func (r *Rehearsal) crossbill(ctx context.Context, log string, result any, args ...string) error {
 	args = append(args, "-o", "json")
 	out, err := r.run(ctx, log, r.Repository, r.Crossbill, args...)
 	if len(bytes.TrimSpace(out)) > 0 {
 		if parse := json.Unmarshal(out, result); parse != nil && err == nil {
-			return fmt.Errorf("crossbill %s printed what is not JSON: %w", args[0], parse)
+			return fmt.Errorf("the output of crossbill %s is not JSON: %w", args[0], parse)
 		}
 	}
 	return err
 }
 
-// run runs a program with its messages in out/logs and returns what it printed.
-func (r *Road) run(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
+// run runs a program, logs its messages in out/logs, and returns its output.
+func (r *Rehearsal) run(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
 	file := filepath.Join(r.Out, "logs", log+".log")
 	messages, err := os.Create(file)
 	if err != nil {
@@ -457,7 +456,7 @@ func (r *Road) run(ctx context.Context, log, dir, program string, args ...string
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
-	// The sandbox reaches no network: npm must not try.
+	// The sandbox has no network: npm must not try to use it.
 	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true", "CROSSBILL_CONFIG="+r.Config,
 		"GITLAB_TRIGGER_TOKEN="+r.GitLab.TriggerToken, "GITLAB_TOKEN="+r.GitLab.Token)
 	err = cmd.Run()
@@ -480,7 +479,7 @@ func (e *commandError) Error() string {
 	if len(lines) > 15 {
 		lines = lines[len(lines)-15:]
 	}
-	return fmt.Sprintf("%s: %s\n  %s\n(all of it: %s)", e.program, e.err, strings.Join(lines, "\n  "), e.log)
+	return fmt.Sprintf("%s: %s\n  %s\n(full log: %s)", e.program, e.err, strings.Join(lines, "\n  "), e.log)
 }
 func (e *commandError) Unwrap() error { return e.err }
 
@@ -498,5 +497,5 @@ func seconds(d time.Duration) float64 {
 
 var longDigest = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
 
-// shortDigests shortens digests as people compare them.
+// shortDigests shortens digests to the part that people compare.
 func shortDigests(text string) string { return longDigest.ReplaceAllString(text, "$1") }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// notSources are what an install and a build make.
+// notSources are the folders that an install and a build create.
 var notSources = map[string]bool{"node_modules": true, "dist": true, "server": true, "sbom": true, "tmp": true}
 
 // copySources copies the app's sources.
@@ -33,7 +33,7 @@ func copySources(from, to string) error {
 		return copyFile(path, target)
 	})
 	if err != nil {
-		return fmt.Errorf("copy of the app: %w", err)
+		return fmt.Errorf("copy the app: %w", err)
 	}
 	return nil
 }
@@ -46,7 +46,7 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, text, 0o644)
 }
 
-// overlay puts a version's own files over the app's.
+// overlay replaces files of the app with a version's own.
 func overlay(from, to string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -58,14 +58,14 @@ func overlay(from, to string) error {
 		}
 		target := filepath.Join(to, relative)
 		if _, err := os.Stat(target); err != nil {
-			return fmt.Errorf("overlay %s replaces no file of the app: %w", relative, err)
+			return fmt.Errorf("%s of the overlay does not replace a file of the app: %w", relative, err)
 		}
 		return copyFile(path, target)
 	})
 }
 
 // gatewayAnswers waits until the app answers through the gateway.
-func (r *Road) gatewayAnswers(ctx context.Context) error {
+func (r *Rehearsal) gatewayAnswers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	client := &http.Client{Timeout: time.Second}
@@ -88,7 +88,7 @@ func (r *Road) gatewayAnswers(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the gateway does not lead to the app after 30 s: %s", last)
+			return fmt.Errorf("the app does not answer through the gateway after 30 s: %s", last)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

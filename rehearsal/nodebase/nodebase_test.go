@@ -67,7 +67,7 @@ func TestAProgramRunsInTheImage(t *testing.T) {
 	}
 }
 
-func TestALibraryThatIsNotThereIsNamed(t *testing.T) {
+func TestMissingLibrary(t *testing.T) {
 	if _, err := locate("libnowhere.so.9"); err == nil {
 		t.Error("it is found")
 	}

@@ -31,7 +31,7 @@ import (
 // PodCIDR is the network whose addresses are all local inside the sandbox.
 const PodCIDR = "10.244.0.0/16"
 
-// stateVariable carries the doors from the parent to the child; its presence tells the child that
+// stateVariable carries the doors from the parent to the child; its presence shows the child that
 // it is one.
 const stateVariable = "CROSSBILL_SANDBOX"
 

@@ -67,7 +67,7 @@ func child() error {
 	<-signals
 	select {
 	case <-signals: // to many programs a second one means "at once"
-		fmt.Println("told twice")
+		fmt.Println("signaled twice")
 	case <-time.After(100 * time.Millisecond):
 		fmt.Println("in order")
 	}

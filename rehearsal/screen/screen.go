@@ -1,5 +1,4 @@
-// Package screen shows a list of steps as they happen: redrawn in place on a terminal, plain lines
-// elsewhere.
+// Package screen shows steps as they happen: redrawn in place on a terminal, as plain lines elsewhere.
 package screen
 
 import (
@@ -33,7 +32,7 @@ func New(out *os.File) *Screen {
 	return s
 }
 
-// The marks of a step and their colours.
+// The marks of a step and their colors.
 const (
 	green = "32"
 	red   = "31"
@@ -41,19 +40,19 @@ const (
 	bold  = "1"
 )
 
-func (s *Screen) paint(colour, text string) string {
+func (s *Screen) paint(color, text string) string {
 	if !s.color {
 		return text
 	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-// Title begins a group of steps.
+// Title starts a group of steps.
 func (s *Screen) Title(format string, args ...any) {
 	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, fmt.Sprintf(format, args...)))
 }
 
-// Line writes a line of its own.
+// Line prints a line.
 func (s *Screen) Line(format string, args ...any) {
 	fmt.Fprintf(s.out, format+"\n", args...)
 }
@@ -61,8 +60,7 @@ func (s *Screen) Line(format string, args ...any) {
 // plainInterval is the time between two lines of progress where lines cannot be redrawn.
 const plainInterval = 10 * time.Second
 
-// Step runs one step and shows it: its name, what it is at, and at the end what it came to and how
-// long it took.
+// Step runs one step and shows its name and its progress, and at the end its result and how long it took.
 func (s *Screen) Step(name string, work func(progress func(string)) (result string, err error)) error {
 	start := time.Now()
 	var mu sync.Mutex
@@ -72,14 +70,14 @@ func (s *Screen) Step(name string, work func(progress func(string)) (result stri
 		defer mu.Unlock()
 		detail = text
 	}
-	ended := make(chan struct{})
+	done := make(chan struct{})
 	drawn := make(chan struct{})
 	go func() {
 		defer close(drawn)
-		s.draw(name, start, func() string { mu.Lock(); defer mu.Unlock(); return detail }, ended)
+		s.draw(name, start, func() string { mu.Lock(); defer mu.Unlock(); return detail }, done)
 	}()
 	result, err := work(progress)
-	close(ended)
+	close(done)
 	<-drawn
 	mark := s.paint(green, "✓")
 	if err != nil {
@@ -90,8 +88,8 @@ func (s *Screen) Step(name string, work func(progress func(string)) (result stri
 	return err
 }
 
-// draw shows a step's progress until it has ended.
-func (s *Screen) draw(name string, start time.Time, detail func() string, ended <-chan struct{}) {
+// draw shows a step's progress until it is done.
+func (s *Screen) draw(name string, start time.Time, detail func() string, done <-chan struct{}) {
 	interval := plainInterval
 	if s.live {
 		interval = 100 * time.Millisecond
@@ -102,7 +100,7 @@ func (s *Screen) draw(name string, start time.Time, detail func() string, ended 
 	last := ""
 	for i := 0; ; i++ {
 		select {
-		case <-ended:
+		case <-done:
 			return
 		case <-tick.C:
 		}

@@ -156,7 +156,7 @@ func lock(ctx context.Context, path string, log Log) (unlock func(), err error) 
 	if err != nil {
 		return nil, err
 	}
-	told := time.Time{}
+	reported := time.Time{}
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		switch {
@@ -166,8 +166,8 @@ func lock(ctx context.Context, path string, log Log) (unlock func(), err error) 
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		if time.Since(told) > 20*time.Second {
-			told = time.Now()
+		if time.Since(reported) > 20*time.Second {
+			reported = time.Now()
 			log("another process is preparing %s; waiting for it", strings.TrimSuffix(filepath.Base(path), ".lock"))
 		}
 		select {

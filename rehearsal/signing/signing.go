@@ -15,7 +15,7 @@ import (
 	"github.com/our-org/crossbill/internal/provenance"
 )
 
-// Key writes a private key into a file in dir, and gives the policy (trust.yaml) that lets images through which were
+// Key writes a private key into a file in dir, and gives the policy (trust.yaml) that admits images which were
 // built from the repository and signed by it.
 func Key(dir, repository string) (file, policy string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -3,7 +3,7 @@ import { extendConfig } from "@builder.io/qwik-city/vite";
 import { fileURLToPath } from "node:url";
 import base from "../../vite.config";
 
-// The server with all of its dependencies: what runs needs no node_modules.
+// The server with all of its dependencies, so that it runs without node_modules.
 export default extendConfig(base, () => ({
   build: {
     ssr: true,
@@ -12,7 +12,7 @@ export default extendConfig(base, () => ({
     rollupOptions: { input: ["src/entry.fastify.ts", "@qwik-city-plan"] },
   },
   resolve: {
-    // qwik-city uses undici only where Node has no fetch of its own. Its lazy imports would be
+    // qwik-city uses undici only if Node has no built-in fetch. Its lazy imports would be
     // hoisted by the bundle, and some do not exist in Node 20.
     alias: { undici: fileURLToPath(new URL("../../src/server/fetch.ts", import.meta.url)) },
   },

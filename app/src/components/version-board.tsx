@@ -1,10 +1,10 @@
 import { $, component$, useSignal, useVisibleTask$ } from "@builder.io/qwik";
-import { add, answerOf, colour, describe, emptyBoard, failed, RECENT, shares } from "../board";
+import { add, answerOf, color, describe, emptyBoard, failed, RECENT, shares } from "../board";
 
-/** How many questions may be open at once: a slow service is not to be asked ever more. */
+/** How many requests may be open at once, so that a slow service does not get more and more of them. */
 const MOST_OPEN = 6;
 
-/** Asks the service again and again which version answers, and shows what it hears. */
+/** Asks the service repeatedly which version answers, and shows the answers. */
 export const VersionBoard = component$(() => {
   const board = useSignal(emptyBoard());
   const running = useSignal(true);
@@ -61,15 +61,15 @@ export const VersionBoard = component$(() => {
           return (
             <li key={label} class={{ gone: share.good + share.errors === 0 }}>
               <span class="name">
-                <span class="dot" style={{ background: colour(board.value, label) }} />
+                <span class="dot" style={{ background: color(board.value, label) }} />
                 {label}
               </span>
               <span class="track" aria-hidden="true">
-                <span class="fill" style={{ width: `${share.good}%`, background: colour(board.value, label) }} />
+                <span class="fill" style={{ width: `${share.good}%`, background: color(board.value, label) }} />
                 <span class="fill failed" style={{ width: `${share.errors}%` }} />
               </span>
               <span class="figure">
-                <strong>{(share.good + share.errors).toFixed(1)} %</strong>
+                <strong>{(share.good + share.errors).toFixed(1)}%</strong>
                 <span class="soft">
                   {count}
                   {errors > 0 && <span class="errors"> ({errors === 1 ? "1 error" : `${errors} errors`})</span>}
@@ -86,7 +86,7 @@ export const VersionBoard = component$(() => {
             key={board.value.total - board.value.recent.length + i}
             class={{ failed: !answer.ok }}
             title={answer.ok ? answer.label : `${answer.label}, error`}
-            style={{ "--colour": colour(board.value, answer.label) }}
+            style={{ "--color": color(board.value, answer.label) }}
           />
         ))}
       </div>

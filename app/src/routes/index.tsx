@@ -4,9 +4,9 @@ import { VersionBoard } from "../components/version-board";
 import { releaseNotes } from "../release-notes";
 
 /**
- * Which copy of the app rendered the page. All that names a version is read here, on the server: so
- * copies of different versions have the same client bundle, and a page works whichever copy is
- * asked for its scripts while traffic is split.
+ * Which copy of the app rendered the page. Everything that names a version is read here, on the server.
+ * So copies of different versions have the same client bundle, and while traffic is split a page works
+ * no matter which copy serves its scripts.
  */
 export const useRelease = routeLoader$(() => ({
   ...releaseNotes,
@@ -33,7 +33,7 @@ export default component$(() => {
             Version {release.value.version} <span class="chip">{release.value.track}</span>
           </h1>
           <p class="headline">{release.value.headline}</p>
-          <p class="soft">The copy named above rendered this page. Below, each square is one more request, and its colour says which version answered it.</p>
+          <p class="soft">The copy named above rendered this page. Below, each square is one more request, and its color shows which version answered it.</p>
         </header>
         <VersionBoard />
         <section aria-labelledby="greet-title">

@@ -1,7 +1,7 @@
 import type { RequestHandler } from "@builder.io/qwik-city";
 import { isDev } from "@builder.io/qwik";
 
-/** Only scripts with this response's nonce run; Qwik puts it on its own. */
+/** Only scripts with this response's nonce run. Qwik adds it to its own scripts. */
 export const onRequest: RequestHandler = ({ headers, sharedMap }) => {
   if (isDev) {
     return; // Vite's own scripts have no nonce

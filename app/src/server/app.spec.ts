@@ -27,7 +27,7 @@ describe("the server", () => {
     }
   });
 
-  it("tells browsers to be strict", async () => {
+  it("sends strict security headers", async () => {
     const { headers } = await app.inject("/nowhere");
     expect(headers["x-content-type-options"]).toBe("nosniff");
     expect(headers["content-security-policy"]).toContain("default-src 'none'");
@@ -50,12 +50,12 @@ describe("the server", () => {
     [BODY_LIMIT, 200],
     [BODY_LIMIT + 1, 413],
     [60 * 1024 * 1024, 413],
-  ])("answers a body that claims %i bytes with %i", async (length, code) => {
+  ])("answers a body whose content-length is %i with %i", async (length, code) => {
     const response = await app.inject({ method: "POST", url: "/echo", headers: { "content-length": String(length), "content-type": "application/json" }, payload: length > BODY_LIMIT ? undefined : `"${"x".repeat(length - 2)}"` });
     expect(response.statusCode).toBe(code);
   });
 
-  it("refuses a body of unknown length over the wire", async () => {
+  it("rejects a body of unknown length on a real connection", async () => {
     await app.listen({ host: "127.0.0.1", port: 0 });
     const { port } = app.server.address() as AddressInfo;
     const answer = await new Promise<string>((resolve, reject) => {

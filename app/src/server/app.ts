@@ -11,12 +11,12 @@ import { identity, serveVersion } from "./version";
 export async function makeApp(settings: Settings, state: Draining, registry: Registry): Promise<FastifyInstance> {
   const app = Fastify({
     logger: { level: process.env.LOG_LEVEL || "warn" },
-    requestTimeout: 15_000, // a slow sender does not hold a connection for ever
-    // Longer than a proxy keeps an idle connection (Envoy: one hour): who closes first must not be
-    // the server, or a request that is on its way at that moment is lost.
+    requestTimeout: 15_000, // a slow sender does not hold a connection forever
+    // Longer than a proxy keeps an idle connection (Envoy: one hour). If the server closed first, a request
+    // that is on its way at that moment would be lost.
     keepAliveTimeout: 3_900_000,
     forceCloseConnections: "idle",
-    // Addresses that cannot be read get here before any hook has run.
+    // URLs that cannot be parsed get here before any hook has run.
     frameworkErrors: (error, _request, anyReply) => {
       const reply = anyReply as FastifyReply;
       const { version, track } = identity(settings);

@@ -2,7 +2,7 @@ import fastifyStatic from "@fastify/static";
 import type { FastifyInstance } from "fastify";
 import { join } from "node:path";
 
-/** Serves the built files of a folder, compressed where the build has compressed them. */
+/** Serves the built files of a folder, compressed if the build compressed them. */
 export async function serveFiles(app: FastifyInstance, dist: string): Promise<void> {
   const options = { preCompressed: true, decorateReply: false };
   // Hashed names never change their content.

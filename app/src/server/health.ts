@@ -1,11 +1,11 @@
 import type { FastifyInstance } from "fastify";
 
-/** Whether the process is on its way out. */
+/** Whether the process is shutting down. */
 export interface Draining {
   draining: boolean;
 }
 
-/** /health: the process lives. /ready: it wants traffic. */
+/** /health: the process is alive. /ready: it accepts traffic. */
 export function serveHealth(app: FastifyInstance, state: Draining): void {
   app.get("/health", async (_request, reply) => {
     reply.header("cache-control", "no-store");
@@ -17,7 +17,7 @@ export function serveHealth(app: FastifyInstance, state: Draining): void {
   });
   app.addHook("onRequest", async (_request, reply) => {
     if (state.draining) {
-      // Callers that keep connections open are asked to open their next one elsewhere.
+      // Callers that keep connections open should open the next one elsewhere.
       reply.raw.setHeader("connection", "close");
     }
   });

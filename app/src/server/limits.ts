@@ -1,11 +1,11 @@
 import type { FastifyInstance, FastifyReply } from "fastify";
 
-/** The largest body that is taken, in bytes. */
+/** The largest body that is accepted, in bytes. */
 export const BODY_LIMIT = 1024 * 1024;
 
 /**
- * Refuses large bodies before they are read: Qwik reads the raw body, so Fastify's own limit does
- * not apply to it. A body of unknown length is refused too.
+ * Rejects large bodies before they are read: Qwik reads the raw body, so Fastify's own limit does not apply to
+ * it. A body of unknown length is rejected too.
  */
 export function limitBodies(app: FastifyInstance): void {
   app.addHook("onRequest", async (request, reply) => {

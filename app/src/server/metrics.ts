@@ -2,7 +2,7 @@ import type { FastifyInstance } from "fastify";
 import { createServer, type Server } from "node:http";
 import { collectDefaultMetrics, Histogram, Registry } from "prom-client";
 
-/** Measures every request. Pages share the route "page", so that paths cannot flood the labels. */
+/** Measures every request. Pages share the route "page", so that the number of labels stays bounded. */
 export function measure(app: FastifyInstance, registry: Registry): void {
   collectDefaultMetrics({ register: registry });
   const seconds = new Histogram({
@@ -20,7 +20,7 @@ export function measure(app: FastifyInstance, registry: Registry): void {
   });
 }
 
-/** Serves /metrics on a server of its own, which no gateway leads to. */
+/** Serves /metrics on a separate server, which no gateway exposes. */
 export function metricsServer(registry: Registry): Server {
   return createServer((request, response) => {
     if (request.url !== "/metrics") {

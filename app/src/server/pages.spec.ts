@@ -45,14 +45,14 @@ afterAll(async () => {
 });
 
 describe("files", () => {
-  it("with a hashed name are kept for ever, and compressed ahead", async () => {
+  it("with a hashed name are cached forever, and compressed in advance", async () => {
     const { headers, body } = await app.inject({ url: "/build/q-1.js", headers: { "accept-encoding": "br" } });
     expect(headers["cache-control"]).toBe("public, max-age=31536000, immutable");
     expect([headers["content-encoding"], body]).toEqual(["br", "brotli"]);
     expect((await app.inject("/build/q-1.js")).body).toBe("export {}");
   });
 
-  it("with a name that stays are asked for again", async () => {
+  it("without a hashed name are revalidated", async () => {
     expect((await app.inject("/robots.txt")).headers["cache-control"]).toBe("public, max-age=0");
   });
 

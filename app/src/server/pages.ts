@@ -1,10 +1,10 @@
 import type { FastifyInstance } from "fastify";
 import type { IncomingMessage, ServerResponse } from "node:http";
 
-/** Answers a request, or calls next: with an error when it broke, without one when nothing is there. */
+/** Answers a request, or calls next: with an error if it failed, without one if there is no such page. */
 type Handler = (request: IncomingMessage, response: ServerResponse, next: (error?: unknown) => void) => Promise<void>;
 
-/** What Qwik City gives for a server of Node. */
+/** What Qwik City provides for a Node server. */
 export interface Pages {
   router: Handler;
   notFound: Handler;
@@ -12,7 +12,7 @@ export interface Pages {
 
 const METHODS = ["GET", "HEAD", "POST"];
 
-/** Serves pages for everything that no route and no file answers. */
+/** Serves pages for everything that no route and no file matches. */
 export function servePages(app: FastifyInstance, { router, notFound }: Pages): void {
   // Qwik reads bodies itself.
   app.removeAllContentTypeParsers();
@@ -21,8 +21,8 @@ export function servePages(app: FastifyInstance, { router, notFound }: Pages): v
     if (!METHODS.includes(request.method)) {
       return reply.code(405).header("allow", METHODS.join(", ")).send({ error: `${request.method} is not for pages` });
     }
-    reply.raw.setHeader("cache-control", "no-cache"); // pages name hashed files: always ask for the newest
-    reply.hijack(); // from here on nobody else ends the response
+    reply.raw.setHeader("cache-control", "no-cache"); // pages name hashed files, so a browser must always ask for the newest page
+    reply.hijack(); // from here on nobody else finishes the response
     let missing = false;
     let broken: unknown;
     const next = (error?: unknown) => {
@@ -40,11 +40,11 @@ export function servePages(app: FastifyInstance, { router, notFound }: Pages): v
   });
 }
 
-/** Ends a response whose page broke; what was half sent must not look whole. */
+/** Finishes a response whose page failed. A partly sent page must not look complete. */
 function fail(response: ServerResponse): void {
   if (response.headersSent) {
     response.destroy();
     return;
   }
-  response.writeHead(500, { "content-type": "text/plain; charset=utf-8" }).end("This page is broken. Please try again.");
+  response.writeHead(500, { "content-type": "text/plain; charset=utf-8" }).end("This page failed. Please try again.");
 }

@@ -18,7 +18,7 @@ describe("settings", () => {
     });
   });
 
-  it("takes an empty variable for an unset one", () => {
+  it("treats an empty variable as unset", () => {
     expect(readSettings({ HOST: "", PORT: "", METRICS_PORT: "", TRACK: "", HOSTNAME: "h", DRAIN_MS: "", ORIGIN: "" })).toEqual(readSettings({ HOSTNAME: "h" }));
   });
 

@@ -1,6 +1,6 @@
 import { hostname } from "node:os";
 
-/** What the environment decides. */
+/** Settings from the environment. */
 export interface Settings {
   host: string;
   port: number;
@@ -10,7 +10,7 @@ export interface Settings {
   pod: string;
   /** How long requests are still served after SIGTERM. */
   drainMs: number;
-  /** The public address that forms must come from; undefined: the one of the request. */
+  /** The public address that forms must come from; undefined for the address of the request. */
   origin?: string;
 }
 
@@ -39,7 +39,7 @@ function whole(env: NodeJS.ProcessEnv, name: string, otherwise: number, most: nu
   return value;
 }
 
-/** It goes into a header of every response. */
+/** The value is sent in a header of every response. */
 function track({ TRACK = "" }: NodeJS.ProcessEnv): string {
   if (!/^[\w.-]*$/.test(TRACK)) {
     throw new Error(`TRACK=${JSON.stringify(TRACK)} is not a name of letters, digits, ".", "_" and "-"`);
@@ -47,7 +47,7 @@ function track({ TRACK = "" }: NodeJS.ProcessEnv): string {
   return TRACK;
 }
 
-/** With a path or a slash at its end no browser's Origin would ever be equal to it. */
+/** With a path or a trailing slash it would never equal a browser's Origin. */
 function origin({ ORIGIN }: NodeJS.ProcessEnv): string | undefined {
   if (!ORIGIN) {
     return undefined;

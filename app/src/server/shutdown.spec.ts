@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { HARD_LIMIT_MS, shutDown, type World } from "./shutdown";
 
-/** A world whose clock is moved by hand. */
+/** An environment whose clock the test moves. */
 function world(close: () => Promise<void> = async () => {}) {
   const timers: { at: number; ring: () => void }[] = [];
   const exits: number[] = [];
@@ -26,7 +26,7 @@ function world(close: () => Promise<void> = async () => {}) {
 }
 
 describe("shutdown", () => {
-  it("is not ready at once, serves until the drain is over, then ends well", async () => {
+  it("is not ready at once, serves until the drain is over, then exits with 0", async () => {
     const state = { draining: false };
     const { w, advance, exits, closedAt } = world();
     void shutDown(state, 5000, w);
@@ -37,7 +37,7 @@ describe("shutdown", () => {
     expect([closedAt(), exits]).toEqual([5000, [0]]);
   });
 
-  it("ends at the hard limit when a request never ends", async () => {
+  it("exits at the hard limit if a request never finishes", async () => {
     const { w, advance, exits } = world(() => new Promise(() => {}));
     void shutDown({ draining: false }, 5000, w);
     await advance(5000);

@@ -1,9 +1,9 @@
 import type { Draining } from "./health";
 
-/** Well below terminationGracePeriodSeconds (30 s): ending by itself beats being killed. */
+/** Well below terminationGracePeriodSeconds (30 s), so that the process exits before it is killed. */
 export const HARD_LIMIT_MS = 24_000;
 
-/** What a shutdown needs of the world; tests give their own. */
+/** What a shutdown needs from outside; tests provide their own. */
 export interface World {
   sleep(ms: number): Promise<void>;
   close(): Promise<void>;
@@ -11,9 +11,9 @@ export interface World {
 }
 
 /**
- * Ends the process in order: not ready at once, requests served for drainMs more (the time that
- * routes need to forget this pod), then no new connections, and the end when the last request is
- * answered. Never later than HARD_LIMIT_MS.
+ * Shuts down gracefully. The process is not ready at once, and serves requests for drainMs more (the time until
+ * no route leads to this pod). Then it accepts no new connections, and exits after the last answer, at
+ * HARD_LIMIT_MS at the latest.
  */
 export async function shutDown(state: Draining, drainMs: number, world: World): Promise<void> {
   if (state.draining) {

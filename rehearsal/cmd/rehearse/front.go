@@ -9,11 +9,11 @@ import (
 	"github.com/our-org/crossbill/rehearsal/sandbox"
 )
 
-// front is where a browser on this machine reaches the app without knowing its host name.
+// front is where a browser on this machine reaches the app without using its host name.
 var front = sandbox.Door{Name: "app", Port: 8000, Target: "127.0.0.1:8000"}
 
-// serveFront passes requests on to the gateway under the app's host name, as DNS would lead them
-// there. The origin of forms is changed with it, or the app would rightly refuse them.
+// serveFront forwards requests to the gateway under the app's host name, as DNS would. It changes the origin of
+// forms too, or the app would rightly reject them.
 func serveFront(gateway string) error {
 	server := &http.Server{Addr: front.Target, Handler: &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {

@@ -1,5 +1,5 @@
-// Command rehearse takes the app of this repository from source to all of the traffic of a real
-// service mesh on this one machine, canary first. See docs/rehearsal.md.
+// Command rehearse releases the app of this repository on one machine: from its source to 100% of the traffic
+// of a real service mesh, canary first. See docs/rehearsal.md.
 package main
 
 import (
@@ -50,7 +50,7 @@ func main() {
 	}
 }
 
-// options are the flags; the hidden ones are what the outside tells the inside.
+// options are the flags. The unexported ones below pass values from outside the sandbox to inside.
 type options struct {
 	hold       bool
 	setupOnly  bool
@@ -68,9 +68,9 @@ type options struct {
 func parse(args []string) (*options, error) {
 	var o options
 	flags := flag.NewFlagSet("rehearse", flag.ExitOnError)
-	flags.BoolVar(&o.hold, "hold", false, "leave everything running until Ctrl-C, to look around")
-	flags.BoolVar(&o.setupOnly, "setup-only", false, "only fetch and build what a rehearsal needs")
-	flags.IntVar(&o.rate, "rate", 500, "requests a second through the gateway")
+	flags.BoolVar(&o.hold, "hold", false, "keep everything running until Ctrl-C")
+	flags.BoolVar(&o.setupOnly, "setup-only", false, "only fetch and build what the rehearsal needs")
+	flags.IntVar(&o.rate, "rate", 500, "requests per second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
 	flags.StringVar(&o.work, "work", "", "(set by rehearse itself)")
@@ -85,7 +85,7 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	if o.rate < 1 || o.rate > 2000 {
-		return nil, fmt.Errorf("--rate: %d is not a rate; give 1 to 2000 requests a second", o.rate)
+		return nil, fmt.Errorf("--rate: %d is not a number from 1 to 2000; give the requests per second", o.rate)
 	}
 	var err error
 	if o.repository, err = filepath.Abs(o.repository); err != nil {
@@ -97,8 +97,7 @@ func parse(args []string) (*options, error) {
 	return &o, nil
 }
 
-// outside fetches and builds what the rehearsal needs, and runs the rest in the sandbox, which
-// reaches no network.
+// outside fetches and builds what the rehearsal needs, and runs the rest in the sandbox, which has no network.
 func outside(ctx context.Context, o *options) (int, error) {
 	s := screen.New(os.Stdout)
 	s.Title("Crossbill rehearsal: a whole release on this machine")
@@ -122,7 +121,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 	}, append(cluster.Doors(), front)...)
 }
 
-// setUp fetches and builds what is not there yet.
+// setUp fetches and builds what is missing.
 func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 	err := s.Step("programs", func(progress func(string)) (string, error) {
 		var err error
@@ -184,7 +183,7 @@ func inside(ctx context.Context, o *options) error {
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("kube-apiserver, controllers, istiod ready in %.1fs; Envoy, Prometheus, a registry", c.ControlPlaneReady.Seconds()), nil
+		return fmt.Sprintf("kube-apiserver, controllers and istiod ready in %.1fs; Envoy, Prometheus and a registry", c.ControlPlaneReady.Seconds()), nil
 	})
 	if err != nil {
 		return err
@@ -212,7 +211,7 @@ func inside(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	r := &lifecycle.Road{
+	r := &lifecycle.Rehearsal{
 		GitLab: deploying, Config: config,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
 		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
@@ -229,8 +228,8 @@ func inside(ctx context.Context, o *options) error {
 	return nil
 }
 
-// startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without
-// a container engine.
+// startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without a
+// container engine.
 func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab, error) {
 	values, err := clusterValues(c, c.PrometheusURL)
 	if err != nil {
@@ -282,13 +281,13 @@ func currentContext(kubeconfig string) (string, error) {
 	return config.CurrentContext, nil
 }
 
-// rehearse releases the three versions and tells what came of it.
-func rehearse(ctx context.Context, o *options, r *lifecycle.Road) error {
+// rehearse releases the three versions and prints the results.
+func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	summary := &lifecycle.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
 	if err := r.Check(ctx); err != nil {
 		return err
 	}
-	if !o.hold { // who looks around wants to see traffic
+	if !o.hold { // --hold keeps the traffic as well
 		defer r.StopTraffic()
 	}
 	for _, version := range lifecycle.Versions {
@@ -304,21 +303,21 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Road) error {
 	if err != nil {
 		return err
 	}
-	r.Screen.Title("What callers saw, at %d requests/s", o.rate)
+	r.Screen.Title("What callers saw, at %d requests per second", o.rate)
 	for _, release := range summary.Releases {
 		r.Screen.Line("  %s  %-12s %7d requests  %d lost  %d answered with an error   %s", release.Version, release.Outcome, release.Requests, release.Lost, release.Failed, release.Digest[:19])
 	}
 	for _, problem := range summary.Problems {
 		r.Screen.Line("  lost: %s", problem)
 	}
-	r.Screen.Line("  The canary of 1.1.0 had %.2f %% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
-	r.Screen.Line("  The bad version got requests for %.1fs before all traffic was back on primary.", summary.RollbackSeconds)
-	r.Screen.Line("  Control plane ready in %.1fs, all of it in %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
-	r.Screen.Line("  Who did what, when and why, with plots: %s", relative(report))
+	r.Screen.Line("  The canary of 1.1.0 got %.2f%% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
+	r.Screen.Line("  The bad version got requests for %.1fs until all traffic was back on primary.", summary.RollbackSeconds)
+	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
+	r.Screen.Line("  Report with plots: %s", relative(report))
 	return nil
 }
 
-// hold leaves everything running.
+// hold keeps everything running and prints where it is.
 func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster, doors []sandbox.Door) error {
 	at := map[string]string{}
 	for _, door := range doors {
@@ -338,7 +337,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	}
 	broken := make(chan error, 1)
 	go func() { broken <- serveFront(c.GatewayAddress) }()
-	s.Title("Everything is left running, traffic included; Ctrl-C ends it")
+	s.Title("Everything keeps running, including the traffic. Press Ctrl-C to stop.")
 	s.Line("  the app       http://%s in a browser", at["app"])
 	s.Line("  gateway       http://%s, for requests with `Host: %s`", at["gateway"], lifecycle.Host)
 	s.Line("  Prometheus    http://%s", at["prometheus"])
@@ -346,7 +345,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	s.Line("  Envoy         http://%s", at["envoy-admin"])
 	s.Line("  crossbill     export KUBECONFIG=%s CROSSBILL_CONFIG=%s", relative(kubeconfig), relative(config))
 	s.Line("")
-	s.Line("  Then, for example, with an image of the registry:")
+	s.Line("  Try, for example, with an image from the registry:")
 	s.Line("    bin/crossbill status")
 	s.Line("    bin/crossbill canary --again --image $(bin/crossbill image digest %s/our-org/qwik-node-app:1.2.0)", at["registry"])
 	s.Line("    bin/crossbill verify")
@@ -354,11 +353,11 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	case <-ctx.Done():
 		return nil
 	case err := <-broken:
-		return fmt.Errorf("the app's door: %w", err)
+		return fmt.Errorf("forwarding to the app: %w", err)
 	}
 }
 
-// relative is a path as short as it can be shown.
+// relative is a path as seen from the working directory, if that is possible.
 func relative(path string) string {
 	dir, err := os.Getwd()
 	if err != nil {

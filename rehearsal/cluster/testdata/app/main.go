@@ -1,5 +1,5 @@
-// Command app is the smallest server with the manners of a pod: it says who it is, knows health
-// and readiness, and drains when it is asked to stop.
+// Command app is the smallest server that behaves like an app in a pod: it says which version it is, answers
+// health and readiness probes, and drains when it is asked to stop.
 package main
 
 import (
@@ -18,16 +18,16 @@ import (
 
 const page = `<!doctype html><script type="module">
 const version = "%s"
-const tell = async (chunk, last) => {
+const report = async (chunk, last) => {
 	const found = await import("/build/" + version + "-" + chunk + ".js?" + Math.random()).then(() => true, () => false)
 	parent.postMessage({ version, found, last }, "*")
 }
-await tell("first", false)
+await report("first", false)
 await fetch("/api") // as a page that asks for its data
-setTimeout(() => tell("later", true), 300)
+setTimeout(() => report("later", true), 300)
 </script>`
 
-// browser opens a page again and again, each when the last one is done, and tells what became of its chunks.
+// browser opens a page again and again, each after the last one is done, and reports which chunks were found.
 const browser = `<!doctype html><body><script>
 const to = decodeURIComponent(location.hash.slice(1))
 const open = () => { document.body.innerHTML = "<iframe src=/page></iframe>" }
@@ -43,7 +43,7 @@ open()
 
 func main() {
 	if os.Getenv("CRASH") != "" {
-		fmt.Println("crashing, as told")
+		fmt.Println("crashing, as configured")
 		os.Exit(3)
 	}
 	fail, _ := strconv.Atoi(os.Getenv("FAIL"))       // percent of the answers

@@ -20,7 +20,7 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-// listener is a chat, a Pushgateway and a trace collector: it keeps what it is sent.
+// listener is a chat, a Pushgateway and a trace collector. It keeps what it receives.
 type listener struct {
 	mu       sync.Mutex
 	requests []string // method and path
@@ -41,7 +41,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// count is how many requests begin so.
+// count is the number of requests with a prefix.
 func (l *listener) count(request string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,10 +53,10 @@ func (l *listener) count(request string) (n int) {
 	return n
 }
 
-// testWhatIsTold: people and programs can follow a release and its past, and what somebody else is told agrees.
-func testWhatIsTold(t *testing.T) {
+// testNotifications: people and programs can follow a release and its history, and the notifications agree with it.
+func testNotifications(t *testing.T) {
 	t.Parallel()
-	a := released(t, "told")
+	a := released(t, "notified")
 	heard := &listener{}
 	server := httptest.NewServer(heard)
 	defer server.Close()
@@ -64,7 +64,7 @@ func testWhatIsTold(t *testing.T) {
 	if err := os.WriteFile(chat, []byte(server.URL+"/chat\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	tell := func(args ...string) {
+	notifying := func(args ...string) {
 		t.Helper()
 		p := program(a.arguments(append(args, "--webhook-file", chat, "--pushgateway", server.URL))...)
 		p.Env = append(p.Env, "OTEL_EXPORTER_OTLP_ENDPOINT="+server.URL)
@@ -73,7 +73,7 @@ func testWhatIsTold(t *testing.T) {
 		}
 	}
 
-	// Somebody watches while it goes on.
+	// Watch the release meanwhile.
 	watch := program(a.arguments([]string{"status", "--watch"})...)
 	reader, writer := io.Pipe()
 	watch.Stdout = writer
@@ -95,7 +95,7 @@ func testWhatIsTold(t *testing.T) {
 	until("none in flight")
 	const run, pipeline = "https://github.com/our-org/app/actions/runs/7", "https://gitlab.example.com/infra/deploy/-/pipelines/9"
 	commit := strings.Repeat("c0ffee12", 5)
-	tell("canary", "--image", images["two"], "--source-url", run, "--pipeline-url", pipeline, "--commit", commit)
+	notifying("canary", "--image", images["two"], "--source-url", run, "--pipeline-url", pipeline, "--commit", commit)
 	until("90% primary, 10% canary")
 	for _, want := range []string{"https://github.com/our-org/app/commit/" + commit, run, pipeline, "1 of 1 ready", "next      verify"} {
 		if out := a.must("status", "-o", "wide"); !strings.Contains(out, want) {
@@ -109,7 +109,7 @@ func testWhatIsTold(t *testing.T) {
 	if out := a.must("report", "-o", "markdown"); !strings.Contains(out, "| canary | 10% of the traffic |") || !strings.Contains(out, "| GitLab | [pipeline](<"+pipeline+">) |") {
 		t.Errorf("the report as Markdown:\n%s", out)
 	}
-	tell("rollback", "--reason", "the shop is on fire")
+	notifying("rollback", "--reason", "the shop is on fire")
 	until("the shop is on fire")
 	if err := watch.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,83 @@
+package manifest
+
+import (
+	"slices"
+	"strings"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// IsHost says whether an Istio host is the app's Service, by its short or its full name. namespace is the
+// namespace of the object that names it.
+func (s *Set) IsHost(host, namespace string) bool {
+	if host == s.Service.Name {
+		return true
+	}
+	short, rest, _ := strings.Cut(host, ".")
+	ns, domain, _ := strings.Cut(rest, ".")
+	if short != s.Service.Name || !(domain == "" || domain == "svc" || strings.HasPrefix(domain, "svc.")) {
+		return false
+	}
+	return namespace == "" || ns == namespace
+}
+
+// HasSubset says whether a DestinationRule has the subset of a track.
+func HasSubset(rule *networking.DestinationRule, track release.Track) bool {
+	return slices.ContainsFunc(rule.Spec.Subsets, func(s *networkingapi.Subset) bool {
+		return s.Name == string(track) && s.Labels[TrackLabel] == string(track)
+	})
+}
+
+// StickyPrefix starts the names of the http routes that a sticky release adds and removes.
+const StickyPrefix = "crossbill-sticky-"
+
+// Route locates an http route that a release changes, by its index and the indexes of its two destinations.
+type Route struct{ HTTP, Primary, Canary int }
+
+// Routes finds the http routes that a release may change: those that name both subsets of the app's Service and
+// nothing else.
+func (s *Set) Routes(vs *networking.VirtualService) []Route {
+	var routes []Route
+	for i, http := range vs.Spec.Http {
+		r := Route{HTTP: i, Primary: -1, Canary: -1}
+		for j, destination := range http.Route {
+			if destination.Destination == nil || !s.IsHost(destination.Destination.Host, vs.Namespace) {
+				continue
+			}
+			switch destination.Destination.Subset {
+			case string(release.Primary):
+				r.Primary = j
+			case string(release.Canary):
+				r.Canary = j
+			}
+		}
+		if len(http.Route) == 2 && r.Primary >= 0 && r.Canary >= 0 {
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
+// Named says whether any http route leads to a track's subset of the app's Service.
+func (s *Set) Named(vs *networking.VirtualService, track release.Track) bool {
+	return slices.ContainsFunc(vs.Spec.Http, func(http *networkingapi.HTTPRoute) bool {
+		return slices.ContainsFunc(http.Route, func(r *networkingapi.HTTPRouteDestination) bool {
+			return r.Destination != nil && r.Destination.Subset == string(track) && s.IsHost(r.Destination.Host, vs.Namespace)
+		})
+	})
+}
+
+// WeightPair is the weights of a route, in percent.
+type WeightPair struct {
+	Primary int32 `json:"primary"`
+	Canary  int32 `json:"canary"`
+}
+
+// Weights reads a route's weights.
+func Weights(vs *networking.VirtualService, r Route) WeightPair {
+	route := vs.Spec.Http[r.HTTP].Route
+	return WeightPair{Primary: route[r.Primary].Weight, Canary: route[r.Canary].Weight}
+}

@@ -1,0 +1,107 @@
+package manifest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Name is the name of a track's Deployment.
+func (s *Set) Name(track release.Track) string {
+	return strings.TrimSuffix(s.Deployment.Name, string(release.Primary)) + string(track)
+}
+
+// Track makes the Deployment of a track in a namespace, with its image. It leaves out the replicas, because the
+// caller knows their number (an HPA's, the manifest's, or a share of primary's).
+func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deployment, error) {
+	d := s.Deployment.DeepCopy()
+	d.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
+	d.Name, d.Namespace = s.Name(track), namespace
+	d.Spec.Replicas = nil
+	for _, labels := range []map[string]string{d.Labels, d.Spec.Selector.MatchLabels, d.Spec.Template.Labels} {
+		if labels != nil {
+			labels[TrackLabel] = string(track)
+		}
+	}
+	container, err := s.container()
+	if err != nil {
+		return nil, err
+	}
+	d.Spec.Template.Spec.Containers[container].Image = image
+	return d, nil
+}
+
+// container is the index of the container that runs the app in the manifest.
+func (s *Set) container() (int, error) {
+	containers := s.Deployment.Spec.Template.Spec.Containers
+	if i := appContainer(containers, s.App); i >= 0 {
+		return i, nil
+	}
+	return 0, &usererr.Error{
+		Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.containers", s.files["Deployment"], s.Deployment.Name),
+		Problem: fmt.Sprintf("none of the %d containers is named app or %s", len(containers), s.App),
+		Fix:     "name the container that runs the app `app`",
+	}
+}
+
+// appContainer is the index of the container that runs an app: the only one, or the one named app or like the
+// app. Others are sidecars. It is -1 if there is none.
+func appContainer(containers []corev1.Container, app string) int {
+	if len(containers) == 1 {
+		return 0
+	}
+	return slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == "app" || c.Name == app })
+}
+
+// AppImage is the image that a pod runs an app with; "" if no container is the app's.
+func AppImage(pod corev1.PodSpec, app string) string {
+	if i := appContainer(pod.Containers, app); i >= 0 {
+		return pod.Containers[i].Image
+	}
+	return ""
+}
+
+// Image is the image of the app's container in a live Deployment of either track.
+func (s *Set) Image(d *appsv1.Deployment) string {
+	name := s.ContainerName()
+	for _, c := range d.Spec.Template.Spec.Containers {
+		if c.Name == name {
+			return c.Image
+		}
+	}
+	return ""
+}
+
+// ContainerName is the name of the container that runs the app; "" if the manifest leaves that open.
+func (s *Set) ContainerName() string {
+	index, err := s.container()
+	if err != nil {
+		return ""
+	}
+	return s.Deployment.Spec.Template.Spec.Containers[index].Name
+}
+
+// TemplateHash identifies the pod template without its image. With it, primary's template is compared with the
+// one that the canary proved.
+func (s *Set) TemplateHash() (string, error) {
+	d, err := s.Track(release.Primary, "", "")
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(d.Spec.Template)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8]), nil
+}

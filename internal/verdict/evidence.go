@@ -1,0 +1,162 @@
+package verdict
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"time"
+)
+
+// Evidence is what is known about one objective, as natural logarithms of the e-processes. One that reaches
+// Harm or Safety, the logarithms of 1/α and 1/β, has rejected its hypothesis.
+type Evidence struct {
+	Objective string  `json:"objective"`
+	Total     Pair    `json:"total"`     // all events so far
+	Worse     float64 `json:"worse"`     // against: the canary is not worse than primary
+	Over      float64 `json:"over"`      // against: the canary is within the budget
+	NotWorse  float64 `json:"notWorse"`  // against: the canary is worse than primary by the margin
+	Within    float64 `json:"within"`    // against: the canary is over the budget by the margin
+	Harm      float64 `json:"harm"`      // the threshold of Worse and Over
+	Safety    float64 `json:"safety"`    // the threshold of NotWorse and Within
+	Alone     bool    `json:"alone"`     // primary had no events, so the budget alone decides
+	Outage    bool    `json:"outage"`    // primary itself is over the budget, by its own events
+	Unhealthy bool    `json:"unhealthy"` // both harms are shown
+	Healthy   bool    `json:"healthy"`   // both safeties are shown
+}
+
+// Cause names why there is no verdict.
+type Cause string
+
+// The causes of an inconclusive verdict.
+const (
+	NoTraffic      Cause = "no_traffic"      // nobody called the canary
+	NoData         Cause = "no_data"         // an objective had no events although there was traffic
+	ThinTraffic    Cause = "thin_traffic"    // too few events to decide in time
+	SharedOutage   Cause = "shared_outage"   // primary misses the objective as well
+	Undecided      Cause = "undecided"       // neither good nor bad by the margin
+	Stale          Cause = "stale"           // scraping has stopped
+	NotANumber     Cause = "nan"             // Prometheus had NaN
+	MissingLabels  Cause = "missing_labels"  // the counters exist, but not by workload
+	PrometheusDown Cause = "prometheus_down" // no answer
+	CountGap       Cause = "count_gap"       // the canary has not seen what was sent to it
+	Drift          Cause = "drift"           // somebody else changed the release meanwhile
+)
+
+// evidence is the state of a stream.
+func (s *State) evidence(i int) Evidence {
+	st, burst := s.streams[i], s.test.burst()
+	e := Evidence{
+		Objective: s.test.Objectives[i].Name, Total: st.total,
+		Harm: math.Log(float64(len(s.test.Objectives)) / s.test.FalseRollback), Safety: math.Log(1 / s.test.FalsePass),
+		Over: evidenceFor(st.overBudget, st.total.Canary, burst), Within: evidenceFor(st.withinBudget, st.total.Canary, burst),
+		Worse: st.worse.capital(), NotWorse: st.notWorse.capital(),
+		Alone: st.total.Primary.Events == 0,
+	}
+	e.Outage = evidenceFor(st.outage, st.total.Primary, burst) >= e.Harm
+	e.Unhealthy = e.Over >= e.Harm && (e.Alone || e.Worse >= e.Harm)
+	e.Healthy = e.Within >= e.Safety && (e.Alone || e.NotWorse >= e.Safety)
+	return e
+}
+
+// safetyShown is the weaker of the two kinds of evidence that a canary is safe.
+func (e Evidence) safetyShown() float64 {
+	if e.Alone {
+		return e.Within
+	}
+	return math.Min(e.Within, e.NotWorse)
+}
+
+// Progress is how far the evidence has come toward unhealthy and toward healthy, as shares from 0 to 1 of
+// what each needs.
+func (e Evidence) Progress() (unhealthy, healthy float64) {
+	harm := e.Over
+	if !e.Alone {
+		harm = math.Min(e.Over, e.Worse)
+	}
+	share := func(s float64) float64 { return math.Min(math.Max(s, 0), 1) }
+	return share(harm / e.Harm), share(e.safetyShown() / e.Safety)
+}
+
+// left estimates the time until the evidence for a healthy verdict is enough, if it grows as it has so far.
+func (s *State) left(all []Evidence, requests float64) time.Duration {
+	if s.elapsed <= 0 || requests == 0 {
+		return 0
+	}
+	whole := math.Max(s.test.MinDuration.Seconds(), s.elapsed.Seconds()*s.test.MinRequests/requests)
+	if s.test.Whole {
+		whole = math.Max(whole, s.test.MaxDuration.Seconds())
+	}
+	for _, e := range all {
+		if e.safetyShown() <= 0 {
+			return 0
+		}
+		whole = math.Max(whole, s.elapsed.Seconds()*e.Safety/e.safetyShown())
+	}
+	return time.Duration((whole - s.elapsed.Seconds()) * float64(time.Second))
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.2f%%", 100*share) }
+
+// odds shows a logarithm of evidence as odds.
+func odds(log float64) string {
+	if log > math.Log(1e6) {
+		return "over 1,000,000 to 1"
+	}
+	return fmt.Sprintf("%.0f to 1", math.Exp(log))
+}
+
+func (e Evidence) unhealthyReason() string {
+	c := e.Total.Canary
+	text := fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s)", e.Objective, c.Bad, c.Events, percent(c.Share()))
+	if e.Alone {
+		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s needed); primary had no events to compare with", text, odds(e.Over), odds(e.Harm))
+	}
+	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s needed)",
+		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(math.Min(e.Worse, e.Over)), odds(e.Harm))
+}
+
+func healthyReason(all []Evidence) string {
+	var texts []string
+	for _, e := range all {
+		text := fmt.Sprintf("%s: %s of the canary's %.0f events are good", e.Objective, percent(1-e.Total.Canary.Share()), e.Total.Canary.Events)
+		if e.Alone {
+			text += " (primary had none to compare with)"
+		} else {
+			text += fmt.Sprintf(", %s of primary's %.0f", percent(1-e.Total.Primary.Share()), e.Total.Primary.Events)
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// cause says why there is no decision yet, by what would have to change first.
+func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
+	if requests == 0 {
+		return NoTraffic, "no request reached the canary"
+	}
+	for _, e := range all {
+		if e.Total.Canary.Events == 0 {
+			return NoData, fmt.Sprintf("%s: the canary has no events, although it was called", e.Objective)
+		}
+	}
+	for _, e := range all {
+		if e.Outage && !e.Healthy {
+			return SharedOutage, fmt.Sprintf("%s: primary misses the objective too (%s of its events are bad, %s of the canary's): the canary is not to blame, but cannot pass now", e.Objective, percent(e.Total.Primary.Share()), percent(e.Total.Canary.Share()))
+		}
+	}
+	weakest, least := Evidence{}, math.Inf(1)
+	for _, e := range all {
+		if share := e.safetyShown() / e.Safety; !e.Healthy && share < least {
+			weakest, least = e, share
+		}
+	}
+	c := weakest.Total.Canary
+	switch {
+	case weakest.Objective == "":
+		return ThinTraffic, fmt.Sprintf("%.0f requests in %s; a healthy verdict needs at least %.0f in %s", requests, s.elapsed.Round(time.Second), s.test.MinRequests, s.test.MinDuration)
+	case weakest.safetyShown() <= 0:
+		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, primary %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), percent(weakest.Total.Primary.Share()))
+	}
+	needed := c.Events * weakest.Safety / weakest.safetyShown()
+	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for the canary (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.safetyShown()), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)
+}

@@ -1,0 +1,257 @@
+package verdict
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Verification is a verdict with its evidence.
+type Verification struct {
+	Outcome     release.VerdictOutcome `json:"outcome"`
+	Cause       Cause                  `json:"cause,omitempty"` // of an inconclusive verdict
+	Reason      string                 `json:"reason"`
+	Record      Record                 `json:"record"`
+	Evaluations []Evaluation           `json:"evaluations"`
+}
+
+// Record is all that a verdict follows from: judged again, it gives the same verdict.
+type Record struct {
+	Test   Test    `json:"test"`
+	Blocks []Block `json:"blocks"`
+}
+
+// Requests is how many requests to the canary were judged, rounded as in the reason of the verdict. Objectives that
+// read other metrics count a few more or fewer. This is the count of the objective that the reason names first: the
+// first unhealthy one, or else the first one, or else the busiest if the first has no events.
+func (r Record) Requests() float64 {
+	state, last := r.Test.Begin(), Judgment{}
+	for _, b := range r.Blocks {
+		last = state.Add(b)
+	}
+	busiest := 0.0
+	for _, e := range last.Evidence {
+		if e.Unhealthy {
+			return math.Round(e.Total.Canary.Events)
+		}
+		busiest = max(busiest, e.Total.Canary.Events)
+	}
+	if busiest > 0 && last.Evidence[0].Total.Canary.Events > 0 {
+		return math.Round(last.Evidence[0].Total.Canary.Events)
+	}
+	return math.Round(busiest)
+}
+
+// ParseRecord reads a record from the ledger.
+func ParseRecord(text string) (*Record, error) {
+	var r Record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return nil, fmt.Errorf("the record of the verdict is not readable: %w", err)
+	}
+	return &r, r.Check()
+}
+
+// Check finds a record whose counts do not match its objectives.
+func (r *Record) Check() error {
+	for i, b := range r.Blocks {
+		if len(b.Pairs) != len(r.Test.Objectives) {
+			return fmt.Errorf("the record of the verdict is not readable: block %d has %d pairs for %d objectives", i, len(b.Pairs), len(r.Test.Objectives))
+		}
+	}
+	return nil
+}
+
+// Replay judges a record again, and says how many blocks the decision took. If another test is given, it
+// judges the recorded objectives of the same names.
+func (r *Record) Replay(other *Test) (Judgment, int, error) {
+	test, blocks := r.Test, r.Blocks
+	if other != nil {
+		test = *other
+		var err error
+		if blocks, err = r.blocksFor(other.Objectives); err != nil {
+			return Judgment{}, 0, err
+		}
+	}
+	j, used := test.Judge(blocks)
+	return j, used, nil
+}
+
+// blocksFor are the blocks with the pairs of the given objectives, in their order.
+func (r *Record) blocksFor(objectives []Objective) ([]Block, error) {
+	places := make([]int, len(objectives))
+	for i, o := range objectives {
+		places[i] = slices.IndexFunc(r.Test.Objectives, func(recorded Objective) bool { return recorded.Name == o.Name })
+		if places[i] < 0 {
+			return nil, &usererr.Error{Field: "analysis.objectives", Problem: fmt.Sprintf("objective %s was not counted in that release", o.Name), Fix: "name only objectives that were counted"}
+		}
+	}
+	var blocks []Block
+	for _, b := range r.Blocks {
+		chosen := Block{Elapsed: b.Elapsed}
+		for _, place := range places {
+			chosen.Pairs = append(chosen.Pairs, b.Pairs[place])
+		}
+		blocks = append(blocks, chosen)
+	}
+	return blocks, nil
+}
+
+// events is the number of events of both tracks.
+func (b Block) events() float64 {
+	sum := 0.0
+	for _, p := range b.Pairs {
+		sum += p.Canary.Events + p.Primary.Events
+	}
+	return sum
+}
+
+// Tally counts events.
+type Tally struct {
+	Events float64 `json:"events"`
+	Bad    float64 `json:"bad"`
+}
+
+// Share is the share of bad events, from 0 to 1.
+func (t Tally) Share() float64 {
+	if t.Events == 0 {
+		return 0
+	}
+	return t.Bad / t.Events
+}
+
+func (t Tally) add(u Tally) Tally { return Tally{t.Events + u.Events, t.Bad + u.Bad} }
+
+// Pair is the events of both tracks in the same span of time. Its JSON is short, because a ledger keeps many:
+// four numbers, which are the canary's events and bad events, then primary's.
+type Pair struct{ Canary, Primary Tally }
+
+// MarshalJSON writes the four numbers.
+func (p Pair) MarshalJSON() ([]byte, error) {
+	return json.Marshal([]float64{p.Canary.Events, p.Canary.Bad, p.Primary.Events, p.Primary.Bad})
+}
+
+// UnmarshalJSON reads the four numbers, and refuses numbers that cannot be counts.
+func (p *Pair) UnmarshalJSON(text []byte) error {
+	var n []float64
+	if err := json.Unmarshal(text, &n); err != nil {
+		return err
+	}
+	if len(n) != 4 || n[1] < 0 || n[1] > n[0] || n[3] < 0 || n[3] > n[2] {
+		return fmt.Errorf("%v is not the events and the bad events of two tracks", n)
+	}
+	*p = Pair{Tally{n[0], n[1]}, Tally{n[2], n[3]}}
+	return nil
+}
+
+// duration is a Go duration string in JSON. It also reads nanoseconds, which older records have.
+type duration time.Duration
+
+func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+func (d *duration) UnmarshalJSON(text []byte) error {
+	var n int64
+	if json.Unmarshal(text, &n) == nil {
+		*d = duration(n)
+		return nil
+	}
+	var s string
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	parsed, err := time.ParseDuration(s)
+	*d = duration(parsed)
+	return err
+}
+
+// The JSON forms of the types below differ from the types in their durations alone.
+type (
+	plainTest Test
+	testJSON  struct {
+		plainTest
+		MinDuration duration `json:"minDuration"`
+		MaxDuration duration `json:"maxDuration"`
+	}
+	blockJSON struct {
+		Elapsed duration `json:"elapsed"`
+		Pairs   []Pair   `json:"pairs"`
+	}
+	plainJudgment Judgment
+	judgmentJSON  struct {
+		plainJudgment
+		Left duration `json:"left,omitempty"`
+	}
+	evaluationJSON struct {
+		At       time.Time `json:"at"`
+		Elapsed  duration  `json:"elapsed"`
+		Judgment *Judgment `json:"judgment,omitempty"`
+		// Judgement is the name of the field in older records. It is only read.
+		Judgement *Judgment `json:"judgement,omitempty"`
+	}
+)
+
+// MarshalJSON writes durations as strings.
+func (t Test) MarshalJSON() ([]byte, error) {
+	return json.Marshal(testJSON{plainTest(t), duration(t.MinDuration), duration(t.MaxDuration)})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (t *Test) UnmarshalJSON(text []byte) error {
+	var v testJSON
+	err := json.Unmarshal(text, &v)
+	*t = Test(v.plainTest)
+	t.MinDuration, t.MaxDuration = time.Duration(v.MinDuration), time.Duration(v.MaxDuration)
+	return err
+}
+
+// MarshalJSON writes durations as strings.
+func (b Block) MarshalJSON() ([]byte, error) {
+	return json.Marshal(blockJSON{duration(b.Elapsed), b.Pairs})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (b *Block) UnmarshalJSON(text []byte) error {
+	var v blockJSON
+	err := json.Unmarshal(text, &v)
+	*b = Block{time.Duration(v.Elapsed), v.Pairs}
+	return err
+}
+
+// MarshalJSON writes durations as strings.
+func (j Judgment) MarshalJSON() ([]byte, error) {
+	return json.Marshal(judgmentJSON{plainJudgment(j), duration(j.Left)})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON.
+func (j *Judgment) UnmarshalJSON(text []byte) error {
+	var v judgmentJSON
+	err := json.Unmarshal(text, &v)
+	*j = Judgment(v.plainJudgment)
+	j.Left = time.Duration(v.Left)
+	return err
+}
+
+// MarshalJSON writes durations as strings.
+func (e Evaluation) MarshalJSON() ([]byte, error) {
+	return json.Marshal(evaluationJSON{At: e.At, Elapsed: duration(e.Elapsed), Judgment: &e.Judgment})
+}
+
+// UnmarshalJSON is the inverse of MarshalJSON. It also reads older records.
+func (e *Evaluation) UnmarshalJSON(text []byte) error {
+	var v evaluationJSON
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	*e = Evaluation{At: v.At, Elapsed: time.Duration(v.Elapsed)}
+	if v.Judgment == nil {
+		v.Judgment = v.Judgement
+	}
+	if v.Judgment != nil {
+		e.Judgment = *v.Judgment
+	}
+	return nil
+}
