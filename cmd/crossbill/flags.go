@@ -56,7 +56,6 @@ func flagSections(cmd *cobra.Command) []flagSection {
 		all[i].Flags = pflag.NewFlagSet(all[i].Title, pflag.ContinueOnError)
 		all[i].Flags.SortFlags = false
 	}
-	cmd.LocalFlags().SortFlags = false
 	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
 		if cmd.InheritedFlags().Lookup(f.Name) != nil {
 			return
