@@ -39,7 +39,7 @@ const lag = 100 * time.Millisecond
 //
 // Where they differ: one Service's endpoints are in one slice; every roll-out has maxSurge 1 and
 // maxUnavailable 0, whatever the strategy says, so rolling never takes capacity away; nothing is ever
-// evicted; an autoscaler does what the test tells it to; ReplicaSets of old templates are kept without
+// evicted; an autoscaler does what the test sets; ReplicaSets of old templates are kept without
 // limit; an event is there only when a test makes one.
 type controllers struct {
 	server *apiServer

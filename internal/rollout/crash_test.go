@@ -196,7 +196,7 @@ func (w *world) settled(where, end string, rolledBack bool) {
 		want = end
 	}
 	if len(status.History) == 0 && status.Tracks[release.Primary] == nil {
-		return // nothing was there before, and nothing was begun
+		return // nothing was there before, and nothing was started
 	}
 	unrest := w.unrest(want)
 	if status.History[0].Outcome == release.OutcomeFirst && strings.HasSuffix(unrest, "still owns") {

@@ -38,9 +38,9 @@ import (
 // Deployments, endpoints/handlers/patch.go, storage/etcd3, and what the rehearsal's real API server
 // answers).
 //
-// client-go's fake clientset was no choice: it has no resourceVersion and no conflict, no UID and no
+// client-go's fake clientset does not do: it has no resourceVersion and no conflict, no UID and no
 // generation, writes dry runs, knows no preconditions and no propagation policy, ignores field
-// selectors and the context of a request. A job that is killed there goes on.
+// selectors and the context of a request. A job that is killed keeps running there.
 //
 // What it does as the original does: one counter of resourceVersions, a conflict for every write that
 // names another one than the live object's (a PUT, an apply, and a JSON patch that replaces it);
@@ -617,7 +617,7 @@ func (s *apiServer) put(k kind, live *stored, object *unstructured.Unstructured)
 	if live == nil {
 		kind = watch.Added
 	}
-	s.tell(event{kind, k.plural, s.version, live, after, s.by})
+	s.publish(event{kind, k.plural, s.version, live, after, s.by})
 	return after
 }
 
@@ -631,10 +631,10 @@ func (s *apiServer) drop(k kind, live *stored) {
 	if err != nil {
 		panic(err)
 	}
-	s.tell(event{watch.Deleted, k.plural, s.version, live, &stored{object: last, text: text}, s.by})
+	s.publish(event{watch.Deleted, k.plural, s.version, live, &stored{object: last, text: text}, s.by})
 }
 
-func (s *apiServer) tell(e event) {
+func (s *apiServer) publish(e event) {
 	s.history = append(s.history, e)
 	for w := range s.watches {
 		select {

@@ -119,7 +119,7 @@ func TestTakeover(t *testing.T) {
 	for _, c := range []struct{ stage, command string }{{"rest", "canary"}, {"rest", "sticky"}, {"canary", "shift"}, {"healthy", "promote"}} {
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
-			for n := 2; !t.Failed(); n++ { // with the first one the release is not there yet
+			for n := 2; !t.Failed(); n++ { // before the second one there is no release
 				more := false
 				at(t, c.stage, func(w *world) {
 					j := w.job("old")
@@ -178,7 +178,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// hold lets a job's command come to a write and stay there, with its lock alive, until it is told to go on.
+// hold lets a job's command come to a write and stay there, with its lock alive, until it may go on.
 func (w *world) hold(command string, n int) (j *job, goOn func() error) {
 	w.Helper()
 	j = w.job("holder")

@@ -19,10 +19,10 @@ import (
 // layouts are ways in which people deploy an app manually, with what migrate does to each.
 var layouts = []struct{ stage, changes string }{
 	// The new Deployment adopts the old pods.
-	{"by hand", "delete primary but not its pods, create primary image 1 x2, create dr, update vs 100/0"},
+	{"manual", "delete primary but not its pods, create primary image 1 x2, create dr, update vs 100/0"},
 	// It does not; they are removed at the end.
-	{"by hand, bare", "delete primary but not its pods, create primary image 1 x2, create dr, update vs 100/0, delete primary-HASH"},
-	{"by hand, another name", "create primary image 1 x2, create dr, update vs 100/0, delete web"},
+	{"manual, bare", "delete primary but not its pods, create primary image 1 x2, create dr, update vs 100/0, delete primary-HASH"},
+	{"manual, another name", "create primary image 1 x2, create dr, update vs 100/0, delete web"},
 }
 
 // migrated says what is not as migrate leaves an app; "" when all is.
@@ -44,7 +44,7 @@ func (w *world) migrated() string {
 		return err.Error()
 	}
 	if http := vs.Spec.Http; len(http) != 2 || http[0].Name != "theirs" || len(http[1].Route) != 2 ||
-		http[1].Route[0].Headers.GetResponse().GetSet()["x-by"] != "hand" || http[1].Route[1].Destination.GetPort().GetNumber() != 80 {
+		http[1].Route[0].Headers.GetResponse().GetSet()["x-by"] != "them" || http[1].Route[1].Destination.GetPort().GetNumber() != 80 {
 		return fmt.Sprintf("what others set is not as it was: %v", http)
 	}
 	deployments, err := w.kube.AppsV1().Deployments(namespace).List(w.Context(), metav1.ListOptions{})
@@ -130,7 +130,7 @@ func TestMigrateCrashes(t *testing.T) {
 								t.Errorf("write %d (%s) %s: %v", n, j.hit, f, err)
 							}
 							time.Sleep(20 * time.Second)
-							if _, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{}); err != nil && c.stage != "by hand, another name" {
+							if _, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{}); err != nil && c.stage != "manual, another name" {
 								t.Logf("skipped: write %d (%s) %s: the old Deployment is gone, and migrate makes primary with 0 replicas in its place", n, j.hit, f)
 								return
 							}
@@ -200,7 +200,7 @@ func TestMigratePlan(t *testing.T) {
 					t.Errorf("%s: %q lacks %q", c.stage, planned, want)
 				}
 			}
-			if old := map[bool]string{true: "delete web", false: "delete primary"}[c.stage == "by hand, another name"]; !slices.Contains(planned, old) {
+			if old := map[bool]string{true: "delete web", false: "delete primary"}[c.stage == "manual, another name"]; !slices.Contains(planned, old) {
 				t.Errorf("%s: %q lacks %q", c.stage, planned, old)
 			}
 		})

@@ -58,7 +58,7 @@ func TestADeadlineOfAnotherRollout(t *testing.T) {
 	}
 }
 
-// TestOtherImages: what pods run is told from the digest that their node pulled, of the app's container alone.
+// TestOtherImages: what pods run is known from the digest that their node pulled, of the app's container alone.
 func TestOtherImages(t *testing.T) {
 	pod := func(name, container, imageID string) corev1.Pod {
 		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: container, ImageID: imageID}}}}

@@ -91,20 +91,20 @@ func TestBadInput(t *testing.T) {
 			_, err := j.Canary(w.Context(), wanted("2"))
 			return err
 		}, "Deployment prod/qwik-node-app-primary", []string{"no container"}},
-		"a Deployment with another selector": {"by hand", func(w *world, j *job) error {
+		"a Deployment with another selector": {"manual", func(w *world, j *job) error {
 			_, err := j.Canary(w.Context(), wanted("2"))
 			return err
 		}, "Deployment prod/qwik-node-app-primary", []string{"selector", "crossbill migrate"}},
-		"an HPA of the old Deployment": {"by hand, another name", func(w *world, j *job) error {
+		"an HPA of the old Deployment": {"manual, another name", func(w *world, j *job) error {
 			w.hpa("web", 5)
 			_, err := j.Migrate(w.Context(), "")
 			return err
 		}, "HorizontalPodAutoscaler hpa", []string{"scales Deployment web", "qwik-node-app-primary"}},
-		"migrate from nobody": {"by hand, another name", func(w *world, j *job) error {
+		"migrate from nobody": {"manual, another name", func(w *world, j *job) error {
 			_, err := j.Migrate(w.Context(), "nobody")
 			return err
 		}, "from", []string{`no Deployment "nobody"`, "canary"}},
-		"migrate from two": {"by hand, another name", func(w *world, j *job) error {
+		"migrate from two": {"manual, another name", func(w *world, j *job) error {
 			d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), "web", metav1.GetOptions{})
 			w.must(d, err)
 			d.ObjectMeta = metav1.ObjectMeta{Name: "web-2"}
@@ -112,7 +112,7 @@ func TestBadInput(t *testing.T) {
 			_, err = j.Migrate(w.Context(), "")
 			return err
 		}, "from", []string{"web and web-2", "name the one"}},
-		"migrate of two images": {"by hand, another name", func(w *world, j *job) error {
+		"migrate of two images": {"manual, another name", func(w *world, j *job) error {
 			pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
 			w.must(pods, err)
 			pod := pods.Items[0]
@@ -124,7 +124,7 @@ func TestBadInput(t *testing.T) {
 			_, err = j.Migrate(w.Context(), "")
 			return err
 		}, "pods of Service qwik-node-app-service", []string{"do not all run one image", "rollout"}},
-		"migrate of an unknown image": {"by hand, another name", func(w *world, j *job) error {
+		"migrate of an unknown image": {"manual, another name", func(w *world, j *job) error {
 			pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
 			w.must(pods, err)
 			w.server.mu.Lock()
@@ -137,7 +137,7 @@ func TestBadInput(t *testing.T) {
 			_, err = j.Migrate(w.Context(), "")
 			return err
 		}, "pod web-", []string{"is a tag", "by digest"}},
-		"migrate with a route that splits": {"by hand, another name", func(w *world, j *job) error {
+		"migrate with a route that splits": {"manual, another name", func(w *world, j *job) error {
 			w.patchRoute(`[{"op":"add","path":"/spec/http/1/route/-","value":{"destination":{"host":"other"},"weight":10}}]`)
 			_, err := j.Migrate(w.Context(), "")
 			return err
@@ -522,8 +522,8 @@ func TestUnreadable(t *testing.T) {
 		{"rest", "canary", "configmaps"}, {"rest", "canary", "deployments"}, {"rest", "canary", "virtualservices"},
 		{"healthy", "promote", "deployments"}, {"healthy", "promote", "virtualservices"}, {"healthy", "promote", "leases"},
 		{"canary", "shift", "virtualservices"}, {"canary", "guard", "leases"},
-		{"by hand", "migrate", "deployments"}, {"by hand", "migrate", "replicasets"}, {"by hand", "migrate", "virtualservices"}, {"by hand", "migrate", "pods"},
-		{"by hand, another name", "migrate", "horizontalpodautoscalers"},
+		{"manual", "migrate", "deployments"}, {"manual", "migrate", "replicasets"}, {"manual", "migrate", "virtualservices"}, {"manual", "migrate", "pods"},
+		{"manual, another name", "migrate", "horizontalpodautoscalers"},
 	} {
 		at(t, c.stage, func(w *world) {
 			j := w.job("job")

@@ -521,3 +521,27 @@ func TestShrunkPrimary(t *testing.T) {
 		})
 	})
 }
+
+// TestReadyPodsAreNoEndpoints: primary's pods are ready, but not endpoints yet. A rollback leaves the traffic where it is.
+func TestReadyPodsAreNoEndpoints(t *testing.T) {
+	t.Skip("rollback asks primary's pods, not its endpoints, and takes the traffic to a primary that has none (invariant 1)")
+	at(t, "canary", func(w *world) {
+		w.observer.started = false
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/replicas","value":0}]`)
+		w.wait()
+		w.server.mu.Lock()
+		w.controllers.silent = true
+		w.server.mu.Unlock()
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/replicas","value":2}]`)
+		w.wait()
+		j := w.job("job")
+		j.Timeout = 30 * time.Second
+		_, err := j.Rollback(w.Context(), "test")
+		if !errors.As(err, new(*rollout.NotReadyError)) {
+			t.Errorf("%v", err)
+		}
+		if got, want := strings.Join(w.did(j), ", "), "note r2 rolling_back"; got != want {
+			t.Errorf("it did %q, want %q", got, want)
+		}
+	})
+}

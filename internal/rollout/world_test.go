@@ -207,7 +207,7 @@ type job struct {
 	logged []string
 }
 
-// job is a new one. Each has another name, so that its writes can be told apart.
+// job is a new one. Each has another name, so that its writes can be identified.
 func (w *world) job(name string) *job {
 	w.Helper()
 	w.jobs++
@@ -466,7 +466,7 @@ func (w *world) bring(stage string) {
 		w.observer.started = true
 		return
 	}
-	if strings.HasPrefix(stage, "by hand") {
+	if strings.HasPrefix(stage, "manual") {
 		w.deployManually(stage)
 		w.observer.started = true
 		return
@@ -542,8 +542,8 @@ func (w *world) patchDeployment(track release.Track, patch string) {
 func (w *world) deployManually(layout string) {
 	w.Helper()
 	ctx := w.Context()
-	d, label := w.set.Deployment.DeepCopy(), map[string]string{"by hand": "version: primary", "by hand, bare": "tier: web", "by hand, another name": "version: v1"}[layout]
-	if layout == "by hand, another name" {
+	d, label := w.set.Deployment.DeepCopy(), map[string]string{"manual": "version: primary", "manual, bare": "tier: web", "manual, another name": "version: v1"}[layout]
+	if layout == "manual, another name" {
 		d.Name = "web"
 	}
 	key, value, _ := strings.Cut(label, ": ")
@@ -558,7 +558,7 @@ func (w *world) deployManually(layout string) {
 		{Name: "theirs", Match: []*networkingapi.HTTPMatchRequest{{Uri: &networkingapi.StringMatch{MatchType: &networkingapi.StringMatch_Prefix{Prefix: "/theirs"}}}}, Route: []*networkingapi.HTTPRouteDestination{{Destination: &networkingapi.Destination{Host: "other"}}}},
 		{Route: []*networkingapi.HTTPRouteDestination{{
 			Destination: &networkingapi.Destination{Host: w.set.Service.Name, Port: &networkingapi.PortSelector{Number: 80}},
-			Headers:     &networkingapi.Headers{Response: &networkingapi.Headers_HeaderOperations{Set: map[string]string{"x-by": "hand"}}},
+			Headers:     &networkingapi.Headers{Response: &networkingapi.Headers_HeaderOperations{Set: map[string]string{"x-by": "them"}}},
 		}}},
 	}
 	w.must(w.mesh.NetworkingV1().VirtualServices(namespace).Create(ctx, vs, metav1.CreateOptions{}))
