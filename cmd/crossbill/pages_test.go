@@ -15,6 +15,9 @@ import (
 	"github.com/mattn/go-shellwords"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 const repository = "../.."
@@ -323,6 +326,27 @@ func TestJSONOnPages(t *testing.T) {
 		}
 		if diff := cmp.Diff(fields(read(t, golden)), fields(sample)); diff != "" {
 			t.Errorf("%s, beside %s:\n%s", page, golden, diff)
+		}
+	}
+}
+
+// TestConfigurationOnPages: the samples of crossbill.yaml are read, and the objectives that verify's page calls the
+// defaults are.
+func TestConfigurationOnPages(t *testing.T) {
+	for _, page := range []string{"docs/reference/configuration.md", "docs/commands/verify.md"} {
+		for _, block := range fence.FindAllStringSubmatch(read(t, page), -1) {
+			if block[1] != "yaml" {
+				continue
+			}
+			parsed, err := config.Parse(page, []byte(block[2]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if page == "docs/commands/verify.md" {
+				if diff := cmp.Diff(verdict.DefaultSLO(), parsed.Analysis); diff != "" {
+					t.Errorf("%s shows other defaults:\n%s", page, diff)
+				}
+			}
 		}
 	}
 }
