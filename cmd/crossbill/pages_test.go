@@ -309,6 +309,7 @@ func TestTestsNamedOnPagesExist(t *testing.T) {
 func TestJSONOnPages(t *testing.T) {
 	for page, golden := range map[string]string{
 		"docs/commands/trigger.md":     "cmd/crossbill/testdata/golden/trigger.json",
+		"docs/commands/image.md":       "cmd/crossbill/testdata/golden/image-build.json",
 		"docs/guides/notifications.md": "internal/notify/testdata/message.json",
 	} {
 		fields := func(text string) []string {
