@@ -83,11 +83,14 @@ func every(t *testing.T, check func(*testing.T, *cobra.Command)) {
 
 var placeholder = regexp.MustCompile("`[^`]*`")
 
-// TestHelp: each command says what it is for, with an example that works, and no flag's text breaks the help.
+// TestHelp: each command has a group and an example (the calls are parsed on the pages of the reference), and no flag's text breaks the help.
 func TestHelp(t *testing.T) {
 	every(t, func(t *testing.T, cmd *cobra.Command) {
 		if cmd.HasParent() && cmd.Parent() == cmd.Root() && cmd.GroupID == "" && !cmd.Hidden {
 			t.Error("it is in no group")
+		}
+		if cmd.Example == "" && !cmd.HasSubCommands() {
+			t.Error("its help has no example")
 		}
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if found := placeholder.FindString(f.Usage); found != "" {
