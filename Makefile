@@ -40,10 +40,10 @@ rehearse: bin/rehearse bin/crossbill
 	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT))
 
 .PHONY: test
-test: test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
+test: lint test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
 
 # The linter has a module of its own, so that the product's go.mod stays small.
-LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run
+LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-parallel-runners
 
 .PHONY: lint
 lint:

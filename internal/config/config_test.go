@@ -448,7 +448,7 @@ func TestExplain(t *testing.T) {
 		t.Error("the cause is lost")
 	}
 	other := errors.New("refused")
-	if got := s.Explain(other); got != other {
+	if got := s.Explain(other); !errors.Is(got, other) || got.Error() != other.Error() {
 		t.Errorf("got %v", got)
 	}
 }

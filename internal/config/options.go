@@ -45,7 +45,7 @@ type form struct {
 
 const durationPattern = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
 
-func number(n float64) *float64 { return &n }
+func number(n float64) *float64 { return new(n) }
 
 var (
 	duration         = form{what: "a duration with a unit", example: "30s, 5m or 1h30m", pattern: durationPattern}
@@ -123,7 +123,7 @@ var Options = []Option{
 	{Key: "analysis.falseRollback", Default: "1", form: share, Doc: "Percent of the good canaries that may be rolled back"},
 	{Key: "analysis.falsePass", Default: "5", form: share, Doc: "Percent of the bad canaries that may pass"},
 	{Key: "analysis.burst", Default: "1", form: form{what: "a number from 1 to 1000", example: "1, or how many requests fail together", min: number(1), max: number(1000)}, Doc: "How many requests go bad together, when one cause fails more than one"},
-	{Key: "analysis.minRequests", Flags: []string{"min-requests"}, Default: "50", form: form{what: "a number of requests, at least 1", example: "50", min: number(1), max: number(1e9)}, Doc: "The canary's requests below which nothing passes"},
+	{Key: "analysis.minRequests", Flags: []string{"min-requests"}, Default: "50", form: form{what: "a number of requests, at least 1", example: "50", min: number(1), max: new(1e9)}, Doc: "The canary's requests below which nothing passes"},
 	{Key: "analysis.minDuration", Default: "30s", form: duration, Doc: "Time before which nothing passes"},
 	{Key: "analysis.maxDuration", Flags: []string{"max-duration"}, Default: "15m", form: positiveDuration, Doc: "Time after which what is not decided is inconclusive"},
 	{Key: "analysis.objectives", Doc: "What is judged; without it 99.9% available and 95% within 500 ms"},

@@ -187,11 +187,11 @@ func join(path, name string) string { return strings.TrimPrefix(path+"."+name, "
 // fieldNames are the names of a struct's fields in YAML, by their index.
 func fieldNames(t reflect.Type) []string {
 	var names []string
-	for i := range t.NumField() {
-		if !t.Field(i).IsExported() {
+	for field := range t.Fields() {
+		if !field.IsExported() {
 			break // the last ones, in all of these structs
 		}
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, name)
 	}
 	return names

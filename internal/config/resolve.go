@@ -159,7 +159,7 @@ func (s *Settings) Explain(err error) error {
 	if named.Field = s.Name(input.Field); named.Field == input.Field {
 		return err
 	}
-	if err == error(input) {
+	if err.Error() == input.Error() {
 		return &named
 	}
 	return &explained{text: strings.Replace(err.Error(), input.Error(), named.Error(), 1), err: err}

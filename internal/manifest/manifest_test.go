@@ -14,7 +14,7 @@ import (
 const image = "registry.example.com/our-org/qwik-node-app@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 // copyWith copies the repository's manifests and replaces text in one of them.
-func copyWith(t *testing.T, file, old, new string) string {
+func copyWith(t *testing.T, file, before, after string) string {
 	t.Helper()
 	dir := t.TempDir()
 	paths, err := filepath.Glob("../../k8s/*.yaml")
@@ -27,10 +27,10 @@ func copyWith(t *testing.T, file, old, new string) string {
 			t.Fatal(err)
 		}
 		if filepath.Base(path) == file {
-			if !strings.Contains(string(text), old) {
-				t.Fatalf("%s does not contain %q", file, old)
+			if !strings.Contains(string(text), before) {
+				t.Fatalf("%s does not contain %q", file, before)
 			}
-			text = []byte(strings.ReplaceAll(string(text), old, new))
+			text = []byte(strings.ReplaceAll(string(text), before, after))
 		}
 		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), text, 0o644); err != nil {
 			t.Fatal(err)

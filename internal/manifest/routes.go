@@ -18,7 +18,7 @@ func (s *Set) IsHost(host, namespace string) bool {
 	}
 	short, rest, _ := strings.Cut(host, ".")
 	ns, domain, _ := strings.Cut(rest, ".")
-	if short != s.Service.Name || !(domain == "" || domain == "svc" || strings.HasPrefix(domain, "svc.")) {
+	if short != s.Service.Name || (domain != "" && domain != "svc" && !strings.HasPrefix(domain, "svc.")) {
 		return false
 	}
 	return namespace == "" || ns == namespace

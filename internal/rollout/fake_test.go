@@ -502,12 +502,12 @@ func (s *apiServer) store(q request, live *stored, object *unstructured.Unstruct
 	return s.put(q.kind, live, object), nil
 }
 
-func keep(object, live *unstructured.Unstructured, field string) {
-	if value, ok := live.Object[field]; ok {
-		object.Object[field] = value
+func keep(object, live *unstructured.Unstructured, key string) {
+	if value, ok := live.Object[key]; ok {
+		object.Object[key] = value
 		return
 	}
-	delete(object.Object, field)
+	delete(object.Object, key)
 }
 
 // same says whether a write changed nothing but the times at which fields were owned.

@@ -72,7 +72,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 			s.Problem = err.Error()
 		} else if s.Release = ledger.Release.WithoutEvidence(); len(ledger.History) > 0 {
 			last := ledger.History[0]
-			last.Release = *last.Release.WithoutEvidence()
+			last.Release = *last.WithoutEvidence()
 			s.Last = &last
 		}
 		if i, ok := locks[appKey{state.Namespace, state.Name}]; ok {

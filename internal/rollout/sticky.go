@@ -91,8 +91,8 @@ func (j *job) stickyOps(live *networking.VirtualService, want stickiness) (befor
 		desired.Spec.Http = append(desired.Spec.Http, http)
 	}
 	if !sameStickies(live, desired) {
-		for i := len(live.Spec.Http) - 1; i >= 0; i-- {
-			if strings.HasPrefix(live.Spec.Http[i].Name, manifest.StickyPrefix) {
+		for i, http := range slices.Backward(live.Spec.Http) {
+			if strings.HasPrefix(http.Name, manifest.StickyPrefix) {
 				before = append(before, patchOp{Op: "remove", Path: fmt.Sprintf("/spec/http/%d", i)})
 			}
 		}

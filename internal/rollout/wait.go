@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,10 +26,7 @@ type NotReadyError struct {
 
 func (e *NotReadyError) Error() string {
 	text := fmt.Sprintf("Deployment %s did not become ready: %s", e.Deployment, e.Reason)
-	for _, detail := range e.Details {
-		text += "\n  " + detail
-	}
-	return text
+	return strings.Join(append([]string{text}, e.Details...), "\n  ")
 }
 
 // waiting bounds a wait for the cluster. A plan waits for nothing.

@@ -163,8 +163,7 @@ func (w *watching) conclude(outcome release.VerdictOutcome, cause Cause, reason 
 }
 
 func causeOf(err error) Cause {
-	var data *DataError
-	if errors.As(err, &data) {
+	if data, ok := errors.AsType[*DataError](err); ok {
 		return data.Cause
 	}
 	return PrometheusDown
