@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
@@ -328,6 +329,31 @@ func TestJSONOnPages(t *testing.T) {
 		if diff := cmp.Diff(fields(read(t, golden)), fields(sample)); diff != "" {
 			t.Errorf("%s, beside %s:\n%s", page, golden, diff)
 		}
+	}
+}
+
+// TestErrorOnTheManifestsPage: the page shows the error of a manifest as it is.
+func TestErrorOnTheManifestsPage(t *testing.T) {
+	page := read(t, "docs/reference/manifests.md")
+	manifests, err := filepath.Abs(filepath.Join(repository, "k8s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if err := os.CopyFS("k8s", os.DirFS(manifests)); err != nil {
+		t.Fatal(err)
+	}
+	const name = "k8s/virtual-service.yaml"
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	split := strings.NewReplacer("weight: 100", "weight: 90", "weight: 0", "weight: 10").Replace(string(text))
+	if err := os.WriteFile(name, []byte(split), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := manifest.Load("k8s"); err == nil || !strings.Contains(page, "crossbill: "+err.Error()+"\n") {
+		t.Errorf("docs/reference/manifests.md does not show: crossbill: %v", err)
 	}
 }
 
