@@ -14,7 +14,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make test             lint and all tests, as CI runs them'
-	@echo 'make lint             golangci-lint over all modules; the first time it compiles the linter, about five minutes'
+	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; 200 apps at once'
@@ -49,6 +49,10 @@ LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-paralle
 lint:
 	@echo '== lint'
 	$(LINT)
+
+# Needs the control plane's packages compiled, as make rehearse does.
+.PHONY: lint-rehearsal
+lint-rehearsal:
 	cd rehearsal && $(LINT)
 
 .PHONY: test-go
