@@ -36,7 +36,7 @@ type Attachment struct {
 	CreatedAt string  `json:"createdAt,omitempty"`
 	Kind      string  `json:"kind"` // sbom, provenance, signature, unreadable, or a predicate's type
 	Packages  int     `json:"packages,omitempty"`
-	Origin    *Origin `json:"origin,omitempty"` // what a provenance claims: not verified
+	Origin    *Origin `json:"origin,omitempty"` // what a provenance says: not verified
 	Problem   string  `json:"problem,omitempty"`
 }
 
@@ -118,7 +118,7 @@ func (i *Image) describe(image v1.Image) error {
 	return nil
 }
 
-// described is what an attachment claims.
+// described is what an attachment says of itself.
 func (a attachment) described() Attachment {
 	d := Attachment{Digest: a.digest, MediaType: a.mediaType, CreatedAt: a.created}
 	if a.mediaType == sbomMediaType {

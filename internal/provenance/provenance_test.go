@@ -244,7 +244,7 @@ func TestVerify(t *testing.T) {
 		"signed by another key": {func(t *testing.T, d string) [][]byte {
 			return [][]byte{signed(t, others, provenance(t, d, good))}
 		}, commit, "signed by no key that the policy names"},
-		"another key that claims to be ours": {func(t *testing.T, d string) [][]byte {
+		"another key under our name": {func(t *testing.T, d string) [][]byte {
 			theirs := signed(t, others, provenance(t, d, good))
 			return [][]byte{bytes.ReplaceAll(theirs, others.keypair.GetHint(), ours.keypair.GetHint())}
 		}, commit, "signed by no key that the policy names"},

@@ -1,5 +1,5 @@
 // Package registry reads and writes images in an OCI registry, and in OCI image layouts on disk. Push returns what the
-// registry answers when it is asked afterward, so that nothing is released by a digest that is not there.
+// registry answers when it is asked afterward, so that nothing is released by a digest that does not exist.
 package registry
 
 import (

@@ -75,7 +75,7 @@ func TestNewID(t *testing.T) {
 	}
 }
 
-func begun(t *testing.T) *Ledger {
+func started(t *testing.T) *Ledger {
 	t.Helper()
 	l, err := ParseLedger("app", "")
 	if err != nil {
@@ -89,7 +89,7 @@ func begun(t *testing.T) *Ledger {
 }
 
 func TestOnlyOneReleaseAtATime(t *testing.T) {
-	l := begun(t)
+	l := started(t)
 	if started, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA}, "me again", now); started || err != nil {
 		t.Errorf("the same release does not go on: %v, %v", started, err)
 	}
@@ -117,7 +117,7 @@ func TestPromotionNeedsAHealthyVerdictOnThisDigest(t *testing.T) {
 		{"inconclusive", &Verdict{Outcome: Inconclusive, Digest: digestA}, false},
 		{"another digest", &Verdict{Outcome: Healthy, Digest: digestB}, false},
 	} {
-		l := begun(t)
+		l := started(t)
 		if err := l.Reach(StageCanary, "me", now); err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestLedgerRefusesWhatItCannotRead(t *testing.T) {
 }
 
 func FuzzParseLedger(f *testing.F) {
-	f.Add(begunText())
+	f.Add(startedText())
 	f.Fuzz(func(t *testing.T, text string) {
 		l, err := ParseLedger("app", text)
 		if err != nil {
@@ -159,7 +159,7 @@ func FuzzParseLedger(f *testing.F) {
 	})
 }
 
-func begunText() string {
+func startedText() string {
 	l := &Ledger{Version: LedgerVersion, App: "app"}
 	_, _ = l.Start(Release{ID: "1", Image: repo + "@" + digestA}, "me", now)
 	return l.String()

@@ -124,7 +124,7 @@ func (j *job) checkImages(ctx context.Context, track release.Track, image string
 }
 
 // otherImages are digests that pods run and that are not the one wanted, each with a pod that runs it. A node that
-// does not name what it pulled by its digest in a registry tells nothing.
+// does not name what it pulled by its digest in a registry shows nothing.
 func otherImages(pods []corev1.Pod, container, want string) map[string]string {
 	others := map[string]string{}
 	for _, pod := range pods {

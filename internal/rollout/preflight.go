@@ -12,7 +12,7 @@ import (
 )
 
 // Preflight finds, before anything is written, what would make every command fail: an API server that
-// does not answer, a namespace that is not there, Istio's types missing, manifests for another
+// does not answer, a namespace that does not exist, Istio's types missing, manifests for another
 // namespace. Errors are *usererr.Error but for the API server's own.
 func (c *Cluster) Preflight(ctx context.Context) error {
 	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
