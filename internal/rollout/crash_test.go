@@ -199,10 +199,6 @@ func (w *world) settled(where, end string, rolledBack bool) {
 		return // nothing was there before, and nothing was started
 	}
 	unrest := w.unrest(want)
-	if status.History[0].Outcome == release.OutcomeFirst && strings.HasSuffix(unrest, "still owns") {
-		w.Logf("%s, rollback: %s: to be fixed with the rewrite", where, unrest)
-		return
-	}
 	if unrest != "" {
 		w.Errorf("%s, rollback: %s", where, unrest)
 	}

@@ -68,19 +68,21 @@ func (j *job) untilEndpoints(ctx context.Context, track release.Track) (pods []c
 	return pods, err
 }
 
+// ofService selects the Service's EndpointSlices.
+func (j *job) ofService(o metav1.ListOptions) metav1.ListOptions {
+	o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
+	return o
+}
+
 // watchEndpoints lists and watches the Service's EndpointSlices.
 func (j *job) watchEndpoints() *cache.ListWatch {
 	endpoints := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
-	ofService := func(o metav1.ListOptions) metav1.ListOptions {
-		o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
-		return o
-	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return endpoints.List(ctx, ofService(o))
+			return endpoints.List(ctx, j.ofService(o))
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return endpoints.Watch(ctx, ofService(o))
+			return endpoints.Watch(ctx, j.ofService(o))
 		},
 	}
 }
@@ -147,16 +149,28 @@ func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {
 	return names
 }
 
-// serves says whether a track, whose Deployment is live, can take traffic and keep it: the pods of one that
-// was deleted are ready for some moments more.
+// serves says whether a track, whose Deployment is live, can take traffic and keep it: a pod of it is a ready
+// endpoint of the Service. The pods of a Deployment that was deleted are so for some moments more.
 func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release.Track) (bool, error) {
 	if live == nil || live.DeletionTimestamp != nil {
 		return false, nil
 	}
 	pods, err := j.livePods(ctx, track)
-	return slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
-		return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		})
-	}), err
+	if err != nil || len(pods) == 0 {
+		return false, err
+	}
+	slices, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService(metav1.ListOptions{}))
+	if err != nil {
+		return false, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
+	}
+	ready := sets.New[string]()
+	for i := range slices.Items {
+		ready = ready.Union(readyPods(&slices.Items[i]))
+	}
+	for _, pod := range pods {
+		if ready.Has(pod.Name) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

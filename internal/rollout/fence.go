@@ -66,8 +66,8 @@ func (j *job) stamp(ctx context.Context) error {
 	if err != nil && !apierrors.IsForbidden(err) {                                                        // only migrate needs the right: rollback must not depend on it
 		return err
 	}
-	for _, name := range orphans {
-		objects = append(objects, j.replicaSet(name))
+	for _, set := range orphans {
+		objects = append(objects, j.replicaSet(set.Name))
 	}
 	for _, o := range objects {
 		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
@@ -103,6 +103,25 @@ func (j *job) newestEpoch(ctx context.Context) (int64, error) {
 	return newest, nil
 }
 
+// ownedByOthers are the objects whose fields somebody else owns between releases.
+func (j *job) ownedByOthers() []object { return []object{j.virtualService(), j.destinationRule()} }
+
+func ours(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager }
+
+// ownsFields says whether there is something left to hand back.
+func (j *job) ownsFields(ctx context.Context) (bool, error) {
+	for _, o := range j.ownedByOthers() {
+		live, err := o.read(ctx)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w; nothing was changed", o, err)
+		}
+		if live != nil && slices.ContainsFunc(live.GetManagedFields(), ours) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // handBack gives up the ownership of fields in the VirtualService and the DestinationRule that our patches
 // took, so that the next unforced apply of whoever owns them succeeds: the objects are again as the manifest
 // has them.
@@ -110,12 +129,12 @@ func (j *job) handBack(ctx context.Context) error {
 	if j.planning() {
 		return nil
 	}
-	for _, o := range []object{j.virtualService(), j.destinationRule()} {
+	for _, o := range j.ownedByOthers() {
 		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
 			if live == nil {
 				return nil, nil
 			}
-			others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager })
+			others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), ours)
 			switch len(others) {
 			case len(live.GetManagedFields()):
 				return nil, nil

@@ -53,9 +53,8 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 		j.waitEndpoints(release.Primary, ""),
 		j.ensureSubsets,
 		j.settle(j.destinationRule(), "the subsets"),
-		j.convertRoute,
 		j.ensureGateways,
-		j.ensureRoute,
+		j.convertRoute,
 		j.settle(j.virtualService(), "the route"),
 		func(ctx context.Context) error { return j.removeOld(ctx, m) },
 		j.handBack,
@@ -122,12 +121,18 @@ func (j *job) primaryBeside(ctx context.Context, m migration) error {
 	return err
 }
 
-// convertRoute makes each plain route of the VirtualService the release's, at rest. All else in it stays.
+// convertRoute makes each plain route of the VirtualService the release's, at rest, and creates one that is
+// missing. All else in it stays.
 func (j *job) convertRoute(ctx context.Context) error {
 	o := j.virtualService()
+	desired := j.Manifests.VirtualService.DeepCopy()
+	desired.Namespace = j.Namespace
 	before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
-		if live == nil || len(j.Manifests.Routes(live)) > 0 {
-			return nil, nil // ensureRoute creates one that is missing
+		switch {
+		case live == nil:
+			return j.create(o, desired, true), nil
+		case len(j.Manifests.Routes(live)) > 0:
+			return nil, nil
 		}
 		var ops []patchOp
 		for _, i := range j.plain(live) {
@@ -180,8 +185,8 @@ func (j *job) removeOld(ctx context.Context, m migration) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range orphans { // those that primary has not adopted
-		if err := j.deleteOrphan(ctx, name); err != nil {
+	for _, set := range orphans { // those that primary has not adopted
+		if err := j.deleteOrphan(ctx, set.Name); err != nil {
 			return err
 		}
 	}

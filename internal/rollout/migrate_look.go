@@ -40,7 +40,9 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 	m.stale = served.canaries
 	switch {
 	case served.primary != nil && served.old == nil && len(m.stale) == 0 && len(orphans) == 0 && routed:
-		return m, true, nil
+		if owned, err := j.ownsFields(ctx); err != nil || !owned {
+			return m, true, err
+		}
 	case served.primary == nil && served.old == nil && len(orphans) == 0:
 		problem := "no Deployment has pods that the Service selects"
 		if from != "" {
@@ -63,6 +65,7 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 			m.stale = append(m.stale, old.Name)
 		}
 	}
+	m.replicas = max(m.replicas, sizeOf(orphans)) // primary adopts their pods: it must not be smaller
 	if m.image == "" {
 		m.image, err = j.runningDigest(ctx, served.old, selected)
 	}
@@ -103,18 +106,24 @@ func (j *job) lookServed(ctx context.Context, from string, selected labels.Selec
 }
 
 // orphanedReplicaSets are those without a Deployment whose pods the Service selects.
-func (j *job) orphanedReplicaSets(ctx context.Context, selected labels.Selector) ([]string, error) {
+func (j *job) orphanedReplicaSets(ctx context.Context, selected labels.Selector) ([]appsv1.ReplicaSet, error) {
 	sets, err := j.Kube.AppsV1().ReplicaSets(j.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("ReplicaSets of %s: %w; nothing more was changed", j.Namespace, err)
 	}
-	var names []string
-	for _, set := range sets.Items {
-		if metav1.GetControllerOf(&set) == nil && set.DeletionTimestamp == nil && selected.Matches(labels.Set(set.Spec.Template.Labels)) {
-			names = append(names, set.Name)
+	return slices.DeleteFunc(sets.Items, func(set appsv1.ReplicaSet) bool {
+		return metav1.GetControllerOf(&set) != nil || set.DeletionTimestamp != nil || !selected.Matches(labels.Set(set.Spec.Template.Labels))
+	}), nil
+}
+
+// sizeOf is how many replicas ReplicaSets ask for together.
+func sizeOf(sets []appsv1.ReplicaSet) (replicas int32) {
+	for _, set := range sets {
+		if set.Spec.Replicas != nil {
+			replicas += *set.Spec.Replicas
 		}
 	}
-	return names, nil
+	return replicas
 }
 
 // runningDigest is the image that the app's pods run, by the digest that their node pulled.

@@ -159,6 +159,9 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 			return Result{}, err
 		}
 		if live {
+			if err := j.handBack(ctx); err != nil {
+				return Result{}, err
+			}
 			return j.finish(release.OutcomeFirst, "the app's first release, %s, has all of the traffic: there is nothing to go back to", r.Digest())
 		}
 		r.Reason = reason

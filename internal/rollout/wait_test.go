@@ -524,7 +524,6 @@ func TestShrunkPrimary(t *testing.T) {
 
 // TestReadyPodsAreNoEndpoints: primary's pods are ready, but not endpoints yet. A rollback leaves the traffic where it is.
 func TestReadyPodsAreNoEndpoints(t *testing.T) {
-	t.Skip("rollback asks primary's pods, not its endpoints, and takes the traffic to a primary that has none (invariant 1)")
 	at(t, "canary", func(w *world) {
 		w.observer.started = false
 		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/replicas","value":0}]`)
