@@ -61,7 +61,7 @@ func (a *app) counted() (*rollout.Cluster, *counter) {
 const mostRequests = 15
 
 // mostOfFirst is what an app's first release may ask, which makes all of its objects.
-const mostOfFirst = 24
+const mostOfFirst = 26
 
 // TestAPIRequests bounds what a command asks of the API server.
 func TestAPIRequests(t *testing.T) {
