@@ -46,7 +46,7 @@ test: lint test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
 LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-parallel-runners
 
 .PHONY: lint
-lint:
+lint: lint-words
 	@echo '== lint'
 	$(LINT)
 
