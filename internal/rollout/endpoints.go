@@ -159,13 +159,13 @@ func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release
 	if err != nil || len(pods) == 0 {
 		return false, err
 	}
-	slices, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService(metav1.ListOptions{}))
+	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService(metav1.ListOptions{}))
 	if err != nil {
 		return false, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
 	}
 	ready := sets.New[string]()
-	for i := range slices.Items {
-		ready = ready.Union(readyPods(&slices.Items[i]))
+	for i := range found.Items {
+		ready = ready.Union(readyPods(&found.Items[i]))
 	}
 	for _, pod := range pods {
 		if ready.Has(pod.Name) {
