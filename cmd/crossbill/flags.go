@@ -139,11 +139,18 @@ func (d *boundedDuration) Set(text string) error {
 // positiveDuration adds a flag for a duration above 0.
 func positiveDuration(flags *pflag.FlagSet, value *time.Duration, name string, standard time.Duration, usage string) {
 	*value = standard
-	flags.Var(&boundedDuration{value: value}, name, usage)
+	addDuration(flags, &boundedDuration{value: value}, name, usage)
 }
 
 // anyDuration adds a flag for a duration of 0 or more.
 func anyDuration(flags *pflag.FlagSet, value *time.Duration, name string, standard time.Duration, usage string) {
 	*value = standard
-	flags.Var(&boundedDuration{value: value, zero: true}, name, usage)
+	addDuration(flags, &boundedDuration{value: value, zero: true}, name, usage)
+}
+
+func addDuration(flags *pflag.FlagSet, value *boundedDuration, name, usage string) {
+	flags.Var(value, name, usage)
+	if *value.value == 0 { // pflag leaves out the zero of its own types only
+		flags.Lookup(name).DefValue = ""
+	}
 }

@@ -62,7 +62,7 @@ func TestBadHandoffLines(t *testing.T) {
 		"watch --project infra/deploy --pipeline 1 --release-id a":     "--pipeline: both",
 		"watch --project infra/deploy --pipeline 1 --timeout 0s":       "0s is too short",
 		"cancel --project infra/deploy --pipeline -1":                  "--pipeline: -1 is not a pipeline",
-		"cancel --project infra/deploy --release-id one --app Shop":    `--app: "Shop" is not the name of an app`,
+		"cancel --project infra/deploy --release-id one --app Shop":    `--app: "Shop" is not a name of lower-case letters`,
 		"cancel --project infra/deploy --release-id one --timeout -1s": "-1s is too short",
 		"lint /nonexistent":                                            "FILE: ",
 		"lint lint.go":                                                 "lint.go: not YAML: ",

@@ -63,7 +63,7 @@ Environment:
 
   # In a GitHub job with the permission id-token: write
   crossbill image attest registry.example.com/our-org/app@sha256:… --keyless`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument("REPOSITORY@DIGEST"),
 		RunE: runs(o),
 	}
 	f := cmd.Flags()

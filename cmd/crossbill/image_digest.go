@@ -29,7 +29,7 @@ func newImageDigestCommand() *cobra.Command {
 
   # Release what a tag names now
   crossbill canary --image "$(crossbill image digest registry.example.com/our-org/app:1.1.0)"`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument("REPOSITORY:TAG"),
 		RunE: runs(o),
 	}
 	o.login.add(cmd)

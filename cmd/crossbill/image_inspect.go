@@ -48,7 +48,7 @@ not verified; the last line is. Exit code 2 when the policy rejects the image.`,
 
   # Would it be admitted in a release of this commit?
   crossbill image inspect registry.example.com/our-org/app@sha256:… --commit "$(git rev-parse HEAD)"`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArgument("REPOSITORY@DIGEST"),
 		RunE: runs(o),
 	}
 	cmd.Flags().StringVar(&o.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")

@@ -129,7 +129,7 @@ func TestBadImageLines(t *testing.T) {
 		"build --push a/b:1 --platform x":                     `"x" is not a platform`,
 		"build --push a/b:1 --base node:24":                   "--base: ",
 		"build --push a/b:1 --username u":                     "--password-file: is missing beside a user name",
-		"digest":                                              "accepts 1 arg(s)",
+		"digest":                                              "REPOSITORY:TAG: is missing",
 		"digest app":                                          "image: ",
 		"attest app:1 --key-file /nonexistent":                "--key-file: ",
 		"attest app:1 --keyless":                              "image: ",

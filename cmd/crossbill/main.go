@@ -29,6 +29,11 @@ func main() {
 // execute runs a command line and gives its exit code.
 func execute(ctx context.Context, root *cobra.Command) int {
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil && cmd.HasSubCommands() { // cobra shows the group's help for `image nope --help`, and for `completion nope`
+		if unknown := unknownCommand(cmd, cmd.Flags().Args()); unknown != nil {
+			err = &exitError{exitBadInput, unknown}
+		}
+	}
 	if err != nil {
 		fmt.Fprintln(root.ErrOrStderr(), "crossbill:", explain(cmd, err))
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // options are what a command is made of.
@@ -109,10 +111,23 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	}
 	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
 	cmd.SuggestionsMinimumDistance = 2
-	if suggestions := cmd.SuggestionsFor(args[0]); len(suggestions) > 0 {
+	if suggestions := cmd.SuggestionsFor(args[0]); args[0] != "" && len(suggestions) > 0 {
 		text += "; did you mean " + strings.Join(suggestions, ", ") + "?"
 	}
 	return errors.New(text)
+}
+
+// oneArgument refuses anything but one argument, which the message calls by its name.
+func oneArgument(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0 || len(args) == 1 && args[0] == "":
+			return &usererr.Error{Field: name, Problem: "is missing"}
+		case len(args) > 1:
+			return &usererr.Error{Field: name, Problem: fmt.Sprintf("%d are given", len(args)), Fix: "give one"}
+		}
+		return nil
+	}
 }
 
 // badArgsAreBadInput gives wrong arguments the exit code of bad input.
@@ -137,7 +152,28 @@ func badFlag(cmd *cobra.Command, err error) error {
 			return &exitError{exitBadInput, err}
 		}
 	}
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return badValue(invalid, cmd)
+	}
 	return &exitError{exitBadInput, fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+}
+
+// badValue says what a flag takes, in place of what strconv says about its text.
+func badValue(err *pflag.InvalidValueError, cmd *cobra.Command) error {
+	bad := &usererr.Error{Field: "--" + err.GetFlag().Name, Problem: err.Unwrap().Error(), Fix: fmt.Sprintf("see `%s --help`", cmd.CommandPath())}
+	for kind, takes := range map[string]struct{ what, example string }{
+		"int":      {"a whole number", "10"},
+		"int64":    {"a whole number", "1234"},
+		"float64":  {"a number", "10"},
+		"bool":     {"true or false", "true"},
+		"intSlice": {"a list of whole numbers", "10,25,50"},
+	} {
+		if err.GetFlag().Value.Type() == kind {
+			bad.Problem, bad.Fix = fmt.Sprintf("%q is not %s", err.GetValue(), takes.what), "give for example "+takes.example
+		}
+	}
+	return bad
 }
 
 // newHelpCommand is cobra's, but that an unknown command is an error.

@@ -46,14 +46,27 @@ func TestBadLines(t *testing.T) {
 		"canary --manifests ../../k8s --image " + image:                   "--kubeconfig: ",
 		"canary --connect-to here --manifests ../../k8s --image " + image: "--connect-to: ",
 		"status --request-timeout -1s --manifests ../../k8s":              "--request-timeout: ",
-		"shift":                           "--steps: is missing",
-		"shift --steps 20,10":             "--steps: 10 comes after 20",
-		"shift --steps 0":                 "--steps: 0 is not a weight",
-		"verify":                          "--prometheus: is missing",
-		"verify --prometheus p --probe x": `--probe: "x" is not a URL`,
-		"verify --prometheus p --probe http://a --probe-rate 0":   "--probe-rate: 0 is not",
-		"verify --prometheus p --probe http://a --probe-header x": `--probe-header: "x" is not a header`,
-		"verify --prometheus http://p --max-duration 0s":          "0s is too short",
+		"shift":                                  "--steps: is missing",
+		"shift --steps 20,10":                    "--steps: 10 comes after 20",
+		"shift --steps 0":                        "--steps: 0 is not a weight",
+		"verify":                                 "--prometheus: is missing",
+		"verify --prometheus http://p --probe x": `--probe: "x" is not a web address`,
+		"verify --prometheus http://p --probe http://a --probe-rate 0":   "--probe-rate: 0 is not",
+		"verify --prometheus http://p --probe http://a --probe-header x": `--probe-header: "x" is not a header`,
+		"verify --prometheus http://p --max-duration 0s":                 "0s is too short",
+		"promote --prometheus p":                                         `--prometheus: "p" is not a web address`,
+		"promote --pushgateway p":                                        `--pushgateway: "p" is not a web address`,
+		"promote --github-repository p":                                  `--github-repository: "p" is not a GitHub repository`,
+		"status --namespace Bad_Name":                                    `--namespace: "Bad_Name" is not the name of a namespace`,
+		"report --gitlab-url p":                                          `--gitlab-url: "p" is not a web address`,
+		"watch --project /a/b --pipeline 1":                              `--project: "/a/b" is not a project`,
+		"watch --promote-job= --pipeline 1":                              `--promote-job: "" is not the name of a job`,
+		"canary --weight abc":                                            `--weight: "abc" is not a whole number; give for example 10`,
+		"shift --steps a,b":                                              `--steps: "a,b" is not a list of whole numbers`,
+		"promote --dry-run=maybe":                                        `--dry-run: "maybe" is not true or false`,
+		"canary --trust none --manifests ../../k8s --kubeconfig " + kubeconfigOf(t, "http://127.0.0.1:1") + " --image " + image: "--trust: open none",
+		"image digest":               "REPOSITORY:TAG: is missing",
+		"image inspect a b":          "REPOSITORY@DIGEST: 2 are given",
 		"plan":                       "name one of: canary, promote, cleanup, rollback, migrate",
 		"plan canary --image app:v1": "--image: ",
 		"plan nope":                  "name one of: ",
@@ -64,6 +77,17 @@ func TestBadLines(t *testing.T) {
 				t.Errorf("exit code %d, %q on standard output, and\n%s\nwant\n%s", r.code, r.out, r.err, want)
 			}
 		})
+	}
+}
+
+// TestHelpOfAnUnknownCommand: cobra shows the group's help for it; the exit code still says that it was not found.
+func TestHelpOfAnUnknownCommand(t *testing.T) {
+	quiet(t)
+	for _, line := range []string{"nope --help", "image nope --help", "completion nope"} {
+		r := runLine(t, strings.Fields(line)...)
+		if want := `unknown command "nope" for "crossbill`; r.code != exitBadInput || !strings.Contains(r.err, want) {
+			t.Errorf("%s: exit code %d, %q; want %q", line, r.code, r.err, want)
+		}
 	}
 }
 
@@ -95,6 +119,9 @@ func TestHelp(t *testing.T) {
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if found := placeholder.FindString(f.Usage); found != "" {
 				t.Errorf("--%s: pflag takes %s for the name of the value", f.Name, found)
+			}
+			if strings.Contains(f.Usage, "(default") && f.DefValue != "" && f.DefValue != "0" && f.DefValue != "[]" {
+				t.Errorf("--%s has two defaults: %q and %s", f.Name, f.Usage, f.DefValue)
 			}
 		})
 		if _, out := runCommand(t, append(strings.Fields(cmd.CommandPath())[1:], "--help")...); !strings.Contains(out, "Usage:\n") {

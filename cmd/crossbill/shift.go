@@ -35,7 +35,7 @@ canary's last weight.`,
 		RunE: runs(o),
 	}
 	cmd.Flags().IntSliceVar(&o.steps, "steps", nil, "percentages, rising: the last one is where the canary stays")
-	anyDuration(cmd.Flags(), &o.pause, "pause", 0, "how long each step but the last is left as it is")
+	anyDuration(cmd.Flags(), &o.pause, "pause", 0, "how long each step but the last is left as it is (default: not at all)")
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)

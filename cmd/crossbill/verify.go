@@ -36,7 +36,7 @@ func newVerifyCommand() *cobra.Command {
 A sequential test with stated error rates decides as soon as there is enough
 evidence. Counts Istio's request counters as the callers reported them. Too few
 requests or unreadable metrics are inconclusive, never healthy. The objectives,
-their margins and the error rates are in slo.yaml beside the manifests.
+their margins and the error rates are the section analysis of crossbill.yaml.
 
 Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 4 inconclusive (the canary keeps its weight). With --dry-run nothing is changed.`,

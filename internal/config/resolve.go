@@ -39,6 +39,9 @@ func (c *Config) Resolve(command string, flags *pflag.FlagSet, getenv func(strin
 		}
 		flag := o.flag(command, flags)
 		if flag != nil && flag.Changed {
+			if err := o.checkFlag(flag); err != nil {
+				return nil, err
+			}
 			s.values[o.Key] = setting{text: flag.Value.String(), origin: "--" + flag.Name}
 			continue
 		}
@@ -81,6 +84,16 @@ func (o *Option) flag(command string, flags *pflag.FlagSet) *pflag.Flag {
 		}
 	}
 	return nil
+}
+
+// checkFlag holds text that was given by a flag to what variables and the file are held to. Empty text means none,
+// where none is the flag's default.
+func (o *Option) checkFlag(flag *pflag.Flag) error {
+	text := flag.Value.String()
+	if flag.Value.Type() != "string" || text == "" && flag.DefValue == "" {
+		return nil
+	}
+	return o.form.checkText("--"+flag.Name, text)
 }
 
 // value is what holds when no flag was given.
@@ -135,6 +148,9 @@ func (s *Settings) Name(key string) string {
 	}
 	if origin := s.values[base].origin; origin != "" {
 		return origin + strings.TrimPrefix(key, base)
+	}
+	if file := replacedBy(&Option{Key: base + "."}, s.flags); file != "" { // imagePolicy as a whole
+		return file + strings.TrimPrefix(key, base)
 	}
 	if o := byKey[base]; o != nil {
 		if flag := o.flag(s.command, s.flags); flag != nil {
