@@ -137,6 +137,7 @@ func (o Options) conclude(ctx context.Context, r *release.Release, v *verdict.Ve
 	}, !o.NoRollback)
 	came := Outcome{Result: result, Verdict: v}
 	if unfinished, ok := errors.AsType[*rollout.RollbackError](err); ok {
+		came.Result = o.result(r, fmt.Sprintf("%s: %s", v.Outcome, v.Reason))
 		return came, &UnhealthyError{Reason: v.Reason, Err: unfinished.Err}
 	}
 	if err != nil {

@@ -173,8 +173,8 @@ func TestVerify(t *testing.T) {
 			if diff := cmp.Diff(c.calls, c.ledger.calls); diff != "" {
 				t.Error(diff)
 			}
-			if (came.Verdict != nil) != c.judged {
-				t.Errorf("verdict %+v", came.Verdict)
+			if (came.Verdict != nil) != c.judged || c.judged && came.Command == "" {
+				t.Errorf("verdict %+v of %+v", came.Verdict, came.Result)
 			}
 		})
 	}

@@ -143,18 +143,26 @@ func allowed(from, to Stage) bool {
 	}
 }
 
+// Judgeable says whether a verdict on a digest can be put on the release in flight.
+func (l *Ledger) Judgeable(digest string) error {
+	r := l.Release
+	switch {
+	case r == nil:
+		return ErrNoRelease
+	case r.Stage != StageCanary && r.Stage != StageVerified:
+		return fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)
+	case digest != r.Digest():
+		return fmt.Errorf("the verdict is on %s, release %s is %s", digest, r.ID, r.Digest())
+	}
+	return nil
+}
+
 // Judge puts a verdict on the release in flight.
 func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
+	if err := l.Judgeable(v.Digest); err != nil {
+		return err
+	}
 	r := l.Release
-	if r == nil {
-		return ErrNoRelease
-	}
-	if r.Stage != StageCanary && r.Stage != StageVerified {
-		return fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)
-	}
-	if v.Digest != r.Digest() {
-		return fmt.Errorf("the verdict is on %s, release %s is %s", v.Digest, r.ID, r.Digest())
-	}
 	if err := l.Reach(StageVerified, by, now); err != nil {
 		return err
 	}

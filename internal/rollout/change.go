@@ -35,7 +35,7 @@ type write func(ctx context.Context, live metav1.Object) (after metav1.Object, e
 // write out of what is live; nil when there is nothing to do. It is safe to try again after an unknown
 // outcome: each attempt reads anew, and its write names what it read.
 func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
-	err = retried(ctx, o.String(), func() error {
+	err = j.retried(ctx, o.String(), func() error {
 		live, err := o.read(ctx)
 		if err != nil {
 			return err
@@ -45,8 +45,12 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 		}
 		before, after = as[T](live), as[T](live)
 		do, err := decide(before)
-		if do == nil || err != nil {
+		if err != nil {
 			return err
+		}
+		if do == nil {
+			j.record(o, live, live) // an earlier attempt may have done it, its answer lost
+			return nil
 		}
 		written, err := do(ctx, live)
 		if err != nil {
@@ -62,16 +66,23 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 // writeBackoff bounds the attempts of one write: about 12 seconds.
 var writeBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8}
 
-// retried tries a write until it holds, and says of one that did not what is safe to do next.
-func retried(ctx context.Context, what string, attempt func() error) error {
-	err := retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, attempt)
+// retried tries a write until it succeeds, and says of one that did not what is safe to do next.
+func (j *job) retried(ctx context.Context, what string, attempt func() error) error {
+	err := persist(ctx, attempt)
 	switch {
 	case err == nil, errors.Is(err, ErrLockLost), errors.As(err, new(*usererr.Error)):
 		return err
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s: the API server refused the change: %w; fix that and run the same command again, or roll back", what, err)
+		return fmt.Errorf("%s: the API server refused the change: %w; fix that, then %s", what, err, j.next())
+	case ctx.Err() != nil: // conclude says what to do next
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return fmt.Errorf("%s: %w; running the command again goes on from here", what, err)
+	return fmt.Errorf("%s: %w; %s", what, err, j.next())
+}
+
+// persist tries a write again while its error may pass.
+func persist(ctx context.Context, attempt func() error) error {
+	return retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, attempt)
 }
 
 func transient(err error) bool {

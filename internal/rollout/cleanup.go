@@ -35,22 +35,16 @@ func (j *job) lookCleanup() (*Result, error) {
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
 	digest := j.ledger.Release.Digest()
-	if err := j.removeCanary(ctx, free); err != nil {
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomePromoted, "%s is released; the canary is gone", digest)
 }
 
-// removeCanary takes the canary off the route, waits until nobody calls it, deletes it, and gives back what
-// others own. sticky is what its browsers still need: for assets the canary lives on for a while.
-func (j *job) removeCanary(ctx context.Context, sticky stickiness) error {
-	if sticky == assets {
-		if err := inOrder(ctx, j.routeSticky(0, assets), j.waitPages); err != nil {
-			return err
-		}
-	}
+// removeCanary waits until nobody calls the canary, which has no weight any more, deletes it, and gives back what
+// others own.
+func (j *job) removeCanary(ctx context.Context) error {
 	return inOrder(ctx,
-		j.routeSticky(0, free),
 		j.deleteDrained,
 		j.waitGone(release.Canary),
 		j.handBack,

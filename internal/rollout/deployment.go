@@ -157,16 +157,17 @@ func (j *job) hpaOf(ctx context.Context, deployment string) (*autoscalingv2.Hori
 func (j *job) regrow(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) (grown bool, err error) {
 	o := j.track(release.Primary)
 	want := min(j.ledger.Release.Replicas, hpa.Spec.MaxReplicas)
-	before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	_, _, err = change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
 		switch {
 		case live == nil:
 			return nil, errors.New("somebody has deleted it")
 		case live.Spec.Replicas != nil && *live.Spec.Replicas >= want:
 			return nil, nil
 		}
+		grown = true // even if the answer is lost: what was added has to get ready
 		return j.patch(o, patchOp{"replace", "/spec/replicas", want}), nil
 	})
-	if grown = err == nil && before != after; grown {
+	if grown && err == nil {
 		j.log(o.String(), "scaled back to %d replicas, which it had when the release started: HorizontalPodAutoscaler %s had shrunk it", want, hpa.Name)
 	}
 	return grown, err

@@ -16,7 +16,7 @@ func (j *job) waitDrained(ctx context.Context) error {
 	}
 	return j.waiting(ctx, func(ctx context.Context) error {
 		if err := j.Drained(ctx, workload); err != nil {
-			return fmt.Errorf("%s still gets requests or cannot be seen to have none: %w; its pods are kept, run the same command again", workload, err)
+			return fmt.Errorf("%s still gets requests or cannot be seen to have none: %w; its pods are kept; %s", workload, err, j.next())
 		}
 		j.log(j.track(release.Canary).String(), "gets no more requests: its counters stand still")
 		return nil

@@ -61,26 +61,30 @@ func (j *job) stampOp(live metav1.Object) patchOp {
 
 // stamp puts this lock's epoch on every object that the last holder could still write.
 func (j *job) stamp(ctx context.Context) error {
-	objects := j.fenced()
-	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector)) // what migrate removes
-	if err != nil && !apierrors.IsForbidden(err) {                                                        // only migrate needs the right: rollback must not depend on it
-		return err
-	}
-	for _, set := range orphans {
-		objects = append(objects, j.replicaSet(set.Name))
-	}
-	for _, o := range objects {
-		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
-			if live == nil {
-				return nil, nil
-			}
-			return j.patch(o), nil
-		})
-		if err != nil {
+	for _, o := range j.fenced() {
+		if err := j.stampOne(ctx, o); err != nil {
 			return err
 		}
 	}
-	return nil
+	// What migrate removes. Only migrate needs the permissions for that: rollback must not depend on them.
+	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector))
+	for i := 0; err == nil && i < len(orphans); i++ {
+		err = j.stampOne(ctx, j.replicaSet(orphans[i].Name))
+	}
+	if apierrors.IsForbidden(err) {
+		return nil
+	}
+	return err
+}
+
+func (j *job) stampOne(ctx context.Context, o object) error {
+	_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+		if live == nil {
+			return nil, nil
+		}
+		return j.patch(o), nil
+	})
+	return err
 }
 
 // newestEpoch is the highest epoch on the app's objects, for a ledger that was lost.

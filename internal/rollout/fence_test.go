@@ -432,7 +432,7 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
 		defer cancel()
 		_, err := j.Canary(ctx, wanted("2"))
-		if err == nil || !strings.Contains(err.Error(), "the same command goes on from here") {
+		if err == nil || !strings.Contains(err.Error(), "interrupted: the same command continues from here, rollback ends the release") {
 			t.Errorf("%v", err)
 		}
 	})

@@ -71,7 +71,7 @@ func (j *job) commit(ctx context.Context) error {
 	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
 	text, base := j.ledger.String(), j.state.Data[ledgerKey]
 	following := j.state // what this write follows
-	return retried(ctx, j.ledgerName(), func() error {
+	return j.retried(ctx, j.ledgerName(), func() error {
 		if following == nil {
 			live, err := configMaps.Get(ctx, j.stateName(), metav1.GetOptions{})
 			switch {

@@ -187,7 +187,7 @@ const clockSkew = time.Minute
 // next renewal.
 func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, err error) {
 	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
-	err = retried(ctx, c.lockName(), func() error {
+	err = persist(ctx, func() error {
 		lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -196,18 +196,20 @@ func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, e
 			return err
 		}
 		holder, _ := holderOf(lease)
-		if holder == "" || holder == identity || !c.Takeover && !expiredLongAgo(lease) {
+		if holder == identity { // an earlier attempt has done it, its answer lost
+			return nil
+		}
+		from = ""
+		if holder == "" || !c.Takeover && !expiredLongAgo(lease) {
 			return nil
 		}
 		putInto(lease, identity)
-		if _, err := leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
-			return err
-		}
 		from = holder
-		return nil
+		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
+		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("taking over the lock: %w", err)
+		return "", fmt.Errorf("%s: %w; nothing was changed", c.lockName(), err)
 	}
 	if from != "" {
 		c.log("lock", "taken over from %s", from)

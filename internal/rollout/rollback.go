@@ -66,12 +66,11 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	err = inOrder(ctx,
-		j.ensureSubsets,
-		func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) },
-		func(ctx context.Context) error { return j.removeCanary(ctx, sticky) },
-	)
-	if err != nil {
+	steps := []step{j.ensureSubsets, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	if sticky == assets {
+		steps = append(steps, j.waitPages, j.routeBack(free))
+	}
+	if err := inOrder(ctx, append(steps, j.removeCanary)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
@@ -105,7 +104,7 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 		return err
 	}
 	if ready {
-		if err := j.routeSticky(0, sticky)(ctx); err != nil {
+		if err := j.routeBack(sticky)(ctx); err != nil {
 			return err
 		}
 	}
@@ -118,7 +117,7 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 	return inOrder(ctx,
 		func(ctx context.Context) error { return j.applyPrevious(ctx, live) },
 		j.waitTrack(release.Primary, ""),
-		j.routeSticky(0, sticky),
+		j.routeBack(sticky),
 	)
 }
 
@@ -225,7 +224,7 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 // removeOrphan removes a canary whose ledger was lost.
 func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
-	if err := j.removeCanary(ctx, free); err != nil {
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary); err != nil {
 		return Result{}, err
 	}
 	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil

@@ -119,35 +119,46 @@ func (j *job) ensureRoute(ctx context.Context) error {
 
 // route is the step that gives the canary a weight in percent and primary the rest, in every http route that
 // is the release's.
-func (j *job) route(weight int) step { return j.routeSticky(weight, j.stickinessAt(weight)) }
-
-// routeSticky is route with what browsers are held to.
-func (j *job) routeSticky(weight int, sticky stickiness) step {
+func (j *job) route(weight int) step {
 	return func(ctx context.Context) error {
-		o := j.virtualService()
-		before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
-			switch {
-			case live == nil && weight == 0:
-				return nil, nil // somebody has deleted it: there is no traffic to take away
-			case live == nil:
-				return nil, routeMissing(o)
-			case len(j.Manifests.Routes(live)) > 0:
-			case weight == 0 && !j.Manifests.Named(live, release.Canary):
-				return nil, nil // nothing leads to the canary: there is no traffic to take away
-			default:
-				return nil, routeMissing(o)
-			}
-			ops, err := j.routeOps(live, int32(weight), sticky)
-			if len(ops) == 0 || err != nil {
-				return nil, err
-			}
-			return j.patch(o, ops...), nil
-		})
-		if err == nil && before != after {
-			j.log(o.String(), "routes %d%% to primary, %d%% to canary%s", 100-weight, weight, sticky)
+		live, err := j.split(ctx, weight, j.stickinessAt(weight))
+		if err == nil && live == nil {
+			return fmt.Errorf("%s: somebody has deleted it, so nobody gets the traffic; create it as the manifest has it, then %s", j.virtualService(), j.next())
 		}
 		return err
 	}
+}
+
+// routeBack is the step that takes the canary's traffic away. If somebody has deleted the VirtualService, there is
+// none.
+func (j *job) routeBack(sticky stickiness) step {
+	return func(ctx context.Context) error { _, err := j.split(ctx, 0, sticky); return err }
+}
+
+// split gives the canary a weight, and browsers what they are held to. It gives what is live afterwards; nil when
+// somebody has deleted the VirtualService.
+func (j *job) split(ctx context.Context, weight int, sticky stickiness) (after *networking.VirtualService, err error) {
+	o := j.virtualService()
+	before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
+		switch {
+		case live == nil:
+			return nil, nil
+		case len(j.Manifests.Routes(live)) > 0:
+		case weight == 0 && !j.Manifests.Named(live, release.Canary):
+			return nil, nil // nothing leads to the canary: there is no traffic to take away
+		default:
+			return nil, routeMissing(o)
+		}
+		ops, err := j.routeOps(live, int32(weight), sticky)
+		if len(ops) == 0 || err != nil {
+			return nil, err
+		}
+		return j.patch(o, ops...), nil
+	})
+	if err == nil && before != after {
+		j.log(o.String(), "routes %d%% to primary, %d%% to canary%s", 100-weight, weight, sticky)
+	}
+	return after, err
 }
 
 // routeOps are the operations that bring the release's routes to a weight.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,6 +28,8 @@ type command[Found any] struct {
 	// start changes the ledger in memory, which is committed together with the lock; nil: there is nothing to
 	// note before the work.
 	start func(*job, Found) error
+	// started is called when what start noted is committed; may be nil.
+	started func()
 	// act does the work. What it changes in the ledger last is committed with the end of the lock.
 	act func(context.Context, *job, Found) (Result, error)
 }
@@ -63,8 +66,8 @@ func inOrder(ctx context.Context, steps ...step) error {
 	return nil
 }
 
-// run looks, takes the lock when there is something to do, looks again if the ledger has moved meanwhile, and
-// acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
+// run looks, takes the lock when there is something to do, looks again if the ledger has moved meanwhile or the
+// wait was long, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
 func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
 	before := &job{Cluster: c, command: cmd.name}
 	if err := before.readLedger(ctx); err != nil {
@@ -79,8 +82,9 @@ func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result
 	case c.planning():
 		return runPlan(ctx, before, cmd, found)
 	}
+	looked := time.Now()
 	return c.withLock(ctx, func(ctx context.Context, takenFrom string) (Result, error) {
-		return runLocked(ctx, before, cmd, found, takenFrom)
+		return runLocked(ctx, before, time.Since(looked) > retryPeriod, cmd, found, takenFrom)
 	})
 }
 
@@ -95,13 +99,14 @@ func runPlan[Found any](ctx context.Context, j *job, cmd command[Found], found F
 	return cmd.act(ctx, j, found)
 }
 
-// runLocked draws the epoch and does the work.
-func runLocked[Found any](ctx context.Context, before *job, cmd command[Found], found Found, takenFrom string) (Result, error) {
+// runLocked draws the epoch and does the work. waited: it took a while to get the lock, so what was found may have
+// changed, for example primary's size.
+func runLocked[Found any](ctx context.Context, before *job, waited bool, cmd command[Found], found Found, takenFrom string) (Result, error) {
 	j := &job{Cluster: before.Cluster, command: cmd.name, locked: true}
 	if err := j.readLedger(ctx); err != nil {
 		return Result{}, err
 	}
-	if j.state.ResourceVersion != before.state.ResourceVersion { // somebody has worked on the app meanwhile
+	if waited || j.state.ResourceVersion != before.state.ResourceVersion { // somebody has worked on the app meanwhile
 		again, result, err := cmd.look(ctx, j)
 		if err != nil {
 			return Result{}, err
@@ -126,12 +131,16 @@ func runLocked[Found any](ctx context.Context, before *job, cmd command[Found], 
 	if err := j.commit(ctx); err != nil {
 		return Result{}, err
 	}
-	if unclean {
-		if err := j.stamp(ctx); err != nil {
-			return Result{}, err
-		}
+	if cmd.started != nil {
+		cmd.started()
 	}
-	result, err := cmd.act(ctx, j, found)
+	if unclean {
+		err = j.stamp(ctx)
+	}
+	var result Result
+	if err == nil {
+		result, err = cmd.act(ctx, j, found)
+	}
 	if err == nil {
 		err = j.close(ctx)
 	}
@@ -156,9 +165,20 @@ func (j *job) conclude(ctx context.Context, err error) error {
 	}
 	if ctx.Err() != nil && !errors.Is(err, ErrLockLost) {
 		// The elector cancels the work when it can no longer renew.
-		return fmt.Errorf("%w (interrupted: the same command goes on from here, rollback undoes it)", err)
+		return fmt.Errorf("%w (interrupted: %s)", err, j.next())
 	}
 	return err
+}
+
+// next says what finishes the work that an error has stopped.
+func (j *job) next() string {
+	switch r := j.ledger.Release; {
+	case r == nil:
+		return "the same command continues from here"
+	case r.Stage == release.StageRollingBack:
+		return "rollback continues from here"
+	}
+	return "the same command continues from here, rollback ends the release"
 }
 
 // nothing is the result of a look that found nothing to do.

@@ -20,10 +20,17 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 	rollBack = rollBack && v.Outcome == release.Unhealthy
 	judging := *c
 	judging.Takeover = c.Takeover || rollBack
-	return run(ctx, &judging, command[struct{}]{
+	noted := false
+	result, err := run(ctx, &judging, command[struct{}]{
 		name: "verify",
 		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
-			return struct{}{}, nil, j.ledger.Expect(j.ReleaseID)
+			if err := j.ledger.Expect(j.ReleaseID); err != nil {
+				return struct{}{}, nil, err
+			}
+			if err := j.ledger.Judgeable(v.Digest); err != nil { // before the lock is taken from somebody
+				return struct{}{}, nil, &StageError{err}
+			}
+			return struct{}{}, nil, nil
 		},
 		start: func(j *job, _ struct{}) error {
 			if err := j.ledger.Judge(v, j.By, now()); err != nil {
@@ -34,15 +41,16 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 			}
 			return nil
 		},
+		started: func() { noted = true },
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
 			if !rollBack {
 				return j.result("%s: %s", v.Outcome, v.Reason), nil
 			}
-			result, err := j.rollback(ctx, v.Reason)
-			if err != nil {
-				return Result{}, &RollbackError{err}
-			}
-			return result, nil
+			return j.rollback(ctx, v.Reason)
 		},
 	})
+	if err != nil && noted && rollBack {
+		err = &RollbackError{err}
+	}
+	return result, err
 }

@@ -163,7 +163,7 @@ func (j *job) waitDeleted(name, says string) step {
 			})
 			switch {
 			case err != nil && ctx.Err() != nil:
-				return fmt.Errorf("%s is still terminating; run the same command again", o)
+				return fmt.Errorf("%s is still terminating; %s", o, j.next())
 			case err != nil:
 				return fmt.Errorf("%s: %w", o, err)
 			}

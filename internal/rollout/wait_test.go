@@ -362,7 +362,7 @@ func TestMissingObjects(t *testing.T) {
 		"a subset's labels, canary":        {"rest", "canary", func(w *world) { w.patchRule(`[{"op":"replace","path":"/spec/subsets/1/labels/version","value":"x"}]`) }, "note r2 started", "its subset canary selects other pods"},
 		"the rule, rollback":               {"canary", "rollback", deleteRule, "note r2 rolling_back, create dr, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
 		"the route, rollback":              {"canary", "rollback", deleteRoute, "note r2 rolling_back, delete canary, note r2 ended: rolled_back", ""},
-		"the route, promote":               {"promoting", "promote", deleteRoute, "note r2 promoted", ""},
+		"the route, promote":               {"promoting", "promote", deleteRoute, "", "somebody has deleted it, so nobody gets the traffic"},
 		"the canary, rollback":             {"canary", "rollback", func(w *world) { w.delete(release.Canary) }, "note r2 rolling_back, update vs 100/0, note r2 ended: rolled_back", ""},
 		"the canary, cleanup":              {"promoted", "cleanup", func(w *world) { w.delete(release.Canary) }, "note r2 ended: promoted", ""},
 		"primary, promote":                 {"healthy", "promote", func(w *world) { w.delete(release.Primary) }, "", "the Deployment of primary is gone"},
