@@ -122,7 +122,7 @@ func judged(status *rollout.Status, id string, again bool) (message string, done
 		}
 		return "judged healthy before it was promoted: " + r.Verdict.Reason, true, nil
 	}
-	return "", false, &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)}
+	return "", false, &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(r.Digest())}
 }
 
 // conclude notes the verdict in the ledger and does what follows from it.

@@ -146,7 +146,7 @@ func TestVerify(t *testing.T) {
 		"promoting":                  {ledger: ledger{status: []rollout.Status{at(release.StagePromoting, release.Healthy)}}, says: "judged healthy before it was promoted: was healthy"},
 		"promoted without a verdict": {ledger: ledger{status: []rollout.Status{at(release.StagePromoted, "")}}, err: "stage", says: "without a healthy verdict: run rollback"},
 		"no traffic yet":             {ledger: ledger{status: []rollout.Status{at(release.StageStarted, "")}}, err: "stage", says: "only a canary with traffic can be judged"},
-		"rolling back":               {ledger: ledger{status: []rollout.Status{at(release.StageRollingBack, "")}}, err: "stage", says: "at stage rolling_back"},
+		"rolling back":               {ledger: ledger{status: []rollout.Status{at(release.StageRollingBack, "")}}, err: "stage", says: "release one is rolling back (): finish with rollback"},
 		"another release":            {ledger: ledger{status: canary}, change: func(o *Options) { o.ReleaseID = "two" }, err: "in flight", says: "release one"},
 		"no release":                 {ledger: ledger{status: []rollout.Status{{App: "app"}}}, err: "stage", says: "no release is in flight: start one with canary"},
 		"finished well":              {ledger: ledger{status: []rollout.Status{finished(release.OutcomeFirst)}}, says: "release zero has finished (first): there is no canary to judge"},

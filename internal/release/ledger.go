@@ -149,6 +149,8 @@ func (l *Ledger) Judgeable(digest string) error {
 	switch {
 	case r == nil:
 		return ErrNoRelease
+	case r.Stage == StageRollingBack:
+		return fmt.Errorf("release %s is rolling back (%s): finish with rollback", r.ID, r.Reason)
 	case r.Stage != StageCanary && r.Stage != StageVerified:
 		return fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)
 	case digest != r.Digest():

@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -66,7 +67,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.ensureSubsets, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	steps := []step{j.ensureSubsetsIfPossible, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
 	if sticky == assets {
 		steps = append(steps, j.waitPages, j.routeBack(free))
 	}
@@ -74,6 +75,18 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
+}
+
+// ensureSubsetsIfPossible creates the subsets that are missing. One that somebody has moved to other pods does not
+// hold a rollback up: the traffic that goes there does so already.
+func (j *job) ensureSubsetsIfPossible(ctx context.Context) error {
+	err := j.ensureSubsets(ctx)
+	var moved *usererr.Error
+	if errors.As(err, &moved) {
+		j.log(j.destinationRule().String(), "%v; rolling back nevertheless", moved)
+		return nil
+	}
+	return err
 }
 
 // stickyRollback is what the browsers of a canary that goes need.
