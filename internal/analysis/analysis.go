@@ -3,7 +3,7 @@
 // are never healthy; that an unhealthy release is rolled back unless the caller forbids it; and that whatever
 // is rolled back is the release that was judged.
 //
-// Errors say what the release came to: *UnhealthyError, *InconclusiveError and *NotReadyError. Any other error
+// Errors say how the release turned out: *UnhealthyError, *InconclusiveError and *NotReadyError. Any other error
 // is a dependency's that failed, or the state of the release does not allow the command (as in package rollout).
 package analysis
 
@@ -37,7 +37,7 @@ func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollou
 	return c.Cluster.Rollback(ctx, reason)
 }
 
-// Outcome is what an analysis came to.
+// Outcome is the result of an analysis.
 type Outcome struct {
 	rollout.Result
 	Verdict *verdict.Verification // nil when there was nothing to judge

@@ -16,7 +16,7 @@ import (
 const promotedStill = "the release is promoted, run promote again to judge it, or rollback"
 
 // Bake judges primary by the budgets after it has all of the traffic, for all of the time. An unhealthy one
-// is rolled back to the previous digest. Too little evidence is no reason to go back, nor a proof: the
+// is rolled back to the previous digest. Too little evidence is neither a reason to roll back nor a proof: the
 // release stays promoted, and the error says so.
 //
 // Errors: as of Verify, beside the outcome that they leave behind.

@@ -15,7 +15,7 @@ import (
 )
 
 // applyDeployment applies a track's Deployment and returns what is live before and after. size, when given,
-// makes the number of replicas out of what is live.
+// computes the number of replicas from what is live.
 func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, size func(live *appsv1.Deployment) int32) (before, after *appsv1.Deployment, err error) {
 	o := j.deployment(desired.Name)
 	return change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
@@ -153,7 +153,7 @@ func (j *job) hpaOf(ctx context.Context, deployment string) (*autoscalingv2.Hori
 }
 
 // regrow brings a primary that its HPA has shrunk back to the size that it had when the release started, or
-// as far as the HPA allows, and says whether it had to. The HPA goes on from there.
+// as far as the HPA allows, and says whether it had to. The HPA continues from there.
 func (j *job) regrow(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) (grown bool, err error) {
 	o := j.track(release.Primary)
 	want := min(j.ledger.Release.Replicas, hpa.Spec.MaxReplicas)

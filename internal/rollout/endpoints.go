@@ -150,7 +150,7 @@ func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {
 }
 
 // serves says whether a track, whose Deployment is live, can take traffic and keep it: a pod of it is a ready
-// endpoint of the Service. The pods of a Deployment that was deleted are so for some moments more.
+// endpoint of the Service. The pods of a deleted Deployment stay ready for a moment.
 func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release.Track) (bool, error) {
 	if live == nil || live.DeletionTimestamp != nil {
 		return false, nil

@@ -141,8 +141,8 @@ func (j *job) reach(stage release.Stage) step {
 	}
 }
 
-// close commits what the work came to, and that this job writes nothing more. When only its end cannot be
-// noted, the next job takes it for one that may still write.
+// close commits the result of the work, and that this job writes nothing more. When only the latter fails, the
+// next job assumes that this one may still write.
 func (j *job) close(ctx context.Context) error {
 	uncommitted := j.uncommitted()
 	if ctx.Err() != nil {

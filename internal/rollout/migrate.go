@@ -25,7 +25,7 @@ type migration struct {
 // Migrate takes an app that was deployed manually to the two tracks without taking its traffic away: a
 // primary with the digest that runs beside the pods that are there, then the route, then the old pods
 // go. from names the old Deployment; "" finds the one whose pods the Service selects. There is no stage in
-// the ledger: each step is found from the cluster's state, so the same command goes on after a death.
+// the ledger: each step is found from the cluster's state, so the same command continues after a crash.
 func (c *Cluster) Migrate(ctx context.Context, from string) (Result, error) {
 	return run(ctx, c, command[migration]{
 		name: "migrate",

@@ -13,7 +13,7 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// object is one that a release writes: how it is read and written, whatever its kind.
+// object is an object that a release writes: how it is read and written, whatever its kind.
 type object struct {
 	kind, namespace, name string
 

@@ -44,7 +44,7 @@ func (j *job) lookRollback(ctx context.Context) (*Result, error) {
 	return j.nothing("no release is in flight: nothing to roll back"), nil
 }
 
-// startRollback notes that a release goes back; of a first release it is not known yet whether it can.
+// startRollback notes that a release is rolling back. Whether a first release can is not known yet.
 func (j *job) startRollback(reason string) error {
 	r := j.ledger.Release
 	if r == nil || r.Previous == "" || r.Stage == release.StageRollingBack {
@@ -89,7 +89,7 @@ func (j *job) ensureSubsetsIfPossible(ctx context.Context) error {
 	return err
 }
 
-// stickyRollback is what the browsers of a canary that goes need.
+// stickyRollback says what browsers with open pages of the canary still need.
 func (j *job) stickyRollback(ctx context.Context) (stickiness, error) {
 	if j.ledger.Release.Sticky == nil {
 		return free, nil
@@ -106,7 +106,7 @@ func (j *job) stickyRollback(ctx context.Context) (stickiness, error) {
 
 // restorePrimary brings the traffic to a primary with the old template. A primary that promotion has
 // started to change is put back first when it has no ready endpoint of its own; else the traffic goes
-// first. One that somebody has deleted is made again.
+// first. One that somebody has deleted is created again.
 func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 	live, err := j.liveTrack(ctx, release.Primary)
 	if err != nil {

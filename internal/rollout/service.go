@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// applyService applies the Service, which is over both tracks.
+// applyService applies the Service, which selects the pods of both tracks.
 func (j *job) applyService(ctx context.Context) error {
 	o := j.service()
 	desired := j.Manifests.Service.DeepCopy()

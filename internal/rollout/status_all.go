@@ -44,7 +44,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 	tracks := map[appKey]map[release.Track]*TrackStatus{}
 	for i := range deployments.Items {
 		d := &deployments.Items[i]
-		labels := d.Spec.Template.Labels // its own are nobody's promise
+		labels := d.Spec.Template.Labels // nothing guarantees its own labels
 		track := release.Track(labels[manifest.TrackLabel])
 		if track != release.Primary && track != release.Canary {
 			continue
