@@ -46,8 +46,8 @@ func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
 	copied := *slo
 	slo = &copied
 	if cmd.Flags().Changed("min-requests") {
-		if !(o.minRequests >= 1) {
-			return &usererr.Error{Field: "--min-requests", Problem: fmt.Sprintf("%g requests prove nothing", o.minRequests), Fix: "give at least 1"}
+		if !(o.minRequests >= 1 && o.minRequests <= 1e9) { // nor NaN
+			return &usererr.Error{Field: "--min-requests", Problem: fmt.Sprintf("%g is not a number of requests, at least 1", o.minRequests), Fix: "give for example 50"}
 		}
 		slo.MinRequests = o.minRequests
 	}

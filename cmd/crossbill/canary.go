@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -87,6 +88,19 @@ func (o *canaryOptions) validate() error {
 	}
 	if err := release.ParseWeight("--weight", o.weight); err != nil {
 		return err
+	}
+	if o.releaseID != "" {
+		if err := release.CheckID("--release-id", o.releaseID); err != nil {
+			return err
+		}
+	}
+	if o.commit != "" {
+		if err := release.CheckCommit("--commit", o.commit); err != nil {
+			return err
+		}
+	}
+	if u, err := url.Parse(o.sourceURL); o.sourceURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return &usererr.Error{Field: "--source-url", Problem: fmt.Sprintf("%q is not a web address", o.sourceURL), Fix: "give https://host/path"}
 	}
 	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL}
 	if o.sticky {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,25 +97,26 @@ func (o *clusterOptions) validate() error {
 
 // loadKubeconfig resolves the kubeconfig as kubectl does.
 func (o *clusterOptions) loadKubeconfig() error {
-	if o.connectTo != "" {
-		if _, _, err := net.SplitHostPort(o.connectTo); err != nil {
-			return &usererr.Error{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port"}
-		}
+	if err := checkHostPort(o.connectTo); o.connectTo != "" && err != nil {
+		return &usererr.Error{Field: "--connect-to", Problem: err.Error(), Fix: "give host:port, for example 10.0.0.1:6443"}
 	}
 	if timeout, err := clientcmd.ParseTimeout(o.overrides.Timeout); err != nil || timeout < 0 {
 		return &usererr.Error{Field: "--request-timeout", Problem: fmt.Sprintf("%q is not a duration", o.overrides.Timeout), Fix: "give for example 30s, or 0 for none"}
 	}
 	client := o.clientConfig()
-	if raw, err := client.RawConfig(); err == nil && o.overrides.CurrentContext != "" && raw.Contexts[o.overrides.CurrentContext] == nil {
-		return &usererr.Error{Field: "cluster.context", Problem: fmt.Sprintf("context %q not found in the kubeconfig", o.overrides.CurrentContext), Fix: "`kubectl config get-contexts` lists them"}
+	if err := o.checkOverrides(client); err != nil {
+		return err
 	}
 	config, err := client.ClientConfig()
-	if err != nil {
-		fix := "give a kubeconfig file, set KUBECONFIG, or run in a pod with a service account"
-		if errors.Is(err, os.ErrNotExist) {
-			fix = "check the path"
-		}
-		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error(), Fix: fix}
+	switch {
+	case clientcmd.IsEmptyConfig(err):
+		return &usererr.Error{Field: "--kubeconfig", Problem: "it names no cluster", Fix: "give a kubeconfig file with a current context, set KUBECONFIG, or run in a pod with a service account"}
+	case errors.Is(err, os.ErrNotExist):
+		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error(), Fix: "check the path"}
+	case err != nil && len(o.overrides.AuthInfo.ImpersonateGroups) > 0 && o.overrides.AuthInfo.Impersonate == "":
+		return &usererr.Error{Field: "--as-group", Problem: "is given without a user", Fix: "give --as too"}
+	case err != nil:
+		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error(), Fix: "give a kubeconfig file that kubectl can read"}
 	}
 	if o.namespace, _, err = client.Namespace(); err != nil {
 		return &usererr.Error{Field: "cluster.namespace", Problem: err.Error()}
@@ -132,6 +135,48 @@ func (o *clusterOptions) loadKubeconfig() error {
 		config.Wrap(logRequests(o.log))
 	}
 	o.config = config
+	return nil
+}
+
+// checkOverrides finds flags that name what there is not. client-go would say so of the kubeconfig, or ask the network.
+func (o *clusterOptions) checkOverrides(client clientcmd.ClientConfig) error {
+	given := &o.overrides
+	if raw, err := client.RawConfig(); err == nil {
+		for _, n := range []struct {
+			field, kind, name, command string
+			found                      bool
+		}{
+			{"cluster.context", "context", given.CurrentContext, "get-contexts", raw.Contexts[given.CurrentContext] != nil},
+			{"--cluster", "cluster", given.Context.Cluster, "get-clusters", raw.Clusters[given.Context.Cluster] != nil},
+			{"--user", "user", given.Context.AuthInfo, "get-users", raw.AuthInfos[given.Context.AuthInfo] != nil},
+		} {
+			if n.name != "" && !n.found {
+				return &usererr.Error{Field: n.field, Problem: fmt.Sprintf("%s %q not found in the kubeconfig", n.kind, n.name), Fix: "`kubectl config " + n.command + "` lists them"}
+			}
+		}
+	}
+	if server := given.ClusterInfo.Server; server != "" {
+		if u, err := url.Parse(server); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
+			return &usererr.Error{Field: "--server", Problem: fmt.Sprintf("%q is not a web address", server), Fix: "give for example https://10.0.0.1:6443"}
+		}
+	}
+	if file := given.ClusterInfo.CertificateAuthority; file != "" {
+		if _, err := os.Stat(file); err != nil {
+			return &usererr.Error{Field: "--certificate-authority", Problem: err.Error(), Fix: "give a file with the API server's CA as PEM"}
+		}
+	}
+	return nil
+}
+
+// checkHostPort finds what cannot be dialed.
+func checkHostPort(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 || host == "" {
+		return fmt.Errorf("%q is not a host and a port", address)
+	}
 	return nil
 }
 

@@ -32,6 +32,7 @@ that stands still for no longer than the flags allow. Run it on a schedule.`,
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
+	o.recovers = true
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -58,10 +59,26 @@ func createdFlag(flags *pflag.FlagSet, seconds *int64, usage string) {
 	// https://reproducible-builds.org/specs/source-date-epoch/
 	epoch, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
 	if err != nil {
-		epoch = 0
+		epoch = 0 // checkCreated says so
 	}
 	flags.Int64Var(seconds, "created", epoch, usage)
 }
+
+// checkCreated finds a time that there is not.
+func checkCreated(seconds int64) error {
+	if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" && seconds == 0 {
+		if _, err := strconv.ParseInt(text, 10, 64); err != nil {
+			return &usererr.Error{Field: "SOURCE_DATE_EPOCH", Problem: fmt.Sprintf("%q is not a number of seconds", text), Fix: "give seconds since 1970, as `git log -1 --format=%ct` prints them, or --created"}
+		}
+	}
+	if seconds < 0 || seconds > maxCreated {
+		return &usererr.Error{Field: "--created", Problem: fmt.Sprintf("%d is not a time", seconds), Fix: "give seconds since 1970, as `git log -1 --format=%ct` prints them"}
+	}
+	return nil
+}
+
+// maxCreated is the end of the year 9999, the last one that JSON's times have.
+const maxCreated = 253402300799
 
 // createdAt is the time of --created; otherwise when it is 0.
 func createdAt(seconds int64, otherwise time.Time) time.Time {

@@ -15,6 +15,7 @@ import (
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -29,6 +30,7 @@ type imageAttestOptions struct {
 	created       int64
 
 	key      string
+	signer   *provenance.Signer // of --keyless only once it runs
 	image    name.Digest
 	keychain authn.Keychain
 	out      io.Writer
@@ -108,14 +110,40 @@ func (o *imageAttestOptions) validate() (err error) {
 	case !o.keyless && o.key == "":
 		return &usererr.Error{Field: "--key-file", Problem: "there is no key to sign with", Fix: "give --key-file, set CROSSBILL_SIGNING_KEY, or sign as a GitHub workflow with --keyless"}
 	}
+	if !o.keyless {
+		if o.signer, err = provenance.NewKeySigner([]byte(o.key)); err != nil {
+			return err
+		}
+	}
+	if o.appDir != "" {
+		if _, err := image.SBOM(o.appDir, o.image.Context().Name(), o.image.DigestStr(), o.build.Base); err != nil {
+			return err
+		}
+	}
+	if err := checkCreated(o.created); err != nil {
+		return err
+	}
+	if o.build.Repository != "" {
+		if err := checkRepository(o.build.Repository); err != nil {
+			return err
+		}
+	}
+	if o.build.Commit != "" {
+		if err := release.CheckCommit("--commit", o.build.Commit); err != nil {
+			return err
+		}
+	}
 	o.keychain, err = o.login.keychain()
 	return err
 }
 
 func (o *imageAttestOptions) run(ctx context.Context) error {
-	signer, err := o.signer(ctx)
-	if err != nil {
-		return err
+	if o.keyless {
+		signer, err := provenance.NewKeylessSigner(ctx, o.fulcio, o.rekor)
+		if err != nil {
+			return err
+		}
+		o.signer = signer
 	}
 	options := registry.Options(ctx, o.keychain)
 	inspected, err := provenance.Inspect(ctx, o.image, options...)
@@ -131,7 +159,7 @@ func (o *imageAttestOptions) run(ctx context.Context) error {
 			return err
 		}
 	}
-	attested, err := provenance.Attest(ctx, signer, o.image, o.build, sbom, createdAt(o.created, time.Now()), options...)
+	attested, err := provenance.Attest(ctx, o.signer, o.image, o.build, sbom, createdAt(o.created, time.Now()), options...)
 	if err != nil {
 		return err
 	}
@@ -140,13 +168,6 @@ func (o *imageAttestOptions) run(ctx context.Context) error {
 		text:  line("%s: signed as built from %s at %s", o.image, o.build.Repository, o.build.Commit),
 		names: imageNames(o.image.Name()),
 	})
-}
-
-func (o *imageAttestOptions) signer(ctx context.Context) (*provenance.Signer, error) {
-	if o.keyless {
-		return provenance.NewKeylessSigner(ctx, o.fulcio, o.rekor)
-	}
-	return provenance.NewKeySigner([]byte(o.key))
 }
 
 // completeBuild fills in what the image's labels and GitHub's variables know
@@ -168,11 +189,18 @@ func completeBuild(b *provenance.Build, labels map[string]string) error {
 		fill(&b.Invocation, server+"/"+repository+"/actions/runs/"+os.Getenv("GITHUB_RUN_ID"))
 	}
 	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
-	switch {
-	case !strings.HasPrefix(b.Repository, "https://"):
-		return &usererr.Error{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", b.Repository), Fix: "give https://host/owner/name, or `image build --source-url`"}
-	case b.Commit == "":
+	if err := checkRepository(b.Repository); err != nil {
+		return err
+	}
+	if b.Commit == "" {
 		return &usererr.Error{Field: "--commit", Problem: "is missing, and the image has no label with it", Fix: "give it, or `image build --revision`"}
+	}
+	return nil
+}
+
+func checkRepository(address string) error {
+	if !strings.HasPrefix(address, "https://") {
+		return &usererr.Error{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository's address", address), Fix: "give https://host/owner/name, or `image build --source-url`"}
 	}
 	return nil
 }

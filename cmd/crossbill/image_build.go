@@ -106,8 +106,27 @@ func (o *imageBuildOptions) validate() (err error) {
 		}
 		o.platforms = append(o.platforms, *platform)
 	}
-	o.keychain, err = o.login.keychain()
-	return err
+	if o.keychain, err = o.login.keychain(); err != nil {
+		return err
+	}
+	if err := registry.CheckTarget(o.push); err != nil {
+		return err
+	}
+	if err := image.CheckApp(o.appDir); err != nil {
+		return err
+	}
+	if err := checkCreated(o.created); err != nil {
+		return err
+	}
+	for option, reference := range map[string]string{"image.base": o.base, "assetsOf": o.assetsOf} {
+		if reference == "" && option == "assetsOf" {
+			continue
+		}
+		if err := registry.CheckSource(option, reference); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o *imageBuildOptions) run(ctx context.Context) error {

@@ -46,6 +46,9 @@ func (o *imageDigestOptions) validate() (err error) {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
+	if _, err := registry.ParseTag("image", o.tag); err != nil {
+		return err
+	}
 	o.keychain, err = o.login.keychain()
 	return err
 }

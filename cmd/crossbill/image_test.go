@@ -124,23 +124,34 @@ func TestBadImageLines(t *testing.T) {
 	for _, variable := range []string{"REGISTRY_USERNAME", "REGISTRY_PASSWORD", "CROSSBILL_SIGNING_KEY", "GITHUB_ACTIONS"} {
 		t.Setenv(variable, "")
 	}
+	app := t.TempDir()
+	writeFiles(t, app, map[string]string{"server/entry.fastify.js": "", "dist/build/a.js": ""})
 	for line, want := range map[string]string{
-		"build":                                               "--push: is missing",
-		"build --push a/b:1 --platform x":                     `"x" is not a platform`,
-		"build --push a/b:1 --base node:24":                   "--base: ",
-		"build --push a/b:1 --username u":                     "--password-file: is missing beside a user name",
-		"digest":                                              "REPOSITORY:TAG: is missing",
-		"digest app":                                          "image: ",
-		"attest app:1 --key-file /nonexistent":                "--key-file: ",
-		"attest app:1 --keyless":                              "image: ",
-		"attest a/b@sha256:" + hex + "":                       "--key-file: there is no key to sign with",
-		"attest a/b@sha256:" + hex + " --keyless":             "--keyless: there is no identity",
-		"inspect app:1":                                       "image: ",
-		"inspect a/b@sha256:" + hex + " -o xml":               "--output: ",
-		"inspect a/b@sha256:" + hex + " --trust /nonexistent": "/nonexistent",
+		"build":                           "--push: is missing",
+		"build --push a/b:1 --platform x": `"x" is not a platform`,
+		"build --push registry.example.com/a/b:1 --app-dir APP --base node:24": "--base: ",
+		"build --push a/b:1 --username u":                                      "--password-file: is missing beside a user name",
+		"build --push oci:new --app-dir APP --created -1":                      "--created: -1 is not a time",
+		"build --push oci:new --app-dir APP --assets-of a:1":                   "--assets-of: ",
+		"build --push a/b:1":                                                   `--push: "a/b:1" is not registry/repository:tag`,
+		"build --push registry.example.com/a@sha256:" + hex:                    "has a digest",
+		"build --push oci:":                                                    "--push: oci: names no folder",
+		"build --push oci:testdata":                                            "--push: testdata already exists",
+		"build --push oci:new --app-dir testdata":                              "--app-dir: testdata has no ",
+		"attest a/b@sha256:" + hex + " --key-file image.go":                    "--key-file: it does not hold a private key",
+		"digest a@sha256:" + hex:                                               "has a digest",
+		"digest":                                                               "REPOSITORY:TAG: is missing",
+		"digest app":                                                           "image: ",
+		"attest app:1 --key-file /nonexistent":                                 "--key-file: ",
+		"attest app:1 --keyless":                                               "image: ",
+		"attest a/b@sha256:" + hex + "":                                        "--key-file: there is no key to sign with",
+		"attest a/b@sha256:" + hex + " --keyless":                              "--keyless: there is no identity",
+		"inspect app:1":                                                        "image: ",
+		"inspect a/b@sha256:" + hex + " -o xml":                                "--output: ",
+		"inspect a/b@sha256:" + hex + " --trust /nonexistent":                  "/nonexistent",
 	} {
 		t.Run(line, func(t *testing.T) {
-			r := runLine(t, append([]string{"image"}, strings.Fields(line)...)...)
+			r := runLine(t, append([]string{"image"}, strings.Fields(strings.ReplaceAll(line, "APP", app))...)...)
 			if r.code != exitBadInput || !strings.Contains(r.err, want) || r.out != "" {
 				t.Errorf("exit code %d, %q on standard output, and\n%s\nwant\n%s", r.code, r.out, r.err, want)
 			}
@@ -149,3 +160,14 @@ func TestBadImageLines(t *testing.T) {
 }
 
 const hex = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+// TestSourceDateEpochIsANumber: a time that cannot be read must not become 1970 unseen.
+func TestSourceDateEpochIsANumber(t *testing.T) {
+	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
+	app := t.TempDir()
+	writeFiles(t, app, map[string]string{"server/entry.fastify.js": "", "dist/build/a.js": ""})
+	r := runLine(t, "image", "build", "--push", "oci:new", "--app-dir", app)
+	if want := `SOURCE_DATE_EPOCH: "yesterday" is not a number of seconds`; r.code != exitBadInput || !strings.Contains(r.err, want) {
+		t.Errorf("exit code %d, %q; want %q", r.code, r.err, want)
+	}
+}

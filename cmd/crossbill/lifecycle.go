@@ -26,6 +26,7 @@ type lifecycleOptions struct {
 	releaseID string
 	takeover  bool
 	dryRun    bool
+	recovers  bool // bad notification options do not hold it up
 
 	cmd      *cobra.Command
 	out, log io.Writer
@@ -72,6 +73,9 @@ func (o *lifecycleOptions) validate() error {
 		return err
 	}
 	if err := o.cluster.validate(); err != nil {
+		return err
+	}
+	if err := o.notify.validate(); err != nil && !o.recovers {
 		return err
 	}
 	return o.traffic.validate(o.cluster.namespace)

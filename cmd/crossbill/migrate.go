@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 type migrateOptions struct {
@@ -36,6 +39,13 @@ before its first canary.`,
 		o.traffic.addSettleDelay(flags, "time that the data plane is given to apply a change")
 	})
 	return cmd
+}
+
+func (o *migrateOptions) validate() error {
+	if o.from != "" && len(validation.IsDNS1123Subdomain(o.from)) > 0 {
+		return &usererr.Error{Field: "--from", Problem: fmt.Sprintf("%q is not the name of a Deployment", o.from), Fix: "`kubectl get deployments` lists them"}
+	}
+	return o.lifecycleOptions.validate()
 }
 
 func (o *migrateOptions) run(ctx context.Context) error {

@@ -72,6 +72,15 @@ func (o *notifyOptions) targets() (notify.Targets, error) {
 	}, errors.Join(githubErr, webhookErr)
 }
 
+// validate finds bad options. Nobody is notified.
+func (o *notifyOptions) validate() error {
+	if !o.enabled {
+		return nil
+	}
+	_, err := o.targets()
+	return err
+}
+
 // githubOptions say which GitHub repository is notified of a release.
 type githubOptions struct {
 	github    notify.GitHub

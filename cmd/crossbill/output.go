@@ -3,11 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 
+	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
@@ -76,6 +79,35 @@ func (o *outputOptions) print(out io.Writer, v view) error {
 		return v.more[o.format](out)
 	}
 	return v.text(out)
+}
+
+// requireWritable finds a file that could not be written, before the work whose result goes there. "" is none.
+func requireWritable(option, path string) error {
+	if path == "" {
+		return nil
+	}
+	before, missing := os.Stat(path)
+	if missing == nil && !before.Mode().IsRegular() && !before.IsDir() {
+		return nil // a device or a pipe: opening one may wait for its reader
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err == nil {
+		if err = file.Close(); missing != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	if err != nil {
+		return &usererr.Error{Field: option, Problem: err.Error(), Fix: "give a file in a folder that exists and can be written to"}
+	}
+	return nil
+}
+
+// writeWhole writes a file that appears whole or not at all. A device, a pipe or a link stays one.
+func writeWhole(path string, text []byte) error {
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() { // /dev/stdout is a link
+		return os.WriteFile(path, text, 0o644)
+	}
+	return renameio.WriteFile(path, text, 0o644)
 }
 
 // warn prints what a command goes on in spite of; nothing for "".

@@ -2,7 +2,11 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -54,5 +58,36 @@ func TestDocument(t *testing.T) {
 	}
 	if _, err := document("text"); err == nil {
 		t.Error("a text is no object")
+	}
+}
+
+// TestWholeFiles: a file appears whole, one that cannot be written is found before, and a link stays a link.
+func TestWholeFiles(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := requireWritable("--html", file); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the check left a file: %v", err)
+	}
+	for _, path := range []string{file, link} {
+		if err := writeWhole(path, []byte(path)); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != path {
+			t.Errorf("%s: %q, %v", path, got, err)
+		}
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode().IsRegular() {
+		t.Errorf("the link became a file: %v", err)
+	}
+	for path, bad := range map[string]bool{"": false, file: false, os.DevNull: false, dir: true, filepath.Join(dir, "none", "file"): true} {
+		if err := requireWritable("--html", path); (err != nil) != bad || err != nil && exitCode(err) != exitBadInput {
+			t.Errorf("%q: %v", path, err)
+		}
 	}
 }

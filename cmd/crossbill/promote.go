@@ -61,7 +61,7 @@ func (o *promoteOptions) validate() error {
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
-	if o.bake() {
+	if o.bake() || o.analysis.file != "" {
 		if err := o.analysis.load(o.cmd, o.cluster.manifests); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -65,6 +66,9 @@ func (o *reportOptions) validate() error {
 	if err := o.readerOptions.validate(); err != nil {
 		return err
 	}
+	if err := requireWritable("--html", o.html); err != nil {
+		return err
+	}
 	var err error
 	o.sources, err = newTimelineSources(&o.gitlab, &o.github, o.named, o.log)
 	return err
@@ -84,8 +88,12 @@ func (o *reportOptions) run(ctx context.Context) error {
 	}
 	timeline := report.Timeline(status, others...)
 	if o.html != "" {
-		if err := report.WriteHTML(o.html, status, timeline, missing, time.Now()); err != nil {
+		var page bytes.Buffer
+		if err := report.WriteHTML(&page, status, timeline, missing, time.Now()); err != nil {
 			return err
+		}
+		if err := writeWhole(o.html, page.Bytes()); err != nil {
+			return fmt.Errorf("--html: %w", err)
 		}
 	}
 	v := view{

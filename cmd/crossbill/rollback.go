@@ -34,6 +34,7 @@ another job died, and takes the lock of whoever holds it.`,
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
+	o.recovers = true
 	return cmd
 }
 

@@ -2,8 +2,11 @@ package main
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +80,42 @@ func TestBadLines(t *testing.T) {
 				t.Errorf("exit code %d, %q on standard output, and\n%s\nwant\n%s", r.code, r.out, r.err, want)
 			}
 		})
+	}
+}
+
+// TestBadLinesBesideAKubeconfig: what the kubeconfig has is in order, and nothing answers at its address: exit code 1
+// would show that it was asked first.
+func TestBadLinesBesideAKubeconfig(t *testing.T) {
+	quiet(t)
+	rest := []string{"--manifests", "../../k8s", "--kubeconfig", kubeconfigOf(t, "http://127.0.0.1:1")}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"status --cluster none":                                `--cluster: cluster "none" not found in the kubeconfig`,
+		"status --user none":                                   `--user: user "none" not found in the kubeconfig`,
+		"status --server ftp://here":                           `--server: "ftp://here" is not a web address`,
+		"status --certificate-authority /nonexistent":          "--certificate-authority: ",
+		"status --as-group admins":                             "--as-group: is given without a user",
+		"report --html /nonexistent/a.html":                    "--html: open /nonexistent/a.html",
+		"report --html .":                                      "--html: open .: is a directory",
+		"verify --prometheus http://p --record /nonexistent/a": "--record: open /nonexistent/a",
+		"verify --prometheus http://p --min-requests Inf":      "--min-requests: +Inf is not a number of requests",
+		"promote --slo /nonexistent":                           "--slo: open /nonexistent",
+		"promote --webhook-file /nonexistent":                  "--webhook-file: open /nonexistent",
+		"promote --github-token-file /nonexistent":             "--github-token-file: open /nonexistent",
+		"status --kubeconfig " + empty:                         "--kubeconfig: it names no cluster",
+	} {
+		t.Run(line, func(t *testing.T) {
+			if r := runLine(t, append(strings.Fields(line)[:1:1], append(slices.Clone(rest), strings.Fields(line)[1:]...)...)...); r.code != exitBadInput || !strings.Contains(r.err, want) {
+				t.Errorf("exit code %d, %q; want %q", r.code, r.err, want)
+			}
+		})
+	}
+	// Who is notified never holds a rollback up.
+	if r := runLine(t, append([]string{"rollback", "--webhook-file", "/nonexistent"}, rest...)...); r.code != exitFailure || !strings.Contains(r.err, "the release itself is not affected") {
+		t.Errorf("rollback: exit code %d, %q", r.code, r.err)
 	}
 }
 

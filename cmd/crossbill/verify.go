@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -83,12 +82,20 @@ func (o *verifyOptions) validate() error {
 	if o.traffic.prometheus == "" {
 		return &usererr.Error{Field: "--prometheus", Problem: "is missing", Fix: "give Prometheus's URL, for example http://prometheus.istio-system:9090"}
 	}
+	for _, name := range []string{"probe-rate", "probe-header"} {
+		if o.probe.URL == "" && o.cmd.Flags().Changed(name) {
+			return &usererr.Error{Field: "--probe", Problem: "is missing beside --" + name, Fix: "give the URL that is to be called"}
+		}
+	}
 	if o.probe.URL != "" {
 		if err := o.probe.Validate(); err != nil {
 			return err
 		}
 	}
 	if err := o.lifecycleOptions.validate(); err != nil {
+		return err
+	}
+	if err := requireWritable("--record", o.record); err != nil {
 		return err
 	}
 	return o.analysis.load(o.cmd, o.cluster.manifests)
@@ -122,7 +129,7 @@ type record struct {
 func (o *verifyOptions) writeRecord(r *release.Release, v *verdict.Verification) error {
 	text, err := json.MarshalIndent(record{r.ID, r.Digest(), v}, "", "  ")
 	if err == nil {
-		err = os.WriteFile(o.record, append(text, '\n'), 0o644)
+		err = writeWhole(o.record, append(text, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("--record: %w", err)

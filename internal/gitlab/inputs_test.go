@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/our-org/crossbill/internal/pipelinefile"
+
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // TestBothSidesCheckTheSame: what Trigger accepts is what .gitlab-ci.yml accepts, and no value of
@@ -22,9 +24,9 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := map[string]*regexp.Regexp{"app": appPattern, "image": imagePattern, "release_id": idPattern, "commit": commitPattern, "source_url": sourceURLPattern}
+	ours := map[string]*regexp.Regexp{"app": appPattern, "image": imagePattern, "release_id": release.IDPattern, "commit": release.CommitPattern, "source_url": sourceURLPattern}
 	values := rapid.OneOf(
-		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(commitPattern.String()),
+		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(release.CommitPattern.String()),
 		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
 	)
 	// GitLab's side also names the app's own repository.

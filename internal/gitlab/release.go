@@ -45,8 +45,6 @@ func pipelineName(app, id string) string { return "release " + app + " " + id }
 // checks them as well.
 var (
 	appPattern       = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`)
-	idPattern        = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	commitPattern    = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
 	imagePattern     = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}$`)
 	sourceURLPattern = regexp.MustCompile(`^https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._/-]*)?$`)
 	refPattern       = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`)
@@ -65,8 +63,8 @@ func (r *Release) check() error {
 		return &usererr.Error{Field: "image", Problem: fmt.Sprintf("%q has no sha256 digest or no registry", r.Image), Fix: "give registry/repository@sha256:…"}
 	}
 	r.Image = image
-	if !commitPattern.MatchString(r.Commit) {
-		return &usererr.Error{Field: "commit", Problem: fmt.Sprintf("%q is not a commit", r.Commit), Fix: "give 7 to 64 hexadecimal digits, as `git rev-parse HEAD` prints them"}
+	if err := release.CheckCommit("commit", r.Commit); err != nil {
+		return err
 	}
 	if r.SourceURL != "" && (!sourceURLPattern.MatchString(r.SourceURL) || len(r.SourceURL) > 500) {
 		return &usererr.Error{Field: "sourceUrl", Problem: fmt.Sprintf("%q is not a plain web address", r.SourceURL), Fix: "give https://host/path, without query"}
@@ -77,9 +75,4 @@ func (r *Release) check() error {
 	return checkID(r.ID)
 }
 
-func checkID(id string) error {
-	if !idPattern.MatchString(id) {
-		return &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%q is not a release id", id), Fix: "give the id that `crossbill trigger` printed"}
-	}
-	return nil
-}
+func checkID(id string) error { return release.CheckID("releaseId", id) }

@@ -69,7 +69,7 @@ func (l Labels) created() time.Time {
 // Build puts a built app (a folder with dist and server) on a base image, with other layers in between if some
 // are given.
 func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.Image, error) {
-	if err := checkApp(appDir); err != nil {
+	if err := CheckApp(appDir); err != nil {
 		return nil, err
 	}
 	app, err := Layer(appDir, folders, workingDir, labels.created())
@@ -134,8 +134,8 @@ func withEnv(env []string, key, value string) []string {
 	return append(others, key+"="+value)
 }
 
-// checkApp returns an error for a folder that is not a built app.
-func checkApp(dir string) error {
+// CheckApp returns an error for a folder that is not a built app.
+func CheckApp(dir string) error {
 	for _, file := range []string{entryPoint, "dist"} {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
 			return &usererr.Error{Field: "image.appDir", Problem: fmt.Sprintf("%s has no %s", dir, file), Fix: "build the app first: `pnpm build` in that folder"}

@@ -10,13 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
@@ -78,9 +81,18 @@ func (s *Set) read(file string, text []byte) error {
 			err = s.add(file, document)
 		}
 		if err != nil {
-			return &usererr.Error{Field: file, Problem: fmt.Sprintf("document %d: %s", i, err)}
+			return &usererr.Error{Field: file, Problem: fmt.Sprintf("document %d: %s", i, plain(err))}
 		}
 	}
+}
+
+// wrongType is what sigs.k8s.io/json says of a value of another type, in Go's words.
+var wrongType = regexp.MustCompile(`cannot unmarshal (\S+) into Go struct field [^\s.]+\.(\S+) of type \S*?([^\s.]+)$`)
+
+// plain is a decoder's error without the decoders it came through.
+func plain(err error) string {
+	text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
+	return wrongType.ReplaceAllString(strings.TrimPrefix(text, "json: "), "$2: a $1 is not of type $3")
 }
 
 // add adds one document to the set.
@@ -91,6 +103,9 @@ func (s *Set) add(file string, document []byte) error {
 	}
 	if string(raw) == "null" {
 		return nil // only comments
+	}
+	if raw[0] != '{' {
+		return errors.New("is not a manifest: it has no apiVersion, kind and metadata")
 	}
 	var meta struct {
 		metav1.TypeMeta   `json:",inline"`
@@ -121,6 +136,9 @@ func (s *Set) add(file string, document []byte) error {
 	default:
 		s.Skipped = append(s.Skipped, meta.Kind+" "+meta.Name)
 		return nil
+	}
+	if len(validation.IsDNS1123Subdomain(meta.Name)) > 0 {
+		return fmt.Errorf("metadata.name: %q is not a name of lower-case letters, digits, '-' and '.'", meta.Name)
 	}
 	s.files[meta.Kind] = file
 	return err

@@ -108,6 +108,9 @@ func TestLoadRejectsBadManifests(t *testing.T) {
 		"missing kind":                {"service.yaml", "kind: Service", "kind: ServiceAccount", "no manifest of kind Service"},
 		"two of a kind":               {"gateway.yaml", "apiVersion: networking.istio.io/v1\nkind: Gateway", "apiVersion: v1\nkind: Service\nmetadata: {name: two}\n---\napiVersion: networking.istio.io/v1\nkind: Gateway", "second"},
 		"document without a kind":     {"gateway.yaml", "kind: Gateway", "", "no kind"},
+		"a list":                      {"gateway.yaml", "apiVersion: networking.istio.io/v1\nkind: Gateway", "- one\n---\napiVersion: networking.istio.io/v1\nkind: Gateway", "document 1: is not a manifest: it has no apiVersion"},
+		"a word for a number":         {"service.yaml", "port: 80", "port: eighty", "document 1: spec.ports.port: a string is not of type int32"},
+		"a name that is none":         {"service.yaml", "name: qwik-node-app-service", "name: Shop_Service", `metadata.name: "Shop_Service" is not a name`},
 		"weight that is not a number": {"virtual-service.yaml", "weight: 100", "weight: ninety", "ninety"},
 	} {
 		t.Run(name, func(t *testing.T) {

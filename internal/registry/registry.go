@@ -40,15 +40,46 @@ func Options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 	}
 }
 
+// CheckSource finds what Pull would not take, without a registry.
+func CheckSource(option, reference string) error {
+	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
+		_, err := readLayout(option, folder)
+		return err
+	}
+	if _, err := name.NewDigest(reference); err != nil {
+		return &usererr.Error{Field: option, Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "give repository@sha256:…; a tag may name another image tomorrow"}
+	}
+	return nil
+}
+
+// CheckTarget finds what neither Push nor WriteLayout would take, without a registry.
+func CheckTarget(push string) error {
+	folder, ok := strings.CutPrefix(push, "oci:")
+	if !ok {
+		_, err := ParseTag("push", push)
+		return err
+	}
+	if folder == "" {
+		return &usererr.Error{Field: "push", Problem: "oci: names no folder", Fix: "name a new folder"}
+	}
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		return &usererr.Error{Field: "push", Problem: folder + " already exists", Fix: "name a new folder"}
+	}
+	return nil
+}
+
 // Pull loads an image: repository@sha256:… from a registry, of an index the image of linux/amd64; or oci:FOLDER, an
 // OCI image layout with one image. Errors for bad input name the option.
 func Pull(ctx context.Context, option, reference string, keychain authn.Keychain) (v1.Image, error) {
+	if err := CheckSource(option, reference); err != nil {
+		return nil, err
+	}
 	if folder, ok := strings.CutPrefix(reference, "oci:"); ok {
 		return readLayout(option, folder)
 	}
 	ref, err := name.NewDigest(reference)
 	if err != nil {
-		return nil, &usererr.Error{Field: option, Problem: fmt.Sprintf("%q is neither oci:FOLDER nor an image with a digest", reference), Fix: "give repository@sha256:…; a tag may name another image tomorrow"}
+		return nil, err
 	}
 	image, err := remote.Image(ref, Options(ctx, keychain)...)
 	if err != nil {
@@ -129,8 +160,8 @@ type Pushable interface {
 
 // WriteLayout writes an image or index into a new folder as an OCI image layout and returns oci:FOLDER@digest.
 func WriteLayout(pushable Pushable, folder string) (string, error) {
-	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
-		return "", &usererr.Error{Field: "push", Problem: folder + " already exists", Fix: "name a new folder"}
+	if err := CheckTarget("oci:" + folder); err != nil {
+		return "", err
 	}
 	digest, err := pushable.Digest()
 	if err != nil {
@@ -154,7 +185,7 @@ func WriteLayout(pushable Pushable, folder string) (string, error) {
 // Push pushes an image or index under a tag and returns repository:tag@digest, after it has asked the registry
 // what the tag names now.
 func Push(ctx context.Context, pushable Pushable, tag string, keychain authn.Keychain) (string, error) {
-	ref, err := parseTag("push", tag)
+	ref, err := ParseTag("push", tag)
 	if err != nil {
 		return "", err
 	}
@@ -183,7 +214,7 @@ func Push(ctx context.Context, pushable Pushable, tag string, keychain authn.Key
 
 // Digest asks a registry for the digest of a tag and returns repository:tag@digest.
 func Digest(ctx context.Context, tag string, keychain authn.Keychain) (string, error) {
-	ref, err := parseTag("image", tag)
+	ref, err := ParseTag("image", tag)
 	if err != nil {
 		return "", err
 	}
@@ -194,10 +225,14 @@ func Digest(ctx context.Context, tag string, keychain authn.Keychain) (string, e
 	return ref.Name() + "@" + descriptor.Digest.String(), nil
 }
 
-func parseTag(option, tag string) (name.Tag, error) {
+// ParseTag is an image that is named by its tag.
+func ParseTag(option, tag string) (name.Tag, error) {
+	if strings.Contains(tag, "@") {
+		return name.Tag{}, &usererr.Error{Field: option, Problem: fmt.Sprintf("%q has a digest", tag), Fix: "give registry/repository:tag without one"}
+	}
 	ref, err := name.NewTag(tag, name.StrictValidation)
 	if err != nil {
-		return name.Tag{}, &usererr.Error{Field: option, Problem: err.Error(), Fix: "give registry/repository:tag"}
+		return name.Tag{}, &usererr.Error{Field: option, Problem: fmt.Sprintf("%q is not registry/repository:tag", tag), Fix: "give all three"}
 	}
 	return ref, nil
 }

@@ -73,7 +73,7 @@ func TestATagThatMovesUnderThePushIsNoticed(t *testing.T) {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(w, r)
 			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifests/1.0.0") && moved.CompareAndSwap(false, true) {
-				ref, err := parseTag("", repository+":1.0.0")
+				ref, err := ParseTag("", repository+":1.0.0")
 				if err == nil {
 					err = remote.Write(ref, other)
 				}

@@ -6,6 +6,7 @@ package release
 
 import (
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -160,6 +161,29 @@ func ParseImage(field, image string) (string, error) {
 		}
 	}
 	return ref.Context().Name() + "@" + ref.DigestStr(), nil
+}
+
+// The forms of the name of a release and of a commit. .gitlab-ci.yml has the same patterns, so that GitLab checks them
+// as well.
+var (
+	IDPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	CommitPattern = regexp.MustCompile(`^[0-9a-f]{7,64}$`)
+)
+
+// CheckID checks the name of a release.
+func CheckID(field, id string) error {
+	if !IDPattern.MatchString(id) {
+		return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not a release id", id), Fix: "give lower-case letters, digits and hyphens, at most 63, as `crossbill trigger` prints them"}
+	}
+	return nil
+}
+
+// CheckCommit checks the commit that an image was built from.
+func CheckCommit(field, commit string) error {
+	if !CommitPattern.MatchString(commit) {
+		return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not a commit", commit), Fix: "give 7 to 64 hexadecimal digits, as `git rev-parse HEAD` prints them"}
+	}
+	return nil
 }
 
 // ParseWeight checks a canary's weight in percent.

@@ -5,10 +5,9 @@ import (
 	_ "embed"
 	"fmt"
 	"html/template"
+	"io"
 	"strings"
 	"time"
-
-	"github.com/google/renameio/v2"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -29,13 +28,13 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(page))
 
-// WriteHTML writes the releases of an app as one file that needs no network. missing says what of them could not be
-// read. The file appears whole or not at all.
-func WriteHTML(file string, s *rollout.Status, entries []Entry, missing []string, now time.Time) error {
+// WriteHTML writes the releases of an app as one page that needs no network. missing says what of them could not be
+// read. Nothing is written unless the page is whole.
+func WriteHTML(out io.Writer, s *rollout.Status, entries []Entry, missing []string, now time.Time) error {
 	var text bytes.Buffer
 	err := pageTemplate.Execute(&text, map[string]any{"Status": s, "Releases": summaries(s, entries, now), "Missing": missing, "Now": now})
 	if err == nil {
-		err = renameio.WriteFile(file, text.Bytes(), 0o644)
+		_, err = text.WriteTo(out)
 	}
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
