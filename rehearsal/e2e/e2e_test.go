@@ -59,9 +59,5 @@ func TestMakeRehearse(t *testing.T) {
 	if s.CanaryShareOf < 5000 || math.Abs(s.CanaryShare-10) > bound {
 		t.Errorf("the canary had %.2f%% of %d requests, want 10 ± %.2f of at least 5000", s.CanaryShare, s.CanaryShareOf, bound)
 	}
-	// On two idle cores 6 to 7 s and 2 minutes; CI's may be busy.
-	if s.ControlPlaneSeconds > 30 || s.TotalSeconds > 600 {
-		t.Errorf("control plane ready after %.1f s, all of it after %.0f s", s.ControlPlaneSeconds, s.TotalSeconds)
-	}
 	lookAtReport(t, filepath.Join(out, "report.html"))
 }
