@@ -152,8 +152,7 @@ func badFlag(cmd *cobra.Command, err error) error {
 			return &exitError{exitBadInput, err}
 		}
 	}
-	var invalid *pflag.InvalidValueError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		return badValue(invalid, cmd)
 	}
 	return &exitError{exitBadInput, fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}

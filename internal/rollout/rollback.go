@@ -81,8 +81,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 // hold a rollback up: the traffic that goes there does so already.
 func (j *job) ensureSubsetsIfPossible(ctx context.Context) error {
 	err := j.ensureSubsets(ctx)
-	var moved *usererr.Error
-	if errors.As(err, &moved) {
+	if moved, ok := errors.AsType[*usererr.Error](err); ok {
 		j.log(j.destinationRule().String(), "%v; rolling back nevertheless", moved)
 		return nil
 	}
