@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,7 +9,6 @@ import (
 	"github.com/our-org/crossbill/internal/analysis"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
-	"github.com/our-org/crossbill/internal/usererr"
 )
 
 type shiftOptions struct {
@@ -46,17 +44,8 @@ canary's last weight.`,
 }
 
 func (o *shiftOptions) validate() error {
-	const fix = "give rising percentages, for example 10,25,50"
-	if len(o.steps) == 0 {
-		return &usererr.Error{Field: "--steps", Problem: "is missing", Fix: fix}
-	}
-	for i, step := range o.steps {
-		if err := release.ParseWeight("--steps", step); err != nil {
-			return err
-		}
-		if i > 0 && step <= o.steps[i-1] {
-			return &usererr.Error{Field: "--steps", Problem: fmt.Sprintf("%d comes after %d", step, o.steps[i-1]), Fix: fix}
-		}
+	if err := release.CheckSteps("--steps", o.steps); err != nil {
+		return err
 	}
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err

@@ -197,3 +197,20 @@ func ParseWeight(field string, weight int) error {
 	}
 	return nil
 }
+
+// CheckSteps checks the weights in percent that a canary goes through: at least one, and rising.
+func CheckSteps(field string, steps []int) error {
+	const fix = "give rising percentages, for example 10,25,50"
+	if len(steps) == 0 {
+		return &usererr.Error{Field: field, Problem: "is missing", Fix: fix}
+	}
+	for i, weight := range steps {
+		if err := ParseWeight(field, weight); err != nil {
+			return err
+		}
+		if i > 0 && weight <= steps[i-1] {
+			return &usererr.Error{Field: field, Problem: fmt.Sprintf("%d comes after %d", weight, steps[i-1]), Fix: fix}
+		}
+	}
+	return nil
+}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -110,8 +109,9 @@ func (j *job) create(o object, desired metav1.Object, owned bool) write {
 
 // apply brings an object to what is desired, by server-side apply. It takes a field over from whoever set it,
 // which for our own objects' fields is what a release is.
-func (j *job) apply(o object, desired runtime.Object) write {
+func (j *job) apply(o object, desired metav1.Object) write {
 	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+		j.stampOnto(desired)
 		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(desired)
 		if err != nil {
 			return nil, err
@@ -120,12 +120,6 @@ func (j *job) apply(o object, desired runtime.Object) write {
 		metadata := content["metadata"].(map[string]any) // every API object has it
 		delete(metadata, "creationTimestamp")
 		delete(metadata, "managedFields")
-		annotations, _ := metadata["annotations"].(map[string]any)
-		if annotations == nil {
-			annotations = map[string]any{}
-		}
-		annotations[epochAnnotation] = strconv.FormatInt(j.epoch, 10)
-		metadata["annotations"] = annotations
 		return j.applyFields(ctx, o, live, fieldManager, content)
 	}
 }

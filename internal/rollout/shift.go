@@ -8,14 +8,13 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/our-org/crossbill/internal/release"
-	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Shift raises the canary's share of the traffic in steps, in percent, rising. Before each step the
 // canary is sized for it and every pod of it is a ready endpoint; after it the pause is waited out.
 // Steps that the release has passed are left out. The release has to be judged again at its new share.
 func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (Result, error) {
-	if err := checkSteps(steps); err != nil {
+	if err := release.CheckSteps("steps", steps); err != nil {
 		return Result{}, err
 	}
 	return run(ctx, c, command[struct{}]{
@@ -29,22 +28,6 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 		},
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.shift(ctx, steps, pause) },
 	})
-}
-
-func checkSteps(steps []int) error {
-	const field, fix = "steps", "give rising percentages, for example 10,25,50"
-	if len(steps) == 0 {
-		return &usererr.Error{Field: field, Problem: "is missing", Fix: fix}
-	}
-	for i, weight := range steps {
-		if err := release.ParseWeight(field, weight); err != nil {
-			return err
-		}
-		if i > 0 && weight <= steps[i-1] {
-			return &usererr.Error{Field: field, Problem: fmt.Sprintf("%d comes after %d", weight, steps[i-1]), Fix: fix}
-		}
-	}
-	return nil
 }
 
 func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
