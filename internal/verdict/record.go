@@ -14,7 +14,7 @@ import (
 // Verification is a verdict with its evidence.
 type Verification struct {
 	Outcome     release.VerdictOutcome `json:"outcome"`
-	Cause       Cause                  `json:"cause,omitempty"` // of an inconclusive verdict
+	Cause       Cause                  `json:"cause,omitempty"` // of an inconclusive verdict, or what the witness saw
 	Reason      string                 `json:"reason"`
 	Record      Record                 `json:"record"`
 	Evaluations []Evaluation           `json:"evaluations"`
@@ -24,6 +24,11 @@ type Verification struct {
 type Record struct {
 	Test   Test    `json:"test"`
 	Blocks []Block `json:"blocks"`
+	// Since and Until are the span of time that the blocks cover, by Prometheus's clock.
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Witnessed is what made the canary unhealthy, beside the counters; nil if nothing did.
+	Witnessed *Witnessed `json:"witnessed,omitempty"`
 }
 
 // Requests is how many requests to the canary were judged, rounded as in the reason of the verdict. Objectives that

@@ -35,7 +35,9 @@ type Source struct {
 type SourceOptions struct {
 	URL        string // with the path prefix, if there is one
 	HTTPConfig string // file with Prometheus's http_config: credentials, CA, headers; may be empty
+	Matcher    string // label matchers of every query, such as cluster="eu-1"; may be empty
 	Namespace  string
+	Service    string // of the app, by which unattributed errors are found; may be empty
 	Indicators []Indicator
 	Explain    func(format string, args ...any) // gets each query and its answer; may be nil
 }

@@ -19,6 +19,10 @@ type Options struct {
 	Interval time.Duration    // between two evaluations; default 5 seconds
 	Report   func(Evaluation) // called after each evaluation; may be nil
 	Warn     func(string)     // called once for each obstacle; may be nil
+	// Witness is asked at each evaluation what can be seen of the canary beside its counters; may be nil.
+	Witness func(context.Context) (Witnessed, error)
+	// Resume is a record that the evidence goes on from; nil begins anew.
+	Resume *Record
 }
 
 // Evaluation is what was counted at one time, and the judgment that follows from all counts so far.
