@@ -11,17 +11,18 @@ import (
 // Harm or Safety, the logarithms of 1/α and 1/β, has rejected its hypothesis.
 type Evidence struct {
 	Objective string  `json:"objective"`
-	Total     Pair    `json:"total"`     // all events so far
-	Worse     float64 `json:"worse"`     // against: the canary is not worse than primary
-	Over      float64 `json:"over"`      // against: the canary is within the budget
-	NotWorse  float64 `json:"notWorse"`  // against: the canary is worse than primary by the margin
-	Within    float64 `json:"within"`    // against: the canary is over the budget by the margin
-	Harm      float64 `json:"harm"`      // the threshold of Worse and Over
-	Safety    float64 `json:"safety"`    // the threshold of NotWorse and Within
-	Alone     bool    `json:"alone"`     // primary had no events, so the budget alone decides
-	Outage    bool    `json:"outage"`    // primary itself is over the budget, by its own events
-	Unhealthy bool    `json:"unhealthy"` // both harms are shown
-	Healthy   bool    `json:"healthy"`   // both safeties are shown
+	Total     Pair    `json:"total"`              // all events so far
+	Worse     float64 `json:"worse"`              // against: the canary is not worse than primary
+	Over      float64 `json:"over"`               // against: the canary is within the budget
+	NotWorse  float64 `json:"notWorse"`           // against: the canary is worse than primary by the margin
+	Within    float64 `json:"within"`             // against: the canary is over the budget by the margin
+	Harm      float64 `json:"harm"`               // the threshold of Worse and Over
+	Safety    float64 `json:"safety"`             // the threshold of NotWorse and Within
+	Alone     bool    `json:"alone"`              // primary had no events, so the budget alone decides
+	Relative  bool    `json:"relative,omitempty"` // primary alone decides
+	Outage    bool    `json:"outage"`             // primary itself is over the budget, by its own events
+	Unhealthy bool    `json:"unhealthy"`          // both harms are shown
+	Healthy   bool    `json:"healthy"`            // both safeties are shown
 }
 
 // Cause names why there is no verdict.
@@ -48,19 +49,36 @@ func (s *State) evidence(i int) Evidence {
 	e := Evidence{
 		Objective: s.test.Objectives[i].Name, Total: st.total,
 		Harm: math.Log(float64(len(s.test.Objectives)) / s.test.FalseRollback), Safety: math.Log(1 / s.test.FalsePass),
-		Over: evidenceFor(st.overBudget, st.total.Canary, burst), Within: evidenceFor(st.withinBudget, st.total.Canary, burst),
+		Over: evidenceFor(st.overBudget, st.weighed.Canary, burst), Within: evidenceFor(st.withinBudget, st.weighed.Canary, burst),
 		Worse: st.worse.capital(), NotWorse: st.notWorse.capital(),
-		Alone: st.total.Primary.Events == 0,
+		Alone: st.total.Primary.Events == 0, Relative: s.test.Objectives[i].Relative,
 	}
-	e.Outage = evidenceFor(st.outage, st.total.Primary, burst) >= e.Harm
-	e.Unhealthy = e.Over >= e.Harm && (e.Alone || e.Worse >= e.Harm)
-	e.Healthy = e.Within >= e.Safety && (e.Alone || e.NotWorse >= e.Safety)
+	e.Outage = !e.Relative && evidenceFor(st.outage, st.weighed.Primary, burst) >= e.Harm
+	e.Unhealthy = !e.unjudged() && e.harmShown() >= e.Harm
+	e.Healthy = !e.unjudged() && e.safetyShown() >= e.Safety
 	return e
+}
+
+// unjudged says that an objective that compares has nothing to compare with.
+func (e Evidence) unjudged() bool { return e.Relative && e.Alone }
+
+// harmShown is the weaker of the two kinds of evidence that a canary does harm.
+func (e Evidence) harmShown() float64 {
+	switch {
+	case e.Relative:
+		return e.Worse
+	case e.Alone:
+		return e.Over
+	}
+	return math.Min(e.Over, e.Worse)
 }
 
 // safetyShown is the weaker of the two kinds of evidence that a canary is safe.
 func (e Evidence) safetyShown() float64 {
-	if e.Alone {
+	switch {
+	case e.Relative:
+		return e.NotWorse
+	case e.Alone:
 		return e.Within
 	}
 	return math.Min(e.Within, e.NotWorse)
@@ -69,13 +87,12 @@ func (e Evidence) safetyShown() float64 {
 // Progress is how far the evidence has come toward unhealthy and toward healthy, as shares from 0 to 1 of
 // what each needs.
 func (e Evidence) Progress() (unhealthy, healthy float64) {
-	harm := e.Over
-	if !e.Alone {
-		harm = math.Min(e.Over, e.Worse)
-	}
 	share := func(s float64) float64 { return math.Min(math.Max(s, 0), 1) }
-	return share(harm / e.Harm), share(e.safetyShown() / e.Safety)
+	return share(e.harmShown() / e.Harm), share(e.safetyShown() / e.Safety)
 }
+
+// nothing is evidence that is too little to go by, or a rounding error.
+const nothing = 1e-6
 
 // left estimates the time until the evidence for a healthy verdict is enough, if it grows as it has so far.
 func (s *State) left(all []Evidence, requests float64) time.Duration {
@@ -87,7 +104,10 @@ func (s *State) left(all []Evidence, requests float64) time.Duration {
 		whole = math.Max(whole, s.test.MaxDuration.Seconds())
 	}
 	for _, e := range all {
-		if e.safetyShown() <= 0 {
+		if e.unjudged() {
+			continue
+		}
+		if e.safetyShown() <= nothing {
 			return 0
 		}
 		whole = math.Max(whole, s.elapsed.Seconds()*e.Safety/e.safetyShown())
@@ -110,6 +130,10 @@ func (e Evidence) unhealthyReason() string {
 	text := fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s)", e.Objective, c.Bad, c.Events, percent(c.Share()))
 	if e.Alone {
 		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s needed); primary had no events to compare with", text, odds(e.Over), odds(e.Harm))
+	}
+	if e.Relative {
+		return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary by evidence of %s (%s needed)",
+			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Worse), odds(e.Harm))
 	}
 	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s needed)",
 		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(math.Min(e.Worse, e.Over)), odds(e.Harm))
@@ -135,7 +159,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 		return NoTraffic, "no request reached the canary"
 	}
 	for _, e := range all {
-		if e.Total.Canary.Events == 0 {
+		if e.Total.Canary.Events == 0 && !e.unjudged() {
 			return NoData, fmt.Sprintf("%s: the canary has no events, although it was called", e.Objective)
 		}
 	}
@@ -146,7 +170,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	}
 	weakest, least := Evidence{}, math.Inf(1)
 	for _, e := range all {
-		if share := e.safetyShown() / e.Safety; !e.Healthy && share < least {
+		if share := e.safetyShown() / e.Safety; !e.Healthy && !e.unjudged() && share < least {
 			weakest, least = e, share
 		}
 	}
@@ -154,7 +178,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	switch {
 	case weakest.Objective == "":
 		return ThinTraffic, fmt.Sprintf("%.0f requests in %s; a healthy verdict needs at least %.0f in %s", requests, s.elapsed.Round(time.Second), s.test.MinRequests, s.test.MinDuration)
-	case weakest.safetyShown() <= 0:
+	case weakest.safetyShown() <= nothing:
 		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, primary %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), percent(weakest.Total.Primary.Share()))
 	}
 	needed := c.Events * weakest.Safety / weakest.safetyShown()

@@ -97,7 +97,7 @@ func (r *Record) blocksFor(objectives []Objective) ([]Block, error) {
 	}
 	var blocks []Block
 	for _, b := range r.Blocks {
-		chosen := Block{Elapsed: b.Elapsed}
+		chosen := Block{Elapsed: b.Elapsed, WarmUp: b.WarmUp}
 		for _, place := range places {
 			chosen.Pairs = append(chosen.Pairs, b.Pairs[place])
 		}
@@ -128,6 +128,8 @@ func (t Tally) Share() float64 {
 	}
 	return t.Bad / t.Events
 }
+
+func (p Pair) add(q Pair) Pair { return Pair{p.Canary.add(q.Canary), p.Primary.add(q.Primary)} }
 
 func (t Tally) add(u Tally) Tally { return Tally{t.Events + u.Events, t.Bad + u.Bad} }
 
@@ -183,6 +185,7 @@ type (
 	}
 	blockJSON struct {
 		Elapsed duration `json:"elapsed"`
+		WarmUp  bool     `json:"warmUp,omitempty"`
 		Pairs   []Pair   `json:"pairs"`
 	}
 	plainJudgment Judgment
@@ -215,14 +218,14 @@ func (t *Test) UnmarshalJSON(text []byte) error {
 
 // MarshalJSON writes durations as strings.
 func (b Block) MarshalJSON() ([]byte, error) {
-	return json.Marshal(blockJSON{duration(b.Elapsed), b.Pairs})
+	return json.Marshal(blockJSON{duration(b.Elapsed), b.WarmUp, b.Pairs})
 }
 
 // UnmarshalJSON is the inverse of MarshalJSON.
 func (b *Block) UnmarshalJSON(text []byte) error {
 	var v blockJSON
 	err := json.Unmarshal(text, &v)
-	*b = Block{time.Duration(v.Elapsed), v.Pairs}
+	*b = Block{time.Duration(v.Elapsed), v.WarmUp, v.Pairs}
 	return err
 }
 

@@ -10,9 +10,11 @@ import (
 // Objective is the target of one service level indicator. An event is bad (an error, a slow answer) with a
 // probability that is unknown for both tracks.
 type Objective struct {
-	Name   string  `json:"name"`
-	Budget float64 `json:"budget"` // acceptable share of bad events, from 0 to 1: 1 - the objective
-	Margin float64 `json:"margin"` // how much larger a share makes the canary bad
+	Name     string  `json:"name"`
+	Budget   float64 `json:"budget"`             // acceptable share of bad events, from 0 to 1: 1 - the objective
+	Margin   float64 `json:"margin"`             // how much larger a share makes the canary bad
+	Relative bool    `json:"relative,omitempty"` // judged against primary alone, and not at all while primary has no events
+	Slow     bool    `json:"slow,omitempty"`     // not weighed during warm-up
 }
 
 // Test judges a canary from two streams of events, the canary's and primary's of the same time. It decides as
@@ -51,6 +53,7 @@ type Test struct {
 // Block is what was counted between two evaluations: one pair for each objective.
 type Block struct {
 	Elapsed time.Duration // from the start to the block's end
+	WarmUp  bool          // the canary was warming up: slow objectives are counted, but not weighed
 	Pairs   []Pair
 }
 
@@ -74,7 +77,8 @@ type State struct {
 
 // stream is the evidence so far about one objective.
 type stream struct {
-	total           Pair
+	total           Pair // all events
+	weighed         Pair // without those of the warm-up
 	worse, notWorse bets
 	// What a share is tested against does not depend on the events, so it is computed once.
 	overBudget, withinBudget, outage []alternative
@@ -96,7 +100,11 @@ func (t Test) Begin() *State {
 func (s *State) Add(b Block) Judgment {
 	s.elapsed = b.Elapsed
 	for i := range s.streams {
-		s.streams[i].add(b.Pairs[i], s.test.Objectives[i], s.test.burst())
+		st, o := &s.streams[i], s.test.Objectives[i]
+		st.total = st.total.add(b.Pairs[i])
+		if !b.WarmUp || !o.Slow {
+			st.add(b.Pairs[i], o, s.test.burst())
+		}
 	}
 	return s.judge()
 }
@@ -115,7 +123,7 @@ func (t Test) Judge(blocks []Block) (last Judgment, used int) {
 // add weighs a block. It guesses the canary's share under each alternative from earlier blocks only: a block
 // must not choose the bet on itself.
 func (s *stream) add(p Pair, o Objective, burst float64) {
-	primary := (s.total.Primary.Bad + o.Budget*priorEvents) / (s.total.Primary.Events + priorEvents)
+	primary := (s.weighed.Primary.Bad + o.Budget*priorEvents) / (s.weighed.Primary.Events + priorEvents)
 	primary = clamp(primary)
 	if p.Primary.Events > 0 && p.Canary.Events > 0 {
 		logs := make([]float64, 0, len(worseBy))
@@ -129,7 +137,7 @@ func (s *stream) add(p Pair, o Objective, burst float64) {
 		}
 		s.notWorse.settle(safeWeights, logs)
 	}
-	s.total.Canary, s.total.Primary = s.total.Canary.add(p.Canary), s.total.Primary.add(p.Primary)
+	s.weighed = s.weighed.add(p)
 }
 
 // burst divides the logarithm of each alternative's e-value. The result is still an e-value (Jensen's
@@ -139,13 +147,14 @@ func (t Test) burst() float64 { return math.Max(1, t.Burst) }
 
 func (s *State) judge() Judgment {
 	j := Judgment{}
-	healthy := true
+	healthy, judged := true, false
 	requests := 0.0
 	for i := range s.streams {
 		e := s.evidence(i)
 		j.Evidence = append(j.Evidence, e)
 		requests = math.Max(requests, e.Total.Canary.Events)
-		healthy = healthy && e.Healthy
+		healthy = healthy && (e.Healthy || e.unjudged())
+		judged = judged || !e.unjudged()
 		if e.Unhealthy && !j.Decided {
 			j.Decided, j.Outcome, j.Reason = true, release.Unhealthy, e.unhealthyReason()
 		}
@@ -154,7 +163,7 @@ func (s *State) judge() Judgment {
 		return j
 	}
 	timeUp := s.elapsed >= s.test.MaxDuration
-	if healthy && requests >= s.test.MinRequests && s.elapsed >= s.test.MinDuration && (timeUp || !s.test.Whole) {
+	if healthy && judged && requests >= s.test.MinRequests && s.elapsed >= s.test.MinDuration && (timeUp || !s.test.Whole) {
 		j.Decided, j.Outcome, j.Reason = true, release.Healthy, healthyReason(j.Evidence)
 		return j
 	}

@@ -1,9 +1,11 @@
 package verdict
 
 import (
+	"encoding/json"
 	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,7 +16,7 @@ import (
 
 var standard = Test{
 	FalseRollback: 0.01, FalsePass: 0.05, Burst: 1, MinRequests: 50, MinDuration: 30 * time.Second, MaxDuration: 15 * time.Minute,
-	Objectives: []Objective{{"availability", 0.001, 0.01}, {"latency", 0.05, 0.05}},
+	Objectives: []Objective{{Name: "availability", Budget: 0.001, Margin: 0.01}, {Name: "latency", Budget: 0.05, Margin: 0.05}},
 }
 
 // availability is the test with its first objective alone.
@@ -24,7 +26,7 @@ func (t Test) availability() Test {
 }
 
 func blockAt(seconds float64, pairs ...Pair) Block {
-	return Block{time.Duration(seconds * float64(time.Second)), pairs}
+	return Block{Elapsed: time.Duration(seconds * float64(time.Second)), Pairs: pairs}
 }
 
 func TestSequential(t *testing.T) {
@@ -65,6 +67,70 @@ func TestSequential(t *testing.T) {
 	whole.Whole = true
 	if j, _ := whole.Judge([]Block{blockAt(60, fine(1000, 9000), fine(1000, 9000))}); j.Decided {
 		t.Errorf("a bake passes before its end: %s", j.Reason)
+	}
+}
+
+// TestWarmUp shows that slow answers of the warm-up are recorded and shown, and neither blame nor pass a canary, and
+// that errors of the warm-up still do.
+func TestWarmUp(t *testing.T) {
+	test := standard
+	test.Objectives = slices.Clone(test.Objectives)
+	test.Objectives[1].Slow = true
+	fine := Pair{Tally{200, 0}, Tally{1800, 2}}
+	bad := Pair{Tally{200, 150}, Tally{1800, 2}}
+	warm := func(pairs ...Pair) Block { return Block{Elapsed: 15 * time.Second, WarmUp: true, Pairs: pairs} }
+	s := test.Begin()
+	j := s.Add(warm(fine, bad))
+	if latency := j.Evidence[1]; j.Decided || latency.Total.Canary.Bad != 150 || math.Abs(latency.Worse) > nothing || math.Abs(latency.NotWorse) > nothing || j.Left != 0 {
+		t.Errorf("slow answers of the warm-up: %+v", j)
+	}
+	if j := s.Add(blockAt(60, Pair{Tally{800, 0}, Tally{7200, 7}}, Pair{Tally{800, 8}, Tally{7200, 72}})); j.Outcome != release.Healthy {
+		t.Errorf("quick after the warm-up: %s: %s", j.Outcome, j.Reason)
+	}
+	if j := test.Begin().Add(warm(bad, fine)); j.Outcome != release.Unhealthy {
+		t.Errorf("errors of the warm-up: %s: %s", j.Outcome, j.Reason)
+	}
+	only := Block{Elapsed: time.Minute, WarmUp: true, Pairs: []Pair{{Tally{2000, 0}, Tally{18000, 18}}, {Tally{2000, 0}, Tally{18000, 18}}}}
+	if j := test.Begin().Add(only); j.Decided {
+		t.Errorf("passed by the latency of its warm-up: %s", j.Reason)
+	}
+	text, err := json.Marshal(only)
+	var again Block
+	if err == nil {
+		err = json.Unmarshal(text, &again)
+	}
+	if err != nil || !again.WarmUp {
+		t.Errorf("%s: %v", text, err)
+	}
+}
+
+// TestRelative shows that a relative objective goes by primary alone, whatever the budget, and is not judged while
+// primary has no events.
+func TestRelative(t *testing.T) {
+	test := standard
+	test.Objectives = slices.Clone(test.Objectives)
+	test.Objectives[1] = Objective{Name: "not found", Budget: 0.001, Margin: 0.05, Relative: true}
+	fine := Pair{Tally{1000, 0}, Tally{9000, 9}}
+	for name, c := range map[string]struct {
+		pair Pair
+		want release.VerdictOutcome
+	}{
+		"both tracks answer a third of the calls with 404": {Pair{Tally{1000, 330}, Tally{9000, 3000}}, release.Healthy},
+		"many more than primary":                           {Pair{Tally{1000, 500}, Tally{9000, 3000}}, release.Unhealthy},
+		"fewer than primary":                               {Pair{Tally{1000, 10}, Tally{9000, 3000}}, release.Healthy},
+		"primary has no events":                            {Pair{Canary: Tally{1000, 900}}, release.Healthy},
+	} {
+		var blocks []Block
+		for i := range 20 {
+			blocks = append(blocks, blockAt(float64(15*(i+1)), fine, c.pair))
+		}
+		if j, _ := test.Judge(blocks); j.Outcome != c.want {
+			t.Errorf("%s: %s: %s", name, j.Outcome, j.Reason)
+		}
+	}
+	test.Objectives = test.Objectives[1:]
+	if j := test.Begin().Add(blockAt(900, Pair{Canary: Tally{1000, 0}})); j.Outcome != release.Inconclusive {
+		t.Errorf("a canary that nothing judges: %s: %s", j.Outcome, j.Reason)
 	}
 }
 
