@@ -79,6 +79,8 @@ type Verdict struct {
 	At       time.Time      `json:"at"`
 	// Evidence is what the verdict rests on, enough to judge again: package verdict's Record as JSON.
 	Evidence string `json:"evidence,omitempty"`
+	// Dropped says that there was evidence, which the ledger had no room for.
+	Dropped bool `json:"evidenceDropped,omitempty"`
 }
 
 // Release is one digest on its way to primary.
@@ -98,6 +100,7 @@ type Release struct {
 	Commit      string    `json:"commit,omitempty"`
 	PipelineURL string    `json:"pipelineUrl,omitempty"`
 	SourceURL   string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
+	Objects     *Objects  `json:"objects,omitempty"`   // what a rollback needs to find
 	Steps       []Step    `json:"steps"`
 	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
 	Judged []Verdict `json:"judged,omitempty"`

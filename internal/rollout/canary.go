@@ -28,6 +28,9 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 		return Result{}, err
 	}
 	want.Template = template
+	if want.Objects, err = c.Manifests.Objects(c.Namespace); err != nil {
+		return Result{}, err
+	}
 	return run(ctx, c, command[canaryFound]{
 		name: "canary",
 		look: func(ctx context.Context, j *job) (canaryFound, *Result, error) { return j.lookCanary(ctx, want) },

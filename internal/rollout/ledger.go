@@ -69,6 +69,7 @@ func (j *job) commit(ctx context.Context) error {
 		return nil
 	}
 	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
+	j.ledger.Fit(len(j.previous))
 	text, base := j.ledger.String(), j.state.Data[ledgerKey]
 	following := j.state // what this write follows
 	return j.retried(ctx, j.ledgerName(), func() error {
