@@ -120,6 +120,7 @@ func (o *canaryOptions) validate() error {
 
 func (o *canaryOptions) run(ctx context.Context) error {
 	o.releaseID = o.release.ID
+	o.remark()
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err

@@ -90,6 +90,13 @@ type outcome struct {
 // act is what a command does to the cluster.
 type act func(context.Context, *rollout.Cluster) (outcome, error)
 
+// remark says how the manifests were read, where that may surprise.
+func (o *lifecycleOptions) remark() {
+	for _, remark := range o.cluster.set.Remarks() {
+		fmt.Fprintf(o.log, "manifests: %s\n", remark)
+	}
+}
+
 // change does it, or with --dry-run prints what it would write.
 func (o *lifecycleOptions) change(ctx context.Context, do act) error {
 	if o.dryRun {

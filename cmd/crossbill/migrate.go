@@ -49,6 +49,7 @@ func (o *migrateOptions) validate() error {
 }
 
 func (o *migrateOptions) run(ctx context.Context) error {
+	o.remark()
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Migrate(ctx, o.from)
 		return outcome{Result: result}, err

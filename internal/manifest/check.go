@@ -11,18 +11,7 @@ import (
 )
 
 // check finds what does not fit together. Errors name the file, the object and the field.
-func (s *Set) check(dir string) error {
-	for _, kind := range []struct {
-		name  string
-		found bool
-	}{
-		{"Service", s.Service != nil}, {"Deployment", s.Deployment != nil},
-		{"DestinationRule", s.DestinationRule != nil}, {"VirtualService", s.VirtualService != nil},
-	} {
-		if !kind.found {
-			return &usererr.Error{Field: dir, Problem: "no manifest of kind " + kind.name + " was found", Fix: "add one"}
-		}
-	}
+func (s *Set) check() error {
 	for _, check := range []func() error{s.checkDeployment, s.checkService, s.checkDestinationRule, s.checkVirtualService} {
 		if err := check(); err != nil {
 			return err
@@ -33,7 +22,7 @@ func (s *Set) check(dir string) error {
 
 // problem is the error of a field of an object.
 func (s *Set) problem(kind, name, field, problem, fix string) error {
-	return &usererr.Error{Field: fmt.Sprintf("%s: %s %s: %s", s.files[kind], kind, name, field), Problem: problem, Fix: fix}
+	return &usererr.Error{Field: fmt.Sprintf("%s: %s %s: %s", s.origins[kind].file, kind, name, field), Problem: problem, Fix: fix}
 }
 
 func (s *Set) checkDeployment() error {

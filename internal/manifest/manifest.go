@@ -7,6 +7,8 @@
 package manifest
 
 import (
+	"strings"
+
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -35,7 +37,20 @@ type Set struct {
 	DestinationRule *networking.DestinationRule
 	VirtualService  *networking.VirtualService
 	Gateways        []*networking.Gateway
-	Skipped         []string // other objects in the folder, as "Kind name"; they are left alone
+	Skipped         []string // what else is in the folder, as "Kind name" or the file's name; it is left alone
+	rendered        string   // how a kustomization was read; "" without one
 
-	files map[string]string // the file that each kind was read from
+	origins map[string]origin // where each kind was read from
+	taken   int               // objects so far
+}
+
+// Remarks are what a reader of the folder may not expect of how it was read.
+func (s *Set) Remarks() (remarks []string) {
+	if s.rendered != "" {
+		remarks = append(remarks, s.rendered)
+	}
+	if len(s.Skipped) > 0 {
+		remarks = append(remarks, "left alone, to be applied separately if at all: "+strings.Join(s.Skipped, ", "))
+	}
+	return remarks
 }

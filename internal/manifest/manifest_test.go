@@ -188,8 +188,8 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		set := &Set{}
-		if err := set.read("fuzz.yaml", text); err == nil {
-			_ = set.check("fuzz")
+		if err := set.read("fuzz.yaml", text); err == nil && set.complete(folder{}) == nil {
+			_ = set.check()
 		}
 	})
 }

@@ -48,7 +48,7 @@ func (s *Set) container() (int, error) {
 		return i, nil
 	}
 	return 0, &usererr.Error{
-		Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.containers", s.files["Deployment"], s.Deployment.Name),
+		Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.containers", s.origins["Deployment"].file, s.Deployment.Name),
 		Problem: fmt.Sprintf("none of the %d containers is named app or %s", len(containers), s.App),
 		Fix:     "name the container that runs the app `app`",
 	}
