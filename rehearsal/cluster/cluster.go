@@ -35,6 +35,7 @@ const (
 	Registry     = "127.0.0.1:5000"
 	Prometheus   = "127.0.0.1:9090"
 	EnvoyAdmin   = "127.0.0.1:15000"
+	envoyMetrics = "127.0.0.1:15090" // where a pod of Istio's has its proxy's metrics
 	nodeName     = "rehearsal"
 	istiodReady  = "http://127.0.0.1:8080/ready"
 	istiodConfig = "https://127.0.0.1:15017/validate"
@@ -175,7 +176,7 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 	}
 	c.ControlPlaneReady = time.Since(began)
 	c.options.Log("control plane ready after %s", since(began))
-	if err := c.startEnvoy(); err != nil {
+	if err := c.startEnvoy(inside); err != nil {
 		return err
 	}
 	if err := c.all(
@@ -239,7 +240,7 @@ func (c *Cluster) writeFiles() error {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshYAML, "envoy.yaml": envoyYAML, "prometheus.yaml": prometheusYAML,
+		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "envoy.yaml": envoyYAML, "prometheus.yaml": prometheusYAML,
 	} {
 		if err := os.WriteFile(c.dir(name), content, 0o600); err != nil {
 			return err

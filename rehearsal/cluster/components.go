@@ -16,6 +16,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
+
+	"github.com/our-org/crossbill/rehearsal/istiostats"
 )
 
 var (
@@ -33,6 +35,11 @@ var (
 // here looks at heartbeats.
 func kwokConfig() []byte { return []byte(string(kwokYAML) + "---\n" + nodefast.DefaultNodeInit) }
 
+// meshConfig adds the gateway's access log, from which its metrics are made.
+func meshConfig() []byte {
+	return fmt.Appendf(meshYAML, "accessLogFile: /dev/stdout\naccessLogEncoding: TEXT\naccessLogFormat: %q\n", istiostats.Format)
+}
+
 // A component is one process of the cluster.
 type component struct {
 	command *exec.Cmd
@@ -42,6 +49,11 @@ type component struct {
 
 // run starts a process that is to live as long as the cluster. Its output goes to logs/name.log.
 func (c *Cluster) run(name string, env []string, program string, args ...string) error {
+	return c.runTo(name, nil, env, program, args...)
+}
+
+// runTo is run with the process's standard output to a file of its own, unless that is nil.
+func (c *Cluster) runTo(name string, stdout *os.File, env []string, program string, args ...string) error {
 	out, err := os.Create(c.logFile(name))
 	if err != nil {
 		return err
@@ -49,6 +61,9 @@ func (c *Cluster) run(name string, env []string, program string, args ...string)
 	defer out.Close() // the process has its own
 	p := &component{command: exec.Command(program, args...), ended: make(chan struct{})}
 	p.command.Stdout, p.command.Stderr, p.command.Dir = out, out, c.options.Dir
+	if stdout != nil {
+		p.command.Stdout = stdout
+	}
 	p.command.Env = append(os.Environ(), env...)
 	// Not in the terminal's process group: Ctrl-C is for the one who then calls Close.
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -127,9 +142,38 @@ func (c *Cluster) startIstiod() error {
 		"--domain=cluster.local", "--clusterID=Kubernetes")
 }
 
-func (c *Cluster) startEnvoy() error {
-	return c.run("envoy", nil, c.options.EnvoyBinary, "--config-path", c.dir("envoy.yaml"), "--concurrency", "1",
-		"--disable-hot-restart", "--log-level", "warning")
+// startEnvoy runs the gateway. What it logs of each request is read here, and served as Istio's metrics.
+func (c *Cluster) startEnvoy(inside context.Context) error {
+	l, err := net.Listen("tcp", envoyMetrics)
+	if err != nil {
+		return fmt.Errorf("the gateway's metrics: %w", err)
+	}
+	log, stdout, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer stdout.Close() // the process has its own
+	err = c.runTo("envoy", stdout, nil, c.options.EnvoyBinary, "--config-path", c.dir("envoy.yaml"), "--concurrency", "1",
+		"--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "100")
+	if err != nil {
+		return err
+	}
+	stats := istiostats.New()
+	c.inside.Go(func() {
+		defer log.Close()
+		if err := stats.Read(log); err != nil {
+			c.report(err)
+		}
+	})
+	c.serve(inside, l, stats)
+	return nil
+}
+
+// serve answers on a listener from this process, as long as the cluster lives.
+func (c *Cluster) serve(inside context.Context, l net.Listener, handler http.Handler) {
+	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
+	c.inside.Go(func() { _ = server.Serve(l) })
+	context.AfterFunc(inside, func() { server.Close() })
 }
 
 func (c *Cluster) startPrometheus() error {
@@ -153,12 +197,7 @@ func (c *Cluster) startRegistry(inside context.Context) error {
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
 		return err
 	}
-	server := &http.Server{
-		Handler: registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
-			registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))),
-		ErrorLog: log.New(io.Discard, "", 0),
-	}
-	c.inside.Go(func() { _ = server.Serve(l) })
-	context.AfterFunc(inside, func() { server.Close() })
+	c.serve(inside, l, registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
+		registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))))
 	return nil
 }

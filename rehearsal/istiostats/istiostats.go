@@ -1,0 +1,287 @@
+// Package istiostats is the part of Istio's proxy that a stock Envoy lacks: it counts each request as
+// istio_requests_total and istio_request_duration_milliseconds, from the gateway's access log, to which istiod
+// gives the format that [Format] is. Envoy writes that log where Istio's filter counts: when a request has ended.
+//
+// The labels are made as Istio's filter makes them (istio/proxy at d13a386d7^, source/extensions/filters/http/
+// istio_stats/istio_stats.cc, populatePeerInfo; now contrib/istio in envoyproxy/envoy), from the same data:
+// the workload from the metadata `istio: workload` that istiod gives each endpoint (pilot/pkg/networking/util,
+// AppendLbEndpointMetadata), the service from the metadata `istio: services` of the cluster. So a request for which
+// no endpoint was chosen belongs to no workload: all that is said of its destination's workload is "unknown". For
+// one that no cluster was found for (NR, NC) even the service is: on a gateway istiod turns the fallback to the
+// host header off (pilot/pkg/model/telemetry.go, disableHostHeaderFallback).
+//
+// Pods here have no sidecars. What theirs would report (reporter="destination") is made up from what the gateway saw
+// of each request that reached a pod.
+//
+// What differs from Istio:
+//   - A sidecar outlives its app, and answers and counts 503 UF for it. Here the gateway's connection is refused: it
+//     tries another endpoint, as Istio's own default has it, and counts what came of that; destination counts nothing.
+//   - The source's labels of the destination are those that Istio has without metadata exchange: app, version and
+//     principal are unknown. The version is canonical_revision.
+//   - There are no sizes, no TCP, no gRPC statuses, and no mTLS.
+//   - destination has the duration that the gateway measured.
+package istiostats
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Format is Envoy's accessLogFormat: fields in the order of entry's, with tabs between.
+const Format = "%PROTOCOL%\t%DURATION%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_METADATA(istio:workload)%\t%CLUSTER_METADATA(istio:services)%\n"
+
+// bounds are the upper bounds of Envoy's buckets, in milliseconds.
+var bounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6}
+
+// flush is how often Envoy brings its histograms up to date, by default, and Istio's bootstrap does not.
+// Counters are always up to date: right after a request, the two disagree.
+const flush = 5 * time.Second
+
+// Stats counts the requests of one gateway.
+type Stats struct {
+	mu      sync.Mutex
+	entries map[string]*entry // by the line without its duration
+	series  map[string]*series
+	flushed time.Time
+}
+
+// entry is what lines that say the same count for.
+type entry struct{ reports []*series }
+
+// series is the two metrics with one set of labels.
+type series struct {
+	labels   string
+	requests uint64
+	duration histogram
+	shown    histogram // as of the last flush
+}
+
+type histogram struct {
+	count   uint64
+	sum     float64
+	buckets [20]uint64 // not cumulative; the last is +Inf
+}
+
+// New counts nothing yet.
+func New() *Stats {
+	return &Stats{entries: map[string]*entry{}, series: map[string]*series{}}
+}
+
+// Read counts what a log says, until it ends.
+func (s *Stats) Read(log io.Reader) error {
+	lines := bufio.NewScanner(log)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if err := s.add(lines.Bytes()); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func (s *Stats) add(line []byte) error {
+	protocol, rest, ok := bytes.Cut(line, []byte("\t"))
+	duration, key, ok2 := bytes.Cut(rest, []byte("\t"))
+	if !ok || !ok2 {
+		return fmt.Errorf("access log: %q is not as it was asked for", line)
+	}
+	if string(protocol) == "-" {
+		return nil // a connection that never became a request
+	}
+	took, err := strconv.ParseFloat(string(duration), 64)
+	if err != nil {
+		return fmt.Errorf("access log: %q: %w", line, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[string(key)]
+	if e == nil {
+		if e, err = s.entry(string(key)); err != nil {
+			return fmt.Errorf("access log: %q: %w", line, err)
+		}
+		s.entries[string(key)] = e
+	}
+	for _, one := range e.reports {
+		one.requests++
+		one.duration.add(took)
+	}
+	return nil
+}
+
+func (h *histogram) add(took float64) {
+	h.count++
+	h.sum += took
+	i := 0
+	for i < len(bounds) && took > bounds[i] {
+		i++
+	}
+	h.buckets[i]++
+}
+
+// entry finds the series that a line counts for.
+func (s *Stats) entry(key string) (*entry, error) {
+	fields := strings.Split(key, "\t")
+	if len(fields) != 5 {
+		return nil, fmt.Errorf("%d fields", len(fields))
+	}
+	code, flags, details := fields[0], fields[1], fields[2]
+	to, err := destinationOf(fields[3], fields[4])
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{reports: []*series{s.of(to.atSource(), code, flags, "unknown")}}
+	if code, flags, ok := seenByPod(code, flags, details); ok && to.workload != unknown {
+		e.reports = append(e.reports, s.of(to.atDestination(), code, flags, "none"))
+	}
+	return e, nil
+}
+
+// seenByPod is the code and the flags with which a pod's sidecar would report a request; false when the request
+// never got there.
+func seenByPod(code, flags, details string) (string, string, bool) {
+	set := strings.Split(flags, ",")
+	has := func(flag string) bool {
+		for _, f := range set {
+			if f == flag {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case details == "via_upstream":
+		return code, "-", true
+	case has("DC"), has("UT"), has("SI"): // the gateway let go of it
+		return "0", "DC", true
+	case has("UC"), has("UR"), has("UPE"): // the app did
+		return "503", "UC", true
+	}
+	return "", "", false
+}
+
+const unknown = "unknown"
+
+// destination is where a request was to go.
+type destination struct {
+	workload, namespace, canonical, revision, cluster string
+	host, service, serviceNamespace                   string
+}
+
+// destinationOf reads istiod's metadata of the endpoint that was chosen, and of its cluster; "-" is none.
+func destinationOf(workload, services string) (destination, error) {
+	d := destination{unknown, unknown, unknown, "latest", unknown, unknown, unknown, unknown}
+	set := func(field *string, value string) {
+		if value != "" {
+			*field = value
+		}
+	}
+	if parts := strings.Split(workload, ";"); len(parts) >= 5 {
+		for i, field := range []*string{&d.workload, &d.namespace, &d.canonical, &d.revision, &d.cluster} {
+			set(field, parts[i])
+		}
+	}
+	if services != "-" {
+		var list []struct{ Host, Name, Namespace string }
+		if err := json.Unmarshal([]byte(services), &list); err != nil {
+			return d, fmt.Errorf("metadata of a cluster %q: %w", services, err)
+		}
+		if len(list) > 0 {
+			set(&d.host, list[0].Host)
+			set(&d.service, list[0].Name)
+			set(&d.serviceNamespace, list[0].Namespace)
+		}
+	}
+	if d.serviceNamespace == unknown {
+		d.serviceNamespace = d.namespace
+	}
+	return d, nil
+}
+
+// gateway are the labels of the only caller.
+var gateway = []string{
+	"source_workload", "istio-ingressgateway", "source_workload_namespace", "istio-system", "source_principal", unknown,
+	"source_app", "istio-ingressgateway", "source_version", unknown, "source_canonical_service", "istio-ingressgateway",
+	"source_canonical_revision", "latest", "source_cluster", "Kubernetes",
+}
+
+func (d destination) atSource() []string { return d.labels("source", unknown, unknown) }
+
+// atDestination: a pod knows its own labels.
+func (d destination) atDestination() []string {
+	return d.labels("destination", d.canonical, d.revision)
+}
+
+func (d destination) labels(reporter, app, version string) []string {
+	return append([]string{
+		"reporter", reporter,
+		"destination_workload", d.workload, "destination_workload_namespace", d.namespace, "destination_principal", unknown,
+		"destination_app", app, "destination_version", version, "destination_service", d.host,
+		"destination_canonical_service", d.canonical, "destination_canonical_revision", d.revision,
+		"destination_service_name", d.service, "destination_service_namespace", d.serviceNamespace, "destination_cluster", d.cluster,
+		"request_protocol", "http",
+	}, gateway...)
+}
+
+// of is the series of a set of labels.
+func (s *Stats) of(labels []string, code, flags, security string) *series {
+	labels = append(labels, "response_code", code, "response_flags", flags, "connection_security_policy", security)
+	var b strings.Builder
+	for i := 0; i < len(labels); i += 2 {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "%s=%q", labels[i], labels[i+1])
+	}
+	text := b.String()
+	if s.series[text] == nil {
+		s.series[text] = &series{labels: text}
+	}
+	return s.series[text]
+}
+
+// ServeHTTP gives the metrics in Prometheus's text format.
+func (s *Stats) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("content-type", "text/plain; version=0.0.4")
+	out := bufio.NewWriter(w)
+	defer out.Flush()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.flushed) >= flush {
+		s.flushed = now
+		for _, one := range s.series {
+			one.shown = one.duration
+		}
+	}
+	fmt.Fprintln(out, "# TYPE istio_requests_total counter")
+	for _, one := range s.series {
+		fmt.Fprintf(out, "istio_requests_total{%s} %d\n", one.labels, one.requests)
+	}
+	fmt.Fprintln(out, "# TYPE istio_request_duration_milliseconds histogram")
+	for _, one := range s.series {
+		if one.shown.count > 0 {
+			one.write(out)
+		}
+	}
+}
+
+func (s *series) write(out io.Writer) {
+	const name = "istio_request_duration_milliseconds"
+	cumulative := uint64(0)
+	for i, n := range s.shown.buckets {
+		cumulative += n
+		le := "+Inf"
+		if i < len(bounds) {
+			le = strconv.FormatFloat(bounds[i], 'g', -1, 64)
+		}
+		fmt.Fprintf(out, "%s_bucket{%s,le=%q} %d\n", name, s.labels, le, cumulative)
+	}
+	fmt.Fprintf(out, "%s_sum{%s} %g\n%s_count{%s} %d\n", name, s.labels, s.shown.sum, name, s.labels, s.shown.count)
+}

@@ -1,0 +1,79 @@
+package istiostats
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const shop = `[{"host":"shop.production.svc.cluster.local","name":"shop","namespace":"production"}]`
+
+// scraped is what Prometheus gets after some lines of a log.
+func scraped(t *testing.T, s *Stats, lines ...string) string {
+	t.Helper()
+	if err := s.Read(strings.NewReader(strings.Join(lines, "\n"))); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, nil)
+	return w.Body.String()
+}
+
+// TestLabels holds the labels against what Istio's gateway was seen to report, and against its filter.
+func TestLabels(t *testing.T) {
+	canary := "shop-canary;production;shop;canary;Kubernetes"
+	for name, c := range map[string]struct {
+		line                string
+		source, destination string // what series of each must say; "" is no series
+	}{
+		"answered": {"HTTP/1.1\t7\t200\t-\tvia_upstream\t" + canary + "\t" + shop,
+			`destination_workload="shop-canary",destination_workload_namespace="production" destination_version="unknown" destination_service="shop.production.svc.cluster.local" destination_canonical_revision="canary" destination_service_name="shop",destination_service_namespace="production" source_workload="istio-ingressgateway" response_code="200",response_flags="-"`,
+			`destination_version="canary" response_code="200",response_flags="-"`},
+		"no endpoint is healthy": {"HTTP/1.1\t0\t503\tUH\tno_healthy_upstream\t-\t" + shop,
+			`destination_workload="unknown",destination_workload_namespace="unknown" destination_service="shop.production.svc.cluster.local" destination_service_name="shop",destination_service_namespace="production" response_code="503",response_flags="UH"`, ""},
+		"no cluster":           {"HTTP/1.1\t0\t503\tNC\tcluster_not_found\t-\t-", `destination_workload="unknown" destination_service="unknown" destination_service_name="unknown",destination_service_namespace="unknown" response_flags="NC"`, ""},
+		"no route":             {"HTTP/1.1\t0\t404\tNR\troute_not_found\t-\t-", `destination_service="unknown" response_code="404",response_flags="NR"`, ""},
+		"connection refused":   {"HTTP/1.1\t1\t503\tUF\tupstream_reset_before_response_started{connection_failure}\t" + canary + "\t" + shop, `destination_workload="shop-canary" response_code="503",response_flags="UF"`, ""},
+		"the app breaks off":   {"HTTP/1.1\t1\t503\tUC\tupstream_reset_before_response_started{connection_termination}\t" + canary + "\t" + shop, `response_code="503",response_flags="UC"`, `response_code="503",response_flags="UC"`},
+		"the caller leaves":    {"HTTP/1.1\t900\t0\tDC\tdownstream_remote_disconnect\t" + canary + "\t" + shop, `response_code="0",response_flags="DC"`, `response_code="0",response_flags="DC"`},
+		"the gateway gives up": {"HTTP/1.1\t900\t504\tUT\tresponse_timeout\t" + canary + "\t" + shop, `response_code="504",response_flags="UT"`, `response_code="0",response_flags="DC"`},
+		"no request":           {"-\t0\t0\t-\t-\t-\t-", "", ""},
+	} {
+		text := scraped(t, New(), c.line)
+		for reporter, want := range map[string]string{"source": c.source, "destination": c.destination} {
+			got := ""
+			for line := range strings.Lines(text) {
+				if strings.HasPrefix(line, `istio_requests_total{reporter="`+reporter+`"`) {
+					got += line
+				}
+			}
+			if want == "" && got != "" {
+				t.Errorf("%s: %s reports %s", name, reporter, got)
+			}
+			for _, part := range strings.Fields(want) {
+				if !strings.Contains(got, part) {
+					t.Errorf("%s: %s reports %s\nwithout %s", name, reporter, got, part)
+				}
+			}
+		}
+	}
+}
+
+// TestHistogramsLag: as Envoy's do, the histograms follow the counters every 5 s.
+func TestHistogramsLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		line := "HTTP/1.1\t7\t200\t-\tvia_upstream\tshop-canary;production;shop;canary;Kubernetes\t" + shop
+		scraped(t, s, line)
+		text := scraped(t, s, line)
+		if !strings.Contains(text, "} 2\n") || !strings.Contains(text, `le="10"} 1`+"\n") || strings.Contains(text, `le="5"} 1`) {
+			t.Errorf("at once:\n%s", text)
+		}
+		time.Sleep(flush)
+		if text := scraped(t, s); !strings.Contains(text, `le="10"} 2`+"\n") {
+			t.Errorf("after %s:\n%s", flush, text)
+		}
+	})
+}
