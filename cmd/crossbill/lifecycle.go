@@ -44,7 +44,7 @@ func (o *lifecycleOptions) add(cmd *cobra.Command) {
 }
 
 func (o *lifecycleOptions) addBound(flags *pflag.FlagSet) {
-	positiveDuration(flags, &o.timeout, "timeout", 5*time.Minute, "bound of each wait for the cluster")
+	positiveDuration(flags, &o.timeout, "timeout", 5*time.Minute, "how long a wait for the cluster may see no progress")
 	flags.StringVar(&o.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
 }
 

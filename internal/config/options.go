@@ -59,7 +59,7 @@ var (
 	anything         = form{what: "text", example: "a name in quotes", pattern: `\S`}
 )
 
-// clusterCommands are the commands whose --timeout bounds a wait for the cluster.
+// clusterCommands are the commands whose --timeout ends a wait for the cluster.
 var clusterCommands = []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
@@ -72,7 +72,7 @@ var Options = []Option{
 	{Key: "cluster.context", Flags: []string{"context"}, Variable: "CROSSBILL_CONTEXT", form: name, Doc: "Context of the kubeconfig; without it its current one"},
 	{Key: "cluster.namespace", Flags: []string{"namespace"}, Variable: "CROSSBILL_NAMESPACE", Doc: "Namespace of the app; without it the context's",
 		form: form{what: "the name of a namespace", example: "production", pattern: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`}},
-	{Key: "cluster.timeout", Flags: []string{"timeout"}, Commands: clusterCommands, Default: "5m", form: positiveDuration, Doc: "Bound of each wait for the cluster"},
+	{Key: "cluster.timeout", Flags: []string{"timeout"}, Commands: clusterCommands, Default: "5m", form: positiveDuration, Doc: "How long a wait for the cluster may see no progress"},
 
 	{Key: "prometheus.url", Flags: []string{"prometheus"}, Variable: "CROSSBILL_PROMETHEUS", form: address, Doc: "Prometheus that scrapes the mesh"},
 	{Key: "prometheus.httpConfig", Flags: []string{"prometheus-config"}, Variable: "CROSSBILL_PROMETHEUS_CONFIG", form: folder, Doc: "File in the form of Prometheus's http_config: credentials, CA and headers for Prometheus"},

@@ -52,6 +52,8 @@ type controllers struct {
 	stuck    map[string]bool             // Deployments whose pods do not end
 	shrink   map[string]int32            // by Deployment: an autoscaler makes it so big whenever it is bigger
 	silent   bool                        // endpoints are not written
+	slow     time.Duration               // so long after one pod has become ready the next one does
+	ready    time.Time                   // when the last one did
 	progress map[string]*progress        // by Deployment
 	pods     map[string]int              // how many a ReplicaSet has had
 }
@@ -170,7 +172,9 @@ func (c *controllers) round() (waiting bool) {
 			waiting = true
 		}
 	}
-	c.kubelet(pods)
+	if c.kubelet(pods) {
+		waiting = true
+	}
 	for _, rs := range sets {
 		c.scale(rs, pods)
 	}
@@ -232,8 +236,8 @@ func (c *controllers) endpoints(pods []*corev1.Pod) {
 	}
 }
 
-// kubelet makes pods ready, and lets those that are deleted end.
-func (c *controllers) kubelet(pods []*corev1.Pod) {
+// kubelet makes pods ready, and lets those that are deleted end. It says whether one waits for its time.
+func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 	for _, pod := range pods {
 		if pod.DeletionTimestamp != nil {
 			owner := metav1.GetControllerOf(pod)
@@ -248,7 +252,13 @@ func (c *controllers) kubelet(pods []*corev1.Pod) {
 		switch {
 		case is:
 			pod.Status = *broken.DeepCopy()
+		case c.slow > 0 && !isReady(pod) && time.Since(c.ready) < c.slow:
+			waiting = true
+			continue
 		default:
+			if !isReady(pod) {
+				c.ready = time.Now()
+			}
 			pod.Status.Phase = corev1.PodRunning
 			pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 			pod.Status.ContainerStatuses = nil
@@ -262,6 +272,7 @@ func (c *controllers) kubelet(pods []*corev1.Pod) {
 		}
 		set(c, "pods", pod)
 	}
+	return waiting
 }
 
 // end notes that a pod is to go.

@@ -31,8 +31,8 @@ func (j *job) selector(track release.Track) string {
 // there is one: only then may a route point at it.
 func (j *job) waitEndpoints(track release.Track, image string) step {
 	return func(ctx context.Context) error {
-		return j.waiting(ctx, func(ctx context.Context) error {
-			pods, err := j.untilEndpoints(ctx, track)
+		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error {
+			pods, err := j.untilEndpoints(ctx, track, seen)
 			if err != nil {
 				return err
 			}
@@ -42,7 +42,7 @@ func (j *job) waitEndpoints(track release.Track, image string) step {
 	}
 }
 
-func (j *job) untilEndpoints(ctx context.Context, track release.Track) (pods []corev1.Pod, err error) {
+func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func(mark)) (pods []corev1.Pod, err error) {
 	ready := map[string]sets.Set[string]{} // by slice
 	_, err = watchtools.UntilWithSync(ctx, j.watchEndpoints(), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
 		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
@@ -56,10 +56,19 @@ func (j *job) untilEndpoints(ctx context.Context, track release.Track) (pods []c
 			all = all.Union(names)
 		}
 		var err error
-		pods, err = j.livePods(ctx, track) // each time: pods come and go while this waits
-		return err == nil && len(pods) > 0 && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !all.Has(p.Name) }), err
+		if pods, err = j.livePods(ctx, track); err != nil { // each time: pods come and go while this waits
+			return false, err
+		}
+		missing := 0
+		for _, pod := range pods {
+			if !all.Has(pod.Name) {
+				missing++
+			}
+		}
+		seen(mark{ready: len(pods) - missing})
+		return len(pods) > 0 && missing == 0, nil
 	})
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil {
+	if errors.Is(context.Cause(ctx), errNoProgress) && err != nil {
 		return nil, &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods are not ready endpoints of Service " + j.Manifests.Service.Name, Details: j.explain(context.WithoutCancel(ctx), track)}
 	}
 	if err != nil {

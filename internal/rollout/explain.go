@@ -77,3 +77,6 @@ func podDetails(pod corev1.Pod) (details []string) {
 	}
 	return details
 }
+
+// hopeless says why pods cannot come up any more, with what they say; "" while they may.
+func hopeless([]corev1.Pod) (reason string, details []string) { return "", nil }

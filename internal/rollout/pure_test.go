@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 )
 
 func sized(n int32) *appsv1.Deployment {
@@ -70,4 +71,35 @@ func TestOtherImages(t *testing.T) {
 	if got := otherImages(pods, "app", "sha256:a"); len(got) != 1 || got["sha256:b"] != "wrong" {
 		t.Errorf("%v", got)
 	}
+}
+
+// TestProgress: what comes and goes holds no wait up: between two generations there is as much progress as there are
+// pods to wait for, however often they change.
+func TestProgress(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		const pods = 4
+		count := rapid.IntRange(0, pods)
+		marks := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) mark {
+			return mark{updated: int32(count.Draw(t, "updated")), available: int32(count.Draw(t, "available")), ready: count.Draw(t, "ready"), left: int32(count.Draw(t, "left"))}
+		}), 0, 200).Draw(r, "marks")
+		best := &mark{left: pods}
+		progress := 0
+		for _, m := range marks {
+			if further(&best, m) {
+				progress++
+			}
+			if further(&best, m) {
+				r.Fatalf("%+v twice is progress", m)
+			}
+		}
+		if progress > 4*pods {
+			r.Errorf("%d times progress in %d marks", progress, len(marks))
+		}
+		next := *best
+		next.generation++
+		next.updated = 0
+		if !further(&best, next) || !further(&best, mark{generation: next.generation, updated: 1, left: 9}) {
+			r.Error("a new generation is no progress, or none follows it")
+		}
+	})
 }

@@ -48,7 +48,7 @@ type Cluster struct {
 	Again bool
 	// By names the job or person, for the ledger and the lock.
 	By string
-	// Timeout bounds each wait for the cluster. Default 5 minutes.
+	// Timeout ends a wait for the cluster that sees no progress for so long. Default 5 minutes.
 	Timeout time.Duration
 	// LockTimeout bounds the wait for the lock. Default 1 minute.
 	LockTimeout time.Duration
@@ -100,13 +100,12 @@ func (c *Cluster) log(object, format string, args ...any) {
 // now is the time as the ledger keeps it.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
-// bounded is the context of one wait.
-func (c *Cluster) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	timeout := c.Timeout
-	if timeout == 0 {
-		timeout = 5 * time.Minute
+// timeout is how long a wait may go without progress.
+func (c *Cluster) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
 	}
-	return context.WithTimeout(ctx, timeout)
+	return 5 * time.Minute
 }
 
 func (c *Cluster) app() string { return c.Manifests.App }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,14 +30,69 @@ func (e *NotReadyError) Error() string {
 	return strings.Join(append([]string{text}, e.Details...), "\n  ")
 }
 
-// waiting bounds a wait for the cluster. A plan waits for nothing.
+// waiting bounds a wait in total: for what shows no progress. A plan waits for nothing.
 func (j *job) waiting(ctx context.Context, wait step) error {
 	if j.planning() {
 		return nil
 	}
-	ctx, cancel := j.bounded(ctx)
+	ctx, cancel := context.WithTimeout(ctx, j.timeout())
 	defer cancel()
 	return wait(ctx)
+}
+
+// errNoProgress ends a wait for a track.
+var errNoProgress = errors.New("no progress")
+
+// patiently bounds a wait for a track: it ends when nothing that is seen is progress for the timeout, never in
+// total. A plan waits for nothing.
+func (j *job) patiently(ctx context.Context, wait func(ctx context.Context, seen func(mark)) error) error {
+	if j.planning() {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(j.timeout(), func() { cancel(errNoProgress) })
+	defer timer.Stop()
+	var best *mark
+	return wait(ctx, func(now mark) {
+		if further(&best, now) {
+			timer.Reset(j.timeout())
+		}
+	})
+}
+
+// mark is how far a track has come.
+type mark struct {
+	generation int64 // that the controller has seen
+	updated    int32 // pods of the present template
+	available  int32
+	ready      int   // endpoints
+	left       int32 // pods that have yet to go
+}
+
+// further says whether there is progress beyond the best so far, and keeps the best: a newer generation, more pods
+// than ever, or fewer that have yet to go. Pods that come and go are none.
+func further(best **mark, now mark) bool {
+	was := *best
+	if was == nil || now.generation > was.generation {
+		*best = &now
+		return true
+	}
+	progress := now.updated > was.updated || now.available > was.available || now.ready > was.ready || now.left < was.left
+	*best = &mark{was.generation, max(was.updated, now.updated), max(was.available, now.available), max(was.ready, now.ready), min(was.left, now.left)}
+	return progress
+}
+
+// markOf is how far a Deployment has come.
+func markOf(d *appsv1.Deployment) mark {
+	m := mark{generation: d.Status.ObservedGeneration, updated: d.Status.UpdatedReplicas, available: d.Status.AvailableReplicas, left: d.Status.Replicas - d.Status.UpdatedReplicas}
+	if d.DeletionTimestamp != nil {
+		m.left = d.Status.Replicas
+		if ending := d.Status.TerminatingReplicas; ending != nil {
+			m.left += *ending
+		}
+	}
+	return m
 }
 
 // waitTrack is the step that waits until a track can be routed to: it is ready, and runs the image; "" for
@@ -51,12 +107,37 @@ func (j *job) waitTrack(track release.Track, image string) step {
 // available.
 func (j *job) waitRollout(track release.Track) step {
 	return func(ctx context.Context) error {
-		return j.waiting(ctx, func(ctx context.Context) error { return j.untilRolledOut(ctx, track) })
+		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error { return j.untilRolledOut(ctx, track, seen) })
 	}
 }
 
-func (j *job) untilRolledOut(ctx context.Context, track release.Track) error {
+// hopePeriod is how often the pods of a track that is waited for are asked whether it can still come up.
+const hopePeriod = 5 * time.Second
+
+// hoping asks a track's pods again and again whether it can still come up, and ends the wait when it cannot.
+func (j *job) hoping(ctx context.Context, track release.Track, give func(error)) {
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(hopePeriod):
+		}
+		pods, err := j.livePods(ctx, track)
+		if err != nil {
+			continue
+		}
+		if reason, details := hopeless(pods); reason != "" {
+			give(&NotReadyError{Reason: reason, Details: details})
+			return
+		}
+	}
+}
+
+func (j *job) untilRolledOut(ctx context.Context, track release.Track, seen func(mark)) error {
 	o := j.track(track)
+	ctx, give := context.WithCancelCause(ctx)
+	defer give(nil)
+	go j.hoping(ctx, track, give)
 	deleted := &NotReadyError{Reason: "somebody else deleted it"}
 	exists := func(store cache.Store) (bool, error) { // no event comes of one that was deleted before the watch started
 		if len(store.List()) > 0 {
@@ -76,6 +157,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track) error {
 		if w, ok := j.written[o.name]; ok && (d.UID != w.uid || d.Generation < w.generation) {
 			return false, nil // a cache that has not heard of our write yet
 		}
+		seen(markOf(d))
 		done, changed, err := p.look(d)
 		if changed {
 			j.log(o.String(), "%s", p.text)
@@ -87,14 +169,17 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track) error {
 		return nil
 	}
 	notReady := &NotReadyError{Reason: err.Error()}
-	if !errors.As(err, &notReady) && ctx.Err() != nil {
-		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return ctx.Err()
-		}
-		notReady.Reason = fmt.Sprintf("deadline passed (%s)", p.text)
+	switch cause := context.Cause(ctx); {
+	case errors.As(err, &notReady), errors.As(cause, &notReady):
+	case errors.Is(cause, errNoProgress):
+		notReady.Reason = fmt.Sprintf("no progress for %s (%s)", j.timeout(), p.text)
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
 	notReady.Deployment = o.name
-	notReady.Details = j.explain(context.WithoutCancel(ctx), track)
+	if notReady.Details == nil {
+		notReady.Details = j.explain(context.WithoutCancel(ctx), track)
+	}
 	return notReady
 }
 
@@ -155,10 +240,13 @@ func (j *job) waitGone(track release.Track) step {
 // waitDeleted is the step that waits until a Deployment is gone.
 func (j *job) waitDeleted(name, says string) step {
 	return func(ctx context.Context) error {
-		return j.waiting(ctx, func(ctx context.Context) error {
+		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error {
 			o := j.deployment(name)
 			gone := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
 			_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
+				if d, ok := event.Object.(*appsv1.Deployment); ok {
+					seen(markOf(d))
+				}
 				return event.Type == watch.Deleted, nil
 			})
 			switch {

@@ -165,6 +165,56 @@ func TestIndex(t *testing.T) {
 	}
 }
 
+// TestSlowRollout: a roll-out that advances is neither given up nor rolled back, however long it takes in all, and neither is
+// its rollback; one that stands still is.
+func TestSlowRollout(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/replicas","value":8}]`)
+		time.Sleep(time.Minute)
+		j := w.job("job")
+		j.Timeout = time.Minute
+		j.Manifests = w.own()
+		j.Manifests.Deployment.Spec.Replicas = nil
+		w.server.mu.Lock()
+		w.controllers.slow = 50 * time.Second // within progressDeadlineSeconds
+		w.server.mu.Unlock()
+		r := wanted("2")
+		r.Weight = 50
+		start := time.Now()
+		if _, err := j.Canary(w.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < 2*time.Minute {
+			t.Errorf("the canary took only %s", took)
+		}
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		start = time.Now()
+		w.must(j.Promote(w.Context()))
+		if took := time.Since(start); took < 5*time.Minute {
+			t.Errorf("promotion took only %s", took)
+		}
+		start = time.Now()
+		w.must(j.Rollback(w.Context(), "test"))
+		if took := time.Since(start); took < 5*time.Minute {
+			t.Errorf("the rollback took only %s", took)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+		w.server.mu.Lock()
+		w.controllers.slow = time.Hour
+		w.server.mu.Unlock()
+		j.Timeout = 30 * time.Second
+		start = time.Now()
+		if _, err := j.Canary(w.Context(), wanted("3")); err == nil || !strings.Contains(err.Error(), "no progress for 30s") {
+			t.Errorf("%v", err)
+		}
+		if took := time.Since(start); took > 10*time.Minute {
+			t.Errorf("it was given up after %s", took)
+		}
+	})
+}
+
 // TestDeletedMeanwhile: somebody deletes the canary while a job waits for it.
 func TestDeletedMeanwhile(t *testing.T) {
 	at(t, "rest", func(w *world) {
