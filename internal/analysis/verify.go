@@ -122,7 +122,8 @@ func judged(status *rollout.Status, id string, again bool) (message string, done
 		}
 		return "judged healthy before it was promoted: " + r.Verdict.Reason, true, nil
 	}
-	return "", false, &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(r.Digest())}
+	subject := r.Subject()
+	return "", false, &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(&subject)}
 }
 
 // conclude notes the verdict in the ledger and does what follows from it.
@@ -131,10 +132,10 @@ func (o Options) conclude(ctx context.Context, r *release.Release, v *verdict.Ve
 	if err != nil {
 		return Outcome{}, err
 	}
-	result, err := o.Rollout.Judge(ctx, release.Verdict{
-		Outcome: v.Outcome, Cause: string(v.Cause), Digest: r.Digest(), Reason: v.Reason, Evidence: string(evidence),
-		Requests: int64(v.Record.Requests()), At: time.Now().UTC().Truncate(time.Millisecond),
-	}, !o.NoRollback)
+	noted := r.Subject() // as it was when the analysis began
+	noted.Outcome, noted.Cause, noted.Reason, noted.Evidence = v.Outcome, string(v.Cause), v.Reason, string(evidence)
+	noted.Requests, noted.At = int64(v.Record.Requests()), time.Now().UTC().Truncate(time.Millisecond)
+	result, err := o.Rollout.Judge(ctx, noted, !o.NoRollback)
 	came := Outcome{Result: result, Verdict: v}
 	if unfinished, ok := errors.AsType[*rollout.RollbackError](err); ok {
 		came.Result = o.result(r, fmt.Sprintf("%s: %s", v.Outcome, v.Reason))

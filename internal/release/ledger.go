@@ -143,8 +143,8 @@ func allowed(from, to Stage) bool {
 	}
 }
 
-// Judgeable says whether a verdict on a digest can be put on the release in flight.
-func (l *Ledger) Judgeable(digest string) error {
+// Judgeable says whether a verdict can be put on the release in flight: it is on what the release is.
+func (l *Ledger) Judgeable(v *Verdict) error {
 	r := l.Release
 	switch {
 	case r == nil:
@@ -153,22 +153,25 @@ func (l *Ledger) Judgeable(digest string) error {
 		return fmt.Errorf("release %s is rolling back (%s): finish with rollback", r.ID, r.Reason)
 	case r.Stage != StageCanary && r.Stage != StageVerified:
 		return fmt.Errorf("release %s is at stage %s: only a canary with traffic can be judged", r.ID, r.Stage)
-	case digest != r.Digest():
-		return fmt.Errorf("the verdict is on %s, release %s is %s", digest, r.ID, r.Digest())
+	}
+	if unlike := v.unlike(r); unlike != "" {
+		return fmt.Errorf("release %s has changed meanwhile: it was judged %s; run verify again", r.ID, unlike)
 	}
 	return nil
 }
 
 // Judge puts a verdict on the release in flight.
 func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
-	if err := l.Judgeable(v.Digest); err != nil {
+	if err := l.Judgeable(&v); err != nil {
 		return err
 	}
 	r := l.Release
 	if err := l.Reach(StageVerified, by, now); err != nil {
 		return err
 	}
-	r.superseded()
+	if r.Verdict == nil || r.Verdict.Outcome != Healthy || v.Outcome != Healthy || r.Verdict.unlike(r) != "" {
+		r.superseded() // else it says again what it said, with more evidence
+	}
 	r.Verdict = &v
 	return nil
 }
@@ -204,8 +207,8 @@ func (l *Ledger) Shift(weight int, by string, now time.Time) error {
 	return nil
 }
 
-// Promotable says whether the release in flight may go to primary: its very digest was judged
-// healthy in this release (invariant 3).
+// Promotable says whether the release in flight may go to primary: it was judged healthy as it is, the same digest, pod
+// template and weight, in this release (invariant 3).
 func (l *Ledger) Promotable() error {
 	r := l.Release
 	switch {
@@ -215,10 +218,13 @@ func (l *Ledger) Promotable() error {
 		return fmt.Errorf("release %s is rolling back (%s): finish with rollback", r.ID, r.Reason)
 	case r.Verdict == nil:
 		return fmt.Errorf("release %s has no verdict: run verify first", r.ID)
-	case r.Verdict.Digest != r.Digest():
-		return fmt.Errorf("release %s was judged on %s, not on %s: run verify again", r.ID, r.Verdict.Digest, r.Digest())
 	case r.Verdict.Outcome != Healthy:
 		return fmt.Errorf("release %s was judged %s (%s): only a healthy one is promoted", r.ID, r.Verdict.Outcome, r.Verdict.Reason)
+	case r.Stage == StagePromoting: // it was promotable; its weight changes from here on
+		return nil
+	}
+	if unlike := r.Verdict.unlike(r); unlike != "" {
+		return fmt.Errorf("release %s was judged %s; run verify again", r.ID, unlike)
 	}
 	return nil
 }

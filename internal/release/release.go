@@ -7,6 +7,7 @@ package release
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -69,18 +70,63 @@ const (
 	Inconclusive VerdictOutcome = "inconclusive"
 )
 
-// Verdict is the result of the analysis of a canary, as the ledger keeps it.
+// Verdict is the result of the analysis of a canary, as the ledger keeps it. It is bound to what was judged: a release
+// and its digest, the pod template, the canary's weight and since when it had that. A verdict of an older crossbill says
+// the digest alone: nothing is promoted by it.
 type Verdict struct {
-	Outcome  VerdictOutcome `json:"outcome"`
-	Cause    string         `json:"cause,omitempty"` // of an inconclusive one, by name
-	Digest   string         `json:"digest"`          // what was judged
-	Reason   string         `json:"reason"`
-	Requests int64          `json:"requests"` // the canary's, while it was judged
-	At       time.Time      `json:"at"`
+	Outcome   VerdictOutcome `json:"outcome"`
+	Cause     string         `json:"cause,omitempty"` // of an inconclusive one, by name
+	ReleaseID string         `json:"releaseId,omitempty"`
+	Digest    string         `json:"digest"`
+	Template  string         `json:"template,omitempty"`
+	Weight    int            `json:"weight,omitempty"`
+	Since     time.Time      `json:"since,omitzero"`
+
+	Reason   string    `json:"reason"`
+	Requests int64     `json:"requests"` // the canary's, while it was judged
+	At       time.Time `json:"at"`
 	// Evidence is what the verdict rests on, enough to judge again: package verdict's Record as JSON.
 	Evidence string `json:"evidence,omitempty"`
 	// Dropped says that there was evidence, which the ledger had no room for.
 	Dropped bool `json:"evidenceDropped,omitempty"`
+}
+
+// Subject is a verdict on the release as it is, which does not say its outcome yet.
+func (r *Release) Subject() Verdict {
+	return Verdict{ReleaseID: r.ID, Digest: r.Digest(), Template: r.Template, Weight: r.Weight, Since: r.weighedSince()}
+}
+
+// weighedSince is when the canary got the weight that it has; zero before it has one.
+func (r *Release) weighedSince() time.Time {
+	for _, step := range slices.Backward(r.Steps) {
+		if step.Stage == StageCanary {
+			return step.At
+		}
+	}
+	return time.Time{}
+}
+
+// unlike says what a verdict is on, if that is not the release as it is; "" if it is. Its harm outlives a shift: an
+// unhealthy verdict holds at every weight of the same release.
+func (v *Verdict) unlike(r *Release) string {
+	is := r.Subject()
+	switch {
+	case v.Digest != is.Digest:
+		return "on " + v.Digest + ", not on " + is.Digest
+	case v.ReleaseID == "":
+		return "by an older crossbill, which did not note what it judged"
+	case v.ReleaseID != is.ReleaseID, v.Since.Before(r.StartedAt):
+		return "in another run, as release " + v.ReleaseID
+	case v.Template != is.Template:
+		return "with another pod template"
+	case v.Outcome == Unhealthy:
+		return ""
+	case v.Weight != is.Weight:
+		return fmt.Sprintf("with %d%% of the traffic, not with %d%%", v.Weight, is.Weight)
+	case !v.Since.Equal(is.Since):
+		return "before the canary got its weight at " + is.Since.Format(time.RFC3339)
+	}
+	return ""
 }
 
 // Release is one digest on its way to primary.

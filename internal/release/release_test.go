@@ -112,10 +112,10 @@ func TestPromotionNeedsAHealthyVerdictOnThisDigest(t *testing.T) {
 		ok      bool
 	}{
 		{"no verdict", nil, false},
-		{"healthy", &Verdict{Outcome: Healthy, Digest: digestA}, true},
-		{"unhealthy", &Verdict{Outcome: Unhealthy, Digest: digestA}, false},
-		{"inconclusive", &Verdict{Outcome: Inconclusive, Digest: digestA}, false},
-		{"another digest", &Verdict{Outcome: Healthy, Digest: digestB}, false},
+		{"healthy", &Verdict{Outcome: Healthy, ReleaseID: "1", Digest: digestA, Weight: 10, Since: now}, true},
+		{"unhealthy", &Verdict{Outcome: Unhealthy, ReleaseID: "1", Digest: digestA, Weight: 10, Since: now}, false},
+		{"inconclusive", &Verdict{Outcome: Inconclusive, ReleaseID: "1", Digest: digestA, Weight: 10, Since: now}, false},
+		{"another digest", &Verdict{Outcome: Healthy, ReleaseID: "1", Digest: digestB, Weight: 10, Since: now}, false},
 	} {
 		l := started(t)
 		if err := l.Reach(StageCanary, "me", now); err != nil {
@@ -133,6 +133,84 @@ func TestPromotionNeedsAHealthyVerdictOnThisDigest(t *testing.T) {
 		if err := l.Reach(StagePromoting, "me", now); (err == nil) != c.ok {
 			t.Errorf("%s: Reach(promoting): %v", c.name, err)
 		}
+	}
+}
+
+// healthy is a healthy verdict on the release in flight as it is.
+func healthy(l *Ledger) Verdict {
+	v := l.Release.Subject()
+	v.Outcome = Healthy
+	return v
+}
+
+// TestAVerdictIsBoundToWhatWasJudged: what has changed since a verdict began does not inherit it, neither by Judge
+// nor in a ledger. Harm outlives a shift of the same release.
+func TestAVerdictIsBoundToWhatWasJudged(t *testing.T) {
+	later := now.Add(time.Hour)
+	restarted := func(l *Ledger) {
+		_ = l.Reach(StageRollingBack, "me", now)
+		_ = l.Finish(OutcomeRolledBack, "me", now)
+		_, _ = l.Start(Release{ID: "1", Image: repo + "@" + digestA, Previous: "p", Weight: 10}, "me", later)
+		_ = l.Reach(StageCanary, "me", later)
+	}
+	for name, c := range map[string]struct {
+		change             func(l *Ledger, v *Verdict)
+		healthy, unhealthy bool // may be noted
+	}{
+		"nothing":                        {func(*Ledger, *Verdict) {}, true, true},
+		"a shift":                        {func(l *Ledger, _ *Verdict) { _ = l.Shift(25, "other", later) }, false, true},
+		"a shift to the weight it has":   {func(l *Ledger, v *Verdict) { _ = l.Judge(healthy(l), "o", now); _ = l.Shift(10, "other", later) }, false, true},
+		"another release":                {func(l *Ledger, _ *Verdict) { l.Release.ID = "2" }, false, false},
+		"the same release, started anew": {func(l *Ledger, _ *Verdict) { restarted(l) }, false, false},
+		"another template":               {func(l *Ledger, _ *Verdict) { l.Release.Template = "other" }, false, false},
+		"of an older crossbill":          {func(_ *Ledger, v *Verdict) { *v = Verdict{Digest: v.Digest} }, false, false},
+	} {
+		for outcome, ok := range map[VerdictOutcome]bool{Healthy: c.healthy, Unhealthy: c.unhealthy, Inconclusive: c.healthy} {
+			l := started(t)
+			if err := l.Reach(StageCanary, "me", now); err != nil {
+				t.Fatal(err)
+			}
+			v := l.Release.Subject()
+			c.change(l, &v)
+			v.Outcome = outcome
+			if err := l.Judge(v, "me", later); (err == nil) != ok {
+				t.Errorf("%s, %s: %v", name, outcome, err)
+			}
+			l.Release.Stage, l.Release.Verdict = StageVerified, &v // whatever wrote it
+			if err := l.Promotable(); (err == nil) != (ok && outcome == Healthy) {
+				t.Errorf("%s, %s: promotable: %v", name, outcome, err)
+			}
+		}
+	}
+}
+
+// TestWhatIsPromotedStaysSo: a promotion that an older crossbill began, or that gave the canary more traffic, goes on.
+func TestWhatIsPromotedStaysSo(t *testing.T) {
+	l := started(t)
+	if err := errors.Join(l.Reach(StageCanary, "me", now), l.Judge(healthy(l), "me", now), l.Reach(StagePromoting, "me", now)); err != nil {
+		t.Fatal(err)
+	}
+	l.Release.Weight, l.Release.Verdict.ReleaseID = 99, ""
+	if err := l.Promotable(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTheSameVerdictAgain: a verdict that says again what the last one said takes its place; any other is kept.
+func TestTheSameVerdictAgain(t *testing.T) {
+	l := started(t)
+	if err := l.Reach(StageCanary, "me", now); err != nil {
+		t.Fatal(err)
+	}
+	for i, outcome := range []VerdictOutcome{Inconclusive, Healthy, Healthy, Healthy, Unhealthy} {
+		v := l.Release.Subject()
+		v.Outcome = outcome
+		if err := l.Judge(v, "me", now.Add(time.Duration(i)*time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(l.Release.Judged); got != 2 {
+		t.Errorf("%d verdicts are kept beside the last one, want the inconclusive and the last healthy one", got)
 	}
 }
 
@@ -181,10 +259,12 @@ func TestLedgerOverAnyHistory(t *testing.T) {
 				_ = l.Reach(stage, "me", now)
 			},
 			"judge": func(t *rapid.T) {
-				v := Verdict{
-					Outcome: rapid.SampledFrom([]VerdictOutcome{Healthy, Unhealthy, Inconclusive}).Draw(t, "outcome"),
-					Digest:  rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "judged"),
+				v := Verdict{}
+				if l.Release != nil {
+					v = l.Release.Subject()
 				}
+				v.Outcome = rapid.SampledFrom([]VerdictOutcome{Healthy, Unhealthy, Inconclusive}).Draw(t, "outcome")
+				v.Digest = rapid.SampledFrom([]string{digestA, digestB}).Draw(t, "judged")
 				if l.Judge(v, "me", now) == nil {
 					healthy[l.Release.ID] = v.Outcome == Healthy && v.Digest == l.Release.Digest()
 				}
@@ -226,7 +306,7 @@ func TestShiftAsksForAnotherVerdict(t *testing.T) {
 	if err := l.Shift(25, "by", now); err == nil {
 		t.Error("a canary without traffic got more")
 	}
-	if err := errors.Join(l.Reach(StageCanary, "by", now), l.Judge(Verdict{Outcome: Healthy, Digest: l.Release.Digest()}, "by", now), l.Promotable()); err != nil {
+	if err := errors.Join(l.Reach(StageCanary, "by", now), l.Judge(healthy(l), "by", now), l.Promotable()); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Shift(25, "by", now); err != nil || l.Release.Weight != 25 || l.Promotable() == nil {

@@ -44,7 +44,9 @@ func status(t *testing.T) *rollout.Status {
 	_, err = l.Start(release.Release{ID: "new", Image: image("b"), Previous: image("c"), Weight: 10}, "ann", at.Add(time.Hour))
 	must(err)
 	must(l.Reach(release.StageCanary, "ann", at.Add(61*time.Minute)))
-	must(l.Judge(release.Verdict{Outcome: release.Healthy, Digest: l.Release.Digest(), Reason: "all good"}, "ann", at.Add(62*time.Minute)))
+	v := l.Release.Subject()
+	v.Outcome, v.Reason = release.Healthy, "all good"
+	must(l.Judge(v, "ann", at.Add(62*time.Minute)))
 	l.Release.Takeovers = []release.Takeover{{From: "job_0", By: "ann", At: at.Add(90 * time.Minute)}}
 	return &rollout.Status{
 		App: "app", Namespace: "production", Lock: "job_1", Expired: true, Release: l.Release, History: l.History,
@@ -145,7 +147,9 @@ func judged(t *testing.T, l *release.Ledger, id string, at time.Time, bad float6
 	text, err := json.Marshal(record)
 	must(err)
 	end := at.Add(25*time.Second + record.Blocks[len(record.Blocks)-1].Elapsed)
-	must(l.Judge(release.Verdict{Outcome: j.Outcome, Digest: l.Release.Digest(), Reason: j.Reason, Requests: int64(record.Requests()), At: end, Evidence: string(text)}, "jane@gitlab-job-12", end))
+	v := l.Release.Subject()
+	v.Outcome, v.Reason, v.Requests, v.At, v.Evidence = j.Outcome, j.Reason, int64(record.Requests()), end, string(text)
+	must(l.Judge(v, "jane@gitlab-job-12", end))
 	if j.Outcome == release.Healthy {
 		must(l.Reach(release.StagePromoting, "joe@gitlab-job-13", end.Add(90*time.Second)))
 		must(l.Reach(release.StagePromoted, "joe@gitlab-job-13", end.Add(100*time.Second)))

@@ -19,9 +19,10 @@ func judgeAnd(ctx context.Context, c *rollout.Cluster, outcome release.VerdictOu
 	if err != nil {
 		return rollout.Result{}, err
 	}
-	v := release.Verdict{Outcome: outcome, Reason: "a test", At: time.Now()}
+	v := release.Verdict{}
 	if status.Release != nil {
-		v.Digest = status.Release.Digest()
+		v = status.Release.Subject()
 	}
+	v.Outcome, v.Reason, v.At = outcome, "a test", time.Now()
 	return c.Judge(ctx, v, rollBack)
 }

@@ -27,7 +27,7 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 			if err := j.ledger.Expect(j.ReleaseID); err != nil {
 				return struct{}{}, nil, err
 			}
-			if err := j.ledger.Judgeable(v.Digest); err != nil { // before the lock is taken from somebody
+			if err := j.ledger.Judgeable(&v); err != nil { // before the lock is taken from somebody
 				return struct{}{}, nil, &StageError{err}
 			}
 			return struct{}{}, nil, nil

@@ -33,7 +33,9 @@ func (a *app) healthy() {
 	if err != nil || status.Release == nil {
 		a.Fatal("no release: ", err)
 	}
-	if _, err := c.Judge(a.Context(), release.Verdict{Outcome: release.Healthy, Digest: status.Release.Digest(), Reason: "test", At: time.Now()}, false); err != nil {
+	v := status.Release.Subject()
+	v.Outcome, v.Reason, v.At = release.Healthy, "test", time.Now()
+	if _, err := c.Judge(a.Context(), v, false); err != nil {
 		a.Fatal(err)
 	}
 }
