@@ -1,0 +1,235 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Witness watches what both tracks' pods go through while a canary is judged, and what becomes of its release. Counters
+// have the requests that a canary answered; those that found no pod of it are no canary's. It watches and lists
+// nothing, so it costs the API server no request. What it makes of the pods is in testimony.go.
+type Witness struct {
+	mu        sync.Mutex
+	testimony *testimony
+	moved     error
+	blind     map[string]error // what cannot be watched at the moment, and why
+	changed   chan struct{}
+}
+
+// Witnessed is what the pods show of a canary.
+type Witnessed struct {
+	Unhealthy string // why the canary is unhealthy; "" if nothing shows that it is
+	Cause     string // of Unhealthy: one of the causes below
+	Hold      string // why it cannot be healthy at the moment; "" if it can
+	// PrimaryWhole says that every pod that primary is to have is a ready endpoint of the Service.
+	PrimaryWhole bool
+	// Moved is why a verdict on what is judged could not be noted any more: somebody has gone on with the release, or
+	// ended it. Nil while it could.
+	Moved error
+}
+
+// The causes of what is unhealthy, in the words of package verdict.
+const (
+	CauseRestarts  = "restarts"
+	CauseOOMKilled = "oom_killed"
+	CauseNotReady  = "not_ready"
+)
+
+// witnessTimeout is how long the API server may take to say what there is.
+const witnessTimeout = 30 * time.Second
+
+// Witness starts to watch, until ctx ends. of is what is judged: what happened to the canary's pods since it got its
+// weight counts, whoever watched. It returns when all that there is has been seen. An account that may not watch is a
+// *usererr.Error.
+func (c *Cluster) Witness(ctx context.Context, of release.Verdict) (*Witness, error) {
+	w := &Witness{testimony: newTestimony(of.Since), blind: map[string]error{}, changed: make(chan struct{}, 1)}
+	j := &job{Cluster: c}
+	wait := []func() bool{w.follow(ctx, j.ledgerName(), c.watchLedger(), &corev1.ConfigMap{}, func(kind watch.EventType, o any) {
+		w.moved = movedOn(c.app(), o.(*corev1.ConfigMap), kind == watch.Deleted, of)
+	})}
+	for _, track := range tracks {
+		wait = append(wait, w.follow(ctx, "Deployment "+c.deploymentName(track), j.watchDeployment(c.deploymentName(track)), &appsv1.Deployment{}, func(kind watch.EventType, o any) {
+			w.testimony.deployment(track, o.(*appsv1.Deployment), kind == watch.Deleted)
+		}))
+	}
+	wait = append(wait, w.follow(ctx, "EndpointSlices of "+c.Manifests.Service.Name, j.watchEndpoints(), &discoveryv1.EndpointSlice{}, func(kind watch.EventType, o any) {
+		w.testimony.endpoints(o.(*discoveryv1.EndpointSlice), kind == watch.Deleted)
+	}))
+	if err := w.synced(ctx, wait); err != nil {
+		return nil, err
+	}
+	wait = nil
+	for _, track := range tracks {
+		selector := w.testimony.selectorOf(track)
+		if selector == "" { // there is no such Deployment: what judges drift says so
+			continue
+		}
+		wait = append(wait, w.follow(ctx, "pods of "+c.deploymentName(track), c.watchPods(selector), &corev1.Pod{}, func(kind watch.EventType, o any) {
+			w.testimony.pod(track, o.(*corev1.Pod), kind == watch.Deleted, time.Now())
+		}))
+	}
+	if err := w.synced(ctx, wait); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.testimony.opened(time.Now())
+	return w, nil
+}
+
+// Look says what the pods show by now. Its error is that they cannot be seen: then nothing is known of them.
+func (w *Witness) Look() (Witnessed, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, what := range slices.Sorted(maps.Keys(w.blind)) {
+		return Witnessed{}, fmt.Errorf("%s cannot be watched: %w", what, w.blind[what])
+	}
+	seen := w.testimony.look(time.Now())
+	seen.Moved = w.moved
+	return seen, nil
+}
+
+// movedOn says why a verdict cannot be noted in a ledger.
+func movedOn(app string, state *corev1.ConfigMap, deleted bool, of release.Verdict) error {
+	if deleted {
+		return release.ErrNoRelease
+	}
+	ledger, err := release.ParseLedger(app, state.Data[ledgerKey])
+	if err != nil {
+		return err
+	}
+	return ledger.Judgeable(&of)
+}
+
+// follow watches objects of a kind, and says whether all that there are have been seen.
+func (w *Witness) follow(ctx context.Context, what string, from *cache.ListWatch, kind runtime.Object, see func(watch.EventType, any)) (seen func() bool) {
+	note := func(err error) {
+		w.mu.Lock()
+		if w.blind[what] = err; err == nil {
+			delete(w.blind, what)
+		}
+		w.mu.Unlock()
+		w.wake()
+	}
+	take := func(kind watch.EventType, o any) {
+		if last, ok := o.(cache.DeletedFinalStateUnknown); ok {
+			o = last.Obj
+		}
+		w.mu.Lock()
+		see(kind, o)
+		w.mu.Unlock()
+	}
+	informer := cache.NewSharedIndexInformer(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := from.ListWithContextFunc(ctx, o)
+			note(err)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			events, err := from.WatchFuncWithContext(ctx, o)
+			note(err)
+			return events, err
+		},
+	}, kind, 0, nil)
+	_ = informer.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}) // it is noted; fails only after the start
+	registered, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { take(watch.Added, o) },
+		UpdateFunc: func(_, o any) { take(watch.Modified, o) },
+		DeleteFunc: func(o any) { take(watch.Deleted, o) },
+	})
+	if err != nil { // only after it has stopped
+		return func() bool { return false }
+	}
+	go informer.RunWithContext(ctx)
+	return registered.HasSynced
+}
+
+func (w *Witness) wake() {
+	select {
+	case w.changed <- struct{}{}:
+	default:
+	}
+}
+
+// synced waits until all that is followed has been seen.
+func (w *Witness) synced(ctx context.Context, all []func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, witnessTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if !slices.ContainsFunc(all, func(seen func() bool) bool { return !seen() }) {
+			return nil
+		}
+		w.mu.Lock()
+		what, err := firstOf(w.blind)
+		w.mu.Unlock()
+		if apierrors.IsForbidden(err) {
+			return &usererr.Error{Field: what, Problem: err.Error(), Fix: "let this account list and watch them, as in k8s/guard/rbac.yaml; a canary whose pods cannot be seen is never healthy"}
+		}
+		select {
+		case <-ctx.Done():
+			if err == nil {
+				err = ctx.Err()
+			}
+			return fmt.Errorf("the pods cannot be watched: %s: %w", what, err)
+		case <-w.changed:
+		case <-tick.C:
+		}
+	}
+}
+
+func firstOf(all map[string]error) (string, error) {
+	for _, what := range slices.Sorted(maps.Keys(all)) {
+		return what, all[what]
+	}
+	return "", nil
+}
+
+// watchLedger lists and watches the ledger.
+func (c *Cluster) watchLedger() *cache.ListWatch {
+	configMaps := c.Kube.CoreV1().ConfigMaps(c.Namespace)
+	only := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = "metadata.name=" + c.stateName()
+		return o
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return configMaps.List(ctx, only(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return configMaps.Watch(ctx, only(o))
+		},
+	}
+}
+
+// watchPods lists and watches the pods that a selector names.
+func (c *Cluster) watchPods(selector string) *cache.ListWatch {
+	pods := c.Kube.CoreV1().Pods(c.Namespace)
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.LabelSelector = selector
+			return pods.List(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = selector
+			return pods.Watch(ctx, o)
+		},
+	}
+}
