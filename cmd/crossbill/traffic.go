@@ -47,6 +47,6 @@ func (o *trafficOptions) sourceOf(namespace string, options verdict.SourceOption
 func (o *trafficOptions) apply(c *rollout.Cluster) {
 	c.SettleDelay = o.settle
 	if o.source != nil {
-		c.Drained = o.source.Quiet
+		c.Drained, c.Callers = o.source.Quiet, o.source.Callers
 	}
 }

@@ -185,6 +185,11 @@ func (r *Release) WithoutEvidence() *Release {
 	return &short
 }
 
+// Reached says whether the release has ever been at a stage.
+func (r *Release) Reached(stage Stage) bool {
+	return slices.ContainsFunc(r.Steps, func(s Step) bool { return s.Stage == stage })
+}
+
 // Digest is the image's digest, sha256:….
 func (r *Release) Digest() string { return DigestOf(r.Image) }
 

@@ -35,7 +35,10 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 		name: "canary",
 		look: func(ctx context.Context, j *job) (canaryFound, *Result, error) { return j.lookCanary(ctx, want) },
 		start: func(j *job, found canaryFound) error {
-			_, err := j.ledger.Start(found.want, j.By, now())
+			started, err := j.ledger.Start(found.want, j.By, now())
+			if err == nil && started && found.primary != nil {
+				j.previous, err = templateText(found.primary)
+			}
 			return err
 		},
 		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) { return j.canary(ctx, found) },

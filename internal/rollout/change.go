@@ -39,7 +39,17 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 		if err != nil {
 			return err
 		}
-		if err := j.fence(live); err != nil {
+		if err := j.fence(live); errors.Is(err, ErrLockLost) {
+			if err := j.outrun(ctx); err != nil {
+				return err
+			}
+			if live, err = o.read(ctx); err != nil {
+				return err
+			}
+			if err := j.fence(live); err != nil {
+				return err
+			}
+		} else if err != nil {
 			return err
 		}
 		before, after = as[T](live), as[T](live)

@@ -35,30 +35,36 @@ func (j *job) lookCleanup() (*Result, error) {
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
 	digest := j.ledger.Release.Digest()
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary); err != nil {
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained)); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomePromoted, "%s is released; the canary is gone", digest)
 }
 
-// removeCanary waits until nobody calls the canary, which has no weight any more, deletes it, and gives back what
-// others own.
-func (j *job) removeCanary(ctx context.Context) error {
-	return inOrder(ctx,
-		j.deleteDrained,
-		j.waitGone(release.Canary),
-		j.handBack,
-	)
+// removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and gives back
+// what others own.
+func (j *job) removeCanary(drain step) step {
+	return func(ctx context.Context) error {
+		return inOrder(ctx,
+			j.deleteDrained(drain),
+			j.waitGone(release.Canary),
+			j.handBack,
+		)
+	}
 }
 
-// deleteDrained deletes the canary's Deployment, if there is one, when it gets no more requests.
-func (j *job) deleteDrained(ctx context.Context) error {
-	live, err := j.liveTrack(ctx, release.Canary)
-	if err != nil || live == nil {
-		return err
+// deleteDrained is the step that deletes the canary's Deployment, if there is one, when it is drained.
+func (j *job) deleteDrained(drain step) step {
+	return func(ctx context.Context) error {
+		live, err := j.liveTrack(ctx, release.Canary)
+		if err != nil || live == nil {
+			return err
+		}
+		if live.DeletionTimestamp == nil { // else its pods end already
+			if err := drain(ctx); err != nil {
+				return err
+			}
+		}
+		return j.deleteDeployment(ctx, live.Name)
 	}
-	if err := j.waitDrained(ctx); err != nil {
-		return err
-	}
-	return j.deleteDeployment(ctx, live.Name)
 }

@@ -50,6 +50,7 @@ type controllers struct {
 	broken   map[string]corev1.PodStatus // by digest: pods that never get ready, and why
 	pulled   map[string]string           // by image: the imageID that a node gives for it; otherwise its own digest
 	stuck    map[string]bool             // Deployments whose pods do not end
+	node     string                      // that the pods are on
 	shrink   map[string]int32            // by Deployment: an autoscaler makes it so big whenever it is bigger
 	silent   bool                        // endpoints are not written
 	slow     time.Duration               // so long after one pod has become ready the next one does
@@ -278,8 +279,8 @@ func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 // end notes that a pod is to go.
 func (c *controllers) end(pod *corev1.Pod) {
 	if pod.DeletionTimestamp == nil {
-		now := metav1.Now()
-		pod.DeletionTimestamp = &now
+		over := metav1.NewTime(time.Now().Add(30 * time.Second)) // of the grace period, as the original has it
+		pod.DeletionTimestamp = &over
 		set(c, "pods", pod)
 	}
 }
@@ -302,7 +303,8 @@ func (c *controllers) scale(rs *appsv1.ReplicaSet, pods []*corev1.Pod) {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Name: fmt.Sprintf("%s-%d", rs.Name, c.pods[rs.Name]), Namespace: rs.Namespace, Labels: maps.Clone(rs.Spec.Template.Labels),
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))},
-		}, Spec: rs.Spec.Template.Spec, Status: corev1.PodStatus{Phase: corev1.PodPending}}
+		}, Spec: *rs.Spec.Template.Spec.DeepCopy(), Status: corev1.PodStatus{Phase: corev1.PodPending}}
+		pod.Spec.NodeName = c.node
 		set(c, "pods", pod)
 	}
 	slices.SortStableFunc(alive, func(a, b *corev1.Pod) int {

@@ -3,39 +3,133 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// waitDrained waits until the canary, at weight 0, gets no more requests.
+const (
+	// drainFor is how long a rollback waits for the callers of a canary that they ought not to call any more.
+	drainFor = 30 * time.Second
+	// openPages is how long the pages of a canary that is rolled back can still load its assets, at most.
+	openPages = time.Minute
+)
+
+// waitDrained is the step that waits until the canary, at weight 0, gets no more requests. Its pods are kept until
+// then: nothing is wrong with them.
 func (j *job) waitDrained(ctx context.Context) error {
-	workload := j.deploymentName(release.Canary)
 	if j.Drained == nil {
-		return j.settle(j.virtualService(), "the route (with Prometheus it would be seen)")(ctx)
+		return j.settleRoute(ctx)
 	}
 	return j.waiting(ctx, func(ctx context.Context) error {
-		if err := j.Drained(ctx, workload); err != nil {
-			return fmt.Errorf("%s still gets requests or cannot be seen to have none: %w; its pods are kept; %s", workload, err, j.next())
+		naming, cancel := context.WithTimeout(ctx, drainFor)
+		defer cancel()
+		err := j.Drained(naming, j.deploymentName(release.Canary))
+		if err != nil && ctx.Err() == nil && naming.Err() != nil {
+			j.log(j.track(release.Canary).String(), "still gets requests after %s%s", drainFor, from(j.callers(ctx)))
+			err = j.Drained(ctx, j.deploymentName(release.Canary))
 		}
-		j.log(j.track(release.Canary).String(), "gets no more requests: its counters stand still")
+		if err != nil {
+			return fmt.Errorf("%s still gets requests or cannot be seen to have none%s: %w; its pods are kept; %s",
+				j.deploymentName(release.Canary), from(j.callers(context.WithoutCancel(ctx))), err, j.next())
+		}
+		j.drained()
 		return nil
 	})
 }
 
-// openPages is how long the pages of a canary that is rolled back can still load its assets, at most.
-const openPages = time.Minute
+func (j *job) drained() {
+	j.log(j.track(release.Canary).String(), "gets no more requests: its counters stand still")
+}
 
-// waitPages waits until nobody asks for the canary's assets any more, or for as long as a rollback can wait.
-func (j *job) waitPages(ctx context.Context) error {
-	bounded, cancel := context.WithTimeout(ctx, openPages)
-	defer cancel()
-	err := j.waitDrained(bounded)
-	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		j.log(j.track(release.Canary).String(), "open pages still ask for its assets after %s: they have to be loaded again", openPages)
+// drainAtMost is the step that waits until the canary gets no more requests, but no longer than that: nobody who
+// calls it, and no Prometheus that is away, keeps a canary that is rolled back.
+func (j *job) drainAtMost(limit time.Duration, then string) step {
+	return func(ctx context.Context) error {
+		if j.Drained == nil || j.planning() {
+			return j.settleRoute(ctx)
+		}
+		bounded, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		err := j.Drained(bounded, j.deploymentName(release.Canary))
+		switch {
+		case err == nil:
+			j.drained()
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case bounded.Err() != nil:
+			j.log(j.track(release.Canary).String(), "still gets requests after %s%s; %s", limit, from(j.callers(ctx)), then)
+		default:
+			j.log(j.track(release.Canary).String(), "it cannot be seen whether it still gets requests: %v", err)
+			return j.settleRoute(ctx)
+		}
 		return nil
 	}
-	return err
+}
+
+// settleRoute gives the data plane time to have the route.
+func (j *job) settleRoute(ctx context.Context) error {
+	return j.settle(j.virtualService(), "the route (with Prometheus it would be seen)")(ctx)
+}
+
+// lookFor bounds a look that only serves a message.
+const lookFor = 5 * time.Second
+
+// callers are those who may still call a canary without weight: the workloads that do, as Prometheus knows them, and
+// the ways past the release's route that the VirtualService shows.
+func (j *job) callers(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	var found []string
+	if j.Callers != nil {
+		workloads, err := j.Callers(ctx, j.deploymentName(release.Canary))
+		if err == nil {
+			found = append(found, workloads...)
+		}
+	}
+	if live, err := j.liveRoute(ctx); err == nil && live != nil {
+		found = append(found, j.waysPast(live)...)
+	}
+	return found
+}
+
+// waysPast are the ways to the canary that a VirtualService leaves beside the release's routes.
+func (j *job) waysPast(vs *networking.VirtualService) (ways []string) {
+	ours := j.Manifests.Routes(vs)
+	for i, http := range vs.Spec.Http {
+		name := fmt.Sprintf("http route %d", i)
+		if http.Name != "" {
+			name = fmt.Sprintf("http route %q", http.Name)
+		}
+		for _, r := range http.Route {
+			if r.Destination == nil || !j.Manifests.IsHost(r.Destination.Host, vs.Namespace) {
+				continue
+			}
+			switch subset := r.Destination.Subset; {
+			case subset == "":
+				ways = append(ways, fmt.Sprintf("%s of %s, which names no subset", name, j.virtualService()))
+			case subset == string(release.Canary) && !slices.ContainsFunc(ours, func(o manifest.Route) bool { return o.HTTP == i }):
+				ways = append(ways, fmt.Sprintf("%s of %s, which leads to the canary", name, j.virtualService()))
+			}
+		}
+	}
+	if len(vs.Spec.Gateways) > 0 && !slices.Contains(vs.Spec.Gateways, "mesh") {
+		ways = append(ways, fmt.Sprintf("callers in the mesh, which %s does not route: its gateways lack `mesh`", j.virtualService()))
+	}
+	return ways
+}
+
+// from names callers at the end of a message.
+func from(callers []string) string {
+	if len(callers) == 0 {
+		return ""
+	}
+	return ", from " + strings.Join(callers, ", ")
 }
 
 // settle is the step that gives the data plane time to have a change, where nothing shows that it has it.

@@ -52,8 +52,8 @@ import (
 // and field selectors, initial events and bookmarks, that end after their timeout.
 //
 // Where it differs:
-//   - validation is limited to immutable selectors and Istio's weights (-1 and 101 are rejected, as
-//     istiod's webhook does); nothing but a Deployment's replicas is defaulted;
+//   - validation is limited to immutable selectors, the 1 MiB of a ConfigMap and Istio's weights (-1 and 101 are
+//     rejected, as istiod's webhook does); nothing but a Deployment's replicas is defaulted;
 //   - no strict field validation, no quotas, no authorization (a test can refuse requests);
 //   - its watch history has no end: there is no 410 Gone;
 //   - strategic merge patches are not supported;
@@ -113,6 +113,7 @@ type kind struct {
 // kinds are the types that the server has.
 var kinds = []kind{
 	{schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, "namespaces", false},
+	{schema.GroupVersionKind{Version: "v1", Kind: "Node"}, "nodes", false},
 	{schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}, "configmaps", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Service"}, "services", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, "pods", true},
@@ -547,6 +548,15 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		if live != nil && !reflect.DeepEqual(nested(live.object, "spec", "selector"), nested(object, "spec", "selector")) {
 			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("spec", "selector"), "", "field is immutable")})
 		}
+	case "ConfigMap":
+		data, _, _ := unstructured.NestedStringMap(object.Object, "data")
+		total := 0
+		for key, value := range data {
+			total += len(key) + len(value)
+		}
+		if total > 1<<20 {
+			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.TooLong(field.NewPath(""), "", 1<<20)})
+		}
 	case "VirtualService":
 		routes, _, _ := unstructured.NestedSlice(object.Object, "spec", "http")
 		for _, route := range routes {
@@ -586,11 +596,14 @@ func (s *apiServer) remove(q request, live *stored) (*stored, error) {
 	if policy := options.PropagationPolicy; policy != nil {
 		finalizer = map[metav1.DeletionPropagation]string{metav1.DeletePropagationForeground: metav1.FinalizerDeleteDependents, metav1.DeletePropagationOrphan: metav1.FinalizerOrphanDependents}[*policy]
 	}
-	if finalizer == "" && len(live.object.GetFinalizers()) == 0 {
+	object := live.object.DeepCopy() // a policy takes the place of the one of an earlier deletion
+	object.SetFinalizers(slices.DeleteFunc(object.GetFinalizers(), func(f string) bool {
+		return f == metav1.FinalizerDeleteDependents || f == metav1.FinalizerOrphanDependents
+	}))
+	if finalizer == "" && len(object.GetFinalizers()) == 0 {
 		s.drop(q.kind, live)
 		return live, nil
 	}
-	object := live.object.DeepCopy()
 	if object.GetDeletionTimestamp() == nil {
 		now := metav1.NewTime(time.Now().Truncate(time.Second))
 		object.SetDeletionTimestamp(&now)

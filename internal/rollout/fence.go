@@ -27,6 +27,30 @@ func (j *job) fence(o metav1.Object) error {
 	return err
 }
 
+// outrun is called when an object carries a newer epoch than this job's. Either another job has the lock; or nobody has
+// written the ledger since, and it is older than what it describes: somebody has restored it. The ledger is then brought
+// above all that the objects carry, and every object is stamped, as after a job that did not end in order.
+func (j *job) outrun(ctx context.Context) error {
+	now := &job{Cluster: j.Cluster}
+	if err := now.readLedger(ctx); err != nil {
+		return err
+	}
+	if now.ledger.Epoch > j.epoch || now.state.Data[ledgerKey] != j.state.Data[ledgerKey] {
+		return ErrLockLost
+	}
+	newest, err := j.newestEpoch(ctx)
+	if err != nil {
+		return err
+	}
+	j.log("ledger", "it is older (lock %d) than the objects that it describes (lock %d): somebody has restored it, and releases since then are not in it", j.epoch-1, newest)
+	j.epoch = newest + 1
+	j.ledger.Epoch = j.epoch
+	if err := j.commit(ctx); err != nil {
+		return err
+	}
+	return j.stamp(ctx)
+}
+
 // epochOf is the epoch that an object carries; 0 without one.
 func epochOf(o metav1.Object) (int64, error) {
 	text, ok := o.GetAnnotations()[epochAnnotation]

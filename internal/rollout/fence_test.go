@@ -26,6 +26,13 @@ var fencedKinds = []string{"deployments", "services", "destinationrules", "virtu
 func (w *world) overtake(epoch int64) {
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
+	if state := (place{"configmaps", namespace, "crossbill-" + w.set.App}); w.server.objects[state] == nil { // it writes the ledger first
+		object := empty(kindOf("configmaps").GroupVersionKind)
+		object.SetNamespace(state.namespace)
+		object.SetName(state.name)
+		object.Object["data"] = map[string]any{ledgerKey: fmt.Sprintf(`{"version":1,"app":%q}`, w.set.App)}
+		w.server.put(kindOf("configmaps"), nil, object)
+	}
 	for p, live := range w.server.objects {
 		object := live.object.DeepCopy()
 		switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -106,9 +107,14 @@ func (j *job) rememberPrevious(ctx context.Context) error {
 	if live == nil {
 		return fmt.Errorf("%s not found: somebody has deleted it; nothing was changed, rollback ends the release", j.track(release.Primary))
 	}
-	text, err := json.Marshal(live.Spec.Template)
-	j.previous = string(text)
+	j.previous, err = templateText(live)
 	return err
+}
+
+// templateText is a Deployment's pod template, as it is kept beside the ledger.
+func templateText(d *appsv1.Deployment) (string, error) {
+	text, err := json.Marshal(d.Spec.Template)
+	return string(text), err
 }
 
 // regrowths is how often promotion scales primary back against an HPA.

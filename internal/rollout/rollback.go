@@ -3,9 +3,11 @@ package rollout
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
 
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -67,25 +69,55 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.ensureSubsetsIfPossible, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	steps := []step{func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
 	if sticky == assets {
-		steps = append(steps, j.waitPages, j.routeBack(free))
+		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()))...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
 }
 
-// ensureSubsetsIfPossible creates the subsets that are missing. One that somebody has moved to other pods does not
-// hold a rollback up: the traffic that goes there does so already.
-func (j *job) ensureSubsetsIfPossible(ctx context.Context) error {
-	err := j.ensureSubsets(ctx)
-	if moved, ok := errors.AsType[*usererr.Error](err); ok {
-		j.log(j.destinationRule().String(), "%v; rolling back nevertheless", moved)
-		return nil
+// drainBriefly is the drain of a canary that is known to be bad.
+func (j *job) drainBriefly() step { return j.drainAtMost(drainFor, "it goes all the same") }
+
+// emergencyRoute is the step that sends the traffic to primary, before anything else that a rollback does. The subset
+// that it needs comes first where it is missing, and only there.
+func (j *job) emergencyRoute(sticky stickiness) step {
+	return func(ctx context.Context) error {
+		rule, err := live[*networking.DestinationRule](ctx, j.destinationRule())
+		if err != nil { // it is not known to be missing
+			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", err)
+		}
+		has := func(track release.Track) bool { return err != nil || rule != nil && namesSubset(rule, track) }
+		if !has(release.Primary) {
+			return inOrder(ctx, j.addMissing, j.routeBack(sticky))
+		}
+		if err := j.routeBack(sticky)(ctx); err != nil || has(release.Canary) {
+			return err
+		}
+		if err := j.addMissing(ctx); err != nil { // nobody is led to it any more
+			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", err)
+		}
+		return ctx.Err()
 	}
-	return err
+}
+
+// addMissing is the step that adds the subsets that are missing, whatever somebody has done to the others.
+func (j *job) addMissing(ctx context.Context) error {
+	return j.addSubsets(ctx, func(moved error) error {
+		if moved != nil {
+			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", moved)
+		}
+		return nil
+	})
+}
+
+// namesSubset says whether a DestinationRule has a subset of a track's name. One that somebody has moved to other pods
+// does not hold a rollback up: the traffic that goes there does so already.
+func namesSubset(rule *networking.DestinationRule, track release.Track) bool {
+	return slices.ContainsFunc(rule.Spec.Subsets, func(s *networkingapi.Subset) bool { return s.Name == string(track) })
 }
 
 // stickyRollback says what browsers with open pages of the canary still need.
@@ -116,11 +148,11 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 		return err
 	}
 	if ready {
-		if err := j.routeBack(sticky)(ctx); err != nil {
+		if err := j.emergencyRoute(sticky)(ctx); err != nil {
 			return err
 		}
 	}
-	switch untouched := j.previous == "" && live != nil; {
+	switch untouched := !j.ledger.Release.Reached(release.StagePromoting) && live != nil; {
 	case untouched && !ready:
 		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
 	case untouched:
@@ -129,7 +161,7 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 	return inOrder(ctx,
 		func(ctx context.Context) error { return j.applyPrevious(ctx, live) },
 		j.waitTrack(release.Primary, ""),
-		j.routeBack(sticky),
+		j.emergencyRoute(sticky),
 	)
 }
 
@@ -236,7 +268,7 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 // removeOrphan removes a canary whose ledger was lost.
 func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary); err != nil {
+	if err := inOrder(ctx, j.emergencyRoute(free), j.removeCanary(j.drainBriefly())); err != nil {
 		return Result{}, err
 	}
 	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil

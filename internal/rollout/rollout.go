@@ -58,6 +58,8 @@ type Cluster struct {
 	// Drained returns when a workload that has weight 0 no longer gets requests, or with an error
 	// when it has not come to rest in time. Nil: SettleDelay is waited out instead.
 	Drained func(ctx context.Context, workload string) error
+	// Callers are the workloads that call a workload now, for messages. Nil: not known.
+	Callers func(ctx context.Context, workload string) ([]string, error)
 	// SettleDelay is how long the data plane is given to have a route when nothing shows that it has
 	// it. istiod sends a change within a second at most by default (debounce 100 ms to 10 s under
 	// constant change); the default is 10 seconds.

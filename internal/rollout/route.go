@@ -31,8 +31,11 @@ func subsetMoved(o object, track release.Track) error {
 	}
 }
 
-// ensureSubsets creates the DestinationRule or adds the subsets that it lacks.
-func (j *job) ensureSubsets(ctx context.Context) error {
+// ensureSubsets creates the DestinationRule or adds the subsets that it lacks. It refuses one that somebody has moved.
+func (j *job) ensureSubsets(ctx context.Context) error { return j.addSubsets(ctx, refuseMoved) }
+
+// addSubsets is ensureSubsets for whoever decides what a subset that somebody has moved to other pods means.
+func (j *job) addSubsets(ctx context.Context, moved func(error) error) error {
 	o := j.destinationRule()
 	desired := j.Manifests.DestinationRule.DeepCopy()
 	desired.Namespace = j.Namespace
@@ -41,7 +44,7 @@ func (j *job) ensureSubsets(ctx context.Context) error {
 			return j.create(o, desired, true), nil
 		}
 		ops, err := missingSubsets(o, live)
-		if len(ops) == 0 || err != nil {
+		if err := moved(err); len(ops) == 0 || err != nil {
 			return nil, err
 		}
 		return j.patch(o, ops...), nil
@@ -57,22 +60,25 @@ func (j *job) ensureSubsets(ctx context.Context) error {
 	return nil
 }
 
-// missingSubsets are the operations that add the tracks' subsets which a DestinationRule lacks.
-func missingSubsets(o object, live *networking.DestinationRule) ([]patchOp, error) {
-	var ops []patchOp
+func refuseMoved(err error) error { return err }
+
+// missingSubsets are the operations that add the tracks' subsets which a DestinationRule lacks. The error is of one that
+// is there, and selects other pods.
+func missingSubsets(o object, live *networking.DestinationRule) (ops []patchOp, moved error) {
 	for _, track := range tracks {
 		if manifest.HasSubset(live, track) {
 			continue
 		}
 		if slices.ContainsFunc(live.Spec.Subsets, func(s *networkingapi.Subset) bool { return s.Name == string(track) }) {
-			return nil, subsetMoved(o, track)
+			moved = subsetMoved(o, track)
+			continue
 		}
 		ops = append(ops, patchOp{"add", "/spec/subsets/-", map[string]any{"name": track, "labels": map[string]any{manifest.TrackLabel: track}}})
 	}
 	if len(ops) > 0 && len(live.Spec.Subsets) == 0 {
 		ops = append([]patchOp{{"add", "/spec/subsets", []any{}}}, ops...)
 	}
-	return ops, nil
+	return ops, moved
 }
 
 // ensureGateways creates the Gateways that are missing. Apps may share one, so it is only ever created.

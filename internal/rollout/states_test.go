@@ -286,13 +286,13 @@ func TestVerifyRollsBack(t *testing.T) {
 	}
 	at(t, "canary", func(w *world) {
 		j := w.job("job")
-		j.Drained = func(context.Context, string) error { return errors.New("still has requests") }
+		j.refuses = "DELETE /apis/apps/v1/namespaces/prod/deployments/qwik-node-app-canary"
 		var failed *rollout.RollbackError
 		_, err := judgeAnd(w.Context(), j.Cluster, release.Unhealthy, true)
-		if !errors.As(err, &failed) || errors.Unwrap(err) == nil || !strings.Contains(err.Error(), "still has requests") {
+		if !errors.As(err, &failed) || errors.Unwrap(err) == nil || !strings.Contains(err.Error(), "a test does not allow it") {
 			t.Errorf("%v", err)
 		}
-		j.Drained = nil
+		j.refuses = ""
 		if _, err := j.Rollback(w.Context(), "again"); err != nil {
 			t.Error(err)
 		}

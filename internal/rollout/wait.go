@@ -232,35 +232,6 @@ func rolledOut(d *appsv1.Deployment, before metav1.Time) (done bool, progress st
 	return false, progress, nil
 }
 
-// waitGone is the step that waits until a track's Deployment, which is deleted after its pods, is gone.
-func (j *job) waitGone(track release.Track) step {
-	return j.waitDeleted(j.deploymentName(track), "is gone with its pods")
-}
-
-// waitDeleted is the step that waits until a Deployment is gone.
-func (j *job) waitDeleted(name, says string) step {
-	return func(ctx context.Context) error {
-		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error {
-			o := j.deployment(name)
-			gone := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
-			_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
-				if d, ok := event.Object.(*appsv1.Deployment); ok {
-					seen(markOf(d))
-				}
-				return event.Type == watch.Deleted, nil
-			})
-			switch {
-			case err != nil && ctx.Err() != nil:
-				return fmt.Errorf("%s is still terminating; %s", o, j.next())
-			case err != nil:
-				return fmt.Errorf("%s: %w", o, err)
-			}
-			j.log(o.String(), "%s", says)
-			return nil
-		})
-	}
-}
-
 // watchDeployment lists and watches one Deployment.
 func (j *job) watchDeployment(name string) *cache.ListWatch {
 	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
