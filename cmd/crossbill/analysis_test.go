@@ -10,7 +10,7 @@ import (
 
 // TestLookText is the line that verify and promote --bake print for each look.
 func TestLookText(t *testing.T) {
-	both := verdict.Evidence{Objective: "availability", Total: verdict.Pair{Canary: verdict.Tally{Events: 200, Bad: 1}, Primary: verdict.Tally{Events: 1800}}, Worse: 1, Over: 2, NotWorse: 1, Within: 3, Harm: 4, Safety: 2}
+	both := verdict.Evidence{Objective: "availability", Total: verdict.Pair{Canary: verdict.Tally{Events: 200, Bad: 1}, Primary: verdict.Tally{Events: 1800}}, Against: 1, For: 1, Harm: 4, Safety: 2}
 	alone := verdict.Evidence{Objective: "latency", Alone: true, Harm: 4, Safety: 2}
 	for name, c := range map[string]struct {
 		look verdict.Judgment

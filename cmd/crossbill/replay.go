@@ -153,13 +153,18 @@ func (o *replayOptions) print(j verdict.Judgment, used int) error {
 		RecordedOutcome release.VerdictOutcome `json:"recordedOutcome"`
 		Judgment        verdict.Judgment       `json:"judgment"`
 		DurationSeconds float64                `json:"durationSeconds"` // until the decision
-	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgment: j}
+		OtherMethod     bool                   `json:"otherMethod"`     // the record was judged by an earlier method than this one
+	}{ReleaseID: o.recorded.releaseID, RecordedOutcome: o.recorded.outcome, Judgment: j, OtherMethod: o.recorded.counts.Outdated()}
 	if used > 0 {
 		out.DurationSeconds = o.recorded.counts.Blocks[used-1].Elapsed.Seconds()
 	}
+	by := ""
+	if out.OtherMethod {
+		by = " by an earlier method"
+	}
 	err := o.output.print(o.out, view{
 		data:  out,
-		text:  line("replay: release %s was judged %s; again: %s after %.0f s: %s", out.ReleaseID, out.RecordedOutcome, j.Outcome, out.DurationSeconds, j.Reason),
+		text:  line("replay: release %s was judged %s%s; again: %s after %.0f s: %s", out.ReleaseID, out.RecordedOutcome, by, j.Outcome, out.DurationSeconds, j.Reason),
 		names: releaseNames(out.ReleaseID),
 	})
 	if err != nil {

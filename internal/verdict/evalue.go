@@ -1,51 +1,105 @@
 package verdict
 
-import "math"
-
-// bets is the evidence against one hypothesis, as capital that starts at 1. It keeps logarithms: of the
-// capital on each alternative, and of the capital kept aside. Before each block a part of what is aside goes
-// to the alternatives. So a block for which all of them are wrong, such as the first of an outage, does not
-// lose everything (fixed share; Herbster and Warmuth: Tracking the best expert, 1998).
-type bets struct {
-	aside float64
-	on    []float64
-}
-
-const (
-	keptAside = 0.2  // share of the capital, at the start
-	putBack   = 0.25 // share of what is aside, before each block
+import (
+	"math"
+	"slices"
 )
 
-func newBets(weights []float64) bets {
-	b := bets{aside: math.Log(keptAside), on: make([]float64, len(weights))}
-	for i, w := range weights {
-		b.on[i] = math.Log(w * (1 - keptAside))
-	}
-	return b
-}
+// experts are the weights of the alternatives to one hypothesis. They add up to 1, and follow from earlier blocks
+// only, so the mixture of the alternatives' e-values is an e-value.
+type experts []float64
 
-// settle pays out a block. logs are the logarithms of the alternatives' e-values.
-func (b *bets) settle(weights, logs []float64) {
-	moved := b.aside + math.Log(putBack)
-	b.aside += math.Log(1 - putBack)
+// forget is the share of all weight that is dealt out evenly after each block of at least forgetEvents, so that an
+// alternative that was wrong for long can be right again (fixed share; Herbster and Warmuth: Tracking the best
+// expert, 1998). Smaller blocks forget less.
+const (
+	forget       = 0.02
+	forgetEvents = 75
+)
+
+// mix is the logarithm of the mixture of e-values, which are given as logarithms. It is +∞ if there are none.
+func (e experts) mix(logs []float64) float64 {
+	if len(logs) == 0 {
+		return math.Inf(1)
+	}
+	highest, sum := slices.Max(logs), 0.0
 	for i, log := range logs {
-		b.on[i] = logSum(b.on[i], moved+math.Log(weights[i])) + log
+		sum += e[i] * math.Exp(log-highest)
+	}
+	return highest + math.Log(sum)
+}
+
+// learn weighs each alternative by what it was worth. It was worth no more than what else limits the bet.
+func (e experts) learn(logs []float64, limit, forgotten float64) {
+	if len(logs) == 0 {
+		return
+	}
+	highest, sum := math.Min(slices.Max(logs), limit), 0.0
+	for i, log := range logs {
+		e[i] *= math.Exp(math.Min(log, limit) - highest)
+		sum += e[i]
+	}
+	for i := range e {
+		e[i] = (1-forgotten)*e[i]/sum + forgotten/float64(len(e))
 	}
 }
 
-// capital is the logarithm of the whole capital.
-func (b bets) capital() float64 { return logSum(append([]float64{b.aside}, b.on...)...) }
+// capital is an e-process: what became of 1 that was bet block by block. A part is kept aside, so that one
+// block for which every bet was wrong, such as the first of an outage, does not take everything. When the bets
+// have lost and the last block would have won, a part of what is aside is staked anew: half of it, then a third,
+// a quarter, and so on. After k such stakes there is 1/(k+1) of it left, so a change is still seen, after any
+// time, at the price of evidence of about k² to 1. All of it follows from earlier blocks only, so that the
+// capital is a nonnegative supermartingale whenever each block's bet is an e-value.
+type capital struct {
+	aside, staked float64 // logarithms
+	stakes        int
+	winning       bool // the last block would have won
+}
+
+// keptAside is the share of the capital that is kept aside at the start.
+const keptAside = 0.3
+
+func newCapital() capital {
+	return capital{aside: math.Log(keptAside), staked: math.Log(1 - keptAside)}
+}
+
+// stake stakes anew what is aside, if it is time, before a block. It says whether it did.
+func (c *capital) stake() bool {
+	part := 2 / float64(c.stakes+3)
+	stake := c.aside + math.Log(part)
+	if !c.winning || c.staked >= stake {
+		return false
+	}
+	c.staked = logSum(c.staked, stake)
+	c.aside += math.Log(1 - part)
+	c.stakes++
+	return true
+}
+
+// settle pays out a block. log is the logarithm of its e-value. What exceeds limit is given away: evidence that
+// is never needed must not outweigh what happens later.
+func (c *capital) settle(log, limit float64, calm bool) {
+	c.staked += log
+	c.winning = calm && log > 0
+	if excess := c.log() - limit; excess > 0 {
+		c.staked -= excess
+		c.aside -= excess
+	}
+}
+
+// log is the logarithm of the whole capital.
+func (c capital) log() float64 { return logSum(c.aside, c.staked) }
 
 // The alternatives to each hypothesis. Their weights add up to 1.
 var (
-	worseBy      = []float64{0, 0.25, 0.5, 0.75, 1} // places between primary + margin and certain failure, in log-odds
+	worseBy      = []float64{0, 0.25, 0.5, 0.75, 1} // places between the least that is bad and certain failure, in log-odds
 	worseWeights = []float64{0.2, 0.2, 0.2, 0.2, 0.2}
-	safeAt       = []struct{ of, plus float64 }{{1, 0}, {1, 0.25}, {0.25, 0}} // parts of primary's share, and of the margin
-	safeWeights  = []float64{0.6, 0.2, 0.2}
+	safeAt       = []struct{ of, plus float64 }{{1, 0}, {1, 0.25}, {0.25, 0}, {1, 0.6}} // parts of primary's share or the budget, and of the margin
+	safeWeights  = []float64{0.5, 0.2, 0.2, 0.1}
+	withinMargin = []float64{0.05, 0.25, 0.6} // parts of the margin
+	evenly       = []float64{1. / 3, 1. / 3, 1. / 3}
+	choice       = []float64{0.5, 0.5}
 )
-
-// priorEvents is the weight of the budget, in events, in the first guess of primary's share.
-const priorEvents = 50
 
 // certain is the share of bad events of a canary that fails for certain.
 const certain = 0.99
@@ -60,9 +114,8 @@ func between(low, place float64) float64 {
 
 func clamp(p float64) float64 { return math.Min(math.Max(p, 1e-6), 1-1e-6) }
 
-// ratio is the logarithm of a block's e-value. With margin 0 it is evidence against θc ≤ θp, for an
-// alternative (c, p) with c > p. With a margin above 0 it is evidence against θc ≥ θp + margin, for an
-// alternative with c < p + margin.
+// ratio is the logarithm of a block's e-value for the alternative (c, p). With c > p + margin it is evidence
+// against θc ≤ θp + margin, with c < p + margin against θc ≥ θp + margin.
 //
 // It is the likelihood ratio of (c, p) to the point θ° of the hypothesis that is nearest by
 // nc·KL(c‖θc) + np·KL(p‖θp). Under any θ the logarithm of its expectation is nc·ln A(θc) + np·ln B(θp) with
@@ -71,87 +124,91 @@ func clamp(p float64) float64 { return math.Min(math.Max(p, 1e-6), 1-1e-6) }
 // Exact anytime-valid confidence intervals for contingency tables and beyond, 2023.)
 func ratio(b Pair, c, p, margin float64) float64 {
 	nc, np := b.Canary.Events, b.Primary.Events
-	var c0, p0 float64
-	if margin == 0 {
-		p0 = (nc*c + np*p) / (nc + np)
-		c0 = p0
-	} else {
+	p0 := (nc*c + np*p) / (nc + np)
+	if margin != 0 {
 		p0 = nearest(nc, np, c, p, margin)
-		c0 = p0 + margin
 	}
-	return logRatio(b.Canary, c, c0) + logRatio(b.Primary, p, p0)
+	return logRatio(b.Canary, c, p0+margin) + logRatio(b.Primary, p, p0)
 }
 
-// nearest is the θp that minimizes nc·KL(c‖θp+margin) + np·KL(p‖θp). Its derivative increases and is positive
-// at p, so bisection finds the zero.
+// nearest is the θp that minimizes nc·KL(c‖θp+margin) + np·KL(p‖θp). Its derivative increases, and its zero is
+// between p, where the second term has its minimum, and c - margin, where the first has. Newton's steps find it;
+// one that leaves the bounds is halved.
 func nearest(nc, np, c, p, margin float64) float64 {
-	slope := func(t float64) float64 {
+	low, high := math.Min(p, c-margin), math.Max(p, c-margin)
+	low, high = math.Max(low, 1e-12), math.Min(high, 1-margin-1e-12)
+	t := (low + high) / 2
+	for range 100 {
 		u := t + margin
-		return nc*(u-c)/(u*(1-u)) + np*(t-p)/(t*(1-t))
-	}
-	low, high := 1e-12, math.Min(p, 1-margin-1e-9)
-	for range 60 {
-		middle := (low + high) / 2
-		if slope(middle) > 0 {
-			high = middle
+		vu, vt := u*(1-u), t*(1-t)
+		slope := nc*(u-c)/vu + np*(t-p)/vt
+		if slope > 0 {
+			high = t
 		} else {
-			low = middle
+			low = t
 		}
+		curve := nc*(vu-(u-c)*(1-2*u))/(vu*vu) + np*(vt-(t-p)*(1-2*t))/(vt*vt)
+		next := t - slope/curve
+		if !(next > low && next < high) {
+			next = (low + high) / 2
+		}
+		if math.Abs(next-t) <= 1e-10*t {
+			return next
+		}
+		t = next
 	}
-	return (low + high) / 2
+	return t
 }
 
 // logRatio is the logarithm of the likelihood ratio of two shares.
 func logRatio(t Tally, share, null float64) float64 {
-	return t.Bad*math.Log(share/null) + (t.Events-t.Bad)*math.Log((1-share)/(1-null))
+	log := 0.0
+	if t.Bad > 0 {
+		log = t.Bad * math.Log(share/null)
+	}
+	return log + (t.Events-t.Bad)*math.Log((1-share)/(1-null))
 }
 
-// alternative is one share that a tally is tested for against a fixed bound, with the logarithm of its weight
-// and of its likelihood ratio for each bad and each good event.
-type alternative struct{ weight, bad, good float64 }
+// alternative is one share that a tally is tested for against a fixed bound, as the logarithms of its likelihood
+// ratio for each bad and each good event.
+type alternative struct{ bad, good float64 }
 
-func newAlternative(weight, share, bound float64) alternative {
-	return alternative{math.Log(weight), math.Log(share / bound), math.Log((1 - share) / (1 - bound))}
+func newAlternative(share, bound float64) alternative {
+	return alternative{math.Log(share / bound), math.Log((1 - share) / (1 - bound))}
 }
+
+// log is the logarithm of the e-value of a tally.
+func (a alternative) log(t Tally) float64 { return t.Bad*a.bad + (t.Events-t.Bad)*a.good }
 
 // above are the alternatives to "the share is within the bound".
 func above(bound, margin float64) []alternative {
 	bound = clamp(bound)
 	var all []alternative
-	for i, place := range worseBy {
-		all = append(all, newAlternative(worseWeights[i], clamp(between(bound+margin, place)), bound))
+	for _, place := range worseBy {
+		all = append(all, newAlternative(clamp(between(bound+margin, place)), bound))
 	}
 	return all
 }
 
 // below are the alternatives to "the share is above the budget by the margin or more".
 func below(o Objective) []alternative {
-	bound := clamp(o.Budget + o.Margin)
 	var all []alternative
-	for i, at := range safeAt {
-		all = append(all, newAlternative(safeWeights[i], clamp(at.of*o.Budget+at.plus*o.Margin), bound))
+	for _, at := range safeAt {
+		all = append(all, newAlternative(clamp(at.of*o.Budget+at.plus*o.Margin), clamp(o.Budget+o.Margin)))
 	}
 	return all
 }
 
-// evidenceFor is the logarithm of a tally's evidence for a mixture of alternatives.
-func evidenceFor(all []alternative, t Tally, burst float64) float64 {
-	logs := make([]float64, 0, len(worseBy))
-	for _, a := range all {
-		logs = append(logs, a.weight+(t.Bad*a.bad+(t.Events-t.Bad)*a.good)/burst)
+// belowMargin are the alternatives to "the share is the margin or more".
+func belowMargin(o Objective) []alternative {
+	var all []alternative
+	for _, part := range withinMargin {
+		all = append(all, newAlternative(clamp(part*o.Margin), clamp(o.Margin)))
 	}
-	return logSum(logs...)
+	return all
 }
 
-// logSum is the logarithm of the sum of e to the logs.
-func logSum(logs ...float64) float64 {
-	most := math.Inf(-1)
-	for _, l := range logs {
-		most = math.Max(most, l)
-	}
-	sum := 0.0
-	for _, l := range logs {
-		sum += math.Exp(l - most)
-	}
-	return most + math.Log(sum)
+// logSum is the logarithm of e^a + e^b.
+func logSum(a, b float64) float64 {
+	return math.Max(a, b) + math.Log1p(math.Exp(-math.Abs(a-b)))
 }

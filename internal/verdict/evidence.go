@@ -12,17 +12,15 @@ import (
 type Evidence struct {
 	Objective string  `json:"objective"`
 	Total     Pair    `json:"total"`              // all events so far
-	Worse     float64 `json:"worse"`              // against: the canary is not worse than primary
-	Over      float64 `json:"over"`               // against: the canary is within the budget
-	NotWorse  float64 `json:"notWorse"`           // against: the canary is worse than primary by the margin
-	Within    float64 `json:"within"`             // against: the canary is over the budget by the margin
-	Harm      float64 `json:"harm"`               // the threshold of Worse and Over
-	Safety    float64 `json:"safety"`             // the threshold of NotWorse and Within
+	Against   float64 `json:"against"`            // evidence against: the canary is good
+	For       float64 `json:"for"`                // evidence against: the canary is bad, by this objective and by any
+	Harm      float64 `json:"harm"`               // the threshold of Against
+	Safety    float64 `json:"safety"`             // the threshold of For
 	Alone     bool    `json:"alone"`              // primary had no events, so the budget alone decides
 	Relative  bool    `json:"relative,omitempty"` // primary alone decides
 	Outage    bool    `json:"outage"`             // primary itself is over the budget, by its own events
-	Unhealthy bool    `json:"unhealthy"`          // both harms are shown
-	Healthy   bool    `json:"healthy"`            // both safeties are shown
+	Unhealthy bool    `json:"unhealthy"`          // harm is shown
+	Healthy   bool    `json:"healthy"`            // safety is shown
 }
 
 // Cause names why there is no verdict.
@@ -44,51 +42,27 @@ const (
 )
 
 // evidence is the state of a stream.
-func (s *State) evidence(i int) Evidence {
-	st, burst := s.streams[i], s.test.burst()
+func (s *State) evidence(i int, r run) Evidence {
+	st := s.streams[i]
 	e := Evidence{
-		Objective: s.test.Objectives[i].Name, Total: st.total,
-		Harm: math.Log(float64(len(s.test.Objectives)) / s.test.FalseRollback), Safety: math.Log(1 / s.test.FalsePass),
-		Over: evidenceFor(st.overBudget, st.weighed.Canary, burst), Within: evidenceFor(st.withinBudget, st.weighed.Canary, burst),
-		Worse: st.worse.capital(), NotWorse: st.notWorse.capital(),
+		Objective: s.test.Objectives[i].Name, Total: st.total, Harm: s.test.harm(), Safety: s.test.safety(),
+		Against: st.capital.log(), For: math.Min(r.each[i].log(), r.all.log()),
 		Alone: st.total.Primary.Events == 0, Relative: s.test.Objectives[i].Relative,
 	}
-	e.Outage = !e.Relative && evidenceFor(st.outage, st.weighed.Primary, burst) >= e.Harm
-	e.Unhealthy = !e.unjudged() && e.harmShown() >= e.Harm
-	e.Healthy = !e.unjudged() && e.safetyShown() >= e.Safety
+	e.Outage = !e.Relative && st.outage >= e.Harm
+	e.Unhealthy = !e.unjudged() && e.Against >= e.Harm
+	e.Healthy = !e.unjudged() && e.For >= e.Safety
 	return e
 }
 
 // unjudged says that an objective that compares has nothing to compare with.
 func (e Evidence) unjudged() bool { return e.Relative && e.Alone }
 
-// harmShown is the weaker of the two kinds of evidence that a canary does harm.
-func (e Evidence) harmShown() float64 {
-	switch {
-	case e.Relative:
-		return e.Worse
-	case e.Alone:
-		return e.Over
-	}
-	return math.Min(e.Over, e.Worse)
-}
-
-// safetyShown is the weaker of the two kinds of evidence that a canary is safe.
-func (e Evidence) safetyShown() float64 {
-	switch {
-	case e.Relative:
-		return e.NotWorse
-	case e.Alone:
-		return e.Within
-	}
-	return math.Min(e.Within, e.NotWorse)
-}
-
 // Progress is how far the evidence has come toward unhealthy and toward healthy, as shares from 0 to 1 of
 // what each needs.
 func (e Evidence) Progress() (unhealthy, healthy float64) {
 	share := func(s float64) float64 { return math.Min(math.Max(s, 0), 1) }
-	return share(e.harmShown() / e.Harm), share(e.safetyShown() / e.Safety)
+	return share(e.Against / e.Harm), share(e.For / e.Safety)
 }
 
 // nothing is evidence that is too little to go by, or a rounding error.
@@ -107,10 +81,10 @@ func (s *State) left(all []Evidence, requests float64) time.Duration {
 		if e.unjudged() {
 			continue
 		}
-		if e.safetyShown() <= nothing {
+		if e.For <= nothing {
 			return 0
 		}
-		whole = math.Max(whole, s.elapsed.Seconds()*e.Safety/e.safetyShown())
+		whole = math.Max(whole, s.elapsed.Seconds()*e.Safety/e.For)
 	}
 	return time.Duration((whole - s.elapsed.Seconds()) * float64(time.Second))
 }
@@ -129,14 +103,14 @@ func (e Evidence) unhealthyReason() string {
 	c := e.Total.Canary
 	text := fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s)", e.Objective, c.Bad, c.Events, percent(c.Share()))
 	if e.Alone {
-		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s needed); primary had no events to compare with", text, odds(e.Over), odds(e.Harm))
+		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s needed); primary had no events to compare with", text, odds(e.Against), odds(e.Harm))
 	}
 	if e.Relative {
 		return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary by evidence of %s (%s needed)",
-			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Worse), odds(e.Harm))
+			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), odds(e.Harm))
 	}
 	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s needed)",
-		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(math.Min(e.Worse, e.Over)), odds(e.Harm))
+		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), odds(e.Harm))
 }
 
 func healthyReason(all []Evidence) string {
@@ -170,7 +144,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	}
 	weakest, least := Evidence{}, math.Inf(1)
 	for _, e := range all {
-		if share := e.safetyShown() / e.Safety; !e.Healthy && !e.unjudged() && share < least {
+		if share := e.For / e.Safety; !e.Healthy && !e.unjudged() && share < least {
 			weakest, least = e, share
 		}
 	}
@@ -178,9 +152,9 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	switch {
 	case weakest.Objective == "":
 		return ThinTraffic, fmt.Sprintf("%.0f requests in %s; a healthy verdict needs at least %.0f in %s", requests, s.elapsed.Round(time.Second), s.test.MinRequests, s.test.MinDuration)
-	case weakest.safetyShown() <= nothing:
+	case weakest.For <= nothing:
 		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, primary %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), percent(weakest.Total.Primary.Share()))
 	}
-	needed := c.Events * weakest.Safety / weakest.safetyShown()
-	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for the canary (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.safetyShown()), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)
+	needed := c.Events * weakest.Safety / weakest.For
+	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for the canary (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.For), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)
 }

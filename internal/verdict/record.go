@@ -20,8 +20,13 @@ type Verification struct {
 	Evaluations []Evaluation           `json:"evaluations"`
 }
 
-// Record is all that a verdict follows from: judged again, it gives the same verdict.
+// Method is the version of the test. The evidence of version 1 against the two halves of a hypothesis was gathered
+// apart, and nothing was forgotten; its records have no version.
+const Method = 2
+
+// Record is all that a verdict follows from: judged again by the same method, it gives the same verdict.
 type Record struct {
+	Method int     `json:"method,omitempty"`
 	Test   Test    `json:"test"`
 	Blocks []Block `json:"blocks"`
 	// Since and Until are the span of time that the blocks cover, by Prometheus's clock.
@@ -70,6 +75,9 @@ func (r *Record) Check() error {
 	}
 	return nil
 }
+
+// Outdated says that a record was made by an earlier method, so that judged again it may come out differently.
+func (r *Record) Outdated() bool { return r.Method != Method }
 
 // Replay judges a record again, and says how many blocks the decision took. If another test is given, it
 // judges the recorded objectives of the same names.

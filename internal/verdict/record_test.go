@@ -27,6 +27,7 @@ func TestVerificationJSON(t *testing.T) {
 	want := Verification{
 		Outcome: release.Healthy, Reason: "fine",
 		Record: Record{
+			Method: Method,
 			Test:   standard.availability(),
 			Blocks: []Block{blockAt(15, Pair{Tally{400, 0}, Tally{3600, 4}}), blockAt(30, Pair{Tally{400, 0}, Tally{3600, 3}})},
 		},
@@ -44,8 +45,12 @@ func TestVerificationJSON(t *testing.T) {
 		if err := json.Unmarshal([]byte(text), &got); err != nil {
 			t.Fatal(err)
 		}
+		want.Record.Method = got.Record.Method
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if outdated := got.Record.Outdated(); outdated != (name == "an old record") {
+			t.Errorf("%s: outdated: %v", name, outdated)
 		}
 		if j, used, err := got.Record.Replay(nil); err != nil || j.Outcome != release.Healthy || used != 2 {
 			t.Errorf("%s judged again: %s after %d blocks, %v", name, j.Outcome, used, err)

@@ -81,7 +81,7 @@ func TestWarmUp(t *testing.T) {
 	warm := func(pairs ...Pair) Block { return Block{Elapsed: 15 * time.Second, WarmUp: true, Pairs: pairs} }
 	s := test.Begin()
 	j := s.Add(warm(fine, bad))
-	if latency := j.Evidence[1]; j.Decided || latency.Total.Canary.Bad != 150 || math.Abs(latency.Worse) > nothing || math.Abs(latency.NotWorse) > nothing || j.Left != 0 {
+	if latency := j.Evidence[1]; j.Decided || latency.Total.Canary.Bad != 150 || math.Abs(latency.Against) > nothing || latency.For > nothing || j.Left != 0 {
 		t.Errorf("slow answers of the warm-up: %+v", j)
 	}
 	if j := s.Add(blockAt(60, Pair{Tally{800, 0}, Tally{7200, 7}}, Pair{Tally{800, 8}, Tally{7200, 72}})); j.Outcome != release.Healthy {
@@ -204,7 +204,7 @@ func draw(rng *rand.Rand, n int, p float64) float64 {
 // rates of wrong verdicts against what the test promises, and all rates against those of a long simulation, so
 // that any wrong formula breaks it. make verdict-bench runs it with more releases.
 func TestErrorRates(t *testing.T) {
-	releases := max(1000, *benchReleases)
+	releases := max(300, *benchReleases)
 	test := standard.availability()
 	for i, c := range []struct {
 		name               string
@@ -212,14 +212,14 @@ func TestErrorRates(t *testing.T) {
 		shares             func(look int) (canary, primary float64)
 		rolledBack, passed float64 // of 20,000 releases
 	}{
-		{"as good as primary", "good", func(int) (float64, float64) { return 0.02, 0.02 }, 0.0004, 0.0006},
-		{"at the budget", "good", func(int) (float64, float64) { return 0.001, 0.0001 }, 0.0004, 0.9996},
-		{"with primary, which drifts", "good", func(look int) (float64, float64) { p := 0.001 + 0.002*float64(look); return p, p }, 0.0009, 0.0801},
+		{"as good as primary", "good", func(int) (float64, float64) { return 0.02, 0.02 }, 0.0003, 0.0001},
+		{"at the budget", "good", func(int) (float64, float64) { return 0.001, 0.0001 }, 0.0001, 1},
+		{"with primary, which drifts", "good", func(look int) (float64, float64) { p := 0.001 + 0.002*float64(look); return p, p }, 0.0001, 0.0284},
 		{"in an outage of both tracks", "good", func(look int) (float64, float64) { p := 0.001 + 0.3*float64(look/3%2); return p, p }, 0, 0},
-		{"far within the budget", "good", func(int) (float64, float64) { return 0.001, 0.001 }, 0.0001, 1},
-		{"worse by the margin", "bad", func(int) (float64, float64) { return 0.02, 0.01 }, 0.9367, 0.0006},
-		{"over the budget by the margin", "bad", func(int) (float64, float64) { return 0.011, 0.011 }, 0.0011, 0.0279},
-		{"worse by the margin, with a tide", "bad", func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p }, 0.9861, 0.0078},
+		{"far within the budget", "good", func(int) (float64, float64) { return 0.001, 0.001 }, 0, 1},
+		{"worse by the margin", "bad", func(int) (float64, float64) { return 0.02, 0.01 }, 0.7724, 0.0002},
+		{"over the budget by the margin", "bad", func(int) (float64, float64) { return 0.011, 0.011 }, 0.0004, 0.0233},
+		{"worse by the margin, with a tide", "bad", func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p }, 0.9508, 0.0032},
 		{"far over the budget", "bad", func(int) (float64, float64) { return 0.05, 0.001 }, 1, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -266,7 +266,7 @@ func TestBursts(t *testing.T) {
 	for _, p := range []Pair{{Tally{40, 0}, Tally{360, 1}}, {Tally{40, 3}, Tally{360, 1}}, {Tally{40, 40}, Tally{360, 0}}} {
 		big := Pair{Tally{5 * p.Canary.Events, 5 * p.Canary.Bad}, Tally{5 * p.Primary.Events, 5 * p.Primary.Bad}}
 		a, b := one.Begin().Add(blockAt(1, p)).Evidence[0], five.Begin().Add(blockAt(1, big)).Evidence[0]
-		for _, pair := range [][2]float64{{a.Over, b.Over}, {a.Worse, b.Worse}, {a.Within, b.Within}, {a.NotWorse, b.NotWorse}} {
+		for _, pair := range [][2]float64{{a.Against, b.Against}, {a.For, b.For}} {
 			if math.Abs(pair[0]-pair[1]) > 1e-9 {
 				t.Errorf("%v: %g, in groups of five %g", p, pair[0], pair[1])
 			}
@@ -302,15 +302,10 @@ func TestSequentialProperties(t *testing.T) {
 			t.Fatalf("the same blocks: %+v, then %+v", whole, again)
 		}
 
-		// How events are put together into blocks does not matter against the budget. Against primary,
-		// where a block's shares of the traffic count, it does not when it is cut evenly.
+		// A block that is cut into two equal halves weighs as much.
 		total := Pair{}
 		for _, b := range blocks {
-			total.Canary, total.Primary = total.Canary.add(b.Pairs[0].Canary), total.Primary.add(b.Pairs[0].Primary)
-		}
-		one := evidence([]Block{blockAt(120, total)})
-		if math.Abs(one.Over-whole.Over) > 1e-6 || math.Abs(one.Within-whole.Within) > 1e-6 {
-			t.Fatalf("in one block %+v, in %d %+v", one, len(blocks), whole)
+			total = total.add(b.Pairs[0])
 		}
 		half := Pair{Tally{total.Canary.Events / 2, total.Canary.Bad / 2}, Tally{total.Primary.Events / 2, total.Primary.Bad / 2}}
 		for _, at := range [][3]float64{{0.02, 0.001, 0}, {0.001, 0.001, 0.01}} {
@@ -323,18 +318,18 @@ func TestSequentialProperties(t *testing.T) {
 		last := len(blocks) - 1
 		if p := blocks[last].Pairs[0]; p.Canary.Bad < p.Canary.Events {
 			p.Canary.Bad++
-			worse := evidence(append(append([]Block{}, blocks[:last]...), blockAt(120, p)))
-			if worse.Over < whole.Over-1e-9 || worse.Worse < whole.Worse-1e-9 || worse.Within > whole.Within+1e-9 || worse.NotWorse > whole.NotWorse+1e-9 {
+			worse := evidence(append(append([]Block{}, blocks[:last]...), blockAt(float64(20*len(blocks)), p)))
+			if worse.Against < whole.Against-1e-9 || worse.For > whole.For+1e-9 {
 				t.Fatalf("%+v, with one more bad answer %+v", whole, worse)
 			}
 		}
 
 		// Blocks without events change nothing.
-		idle := evidence(append(append([]Block{}, blocks...), blockAt(130, Pair{})))
+		idle := evidence(append(append([]Block{}, blocks...), blockAt(float64(20*len(blocks)), Pair{})))
 		if !reflect.DeepEqual(whole, idle) {
 			t.Fatalf("%+v, and after an idle block %+v", whole, idle)
 		}
-		for _, v := range []float64{whole.Over, whole.Worse, whole.Within, whole.NotWorse} {
+		for _, v := range []float64{whole.Against, whole.For} {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
 				t.Fatalf("%+v", whole)
 			}

@@ -58,7 +58,8 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Second
 	}
-	w := &watching{Options: o, start: time.Now(), state: o.Test.Begin(), warned: map[string]bool{}, result: &Verification{Record: Record{Test: o.Test}}}
+	o.Test.Alone = o.Primary == ""
+	w := &watching{Options: o, start: time.Now(), state: o.Test.Begin(), warned: map[string]bool{}, result: &Verification{Record: Record{Method: Method, Test: o.Test}}}
 	if err := w.begin(ctx); err != nil {
 		if errors.As(err, new(*UnreachableError)) {
 			return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL, and that this machine can reach it; nothing was changed"}

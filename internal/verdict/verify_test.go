@@ -248,7 +248,7 @@ func FuzzSLO(f *testing.F) {
 			pairs[i] = Pair{Tally{100, 1}, Tally{900, 1}}
 		}
 		for _, e := range s.Add(Block{Elapsed: 1 << 60, Pairs: pairs}).Evidence {
-			if e.Over != e.Over || e.Worse != e.Worse || e.Within != e.Within || e.NotWorse != e.NotWorse {
+			if e.Against != e.Against || e.For != e.For {
 				t.Fatalf("%+v", e)
 			}
 		}
