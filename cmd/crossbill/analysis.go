@@ -60,7 +60,7 @@ func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
 
 // options are what the analysis of a cluster's release needs.
 func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, log io.Writer) (analysis.Options, error) {
-	source := verdict.SourceOptions{Indicators: o.slo.Objectives}
+	source := verdict.SourceOptions{Indicators: o.slo.Indicators(), Service: c.Manifests.Service.Name}
 	if o.explain {
 		source.Explain = func(format string, args ...any) { fmt.Fprintf(log, "    "+format+"\n", args...) }
 	}
@@ -68,7 +68,7 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 	return analysis.Options{
 		Rollout: analysis.Of(c), App: c.Manifests.App, ReleaseID: c.ReleaseID,
 		Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
-		Source: from, Test: o.slo.Test(), Interval: o.interval,
+		Source: from, Test: o.slo.Test(), WarmUp: o.slo.WarmUp.Duration, Interval: o.interval,
 		Report: func(e verdict.Evaluation) { fmt.Fprintln(log, lookText(e)) },
 		Warn:   func(text string) { fmt.Fprintln(log, "        "+text) },
 	}, err

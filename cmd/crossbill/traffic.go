@@ -14,6 +14,7 @@ import (
 type trafficOptions struct {
 	prometheus       string
 	prometheusConfig string
+	matcher          string
 	settle           time.Duration
 
 	source *verdict.Source // after validate; nil without --prometheus
@@ -23,6 +24,7 @@ func (o *trafficOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), trafficSection, func(flags *pflag.FlagSet) {
 		flags.StringVar(&o.prometheus, "prometheus", "", "Prometheus's URL: a canary is deleted when its request counters stand still")
 		flags.StringVar(&o.prometheusConfig, "prometheus-config", "", "file in the form of Prometheus's http_config: credentials, CA and headers for Prometheus (default: none)")
+		flags.StringVar(&o.matcher, "prometheus-matcher", "", "label matchers of every query, such as cluster=\"eu-1\" (default: none)")
 		o.addSettleDelay(flags, "without --prometheus: time that the data plane is given to apply a route")
 	})
 }
@@ -40,7 +42,7 @@ func (o *trafficOptions) validate(namespace string) (err error) {
 
 // sourceOf is the Prometheus that the options name.
 func (o *trafficOptions) sourceOf(namespace string, options verdict.SourceOptions) (*verdict.Source, error) {
-	options.URL, options.HTTPConfig, options.Namespace = o.prometheus, o.prometheusConfig, namespace
+	options.URL, options.HTTPConfig, options.Matcher, options.Namespace = o.prometheus, o.prometheusConfig, o.matcher, namespace
 	return verdict.NewSource(options)
 }
 

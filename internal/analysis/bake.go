@@ -23,7 +23,7 @@ const promotedStill = "the release is promoted, run promote again to judge it, o
 func Bake(ctx context.Context, o Options, promoted rollout.Result) (Outcome, error) {
 	o.Test.Whole = true
 	v, err := verdict.Verify(ctx, verdict.Options{
-		Source: o.Source, Canary: o.Primary, Test: o.Test, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
+		Source: o.Source, Canary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
 	})
 	came := Outcome{Result: promoted, Verdict: v}
 	switch {

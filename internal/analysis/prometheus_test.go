@@ -3,6 +3,7 @@ package analysis
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -23,8 +24,11 @@ type prometheus struct {
 	bad  map[string]float64 // share that fails, by workload
 }
 
+// scraped is the time between two scrapes.
+const scraped = 20 * time.Millisecond
+
 func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	query, elapsed := r.FormValue("query"), time.Since(p.start)
+	query := r.FormValue("query")
 	type sample struct {
 		Metric map[string]string `json:"metric"`
 		Value  *[2]any           `json:"value,omitempty"`
@@ -32,35 +36,40 @@ func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	seconds := func(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 	kind, result := "vector", []sample{}
-	add := func(metric map[string]string, value float64) {
-		result = append(result, sample{Metric: metric, Value: &[2]any{seconds(time.Now()), fmt.Sprint(value)}})
-	}
-	count := p.rate * elapsed.Seconds()
-	share := 0.0
-	for workload, bad := range p.bad {
-		if strings.Contains(query, workload) {
-			share = bad
+	// add adds a counter that grows by so much a second: its value, or its samples if the query asks for them.
+	add := func(metric map[string]string, rate float64) {
+		count := func(at time.Time) string { return fmt.Sprint(math.Floor(rate * max(0, at.Sub(p.start).Seconds()))) }
+		one := sample{Metric: metric}
+		if kind == "matrix" {
+			now := time.Now()
+			for at := now.Add(-5 * time.Second).Truncate(scraped); !at.After(now); at = at.Add(scraped) {
+				one.Values = append(one.Values, [2]any{seconds(at), count(at)})
+			}
+		} else {
+			one.Value = &[2]any{seconds(time.Now()), count(time.Now())}
 		}
+		result = append(result, one)
+	}
+	if strings.HasSuffix(query, "ms]") {
+		kind = "matrix"
 	}
 	switch {
-	case strings.Contains(query, `reporter="destination"`): // no sidecar
-	case strings.HasSuffix(query, "[10m]"):
-		kind = "matrix"
-		var values [][2]any
-		for i := range 10 {
-			values = append(values, [2]any{seconds(p.start.Add(-time.Duration(10-i) * 20 * time.Millisecond)), "1"})
-		}
-		result = append(result, sample{Metric: map[string]string{}, Values: values})
-	case strings.HasPrefix(query, "max(timestamp("):
-		add(map[string]string{}, seconds(time.Now()))
+	case strings.Contains(query, `reporter="destination"`), strings.Contains(query, `"unknown"`): // no sidecar, no stray requests
 	case strings.HasPrefix(query, "count("):
-		add(map[string]string{}, 1)
-	case strings.Contains(query, "duration_milliseconds_bucket"):
-		add(map[string]string{"le": "500"}, count)
-		add(map[string]string{"le": "+Inf"}, count)
+		result = append(result, sample{Metric: map[string]string{}, Value: &[2]any{seconds(time.Now()), "1"}})
 	default:
-		add(map[string]string{"response_code": "200"}, count*(1-share))
-		add(map[string]string{"response_code": "500"}, count*share)
+		for _, workload := range []string{"app-canary", "app-primary"} {
+			if !strings.Contains(query, workload) {
+				continue
+			}
+			if strings.Contains(query, "duration_milliseconds_bucket") {
+				add(map[string]string{"destination_workload": workload, "le": "500"}, p.rate)
+				add(map[string]string{"destination_workload": workload, "le": "+Inf"}, p.rate)
+				continue
+			}
+			add(map[string]string{"destination_workload": workload, "response_code": "200"}, p.rate*(1-p.bad[workload]))
+			add(map[string]string{"destination_workload": workload, "response_code": "500"}, p.rate*p.bad[workload])
+		}
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}})
 }
@@ -72,7 +81,7 @@ func judgedBy(t *testing.T, p *prometheus, r Rollout) Options {
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
 	slo := verdict.DefaultSLO()
-	source, err := verdict.NewSource(verdict.SourceOptions{URL: server.URL, Namespace: "shop", Indicators: slo.Objectives})
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: server.URL, Namespace: "shop", Indicators: slo.Indicators()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,7 @@ type Options struct {
 
 	Source   *verdict.Source
 	Test     verdict.Test
+	WarmUp   time.Duration            // for so long latency is not weighed
 	Interval time.Duration            // between two looks
 	Report   func(verdict.Evaluation) // is given each look; may be nil
 	Warn     func(string)             // is given what hinders a verdict; may be nil
@@ -90,7 +91,7 @@ func (o Options) watch(ctx context.Context) (*verdict.Verification, error) {
 		defer stop()
 	}
 	return verdict.Verify(ctx, verdict.Options{
-		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
+		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
 	})
 }
 

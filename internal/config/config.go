@@ -62,6 +62,7 @@ type Cluster struct {
 type Prometheus struct {
 	URL        string `json:"url,omitempty"`
 	HTTPConfig string `json:"httpConfig,omitempty"`
+	Matcher    string `json:"matcher,omitempty"`
 }
 
 // GitLab is the project that deploys.

@@ -55,6 +55,7 @@ var (
 	folder           = form{what: "a path", example: "k8s", pattern: `\S`, path: true}
 	jobName          = form{what: "the name of a job", example: "deploy_canary", pattern: `\S`}
 	share            = form{what: "a percentage above 0 and below 50", example: "1", above: number(0), below: number(50)}
+	margin           = form{what: "a number of percentage points from 0 to below 100", example: "2, or 0 to leave it out", min: number(0), below: number(100)}
 	query            = form{what: "a PromQL expression", example: "my_requests_total", pattern: `\S`}
 	anything         = form{what: "text", example: "a name in quotes", pattern: `\S`}
 )
@@ -76,6 +77,8 @@ var Options = []Option{
 
 	{Key: "prometheus.url", Flags: []string{"prometheus"}, Variable: "CROSSBILL_PROMETHEUS", form: address, Doc: "Prometheus that scrapes the mesh"},
 	{Key: "prometheus.httpConfig", Flags: []string{"prometheus-config"}, Variable: "CROSSBILL_PROMETHEUS_CONFIG", form: folder, Doc: "File in the form of Prometheus's http_config: credentials, CA and headers for Prometheus"},
+	{Key: "prometheus.matcher", Flags: []string{"prometheus-matcher"}, Variable: "CROSSBILL_PROMETHEUS_MATCHER", Doc: "Label matchers of every query, where one Prometheus has several clusters, or scrapes each proxy twice",
+		form: form{what: "a list of label matchers", example: `'cluster="eu-1"'`, pattern: `^\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*["'].*["']\s*$`}},
 
 	{Key: "gitlab.url", Flags: []string{"gitlab-url"}, Variable: "CROSSBILL_GITLAB_URL", Platform: []string{"$CI_SERVER_URL"}, Default: "https://gitlab.com", form: address, Doc: "GitLab's address"},
 	{Key: "gitlab.project", Flags: []string{"project"}, Variable: "CROSSBILL_GITLAB_PROJECT", Platform: []string{"$CI_PROJECT_PATH"}, Doc: "GitLab project that deploys",
@@ -126,6 +129,10 @@ var Options = []Option{
 	{Key: "analysis.minRequests", Flags: []string{"min-requests"}, Default: "50", form: form{what: "a number of requests, at least 1", example: "50", min: number(1), max: new(1e9)}, Doc: "The canary's requests below which nothing passes"},
 	{Key: "analysis.minDuration", Default: "30s", form: duration, Doc: "Time before which nothing passes"},
 	{Key: "analysis.maxDuration", Flags: []string{"max-duration"}, Default: "15m", form: positiveDuration, Doc: "Time after which what is not decided is inconclusive"},
+	{Key: "analysis.warmUp", Default: "30s", form: duration, Doc: "Time from the start of the analysis in which latency is counted, but not weighed"},
+	{Key: "analysis.callersLeft", Default: "2", form: margin, Doc: "Percentage points above primary at which the canary is bad, for requests whose callers left before the answer; 0 to not judge them"},
+	{Key: "analysis.clientErrors", Default: "5", form: margin, Doc: "The same for answers that blame the caller: 4xx"},
+	{Key: "analysis.cutStreams", Default: "2", form: margin, Doc: "The same for answers that had started and were cut off: streams, WebSockets, downloads"},
 	{Key: "analysis.objectives", Doc: "What is judged; without it 99.9% available and 95% within 500 ms"},
 	{Key: "analysis.objectives[].name", Required: true, form: anything, Doc: "Name of the objective, for people"},
 	{Key: "analysis.objectives[].objective", Required: true, form: form{what: "a percentage above 0 and below 100", example: "99.9; no number of requests can show 100", above: number(0), below: number(100)}, Doc: "Percent of the requests that are to be good"},

@@ -188,10 +188,10 @@ func join(path, name string) string { return strings.TrimPrefix(path+"."+name, "
 func fieldNames(t reflect.Type) []string {
 	var names []string
 	for field := range t.Fields() {
-		if !field.IsExported() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if !field.IsExported() || name == "-" {
 			break // the last ones, in all of these structs
 		}
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		names = append(names, name)
 	}
 	return names

@@ -190,7 +190,7 @@ var valid = []string{
 	`app: shop
 manifests: deploy/k8s
 cluster: {context: "our-org/agents:production", namespace: prod, timeout: 10m}
-prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml}
+prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml, matcher: 'cluster="eu-1", job="envoy"'}
 gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
 notify:
   github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com"}
@@ -204,7 +204,7 @@ guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,
 	"gitlab: {project: \"1234\"}",
-	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
+	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, warmUp: 0s, callersLeft: 0, clientErrors: 2.5, cutStreams: 0, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
 	"analysis: {}",
 	"analysis: {objectives: []}",
 	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
@@ -239,6 +239,10 @@ var invalid = map[string][]string{
 	"analysis.burst":           {"0.5", "1001"},
 	"analysis.minRequests":     {"0", "2e9"},
 	"analysis.minDuration":     {"5", "duration-minutes"},
+	"analysis.warmUp":          {"5", "duration-minutes"},
+	"analysis.callersLeft":     {"-1", "100", "1%"},
+	"analysis.clientErrors":    {"-1", "100"},
+	"analysis.cutStreams":      {"-1", "100"},
 	"analysis.objectives":      {"{a: b}", "[a]", "[{}]", "[{name: a, objective: 99}]", "[{name: a, margin: 1}]", "[{objective: 99, margin: 1}]", "[{name: a, objective: 100, margin: 1}]", "[{name: a, objective: 99, margin: 0}]", "[{name: a, objective: 99, margin: 1, good: x}]", "[{name: a, objective: 99, margin: 1, total: x}]", "[{name: a, objective: 99, margin: 1, good: x, total: y, latency: 5s}]", "[{name: a, objective: 99, margin: 1, latency: 500}]", "[{name: a, objective: 99, margin: 1, latencyy: 5s}]"},
 	"imagePolicy.repository":   {"github.com/a/b", "https://u@github.com/a/b"},
 	"imagePolicy.keys":         {"x", "[x]"},

@@ -17,7 +17,7 @@ func (s *Source) Callers(ctx context.Context, workload string) ([]string, error)
 	found := map[string]bool{}
 	for _, reporter := range []string{"source", "destination"} {
 		vector, err := s.query(ctx, fmt.Sprintf(`sum by (source_workload, source_workload_namespace) (increase(%s[%s])) > 0`,
-			s.selector("istio_requests_total", reporter, workload, ""), callersSpan), now)
+			s.requests(reporter, workload), callersSpan), now)
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,10 @@ package verdict
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,172 +16,762 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Series is the raw value of each counter at one time, by its labels. Values only grow, except for resets.
-type Series map[string]float64
+// sample is the value of a counter as it was scraped.
+type sample struct {
+	at    model.Time
+	value float64
+}
 
-// Increase is how much all counters together have grown since an earlier reading. A series that the earlier
-// reading lacks started at 0, as counters do: the first error of a canary creates its series. A counter that
-// fell was reset to 0.
-func (s Series) Increase(earlier Series) float64 {
-	grown := 0.0
-	for key, value := range s {
-		before := earlier[key]
-		if value < before {
-			before = 0
+// scraped is a series with its samples, oldest first.
+type scraped struct {
+	key     string
+	labels  model.Metric
+	track   int  // index of the workload, if the query names one
+	good    bool // it counts good events, of a query for good and one for total
+	samples []sample
+}
+
+func (s scraped) newest() model.Time { return s.samples[len(s.samples)-1].at }
+
+// counter is a series as it was read so far: how much it has grown. It takes each sample once, in the order of
+// their times, whichever replica of Prometheus answers. It never shrinks: replicas scrape at different times, so
+// that one may answer with a few events less than another one did. Only a value near zero that is newer, and that
+// does not vanish with the next sample, is a reset: the counted process has started again.
+type counter struct {
+	scraped            // without its samples
+	first   model.Time // when it was first seen
+	at      model.Time // of the newest sample that it took
+	grown   float64    // since it was first read, or since 0 if it was born later
+	high    float64    // the highest value since it last began at 0
+	fallen  float64    // the newest value, if it may be that of a reset; else notFallen
+	below   model.Time // of the first sample below high; 0 if the newest one is not
+	seeded  bool       // it was there when the reading began
+}
+
+const (
+	notFallen = -1
+	nearZero  = 0.25            // share of the highest value below which a newer value may be a reset's
+	confirmed = 0.5             // the same for the sample after it
+	lowFor    = 1 * time.Minute // a counter that stays below its highest value for so long was reset unseen
+)
+
+func (c *counter) take(s sample) {
+	if s.at <= c.at {
+		return
+	}
+	c.at = s.at
+	if s.value >= c.high {
+		c.grown += s.value - c.high
+		c.high, c.fallen, c.below = s.value, notFallen, 0
+		return
+	}
+	if c.below == 0 {
+		c.below = s.at
+	}
+	switch {
+	case c.fallen != notFallen && s.value >= c.fallen && s.value <= confirmed*c.high:
+		c.grown += s.value
+		c.high, c.fallen, c.below = s.value, notFallen, 0
+	case s.value <= nearZero*c.high:
+		c.fallen = s.value
+	case s.at.Sub(c.below) > lowFor: // how much it has grown meanwhile is unknown
+		c.high, c.fallen, c.below = s.value, notFallen, 0
+	default:
+		c.fallen = notFallen
+	}
+}
+
+// meter follows the counters that one query reads.
+type meter struct {
+	counters map[string]*counter
+	late     time.Duration // how much later than the others a series of one scrape was seen to arrive
+	torn     model.Time    // newest scrape of which a part had not arrived; 0 if none
+	from     model.Time    // the oldest of the targets' newest samples that are taken
+}
+
+// A store that gets its samples by remote write shows a scrape piece by piece. A new series is counted when its
+// first sample is so old, because what belongs to it may not have arrived: the requests that did not fail.
+const arrival = 2 * time.Second
+
+// begin seeds the counters with what is there when the reading begins: as last seen within lookback, then as
+// scraped. What appears later was born later, and started at 0.
+func (m *meter) begin(seen, all []scraped, now model.Time, horizon time.Duration) {
+	m.counters = map[string]*counter{}
+	for _, s := range seen {
+		m.seed(s, now, s.samples[0].value)
+	}
+	cuts := settled(all, now, horizon, func(scraped) bool { return false }, 0)
+	for _, s := range all {
+		delete(m.counters, s.key)
+		if samples := s.due(cuts); len(samples) > 0 {
+			last := samples[len(samples)-1]
+			m.seed(s, last.at, last.value)
 		}
-		grown += value - before
 	}
-	return math.Round(grown)
+	m.from = oldest(cuts)
 }
 
-// Counters are the counters of one indicator.
-type Counters struct{ Total, Good Series }
-
-// Reading is the raw counters of one workload at one time, for each indicator.
-type Reading struct {
-	Counters []Counters
+func (m *meter) seed(s scraped, at model.Time, value float64) {
+	s.samples = nil
+	m.counters[s.key] = &counter{scraped: s, first: at, at: at, high: value, fallen: notFallen, seeded: true}
 }
 
-// Since counts the events between an earlier reading and this one, for each indicator.
-func (r *Reading) Since(earlier *Reading) []Tally {
-	tallies := make([]Tally, len(r.Counters))
-	for i, c := range r.Counters {
-		total, good := c.Total.Increase(earlier.Counters[i].Total), c.Good.Increase(earlier.Counters[i].Good)
-		tallies[i] = Tally{Events: total, Bad: max(0, total-good)} // good may be sampled a moment later than total
+// take takes the samples of a reading that are settled. A target's are settled up to the newest time of which all
+// of its series that are still scraped have a sample: then errors and successes, both buckets of a histogram and
+// both tracks are those of one scrape.
+func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
+	m.learn(all, now, horizon)
+	born := func(s scraped) bool { return m.counters[s.key] == nil }
+	cuts := settled(all, now, horizon, born, max(arrival, m.late))
+	for _, s := range all {
+		samples, c := s.due(cuts), m.counters[s.key]
+		if c == nil {
+			if len(samples) == 0 {
+				continue
+			}
+			c = &counter{scraped: s, first: samples[0].at, fallen: notFallen}
+			c.samples = nil
+			m.counters[s.key] = c
+		}
+		for _, one := range samples {
+			c.take(one)
+		}
 	}
-	return tallies
+	if len(cuts) > 0 {
+		m.from = oldest(cuts)
+	}
 }
 
-// mergeMissing adds the series that an earlier reading has and this one lacks. A failed scrape hides a series
-// for a moment, and the series must not count from 0 when it is back.
-func (r *Reading) mergeMissing(earlier *Reading) *Reading {
-	for i, c := range earlier.Counters {
-		for _, pair := range []struct{ now, before Series }{{r.Counters[i].Total, c.Total}, {r.Counters[i].Good, c.Good}} {
-			for key, value := range pair.before {
-				if _, ok := pair.now[key]; !ok {
-					pair.now[key] = value
+// due are the samples that are settled. If none is of the very time up to which they are, good events are read a
+// sample further: compared with them, no event is bad that is not.
+func (s scraped) due(cuts map[string]model.Time) []sample {
+	cut := cuts[target(s.labels)]
+	n := len(s.samples)
+	for n > 0 && s.samples[n-1].at > cut {
+		n--
+	}
+	if s.good && n < len(s.samples) && (n == 0 || s.samples[n-1].at < cut) {
+		n++
+	}
+	return s.samples[:n]
+}
+
+// learn notes how late parts of a scrape arrive.
+func (m *meter) learn(all []scraped, now model.Time, horizon time.Duration) {
+	whole, torn := true, model.Time(0)
+	for _, group := range byTarget(all) {
+		newest := newestOf(group)
+		for _, s := range group {
+			if s.newest() == newest || newest.Sub(s.newest()) > horizon {
+				continue
+			}
+			whole = whole && s.newest() >= m.torn
+			torn = max(torn, newest)
+		}
+	}
+	if m.torn != 0 && whole {
+		m.late = min(max(m.late, now.Sub(m.torn)), horizon)
+	}
+	if m.torn == 0 || whole {
+		m.torn = torn
+	}
+}
+
+// settled is the time of each target up to which its samples are settled.
+func settled(all []scraped, now model.Time, horizon time.Duration, born func(scraped) bool, arrival time.Duration) map[string]model.Time {
+	cuts := map[string]model.Time{}
+	for name, group := range byTarget(all) {
+		newest := newestOf(group)
+		cut := newest
+		for _, s := range group {
+			if newest.Sub(s.newest()) <= horizon {
+				cut = min(cut, s.newest())
+			}
+			if first := s.samples[0].at; born(s) && now.Sub(first) < arrival {
+				cut = min(cut, first-1)
+			}
+		}
+		cuts[name] = cut
+	}
+	return cuts
+}
+
+func byTarget(all []scraped) map[string][]scraped {
+	groups := map[string][]scraped{}
+	for _, s := range all {
+		groups[target(s.labels)] = append(groups[target(s.labels)], s)
+	}
+	return groups
+}
+
+func newestOf(group []scraped) (newest model.Time) {
+	for _, s := range group {
+		newest = max(newest, s.newest())
+	}
+	return newest
+}
+
+func oldest(cuts map[string]model.Time) (first model.Time) {
+	for _, cut := range cuts {
+		if first == 0 || cut < first {
+			first = cut
+		}
+	}
+	return first
+}
+
+// targetLabels say which scrape a series is from, and which Prometheus scraped it.
+var targetLabels = []model.LabelName{
+	"job", "instance", "pod", "pod_name", "kubernetes_pod_name", "namespace", "kubernetes_namespace", "node", "service", "endpoint", "container",
+	"cluster", "replica", "prometheus", "prometheus_replica", "receive", "tenant_id",
+}
+
+// target names the scrape that a series is from.
+func target(labels model.Metric) string {
+	var b strings.Builder
+	for _, name := range targetLabels {
+		b.WriteString(string(labels[name]))
+		b.WriteByte(0)
+	}
+	return b.String()
+}
+
+// doubled finds two targets with the counters of one proxy: they are on one host or in one pod, and their samples
+// of one counter follow each other like those of one. What they count counts twice.
+func doubled(all []scraped) (one, other model.Metric) {
+	same := map[string][]scraped{}
+	for _, s := range all {
+		rest := s.labels.Clone()
+		for name := range rest {
+			if !istioLabel(name) {
+				delete(rest, name)
+			}
+		}
+		same[rest.String()] = append(same[rest.String()], s)
+	}
+	for _, key := range slices.Sorted(maps.Keys(same)) {
+		for i, a := range same[key] {
+			for _, b := range same[key][:i] {
+				if sameProxy(a.labels, b.labels) && interleaved(a.samples, b.samples) {
+					return b.labels, a.labels
 				}
 			}
 		}
 	}
-	return r
+	return nil, nil
 }
 
-// Read reads a workload's counters at one time. A failure is retried for a few seconds.
-func (s *Source) Read(ctx context.Context, workload string, at time.Time) (*Reading, error) {
-	return s.read(ctx, workload, at, "")
+// istioLabel says whether Istio's proxy has put a label on its counter, not the scrape.
+func istioLabel(name model.LabelName) bool {
+	for _, prefix := range []string{"source_", "destination_", "request_", "response_", "grpc_", "connection_security_policy", "reporter", "le"} {
+		if strings.HasPrefix(string(name), prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameProxy says whether two targets are in one pod or on one address.
+func sameProxy(a, b model.Metric) bool {
+	for _, name := range []model.LabelName{"pod", "pod_name", "kubernetes_pod_name"} {
+		if a[name] != "" && b[name] != "" {
+			return a[name] == b[name] && target(a) != target(b)
+		}
+	}
+	host := func(m model.Metric) string {
+		if address, err := netip.ParseAddrPort(string(m["instance"])); err == nil {
+			return address.Addr().String()
+		}
+		name, _, _ := strings.Cut(string(m["instance"]), ":")
+		return name
+	}
+	return host(a) != "" && host(a) == host(b) && target(a) != target(b)
+}
+
+// interleaved says whether the samples of two series are those of one counter, scraped twice: in the order of
+// their times they grow, again and again from one to the other.
+func interleaved(a, b []sample) bool {
+	const enough = 4
+	grew := 0
+	for len(a) > 0 && len(b) > 0 {
+		if b[0].at < a[0].at {
+			a, b = b, a
+		}
+		if a[0].value > b[0].value {
+			return false
+		}
+		if (len(a) == 1 || a[1].at > b[0].at) && a[0].value < b[0].value {
+			grew++
+		}
+		a = a[1:]
+	}
+	return grew >= enough
+}
+
+// Series is the raw value of each counter at one time, by its labels. Values only grow, except for resets.
+type Series map[string]float64
+
+// Increase is how much all counters together have grown since an earlier reading. A series that the earlier
+// reading lacks started at 0, as counters do. One that fell to near zero was reset to 0; one that fell by less
+// was read from a replica of Prometheus that had scraped it earlier.
+func (s Series) Increase(earlier Series) float64 {
+	grown := 0.0
+	for key, value := range s {
+		before := earlier[key]
+		switch {
+		case value >= before:
+			grown += value - before
+		case value <= nearZero*before:
+			grown += value
+		}
+	}
+	return math.Round(grown)
 }
 
 // lookback is how long a series counts that a failed scrape, or the end of its pod, hides.
 const lookback = "1h"
 
-// Baseline reads a workload's counters as they were last seen within an hour. A series that a failed scrape
-// hides right now must not count its whole life when it is back.
-func (s *Source) Baseline(ctx context.Context, workload string, at time.Time) (*Reading, error) {
-	return s.read(ctx, workload, at, lookback)
+// counting follows the counters of some workloads, the canary's first: what they count of each indicator, in all
+// of the time. All workloads are read at one time.
+type counting struct {
+	source    *Source
+	workloads []string
+	scrape    time.Duration // between two samples; 0 if unknown
+	at        time.Time     // of the last reading
+	requests  meter
+	pairs     []*pairs // of each indicator that has them
+	unknown   meter    // errors of the Service that belong to no workload
+	counted   [][]Tally
+	errors    float64 // of the Service, that belong to no workload, since the last reading
+	allErrors float64
 }
 
-func (s *Source) read(ctx context.Context, workload string, at time.Time, span string) (*Reading, error) {
-	r := &Reading{}
-	for _, indicator := range s.indicators {
-		var counters Counters
-		var err error
-		switch {
-		case indicator.Total != "":
-			counters, err = s.readQueries(ctx, indicator, workload, at)
-		case indicator.Latency != nil:
-			counters, err = s.readLatency(ctx, indicator, workload, at, span)
-		default:
-			counters, err = s.readAvailability(ctx, workload, at, span)
+// pairs are an indicator's counters of good events and of all, by what must be subtracted: the buckets of one
+// histogram, or what one target counts.
+type pairs struct {
+	meter
+	of map[string]*pair
+}
+
+// pair is good events and all, of one track.
+type pair struct {
+	track       int
+	total, good float64 // when the pair became complete
+	bad         float64 // what was bad since then
+	events      float64
+}
+
+// horizon is how long a series without new samples holds up what its target counts, and reach how far back
+// samples are read.
+func (c *counting) horizon() time.Duration { return 3*c.rate() + 5*time.Second }
+func (c *counting) reach() time.Duration   { return c.horizon() + 2*c.rate() }
+
+func (c *counting) rate() time.Duration {
+	if c.scrape <= 0 {
+		return 15 * time.Second
+	}
+	return c.scrape
+}
+
+// begin takes the first reading.
+func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*counting, error) {
+	c := &counting{source: s, workloads: workloads, at: at, pairs: make([]*pairs, len(s.indicators))}
+	history, err := s.samples(ctx, s.requests("source", workloads...), 5*time.Minute, at)
+	if err != nil {
+		return nil, err
+	}
+	if err := doubledError(history); err != nil {
+		return nil, err
+	}
+	c.scrape = interval(history)
+	seen, err := s.last(ctx, s.requests("source", workloads...), at)
+	if err != nil {
+		return nil, err
+	}
+	now := model.TimeFromUnixNano(at.UnixNano())
+	c.requests.begin(seen, history, now, c.horizon())
+	for i, indicator := range s.indicators {
+		if !indicator.paired() {
+			continue
 		}
+		seen, all, err := s.readPairs(ctx, indicator, workloads, c.reach(), c.rate(), at, true)
 		if err != nil {
 			return nil, err
 		}
-		r.Counters = append(r.Counters, counters)
+		c.pairs[i] = &pairs{of: map[string]*pair{}}
+		c.pairs[i].begin(seen, all, now, c.horizon())
+		c.pairs[i].settle(indicator, now, 2*c.rate())
 	}
-	return r, nil
-}
-
-// selector selects a workload's metric as one side of its calls reports it, last seen within span.
-func (s *Source) selector(metric, reporter, workload, span string) string {
-	plain := fmt.Sprintf(`%s{reporter=%q,destination_workload=%q,destination_workload_namespace=%q}`, metric, reporter, workload, s.namespace)
-	if span == "" {
-		return plain
-	}
-	return `last_over_time(` + plain + `[` + span + `])`
-}
-
-func (s *Source) readAvailability(ctx context.Context, workload string, at time.Time, span string) (Counters, error) {
-	requests, err := s.query(ctx, s.selector("istio_requests_total", "source", workload, span), at)
-	if err != nil {
-		return Counters{}, err
-	}
-	c := Counters{Series{}, Series{}}
-	for _, sample := range requests {
-		if callerLeft(sample.Metric) {
-			continue
+	if s.service != "" {
+		seen, err := s.last(ctx, s.unattributed(), at)
+		if err != nil {
+			return nil, err
 		}
-		key := series(sample.Metric)
-		c.Total[key] = float64(sample.Value)
-		if !isError(sample.Metric) {
-			c.Good[key] = float64(sample.Value)
+		all, err := s.samples(ctx, s.unattributed(), c.reach(), at)
+		if err != nil {
+			return nil, err
 		}
+		c.unknown.begin(seen, all, now, c.horizon())
 	}
+	c.counted = c.totals()
 	return c, nil
 }
 
-func (s *Source) readLatency(ctx context.Context, indicator Indicator, workload string, at time.Time, span string) (Counters, error) {
-	buckets, err := s.query(ctx, s.selector("istio_request_duration_milliseconds_bucket", "source", workload, span), at)
+// none says whether no workload has a counter.
+func (c *counting) none() bool { return len(c.requests.counters) == 0 }
+
+// read takes one more reading, and gives what each workload has counted since the last one, of each indicator.
+// A reading that fails changes nothing.
+func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
+	s, now := c.source, model.TimeFromUnixNano(at.UnixNano())
+	requests, err := s.samples(ctx, s.requests("source", c.workloads...), c.reach(), at)
 	if err != nil {
-		return Counters{}, err
+		return nil, err
 	}
-	c := Counters{Series{}, Series{}}
-	bound := float64(indicator.Latency.Duration) / float64(time.Millisecond)
+	if err := doubledError(requests); err != nil {
+		return nil, err
+	}
+	all := make([][]scraped, len(s.indicators))
+	for i, indicator := range s.indicators {
+		if c.pairs[i] == nil {
+			continue
+		}
+		if _, all[i], err = s.readPairs(ctx, indicator, c.workloads, c.reach(), c.rate(), at, false); err != nil {
+			return nil, err
+		}
+	}
+	var unknown []scraped
+	if s.service != "" {
+		if unknown, err = s.samples(ctx, s.unattributed(), c.reach(), at); err != nil {
+			return nil, err
+		}
+	}
+	if c.scrape <= 0 {
+		c.scrape = interval(requests)
+	}
+	c.at = at
+	c.requests.take(requests, now, c.horizon())
+	for i, p := range c.pairs {
+		if p != nil {
+			p.take(all[i], now, c.horizon())
+			p.settle(s.indicators[i], now, 2*c.rate())
+		}
+	}
+	c.unknown.take(unknown, now, c.horizon())
+	return c.new(), nil
+}
+
+// new is what was counted since the last call: never more bad events than events.
+func (c *counting) new() [][]Tally {
+	errors := c.unknown.errors()
+	c.errors, c.allErrors = errors-c.allErrors, errors
+	totals, fresh := c.totals(), make([][]Tally, len(c.workloads))
+	for track := range totals {
+		fresh[track] = make([]Tally, len(c.source.indicators))
+		for i, total := range totals[track] {
+			before := &c.counted[track][i]
+			events := max(0, total.Events-before.Events)
+			t := Tally{events, min(events, max(0, total.Bad-before.Bad))}
+			before.Events, before.Bad = before.Events+t.Events, before.Bad+t.Bad
+			fresh[track][i] = t
+		}
+	}
+	return fresh
+}
+
+// totals is what each workload has counted in all of the time, of each indicator, in whole events. Errors that
+// belong to no workload are those of the only one.
+func (c *counting) totals() [][]Tally {
+	all := make([][]Tally, len(c.workloads))
+	for track := range all {
+		all[track] = make([]Tally, len(c.source.indicators))
+	}
+	for _, counter := range c.requests.counters {
+		track := max(0, slices.Index(c.workloads, string(counter.labels["destination_workload"])))
+		for i, indicator := range c.source.indicators {
+			if indicator.paired() {
+				continue
+			}
+			counts, bad := indicator.classify(counter.labels)
+			if counts {
+				all[track][i].Events += counter.grown
+			}
+			if counts && bad {
+				all[track][i].Bad += counter.grown
+			}
+		}
+	}
+	for i, p := range c.pairs {
+		if p == nil {
+			continue
+		}
+		for _, one := range p.of {
+			all[one.track][i].Events += one.events
+			all[one.track][i].Bad += one.bad
+		}
+	}
+	if len(c.workloads) == 1 {
+		for i, indicator := range c.source.indicators {
+			if !indicator.paired() && indicator.Counts == "" {
+				all[0][i].Events += c.unknown.errors()
+				all[0][i].Bad += c.unknown.errors()
+			}
+		}
+	}
+	for track := range all {
+		for i := range all[track] {
+			all[track][i] = Tally{math.Round(all[track][i].Events), math.Round(all[track][i].Bad)}
+		}
+	}
+	return all
+}
+
+// errors is how many of the requests that a meter has counted are errors.
+func (m *meter) errors() (n float64) {
+	for _, c := range m.counters {
+		if isError(c.labels) && !callerLeft(c.labels) {
+			n += c.grown
+		}
+	}
+	return n
+}
+
+// settle takes the difference of good events and of all. A pair is complete when it has both; before that, nothing
+// of it counts. What was bad never becomes good again: a sample of the good events that is older than that of all
+// must not invent bad ones.
+func (p *pairs) settle(indicator Indicator, now model.Time, patience time.Duration) {
+	type sums struct {
+		track        int
+		total, good  float64
+		hasAll, has  bool
+		seeded, born bool
+		first        model.Time
+	}
+	of := map[string]*sums{}
+	for _, c := range p.counters {
+		key := indicator.pairKey(c.scraped)
+		s := of[key]
+		if s == nil {
+			s = &sums{track: c.track}
+			of[key] = s
+		}
+		if c.good {
+			s.good, s.has = s.good+c.grown, true
+		} else {
+			s.total, s.hasAll = s.total+c.grown, true
+			if s.first == 0 || c.first < s.first {
+				s.first = c.first
+			}
+		}
+		s.seeded, s.born = s.seeded || c.seeded, s.born || !c.seeded
+	}
+	for key, s := range of {
+		one := p.of[key]
+		if one == nil {
+			// All of a target's requests may be bad, so that nothing counts its good ones.
+			if !s.hasAll || !s.has && (indicator.Latency != nil || now.Sub(s.first) < patience && s.born) {
+				continue
+			}
+			one = &pair{track: s.track}
+			if s.seeded && s.born { // one half was there before the other one
+				one.total, one.good = s.total, s.good
+			}
+			p.of[key] = one
+		}
+		one.events = s.total - one.total
+		one.bad = max(one.bad, one.events-(s.good-one.good))
+	}
+}
+
+// paired says whether the indicator's bad events are those of all that are not good.
+func (o Indicator) paired() bool { return o.Latency != nil || o.Total != "" }
+
+// pairKey names what a series must be subtracted from, or subtracts.
+func (o Indicator) pairKey(s scraped) string {
+	if o.Latency == nil {
+		return strconv.Itoa(s.track) + target(s.labels)
+	}
+	labels := s.labels.Clone()
+	delete(labels, "le")
+	return series(labels)
+}
+
+// classify says whether a series of requests counts for the indicator, and whether what it counts is bad.
+func (o Indicator) classify(labels model.Metric) (counts, bad bool) {
+	switch o.Counts {
+	case CallersLeft:
+		return true, callerLeft(labels)
+	case ClientErrors:
+		return !callerLeft(labels), isClientError(labels)
+	case CutStreams:
+		return !callerLeft(labels), isCut(labels)
+	}
+	return !callerLeft(labels), isError(labels)
+}
+
+// readPairs reads an indicator's good events and all. For the first reading it also gives them as last seen.
+func (s *Source) readPairs(ctx context.Context, o Indicator, workloads []string, reach, scrape time.Duration, at time.Time, first bool) (seen, all []scraped, err error) {
+	if o.Latency != nil {
+		return s.readLatency(ctx, o, workloads, reach, at, first)
+	}
+	for track, workload := range workloads {
+		for _, side := range []struct {
+			query string
+			good  bool
+		}{{o.Total, false}, {o.Good, true}} {
+			query := s.fill(side.query, workload)
+			var old, now []scraped
+			if plainSelector(query) {
+				if now, err = s.samples(ctx, query, reach, at); err == nil && first {
+					old, err = s.last(ctx, query, at)
+				}
+			} else {
+				// Nothing says when this was sampled. Good events are read a scrape later than all, so that the
+				// difference has no good ones.
+				when := at
+				if !side.good {
+					when = at.Add(-scrape)
+				}
+				now, err = s.values(ctx, query, when)
+			}
+			if err != nil {
+				return nil, nil, fmt.Errorf("objective %s: %w", o.Name, err)
+			}
+			for _, read := range []*[]scraped{&old, &now} {
+				for i := range *read {
+					one := &(*read)[i]
+					one.track, one.good = track, side.good
+					one.key = fmt.Sprintf("%d %t %s", track, side.good, one.key)
+				}
+			}
+			seen, all = append(seen, old...), append(all, now...)
+		}
+	}
+	return seen, all, nil
+}
+
+// readLatency reads the two buckets that count: the objective's and the last one. Exporters write a bound in
+// different ways.
+func (s *Source) readLatency(ctx context.Context, o Indicator, workloads []string, reach time.Duration, at time.Time, first bool) (seen, all []scraped, err error) {
+	const metric = "istio_request_duration_milliseconds_bucket"
+	bound := float64(o.Latency.Duration) / float64(time.Millisecond)
+	plain := strconv.FormatFloat(bound, 'f', -1, 64)
+	forms := []string{plain, strconv.FormatFloat(bound, 'g', -1, 64), strconv.FormatFloat(bound, 'e', -1, 64), "+Inf", "Inf"}
+	if !strings.Contains(plain, ".") {
+		forms = append(forms, plain+".0")
+	}
+	for i, form := range forms {
+		forms[i] = strings.NewReplacer(".", `\.`, "+", `\+`).Replace(form)
+	}
+	slices.Sort(forms)
+	selector := s.tracks(metric, "source", workloads, fmt.Sprintf("le=~%q", strings.Join(slices.Compact(forms), "|")))
+	if all, err = s.samples(ctx, selector, reach, at); err == nil && first {
+		seen, err = s.last(ctx, selector, at)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	bounded := len(all) == 0
+	for _, read := range [][]scraped{seen, all} {
+		for i := range read {
+			one := &read[i]
+			le, err := strconv.ParseFloat(string(one.labels["le"]), 64)
+			if err != nil {
+				return nil, nil, fmt.Errorf("a histogram has bucket le=%q", one.labels["le"])
+			}
+			one.good = !math.IsInf(le, 1)
+			one.track = max(0, slices.Index(workloads, string(one.labels["destination_workload"])))
+			bounded = bounded || one.good
+		}
+	}
+	if !bounded {
+		return nil, nil, s.boundError(ctx, o, bound, workloads, at)
+	}
+	return seen, all, nil
+}
+
+// boundError says which bounds a histogram has.
+func (s *Source) boundError(ctx context.Context, o Indicator, bound float64, workloads []string, at time.Time) error {
+	vector, err := s.query(ctx, "count by (le) ("+s.tracks("istio_request_duration_milliseconds_bucket", "source", workloads)+")", at)
+	if err != nil {
+		return err
+	}
 	var bounds []float64
-	for _, sample := range buckets {
-		le, err := strconv.ParseFloat(string(sample.Metric["le"]), 64)
-		if err != nil {
-			return Counters{}, fmt.Errorf("histogram of %s has bucket le=%q", workload, sample.Metric["le"])
-		}
-		switch {
-		case math.IsInf(le, 1):
-			c.Total[series(sample.Metric)] = float64(sample.Value)
-		case le == bound:
-			c.Good[series(sample.Metric)] = float64(sample.Value)
-		}
-		if !math.IsInf(le, 1) && !slices.Contains(bounds, le) {
+	for _, one := range vector {
+		if le, err := strconv.ParseFloat(string(one.Metric["le"]), 64); err == nil && !math.IsInf(le, 1) {
 			bounds = append(bounds, le)
 		}
 	}
-	if len(c.Total) > 0 && len(c.Good) == 0 {
-		slices.Sort(bounds)
-		return Counters{}, &usererr.Error{
-			Field:   fmt.Sprintf("analysis.objectives: latency of %s", indicator.Name),
-			Problem: fmt.Sprintf("%g ms is not a bucket bound of istio_request_duration_milliseconds", bound),
-			Fix:     fmt.Sprintf("give one of its bounds (in milliseconds): %v", bounds),
-		}
+	slices.Sort(bounds)
+	if slices.Contains(bounds, bound) { // it has arrived meanwhile
+		return &DataError{NoData, fmt.Sprintf("%s: the buckets of its histogram are not complete yet", o.Name)}
 	}
-	return c, nil
+	return &usererr.Error{
+		Field:   fmt.Sprintf("analysis.objectives: latency of %s", o.Name),
+		Problem: fmt.Sprintf("%g ms is not a bucket bound of istio_request_duration_milliseconds", bound),
+		Fix:     fmt.Sprintf("give one of its bounds (in milliseconds): %v", bounds),
+	}
 }
 
-// readQueries reads an indicator that is defined by queries.
-func (s *Source) readQueries(ctx context.Context, indicator Indicator, workload string, at time.Time) (Counters, error) {
-	c := Counters{Series{}, Series{}}
-	for _, side := range []struct {
-		query string
-		into  Series
-	}{{indicator.Total, c.Total}, {indicator.Good, c.Good}} {
-		quoted := func(name string) string { return strings.Trim(strconv.Quote(name), `"`) }
-		query := strings.NewReplacer("$workload", quoted(workload), "$namespace", quoted(s.namespace)).Replace(side.query)
-		vector, err := s.query(ctx, query, at)
-		if err != nil {
-			return Counters{}, fmt.Errorf("objective %s: %w", indicator.Name, err)
-		}
-		for _, sample := range vector {
-			side.into[series(sample.Metric)] = float64(sample.Value)
-		}
+// last reads the series of a selector as they were last seen within lookback. When that was is unknown.
+func (s *Source) last(ctx context.Context, selector string, at time.Time) ([]scraped, error) {
+	all, err := s.values(ctx, `last_over_time(`+selector+`[`+lookback+`])`, at)
+	for i := range all {
+		all[i].samples[0].at = 0
 	}
-	return c, nil
+	return all, err
+}
+
+// values reads the value of a query.
+func (s *Source) values(ctx context.Context, query string, at time.Time) ([]scraped, error) {
+	vector, err := s.query(ctx, query, at)
+	all := make([]scraped, 0, len(vector))
+	for _, one := range vector {
+		all = append(all, scraped{labels: one.Metric, key: series(one.Metric), samples: []sample{{one.Timestamp, float64(one.Value)}}})
+	}
+	return all, err
+}
+
+// doubledError says that every request is counted twice, if it is.
+func doubledError(all []scraped) error {
+	one, other := doubled(all)
+	if one == nil {
+		return nil
+	}
+	differ := func(labels model.Metric) (string, string) {
+		for _, name := range targetLabels {
+			if one[name] != other[name] {
+				return string(name), fmt.Sprintf("%s=%q", name, labels[name])
+			}
+		}
+		return "", ""
+	}
+	name, first := differ(one)
+	_, second := differ(other)
+	return &usererr.Error{
+		Field:   "prometheus.matcher",
+		Problem: fmt.Sprintf("each request is counted twice, by the series with %s and by those with %s: two %ss scrape the same proxies", first, second, name),
+		Fix:     fmt.Sprintf("read one of them, with prometheus.matcher: '%s', or scrape each proxy once", first),
+	}
+}
+
+// unattributed selects the errors of the Service's callers that belong to no workload. Istio's proxy reports a
+// request for which it chose no endpoint (response flags UH, NC and NR) with destination_workload and
+// destination_workload_namespace "unknown": it knows both from the endpoint. The Service it knows from the
+// cluster of the route, so with UH destination_service_name and destination_service_namespace are right; with NC
+// and NR there is no cluster. Those name the Service only when a sidecar reports them and the caller's host header
+// is the Service's name; a gateway's have "unknown" there as well. (istio/proxy at 9ba5437,
+// extensions istio_stats.cc, populatePeerInfo; istio/istio 1.31, pilot/pkg/model/telemetry.go,
+// disableHostHeaderFallback, and pilot/pkg/networking/core/cluster_builder.go, which gives the clusters of subsets
+// the Service's metadata too.)
+func (s *Source) unattributed() string {
+	names := []string{}
+	for _, name := range []string{s.service, s.service + "." + s.namespace, s.service + "." + s.namespace + ".svc", s.service + "." + s.namespace + ".svc.cluster.local"} {
+		names = append(names, strings.ReplaceAll(name, ".", `\.`))
+	}
+	return s.selector("istio_requests_total", `reporter="source"`, `destination_workload="unknown"`,
+		fmt.Sprintf("destination_service_name=~%q", `(`+strings.Join(names, "|")+`)(:[0-9]+)?`),
+		fmt.Sprintf("destination_service_namespace=~%q", regexp.QuoteMeta(s.namespace)+"|unknown"))
 }
 
 // series names a series by its labels, without the metric's name: PromQL functions drop it.
@@ -205,16 +798,29 @@ func callerLeft(metric model.Metric) bool {
 	return metric["response_code"] == "0" && slices.Contains(strings.Split(string(metric["response_flags"]), ","), "DC")
 }
 
+// isClientError says whether a series counts answers that blame the caller: 4xx, or a gRPC code of that kind
+// (INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED).
+func isClientError(metric model.Metric) bool {
+	return strings.HasPrefix(string(metric["response_code"]), "4") || slices.Contains([]string{"3", "5", "7", "16"}, string(metric["grpc_response_status"]))
+}
+
+// isCut says whether a series counts answers that had started and did not end: the upstream closed (UC) or reset (UR)
+// the connection of a stream, a WebSocket or a download.
+func isCut(metric model.Metric) bool {
+	flags := strings.Split(string(metric["response_flags"]), ",")
+	return !isError(metric) && (slices.Contains(flags, "UC") || slices.Contains(flags, "UR"))
+}
+
 // Requests reads all request counters of a workload, last seen within an hour, as one side of its calls reports
 // them: "source" is the caller's side, "destination" its own.
 func (s *Source) Requests(ctx context.Context, reporter, workload string, at time.Time) (Series, error) {
-	vector, err := s.query(ctx, s.selector("istio_requests_total", reporter, workload, lookback), at)
+	seen, err := s.last(ctx, s.requests(reporter, workload), at)
 	if err != nil {
 		return nil, err
 	}
 	all := Series{}
-	for _, sample := range vector {
-		all[series(sample.Metric)] = float64(sample.Value)
+	for _, one := range seen {
+		all[one.key] = one.samples[0].value
 	}
 	return all, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/prometheus/common/model"
 )
 
 // A workload is quiet if its counters were sampled quietSamples times over quietFor without an increase. A
@@ -15,65 +17,84 @@ const (
 )
 
 // Quiet waits until nobody calls a workload. It fails if that cannot be shown before ctx ends. It goes by the
-// times of Prometheus's samples, so reading one scrape twice does not count twice.
+// times of Prometheus's samples, so reading one scrape twice does not count twice; each proxy that calls the
+// workload must have been sampled. Reads that fail are repeated.
 func (s *Source) Quiet(ctx context.Context, workload string) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	q := quiet{start: time.Now()}
+	var failed error
 	for {
 		now := time.Now()
-		reading, err := s.Requests(ctx, "source", workload, now)
-		if err != nil {
-			return err
+		samples, err := s.samples(ctx, s.requests("source", workload), 2*time.Minute, now)
+		if err == nil && q.started() {
+			failed = nil
+			if q.add(samples, now) {
+				return nil
+			}
+		} else if err == nil {
+			var seen []scraped
+			if seen, err = s.last(ctx, s.requests("source", workload), now); err == nil {
+				q.begin(seen, samples, now)
+			}
 		}
-		sampled, err := s.lastSample(ctx, "source", workload, now)
 		if err != nil {
-			return err
-		}
-		if q.add(reading, sampled, now) {
-			return nil
+			failed = err
 		}
 		select {
 		case <-ctx.Done():
+			if failed != nil {
+				return failed
+			}
 			return fmt.Errorf("%s was called until the deadline, or its counters were not sampled: %w", workload, ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// lastSample is when a workload's counters were last sampled, as one side of its calls reports them. It is zero
-// if that was not within an hour.
-func (s *Source) lastSample(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
-	sampled := `timestamp(` + s.selector("istio_requests_total", reporter, workload, "") + `)`
-	vector, err := s.query(ctx, `max(`+sampled+`)`, at)
-	if err == nil && len(vector) == 0 { // a failed scrape hides them at once
-		vector, err = s.query(ctx, `max(max_over_time(`+sampled+`[`+lookback+`:1s]))`, at)
-	}
-	if err != nil || len(vector) == 0 {
-		return time.Time{}, err
-	}
-	return time.UnixMilli(int64(float64(vector[0].Value) * 1000)), nil
-}
-
 // quiet counts the samples since the last increase.
 type quiet struct {
 	start   time.Time
-	last    Series
-	first   time.Time // sample after which nothing increased
-	newest  time.Time
+	meter   meter
+	grown   float64
+	first   model.Time // sample after which nothing increased
+	newest  model.Time
 	samples int
 }
 
+func (q *quiet) started() bool { return q.meter.counters != nil }
+
+func (q *quiet) begin(seen, all []scraped, now time.Time) {
+	q.meter.begin(seen, all, model.TimeFromUnixNano(now.UnixNano()), q.horizon(all))
+	q.first, q.newest, q.samples = newestOf(all), newestOf(all), 1
+}
+
+func (q *quiet) horizon(all []scraped) time.Duration { return 3*interval(all) + 5*time.Second }
+
 // add adds a reading and says whether the workload is quiet.
-func (q *quiet) add(r Series, sampled, now time.Time) bool {
-	if sampled.IsZero() {
-		return q.last == nil && now.Sub(q.start) >= unseenFor
+func (q *quiet) add(all []scraped, now time.Time) bool {
+	if len(q.meter.counters) == 0 && len(all) == 0 {
+		return now.Sub(q.start) >= unseenFor
 	}
-	if q.last == nil || r.Increase(q.last) > 0 {
-		q.last, q.first, q.newest, q.samples = r, sampled, sampled, 1
+	at, horizon := model.TimeFromUnixNano(now.UnixNano()), q.horizon(all)
+	var live []scraped // a proxy that has gone calls nobody
+	newest := newestOf(all)
+	for _, s := range all {
+		if newest.Sub(s.newest()) <= horizon {
+			live = append(live, s)
+		}
+	}
+	q.meter.take(live, at, horizon)
+	grown := 0.0
+	for _, c := range q.meter.counters {
+		grown += c.grown
+	}
+	sampled := q.meter.from
+	if grown > q.grown || q.first == 0 {
+		q.grown, q.first, q.newest, q.samples = grown, max(sampled, newest), max(sampled, newest), 1
 		return false
 	}
-	if sampled.After(q.newest) {
+	if sampled > q.newest {
 		q.newest = sampled
 		q.samples++
 	}

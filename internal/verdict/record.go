@@ -80,18 +80,36 @@ func (r *Record) Check() error {
 func (r *Record) Outdated() bool { return r.Method != Method }
 
 // Replay judges a record again, and says how many blocks the decision took. If another test is given, it
-// judges the recorded objectives of the same names.
+// judges the recorded objectives of the same names, up to its first decision. What is judged against primary only
+// was not counted by older records: there it is left out.
 func (r *Record) Replay(other *Test) (Judgment, int, error) {
-	test, blocks := r.Test, r.Blocks
-	if other != nil {
-		test = *other
-		var err error
-		if blocks, err = r.blocksFor(other.Objectives); err != nil {
-			return Judgment{}, 0, err
-		}
+	if other == nil {
+		return r.judgment(), len(r.Blocks), nil
+	}
+	test := *other
+	test.Objectives = slices.DeleteFunc(slices.Clone(other.Objectives), func(o Objective) bool {
+		return o.Relative && !slices.ContainsFunc(r.Test.Objectives, func(recorded Objective) bool { return recorded.Name == o.Name })
+	})
+	blocks, err := r.blocksFor(test.Objectives)
+	if err != nil {
+		return Judgment{}, 0, err
 	}
 	j, used := test.Judge(blocks)
+	if seen := r.Witnessed; seen != nil && j.Outcome != release.Unhealthy {
+		j = seen.judgment(j)
+	}
 	return j, used, nil
+}
+
+// judgment is what follows from all of the record. Evidence that was enough for a healthy verdict goes on growing
+// in a record that is gone on from, or while something else holds the verdict.
+func (r *Record) judgment() Judgment {
+	s := r.state()
+	j := s.judge()
+	if seen := r.Witnessed; seen != nil {
+		j = seen.judgment(j)
+	}
+	return j
 }
 
 // blocksFor are the blocks with the pairs of the given objectives, in their order.

@@ -25,7 +25,9 @@ func TestRecordRequests(t *testing.T) {
 		"nothing":                 {Pair{}, Pair{}, 0, "no request"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			record := Record{Test: DefaultSLO().Test(), Blocks: []Block{{Elapsed: time.Minute, Pairs: []Pair{test.availability, test.latency}}}}
+			slo := DefaultSLO()
+			slo.CallersLeft, slo.ClientErrors, slo.CutStreams = 0, 0, 0
+			record := Record{Test: slo.Test(), Blocks: []Block{{Elapsed: time.Minute, Pairs: []Pair{test.availability, test.latency}}}}
 			got, reason := record.Requests(), record.Test.Begin().Add(record.Blocks[0]).Reason
 			if got != test.want || !strings.Contains(reason, test.wantReason) {
 				t.Errorf("%g requests, reason %q; want %g, %q", got, reason, test.want, test.wantReason)

@@ -24,6 +24,10 @@ type SLO struct {
 	MinRequests   float64         `json:"minRequests"`   // nothing passes with fewer requests to the canary
 	MinDuration   metav1.Duration `json:"minDuration"`   // nothing passes earlier
 	MaxDuration   metav1.Duration `json:"maxDuration"`   // an undecided canary is inconclusive then
+	WarmUp        metav1.Duration `json:"warmUp"`        // for so long latency is counted, but not weighed
+	CallersLeft   float64         `json:"callersLeft"`   // margin of [CallersLeft]; 0: not judged
+	ClientErrors  float64         `json:"clientErrors"`  // margin of [ClientErrors]; 0: not judged
+	CutStreams    float64         `json:"cutStreams"`    // margin of [CutStreams]; 0: not judged
 	Objectives    []Indicator     `json:"objectives"`
 }
 
@@ -41,6 +45,33 @@ type Indicator struct {
 	// increase. $workload and $namespace stand for the track's.
 	Good  string `json:"good,omitempty"`
 	Total string `json:"total,omitempty"`
+	// Counts is what makes an event bad, of an indicator that is judged against primary only; "" for all others.
+	Counts Counts `json:"-"`
+}
+
+// Counts is what callers see and availability does not count. What is usual differs from app to app, so a canary is
+// held to primary.
+type Counts string
+
+// What is counted beside availability.
+const (
+	CallersLeft  Counts = "callers-left"  // requests whose callers went away before the answer: the app hangs
+	ClientErrors Counts = "client-errors" // answers that blame the caller: 4xx
+	CutStreams   Counts = "cut-streams"   // answers that had started and did not end: streams, WebSockets, downloads
+)
+
+// usual is the share of bad events from which the judgment of an indicator that has no objective begins.
+const usual = 0.5
+
+// Indicators are the objectives, and what is judged against primary only.
+func (s *SLO) Indicators() []Indicator {
+	all := slices.Clone(s.Objectives)
+	for _, one := range []Indicator{{Counts: CallersLeft, Margin: s.CallersLeft}, {Counts: ClientErrors, Margin: s.ClientErrors}, {Counts: CutStreams, Margin: s.CutStreams}} {
+		if one.Name, one.Objective = string(one.Counts), 100-usual; one.Margin > 0 {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // DefaultSLO is what a canary is judged by if nothing else is configured.
@@ -48,6 +79,7 @@ func DefaultSLO() *SLO {
 	return &SLO{
 		FalseRollback: 1, FalsePass: 5, Burst: 1,
 		MinRequests: 50, MinDuration: metav1.Duration{Duration: 30 * time.Second}, MaxDuration: metav1.Duration{Duration: 15 * time.Minute},
+		WarmUp: metav1.Duration{Duration: 30 * time.Second}, CallersLeft: 2, ClientErrors: 5, CutStreams: 2,
 		Objectives: []Indicator{
 			{Name: "availability", Objective: 99.9, Margin: 1},
 			{Name: "latency", Objective: 95, Margin: 5, Latency: &metav1.Duration{Duration: 500 * time.Millisecond}},
@@ -102,10 +134,20 @@ func (s *SLO) Check() *usererr.Error {
 		return bad("minRequests", "give for example 50", "%g is not a number from 1 to 1000000000", s.MinRequests)
 	case s.MaxDuration.Duration <= 0:
 		return bad("maxDuration", "give for example 15m", "%s is not a duration above 0", s.MaxDuration.Duration)
+	case s.WarmUp.Duration < 0 || s.WarmUp.Duration >= s.MaxDuration.Duration && s.WarmUp.Duration > 0:
+		return bad("warmUp", "give for example 30s, or 0s for none", "%s is not a duration from 0 to below maxDuration (%s)", s.WarmUp.Duration, s.MaxDuration.Duration)
 	case s.MinDuration.Duration < 0 || s.MinDuration.Duration > s.MaxDuration.Duration:
 		return bad("minDuration", "give for example 30s", "%s is not a duration from 0 to maxDuration (%s)", s.MinDuration.Duration, s.MaxDuration.Duration)
 	}
-	var names []string
+	for _, one := range []struct {
+		field  string
+		margin float64
+	}{{"callersLeft", s.CallersLeft}, {"clientErrors", s.ClientErrors}, {"cutStreams", s.CutStreams}} {
+		if !(one.margin >= 0 && one.margin < 100) {
+			return bad(one.field, "give for example 2, or 0 to leave it out", "%g is not a number of percentage points from 0 to below 100", one.margin)
+		}
+	}
+	names := []string{string(CallersLeft), string(ClientErrors), string(CutStreams)}
 	for i, o := range s.Objectives {
 		if slices.Contains(names, o.Name) {
 			return bad(fmt.Sprintf("objectives[%d].name", i), "give each objective its own name", "%q is used twice", o.Name)
@@ -139,6 +181,7 @@ func (o Indicator) problem() (field, fix, problem string) {
 func (s *SLO) Limit(longest time.Duration) {
 	s.MaxDuration.Duration = longest
 	s.MinDuration.Duration = min(s.MinDuration.Duration, longest)
+	s.WarmUp.Duration = min(s.WarmUp.Duration, longest/2)
 }
 
 // Test is the sequential test for the SLO.
@@ -147,8 +190,10 @@ func (s *SLO) Test() Test {
 		FalseRollback: s.FalseRollback / 100, FalsePass: s.FalsePass / 100, Burst: s.Burst,
 		MinRequests: s.MinRequests, MinDuration: s.MinDuration.Duration, MaxDuration: s.MaxDuration.Duration,
 	}
-	for _, o := range s.Objectives {
-		t.Objectives = append(t.Objectives, Objective{Name: o.Name, Budget: (100 - o.Objective) / 100, Margin: o.Margin / 100})
+	for _, o := range s.Indicators() {
+		t.Objectives = append(t.Objectives, Objective{
+			Name: o.Name, Budget: (100 - o.Objective) / 100, Margin: o.Margin / 100, Relative: o.Counts != "", Slow: o.Latency != nil,
+		})
 	}
 	return t
 }

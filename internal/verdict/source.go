@@ -2,10 +2,13 @@ package verdict
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +29,9 @@ import (
 type Source struct {
 	prometheus promv1.API
 	url        string
+	matcher    string
 	namespace  string
+	service    string
 	indicators []Indicator
 	explain    func(format string, args ...any) // may be nil
 }
@@ -39,6 +44,7 @@ type SourceOptions struct {
 	Namespace  string
 	Service    string // of the app, by which unattributed errors are found; may be empty
 	Indicators []Indicator
+	Transport  http.RoundTripper                // in place of the network; nil outside of tests
 	Explain    func(format string, args ...any) // gets each query and its answer; may be nil
 }
 
@@ -55,64 +61,102 @@ func NewSource(o SourceOptions) (*Source, error) {
 		}
 		config = *loaded
 	}
-	transport, err := promconfig.NewRoundTripperFromConfig(config, "crossbill")
-	if err != nil {
-		return nil, &usererr.Error{Field: "prometheus.httpConfig", Problem: err.Error(), Fix: "check the files that it names"}
+	if problem := matcherProblem(o.Matcher); problem != "" {
+		return nil, &usererr.Error{Field: "prometheus.matcher", Problem: problem, Fix: `give label matchers as in PromQL, for example cluster="eu-1"`}
+	}
+	transport := o.Transport
+	if transport == nil {
+		var err error
+		if transport, err = promconfig.NewRoundTripperFromConfig(config, "crossbill"); err != nil {
+			return nil, &usererr.Error{Field: "prometheus.httpConfig", Problem: err.Error(), Fix: "check the files that it names"}
+		}
 	}
 	client, err := api.NewClient(api.Config{Address: o.URL, Client: &http.Client{Transport: transport, Timeout: 10 * time.Second}})
 	if err != nil {
 		return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "give Prometheus's URL"}
 	}
-	return &Source{prometheus: promv1.NewAPI(client), url: o.URL, namespace: o.Namespace, indicators: o.Indicators, explain: o.Explain}, nil
+	s := &Source{
+		prometheus: promv1.NewAPI(client), url: o.URL, matcher: o.Matcher, namespace: o.Namespace, service: o.Service,
+		indicators: o.Indicators, explain: o.Explain,
+	}
+	return s, s.checkQueries()
 }
 
 // ScrapeInterval is how often a workload's counters are sampled, by the samples of the last ten minutes; 0 if
 // there are fewer than two.
 func (s *Source) ScrapeInterval(ctx context.Context, workload string, at time.Time) (time.Duration, error) {
-	value, err := s.ask(ctx, s.selector("istio_requests_total", "source", workload, "")+"[10m]", at)
-	if err != nil {
-		return 0, err
-	}
-	matrix, ok := value.(model.Matrix)
-	if !ok {
-		return 0, fmt.Errorf("Prometheus answered with a %s", value.Type())
-	}
+	all, err := s.samples(ctx, s.requests("source", workload), 10*time.Minute, at)
+	return interval(all), err
+}
+
+// interval is the usual time between two samples of a series; 0 if no series has two.
+func interval(all []scraped) time.Duration {
 	var gaps []time.Duration
-	for _, stream := range matrix {
-		for i := 1; i < len(stream.Values); i++ {
-			gaps = append(gaps, stream.Values[i].Timestamp.Sub(stream.Values[i-1].Timestamp))
+	for _, series := range all {
+		for i := 1; i < len(series.samples); i++ {
+			gaps = append(gaps, series.samples[i].at.Sub(series.samples[i-1].at))
 		}
 	}
 	if len(gaps) == 0 {
-		return 0, nil
+		return 0
 	}
 	slices.Sort(gaps)
-	return gaps[len(gaps)/2], nil
+	return gaps[len(gaps)/2]
 }
 
 // Missing says why a workload has no counters at all, as far as Prometheus knows. The cause is empty if it has
 // some.
 func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Cause, string) {
+	const metric = "istio_requests_total"
 	for _, look := range []struct {
 		query  string
 		cause  Cause
 		reason string
 	}{
-		{s.selector("istio_requests_total", "source", workload, lookback), "", ""},
-		{`istio_requests_total{reporter="source",` + fmt.Sprintf("destination_workload_namespace=%q}", s.namespace), NoTraffic, "no request reached " + workload + " (other workloads in its namespace were called)"},
-		{`istio_requests_total{reporter="source"}`, NoTraffic, "no request reached " + workload + ", nor anything else in its namespace"},
-		{`istio_requests_total{reporter!="source"}`, MissingLabels, `istio_requests_total exists, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
-		{`istio_requests_total`, MissingLabels, "istio_requests_total exists, but without Istio's labels: the scrape configuration drops them"},
+		{`last_over_time(` + s.requests("source", workload) + `[` + lookback + `])`, "", ""},
+		{s.selector(metric, `reporter="source"`, fmt.Sprintf("destination_workload_namespace=%q", s.namespace)), NoTraffic, "no request reached " + workload + " (other workloads in its namespace were called)"},
+		{s.selector(metric, `reporter="source"`), NoTraffic, "no request reached " + workload + ", nor anything else in its namespace"},
+		{s.selector(metric, `reporter!="source"`), MissingLabels, `istio_requests_total exists, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
+		{s.selector(metric), MissingLabels, "istio_requests_total exists, but without Istio's labels: the scrape configuration drops them"},
 	} {
 		vector, err := s.query(ctx, "count("+look.query+")", at)
 		if err != nil {
-			return PrometheusDown, err.Error()
+			return causeOf(err), err.Error()
 		}
 		if len(vector) > 0 {
 			return look.cause, look.reason
 		}
 	}
+	if s.matcher != "" {
+		return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total with " + s.matcher
+	}
 	return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total at all, so nothing was called through the mesh, or the gateway is not scraped"
+}
+
+// selector selects a metric by matchers and by the source's own.
+func (s *Source) selector(metric string, matchers ...string) string {
+	if s.matcher != "" {
+		matchers = append(matchers, s.matcher)
+	}
+	return metric + "{" + strings.Join(matchers, ",") + "}"
+}
+
+// tracks selects the metric of some workloads as one side of their calls reports it.
+func (s *Source) tracks(metric, reporter string, workloads []string, more ...string) string {
+	workload := fmt.Sprintf("destination_workload=%q", workloads[0])
+	if len(workloads) > 1 {
+		quoted := make([]string, len(workloads))
+		for i, name := range workloads {
+			quoted[i] = regexp.QuoteMeta(name)
+		}
+		workload = fmt.Sprintf("destination_workload=~%q", strings.Join(quoted, "|"))
+	}
+	return s.selector(metric, append([]string{fmt.Sprintf("reporter=%q", reporter), workload, fmt.Sprintf("destination_workload_namespace=%q", s.namespace)}, more...)...)
+}
+
+// requests selects the request counters of workloads as one side of their calls reports them.
+func (s *Source) requests(reporter string, workloads ...string) string {
+	return s.tracks("istio_requests_total", reporter, workloads)
 }
 
 // readBackoff bounds the attempts of one query to about 8 seconds of pauses.
@@ -140,6 +184,41 @@ func (s *Source) query(ctx context.Context, query string, at time.Time) (model.V
 		}
 	}
 	return vector, nil
+}
+
+// samples reads what was scraped of a selector's series in the span before a time. Unlike the value of a series,
+// its samples say when they were taken, and a scrape that fails does not hide them.
+func (s *Source) samples(ctx context.Context, selector string, span time.Duration, at time.Time) ([]scraped, error) {
+	query := fmt.Sprintf("%s[%dms]", selector, span.Milliseconds())
+	value, err := s.ask(ctx, query, at)
+	if err != nil {
+		return nil, err
+	}
+	matrix, ok := value.(model.Matrix)
+	if !ok {
+		return nil, fmt.Errorf("Prometheus answered with a %s to %s", value.Type(), query)
+	}
+	if s.explain != nil {
+		s.explain("%s  %s", at.Format("15:04:05.000"), query)
+	}
+	all := make([]scraped, 0, len(matrix))
+	for _, stream := range matrix {
+		series := scraped{labels: stream.Metric, key: series(stream.Metric)}
+		for _, point := range stream.Values {
+			if math.IsNaN(float64(point.Value)) {
+				return nil, &DataError{NotANumber, fmt.Sprintf("%s is NaN in Prometheus", stream.Metric)}
+			}
+			series.samples = append(series.samples, sample{point.Timestamp, float64(point.Value)})
+		}
+		if len(series.samples) == 0 {
+			continue
+		}
+		if newest := series.samples[len(series.samples)-1]; s.explain != nil {
+			s.explain("    %s  %s = %v", newest.at.Time().Format("15:04:05.000"), series.key, newest.value)
+		}
+		all = append(all, series)
+	}
+	return all, nil
 }
 
 // ask evaluates a query. It retries until readBackoff is used up; a query that Prometheus rejects is bad input
@@ -179,6 +258,19 @@ func (e *UnreachableError) Error() string {
 }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
+// fixable says whether it is the user who must do something: the name does not exist, what answers is no Prometheus
+// or its certificate is not trusted, or the credentials are refused. Else it may answer in a minute.
+func (e *UnreachableError) fixable() bool {
+	if answer, ok := errors.AsType[*promv1.Error](e.Err); ok {
+		later := strings.HasSuffix(answer.Msg, " 429") || strings.HasSuffix(answer.Msg, " 408")
+		return answer.Type == promv1.ErrClient && !later || answer.Type == promv1.ErrBadResponse
+	}
+	if name, ok := errors.AsType[*net.DNSError](e.Err); ok {
+		return name.IsNotFound
+	}
+	return errors.As(e.Err, new(*tls.CertificateVerificationError))
+}
+
 // DataError is the error of data that cannot be counted.
 type DataError struct {
 	Cause Cause
@@ -186,3 +278,16 @@ type DataError struct {
 }
 
 func (e *DataError) Error() string { return e.Text }
+
+// sampledWithin is how far back the last sample of a workload is looked for.
+const sampledWithin = 5 * time.Minute
+
+// lastSample is when a workload's counters were last sampled, as one side of its calls reports them; zero if not
+// within sampledWithin.
+func (s *Source) lastSample(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
+	all, err := s.samples(ctx, s.requests(reporter, workload), sampledWithin, at)
+	if err != nil || len(all) == 0 {
+		return time.Time{}, err
+	}
+	return newestOf(all).Time(), nil
+}

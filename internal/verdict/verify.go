@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -21,7 +22,10 @@ type Options struct {
 	Warn     func(string)     // called once for each obstacle; may be nil
 	// Witness is asked at each evaluation what can be seen of the canary beside its counters; may be nil.
 	Witness func(context.Context) (Witnessed, error)
-	// Resume is a record that the evidence goes on from; nil begins anew.
+	// WarmUp is for how long latency is counted, but not weighed.
+	WarmUp time.Duration
+	// Resume is a record that the evidence goes on from; nil begins anew. Its blocks are judged again, and the time
+	// that nobody looked at is caught up with.
 	Resume *Record
 }
 
@@ -39,101 +43,129 @@ const (
 	seenShare    = 0.9              // share of the requests to the canary that its own side must have counted
 )
 
+// caughtUpIn is in how many steps the time that nobody looked at is caught up with, at most.
+const caughtUpIn = 60
+
+// keptEvaluations is how many evaluations a verification keeps, at least; the newest ones.
+const keptEvaluations = 2000
+
 // watching is a running verification.
 type watching struct {
 	Options
-	start           time.Time
-	canary, primary *Reading // as last read
-	sent, seen      Series   // the canary's requests at the start, by its callers and by itself
-	scrape          time.Duration
-	state           *State
-	result          *Verification
-	warned          map[string]bool
+	began      time.Time // when Verify was called
+	start      time.Time // of the evidence
+	test       Test
+	counting   *counting
+	sent, seen Series // the canary's requests at the start, by its callers and by itself
+	witnessed  Witnessed
+	unseen     error // why the witness could not be asked
+	state      *State
+	result     *Verification
+	warned     map[string]bool
 }
 
-// Verify watches both tracks until the test decides. If Prometheus does not answer at the start, that is bad
-// input. If it stops answering later, the verdict waits, and is inconclusive if the time ends first. Counters
-// that cannot be trusted delay a healthy verdict in the same way.
+// Verify watches both tracks until the test decides. While Prometheus does not answer, or its counters cannot be
+// trusted, the verdict waits, and is inconclusive if the time ends first. Only what the user must fix is an error.
 func Verify(ctx context.Context, o Options) (*Verification, error) {
 	if o.Interval <= 0 {
 		o.Interval = 5 * time.Second
 	}
 	o.Test.Alone = o.Primary == ""
-	w := &watching{Options: o, start: time.Now(), state: o.Test.Begin(), warned: map[string]bool{}, result: &Verification{Record: Record{Method: Method, Test: o.Test}}}
-	if err := w.begin(ctx); err != nil {
-		if errors.As(err, new(*UnreachableError)) {
-			return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL, and that this machine can reach it; nothing was changed"}
-		}
-		return nil, err
-	}
+	w := &watching{Options: o, began: time.Now(), warned: map[string]bool{}, result: &Verification{Record: Record{Method: Method, Test: o.Test}}}
 	end := time.NewTimer(o.Test.MaxDuration)
 	defer end.Stop()
 	tick := time.NewTicker(o.Interval)
 	defer tick.Stop()
 	for {
+		done, err := w.step(ctx)
+		if done || err != nil {
+			return w.result, err
+		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return w.result, ctx.Err()
 		case <-end.C:
 		case <-tick.C:
-		}
-		if done, err := w.evaluate(ctx); done || err != nil {
-			return w.result, err
 		}
 	}
 }
 
+// step takes the first readings, or evaluates what was counted since. It says whether the verdict is final.
+func (w *watching) step(ctx context.Context) (done bool, err error) {
+	if w.counting != nil {
+		return w.evaluate(ctx)
+	}
+	if done, err := w.witness(ctx); done || err != nil {
+		return done, err
+	}
+	now := time.Now()
+	if err = w.begin(ctx, now); err == nil || ctx.Err() != nil || errors.As(err, new(*usererr.Error)) {
+		return false, errors.Join(err, ctx.Err())
+	}
+	if unreachable, ok := errors.AsType[*UnreachableError](err); ok && unreachable.fixable() {
+		return false, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL and the credentials, and that this machine can reach it; nothing was changed"}
+	}
+	return w.hold(now.Sub(w.began) >= w.Test.MaxDuration, causeOf(err), err.Error(), ": nothing is counted yet, and the canary keeps its weight"), nil
+}
+
 // begin takes the first readings. It rejects a MaxDuration that is too short for the scrape interval.
-func (w *watching) begin(ctx context.Context) (err error) {
-	if w.canary, err = w.Source.Baseline(ctx, w.Canary, w.start); err != nil {
-		return err
-	}
-	sampled := w.Canary
+func (w *watching) begin(ctx context.Context, now time.Time) error {
+	workloads := []string{w.Canary}
 	if w.Primary != "" {
-		if w.primary, err = w.Source.Baseline(ctx, w.Primary, w.start); err != nil {
-			return err
-		}
-		sampled = w.Primary
+		workloads = append(workloads, w.Primary)
 	}
-	if w.scrape, err = w.Source.ScrapeInterval(ctx, sampled, w.start); err != nil {
+	from, resumed := now, w.resumable(now)
+	if resumed {
+		from = w.Resume.Until
+	}
+	counting, err := w.Source.begin(ctx, workloads, from)
+	if err == nil && resumed && counting.none() {
+		w.warn(fmt.Sprintf("Prometheus has no counters of %s any more, up to which the canary was judged before: the analysis begins anew", from.UTC().Format(time.RFC3339)))
+		from, resumed = now, false
+		counting, err = w.Source.begin(ctx, workloads, from)
+	}
+	if err != nil {
 		return err
 	}
-	if least := 4 * w.scrape; w.Test.MaxDuration < least {
-		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, w.scrape), Fix: fmt.Sprintf("give at least %s", least)}
+	if least := 4 * counting.scrape; w.Test.MaxDuration < least {
+		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, counting.scrape), Fix: fmt.Sprintf("give at least %s", least)}
 	}
-	if w.sent, err = w.Source.Requests(ctx, "source", w.Canary, w.start); err != nil {
+	if w.sent, err = w.Source.Requests(ctx, "source", w.Canary, from); err != nil {
 		return err
 	}
-	w.seen, err = w.Source.Requests(ctx, "destination", w.Canary, w.start)
-	return err
+	if w.seen, err = w.Source.Requests(ctx, "destination", w.Canary, from); err != nil {
+		return err
+	}
+	w.counting, w.start, w.test, w.state = counting, from, w.Test, w.Test.Begin()
+	if resumed {
+		w.goOn(now)
+	}
+	w.result.Record.Test, w.result.Record.Since, w.result.Record.Until = w.test, w.start, from
+	return nil
 }
 
 // evaluate takes one more reading, and says whether the verdict is final.
 func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
+	if done, err := w.witness(ctx); done || err != nil {
+		return done, err
+	}
 	now := time.Now()
-	elapsed := now.Sub(w.start)
-	timeUp := elapsed >= w.Test.MaxDuration
-	block, err := w.read(ctx, now)
-	if err != nil {
-		if errors.As(err, new(*usererr.Error)) || ctx.Err() != nil {
-			return false, err
+	timeUp := now.Sub(w.began) >= w.Test.MaxDuration
+	var j Judgment
+	for _, at := range w.times(now) {
+		if j, err = w.look(ctx, at, timeUp && at.Equal(now)); err != nil {
+			if errors.As(err, new(*usererr.Error)) || ctx.Err() != nil {
+				return false, err
+			}
+			return w.hold(timeUp, causeOf(err), err.Error(), ": the verdict waits, and the canary keeps its weight"), nil
 		}
-		return w.hold(timeUp, causeOf(err), err.Error(), ": the verdict waits, and the canary keeps its weight"), nil
-	}
-	block.Elapsed = elapsed
-	j := w.state.Add(block)
-	if j.Decided || block.events() > 0 {
-		w.result.Record.Blocks = append(w.result.Record.Blocks, block)
-	}
-	evaluation := Evaluation{At: now, Elapsed: elapsed, Judgment: j}
-	w.result.Evaluations = append(w.result.Evaluations, evaluation)
-	if w.Report != nil {
-		w.Report(evaluation)
-	}
-	if !j.Decided {
-		return false, nil
+		if j.Outcome == release.Unhealthy {
+			break
+		}
 	}
 	switch {
+	case !j.Decided:
+		return false, nil
 	case j.Outcome == release.Healthy:
 		if cause, reason := w.distrust(ctx, now); reason != "" {
 			return w.hold(timeUp, cause, reason, ""), nil
@@ -151,16 +183,67 @@ func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
+// times are the times to look at: now, and before it, in steps, what nobody looked at.
+func (w *watching) times(now time.Time) []time.Time {
+	missed := now.Sub(w.counting.at)
+	step := max(w.Interval, missed/caughtUpIn)
+	var all []time.Time
+	if missed > 3*w.Interval {
+		for at := w.counting.at.Add(step); now.Sub(at) > step/2; at = at.Add(step) {
+			all = append(all, at)
+		}
+	}
+	return append(all, now)
+}
+
+// look counts and weighs what both tracks got since the last look.
+func (w *watching) look(ctx context.Context, at time.Time, last bool) (Judgment, error) {
+	from := w.counting.requests.from.Time()
+	tallies, err := w.counting.read(ctx, at)
+	if err != nil {
+		return Judgment{}, err
+	}
+	block := Block{Elapsed: at.Sub(w.start).Round(time.Millisecond), WarmUp: w.WarmUp > 0 && from.Sub(w.start) < w.WarmUp, Pairs: make([]Pair, len(w.test.Objectives))}
+	if last {
+		block.Elapsed = max(block.Elapsed, w.test.MaxDuration)
+	}
+	for i := range block.Pairs {
+		block.Pairs[i].Canary = tallies[0][i]
+		if len(tallies) > 1 {
+			block.Pairs[i].Primary = tallies[1][i]
+		}
+	}
+	j := w.state.Add(block)
+	if j.Decided || block.events() > 0 {
+		w.result.Record.Blocks = append(w.result.Record.Blocks, block)
+	}
+	w.result.Record.Until = at
+	w.result.Record.fold()
+	evaluation := Evaluation{At: at, Elapsed: block.Elapsed, Judgment: j}
+	if n := len(w.result.Evaluations); n >= 2*keptEvaluations {
+		w.result.Evaluations = slices.Clone(w.result.Evaluations[n-keptEvaluations:])
+	}
+	w.result.Evaluations = append(w.result.Evaluations, evaluation)
+	if w.Report != nil {
+		w.Report(evaluation)
+	}
+	return j, nil
+}
+
 // hold warns that there is no verdict yet. If the time is up the verdict is inconclusive, and final.
 func (w *watching) hold(timeUp bool, cause Cause, reason, consequence string) (done bool) {
-	if text := reason + consequence; w.Warn != nil && !w.warned[text] {
-		w.warned[text] = true
-		w.Warn(text)
-	}
+	w.warn(reason + consequence)
 	if timeUp {
 		w.conclude(release.Inconclusive, cause, reason)
 	}
 	return timeUp
+}
+
+func (w *watching) warn(text string) {
+	if w.Warn != nil && !w.warned[text] {
+		w.warned[text] = true
+		w.Warn(text)
+	}
 }
 
 func (w *watching) conclude(outcome release.VerdictOutcome, cause Cause, reason string) {
@@ -174,32 +257,6 @@ func causeOf(err error) Cause {
 	return PrometheusDown
 }
 
-// read counts what both tracks got since the last evaluation. It reads both as of the same time.
-func (w *watching) read(ctx context.Context, now time.Time) (Block, error) {
-	canary, err := w.Source.Read(ctx, w.Canary, now)
-	if err != nil {
-		return Block{}, err
-	}
-	primary := w.primary
-	if w.Primary != "" {
-		if primary, err = w.Source.Read(ctx, w.Primary, now); err != nil {
-			return Block{}, err
-		}
-	}
-	block := Block{Pairs: make([]Pair, len(w.Test.Objectives))}
-	for i, tally := range canary.Since(w.canary) {
-		block.Pairs[i].Canary = tally
-	}
-	w.canary = canary.mergeMissing(w.canary)
-	if primary != nil {
-		for i, tally := range primary.Since(w.primary) {
-			block.Pairs[i].Primary = tally
-		}
-		w.primary = primary.mergeMissing(w.primary)
-	}
-	return block, nil
-}
-
 // stale says that the canary's counters are no longer sampled; "" if they are.
 func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	sampled, err := w.Source.lastSample(ctx, "source", w.Canary, now)
@@ -207,11 +264,11 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 		return causeOf(err), err.Error()
 	}
 	if sampled.IsZero() {
-		return Stale, "the canary's counters have not been sampled for " + lookback + ": scraping has stopped"
+		return Stale, "the canary's counters have not been sampled for " + sampledWithin.String() + ": scraping has stopped"
 	}
 	limit := staleLeast
-	if w.scrape > 0 {
-		limit = staleScrapes * w.scrape
+	if w.counting.scrape > 0 {
+		limit = staleScrapes * w.counting.scrape
 	}
 	if age := now.Sub(sampled); age > limit {
 		return Stale, fmt.Sprintf("the canary's counters were sampled %s ago: scraping has stopped", age.Round(time.Second))
@@ -221,6 +278,9 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 
 // distrust says why counters that look healthy cannot be trusted; "" if they can.
 func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) {
+	if cause, reason := w.unattributed(); cause != "" {
+		return cause, reason
+	}
 	if cause, reason := w.stale(ctx, now); cause != "" {
 		return cause, reason
 	}

@@ -3,171 +3,250 @@ package verdict
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/wait"
-
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/verdict/prometheustest"
 )
 
-// prometheus answers queries like a Prometheus that scrapes a gateway with a constant rate of requests to each
-// track. The tests set what is wrong with it. The rehearsal's tests run against a real one.
-type prometheus struct {
-	start time.Time
-	step  time.Duration // between two samples
-
-	mu      sync.Mutex
-	asked   []http.Header
-	down    func(elapsed time.Duration) bool
-	nan     bool
-	stopped bool    // sampling stopped at the start
-	labels  bool    // series have their labels
-	seen    float64 // share of the canary's requests that its own side counts; 0: it has no sidecar
+// mesh is a gateway's counters in a Prometheus, and the traffic that they count.
+type mesh struct {
+	*prometheustest.Server
+	gateways []*prometheustest.Target
+	start    time.Time
+	random   *rand.Rand
 }
 
-// started says whether Verify has its first readings: of two tracks and two objectives, the scrape interval,
-// and the canary's requests by both sides.
-func (p *prometheus) started() bool { return len(p.asked) > 7 }
+// newMesh is a mesh that has run for a minute, with one gateway.
+func newMesh(scrape time.Duration) *mesh {
+	m := &mesh{Server: &prometheustest.Server{Scrape: scrape}, start: time.Now().Add(-time.Minute), random: rand.New(rand.NewPCG(1, 2))}
+	m.gateways = []*prometheustest.Target{m.Target(prometheustest.Labels{"job": "envoy", "instance": "10.0.0.1:15090"}, 300*time.Millisecond)}
+	return m
+}
 
-func (p *prometheus) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.asked = append(p.asked, r.Header.Clone())
-	elapsed := time.Since(p.start)
-	if p.down != nil && p.down(elapsed) {
-		http.Error(w, "down", http.StatusServiceUnavailable)
-		return
+func requestLabels(workload, code, flags string) prometheustest.Labels {
+	return prometheustest.Labels{"__name__": "istio_requests_total", "reporter": "source", "destination_workload": workload, "destination_workload_namespace": "production",
+		"response_code": code, "response_flags": flags}
+}
+
+// flow is the requests to a workload from a time to another one.
+type flow struct {
+	workload string
+	rate     float64 // a second
+	bad      float64 // share that fails, or has the code and the flags
+	code     string  // default 503
+	flags    string  // default -
+	slow     float64 // share that takes too long
+	from, to time.Duration
+	spread   bool // the numbers of requests vary
+}
+
+// add counts the requests of a flow, a part of them at each gateway. Times are from now.
+func (m *mesh) add(f flow) {
+	const step = 100 * time.Millisecond
+	if f.code == "" {
+		f.code = "503"
 	}
-	query := r.FormValue("query")
-	type sample struct {
-		Metric map[string]string `json:"metric"`
-		Value  *[2]any           `json:"value,omitempty"`
-		Values [][2]any          `json:"values,omitempty"`
+	if f.flags == "" {
+		f.flags = "-"
 	}
-	sampled := time.Now()
-	if p.stopped {
-		elapsed, sampled = 2*time.Second, p.start.Add(-10*time.Minute)
-	}
-	result := []sample{}
-	add := func(metric map[string]string, value float64) {
-		text := fmt.Sprint(value)
-		if p.nan && p.started() {
-			text = "NaN"
+	type counters struct{ requests, quick, all *prometheustest.Counter }
+	of := func(gateway *prometheustest.Target, code, flags string) (c counters) {
+		labels := requestLabels(f.workload, code, flags)
+		c.requests = gateway.Counter(labels)
+		labels["__name__"] = "istio_request_duration_milliseconds_bucket"
+		bucket := func(le string) *prometheustest.Counter {
+			labels["le"] = le
+			return gateway.Counter(labels)
 		}
-		result = append(result, sample{Metric: metric, Value: &[2]any{float64(time.Now().UnixMilli()) / 1000, text}})
+		bucket("100")
+		c.quick, c.all = bucket("500"), bucket("+Inf")
+		return c
 	}
-	count := 2000 * elapsed.Seconds()
-	if strings.Contains(query, "app-primary") {
-		count *= 9
+	var good, failed []counters
+	for _, gateway := range m.gateways {
+		good, failed = append(good, of(gateway, "200", "-")), append(failed, of(gateway, f.code, f.flags))
 	}
-	kind := "vector"
-	own := strings.Contains(query, `reporter="destination"`)
-	named := strings.Contains(query, "destination_workload=")
-	switch {
-	case own && p.seen == 0:
-	case strings.HasSuffix(query, "[10m]"):
-		kind = "matrix"
-		if !p.labels {
-			break
+	now, owed, bad, slow := time.Now(), 0.0, 0.0, 0.0
+	for at := f.from; at < f.to; at += step {
+		owed += f.rate * step.Seconds()
+		if f.spread {
+			owed += m.random.NormFloat64() * math.Sqrt(f.rate*step.Seconds())
 		}
-		var values [][2]any
-		for i := range 10 {
-			values = append(values, [2]any{float64(p.start.Add(-time.Duration(10-i)*p.step).UnixMilli()) / 1000, "1"})
+		for ; owed >= 1; owed-- {
+			to := good[m.random.IntN(len(good))]
+			if f.spread {
+				bad, slow = m.random.Float64()+f.bad, m.random.Float64()+f.slow
+			} else {
+				bad, slow = bad+f.bad, slow+f.slow
+			}
+			if bad >= 1 {
+				bad--
+				to = failed[m.random.IntN(len(failed))]
+			}
+			to.requests.Add(now.Add(at), 1)
+			to.all.Add(now.Add(at), 1)
+			if slow >= 1 {
+				slow--
+			} else {
+				to.quick.Add(now.Add(at), 1)
+			}
 		}
-		result = append(result, sample{Metric: map[string]string{}, Values: values})
-	case !p.labels && (named || strings.Contains(query, `reporter="source"`)):
-	case strings.HasPrefix(query, "max(timestamp("):
-		add(map[string]string{}, float64(sampled.UnixMilli())/1000)
-	case strings.HasPrefix(query, "count("):
-		add(map[string]string{}, 1)
-	case strings.Contains(query, "duration_milliseconds_bucket"):
-		add(map[string]string{"le": "500"}, count)
-		add(map[string]string{"le": "+Inf"}, count)
-	default:
-		if own {
-			count *= p.seen
-		}
-		add(map[string]string{"response_code": "200"}, count)
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}})
+}
+
+// both adds the usual traffic of both tracks, for as long as a verification takes.
+func (m *mesh) both(canary, primary flow) {
+	for _, f := range []*flow{&canary, &primary} {
+		if f.to == 0 {
+			f.from, f.to = -3*time.Minute, 16*time.Minute
+		}
+	}
+	canary.workload, primary.workload = "app-canary", "app-primary"
+	m.add(canary)
+	m.add(primary)
+}
+
+func (m *mesh) source(t *testing.T, change ...func(*SourceOptions)) *Source {
+	t.Helper()
+	o := SourceOptions{URL: "http://prometheus", Transport: m, Namespace: "production", Indicators: DefaultSLO().Indicators()}
+	for _, c := range change {
+		c(&o)
+	}
+	source, err := NewSource(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
+// options are the options of a verification by the default objectives.
+func (m *mesh) options(t *testing.T) Options {
+	return Options{Source: m.source(t), Canary: "app-canary", Primary: "app-primary", Test: DefaultSLO().Test(), WarmUp: DefaultSLO().WarmUp.Duration}
 }
 
 func TestVerify(t *testing.T) {
-	readBackoff = wait.Backoff{Duration: time.Millisecond, Steps: 2} // waiting does not help here
 	for name, c := range map[string]struct {
-		change  func(*prometheus)
+		change  func(*mesh)
+		options func(*Options)
 		outcome release.VerdictOutcome
 		cause   Cause
 		err     string
 	}{
-		"healthy":              {func(p *prometheus) {}, release.Healthy, "", ""},
-		"with a sidecar":       {func(p *prometheus) { p.seen = 1 }, release.Healthy, "", ""},
-		"requests that vanish": {func(p *prometheus) { p.seen = 0.5 }, release.Inconclusive, CountGap, ""},
-		"not a number":         {func(p *prometheus) { p.nan = true }, release.Inconclusive, NotANumber, ""},
-		"down for a while": {func(p *prometheus) {
-			p.down = func(e time.Duration) bool { return p.started() && e < 300*time.Millisecond }
-		}, release.Healthy, "", ""},
-		"down to the end":         {func(p *prometheus) { p.down = func(time.Duration) bool { return p.started() } }, release.Inconclusive, PrometheusDown, ""},
-		"down at the first look":  {func(p *prometheus) { p.down = func(time.Duration) bool { return true } }, "", "", "prometheus.url"},
-		"scraping has stopped":    {func(p *prometheus) { p.stopped = true }, release.Inconclusive, Stale, ""},
-		"labels that are dropped": {func(p *prometheus) { p.labels = false }, release.Inconclusive, MissingLabels, ""},
-		"scraped too rarely":      {func(p *prometheus) { p.step = time.Minute }, "", "", "analysis.maxDuration"},
+		"healthy":                {outcome: release.Healthy},
+		"unhealthy":              {change: func(m *mesh) { m.add(flow{workload: "app-canary", rate: 5, bad: 1, to: time.Minute}) }, outcome: release.Unhealthy},
+		"with a sidecar":         {change: func(m *mesh) { m.sidecar(1) }, outcome: release.Healthy},
+		"requests that vanish":   {change: func(m *mesh) { m.sidecar(0.5) }, outcome: release.Inconclusive, cause: CountGap},
+		"not a number":           {change: func(m *mesh) { m.Value = "NaN" }, outcome: release.Inconclusive, cause: NotANumber},
+		"down for a while":       {change: func(m *mesh) { m.downFrom(20*time.Second, 3*time.Minute) }, outcome: release.Healthy},
+		"down at the first look": {change: func(m *mesh) { m.downFrom(0, 2*time.Minute) }, outcome: release.Healthy},
+		"one read fails":         {change: func(m *mesh) { m.downFrom(30*time.Second, 31*time.Second) }, outcome: release.Healthy},
+		"down to the end":        {change: func(m *mesh) { m.downFrom(20*time.Second, time.Hour) }, outcome: release.Inconclusive, cause: PrometheusDown},
+		"never up":               {change: func(m *mesh) { m.downFrom(0, time.Hour) }, outcome: release.Inconclusive, cause: PrometheusDown},
+		"not a Prometheus":       {change: func(m *mesh) { m.Fails = func(string, time.Time) int { return http.StatusNotFound } }, err: "prometheus.url"},
+		"refused":                {change: func(m *mesh) { m.Fails = func(string, time.Time) int { return http.StatusUnauthorized } }, err: "prometheus.url"},
+		"refused later": {change: func(m *mesh) {
+			start := time.Now()
+			m.Fails = func(_ string, now time.Time) int {
+				if now.Sub(start) > 15*time.Second && now.Sub(start) < time.Minute {
+					return http.StatusUnauthorized
+				}
+				return 0
+			}
+		}, outcome: release.Healthy},
+		"scraping has stopped": {change: func(m *mesh) {
+			stopped := time.Now().Add(-10 * time.Second)
+			m.Replicas = []prometheustest.Replica{{Missed: func(at time.Time) bool { return at.After(stopped) }}}
+		}, outcome: release.Inconclusive, cause: Stale},
+		"scraped too rarely":      {change: func(m *mesh) { m.Scrape = time.Minute }, options: func(o *Options) { o.Test.MaxDuration = 3 * time.Minute }, err: "analysis.maxDuration"},
+		"a bound that is not one": {options: func(o *Options) { o.Source.indicators[1].Latency.Duration = 250 * time.Millisecond }, err: "250 ms is not a bucket bound"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p := &prometheus{start: time.Now(), step: 20 * time.Millisecond, labels: true}
-			c.change(p)
-			server := httptest.NewServer(p)
-			defer server.Close()
-			slo := DefaultSLO()
-			source, err := NewSource(SourceOptions{URL: server.URL, Namespace: "production", Indicators: slo.Objectives})
-			if err != nil {
-				t.Fatal(err)
-			}
-			test := slo.Test()
-			test.MinDuration, test.MaxDuration = 300*time.Millisecond, 700*time.Millisecond
-			v, err := Verify(t.Context(), Options{Source: source, Canary: "app-canary", Primary: "app-primary", Test: test, Interval: 30 * time.Millisecond})
-			if c.err != "" {
-				if err == nil || !strings.Contains(err.Error(), c.err) {
-					t.Fatalf("%v, want %q", err, c.err)
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(time.Second)
+				m.both(flow{rate: 20}, flow{rate: 180})
+				if c.change != nil {
+					c.change(m)
 				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if v.Outcome != c.outcome || v.Cause != c.cause {
-				t.Errorf("%s %s: %s", v.Outcome, v.Cause, v.Reason)
-			}
-			if v.Outcome != release.Healthy {
-				return
-			}
-			text, err := json.Marshal(v.Record)
-			if err != nil {
-				t.Fatal(err)
-			}
-			kept, err := ParseRecord(string(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if again, _, err := kept.Replay(nil); err != nil || again.Outcome != v.Outcome || again.Reason != v.Reason {
-				t.Errorf("judged again: %s: %s, %v; first: %s", again.Outcome, again.Reason, err, v.Reason)
+				o := m.options(t)
+				if c.options != nil {
+					c.options(&o)
+				}
+				v, err := Verify(t.Context(), o)
+				if c.err != "" {
+					if err == nil || !strings.Contains(err.Error(), c.err) {
+						t.Fatalf("%v, want %q", err, c.err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if v.Outcome != c.outcome || v.Cause != c.cause {
+					t.Errorf("%s %s: %s", v.Outcome, v.Cause, v.Reason)
+				}
+				if v.Outcome == release.Inconclusive {
+					return
+				}
+				text, err := json.Marshal(v.Record)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kept, err := ParseRecord(string(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if again, _, err := kept.Replay(nil); err != nil || again.Outcome != v.Outcome || again.Reason != v.Reason {
+					t.Errorf("judged again: %s: %s, %v; first: %s", again.Outcome, again.Reason, err, v.Reason)
+				}
+			})
+		})
+	}
+	t.Run("labels that are dropped", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMesh(time.Second)
+			m.gateways[0].Add(prometheustest.Labels{"__name__": "istio_requests_total", "response_code": "200"}, time.Now().Add(-time.Minute), 100)
+			v, err := Verify(t.Context(), m.options(t))
+			if err != nil || v.Outcome != release.Inconclusive || v.Cause != MissingLabels {
+				t.Errorf("%+v, %v", v, err)
 			}
 		})
+	})
+}
+
+// sidecar makes the canary's own side count a share of its requests.
+func (m *mesh) sidecar(share float64) {
+	pod := m.Target(prometheustest.Labels{"job": "envoy", "instance": "10.0.0.9:15090"}, 700*time.Millisecond)
+	labels := requestLabels("app-canary", "200", "-")
+	labels["reporter"] = "destination"
+	for at := -time.Minute; at < 16*time.Minute; at += time.Second {
+		pod.Add(labels, time.Now().Add(at), 20*share)
+	}
+}
+
+// downFrom makes queries fail from a time to another one.
+func (m *mesh) downFrom(from, to time.Duration) {
+	start := time.Now()
+	m.Fails = func(_ string, now time.Time) int {
+		if now.Sub(start) >= from && now.Sub(start) < to {
+			return http.StatusServiceUnavailable
+		}
+		return 0
 	}
 }
 
 // TestCredentials shows that every query carries what prometheus.httpConfig says.
 func TestCredentials(t *testing.T) {
-	p := &prometheus{start: time.Now(), step: time.Second, labels: true}
+	p := &prometheustest.Server{}
 	server := httptest.NewServer(p)
 	defer server.Close()
 	folder := t.TempDir()
@@ -187,7 +266,7 @@ func TestCredentials(t *testing.T) {
 	if _, err := source.Requests(context.Background(), "source", "app-canary", time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if header := p.asked[0]; header.Get("Authorization") != "Bearer secret" || header.Get("X-Scope-OrgID") != "team-a" {
+	if header := p.Asked()[0].Header; header.Get("Authorization") != "Bearer secret" || header.Get("X-Scope-OrgID") != "team-a" {
 		t.Errorf("asked with %v", header)
 	}
 	if _, err := NewSource(SourceOptions{URL: server.URL, HTTPConfig: filepath.Join(folder, "bad")}); err == nil || !strings.Contains(err.Error(), "prometheus.httpConfig") {
@@ -215,6 +294,11 @@ func TestSLO(t *testing.T) {
 		"minDuration: 1h":   "minDuration",
 		"maxDuration: soon": "soon",
 		"objective: 99":     "objective",
+		"warmUp: 20m":       "warmUp",
+		"warmUp: -1s":       "warmUp",
+		"callersLeft: -1":   "callersLeft",
+		"clientErrors: 100": "clientErrors",
+		"cutStreams: x":     "cutStreams",
 		"objectives: [{objective: 99, margin: 1}]":                                             "objectives[0].name",
 		"objectives: [{name: a, objective: 100, margin: 1}]":                                   "objectives[0].objective",
 		"objectives: [{name: a, objective: 99, margin: 0}]":                                    "objectives[0].margin",
@@ -240,7 +324,7 @@ func FuzzSLO(f *testing.F) {
 			return
 		}
 		s := slo.Test().Begin()
-		pairs := make([]Pair, len(slo.Objectives))
+		pairs := make([]Pair, len(slo.Indicators()))
 		if j := s.Add(Block{Elapsed: 1 << 60, Pairs: pairs}); j.Outcome != release.Inconclusive {
 			t.Fatalf("without events: %s", j.Outcome)
 		}

@@ -1,5 +1,13 @@
 package verdict
 
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
 // Witnessed is what is seen of the tracks beside their counters: their pods. Counters have the requests that a
 // canary answered, and not those that found no pod of it.
 type Witnessed struct {
@@ -17,4 +25,81 @@ const (
 	OOMKilled    Cause = "oom_killed"   // a container of the canary ran out of memory
 	NotReady     Cause = "not_ready"    // a pod of the canary lost its readiness, or fewer are ready than wanted
 	Unattributed Cause = "unattributed" // callers of the Service got errors that belong to no track
+	PodsUnseen   Cause = "pods_unseen"  // the witness could not be asked
 )
+
+// judgment is what follows from what was seen, with the evidence of the counters.
+func (w *Witnessed) judgment(j Judgment) Judgment {
+	j.Decided, j.Outcome, j.Cause, j.Reason, j.Left = true, release.Unhealthy, w.Cause, w.Unhealthy, 0
+	return j
+}
+
+// witness asks the witness. What it calls unhealthy is, at once.
+func (w *watching) witness(ctx context.Context) (done bool, err error) {
+	if w.Witness == nil {
+		return false, nil
+	}
+	w.witnessed, w.unseen = w.Witness(ctx)
+	switch {
+	case w.unseen != nil:
+		w.warn(fmt.Sprintf("the canary's pods cannot be seen: %v: the verdict waits", w.unseen))
+		return false, ctx.Err()
+	case w.witnessed.Unhealthy == "":
+		return false, nil
+	}
+	seen := w.witnessed
+	w.result.Record.Witnessed = &seen
+	w.conclude(release.Unhealthy, seen.Cause, seen.Unhealthy)
+	return true, nil
+}
+
+// unattributed says why a canary cannot pass whose pods were not seen, or beside which callers of the Service got
+// errors that belong to no track while primary was whole; "" if it can. Such errors hold a verdict when they came
+// since the last look, and when, counted as the canary's, they are more than its budget.
+func (w *watching) unattributed() (Cause, string) {
+	if w.unseen != nil {
+		return PodsUnseen, fmt.Sprintf("the canary's pods cannot be seen: %v", w.unseen)
+	}
+	if !w.witnessed.PrimaryWhole || w.counting.allErrors == 0 {
+		return "", ""
+	}
+	errors, all := w.counting.allErrors, w.counting.allErrors+w.result.Record.Requests()
+	if w.counting.errors == 0 && errors <= w.budget()*all {
+		return "", ""
+	}
+	return Unattributed, fmt.Sprintf("%.0f requests to the Service found no pod of either track (response flag UH, NC or NR) while all of primary's were ready: that leaves the canary's", errors)
+}
+
+// budget is the smallest budget of the objectives that count errors.
+func (w *watching) budget() float64 {
+	budget := 1.0
+	for i, indicator := range w.Source.indicators {
+		if indicator.Counts == "" && !indicator.paired() {
+			budget = min(budget, w.test.Objectives[i].Budget)
+		}
+	}
+	return budget
+}
+
+// resumable says whether the evidence goes on from the record that the options name.
+func (w *watching) resumable(now time.Time) bool {
+	r := w.Resume
+	switch {
+	case r == nil || r.Until.IsZero() || !r.Until.Before(now):
+		return false
+	case r.Outdated() || !r.Test.comparable(w.Test):
+		w.warn("the objectives or the method are others than those that the canary was judged by before: the analysis begins anew")
+		return false
+	}
+	return true
+}
+
+// goOn takes the record that the options name over. The time for a verdict begins again, the evidence does not.
+func (w *watching) goOn(now time.Time) {
+	r := *w.Resume
+	r.Witnessed = nil
+	w.start = r.Since
+	w.test.MaxDuration += now.Sub(w.start)
+	r.Test = w.test
+	w.result.Record, w.state = r, r.state()
+}

@@ -190,7 +190,7 @@ func TestLostScrape(t *testing.T) {
 
 	slo := verdict.DefaultSLO()
 	slo.Objectives = slo.Objectives[:1]
-	source, err := verdict.NewSource(verdict.SourceOptions{URL: prometheus(t, gateway.Listener.Addr().String()), Namespace: "lost", Indicators: slo.Objectives})
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: prometheus(t, gateway.Listener.Addr().String()), Namespace: "lost", Indicators: slo.Indicators()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,347 @@
+// Package prometheustest is a Prometheus in memory, for tests. It scrapes proxies that count requests, and answers
+// the queries of package verdict over HTTP or in place of it.
+//
+// It is as unkind as the original, or a store behind it (https://prometheus.io/docs/prometheus/latest/querying/basics,
+// and the tuning of remote write): replicas that answer in turn scrape at different times; samples of one scrape
+// may arrive apart; a sample is the newest one of five minutes; a scrape that fails hides the value of a series at
+// once, but not its samples. A series appears with its first event. It differs in that it knows only these queries:
+// a selector, its samples over a time, last_over_time, count, and count by (le).
+package prometheustest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Labels are the labels of a series, with its name as __name__.
+type Labels = map[string]string
+
+// Server is a Prometheus, or several behind one address.
+type Server struct {
+	Scrape   time.Duration // between two scrapes of a target; default 1 second
+	Replicas []Replica     // answer in turn; default is one
+	// Fails says why a query fails at a time, as a status; 0: it does not. May be nil.
+	Fails func(query string, now time.Time) int
+	// Value replaces each value, if set.
+	Value string
+
+	mu      sync.Mutex
+	targets []*Target
+	asked   []Query
+}
+
+// Query is a query that was asked.
+type Query struct {
+	Text   string
+	At     time.Time
+	Header http.Header
+}
+
+// Replica is one of several that scrape the same targets.
+type Replica struct {
+	Offset time.Duration // of its scrapes
+	// Late is how long after its scrape a sample of a series can be read; may be nil.
+	Late func(Labels) time.Duration
+	// Missed says whether a scrape at a time failed; may be nil.
+	Missed func(time.Time) bool
+}
+
+// Target is what is scraped: a proxy.
+type Target struct {
+	labels Labels
+	offset time.Duration
+	server *Server
+	series map[string]*series
+}
+
+type series struct {
+	labels Labels
+	events []event
+	sorted bool
+}
+
+// event is n events, or a reset.
+type event struct {
+	at    time.Time
+	n     float64
+	reset bool
+	value float64 // of the counter after it
+}
+
+// Target adds a target that is scraped so long after each replica's own time.
+func (s *Server) Target(labels Labels, offset time.Duration) *Target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := &Target{labels: labels, offset: offset, server: s, series: map[string]*series{}}
+	s.targets = append(s.targets, t)
+	return t
+}
+
+// Counter is one series of a target. It appears with its first event.
+type Counter struct {
+	target *Target
+	series *series
+}
+
+// Counter gives the series with these labels and the target's.
+func (t *Target) Counter(labels Labels) *Counter {
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	all := maps.Clone(labels)
+	maps.Copy(all, t.labels)
+	key := fmt.Sprint(all)
+	if t.series[key] == nil {
+		t.series[key] = &series{labels: all}
+	}
+	return &Counter{t, t.series[key]}
+}
+
+// Add counts n events at a time. The times of a series may be in any order until a query is asked.
+func (c *Counter) Add(at time.Time, n float64) {
+	c.target.server.mu.Lock()
+	defer c.target.server.mu.Unlock()
+	c.series.events, c.series.sorted = append(c.series.events, event{at: at, n: n}), false
+}
+
+// Add counts n events of the series with these labels.
+func (t *Target) Add(labels Labels, at time.Time, n float64) { t.Counter(labels).Add(at, n) }
+
+// Reset starts all counters of the target again, from 0.
+func (t *Target) Reset(at time.Time) {
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	for _, one := range t.series {
+		one.events, one.sorted = append(one.events, event{at: at, reset: true}), false
+	}
+}
+
+// order puts the events in the order of their times, and adds them up.
+func (s *series) order() {
+	if s.sorted {
+		return
+	}
+	s.sorted = true
+	slices.SortStableFunc(s.events, func(a, b event) int { return a.at.Compare(b.at) })
+	value := 0.0
+	for i := range s.events {
+		if value += s.events[i].n; s.events[i].reset {
+			value = 0
+		}
+		s.events[i].value = value
+	}
+}
+
+// Asked are the queries so far.
+func (s *Server) Asked() []Query {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+// RoundTrip answers in place of the network.
+func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
+	recorder := httptest.NewRecorder()
+	s.ServeHTTP(recorder, r)
+	return recorder.Result(), nil
+}
+
+type point [2]any
+
+type sample struct {
+	Metric Labels  `json:"metric"`
+	Value  *point  `json:"value,omitempty"`
+	Values []point `json:"values,omitempty"`
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	query, at := r.FormValue("query"), time.Now()
+	if seconds, err := strconv.ParseFloat(r.FormValue("time"), 64); err == nil {
+		at = time.UnixMilli(int64(seconds*1000 + 0.5))
+	}
+	s.asked = append(s.asked, Query{query, at, r.Header.Clone()})
+	if s.Fails != nil {
+		if status := s.Fails(query, time.Now()); status != 0 {
+			http.Error(w, "down", status)
+			return
+		}
+	}
+	kind, result, err := s.answer(query, at)
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]any{"status": "error", "errorType": "bad_data", "error": err.Error()})
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"status": "success", "data": map[string]any{"resultType": kind, "result": result}})
+}
+
+var (
+	counts   = regexp.MustCompile(`^count(?: by \((\w+)\))? ?\((.*)\)$`)
+	lastOver = regexp.MustCompile(`^last_over_time\((.*)\[(\w+)\]\)$`)
+	ranges   = regexp.MustCompile(`^(.*)\[(\w+)\]$`)
+	selects  = regexp.MustCompile(`^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?$`)
+	matcher  = regexp.MustCompile(`^\s*([a-zA-Z_]\w*)\s*(=~|!~|!=|=)\s*("(?:[^"\\]|\\.)*")\s*(?:,|$)`)
+)
+
+func (s *Server) answer(query string, at time.Time) (kind string, result []sample, err error) {
+	result = []sample{}
+	if m := counts.FindStringSubmatch(query); m != nil {
+		_, inner, err := s.answer(m[2], at)
+		if err != nil {
+			return "", nil, err
+		}
+		by := map[string]int{}
+		for _, one := range inner {
+			by[one.Metric[m[1]]]++
+		}
+		for value, n := range by {
+			labels := Labels{}
+			if m[1] != "" {
+				labels[m[1]] = value
+			}
+			result = append(result, sample{Metric: labels, Value: s.point(at, float64(n))})
+		}
+		return "vector", result, nil
+	}
+	span, over, last := 5*time.Minute, false, false
+	if m := lastOver.FindStringSubmatch(query); m != nil {
+		query, last = m[1], true
+		span, err = time.ParseDuration(m[2])
+	} else if m := ranges.FindStringSubmatch(query); m != nil {
+		query, over = m[1], true
+		span, err = time.ParseDuration(m[2])
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	matches, err := Parse(query)
+	if err != nil {
+		return "", nil, err
+	}
+	replica := Replica{}
+	if n := len(s.Replicas); n > 0 {
+		replica = s.Replicas[len(s.asked)%n]
+	}
+	for _, t := range s.targets {
+		for _, key := range slices.Sorted(maps.Keys(t.series)) {
+			one := t.series[key]
+			if !matches(one.labels) {
+				continue
+			}
+			points, stale := s.samples(t, one, replica, at, span)
+			if len(points) == 0 || stale && !over && !last {
+				continue
+			}
+			labels := maps.Clone(one.labels)
+			if over {
+				result = append(result, sample{Metric: labels, Values: points})
+				continue
+			}
+			if last {
+				delete(labels, "__name__")
+			}
+			newest := points[len(points)-1]
+			result = append(result, sample{Metric: labels, Value: &point{float64(at.UnixMilli()) / 1000, newest[1]}})
+		}
+	}
+	if over {
+		return "matrix", result, nil
+	}
+	return "vector", result, nil
+}
+
+// samples are the samples of a series that a replica has of the span before a time, and whether a scrape after
+// the newest one failed.
+func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, span time.Duration) (points []point, stale bool) {
+	scrape := s.Scrape
+	if scrape <= 0 {
+		scrape = time.Second
+	}
+	late := time.Duration(0)
+	if replica.Late != nil {
+		late = replica.Late(one.labels)
+	}
+	one.order()
+	offset := (replica.Offset + t.offset) % scrape
+	first := at.Add(-span).Truncate(scrape).Add(offset)
+	for when := first; !when.After(at); when = when.Add(scrape) {
+		if !when.After(at.Add(-span)) || when.Add(late).After(time.Now()) {
+			continue
+		}
+		if replica.Missed != nil && replica.Missed(when) {
+			stale = true
+			continue
+		}
+		n, _ := slices.BinarySearchFunc(one.events, when, func(e event, when time.Time) int {
+			if e.at.After(when) {
+				return 1
+			}
+			return -1
+		})
+		if n == 0 {
+			continue
+		}
+		points, stale = append(points, *s.point(when, one.events[n-1].value)), false
+	}
+	return points, stale
+}
+
+func (s *Server) point(at time.Time, value float64) *point {
+	text := strconv.FormatFloat(value, 'f', -1, 64)
+	if s.Value != "" {
+		text = s.Value
+	}
+	return &point{float64(at.UnixMilli()) / 1000, text}
+}
+
+// Parse makes a function of a selector that says whether labels match.
+func Parse(query string) (func(Labels) bool, error) {
+	m := selects.FindStringSubmatch(strings.TrimSpace(query))
+	if m == nil {
+		return nil, fmt.Errorf("parse error: %q", query)
+	}
+	type condition struct {
+		label   string
+		pattern *regexp.Regexp
+		want    bool
+	}
+	all := []condition{{"__name__", regexp.MustCompile("^" + m[1] + "$"), true}}
+	for rest := m[2]; strings.TrimSpace(rest) != ""; {
+		m := matcher.FindStringSubmatch(rest)
+		if m == nil {
+			return nil, fmt.Errorf("parse error: %q", rest)
+		}
+		rest = rest[len(m[0]):]
+		value, err := strconv.Unquote(m[3])
+		if err != nil {
+			return nil, err
+		}
+		if !strings.Contains(m[2], "~") {
+			value = regexp.QuoteMeta(value)
+		}
+		pattern, err := regexp.Compile("^(?:" + value + ")$")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, condition{m[1], pattern, !strings.HasPrefix(m[2], "!")})
+	}
+	return func(labels Labels) bool {
+		for _, c := range all {
+			if c.pattern.MatchString(labels[c.label]) != c.want {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
