@@ -34,7 +34,8 @@ type clusterOptions struct {
 	verbose   bool
 	log       io.Writer
 	set       *manifest.Set // after loadManifests
-	config    *rest.Config  // after loadKubeconfig, as is namespace
+	config    *rest.Config  // after loadKubeconfig, as are namespace and api
+	api       *rollout.Contact
 	namespace string
 }
 
@@ -134,6 +135,8 @@ func (o *clusterOptions) loadKubeconfig() error {
 	if o.verbose {
 		config.Wrap(logRequests(o.log))
 	}
+	o.api = &rollout.Contact{}
+	config.Wrap(o.api.Wrap)
 	o.config = config
 	return nil
 }
@@ -215,7 +218,7 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	return &rollout.Cluster{
-		Kube: kube, Istio: mesh, Namespace: o.namespace, Manifests: o.set,
+		Kube: kube, Istio: mesh, API: o.api, Namespace: o.namespace, Manifests: o.set,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {
 			keychain, err := environmentLogin()
 			if err != nil {

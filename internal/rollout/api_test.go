@@ -19,6 +19,11 @@ func judgeAnd(ctx context.Context, c *rollout.Cluster, outcome release.VerdictOu
 	if err != nil {
 		return rollout.Result{}, err
 	}
+	return judgeAs(ctx, c, status, outcome, rollBack)
+}
+
+// judgeAs puts a verdict on the release that somebody has looked at.
+func judgeAs(ctx context.Context, c *rollout.Cluster, status *rollout.Status, outcome release.VerdictOutcome, rollBack bool) (rollout.Result, error) {
 	v := release.Verdict{}
 	if status.Release != nil {
 		v = status.Release.Subject()

@@ -171,9 +171,9 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	if r.Previous == "" {
 		return j.canaryFirst(ctx)
 	}
-	steps := []step{j.applyService, j.ensureSubsets, j.ensureGateways}
+	steps := []step{j.applyService, j.ensureSubsets}
 	if !found.routed {
-		steps = append(steps, j.ensureRoute)
+		steps = append(steps, j.ensureGateways, j.ensureRoute)
 	}
 	err := inOrder(ctx, append(steps,
 		j.applyCanary(found.primary, r.Weight),

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/util/retry"
 
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -32,31 +31,25 @@ type write func(ctx context.Context, live metav1.Object) (after metav1.Object, e
 
 // change is the one way to write an object: read it, check the fence, change it, record it. decide makes the
 // write out of what is live; nil when there is nothing to do. It is safe to try again after an unknown
-// outcome: each attempt reads anew, and its write names what it read.
+// outcome: each attempt reads anew, and its write names what it read. The first one takes what this job has read
+// already, if there is something to write to it: where that has changed since, the write is a conflict.
 func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
+	known := j.recall(o)
 	err = j.retried(ctx, o.String(), func() error {
-		live, err := o.read(ctx)
-		if err != nil {
-			return err
+		live, do, err := known, write(nil), error(nil)
+		known = nil
+		if live != nil && j.fence(live) == nil {
+			do, err = decide(as[T](live))
 		}
-		if err := j.fence(live); errors.Is(err, ErrLockLost) {
-			if err := j.outrun(ctx); err != nil {
+		if do == nil || err != nil {
+			if live, err = j.readFenced(ctx, o); err != nil {
 				return err
 			}
-			if live, err = o.read(ctx); err != nil {
+			if do, err = decide(as[T](live)); err != nil {
 				return err
 			}
-			if err := j.fence(live); err != nil {
-				return err
-			}
-		} else if err != nil {
-			return err
 		}
 		before, after = as[T](live), as[T](live)
-		do, err := decide(before)
-		if err != nil {
-			return err
-		}
 		if do == nil {
 			j.record(o, live, live) // an earlier attempt may have done it, its answer lost
 			return nil
@@ -72,8 +65,26 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 	return before, after, err
 }
 
-// writeBackoff bounds the attempts of one write: about 12 seconds.
-var writeBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8}
+// readFenced reads an object that this job is to write.
+func (j *job) readFenced(ctx context.Context, o object) (metav1.Object, error) {
+	live, err := o.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.fence(live); !errors.Is(err, ErrLockLost) {
+		return live, err
+	}
+	if err := j.outrun(ctx); err != nil {
+		return nil, err
+	}
+	if live, err = o.read(ctx); err != nil {
+		return nil, err
+	}
+	return live, j.fence(live)
+}
+
+// writeBackoff bounds the attempts of one write: about 28 seconds.
+var writeBackoff = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 9}
 
 // retried tries a write until it succeeds, and says of one that did not what is safe to do next.
 func (j *job) retried(ctx context.Context, what string, attempt func() error) error {
@@ -89,9 +100,17 @@ func (j *job) retried(ctx context.Context, what string, attempt func() error) er
 	return fmt.Errorf("%s: %w; %s", what, err, j.next())
 }
 
-// persist tries a write again while its error may pass.
+// persist tries a write again while its error may pass. It ends at once when the job is stopped.
 func persist(ctx context.Context, attempt func() error) error {
-	return retry.OnError(writeBackoff, func(err error) bool { return ctx.Err() == nil && transient(err) }, attempt)
+	last := context.Cause(ctx)
+	_ = wait.ExponentialBackoffWithContext(ctx, writeBackoff, func(context.Context) (bool, error) {
+		last = attempt()
+		if last != nil && (ctx.Err() != nil || !transient(last)) {
+			return false, last
+		}
+		return last == nil, nil
+	})
+	return last
 }
 
 func transient(err error) bool {

@@ -120,7 +120,7 @@ func (w *world) crash(command, end, changes string, f fault, n int, out string) 
 	if f == refused && err == nil && !harmless(first.hit) {
 		w.Errorf("%s: nobody noticed", where)
 	}
-	time.Sleep(20 * time.Second) // the lock of a dead job expires, whatever it had made gets ready
+	time.Sleep(90 * time.Second) // the lock of a dead job expires, whatever it had made gets ready
 
 	next := w.job("next")
 	if out == "rollback" {

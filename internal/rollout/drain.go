@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,6 +34,9 @@ func (j *job) waitDrained(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil && naming.Err() != nil {
 			j.log(j.track(release.Canary).String(), "still gets requests after %s%s", drainFor, from(j.callers(ctx)))
 			err = j.Drained(ctx, j.deploymentName(release.Canary))
+		}
+		if errors.Is(context.Cause(ctx), context.Canceled) {
+			return ctx.Err()
 		}
 		if err != nil {
 			return fmt.Errorf("%s still gets requests or cannot be seen to have none%s: %w; its pods are kept; %s",

@@ -61,6 +61,7 @@ import (
 type apiServer struct {
 	mu       sync.Mutex
 	version  int64
+	skew     time.Duration // of the server's clock, as its answers and the times of its writes show it
 	uids     int
 	by       string // of the request that is being answered
 	objects  map[place]*stored
@@ -145,6 +146,7 @@ func (s *apiServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	response.Header.Set("Date", time.Now().Add(s.skew).UTC().Format(http.TimeFormat))
 	if err := pass(r); err != nil {
 		return nil, err
 	}
@@ -460,7 +462,21 @@ func (s *apiServer) finish(q request, live *stored, object *unstructured.Unstruc
 	if err != nil {
 		return nil, err
 	}
+	if q.kind.Kind == "Lease" {
+		s.date(before, after.(*unstructured.Unstructured))
+	}
 	return s.store(q, live, after.(*unstructured.Unstructured), named)
+}
+
+// date gives what a write changed the time of the server's clock.
+func (s *apiServer) date(before, after *unstructured.Unstructured) {
+	entries := after.GetManagedFields()
+	for i := range entries {
+		if !slices.ContainsFunc(before.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Time.Equal(entries[i].Time) }) {
+			entries[i].Time = new(metav1.NewTime(time.Now().Add(s.skew)))
+		}
+	}
+	after.SetManagedFields(entries)
 }
 
 // store checks an object and keeps it. named is the resourceVersion that the writer named.

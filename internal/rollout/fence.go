@@ -158,6 +158,10 @@ func (j *job) handBack(ctx context.Context) error {
 		return nil
 	}
 	for _, o := range j.ownedByOthers() {
+		// What this job knows of it is new enough: nobody else takes fields in our name.
+		if live := j.recall(o); live != nil && !slices.ContainsFunc(live.GetManagedFields(), ours) {
+			continue
+		}
 		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
 			if live == nil {
 				return nil, nil

@@ -43,6 +43,10 @@ func (w *world) overtake(epoch int64) {
 			}
 			annotations[epochAnnotation] = fmt.Sprint(epoch)
 			object.SetAnnotations(annotations)
+		case p.resource == "leases":
+			if err := unstructured.SetNestedField(object.Object, "newer", "spec", "holderIdentity"); err != nil {
+				panic(err)
+			}
 		case p.resource == "configmaps":
 			text, _, _ := unstructured.NestedString(object.Object, "data", ledgerKey)
 			var ledger map[string]any
@@ -68,8 +72,8 @@ func (w *world) overtake(epoch int64) {
 // the old one's arrives any more, but the creation of an object that was missing.
 func TestFence(t *testing.T) {
 	for _, c := range crashes {
-		if c.stage == "new" {
-			continue // all that it does is to create what is missing
+		if c.stage == "new" || c.command == "verify healthy" {
+			continue // all that it does is to create what is missing, or one write of the ledger
 		}
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
@@ -118,6 +122,43 @@ func (w *world) fenced(command string, n int) bool {
 		w.Errorf("write %d (%s): %v, want ErrLockLost", n, taken, err)
 	}
 	return true
+}
+
+// TestVerdictOnAnotherLedger: a verdict is one write of the ledger, for which nobody's lock is taken. One that somebody
+// has written meanwhile is looked at again.
+func TestVerdictOnAnotherLedger(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		j := w.job("verify")
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		if slices.ContainsFunc(j.every, func(write string) bool { return !strings.Contains(write, "/configmaps/") }) {
+			t.Errorf("it wrote %q", j.every)
+		}
+	})
+	at(t, "canary", func(w *world) {
+		j, rolledBack := w.job("verify"), false
+		j.before = func(r *http.Request) error {
+			if r.Method == http.MethodPut && !rolledBack {
+				rolledBack = true
+				_, err := w.job("other").Rollback(w.Context(), "meanwhile")
+				return err
+			}
+			return nil
+		}
+		if _, err := judge(w.Context(), j.Cluster, release.Healthy); !errors.As(err, new(*rollout.StageError)) || len(w.did(j)) > 0 {
+			t.Errorf("%v, did %q", err, w.did(j))
+		}
+	})
+	at(t, "canary", func(w *world) { // somebody is at work
+		_, goOn := w.hold("shift", 3)
+		j := w.job("verify")
+		j.LockTimeout = 5 * time.Second
+		if _, err := judge(w.Context(), j.Cluster, release.Healthy); !errors.As(err, new(*rollout.LockHeldError)) {
+			t.Errorf("%v", err)
+		}
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestTakeover: at each write of a job its network stands still; another one takes the lock and rolls the release back,

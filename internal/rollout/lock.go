@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,9 +11,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
 // ErrLockLost says that another job has taken the lock: this one can write nothing more.
@@ -28,233 +28,306 @@ func (e *LockHeldError) Error() string {
 	return fmt.Sprintf("no lock on %s within %s: another job holds it (see `crossbill status`); nothing was changed", e.App, e.Waited)
 }
 
-// The lock's times. A dead job's lock expires after leaseDuration.
+// The lock's times. A job that cannot reach the API server keeps its lock: it goes on when the server is back, unless
+// another job has taken the lock meanwhile; what fences its writes is the epoch, not these times.
 const (
-	leaseDuration = 15 * time.Second
-	renewDeadline = 10 * time.Second
-	retryPeriod   = 2 * time.Second
+	// leaseDuration is how old the last renewal of a lock may be, by the API server's clock. An older one is free at
+	// once: its job has been dead, or without the API server, for all of this time.
+	leaseDuration = 60 * time.Second
+	// renewPeriod is how often a living job renews its lock.
+	renewPeriod = 15 * time.Second
+	// silentFor is how long a job that waits sees no renewal, while the API server answers it, before it takes the lock:
+	// whoever holds it was killed a moment ago.
+	silentFor = 20 * time.Second
+	// pollPeriod is how often a job looks that waits for the lock, or one that could not renew its own.
+	pollPeriod = time.Second
+	// backFor is how long a lock that looks dead is left alone after an API server is back that was away: its job
+	// could not renew it.
+	backFor = 3 * time.Second
+	// releaseFor bounds the end of a lock. Whoever has stopped the job does not wait for long.
+	releaseFor = time.Second
+	// clockSkew is by how much the clocks of two jobs may differ, where the API server's is not known.
+	clockSkew = time.Minute
 )
 
 func (c *Cluster) lockName() string { return "lock (Lease " + c.Namespace + "/" + c.stateName() + ")" }
-
-// election is one job's wait for the lock, and its time with it.
-type election struct {
-	*Cluster
-	identity string
-	lock     *rememberingLock
-	started  chan struct{} // closed when the job has the lock
-	done     chan struct{} // closed when its work is done
-}
-
-// withLock works under the app's lock. The lock is a Lease, kept by client-go's leader election; what fences
-// the writes is the epoch that is drawn from the ledger with it. takenFrom is the job whose lock was taken.
-func (c *Cluster) withLock(ctx context.Context, work func(ctx context.Context, takenFrom string) (Result, error)) (result Result, err error) {
-	e := &election{Cluster: c, identity: c.By + "_" + rand.String(5), started: make(chan struct{}), done: make(chan struct{})}
-	takenFrom, err := c.takeOver(ctx, e.identity)
-	if err != nil {
-		return Result{}, err
-	}
-	ctx, finish := context.WithCancel(ctx)
-	defer finish()
-	ctx, lose := context.WithCancelCause(ctx)
-	defer lose(nil)
-	e.lock = c.newLock(e.identity, lose)
-	var failed error
-	elector, err := e.elector(func(ctx context.Context) {
-		close(e.started)
-		defer close(e.done)
-		defer finish()
-		result, failed = work(ctx, takenFrom)
-	})
-	if err != nil {
-		return Result{}, fmt.Errorf("%s: %w", c.lockName(), err)
-	}
-	e.runUntilTimeout(ctx, elector)
-	select {
-	case <-e.started:
-	default:
-		return Result{}, e.notHeld(ctx)
-	}
-	<-e.done
-	if failed != nil && errors.Is(context.Cause(ctx), ErrLockLost) {
-		return Result{}, ErrLockLost
-	}
-	return result, failed
-}
-
-func (e *election) elector(work func(context.Context)) (*leaderelection.LeaderElector, error) {
-	return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name:            e.stateName(),
-		Lock:            e.lock,
-		LeaseDuration:   leaseDuration,
-		RenewDeadline:   renewDeadline,
-		RetryPeriod:     retryPeriod,
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: work,
-			OnStoppedLeading: func() {},
-			OnNewLeader: func(holder string) {
-				if holder != e.identity && holder != "" {
-					e.log("lock", "held by %s; waiting until that job releases it or, if it is dead, for at most %s (--takeover takes it at once)", holder, leaseDuration+retryPeriod)
-				}
-			},
-		},
-	})
-}
-
-// runUntilTimeout waits for the lock as long as the timeout allows, and then for the work.
-func (e *election) runUntilTimeout(ctx context.Context, elector *leaderelection.LeaderElector) {
-	ctx, giveUp := context.WithCancel(ctx)
-	defer giveUp()
-	timer := time.AfterFunc(e.lockTimeout(), func() {
-		select {
-		case <-e.started:
-		default:
-			giveUp()
-		}
-	})
-	defer timer.Stop()
-	elector.Run(ctx)
-}
-
-// notHeld says why this job never had the lock.
-func (e *election) notHeld(ctx context.Context) error {
-	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case e.lock.err != nil:
-		return fmt.Errorf("%s: %w; nothing was changed", e.lockName(), e.lock.err)
-	}
-	return &LockHeldError{App: e.app(), Waited: e.lockTimeout()}
-}
 
 func (c *Cluster) lockTimeout() time.Duration {
 	if c.LockTimeout > 0 {
 		return c.LockTimeout
 	}
-	return 4 * leaseDuration
+	return leaseDuration
 }
 
-// rememberingLock keeps the last error of a write, which leader election only logs: read it when the election
-// is over. And it remembers that the lock was this job's: one that somebody has taken since is lost, even
-// if it is free by now. Leader election would take it again, and hold it while the job waits for what the
-// other one has removed.
-type rememberingLock struct {
-	*resourcelock.LeaseLock
-	lose context.CancelCauseFunc
-	held bool
-	err  error
+// lock is the app's lock in the hands of one job.
+type lock struct {
+	*Cluster
+	identity string
+	lease    *coordinationv1.Lease // as this job has written it last
+	from     string                // whose lock it was, if that job did not release it
 }
 
-func (c *Cluster) newLock(identity string, lose context.CancelCauseFunc) *rememberingLock {
-	return &rememberingLock{lose: lose, LeaseLock: &resourcelock.LeaseLock{
-		LeaseMeta:  metav1.ObjectMeta{Name: c.stateName(), Namespace: c.Namespace},
-		Client:     c.Kube.CoordinationV1(),
-		LockConfig: resourcelock.ResourceLockConfig{Identity: identity},
-	}}
-}
-
-func (l *rememberingLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	record, text, err := l.LeaseLock.Get(ctx)
-	if err == nil && l.held && record.HolderIdentity != l.Identity() {
-		l.lose(ErrLockLost)
-		return nil, nil, ErrLockLost
+// withLock works under the app's lock. The lock is a Lease; what fences the writes is the epoch that is drawn from the
+// ledger with it.
+func (c *Cluster) withLock(ctx context.Context, work func(ctx context.Context, l *lock) (Result, error)) (Result, error) {
+	l := &lock{Cluster: c, identity: c.By + "_" + rand.String(5)}
+	if err := l.acquire(ctx); err != nil {
+		return Result{}, err
 	}
-	return record, text, err
+	ctx, lose := context.WithCancelCause(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		l.keep(ctx, lose)
+	}()
+	result, err := work(ctx, l)
+	lost := errors.Is(context.Cause(ctx), ErrLockLost)
+	lose(nil)
+	<-kept
+	if !lost {
+		l.release(ctx)
+	}
+	if err != nil && lost {
+		return Result{}, ErrLockLost
+	}
+	return result, err
 }
 
-func (l *rememberingLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	return l.remember(l.LeaseLock.Create(ctx, record))
+// acquire waits until this job has the lock.
+func (l *lock) acquire(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.lockTimeout(), &LockHeldError{App: l.app(), Waited: l.lockTimeout()})
+	defer cancel()
+	if l.takeFree(ctx) {
+		return nil
+	}
+	var w watched
+	for {
+		lease, err := l.read(ctx)
+		if err == nil && w.free(l, lease) {
+			err = l.take(ctx, lease)
+			if err == nil {
+				return nil
+			}
+		}
+		if err != nil && !transient(err) && ctx.Err() == nil {
+			return fmt.Errorf("%s: %w; nothing was changed", l.lockName(), err)
+		}
+		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) { // those are other jobs
+			w = watched{failed: err, said: w.said}
+		}
+		select {
+		case <-time.After(pollPeriod):
+		case <-ctx.Done():
+			held := errors.As(context.Cause(ctx), new(*LockHeldError))
+			switch {
+			case !held:
+				return fmt.Errorf("stopped while it waited for the %s: %w; nothing was changed", l.lockName(), context.Cause(ctx))
+			case w.failed != nil:
+				return fmt.Errorf("%s: %w; nothing was changed", l.lockName(), w.failed)
+			}
+			return context.Cause(ctx)
+		}
+	}
 }
 
-func (l *rememberingLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	return l.remember(l.LeaseLock.Update(ctx, record))
+// takeFree takes a lock that was released, in one request. Whatever is in its way, the loop finds out.
+func (l *lock) takeFree(ctx context.Context) bool {
+	now := metav1.NowMicro()
+	patch, err := json.Marshal([]patchOp{
+		{"test", "/spec/holderIdentity", ""}, {"replace", "/spec/holderIdentity", l.identity},
+		{"add", "/spec/acquireTime", now}, {"add", "/spec/renewTime", now}, {"add", "/spec/leaseDurationSeconds", int32(leaseDuration / time.Second)},
+	})
+	if err != nil {
+		return false
+	}
+	l.lease, err = l.Kube.CoordinationV1().Leases(l.Namespace).Patch(ctx, l.stateName(), types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return err == nil
 }
 
-func (l *rememberingLock) remember(err error) error {
-	l.held = l.held || err == nil
-	if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) { // those are other jobs
-		l.err = err
+// read reads the Lease; nil when there is none.
+func (l *lock) read(ctx context.Context) (*coordinationv1.Lease, error) {
+	lease, err := l.Kube.CoordinationV1().Leases(l.Namespace).Get(ctx, l.stateName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return lease, err
+}
+
+// watched is what a job that waits has seen of the lock since the API server answers it.
+type watched struct {
+	version string // of the Lease
+	since   time.Time
+	failed  error // why the last look failed
+	said    string
+}
+
+// free says whether the lock can be taken now.
+func (w *watched) free(l *lock, lease *coordinationv1.Lease) bool {
+	w.failed = nil
+	holder := holderOf(lease)
+	if holder == "" || holder == l.identity || l.Takeover {
+		return true
+	}
+	if w.version != lease.ResourceVersion {
+		w.version, w.since = lease.ResourceVersion, time.Now()
+	}
+	if l.API.away(backFor) { // who holds it could not renew it
+		return false
+	}
+	if l.expired(lease) || time.Since(w.since) >= silentFor {
+		return true
+	}
+	if w.said != holder {
+		w.said = holder
+		l.log("lock", "held by %s; waiting until that job releases it or, if it is dead, for at most %s (--takeover takes it at once)", holder, silentFor+pollPeriod)
+	}
+	return false
+}
+
+// take puts this job into the lock. In one write, whoever has it: a lock that was only emptied would be the other job's
+// again at its next renewal.
+func (l *lock) take(ctx context.Context, lease *coordinationv1.Lease) error {
+	if from := holderOf(lease); from != l.identity { // else an earlier attempt has done it, its answer lost
+		l.from = from
+	}
+	written, err := l.write(ctx, lease, l.identity)
+	if err != nil {
+		return err
+	}
+	l.lease = written
+	if l.from != "" {
+		l.log("lock", "taken over from %s", l.from)
+	}
+	return nil
+}
+
+// write gives the lock to a job, "" for nobody, if it is still as it was read; nil when there was none.
+func (l *lock) write(ctx context.Context, lease *coordinationv1.Lease, holder string) (*coordinationv1.Lease, error) {
+	leases := l.Kube.CoordinationV1().Leases(l.Namespace)
+	next := lease.DeepCopy()
+	if next == nil {
+		next = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: l.stateName(), Namespace: l.Namespace}}
+	}
+	now, seconds, transitions := metav1.NowMicro(), int32(leaseDuration/time.Second), int32(0)
+	if next.Spec.LeaseTransitions != nil {
+		transitions = *next.Spec.LeaseTransitions
+	}
+	if holder != holderOf(lease) && holder != "" {
+		transitions++
+		next.Spec.AcquireTime = &now
+	}
+	next.Spec.HolderIdentity, next.Spec.RenewTime, next.Spec.LeaseDurationSeconds, next.Spec.LeaseTransitions = &holder, &now, &seconds, &transitions
+	if lease == nil {
+		return leases.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
+	}
+	return leases.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+}
+
+// keep renews the lock until ctx ends, and cancels the work when another job has it. While the API server is away it
+// is tried again and again: the work goes on when it is back.
+func (l *lock) keep(ctx context.Context, lose context.CancelCauseFunc) {
+	wait := renewPeriod
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		err := l.renew(ctx)
+		if errors.Is(err, ErrLockLost) {
+			lose(err)
+			return
+		}
+		if wait = renewPeriod; err != nil {
+			wait = pollPeriod
+		}
+	}
+}
+
+// renew says in the Lease that this job lives. One that somebody has taken since is lost, even if it is free by now.
+func (l *lock) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, renewPeriod)
+	defer cancel()
+	written, err := l.write(ctx, l.lease, l.identity)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		lease, failed := l.read(ctx)
+		if failed != nil {
+			return failed
+		}
+		if lease != nil && holderOf(lease) != l.identity {
+			return ErrLockLost
+		}
+		if written, err = l.write(ctx, lease, l.identity); apierrors.IsAlreadyExists(err) {
+			return ErrLockLost
+		}
+	}
+	if err == nil {
+		l.lease = written
 	}
 	return err
 }
 
-// clockSkew is by how much this machine's clock and that of a job that holds the lock may differ.
-const clockSkew = time.Minute
-
-// takeOver puts this job into the lock of whoever holds it, when that is asked for or that job has been dead for
-// long, and says who that was. In one write: a lock that was only emptied would be the other job's again at its
-// next renewal.
-func (c *Cluster) takeOver(ctx context.Context, identity string) (from string, err error) {
-	leases := c.Kube.CoordinationV1().Leases(c.Namespace)
-	err = persist(ctx, func() error {
-		lease, err := leases.Get(ctx, c.stateName(), metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		holder, _ := holderOf(lease)
-		if holder == identity { // an earlier attempt has done it, its answer lost
-			return nil
-		}
-		from = ""
-		if holder == "" || !c.Takeover && !expiredLongAgo(lease) {
-			return nil
-		}
-		putInto(lease, identity)
-		from = holder
-		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{FieldManager: fieldManager})
-		return err
-	})
-	if err != nil {
-		return "", fmt.Errorf("%s: %w; nothing was changed", c.lockName(), err)
+// release gives the lock back, also after the job was stopped. What fails here costs the next job some seconds.
+func (l *lock) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
+	defer cancel()
+	if _, err := l.write(ctx, l.lease, ""); !apierrors.IsConflict(err) {
+		return
 	}
-	if from != "" {
-		c.log("lock", "taken over from %s", from)
+	if lease, err := l.read(ctx); err == nil && holderOf(lease) == l.identity { // a renewal that was under way
+		_, _ = l.write(ctx, lease, "")
 	}
-	return from, nil
 }
 
-// expiredLongAgo says whether no job can hold a lock any more, whatever the clocks are like. Leader election, which
-// trusts no clock but its own, would wait for leaseDuration all the same.
-func expiredLongAgo(lease *coordinationv1.Lease) bool {
-	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > leaseDuration+clockSkew
+// held asks whether the lock is still this job's.
+func (l *lock) held(ctx context.Context) error {
+	lease, err := l.read(ctx)
+	if err == nil && holderOf(lease) != l.identity {
+		return ErrLockLost
+	}
+	return err
 }
 
-// putInto makes a job the holder of a Lease.
-func putInto(lease *coordinationv1.Lease, identity string) {
-	now, transitions, seconds := metav1.NowMicro(), int32(1), int32(leaseDuration/time.Second)
-	if lease.Spec.LeaseTransitions != nil {
-		transitions += *lease.Spec.LeaseTransitions
+// holderOf is who has a lock, alive or not; "" if nobody.
+func holderOf(lease *coordinationv1.Lease) string {
+	if lease == nil || lease.Spec.HolderIdentity == nil {
+		return ""
 	}
-	lease.Spec.HolderIdentity, lease.Spec.AcquireTime, lease.Spec.RenewTime = &identity, &now, &now
-	lease.Spec.LeaseTransitions, lease.Spec.LeaseDurationSeconds = &transitions, &seconds
+	return *lease.Spec.HolderIdentity
+}
+
+// expired says whether a lock was not renewed for so long that its job counts as dead. The times are both the API
+// server's: when it wrote the renewal, and what it says that time is. Where it does not say so, those of the two jobs'
+// own clocks count, which may differ.
+func (c *Cluster) expired(lease *coordinationv1.Lease) bool {
+	lasts := leaseDuration
+	if seconds := lease.Spec.LeaseDurationSeconds; seconds != nil { // of an earlier Crossbill's
+		lasts = time.Duration(*seconds) * time.Second
+	}
+	if renewed, now := renewedAt(lease), c.API.now(); !renewed.IsZero() && !now.IsZero() {
+		return now.Sub(renewed) > lasts
+	}
+	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > lasts+clockSkew
+}
+
+// renewedAt is when the API server wrote the last renewal of a lock; zero if it does not say so.
+func renewedAt(lease *coordinationv1.Lease) (at time.Time) {
+	for _, entry := range lease.ManagedFields {
+		if entry.Time != nil && entry.Time.After(at) && entry.Subresource == "" {
+			at = entry.Time.Time
+		}
+	}
+	return at
 }
 
 // liveLock reads who holds the lock, if anybody, and whether that job has renewed it in time.
 func (c *Cluster) liveLock(ctx context.Context) (holder string, alive bool, err error) {
-	lease, err := c.Kube.CoordinationV1().Leases(c.Namespace).Get(ctx, c.stateName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return "", false, nil
-	}
+	lease, err := (&lock{Cluster: c}).read(ctx)
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w; nothing was changed", c.lockName(), err)
 	}
-	holder, alive = holderOf(lease)
-	return holder, alive, nil
-}
-
-// holderOf is who has a lock, if anybody, and whether that job has renewed it in time. The times are
-// this machine's and the job's: they may differ by some seconds.
-func holderOf(lease *coordinationv1.Lease) (name string, alive bool) {
-	if lease.Spec.HolderIdentity == nil {
-		return "", false
-	}
-	renewed := lease.Spec.RenewTime
-	alive = *lease.Spec.HolderIdentity != "" && renewed != nil && time.Since(renewed.Time) <= leaseDuration
-	return *lease.Spec.HolderIdentity, alive
+	holder = holderOf(lease)
+	return holder, holder != "" && !c.expired(lease), nil
 }
 
 // Identity names this process for the ledger: the CI job when there is one, else user and host.

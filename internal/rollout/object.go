@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -56,15 +57,6 @@ func objectOf[T metav1.Object](kind, namespace, name string, c client[T]) object
 	}
 }
 
-// live reads an object; the zero T when it is not found.
-func live[T metav1.Object](ctx context.Context, o object) (T, error) {
-	found, err := o.read(ctx)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", o, err)
-	}
-	return as[T](found), err
-}
-
 // as is an object as its own type; the zero T for nil.
 func as[T metav1.Object](o metav1.Object) T {
 	typed, _ := o.(T)
@@ -99,12 +91,54 @@ func (c *Cluster) gateway(name string) object {
 	return objectOf("Gateway", c.Namespace, name, c.Istio.NetworkingV1().Gateways(c.Namespace))
 }
 
-func (c *Cluster) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deployment, error) {
-	return live[*appsv1.Deployment](ctx, c.track(track))
+// known is an object as this job has read or written it last.
+type known struct {
+	object metav1.Object
+	at     time.Time
 }
 
-func (c *Cluster) liveRoute(ctx context.Context) (*networking.VirtualService, error) {
-	return live[*networking.VirtualService](ctx, c.virtualService())
+// knownFor is how long a Deployment that was read is worth a write without another read: its status changes all the
+// time, and with it its version. The other kinds change when somebody writes them.
+const knownFor = 30 * time.Second
+
+// remember keeps an object for the write that may follow. What was not found is not kept: its creation could not name
+// what it follows.
+func (j *job) remember(o object, live metav1.Object) {
+	if live == nil {
+		delete(j.known, o.String())
+		return
+	}
+	if j.known == nil {
+		j.known = map[string]known{}
+	}
+	j.known[o.String()] = known{live, time.Now()}
+}
+
+// recall gives an object that this job knows; nil if it has to be read.
+func (j *job) recall(o object) metav1.Object {
+	k, ok := j.known[o.String()]
+	if !ok || o.kind == "Deployment" && time.Since(k.at) > knownFor {
+		return nil
+	}
+	return k.object
+}
+
+// look reads an object, and keeps it for the write that may follow.
+func look[T metav1.Object](ctx context.Context, j *job, o object) (T, error) {
+	found, err := o.read(ctx)
+	if err != nil {
+		return as[T](nil), fmt.Errorf("%s: %w", o, err)
+	}
+	j.remember(o, found)
+	return as[T](found), nil
+}
+
+func (j *job) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deployment, error) {
+	return look[*appsv1.Deployment](ctx, j, j.track(track))
+}
+
+func (j *job) liveRoute(ctx context.Context) (*networking.VirtualService, error) {
+	return look[*networking.VirtualService](ctx, j, j.virtualService())
 }
 
 // fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger.

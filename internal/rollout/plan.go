@@ -33,6 +33,7 @@ func (j *job) record(o object, before, after metav1.Object) {
 		j.Plan.add(o, before, after)
 		return
 	}
+	j.remember(o, after)
 	if after == nil || o.kind != "Deployment" {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,11 @@ import (
 // does not answer, a namespace that does not exist, Istio's types missing, manifests for another
 // namespace. Errors are *usererr.Error but for the API server's own.
 func (c *Cluster) Preflight(ctx context.Context) error {
+	ledger := &job{Cluster: c}
+	if err := ledger.readLedger(ctx); err == nil && ledger.state.ResourceVersion != "" {
+		c.ledgerRead = &justRead{ledger.state, time.Now()} // its cluster had all of that
+		return c.checkNamespaces()
+	}
 	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
 	if apierrors.IsNotFound(err) {
 		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check the context"}
@@ -34,6 +40,11 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 	if err != nil && !apierrors.IsForbidden(err) { // a deployer may be bound to its namespace alone
 		return fmt.Errorf("namespace %s: %w; nothing was changed", c.Namespace, err)
 	}
+	return c.checkNamespaces()
+}
+
+// checkNamespaces finds manifests for another namespace.
+func (c *Cluster) checkNamespaces() error {
 	for object, namespace := range c.manifestNamespaces() {
 		if namespace != "" && namespace != c.Namespace {
 			return &usererr.Error{Field: object, Problem: fmt.Sprintf("its manifest is for namespace %q, the release is for %q", namespace, c.Namespace), Fix: "remove metadata.namespace or name that namespace"}

@@ -25,7 +25,8 @@ func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 			}
 			return struct{}{}, nothing, err
 		},
-		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.promote(ctx) },
+		start: func(j *job, _ struct{}) error { return j.startPromote() },
+		act:   func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.promote(ctx) },
 	})
 }
 
@@ -79,13 +80,26 @@ func (j *job) lookPromoted() (*Result, error) {
 	return j.nothing("release %s has finished (%s) and has all of the traffic: nothing to do", last.ID, last.Outcome), nil
 }
 
+// startPromote notes that promotion begins, and keeps primary's pod template as the look has just read it: rollback
+// puts it back as it was, not only its image.
+func (j *job) startPromote() error {
+	if j.ledger.Release.Stage == release.StagePromoting {
+		return nil
+	}
+	live := as[*appsv1.Deployment](j.recall(j.track(release.Primary)))
+	if live == nil {
+		return fmt.Errorf("%s not found: somebody has deleted it; nothing was changed, rollback ends the release", j.track(release.Primary))
+	}
+	text, err := templateText(live)
+	if err != nil {
+		return err
+	}
+	j.previous = text
+	return j.ledger.Reach(release.StagePromoting, j.By, now())
+}
+
 func (j *job) promote(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	if r.Stage != release.StagePromoting {
-		if err := inOrder(ctx, j.rememberPrevious, j.reach(release.StagePromoting)); err != nil {
-			return Result{}, err
-		}
-	}
 	err := inOrder(ctx,
 		j.ensureSubsets,
 		j.replacePrimary,
@@ -95,20 +109,6 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}
 	return j.result("%s is on primary and has all of the traffic", r.Digest()), err
-}
-
-// rememberPrevious keeps primary's pod template beside the ledger: rollback puts it back as it was,
-// not only its image.
-func (j *job) rememberPrevious(ctx context.Context) error {
-	live, err := j.liveTrack(ctx, release.Primary)
-	if err != nil {
-		return err
-	}
-	if live == nil {
-		return fmt.Errorf("%s not found: somebody has deleted it; nothing was changed, rollback ends the release", j.track(release.Primary))
-	}
-	j.previous, err = templateText(live)
-	return err
 }
 
 // templateText is a Deployment's pod template, as it is kept beside the ledger.

@@ -86,7 +86,7 @@ func (j *job) drainBriefly() step { return j.drainAtMost(drainFor, "it goes all 
 // that it needs comes first where it is missing, and only there.
 func (j *job) emergencyRoute(sticky stickiness) step {
 	return func(ctx context.Context) error {
-		rule, err := live[*networking.DestinationRule](ctx, j.destinationRule())
+		rule, err := look[*networking.DestinationRule](ctx, j, j.destinationRule())
 		if err != nil { // it is not known to be missing
 			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", err)
 		}

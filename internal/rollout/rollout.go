@@ -36,6 +36,7 @@ const DefaultSettleDelay = 10 * time.Second
 // Cluster is one app in one namespace of one cluster.
 type Cluster struct {
 	Kube      kubernetes.Interface
+	API       *Contact // of both clients; nil: reads are not tried again, and the server's clock is not known
 	Istio     istio.Interface
 	Namespace string
 	Manifests *manifest.Set
@@ -53,7 +54,7 @@ type Cluster struct {
 	// LockTimeout bounds the wait for the lock. Default 1 minute.
 	LockTimeout time.Duration
 	// Takeover takes the lock of another job at once instead of waiting until it is released or
-	// expires (15 seconds after the job died).
+	// its job is dead.
 	Takeover bool
 	// Drained returns when a workload that has weight 0 no longer gets requests, or with an error
 	// when it has not come to rest in time. Nil: SettleDelay is waited out instead.
@@ -75,6 +76,8 @@ type Cluster struct {
 	Plan *Plan
 	// Log gets one event for each step. Nil: none.
 	Log func(Event)
+
+	ledgerRead *justRead // by Preflight
 }
 
 // Event is one step of a command.

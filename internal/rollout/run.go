@@ -30,8 +30,10 @@ type command[Found any] struct {
 	start func(*job, Found) error
 	// started is called when what start noted is committed; may be nil.
 	started func()
-	// act does the work. What it changes in the ledger last is committed with the end of the lock.
-	act func(context.Context, *job, Found) (Result, error)
+	// act does the work. What it changes in the ledger last is committed with the end of the lock. Nil: what start
+	// notes is all, and noted is the result.
+	act   func(context.Context, *job, Found) (Result, error)
+	noted func(*job) Result
 }
 
 // job is a command under its lock, or one that looks.
@@ -45,6 +47,7 @@ type job struct {
 	previous string            // primary's pod template before promotion, as JSON
 	state    *corev1.ConfigMap // what ledger and previous were read from, or last committed to
 
+	known   map[string]known   // objects as this job has read or written them last, by their names
 	written map[string]version // of the Deployments that this job wrote, by name
 }
 
@@ -66,11 +69,11 @@ func inOrder(ctx context.Context, steps ...step) error {
 	return nil
 }
 
-// run looks, takes the lock when there is something to do, looks again if the ledger has moved meanwhile or the
-// wait was long, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
+// run looks, takes the lock when there is something to do, looks again if the wait was long or the ledger has moved
+// meanwhile, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
 func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
 	before := &job{Cluster: c, command: cmd.name}
-	if err := before.readLedger(ctx); err != nil {
+	if err := before.firstLedger(ctx); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, before)
@@ -82,9 +85,26 @@ func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result
 	case c.planning():
 		return runPlan(ctx, before, cmd, found)
 	}
+	if cmd.act == nil && !before.ledger.Open && before.state.ResourceVersion != "" {
+		// Nobody is at work, and one write is all: whoever is faster, the other one looks again.
+		if result, err := runLocked(ctx, before, &lock{Cluster: c}, cmd, found); !errors.Is(err, errMoved) {
+			return result, err
+		}
+		before = &job{Cluster: c, command: cmd.name}
+	}
 	looked := time.Now()
-	return c.withLock(ctx, func(ctx context.Context, takenFrom string) (Result, error) {
-		return runLocked(ctx, before, time.Since(looked) > retryPeriod, cmd, found, takenFrom)
+	return c.withLock(ctx, func(ctx context.Context, l *lock) (Result, error) {
+		before.locked = true
+		if before.ledger != nil && time.Since(looked) < backFor {
+			result, err := runLocked(ctx, before, l, cmd, found)
+			if !errors.Is(err, errMoved) {
+				return result, err
+			}
+			if err := l.held(ctx); err != nil {
+				return Result{}, err
+			}
+		}
+		return runAgain(ctx, before.Cluster, l, cmd)
 	})
 }
 
@@ -96,26 +116,38 @@ func runPlan[Found any](ctx context.Context, j *job, cmd command[Found], found F
 			return Result{}, err
 		}
 	}
+	if cmd.act == nil {
+		return cmd.noted(j), nil
+	}
 	return cmd.act(ctx, j, found)
 }
 
-// runLocked draws the epoch and does the work. waited: it took a while to get the lock, so what was found may have
-// changed, for example primary's size.
-func runLocked[Found any](ctx context.Context, before *job, waited bool, cmd command[Found], found Found, takenFrom string) (Result, error) {
-	j := &job{Cluster: before.Cluster, command: cmd.name, locked: true}
+// runAgain looks again under the lock, because what was found before may have changed: the ledger, or primary's size.
+func runAgain[Found any](ctx context.Context, c *Cluster, l *lock, cmd command[Found]) (Result, error) {
+	j := &job{Cluster: c, command: cmd.name, locked: true}
 	if err := j.readLedger(ctx); err != nil {
 		return Result{}, err
 	}
-	if waited || j.state.ResourceVersion != before.state.ResourceVersion { // somebody has worked on the app meanwhile
-		again, result, err := cmd.look(ctx, j)
-		if err != nil {
-			return Result{}, err
-		}
-		if result != nil {
-			return *result, nil
-		}
-		found = again
+	found, result, err := cmd.look(ctx, j)
+	switch {
+	case err != nil:
+		return Result{}, err
+	case result != nil:
+		return *result, nil
 	}
+	came, err := runLocked(ctx, j, l, cmd, found)
+	if errors.Is(err, errMoved) {
+		err = ErrLockLost
+	}
+	return came, err
+}
+
+// errMoved says that somebody has written the ledger since it was looked at. Nothing was changed.
+var errMoved = errors.New("the ledger has changed")
+
+// runLocked draws the epoch and does the work. The ledger is committed as it was read by the look, so what was found
+// holds, or nothing is changed.
+func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Found], found Found) (Result, error) {
 	unclean, err := j.drawEpoch(ctx)
 	if err != nil {
 		return Result{}, err
@@ -125,14 +157,22 @@ func runLocked[Found any](ctx context.Context, before *job, waited bool, cmd com
 			return Result{}, err
 		}
 	}
-	if r := j.ledger.Release; r != nil && takenFrom != "" {
-		r.Takeovers = append(r.Takeovers, release.Takeover{From: takenFrom, By: j.By, At: now()})
+	if r := j.ledger.Release; r != nil && l.from != "" {
+		r.Takeovers = append(r.Takeovers, release.Takeover{From: l.from, By: j.By, At: now()})
 	}
-	if err := j.commit(ctx); err != nil {
-		return Result{}, err
+	if cmd.act == nil { // the note is all: this job writes nothing more
+		j.ledger.Open = unclean
+	}
+	if err := j.commit(ctx); errors.Is(err, ErrLockLost) {
+		return Result{}, errMoved
+	} else if err != nil {
+		return Result{}, j.stopped(ctx, err)
 	}
 	if cmd.started != nil {
 		cmd.started()
+	}
+	if cmd.act == nil {
+		return cmd.noted(j), nil
 	}
 	if unclean {
 		err = j.stamp(ctx)
@@ -163,8 +203,12 @@ func (j *job) conclude(ctx context.Context, err error) error {
 	if notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
 		_ = j.close(ctx) // after any other error a write may still be on its way
 	}
+	return j.stopped(ctx, err)
+}
+
+// stopped says what to do next of a job that was stopped from outside.
+func (j *job) stopped(ctx context.Context, err error) error {
 	if ctx.Err() != nil && !errors.Is(err, ErrLockLost) {
-		// The elector cancels the work when it can no longer renew.
 		return fmt.Errorf("%w (interrupted: %s)", err, j.next())
 	}
 	return err

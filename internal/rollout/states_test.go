@@ -520,7 +520,7 @@ func TestDamagedLedger(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	for _, c := range []struct{ stage, command, path string }{
 		{"rest", "canary", "configmaps"}, {"rest", "canary", "deployments"}, {"rest", "canary", "virtualservices"},
-		{"healthy", "promote", "deployments"}, {"healthy", "promote", "virtualservices"}, {"healthy", "promote", "leases"},
+		{"healthy", "promote", "deployments"}, {"healthy", "promote", "virtualservices"},
 		{"canary", "shift", "virtualservices"}, {"canary", "guard", "leases"},
 		{"manual", "migrate", "deployments"}, {"manual", "migrate", "replicasets"}, {"manual", "migrate", "virtualservices"}, {"manual", "migrate", "pods"},
 		{"manual, another name", "migrate", "horizontalpodautoscalers"},

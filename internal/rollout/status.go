@@ -35,10 +35,24 @@ type TrackStatus struct {
 	Ready    int32  `json:"ready"`
 }
 
-// Status reads where the app's release is. It writes nothing and needs no lock.
+// Status reads where the app's release is, and who works on it. It writes nothing and needs no lock.
 func (c *Cluster) Status(ctx context.Context) (*Status, error) {
+	status, err := c.Live(ctx)
+	if err != nil {
+		return nil, err
+	}
+	holder, alive, err := c.liveLock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	status.Lock, status.Expired = holder, holder != "" && !alive
+	return status, nil
+}
+
+// Live reads where the app's release is, as Status does, but for the lock.
+func (c *Cluster) Live(ctx context.Context) (*Status, error) {
 	j := &job{Cluster: c}
-	if err := j.readLedger(ctx); err != nil {
+	if err := j.firstLedger(ctx); err != nil {
 		return nil, err
 	}
 	return j.status(ctx)
@@ -68,11 +82,6 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
-	holder, alive, err := j.liveLock(ctx)
-	if err != nil {
-		return nil, err
-	}
-	status.Lock, status.Expired = holder, holder != "" && !alive
 	status.Drift = status.drift()
 	return status, nil
 }

@@ -76,8 +76,8 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 			s.Last = &last
 		}
 		if i, ok := locks[appKey{state.Namespace, state.Name}]; ok {
-			holder, alive := holderOf(&leases.Items[i])
-			s.Lock, s.Expired = holder, holder != "" && !alive
+			s.Lock = holderOf(&leases.Items[i])
+			s.Expired = s.Lock != "" && (&Cluster{}).expired(&leases.Items[i])
 		}
 		all = append(all, s)
 	}

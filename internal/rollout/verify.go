@@ -21,7 +21,7 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 	judging := *c
 	judging.Takeover = c.Takeover || rollBack
 	noted := false
-	result, err := run(ctx, &judging, command[struct{}]{
+	judged := command[struct{}]{
 		name: "verify",
 		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
 			if err := j.ledger.Expect(j.ReleaseID); err != nil {
@@ -42,13 +42,12 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 			return nil
 		},
 		started: func() { noted = true },
-		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
-			if !rollBack {
-				return j.result("%s: %s", v.Outcome, v.Reason), nil
-			}
-			return j.rollback(ctx, v.Reason)
-		},
-	})
+		noted:   func(j *job) Result { return j.result("%s: %s", v.Outcome, v.Reason) },
+	}
+	if rollBack {
+		judged.act = func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.rollback(ctx, v.Reason) }
+	}
+	result, err := run(ctx, &judging, judged)
 	if err != nil && noted && rollBack {
 		err = &RollbackError{err}
 	}

@@ -157,6 +157,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, seen func
 		if w, ok := j.written[o.name]; ok && (d.UID != w.uid || d.Generation < w.generation) {
 			return false, nil // a cache that has not heard of our write yet
 		}
+		j.remember(o, d)
 		seen(markOf(d))
 		done, changed, err := p.look(d)
 		if changed {

@@ -278,7 +278,7 @@ func TestDeadNodeCrashes(t *testing.T) {
 				if passes := f == never || f == silent || f == outdated; err != nil && (passes || !more) {
 					t.Errorf("write %d (%s) %s: %v", n, first.hit, f, err)
 				}
-				time.Sleep(20 * time.Second)
+				time.Sleep(90 * time.Second)
 				if _, err := w.job("next").Rollback(w.Context(), "bad"); err != nil {
 					t.Errorf("write %d (%s) %s: %v", n, first.hit, f, err)
 				}

@@ -215,7 +215,8 @@ func (w *world) job(name string) *job {
 	ctx, cancel := context.WithCancel(w.Context())
 	j.network = &network{world: w, by: j.name, ctx: ctx, kill: cancel}
 	j.Cluster = &rollout.Cluster{Namespace: namespace, Manifests: w.set, By: j.name}
-	j.Kube, j.Istio = w.clients(j.name, j.network)
+	j.API = &rollout.Contact{}
+	j.Kube, j.Istio = w.clients(j.name, j.API.Wrap(j.network))
 	var mu sync.Mutex
 	j.Log = func(e rollout.Event) {
 		mu.Lock()
@@ -255,6 +256,7 @@ type network struct {
 	killOn  string                    // the effect after which the job is killed
 	before  func(*http.Request) error // says what becomes of a request, when it is set
 	killed  bool
+	took    time.Duration
 	refuses string // method and path that are refused from now on
 	every   []string
 }
@@ -523,7 +525,7 @@ func (w *world) bring(stage string) {
 	default:
 		w.Fatalf("no stage %q", stage)
 	}
-	time.Sleep(time.Minute) // whoever was killed is dead, and all that is made is ready
+	time.Sleep(150 * time.Second) // whoever was killed is dead, by any clock, and all that is made is ready
 }
 
 // patchRoute changes the VirtualService as a person would.

@@ -1,0 +1,66 @@
+package rollout_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// mostRequests is what a good release may ask of the API server, watches apart: reads, writes and the lock's.
+const mostRequests = 45
+
+// judgeLive looks at what is live, and puts a healthy verdict on it.
+func judgeLive(ctx context.Context, j *job) (rollout.Result, error) {
+	status, err := j.Live(ctx)
+	if err != nil {
+		return rollout.Result{}, err
+	}
+	return judgeAs(ctx, j.Cluster, status, release.Healthy, false)
+}
+
+// TestRequestsOfAGoodRelease counts what a good release asks of the API server, as the commands do it: each in a
+// process of its own, with a look before the verdict and one after it.
+func TestRequestsOfAGoodRelease(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		total, asked := 0, ""
+		run := func(name string, command func(ctx context.Context, j *job) error) {
+			j := w.job(name)
+			var seen []string
+			j.before = func(r *http.Request) error {
+				if r.URL.Query().Get("watch") == "" {
+					parts := strings.Split(r.URL.Path, "/")
+					seen = append(seen, r.Method+" "+strings.Join(parts[len(parts)-2:], "/"))
+				}
+				return nil
+			}
+			if err := j.Preflight(w.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := command(w.Context(), j); err != nil {
+				t.Fatal(err)
+			}
+			total += len(seen)
+			asked += name + ":\n  " + strings.Join(seen, "\n  ") + "\n"
+			t.Logf("%s: %d requests", name, len(seen))
+		}
+		run("canary", func(ctx context.Context, j *job) error { _, err := j.Canary(ctx, wanted("2")); return err })
+		run("verify", func(ctx context.Context, j *job) error {
+			if _, err := j.Live(ctx); err != nil {
+				return err
+			}
+			time.Sleep(time.Minute)
+			_, err := judgeLive(ctx, j)
+			return err
+		})
+		run("promote", func(ctx context.Context, j *job) error { _, err := j.Promote(ctx); return err })
+		run("cleanup", func(ctx context.Context, j *job) error { _, err := j.Cleanup(ctx); return err })
+		if total > mostRequests {
+			t.Errorf("%d requests, %d are allowed:\n%s", total, mostRequests, asked)
+		}
+	})
+}
