@@ -29,6 +29,8 @@ type Record struct {
 	Method int     `json:"method,omitempty"`
 	Test   Test    `json:"test"`
 	Blocks []Block `json:"blocks"`
+	// Checkpoint is the state after those first blocks that are merged ones; nil if none is.
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
 	// Since and Until are the span of time that the blocks cover, by Prometheus's clock.
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
@@ -40,10 +42,7 @@ type Record struct {
 // read other metrics count a few more or fewer. This is the count of the objective that the reason names first: the
 // first unhealthy one, or else the first one, or else the busiest if the first has no events.
 func (r Record) Requests() float64 {
-	state, last := r.Test.Begin(), Judgment{}
-	for _, b := range r.Blocks {
-		last = state.Add(b)
-	}
+	last := r.state().judge()
 	busiest := 0.0
 	for _, e := range last.Evidence {
 		if e.Unhealthy {
@@ -61,7 +60,7 @@ func (r Record) Requests() float64 {
 func ParseRecord(text string) (*Record, error) {
 	var r Record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		return nil, fmt.Errorf("the record of the verdict is not readable: %w", err)
+		return nil, unreadable(err)
 	}
 	return &r, r.Check()
 }
@@ -70,7 +69,12 @@ func ParseRecord(text string) (*Record, error) {
 func (r *Record) Check() error {
 	for i, b := range r.Blocks {
 		if len(b.Pairs) != len(r.Test.Objectives) {
-			return fmt.Errorf("the record of the verdict is not readable: block %d has %d pairs for %d objectives", i, len(b.Pairs), len(r.Test.Objectives))
+			return unreadable(fmt.Errorf("block %d has %d pairs for %d objectives", i, len(b.Pairs), len(r.Test.Objectives)))
+		}
+	}
+	if r.Checkpoint != nil {
+		if err := r.Checkpoint.check(r.Test, len(r.Blocks)); err != nil {
+			return unreadable(err)
 		}
 	}
 	return nil
@@ -104,8 +108,7 @@ func (r *Record) Replay(other *Test) (Judgment, int, error) {
 // judgment is what follows from all of the record. Evidence that was enough for a healthy verdict goes on growing
 // in a record that is gone on from, or while something else holds the verdict.
 func (r *Record) judgment() Judgment {
-	s := r.state()
-	j := s.judge()
+	j := r.state().judge()
 	if seen := r.Witnessed; seen != nil {
 		j = seen.judgment(j)
 	}
