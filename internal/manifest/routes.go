@@ -61,6 +61,22 @@ func (s *Set) Routes(vs *networking.VirtualService) []Route {
 	return routes
 }
 
+// RoutePorts are the ports of the app's Service that http routes lead to, by the route's index.
+func (s *Set) RoutePorts(vs *networking.VirtualService) map[int]uint32 {
+	ports := map[int]uint32{}
+	if vs == nil {
+		return ports
+	}
+	for i, http := range vs.Spec.Http {
+		for _, d := range http.Route {
+			if number := d.GetDestination().GetPort().GetNumber(); number > 0 && s.IsHost(d.Destination.Host, vs.Namespace) {
+				ports[i] = number
+			}
+		}
+	}
+	return ports
+}
+
 // Named says whether any http route leads to a track's subset of the app's Service.
 func (s *Set) Named(vs *networking.VirtualService, track release.Track) bool {
 	return slices.ContainsFunc(vs.Spec.Http, func(http *networkingapi.HTTPRoute) bool {

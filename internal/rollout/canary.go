@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -17,6 +18,7 @@ type canaryFound struct {
 	resumed bool               // the release is in the ledger already
 	primary *appsv1.Deployment // as it is live; nil when the app has none
 	routed  bool               // the VirtualService has the release's route
+	served  bool               // the Service is there
 }
 
 // Canary starts a release, or resumes it: the canary's Deployment, its readiness, then its share of the
@@ -65,7 +67,21 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if nothing, err = j.lookBefore(found.want); nothing != nil || err != nil {
 		return found, nothing, err
 	}
-	if found.routed, err = j.routable(ctx, want.Sticky != nil); err != nil {
+	route, err := j.routable(ctx, want.Sticky != nil)
+	if err != nil {
+		return found, nil, err
+	}
+	service, err := j.liveService(ctx)
+	if err != nil {
+		return found, nil, err
+	}
+	found.routed, found.served = route != nil, service != nil
+	if found.primary == nil {
+		err = j.checkFirstService(service)
+	} else {
+		err = j.checkService(service, found.primary, route)
+	}
+	if err != nil {
 		return found, nil, err
 	}
 	return found, nil, j.admit(ctx, &found.want)
@@ -134,20 +150,20 @@ func (j *job) lookBefore(want release.Release) (*Result, error) {
 	return nil, nil
 }
 
-// routable says whether the VirtualService exists, and refuses one without the release's route.
-func (j *job) routable(ctx context.Context, sticky bool) (routed bool, err error) {
+// routable gives the VirtualService, nil when there is none, and refuses one without the release's route.
+func (j *job) routable(ctx context.Context, sticky bool) (*networking.VirtualService, error) {
 	live, err := j.liveRoute(ctx)
 	switch {
 	case err != nil:
-		return false, fmt.Errorf("%w; nothing was changed", err)
+		return nil, fmt.Errorf("%w; nothing was changed", err)
 	case live == nil:
-		return false, nil
+		return nil, nil
 	case len(j.Manifests.Routes(live)) == 0:
-		return false, routeMissing(j.virtualService())
+		return nil, routeMissing(j.virtualService())
 	case sticky:
-		return true, j.stickyRefusal(live)
+		return live, j.stickyRefusal(live)
 	}
-	return true, nil
+	return live, nil
 }
 
 // admit asks whether a release's image may be deployed.
@@ -171,7 +187,10 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	if r.Previous == "" {
 		return j.canaryFirst(ctx)
 	}
-	steps := []step{j.applyService, j.ensureSubsets}
+	steps := []step{j.ensureSubsets}
+	if !found.served {
+		steps = append(steps, j.ensureService)
+	}
 	if !found.routed {
 		steps = append(steps, j.ensureGateways, j.ensureRoute)
 	}

@@ -45,6 +45,7 @@ var crashes = []struct{ stage, command, end string }{
 	{"canary", "shift", "2"},
 	{"canary", "verify healthy", "2"},
 	{"healthy", "promote", "2"},
+	{"healthy", "promote a Service", "2"},
 	{"promoted", "cleanup", "2"},
 	{"promoted", "guard", "2"},
 	{"started", "rollback", "1"},
@@ -52,6 +53,7 @@ var crashes = []struct{ stage, command, end string }{
 	{"sticky", "rollback", "1"},
 	{"promoting", "rollback", "1"},
 	{"promoted", "rollback", "1"},
+	{"promoted with a Service", "rollback", "1"},
 	{"canary", "guard", "1"},
 }
 
@@ -202,6 +204,9 @@ func (w *world) settled(where, end string, rolledBack bool) {
 	if unrest != "" {
 		w.Errorf("%s, rollback: %s", where, unrest)
 	}
+	if live, was := w.service().Spec.Ports, w.set.Service.Spec.Ports; want == "1" && len(live) != len(was) {
+		w.Errorf("%s, rollback: the Service has ports %v", where, live)
+	}
 }
 
 func sticky(digit string) release.Release {
@@ -211,5 +216,9 @@ func sticky(digit string) release.Release {
 }
 
 func init() {
+	commands["promote a Service"] = func(ctx context.Context, j *job) (rollout.Result, error) {
+		j.Manifests = j.world.moved()
+		return j.Promote(ctx)
+	}
 	commands["sticky"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, sticky("2")) }
 }

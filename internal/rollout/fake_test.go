@@ -53,7 +53,8 @@ import (
 //
 // Where it differs:
 //   - validation is limited to immutable selectors, the 1 MiB of a ConfigMap and Istio's weights (-1 and 101 are
-//     rejected, as istiod's webhook does); nothing but a Deployment's replicas is defaulted;
+//     rejected, as istiod's webhook does); nothing but a Deployment's replicas, and protocol and targetPort of a
+//     Service's ports, is defaulted;
 //   - no strict field validation, no quotas, no authorization (a test can refuse requests);
 //   - its watch history has no end: there is no 410 Gone;
 //   - strategic merge patches are not supported;
@@ -572,6 +573,19 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		}
 		if total > 1<<20 {
 			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.TooLong(field.NewPath(""), "", 1<<20)})
+		}
+	case "Service":
+		ports, _, _ := unstructured.NestedSlice(object.Object, "spec", "ports")
+		for _, port := range ports {
+			p := port.(map[string]any)
+			for key, value := range map[string]any{"protocol": "TCP", "targetPort": p["port"]} {
+				if p[key] == nil {
+					p[key] = value
+				}
+			}
+		}
+		if len(ports) > 0 {
+			return unstructured.SetNestedSlice(object.Object, ports, "spec", "ports")
 		}
 	case "VirtualService":
 		routes, _, _ := unstructured.NestedSlice(object.Object, "spec", "http")

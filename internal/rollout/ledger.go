@@ -16,6 +16,7 @@ import (
 const (
 	ledgerKey   = "ledger.json"
 	previousKey = "previous-template.json"
+	serviceKey  = "previous-service.json"
 )
 
 // ledgerLabel selects the ledgers of all apps.
@@ -45,7 +46,7 @@ func (j *job) parseLedger(state *corev1.ConfigMap) error {
 	if err != nil {
 		return err
 	}
-	j.state, j.ledger, j.previous = state, ledger, state.Data[previousKey]
+	j.state, j.ledger, j.previous, j.previousService = state, ledger, state.Data[previousKey], state.Data[serviceKey]
 	return nil
 }
 
@@ -122,6 +123,9 @@ func (j *job) commit(ctx context.Context) error {
 		next.Data[ledgerKey], next.Data[previousKey] = text, j.previous
 		if j.previous == "" || j.ledger.Release == nil {
 			delete(next.Data, previousKey)
+		}
+		if next.Data[serviceKey] = j.previousService; j.previousService == "" || j.ledger.Release == nil {
+			delete(next.Data, serviceKey)
 		}
 		written, err := j.writeLedger(ctx, next)
 		if err == nil {

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -96,8 +97,9 @@ func (o *observer) see(e event) {
 		o.written(e)
 		o.kept(e)
 		if service := decode[corev1.Service](e.after); e.before != nil && o.ledger != nil && o.ledger.Release != nil && o.ledger.Release.Previous != "" {
-			if was := decode[corev1.Service](e.before); !maps.Equal(was.Spec.Selector, service.Spec.Selector) {
-				o.found(e, "the Service's selector changes under a release in flight, from %v to %v", was.Spec.Selector, service.Spec.Selector)
+			was, between := decode[corev1.Service](e.before), slices.Contains([]release.Stage{release.StagePromoting, release.StagePromoted, release.StageRollingBack}, o.ledger.Release.Stage)
+			if !maps.Equal(was.Spec.Selector, service.Spec.Selector) || !between && !apiequality.Semantic.DeepEqual(was.Spec, service.Spec) {
+				o.found(e, "the Service changes under a release in flight, from %v to %v", was.Spec, service.Spec)
 			}
 		}
 	case "deployments":

@@ -16,17 +16,20 @@ import (
 // Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
 // of the traffic to primary. The canary keeps its share until then.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
-	return run(ctx, c, command[struct{}]{
+	return run(ctx, c, command[string]{
 		name: "promote",
-		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
-			nothing, err := j.lookPromote(ctx)
+		look: func(ctx context.Context, j *job) (service string, nothing *Result, err error) {
+			nothing, err = j.lookPromote(ctx)
+			if nothing == nil && err == nil {
+				service, err = j.lookPromotedService(ctx)
+			}
 			if nothing == nil && err == nil {
 				err = j.admit(ctx, j.ledger.Release)
 			}
-			return struct{}{}, nothing, err
+			return service, nothing, err
 		},
-		start: func(j *job, _ struct{}) error { return j.startPromote() },
-		act:   func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.promote(ctx) },
+		start: func(j *job, service string) error { return j.startPromote(service) },
+		act:   func(ctx context.Context, j *job, _ string) (Result, error) { return j.promote(ctx) },
 	})
 }
 
@@ -81,8 +84,8 @@ func (j *job) lookPromoted() (*Result, error) {
 }
 
 // startPromote notes that promotion begins, and keeps primary's pod template as the look has just read it: rollback
-// puts it back as it was, not only its image.
-func (j *job) startPromote() error {
+// puts it back as it was, not only its image. So it does with service, which is what promotion changes of the Service.
+func (j *job) startPromote(service string) error {
 	if j.ledger.Release.Stage == release.StagePromoting {
 		return nil
 	}
@@ -94,7 +97,7 @@ func (j *job) startPromote() error {
 	if err != nil {
 		return err
 	}
-	j.previous = text
+	j.previous, j.previousService = text, service
 	return j.ledger.Reach(release.StagePromoting, j.By, now())
 }
 
@@ -104,6 +107,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 		j.ensureSubsets,
 		j.replacePrimary,
 		j.route(0),
+		j.promoteService,
 	)
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())

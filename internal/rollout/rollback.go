@@ -73,7 +73,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()))...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))

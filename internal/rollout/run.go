@@ -47,7 +47,9 @@ type job struct {
 	previous string            // primary's pod template before promotion, as JSON
 	state    *corev1.ConfigMap // what ledger and previous were read from, or last committed to
 
-	known   map[string]known   // objects as this job has read or written them last, by their names
+	known           map[string]known // objects as this job has read or written them last, by their names
+	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
+
 	written map[string]version // of the Deployments that this job wrote, by name
 }
 

@@ -508,7 +508,10 @@ func (w *world) bring(stage string) {
 		run(judge(ctx, before.Cluster, release.Healthy))
 		before.killOn = "update primary image 2"
 		run(before.Promote(ctx))
-	case "promoted", "ended":
+	case "promoted", "promoted with a Service", "ended":
+		if stage == "promoted with a Service" {
+			before.Manifests = w.moved()
+		}
 		canary()
 		run(judge(ctx, before.Cluster, release.Healthy))
 		run(before.Promote(ctx))
