@@ -78,12 +78,18 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 func lookText(e verdict.Evaluation) string {
 	words := []string{fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())}
 	for _, v := range e.Judgment.Evidence {
+		if v.Relative && v.Total.Canary.Bad == 0 { // nothing to see
+			continue
+		}
 		counts := v.Objective + ": canary " + shareText(v.Total.Canary)
 		if !v.Alone {
 			counts += ", primary " + shareText(v.Total.Primary)
 		}
 		bad, good := v.Progress()
 		words = append(words, fmt.Sprintf("%s, shown bad %.0f%%, good %.0f%%;", counts, 100*bad, 100*good))
+	}
+	if e.WarmUp {
+		words = append(words, "warm-up: latency is not weighed;")
 	}
 	switch {
 	case e.Judgment.Decided:

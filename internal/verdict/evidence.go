@@ -116,6 +116,9 @@ func (e Evidence) unhealthyReason() string {
 func healthyReason(all []Evidence) string {
 	var texts []string
 	for _, e := range all {
+		if e.Relative && e.Total.Canary.Bad == 0 {
+			continue
+		}
 		text := fmt.Sprintf("%s: %s of the canary's %.0f events are good", e.Objective, percent(1-e.Total.Canary.Share()), e.Total.Canary.Events)
 		if e.Alone {
 			text += " (primary had none to compare with)"

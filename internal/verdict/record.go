@@ -225,6 +225,7 @@ type (
 	evaluationJSON struct {
 		At       time.Time `json:"at"`
 		Elapsed  duration  `json:"elapsed"`
+		WarmUp   bool      `json:"warmUp,omitempty"`
 		Judgment *Judgment `json:"judgment,omitempty"`
 		// Judgement is the name of the field in older records. It is only read.
 		Judgement *Judgment `json:"judgement,omitempty"`
@@ -274,7 +275,7 @@ func (j *Judgment) UnmarshalJSON(text []byte) error {
 
 // MarshalJSON writes durations as strings.
 func (e Evaluation) MarshalJSON() ([]byte, error) {
-	return json.Marshal(evaluationJSON{At: e.At, Elapsed: duration(e.Elapsed), Judgment: &e.Judgment})
+	return json.Marshal(evaluationJSON{At: e.At, Elapsed: duration(e.Elapsed), WarmUp: e.WarmUp, Judgment: &e.Judgment})
 }
 
 // UnmarshalJSON is the inverse of MarshalJSON. It also reads older records.
@@ -283,7 +284,7 @@ func (e *Evaluation) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &v); err != nil {
 		return err
 	}
-	*e = Evaluation{At: v.At, Elapsed: time.Duration(v.Elapsed)}
+	*e = Evaluation{At: v.At, Elapsed: time.Duration(v.Elapsed), WarmUp: v.WarmUp}
 	if v.Judgment == nil {
 		v.Judgment = v.Judgement
 	}

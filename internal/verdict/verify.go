@@ -33,6 +33,7 @@ type Options struct {
 type Evaluation struct {
 	At       time.Time
 	Elapsed  time.Duration
+	WarmUp   bool // latency was counted, but not weighed
 	Judgment Judgment
 }
 
@@ -219,7 +220,7 @@ func (w *watching) look(ctx context.Context, at time.Time, last bool) (Judgment,
 	}
 	w.result.Record.Until = at
 	w.result.Record.fold()
-	evaluation := Evaluation{At: at, Elapsed: block.Elapsed, Judgment: j}
+	evaluation := Evaluation{At: at, Elapsed: block.Elapsed, WarmUp: block.WarmUp, Judgment: j}
 	if n := len(w.result.Evaluations); n >= 2*keptEvaluations {
 		w.result.Evaluations = slices.Clone(w.result.Evaluations[n-keptEvaluations:])
 	}
