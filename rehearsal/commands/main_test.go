@@ -122,6 +122,11 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 	for name, env := range map[string][]string{
 		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=100"}, "crash": {"CRASH=1"},
 		"fails 5": {"VERSION=fails 5", "FAIL=5"}, "fails 20": {"VERSION=fails 20", "FAIL=20"}, "slow": {"VERSION=slow", "SLOW=700ms"}, "dies": {"VERSION=dies", "DIES_AFTER=4s"},
+		"flaps":       {"VERSION=flaps", "FLAP=4s"},
+		"eats":        {"VERSION=eats", "EATS=40"},
+		"hangs":       {"VERSION=hangs", "HANGS=100"},
+		"not found":   {"VERSION=not found", "NOT_FOUND=100"},
+		"fades":       {"VERSION=fades", "UNREADY_AFTER=12s"},
 		"two and one": {"VERSION=two", "ASSETS_OF=one"},
 		"drains a":    {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {

@@ -17,22 +17,31 @@ type Generator struct {
 	done     chan struct{}
 
 	mu      sync.Mutex
-	answers []answer
+	answers []Answer
 }
 
-type answer struct {
-	at      time.Time // when the request was sent
-	code    uint16    // 0: no answer
-	version string    // of the app that answered; "" when none did
-	track   string
-	latency time.Duration
-	problem string
+// Answer is what came of one request.
+type Answer struct {
+	Sent    time.Time
+	Code    uint16 // 0: no answer
+	Version string // of the app that answered; "" when none did
+	Track   string
+	Latency time.Duration
+	Problem string
 }
 
-// Start begins to send rate requests a second to a URL under a host name.
+// Lost tells whether no version of the app answered: nobody did, or the gateway itself.
+func (a Answer) Lost() bool { return a.Code == 0 || a.Version == "" }
+
+// Start begins to send rate requests a second to a URL under a host name. Callers wait for 10 s.
 func Start(url, host string, rate int) *Generator {
+	return StartImpatient(url, host, rate, 10*time.Second)
+}
+
+// StartImpatient is Start with callers that leave when they have waited for so long.
+func StartImpatient(url, host string, rate int, patience time.Duration) *Generator {
 	g := &Generator{
-		attacker: vegeta.NewAttacker(vegeta.Timeout(10*time.Second), vegeta.Connections(256), vegeta.KeepAlive(true)),
+		attacker: vegeta.NewAttacker(vegeta.Timeout(patience), vegeta.Connections(256), vegeta.KeepAlive(true)),
 		done:     make(chan struct{}),
 	}
 	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url, Header: http.Header{"Host": {host}}})
@@ -47,8 +56,8 @@ func Start(url, host string, rate int) *Generator {
 }
 
 func (g *Generator) add(r *vegeta.Result) {
-	a := answer{at: r.Timestamp, code: r.Code, latency: r.Latency, problem: r.Error}
-	a.version, a.track = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track")
+	a := Answer{Sent: r.Timestamp, Code: r.Code, Latency: r.Latency, Problem: r.Error}
+	a.Version, a.Track = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.answers = append(g.answers, a)
@@ -86,26 +95,33 @@ func (t Tally) Share(track string) float64 {
 // Between counts the requests that were sent from one time on and before another.
 func (g *Generator) Between(from, to time.Time) Tally {
 	t := Tally{Tracks: map[string]int{}, Versions: map[string]int{}, Problems: map[string]int{}}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, a := range g.answers {
-		if a.at.Before(from) || !a.at.Before(to) {
-			continue
-		}
+	for _, a := range g.Answers(from, to) {
 		t.Requests++
-		t.Slowest = max(t.Slowest, a.latency)
-		if a.code == 0 || a.version == "" {
+		t.Slowest = max(t.Slowest, a.Latency)
+		if a.Lost() {
 			t.Lost++
-			t.Problems[a.problem]++
+			t.Problems[a.Problem]++
 			continue
 		}
-		t.Tracks[a.track]++
-		t.Versions[a.version]++
-		if a.code >= 500 {
+		t.Tracks[a.Track]++
+		t.Versions[a.Version]++
+		if a.Code >= 500 {
 			t.Failed++
 		}
 	}
 	return t
+}
+
+// Answers are those to the requests that were sent from one time on and before another.
+func (g *Generator) Answers(from, to time.Time) (answers []Answer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, a := range g.answers {
+		if !a.Sent.Before(from) && a.Sent.Before(to) {
+			answers = append(answers, a)
+		}
+	}
+	return answers
 }
 
 // Seen is when the first or the last request that a version answered was sent; zero when there is
@@ -115,8 +131,8 @@ func (g *Generator) Seen(version string, last bool) time.Time {
 	defer g.mu.Unlock()
 	var seen time.Time
 	for _, a := range g.answers {
-		if a.version == version && (seen.IsZero() || a.at.After(seen) == last) {
-			seen = a.at
+		if a.Version == version && (seen.IsZero() || a.Sent.After(seen) == last) {
+			seen = a.Sent
 		}
 	}
 	return seen
