@@ -13,8 +13,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/our-org/crossbill/rehearsal/kubelet"
 )
 
 // createPod creates a pod of the test's app, changed by edit, and removes it when the test ends.
@@ -158,6 +162,13 @@ func TestPodsShowWhyTheyAreNotReady(t *testing.T) {
 		}, func(p *corev1.Pod, s corev1.ContainerStatus) bool {
 			return s.RestartCount >= 1 && !*s.Started
 		}, "Killing: Container app failed startup probe, will be restarted"},
+		{"oom", func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "EATS", Value: "40"}}
+			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
+		}, func(p *corev1.Pod, s corev1.ContainerStatus) bool {
+			last := s.LastTerminationState.Terminated
+			return s.RestartCount == 1 && last != nil && last.Reason == "OOMKilled" && last.ExitCode == 137
+		}, "Started: Started container app"},
 		{"one-shot", func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "CRASH", Value: "1"}}
@@ -166,6 +177,7 @@ func TestPodsShowWhyTheyAreNotReady(t *testing.T) {
 		}, "Started: Started container app"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			createPod(t, tt.name, tt.edit)
 			eventually(t, 20*time.Second, func() error {
 				p := pod(t, tt.name)
@@ -256,4 +268,41 @@ func dial(address string) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// A node that is gone: its pod stays as it was for whoever asks the API server, answers nobody, and is never gone.
+func TestPodOfALostNode(t *testing.T) {
+	createPod(t, "lost", func(p *corev1.Pod) { p.Spec.Containers[0].ReadinessProbe = probe("/ready", nil) })
+	ready := func() error {
+		if p := pod(t, "lost"); len(p.Status.ContainerStatuses) == 0 || !p.Status.ContainerStatuses[0].Ready {
+			return fmt.Errorf("not ready: %+v", p.Status)
+		}
+		return nil
+	}
+	eventually(t, 15*time.Second, ready)
+	client := clientset(t).CoreV1().Pods(running.Namespace)
+	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"true"}}}`, kubelet.GoneAnnotation)
+	if _, err := client.Patch(t.Context(), "lost", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	impatient := http.Client{Timeout: 200 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	eventually(t, 5*time.Second, func() error {
+		response, err := impatient.Get("http://" + pod(t, "lost").Status.PodIP + ":3000/health")
+		if err != nil {
+			return nil
+		}
+		response.Body.Close()
+		return fmt.Errorf("it answers %s", response.Status)
+	})
+	if err := client.Delete(t.Context(), "lost", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(4 * time.Second) // twice its grace period
+	if err := ready(); err != nil {
+		t.Error(err)
+	}
+	now := int64(0)
+	if err := client.Delete(t.Context(), "lost", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
 }

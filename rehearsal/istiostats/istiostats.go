@@ -29,6 +29,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,8 +42,8 @@ const Format = "%PROTOCOL%\t%DURATION%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t%RESP
 // bounds are the upper bounds of Envoy's buckets, in milliseconds.
 var bounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6}
 
-// flush is how often Envoy brings its histograms up to date, by default, and Istio's bootstrap does not.
-// Counters are always up to date: right after a request, the two disagree.
+// flush is how often Envoy brings its histograms up to date; Istio's bootstrap leaves it at that. Counters always are:
+// right after a request, the two disagree.
 const flush = 5 * time.Second
 
 // Stats counts the requests of one gateway.
@@ -148,14 +149,7 @@ func (s *Stats) entry(key string) (*entry, error) {
 // never got there.
 func seenByPod(code, flags, details string) (string, string, bool) {
 	set := strings.Split(flags, ",")
-	has := func(flag string) bool {
-		for _, f := range set {
-			if f == flag {
-				return true
-			}
-		}
-		return false
-	}
+	has := func(flag string) bool { return slices.Contains(set, flag) }
 	switch {
 	case details == "via_upstream":
 		return code, "-", true

@@ -52,7 +52,7 @@ func TestLabels(t *testing.T) {
 			if want == "" && got != "" {
 				t.Errorf("%s: %s reports %s", name, reporter, got)
 			}
-			for _, part := range strings.Fields(want) {
+			for part := range strings.FieldsSeq(want) {
 				if !strings.Contains(got, part) {
 					t.Errorf("%s: %s reports %s\nwithout %s", name, reporter, got, part)
 				}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,8 +17,11 @@ import (
 )
 
 const (
-	firstBackOff = time.Second
-	lastBackOff  = 30 * time.Second
+	// How long a container that has ended waits for its next start. The same for images that cannot be pulled.
+	firstBackOff = 10 * time.Second
+	lastBackOff  = 5 * time.Minute
+	// How often a kubelet looks for containers that have ended.
+	relist = time.Second
 	// A process that lived this long before it ended starts the back-off anew.
 	longLife = 10 * time.Minute
 )
@@ -29,6 +33,7 @@ type container struct {
 
 	status corev1.ContainerStatus // guarded by pod.mu
 	over   bool                   // ended and not to be started again; guarded by pod.mu
+	pid    int                    // of the process that runs, or that ran last; guarded by pod.mu
 }
 
 func newContainer(p *pod, spec *corev1.Container) *container {
@@ -54,6 +59,9 @@ func (c *container) wait(reason, message string) {
 }
 
 func (c *container) event(kind, reason, format string, args ...any) {
+	if c.pod.lost() {
+		return
+	}
 	c.pod.k.events.Eventf(c.pod.current(), kind, reason, format, args...)
 }
 
@@ -84,10 +92,9 @@ func (c *container) run() {
 		if err != nil {
 			c.event(corev1.EventTypeWarning, "Failed", "Error: %v", err)
 			c.wait(reasonOf(err), err.Error())
-			if !c.sleep(max(backOff, firstBackOff)) {
+			if !c.sleep(firstBackOff) {
 				return
 			}
-			backOff = next(backOff)
 			continue
 		}
 		code := process.run()
@@ -172,6 +179,7 @@ type process struct {
 	began   metav1.Time
 	exited  chan struct{}
 	unwell  chan string // why a probe wants the process restarted
+	oom     atomic.Bool // killed because of its memory
 }
 
 // process starts the container's process.
@@ -214,6 +222,7 @@ func (c *container) process(image *image) (*process, error) {
 	c.change(func(s *corev1.ContainerStatus) {
 		started := c.spec.StartupProbe == nil
 		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: p.began}}
+		c.pid = p.command.Process.Pid
 		s.ContainerID = p.id()
 		s.Started = &started
 		s.Ready = started && c.spec.ReadinessProbe == nil
@@ -250,8 +259,10 @@ func (p *process) run() int {
 	life, stopLife := context.WithCancel(readiness)
 	defer stopLife()
 	go p.probe(readiness, life)
+	go p.watchMemory(readiness)
 	select {
 	case <-p.exited:
+		p.c.sleep(time.Until(time.Now().Truncate(relist).Add(relist)))
 	case why := <-p.unwell:
 		stopLife()
 		p.c.event(corev1.EventTypeNormal, "Killing", "%s", why)
@@ -272,6 +283,9 @@ func (p *process) run() int {
 	reason := "Completed"
 	if code != 0 {
 		reason = "Error"
+	}
+	if p.oom.Load() {
+		reason = "OOMKilled"
 	}
 	p.c.change(func(s *corev1.ContainerStatus) {
 		terminated := &corev1.ContainerStateTerminated{

@@ -14,10 +14,18 @@
 //   - The scheduler is one rule: a pod without a node gets the node. This spares linking and
 //     starting kube-scheduler, which has nothing to choose here.
 //   - Someone else gives the pod its IP (kwok does, in package cluster); the pod starts then.
-//   - Back-off starts at one second and ends at thirty, not at ten seconds and five minutes.
-//   - No init containers, exec probes or hooks, no resource limits, no volumes but emptyDir. A
-//     pod that asks for one of these waits with CreateContainerConfigError (limits are ignored,
-//     and so is the service account's token).
+//   - A container's memory is looked at five times a second, without its page cache; one that has
+//     more than its limit is killed (OOMKilled, 137). A kernel does not wait. Other limits are ignored,
+//     and so is the service account's token.
+//   - A node that is gone is one for a single pod, that [GoneAnnotation] names: its processes stand still,
+//     so connections are accepted and never answered, where a real node's are not accepted either.
+//     The pod is marked as not ready after 50 seconds; it is not evicted after another 300.
+//   - No init containers, exec probes or hooks, no volumes but emptyDir. A pod that asks for one of these
+//     waits with CreateContainerConfigError.
+//
+// The rest was checked against pkg/kubelet of Kubernetes 1.37: a container that ends is noticed at the next
+// look, one a second (the generic PLEG's), and is started again at once the first time, then after 10 s,
+// 20 s and so on up to 5 minutes, until it has lived for 10 minutes.
 //
 // It needs the rights to mount and to chroot, and should run in a mount namespace of its own.
 package kubelet
@@ -42,6 +50,13 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 )
+
+// GoneAnnotation on a pod, with any value: the pod's node is gone. Its processes do not answer, nobody probes them,
+// its status stays as it was, and its deletion never ends, unless it is forced.
+const GoneAnnotation = "rehearsal/node-gone"
+
+// goneAfter is the kube-controller-manager's --node-monitor-grace-period.
+const goneAfter = 50 * time.Second
 
 // Options say which node to play, and where.
 type Options struct {

@@ -153,7 +153,7 @@ func TestBackOffDoublesToItsEnd(t *testing.T) {
 	for b := next(0); len(got) < 7; b = next(b) {
 		got = append(got, b.String())
 	}
-	if want := "1s 2s 4s 8s 16s 30s 30s"; strings.Join(got, " ") != want {
+	if want := "10s 20s 40s 1m20s 2m40s 5m0s 5m0s"; strings.Join(got, " ") != want {
 		t.Errorf("back-off %v, want %s", got, want)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +28,8 @@ type pod struct {
 	kill     context.CancelFunc
 	deleting chan struct{} // closed when the pod is to end in order
 	changed  chan struct{} // holds one when the status must be published
+
+	gone atomic.Bool // its node is
 
 	mu         sync.Mutex // guards what follows, and the containers' status
 	object     *corev1.Pod
@@ -50,10 +54,30 @@ func newPod(k *kubelet, object *corev1.Pod) *pod {
 func (p *pod) update(object *corev1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if object.DeletionTimestamp != nil && p.object.DeletionTimestamp == nil {
+	if _, gone := object.Annotations[GoneAnnotation]; gone && p.gone.CompareAndSwap(false, true) {
+		for _, c := range p.containers {
+			if pid := c.pid; pid > 0 {
+				_ = syscall.Kill(-pid, syscall.SIGSTOP)
+			}
+		}
+		time.AfterFunc(goneAfter, p.markNotReady)
+	}
+	if object.DeletionTimestamp != nil && p.object.DeletionTimestamp == nil && !p.lost() {
 		close(p.deleting)
 	}
 	p.object = object
+}
+
+// lost tells whether the pod's node is gone.
+func (p *pod) lost() bool { return p.gone.Load() }
+
+// markNotReady does what the node lifecycle controller does about a pod of a node that is gone.
+func (p *pod) markNotReady() {
+	patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":"False","lastTransitionTime":%q}]}}`, time.Now().UTC().Format(time.RFC3339))
+	_, err := p.k.Client.CoreV1().Pods(p.namespace).Patch(p.ctx, p.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) && p.ctx.Err() == nil {
+		p.k.Log("status of pod %s/%s: %v", p.namespace, p.name, err)
+	}
 }
 
 // current is the newest version of the pod's object.
@@ -123,6 +147,9 @@ func (p *pod) publishChanges(ended <-chan struct{}) {
 
 // publish writes the pod's status. A pod that is gone is no error.
 func (p *pod) publish() error {
+	if p.lost() {
+		return nil
+	}
 	p.mu.Lock()
 	status := p.status(metav1.Now())
 	uid := p.object.UID

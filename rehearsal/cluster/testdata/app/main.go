@@ -1,5 +1,5 @@
 // Command app is the smallest server that behaves like an app in a pod: it says which version it is, answers
-// health and readiness probes, and drains when it is asked to stop.
+// health and readiness probes, and drains when it is asked to stop. Its environment makes it a bad one.
 package main
 
 import (
@@ -46,8 +46,15 @@ func main() {
 		fmt.Println("crashing, as configured")
 		os.Exit(3)
 	}
-	fail, _ := strconv.Atoi(os.Getenv("FAIL"))       // percent of the answers
+	var fail atomic.Int64 // percent of the answers; one pod can be made to fail while it runs
+	fail.Store(int64(number("FAIL")))
 	slow, _ := time.ParseDuration(os.Getenv("SLOW")) // each answer
+	began := time.Now()
+	flap, _ := time.ParseDuration(os.Getenv("FLAP"))             // ready for so long, then not ready for so long
+	unready, _ := time.ParseDuration(os.Getenv("UNREADY_AFTER")) // for good
+	if mebibytes := number("EATS"); mebibytes > 0 {              // a second
+		go eat(mebibytes)
+	}
 	if life, err := time.ParseDuration(os.Getenv("DIES_AFTER")); err == nil {
 		time.AfterFunc(life, func() { os.Exit(4) })
 	}
@@ -55,11 +62,19 @@ func main() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
-		if draining.Load() || os.Getenv("UNREADY") != "" {
+		age := time.Since(began)
+		if draining.Load() || os.Getenv("UNREADY") != "" || flap > 0 && age/flap%2 == 1 || unready > 0 && age > unready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
 	mux.HandleFunc("/fail", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	mux.HandleFunc("/become", func(w http.ResponseWriter, r *http.Request) {
+		percent, err := strconv.Atoi(r.URL.Query().Get("fail"))
+		if err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		fail.Store(int64(percent))
+	})
 	mux.HandleFunc("/self", func(w http.ResponseWriter, r *http.Request) {
 		write := os.WriteFile("/written", nil, 0o644)
 		hostname, _ := os.Hostname()
@@ -88,14 +103,21 @@ func main() {
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
 		w.Header().Set("x-app-version", os.Getenv("VERSION"))
 		time.Sleep(slow)
-		if rand.IntN(100) < fail {
+		switch {
+		case rand.IntN(100) < number("HANGS"):
+			<-r.Context().Done() // until the caller leaves
+		case rand.IntN(100) < number("NOT_FOUND"):
+			w.WriteHeader(http.StatusNotFound)
+		case rand.IntN(100) < int(fail.Load()):
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 		fmt.Fprint(w, os.Getenv("TRACK"))
 	})
 	server := &http.Server{Addr: os.Getenv("HOST") + ":3000", Handler: mux}
 	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
+	if os.Getenv("ABRUPT") == "" { // else it ends at once, with the requests that it has
+		signal.Notify(term, syscall.SIGTERM)
+	}
 	stopped := make(chan struct{})
 	go func() {
 		<-term
@@ -110,4 +132,22 @@ func main() {
 		os.Exit(1)
 	}
 	<-stopped
+}
+
+func number(variable string) int {
+	n, _ := strconv.Atoi(os.Getenv(variable))
+	return n
+}
+
+// eat takes more memory all the time.
+func eat(mebibytes int) {
+	var kept [][]byte
+	for range time.Tick(time.Second) {
+		more := make([]byte, mebibytes<<20)
+		for i := 0; i < len(more); i += 4096 {
+			more[i] = 1
+		}
+		kept = append(kept, more)
+	}
+	fmt.Println(len(kept))
 }
