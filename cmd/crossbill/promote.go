@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,6 +17,8 @@ type promoteOptions struct {
 	lifecycleOptions
 	trust    trustOptions
 	analysis analysisOptions
+	bake     time.Duration
+	maxAge   time.Duration
 }
 
 func newPromoteCommand() *cobra.Command {
@@ -25,8 +28,9 @@ func newPromoteCommand() *cobra.Command {
 		Short: "Put the canary's digest on primary and give it all of the traffic",
 		Long: `Put the digest that the canary proved on primary, wait for the rollout, and
 route all of the traffic to primary. Only a digest that was judged healthy in
-this release is promoted. A primary that does not become ready is rolled back
-to what it ran before (exit code 6). With --bake, primary is judged for a while
+this release is promoted. A canary whose verdict is older than --max-verdict-age
+is judged again first: on, not anew (exit codes 3 and 4). A primary that does not
+become ready is rolled back to what it ran before (exit code 6). With --bake, primary is judged for a while
 longer and rolled back when it is unhealthy (exit code 3).`,
 		Example: `  # Promote the release in flight
   crossbill promote
@@ -45,23 +49,22 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	o.add(cmd)
 	o.traffic.add(cmd)
 	inSection(cmd.Flags(), analysisSection, func(flags *pflag.FlagSet) {
-		anyDuration(flags, &o.analysis.maxDuration, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
+		anyDuration(flags, &o.bake, "bake", 0, "how long primary is judged after it has all of the traffic; needs --prometheus (default: not)")
+		anyDuration(flags, &o.maxAge, "max-verdict-age", 10*time.Minute, "how old a verdict may be; an older canary is judged again, which needs --prometheus; 0 accepts any")
 	})
 	o.analysis.add(cmd)
 	o.notify.add(cmd)
 	return cmd
 }
 
-func (o *promoteOptions) bake() bool { return o.analysis.maxDuration > 0 }
-
 func (o *promoteOptions) validate() error {
-	if o.bake() && o.traffic.prometheus == "" {
+	if o.bake > 0 && o.traffic.prometheus == "" {
 		return &usererr.Error{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
 	}
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
-	if o.bake() || o.analysis.file != "" {
+	if o.traffic.prometheus != "" || o.analysis.file != "" {
 		if err := o.analysis.load(o.cmd, o.cluster.manifests); err != nil {
 			return err
 		}
@@ -74,18 +77,23 @@ func (o *promoteOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
-		result, err := c.Promote(ctx)
+		c.MaxVerdictAge = o.maxAge
+		by := func() (analysis.Options, error) { return o.analysis.options(c, &o.traffic, o.log) }
+		if o.traffic.prometheus == "" {
+			by = nil
+		}
+		came, err := analysis.Promote(ctx, c, by)
 		if err != nil {
-			return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
+			return outcome{came.Result, summaryOf(came.Verdict)}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
 		}
-		if !o.bake() || o.dryRun || result.Release == nil || result.Release.Stage != release.StagePromoted {
-			return outcome{Result: result}, nil
+		if o.bake == 0 || o.dryRun || came.Release == nil || came.Release.Stage != release.StagePromoted {
+			return outcome{came.Result, summaryOf(came.Verdict)}, nil
 		}
-		options, err := o.analysis.options(c, &o.traffic, o.log)
+		options, err := by()
 		if err != nil {
-			return outcome{Result: result}, err
+			return outcome{Result: came.Result}, err
 		}
-		came, err := analysis.Bake(ctx, options, result)
+		came, err = analysis.Bake(ctx, options, came.Result, o.bake)
 		return outcome{came.Result, summaryOf(came.Verdict)}, err
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -21,6 +22,7 @@ type verifyOptions struct {
 	probe      analysis.Probe
 	record     string
 	observe    bool
+	watch      bool
 	noRollback bool
 	again      bool
 }
@@ -37,10 +39,20 @@ evidence. Counts Istio's request counters as the callers reported them. Too few
 requests or unreadable metrics are inconclusive, never healthy. The objectives,
 their margins and the error rates are the section analysis of crossbill.yaml.
 
+The canary's pods are watched as well: one that restarts, runs out of memory or
+loses its readiness is unhealthy at once.
+
 Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
-4 inconclusive (the canary keeps its weight). With --dry-run nothing is changed.`,
+4 inconclusive (the canary keeps its weight). With --dry-run nothing is changed.
+
+With --watch a healthy canary is judged on until somebody promotes the release
+(exit code 0) or ends it (exit code 2). One that turns bad is rolled back (exit
+code 3). An API server or a Prometheus that is away is waited for.`,
 		Example: `  # Judge the release in flight
   crossbill verify --prometheus http://prometheus.istio-system:9090
+
+  # Go on until the release is promoted or rolled back
+  crossbill verify --prometheus http://prometheus.istio-system:9090 --watch
 
   # An app that nobody calls at night
   crossbill verify --prometheus http://prometheus.istio-system:9090 --probe https://app.example.com/
@@ -53,6 +65,7 @@ Exit codes: 0 healthy, 3 unhealthy (rolled back, unless --no-rollback),
 	flags := cmd.Flags()
 	flags.StringVar(&o.record, "record", "", "file for the verdict with all that it rests on, as JSON; 'crossbill replay' judges it again")
 	flags.BoolVar(&o.observe, "observe", false, "the same as --dry-run")
+	flags.BoolVar(&o.watch, "watch", false, "judge on after a healthy verdict, until the release is promoted or rolled back")
 	flags.BoolVar(&o.noRollback, "no-rollback", false, "leave an unhealthy canary as it is")
 	flags.BoolVar(&o.again, "again", false, "judge again a release that was judged healthy")
 	o.addReleaseID(cmd)
@@ -92,6 +105,11 @@ func (o *verifyOptions) validate() error {
 			return err
 		}
 	}
+	for name, set := range map[string]bool{"dry-run": o.dryRun, "no-rollback": o.noRollback} {
+		if set && o.watch {
+			return &usererr.Error{Field: "--watch", Problem: "does not go together with --" + name, Fix: "leave one of them out"}
+		}
+	}
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
@@ -114,9 +132,37 @@ func (o *verifyOptions) run(ctx context.Context) error {
 		if o.record != "" {
 			options.Record = o.writeRecord
 		}
-		came, err := analysis.Verify(ctx, options)
+		judge := analysis.Verify
+		if o.watch {
+			judge, options.Report, options.Refresh = analysis.Watch, sometimes(options.Report), o.refresh()
+		}
+		came, err := judge(ctx, options)
 		return outcome{came.Result, summaryOf(came.Verdict)}, err
 	})
+}
+
+// refresh is how often a watch notes that the canary is still healthy: often enough for promote.
+func (o *verifyOptions) refresh() time.Duration {
+	age, err := time.ParseDuration(configOf(o.cmd).settings.Value("promote.maxVerdictAge"))
+	if err != nil {
+		return 0
+	}
+	return age / 2
+}
+
+// shownEvery is how often a watch shows a look, once there is a verdict.
+const shownEvery = time.Minute
+
+// sometimes shows each look until the canary is healthy, then one a minute.
+func sometimes(show func(verdict.Evaluation)) func(verdict.Evaluation) {
+	var last time.Time
+	return func(e verdict.Evaluation) {
+		if e.Judgment.Outcome == release.Healthy && e.At.Sub(last) < shownEvery {
+			return
+		}
+		last = e.At
+		show(e)
+	}
 }
 
 // record is a verdict as a file keeps it.

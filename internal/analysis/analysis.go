@@ -25,6 +25,13 @@ type Rollout interface {
 	Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error)
 	// Rollback rolls a release back, and no other one.
 	Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error)
+	// Witness watches the tracks' pods until ctx ends, and what becomes of the release that is judged.
+	Witness(ctx context.Context, of release.Verdict) (Witness, error)
+}
+
+// Witness says what the pods show, and whether the release is still what is judged.
+type Witness interface {
+	Look() (rollout.Witnessed, error)
 }
 
 // Of is a cluster as the analysis needs it.
@@ -38,6 +45,10 @@ func (c cluster) Status(ctx context.Context) (*rollout.Status, error) { return c
 func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error) {
 	c.ReleaseID = releaseID
 	return c.Cluster.Rollback(ctx, reason)
+}
+
+func (c cluster) Witness(ctx context.Context, of release.Verdict) (Witness, error) {
+	return c.Cluster.Witness(ctx, of)
 }
 
 // Outcome is the result of an analysis.

@@ -15,13 +15,17 @@ import (
 // promotedStill is what may be done after a bake without a verdict.
 const promotedStill = "the release is promoted, run promote again to judge it, or rollback"
 
+// worth is what a bake is worth, for who reads its message.
+const worth = " (by the budgets alone: what is within them, or was so before the release, does not show)"
+
 // Bake judges primary by the budgets after it has all of the traffic, for all of the time. An unhealthy one
 // is rolled back to the previous digest. Too little evidence is neither a reason to roll back nor a proof: the
 // release stays promoted, and the error says so.
 //
 // Errors: as of Verify, beside the outcome that they leave behind.
-func Bake(ctx context.Context, o Options, promoted rollout.Result) (Outcome, error) {
-	o.Test.Whole = true
+func Bake(ctx context.Context, o Options, promoted rollout.Result, lasts time.Duration) (Outcome, error) {
+	o.Test.Whole, o.Test.Alone, o.Test.MaxDuration, o.Test.MinDuration = true, true, lasts, min(o.Test.MinDuration, lasts)
+	o.WarmUp = min(o.WarmUp, lasts/2)
 	v, err := verdict.Verify(ctx, verdict.Options{
 		Source: o.Source, Canary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
 	})
@@ -32,7 +36,7 @@ func Bake(ctx context.Context, o Options, promoted rollout.Result) (Outcome, err
 	case err != nil:
 		return came, fmt.Errorf("bake: %w; %s", err, promotedStill)
 	case v.Outcome == release.Healthy:
-		came.Message += "; baked: " + v.Reason
+		came.Message += "; baked: " + v.Reason + worth
 		return came, nil
 	case v.Outcome == release.Inconclusive:
 		return came, fmt.Errorf("bake: %w", &InconclusiveError{Reason: v.Reason, Next: promotedStill})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
@@ -22,7 +23,7 @@ type Options struct {
 
 	Source   *verdict.Source
 	Test     verdict.Test
-	WarmUp   time.Duration            // for so long latency is not weighed
+	WarmUp   time.Duration            // for which latency is counted, but not weighed
 	Interval time.Duration            // between two looks
 	Report   func(verdict.Evaluation) // is given each look; may be nil
 	Warn     func(string)             // is given what hinders a verdict; may be nil
@@ -34,41 +35,133 @@ type Options struct {
 	// Record keeps a verdict outside the ledger before anything follows from it; may be nil. What it fails to
 	// keep is not noted either.
 	Record func(*release.Release, *verdict.Verification) error
+
+	// Refresh is after how long Watch notes a verdict that stays healthy anew; default 5 minutes.
+	Refresh time.Duration
 }
 
 // Verify judges the canary of the release in flight beside primary, notes the verdict, and rolls back an
-// unhealthy one.
+// unhealthy one. It goes on from what is known: the record of the last verdict on the same release at the same weight, or
+// else the time at which the canary got its weight. So a job that died, or a verdict that was not conclusive, costs no
+// evidence, and no error rate is spent twice.
 //
 // Errors: *UnhealthyError and *InconclusiveError beside an outcome with the verdict; *rollout.StageError and
-// *release.InFlightError when there is nothing that may be judged.
+// *release.InFlightError when there is nothing that may be judged, or no longer.
 func Verify(ctx context.Context, o Options) (Outcome, error) {
-	before, err := o.Rollout.Status(ctx)
+	status, message, err := o.begin(ctx, o.Again || o.Observe)
+	switch {
+	case err != nil:
+		return Outcome{}, err
+	case message != "":
+		return Outcome{Result: o.result(status.Release, message)}, nil
+	}
+	v, err := o.judge(ctx, status.Release, known(status.Release, o.Test), nil)
 	if err != nil {
 		return Outcome{}, err
 	}
-	r := before.Release
-	if r != nil && o.ReleaseID != "" && r.ID != o.ReleaseID {
-		return Outcome{}, &release.InFlightError{Release: *r}
+	return o.conclude(ctx, status, v)
+}
+
+// begin reads what there is to judge. A message says that there is nothing.
+func (o Options) begin(ctx context.Context, again bool) (status *rollout.Status, message string, err error) {
+	if status, err = o.Rollout.Status(ctx); err != nil {
+		return nil, "", err
 	}
-	message, done, err := judged(before, o.ReleaseID, o.Again || o.Observe)
+	if r := status.Release; r != nil && o.ReleaseID != "" && r.ID != o.ReleaseID {
+		return nil, "", &release.InFlightError{Release: *r}
+	}
+	message, err = judged(status, o.ReleaseID, again)
+	return status, message, err
+}
+
+func (o Options) result(r *release.Release, message string) rollout.Result {
+	return rollout.Result{Command: "verify", App: o.App, Release: r, Message: message}
+}
+
+// known is what the evidence goes on from.
+func known(r *release.Release, test verdict.Test) *verdict.Record {
+	subject := r.Subject()
+	if v := r.Verdict; v != nil && v.Evidence != "" && v.On(subject) {
+		if record, err := verdict.ParseRecord(v.Evidence); err == nil && !record.Until.IsZero() {
+			return record
+		}
+	}
+	return &verdict.Record{Method: verdict.Method, Test: test, Since: subject.Since, Until: subject.Since}
+}
+
+// judge judges both tracks while the probe, if there is one, calls them. It ends with a *rollout.StageError when
+// somebody goes on with the release meanwhile. What was counted is in the result even then. healthy is asked of a healthy
+// verdict whether it is to go on; nil: it is not.
+func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Record, healthy func(*verdict.Verification) bool) (*verdict.Verification, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	witness, err := o.Rollout.Witness(ctx, r.Subject())
 	if err != nil {
-		return Outcome{}, err
+		return nil, err
 	}
-	if done {
-		return Outcome{Result: o.result(r, message)}, nil
+	if o.Probe != nil {
+		defer o.Probe.start(ctx)()
 	}
-	v, err := o.watch(ctx)
-	if err != nil {
-		return Outcome{}, err
+	v, err := verdict.Verify(ctx, verdict.Options{
+		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
+		Report: o.Report, Warn: o.Warn, Resume: from, Healthy: healthy,
+		Witness: func(context.Context) (verdict.Witnessed, error) {
+			seen, err := witness.Look()
+			if err == nil && seen.Moved != nil {
+				stop(&rollout.StageError{Err: fmt.Errorf("the analysis has ended: %w", seen.Moved)})
+			}
+			return verdict.Witnessed{Unhealthy: seen.Unhealthy, Cause: verdict.Cause(seen.Cause), Hold: seen.Hold, PrimaryWhole: seen.PrimaryWhole}, err
+		},
+	})
+	if moved, ok := errors.AsType[*rollout.StageError](context.Cause(ctx)); ok {
+		err = moved
 	}
+	return v, err
+}
+
+// judged says whether there is nothing to judge any more, or nothing that could be judged.
+func judged(status *rollout.Status, id string, again bool) (message string, err error) {
+	r := status.Release
+	if r == nil {
+		last := (&release.Ledger{History: status.History}).Last(id)
+		switch {
+		case last == nil:
+			return "", &rollout.StageError{Err: fmt.Errorf("%w: start one with canary", release.ErrNoRelease)}
+		case !last.Outcome.Good():
+			return "", &rollout.StageError{Err: fmt.Errorf("release %s has finished: %s (%s); start one with canary", last.ID, last.Outcome, last.Reason)}
+		}
+		return fmt.Sprintf("release %s has finished (%s): there is no canary to judge", last.ID, last.Outcome), nil
+	}
+	healthy := r.Verdict != nil && r.Verdict.Outcome == release.Healthy
+	switch r.Stage {
+	case release.StageVerified:
+		if healthy && !again {
+			return "judged healthy before: " + r.Verdict.Reason, nil
+		}
+		return "", nil
+	case release.StageCanary:
+		return "", nil
+	case release.StagePromoting, release.StagePromoted:
+		if !healthy { // no ledger of ours; nothing may follow from it
+			return "", &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s without a healthy verdict: run rollback", r.ID, r.Stage)}
+		}
+		return "judged healthy before it was promoted: " + r.Verdict.Reason, nil
+	}
+	subject := r.Subject()
+	return "", &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(&subject)}
+}
+
+// conclude notes a verdict, and does what follows from it. status is where the release was when the analysis began.
+func (o Options) conclude(ctx context.Context, status *rollout.Status, v *verdict.Verification) (Outcome, error) {
 	// What was judged must be what the release has put there, from the first look to the last.
 	after, err := o.Rollout.Status(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
-	if drift := append(before.Drift, after.Drift...); len(drift) > 0 && v.Outcome != release.Unhealthy {
+	if drift := append(status.Drift, after.Drift...); len(drift) > 0 && v.Outcome != release.Unhealthy {
 		v.Outcome, v.Cause, v.Reason = release.Inconclusive, verdict.Drift, "somebody else has changed the release: "+drift[0]
 	}
+	r := status.Release
 	if o.Record != nil {
 		if err := o.Record(r, v); err != nil {
 			return Outcome{}, fmt.Errorf("%w; the verdict (%s: %s) was not noted, run verify again", err, v.Outcome, v.Reason)
@@ -77,58 +170,11 @@ func Verify(ctx context.Context, o Options) (Outcome, error) {
 	if o.Observe {
 		return o.observed(r, v)
 	}
-	return o.conclude(ctx, r, v)
+	return o.note(ctx, r, v)
 }
 
-func (o Options) result(r *release.Release, message string) rollout.Result {
-	return rollout.Result{Command: "verify", App: o.App, Release: r, Message: message}
-}
-
-// watch judges both tracks while the probe, if there is one, calls them.
-func (o Options) watch(ctx context.Context) (*verdict.Verification, error) {
-	if o.Probe != nil {
-		stop := o.Probe.start(ctx)
-		defer stop()
-	}
-	return verdict.Verify(ctx, verdict.Options{
-		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval, Report: o.Report, Warn: o.Warn,
-	})
-}
-
-// judged says whether there is nothing to judge any more, or nothing that could be judged.
-func judged(status *rollout.Status, id string, again bool) (message string, done bool, err error) {
-	r := status.Release
-	if r == nil {
-		last := (&release.Ledger{History: status.History}).Last(id)
-		switch {
-		case last == nil:
-			return "", false, &rollout.StageError{Err: fmt.Errorf("%w: start one with canary", release.ErrNoRelease)}
-		case !last.Outcome.Good():
-			return "", false, &rollout.StageError{Err: fmt.Errorf("release %s has finished: %s (%s); start one with canary", last.ID, last.Outcome, last.Reason)}
-		}
-		return fmt.Sprintf("release %s has finished (%s): there is no canary to judge", last.ID, last.Outcome), true, nil
-	}
-	healthy := r.Verdict != nil && r.Verdict.Outcome == release.Healthy
-	switch r.Stage {
-	case release.StageVerified:
-		if healthy && !again {
-			return "judged healthy before: " + r.Verdict.Reason, true, nil
-		}
-		return "", false, nil
-	case release.StageCanary:
-		return "", false, nil
-	case release.StagePromoting, release.StagePromoted:
-		if !healthy { // no ledger of ours; nothing may follow from it
-			return "", false, &rollout.StageError{Err: fmt.Errorf("release %s is at stage %s without a healthy verdict: run rollback", r.ID, r.Stage)}
-		}
-		return "judged healthy before it was promoted: " + r.Verdict.Reason, true, nil
-	}
-	subject := r.Subject()
-	return "", false, &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(&subject)}
-}
-
-// conclude notes the verdict in the ledger and does what follows from it.
-func (o Options) conclude(ctx context.Context, r *release.Release, v *verdict.Verification) (Outcome, error) {
+// note puts the verdict into the ledger and does what follows from it.
+func (o Options) note(ctx context.Context, r *release.Release, v *verdict.Verification) (Outcome, error) {
 	evidence, err := json.Marshal(v.Record)
 	if err != nil {
 		return Outcome{}, err
@@ -168,4 +214,9 @@ func (o Options) observed(r *release.Release, v *verdict.Verification) (Outcome,
 		return came, &InconclusiveError{Reason: v.Reason, Next: unchanged}
 	}
 	return came, nil
+}
+
+// bad says whether an error is what the user must fix, or the state of the release: trying again does not help.
+func bad(err error) bool {
+	return errors.As(err, new(*usererr.Error)) || errors.As(err, new(*rollout.StageError)) || errors.As(err, new(*release.InFlightError))
 }

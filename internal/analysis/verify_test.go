@@ -62,11 +62,15 @@ func (l *ledger) Rollback(_ context.Context, id, reason string) (rollout.Result,
 	return l.rollback, l.rollErr
 }
 
+func (l *ledger) Witness(context.Context, release.Verdict) (Witness, error) {
+	return look(func() (rollout.Witnessed, error) { return rollout.Witnessed{PrimaryWhole: true}, nil }), nil
+}
+
 const image = "registry.example.com/app@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
 
 // at is where a release is, at a stage and with a verdict; drift is what somebody else has changed.
 func at(stage release.Stage, v release.VerdictOutcome, drift ...string) rollout.Status {
-	r := &release.Release{ID: "one", Image: image, Stage: stage, Steps: []release.Step{{Stage: stage, At: time.Unix(0, 0)}}}
+	r := &release.Release{ID: "one", Image: image, Stage: stage, Steps: []release.Step{{Stage: release.StageCanary, At: time.Now()}}}
 	if v != "" {
 		r.Verdict = &release.Verdict{Outcome: v, Reason: "was " + string(v), Digest: r.Digest()}
 	}
@@ -194,7 +198,7 @@ func TestBake(t *testing.T) {
 		calls    []string
 		outcome  release.Outcome
 	}{
-		"healthy":                           {requests: fine(), says: "promoted; baked: "},
+		"healthy":                           {requests: fine(), says: "(by the budgets alone: "},
 		"unhealthy":                         {requests: bad(), ledger: ledger{rollback: rollout.Result{Outcome: release.OutcomeRolledBack, Message: "old primary"}}, err: "unhealthy", says: "bake: unhealthy: ", calls: []string{"rollback one bake"}, outcome: release.OutcomeRolledBack},
 		"unhealthy, and rolling back fails": {requests: bad(), ledger: ledger{rollErr: errDown}, err: "unhealthy", says: "rolling back did not finish: API server is down", calls: []string{"rollback one bake"}},
 		"unhealthy, but finished meanwhile": {requests: bad(), ledger: ledger{rollback: rollout.Result{Message: "nothing to do"}}, err: "unhealthy", says: "NOT rolled back", calls: []string{"rollback one bake"}},
@@ -207,7 +211,7 @@ func TestBake(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
-			came, err := Bake(t.Context(), o, promoted)
+			came, err := Bake(t.Context(), o, promoted, o.Test.MaxDuration)
 			text := came.Message
 			if err != nil {
 				text = err.Error()

@@ -119,7 +119,8 @@ type Shift struct {
 
 // Promote is how a release is promoted.
 type Promote struct {
-	Bake metav1.Duration `json:"bake,omitzero"`
+	Bake          metav1.Duration `json:"bake,omitzero"`
+	MaxVerdictAge metav1.Duration `json:"maxVerdictAge,omitzero"`
 }
 
 // Guard is when a release counts as abandoned.

@@ -114,6 +114,7 @@ var Options = []Option{
 	{Key: "shift.steps[]", Doc: "A weight of the canary, in percent", form: form{what: "a whole number from 1 to 99", example: "25, which is 25% of the traffic", min: number(1), max: number(99)}},
 	{Key: "shift.pause", Flags: []string{"pause"}, Default: "0s", form: duration, Doc: "How long each step but the last stays as it is"},
 
+	{Key: "promote.maxVerdictAge", Flags: []string{"max-verdict-age"}, Default: "10m", form: duration, Doc: "How old a verdict may be that promote promotes by; an older canary is judged again first, 0s accepts any age"},
 	{Key: "promote.bake", Flags: []string{"bake"}, Default: "0s", form: duration, Doc: "How long primary is judged after it has all of the traffic; 0s for not at all"},
 
 	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},

@@ -96,6 +96,11 @@ func (r *Release) Subject() Verdict {
 	return Verdict{ReleaseID: r.ID, Digest: r.Digest(), Template: r.Template, Weight: r.Weight, Since: r.weighedSince()}
 }
 
+// On says whether two verdicts are on the same: a release, its template, and a weight of the same time.
+func (v Verdict) On(other Verdict) bool {
+	return v.ReleaseID == other.ReleaseID && v.Digest == other.Digest && v.Template == other.Template && v.Weight == other.Weight && v.Since.Equal(other.Since)
+}
+
 // weighedSince is when the canary got the weight that it has; zero before it has one.
 func (r *Release) weighedSince() time.Time {
 	for _, step := range slices.Backward(r.Steps) {

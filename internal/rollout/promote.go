@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -68,7 +69,20 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if len(status.Drift) > 0 {
 		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(status.Drift, "; "))}
 	}
+	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
+		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
+	}
 	return nil, nil
+}
+
+// StaleVerdictError says that a release was judged too long ago to be promoted. Nothing was changed.
+type StaleVerdictError struct {
+	ReleaseID string
+	Age, Most time.Duration
+}
+
+func (e *StaleVerdictError) Error() string {
+	return fmt.Sprintf("release %s was judged healthy %s ago, %s is allowed", e.ReleaseID, e.Age.Round(time.Second), e.Most)
 }
 
 // lookPromoted is what promote finds when no release is in flight.

@@ -71,6 +71,8 @@ type Cluster struct {
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)
+	// MaxVerdictAge is how old a verdict may be that Promote promotes by. 0: any age.
+	MaxVerdictAge time.Duration
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be
 	// written is collected in it. Nil: commands write.
 	Plan *Plan

@@ -24,6 +24,9 @@ type Options struct {
 	Witness func(context.Context) (Witnessed, error)
 	// WarmUp is for how long latency is counted, but not weighed.
 	WarmUp time.Duration
+	// Healthy is asked whether a healthy verdict is to be judged on: true goes on until the canary is unhealthy, or
+	// until it is not healthy any more when the time ends. Nil: a healthy verdict is final.
+	Healthy func(*Verification) bool
 	// Resume is a record that the evidence goes on from; nil begins anew. Its blocks are judged again, and the time
 	// that nobody looked at is caught up with.
 	Resume *Record
@@ -170,6 +173,13 @@ func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 	case j.Outcome == release.Healthy:
 		if cause, reason := w.distrust(ctx, now); reason != "" {
 			return w.hold(timeUp, cause, reason, ""), nil
+		}
+		if w.Healthy != nil {
+			healthy := *w.result
+			healthy.Outcome, healthy.Reason = j.Outcome, j.Reason
+			if w.Healthy(&healthy) {
+				return false, nil
+			}
 		}
 	case j.Cause == NoTraffic:
 		cause, reason := w.Source.Missing(ctx, w.Canary, now)

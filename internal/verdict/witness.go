@@ -14,6 +14,8 @@ type Witnessed struct {
 	// Unhealthy is why the canary is unhealthy whatever its counters say; "" if nothing does.
 	Unhealthy string `json:"unhealthy,omitempty"`
 	Cause     Cause  `json:"cause,omitempty"` // of Unhealthy
+	// Hold is why the canary cannot be healthy at the moment; "" if it can.
+	Hold string `json:"-"`
 	// PrimaryWhole says that all of primary's wanted pods are ready endpoints. Errors of the Service that belong to
 	// no track are then the canary's.
 	PrimaryWhole bool `json:"primaryWhole,omitempty"`
@@ -53,12 +55,15 @@ func (w *watching) witness(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-// unattributed says why a canary cannot pass whose pods were not seen, or beside which callers of the Service got
+// unattributed says why a canary cannot pass whose pods were not seen or are not all ready, or beside which callers of the Service got
 // errors that belong to no track while primary was whole; "" if it can. Such errors hold a verdict when they came
 // since the last look, and when, counted as the canary's, they are more than its budget.
 func (w *watching) unattributed() (Cause, string) {
 	if w.unseen != nil {
 		return PodsUnseen, fmt.Sprintf("the canary's pods cannot be seen: %v", w.unseen)
+	}
+	if w.witnessed.Hold != "" {
+		return NotReady, w.witnessed.Hold
 	}
 	if !w.witnessed.PrimaryWhole || w.counting.allErrors == 0 {
 		return "", ""
@@ -85,7 +90,7 @@ func (w *watching) budget() float64 {
 func (w *watching) resumable(now time.Time) bool {
 	r := w.Resume
 	switch {
-	case r == nil || r.Until.IsZero() || !r.Until.Before(now):
+	case r == nil || r.Until.IsZero() || r.Until.After(now):
 		return false
 	case r.Outdated() || !r.Test.comparable(w.Test):
 		w.warn("the objectives or the method are others than those that the canary was judged by before: the analysis begins anew")
