@@ -109,6 +109,10 @@ func (m *Crossbill) Verify(
 	// +optional
 	noRollback bool,
 
+	// Judge on after a healthy verdict, until the release is promoted or rolled back.
+	// +optional
+	watch bool,
+
 	// URL that is called while the canary is judged, for an app that few call; the call has to reach the canary.
 	// +optional
 	probe string,
@@ -123,7 +127,7 @@ func (m *Crossbill) Verify(
 	timeout string,
 ) (string, error) {
 	return m.change(ctx, "verify", timeout, flags(
-		"--release-id", releaseId, "--max-duration", maxDuration, "--no-rollback", boolean(noRollback), "--probe", probe, "--takeover", boolean(takeover))...)
+		"--release-id", releaseId, "--max-duration", maxDuration, "--no-rollback", boolean(noRollback), "--watch", boolean(watch), "--probe", probe, "--takeover", boolean(takeover))...)
 }
 
 // Give the canary that was judged healthy all of the traffic

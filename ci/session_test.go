@@ -228,8 +228,8 @@ func TestCommandLines(t *testing.T) {
 			return some().Canary(ctx, image, 0, false, "", "", "", "", false, false, "")
 		},
 		"shift":       func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
-		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, "http://app", true, "5m") },
-		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, "", false, "") },
+		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, true, "http://app", true, "5m") },
+		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, false, "", false, "") },
 		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
 		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
 		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "5m") },
@@ -398,7 +398,7 @@ func TestFailuresAreTheCommandsOwn(t *testing.T) {
 	s.ends = func([]string) (string, string, int) {
 		return `{"command":"verify","message":"unhealthy"}`, "   1.0s  Deployment: ready\ncrossbill: notification failed: GitHub\ncrossbill: the canary is unhealthy:\n  30% are errors\n", 3
 	}
-	_, err := some().Verify(t.Context(), "", "", false, "", false, "5m")
+	_, err := some().Verify(t.Context(), "", "", false, false, "", false, "5m")
 	var failed *gqlerror.Error
 	if !errors.As(err, &failed) || failed.Extensions["exitCode"] != 3 || failed.Message != "crossbill: the canary is unhealthy:\n  30% are errors\n" {
 		t.Errorf("verify gives %v", err)
@@ -441,7 +441,7 @@ func TestAServiceThatDoesNotAnswer(t *testing.T) {
 		"--kubernetes-service": func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
 		"--prometheus-service": func(m *Crossbill) (string, error) {
 			m.KubernetesService = nil
-			return m.Verify(ctx, "", "", false, "", false, "")
+			return m.Verify(ctx, "", "", false, false, "", false, "")
 		},
 		"--gitlab-service": func(m *Crossbill) (string, error) { return m.Watch(ctx, "", 7, "") },
 	} {
@@ -476,7 +476,7 @@ func TestTheLogHasTheMessage(t *testing.T) {
 	s := begin(t)
 	const result = "{\n  \"command\": \"verify\",\n  \"message\": \"healthy: 1,200 requests\",\n  \"verdict\": {}\n}\n"
 	s.ends = func([]string) (string, string, int) { return result, "", 0 }
-	got, err := some().Verify(t.Context(), "", "", false, "", false, "")
+	got, err := some().Verify(t.Context(), "", "", false, false, "", false, "")
 	if err != nil || got != result {
 		t.Errorf("verify returns %q, %v", got, err)
 	}

@@ -156,7 +156,7 @@ func TestLint(t *testing.T) {
 		wantOut  string // standard output starts with it
 		wantErr  string // standard error contains it
 	}{
-		{"lint ../../.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 8 jobs, no finding\n", ""},
+		{"lint ../../.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 10 jobs, no finding\n", ""},
 		{"lint ../../.gitlab-ci.yml -o json", 0, "{\n  \"schemaVersion\": 1,\n  \"items\": []\n}\n", ""},
 		{"lint ../../.gitlab-ci.yml --gate promote", 1, "", `no job "promote"`},
 		{"lint ../../.gitlab-ci.yml --promote-job promote", 1, "", `no job "promote"`},

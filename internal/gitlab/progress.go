@@ -3,6 +3,7 @@ package gitlab
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -74,6 +75,10 @@ func stateOf(status string, jobs []Job, names JobNames) (State, string) {
 	case "success":
 		return stateOfSuccess(promote, names.Promote)
 	default: // created, waiting_for_resource, preparing, pending, running, canceling, scheduled, and words to come
+		if promote != nil && promote.Status == "manual" && !slices.ContainsFunc(jobs, func(j Job) bool { return strings.HasPrefix(j.Name, names.Rollback) && underWay(j.Status) }) {
+			// Beside it the canary is judged on.
+			return Waiting, "press " + blockingJob(promote) + " to go on, or rollback"
+		}
 		return Running, ""
 	}
 }
@@ -102,6 +107,9 @@ func stateOfSuccess(promote *Job, name string) (State, string) {
 		return Failed, fmt.Sprintf("the pipeline succeeded, but %s is %s: nothing was promoted", name, promote.Status)
 	}
 }
+
+// underWay says whether a job runs, or is about to.
+func underWay(status string) bool { return status == "running" || status == "pending" }
 
 func finished(status string) bool {
 	return status == "success" || status == "failed" || status == "canceled" || status == "skipped"

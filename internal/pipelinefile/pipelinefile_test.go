@@ -1,10 +1,12 @@
 package pipelinefile
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -67,7 +69,7 @@ func TestThisRepository(t *testing.T) {
 		for _, finding := range Check(f, Options{}) {
 			t.Errorf("%s: %s", path, finding)
 		}
-		if len(f.Jobs) != 8 {
+		if len(f.Jobs) != 10 {
 			t.Errorf("%s: %d jobs", path, len(f.Jobs))
 		}
 	}
@@ -151,6 +153,94 @@ func TestAJobsCall(t *testing.T) {
 	}
 }
 
+// TestRollsBackOnTheCodesThatMeanIt runs the scripts of the jobs that roll back automatically, after each exit code of
+// the job that failed, as a runner does: with that job's artifact. An API server that was away for a minute (1), bad
+// input (2) or another job's lock (5) do not roll a release back.
+func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
+	for _, path := range files {
+		file, err := Parse([]byte(read(t, path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, after := range map[string]struct {
+			job   string
+			codes []int
+		}{
+			"rollback_after_canary":  {"deploy_canary", []int{6}},
+			"rollback_after_verify":  {"verify_canary", []int{3, 4, 6}},
+			"rollback_after_promote": {"promote_to_production", []int{3, 6}},
+			"rollback_after_watch":   {"watch_canary", []int{3, 4, 6}},
+		} {
+			for code := range 8 {
+				dir := t.TempDir()
+				for _, tool := range []string{"dagger", "crossbill", "apk", "curl"} {
+					text := "#!/bin/sh\n"
+					if tool == "dagger" || tool == "crossbill" {
+						text += "case \"$*\" in *rollback*) echo rollback >>calls ;; *report*) ;; *) exit $CODE ;; esac\n"
+					}
+					if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				run := func(job string) error {
+					cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(strings.Join(file.Job(job).Script, "\n"), "the-$1"))
+					cmd.Dir = dir
+					cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CODE=" + strconv.Itoa(code), "CI_JOB_NAME=" + job}
+					return cmd.Run()
+				}
+				var failed *exec.ExitError
+				if err := run(after.job); errors.As(err, &failed) != (code != 0) || failed != nil && failed.ExitCode() != code {
+					t.Fatalf("%s: %s with %d: %v", path, after.job, code, err)
+				}
+				err := run(name)
+				calls, _ := os.ReadFile(filepath.Join(dir, "calls"))
+				if want := slices.Contains(after.codes, code); (err == nil) != want || (string(calls) == "rollback\n") != want {
+					t.Errorf("%s: %s after exit code %d: %v, calls %q", path, name, code, err, calls)
+				}
+			}
+		}
+		dir := t.TempDir() // a job that died left no artifact
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(file.Job("rollback_after_verify").Script, "\n"))
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":/usr/bin:/bin"}
+		if err := cmd.Run(); err == nil {
+			t.Errorf("%s: it rolls back after a job that left nothing", path)
+		}
+	}
+}
+
+// TestTheWatchHoldsNobodyUp: the gate can be pressed while the canary is judged on, whatever becomes of that.
+func TestTheWatchHoldsNobodyUp(t *testing.T) {
+	for _, path := range files {
+		file, err := Parse([]byte(read(t, path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		watch, gate := file.Job("watch_canary"), file.Job("promote_to_production")
+		if watch.ResourceGroup == gate.ResourceGroup || watch.ResourceGroup == "" {
+			t.Errorf("%s: both jobs have the resource group %q: one waits for the other", path, gate.ResourceGroup)
+		}
+		for _, good := range []bool{true, false} {
+			m, err := file.Simulate()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, job := range []string{"deploy_canary", "verify_canary"} {
+				if err := m.Finish(job, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, step := range []func() error{
+				func() error { return m.Press("promote_to_production") }, func() error { return m.Finish("promote_to_production", true) },
+				func() error { return m.Finish("cleanup", true) }, func() error { return m.Finish("watch_canary", good) },
+			} {
+				if err := step(); err != nil {
+					t.Errorf("%s, the watch ends well: %t: %v", path, good, err)
+				}
+			}
+		}
+	}
+}
+
 // TestTriggerVariablesDoNotConfigure: where a release goes is in crossbill.yaml. A variable of crossbill's would win
 // over the file, and whoever can trigger can set variables.
 func TestTriggerVariablesDoNotConfigure(t *testing.T) {
@@ -199,7 +289,7 @@ func TestBrokenFiles(t *testing.T) {
 		"cleanup needs verify alone":          {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  needs: [verify_canary]\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
 		"cleanup always":                      {"  needs: [promote_to_production]\n  script:\n    - crossbill cleanup", "  when: always\n  script:\n    - crossbill cleanup", []string{RuleNothingAfter}},
 		"rollback waits for its stage":        {"  needs: []\n", "", []string{RuleRollback}},
-		"one rollback for both":               {"  needs: [verify_canary]\n", "  needs: [verify_canary, promote_to_production]\n", []string{RuleRollsBack}},
+		"one rollback for both":               {".rollback\n  needs: [verify_canary]\n", ".rollback\n  needs: [verify_canary, promote_to_production]\n", []string{RuleRollsBack}},
 		"no rollback after canary":            {"\nrollback_after_canary:", "\n.rollback_after_canary:", []string{RuleRollsBack}},
 		"no rollback after promote":           {"\nrollback_after_promote:", "\n.rollback_after_promote:", []string{RuleRollsBack}},
 		"a rollback that blocks":              {"      allow_failure: true", "      allow_failure: false", []string{RuleNotBlocking}},
@@ -407,13 +497,15 @@ func TestSimulation(t *testing.T) {
 		jobs   string // that run or wait now
 	}{
 		"starts":                       {nil, "pending", "deploy_canary pending, rollback manual"},
-		"waits for approval":           {[]string{"deploy_canary", "verify_canary"}, "manual", "promote_to_production manual, rollback manual"},
-		"pressed":                      {[]string{"deploy_canary", "verify_canary", "!promote_to_production"}, "running", "promote_to_production pending, rollback manual"},
-		"promoted":                     {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "promote_to_production", "cleanup"}, "success", "rollback manual"},
+		"waits for approval":           {[]string{"deploy_canary", "verify_canary"}, "running", "watch_canary pending, promote_to_production manual, rollback manual"},
+		"waits, the watch was stopped": {[]string{"deploy_canary", "verify_canary", "watch_canary"}, "manual", "promote_to_production manual, rollback manual"},
+		"turns bad while it waits":     {[]string{"deploy_canary", "verify_canary", "-watch_canary"}, "running", "promote_to_production manual, rollback manual, rollback_after_watch pending"},
+		"pressed":                      {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary"}, "running", "promote_to_production pending, rollback manual"},
+		"promoted":                     {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "promote_to_production", "cleanup"}, "success", "rollback manual"},
 		"canary failed":                {[]string{"-deploy_canary"}, "running", "rollback manual, rollback_after_canary pending"},
 		"unhealthy":                    {[]string{"deploy_canary", "-verify_canary"}, "running", "rollback manual, rollback_after_verify pending"},
 		"unhealthy and rolled back":    {[]string{"deploy_canary", "-verify_canary", "rollback_after_verify"}, "failed", "rollback manual"},
-		"primary did not become ready": {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "-promote_to_production"}, "running", "rollback manual, rollback_after_promote pending"},
+		"primary did not become ready": {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "-promote_to_production"}, "running", "rollback manual, rollback_after_promote pending"},
 	} {
 		m, err := f.Simulate()
 		if err != nil {

@@ -192,10 +192,20 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 // Status is GitLab's word for the pipeline.
 func (p *Pipeline) Status() string { return p.simulation.Status() }
 
-// Next is the job that a runner would take now; "" if there is none.
+// watchJob judges the canary until somebody presses the gate.
+const watchJob = "watch_canary"
+
+// Next is the job that a runner would take now; "" if there is none. There is one runner here, and the job that judges the
+// canary on while the gate waits would keep it: that job ends at once.
 func (p *Pipeline) Next() string {
 	for _, j := range p.simulation.Jobs() {
-		if j.Status == "pending" {
+		switch {
+		case j.Status == "pending" && j.Name == watchJob:
+			if p.simulation.Finish(watchJob, true) == nil {
+				p.show()
+				return p.Next()
+			}
+		case j.Status == "pending":
 			return j.Name
 		}
 	}
