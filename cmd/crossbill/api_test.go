@@ -48,6 +48,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusOK, map[string]any{"kind": "Namespace", "apiVersion": "v1", "metadata": map[string]any{"name": "shop"}})
 	case r.Method == http.MethodGet && r.URL.Path == "/api/v1/namespaces":
 		answer(http.StatusOK, map[string]any{"kind": "NamespaceList", "apiVersion": "v1", "items": []any{map[string]any{"metadata": map[string]any{"name": "shop"}}}})
+	case r.Method == http.MethodGet && lists[filepath.Base(r.URL.Path)] != "":
+		answer(http.StatusOK, map[string]any{"apiVersion": "networking.istio.io/v1", "kind": lists[filepath.Base(r.URL.Path)], "items": []any{}})
 	case r.Method == http.MethodGet && slices.Contains([]string{"configmaps", "deployments", "leases", "endpointslices", "pods", "events", "replicasets", "horizontalpodautoscalers"}, filepath.Base(r.URL.Path)):
 		answer(http.StatusOK, map[string]any{"kind": "List", "apiVersion": "v1", "metadata": map[string]any{"resourceVersion": "1"}, "items": []any{}})
 	case r.Method == http.MethodGet:
@@ -68,6 +70,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusCreated, object)
 	}
 }
+
+// lists are the kinds of Istio's lists: their client reads no other.
+var lists = map[string]string{"virtualservices": "VirtualServiceList", "destinationrules": "DestinationRuleList"}
 
 // serve starts the API server and gives the flags that name it.
 func (s *apiServer) serve(t *testing.T, namespace string) []string {

@@ -217,6 +217,11 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 	if err != nil {
 		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
+	if o.set != nil {
+		if err := o.set.In(o.namespace); err != nil {
+			return nil, err
+		}
+	}
 	return &rollout.Cluster{
 		Kube: kube, Istio: mesh, API: o.api, Namespace: o.namespace, Manifests: o.set,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {

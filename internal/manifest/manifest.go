@@ -12,12 +12,13 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // TrackLabel is the label that distinguishes the tracks, on pods and in subsets. Its values never change.
 const TrackLabel = "version"
 
-// AppLabel is the label that names the app, on every object and pod.
+// AppLabel is the label that names an app, or what an app is a part of. An app's own name is its Deployment's.
 const AppLabel = "app"
 
 // configFile may be beside the manifests; package config reads it.
@@ -31,7 +32,8 @@ const TrustFile = "trust.yaml"
 
 // Set is an app's manifests.
 type Set struct {
-	App             string
+	App             string // the Deployment's name without -primary
+	Label           string // of the pods, by which ledgers before 0.2 name the app
 	Service         *corev1.Service
 	Deployment      *appsv1.Deployment // primary's, and the template of the canary's
 	DestinationRule *networking.DestinationRule
@@ -42,6 +44,16 @@ type Set struct {
 
 	origins map[string]origin // where each kind was read from
 	taken   int               // objects so far
+}
+
+// In says which namespace the app is in, for what the manifests leave open, and checks them again.
+func (s *Set) In(namespace string) error {
+	for _, o := range []metav1.Object{s.Service, s.Deployment, s.DestinationRule, s.VirtualService} {
+		if o.GetNamespace() == "" {
+			o.SetNamespace(namespace)
+		}
+	}
+	return s.check()
 }
 
 // Remarks are what a reader of the folder may not expect of how it was read.

@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -13,15 +15,42 @@ import (
 // IsHost says whether an Istio host is the app's Service, by its short or its full name. namespace is the
 // namespace of the object that names it.
 func (s *Set) IsHost(host, namespace string) bool {
+	own := s.Service.Namespace
+	if own == "" { // the manifests leave it open: it is beside what names it
+		own = namespace
+	}
 	if host == s.Service.Name {
-		return true
+		return namespace == "" || namespace == own
 	}
 	short, rest, _ := strings.Cut(host, ".")
 	ns, domain, _ := strings.Cut(rest, ".")
 	if short != s.Service.Name || (domain != "" && domain != "svc" && !strings.HasPrefix(domain, "svc.")) {
 		return false
 	}
-	return namespace == "" || ns == namespace
+	return own == "" || ns == own
+}
+
+// Unsplit are the places of a VirtualService that lead to the app's Service without a subset.
+func (s *Set) Unsplit(vs *networking.VirtualService) (places []string) {
+	leads := func(d *networkingapi.Destination) bool {
+		return d != nil && d.Subset == "" && s.IsHost(d.Host, vs.Namespace)
+	}
+	for i, http := range vs.Spec.Http {
+		if slices.ContainsFunc(http.Route, func(r *networkingapi.HTTPRouteDestination) bool { return leads(r.Destination) }) {
+			places = append(places, fmt.Sprintf("spec.http[%d].route", i))
+		}
+	}
+	for i, tcp := range vs.Spec.Tcp {
+		if slices.ContainsFunc(tcp.Route, func(r *networkingapi.RouteDestination) bool { return leads(r.Destination) }) {
+			places = append(places, fmt.Sprintf("spec.tcp[%d].route", i))
+		}
+	}
+	for i, tls := range vs.Spec.Tls {
+		if slices.ContainsFunc(tls.Route, func(r *networkingapi.RouteDestination) bool { return leads(r.Destination) }) {
+			places = append(places, fmt.Sprintf("spec.tls[%d].route", i))
+		}
+	}
+	return places
 }
 
 // HasSubset says whether a DestinationRule has the subset of a track.
@@ -29,6 +58,21 @@ func HasSubset(rule *networking.DestinationRule, track release.Track) bool {
 	return slices.ContainsFunc(rule.Spec.Subsets, func(s *networkingapi.Subset) bool {
 		return s.Name == string(track) && s.Labels[TrackLabel] == string(track)
 	})
+}
+
+// Lacking is a label that a subset asks for and the pods of its track do not have, as "key: value"; "" for none.
+func (s *Set) Lacking(rule *networking.DestinationRule, track release.Track, pods map[string]string) string {
+	for _, subset := range rule.Spec.Subsets {
+		if subset.Name != string(track) {
+			continue
+		}
+		for _, key := range slices.Sorted(maps.Keys(subset.Labels)) {
+			if pods[key] != subset.Labels[key] {
+				return key + ": " + subset.Labels[key]
+			}
+		}
+	}
+	return ""
 }
 
 // StickyPrefix starts the names of the http routes that a sticky release adds and removes.

@@ -44,7 +44,7 @@ func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deplo
 // container is the index of the container that runs the app in the manifest.
 func (s *Set) container() (int, error) {
 	containers := s.Deployment.Spec.Template.Spec.Containers
-	if i := appContainer(containers, s.App); i >= 0 {
+	if i := appContainer(containers, s.App, s.Label); i >= 0 {
 		return i, nil
 	}
 	return 0, &usererr.Error{
@@ -56,16 +56,16 @@ func (s *Set) container() (int, error) {
 
 // appContainer is the index of the container that runs an app: the only one, or the one named app or like the
 // app. Others are sidecars. It is -1 if there is none.
-func appContainer(containers []corev1.Container, app string) int {
+func appContainer(containers []corev1.Container, names ...string) int {
 	if len(containers) == 1 {
 		return 0
 	}
-	return slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == "app" || c.Name == app })
+	return slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == "app" || slices.Contains(names, c.Name) })
 }
 
-// AppImage is the image that a pod runs an app with; "" if no container is the app's.
-func AppImage(pod corev1.PodSpec, app string) string {
-	if i := appContainer(pod.Containers, app); i >= 0 {
+// AppImage is the image that a pod runs an app with, whose container is named app or otherwise; "" if none is the app's.
+func AppImage(pod corev1.PodSpec, names ...string) string {
+	if i := appContainer(pod.Containers, names...); i >= 0 {
 		return pod.Containers[i].Image
 	}
 	return ""

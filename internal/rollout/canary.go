@@ -67,21 +67,7 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if nothing, err = j.lookBefore(found.want); nothing != nil || err != nil {
 		return found, nothing, err
 	}
-	route, err := j.routable(ctx, want.Sticky != nil)
-	if err != nil {
-		return found, nil, err
-	}
-	service, err := j.liveService(ctx)
-	if err != nil {
-		return found, nil, err
-	}
-	found.routed, found.served = route != nil, service != nil
-	if found.primary == nil {
-		err = j.checkFirstService(service)
-	} else {
-		err = j.checkService(service, found.primary, route)
-	}
-	if err != nil {
+	if err := j.lookShared(ctx, &found); err != nil {
 		return found, nil, err
 	}
 	return found, nil, j.admit(ctx, &found.want)
@@ -150,20 +136,41 @@ func (j *job) lookBefore(want release.Release) (*Result, error) {
 	return nil, nil
 }
 
-// routable gives the VirtualService, nil when there is none, and refuses one without the release's route.
-func (j *job) routable(ctx context.Context, sticky bool) (*networking.VirtualService, error) {
-	live, err := j.liveRoute(ctx)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w; nothing was changed", err)
-	case live == nil:
-		return nil, nil
-	case len(j.Manifests.Routes(live)) == 0:
-		return nil, routeMissing(j.virtualService())
-	case sticky:
-		return live, j.stickyRefusal(live)
+// lookShared looks at what both tracks share, and refuses what would make the release ineffective or primary lose its
+// traffic.
+func (j *job) lookShared(ctx context.Context, found *canaryFound) error {
+	mesh, err := j.readMesh(ctx)
+	if err != nil {
+		return err
 	}
-	return live, nil
+	service, err := j.liveService(ctx)
+	if err != nil {
+		return err
+	}
+	found.routed, found.served = mesh.route != nil, service != nil
+	if found.routed {
+		if err := j.routable(mesh.route, found.want.Sticky != nil); err != nil {
+			return err
+		}
+	}
+	if err := j.checkMesh(ctx, mesh, found.primary); err != nil {
+		return err
+	}
+	if found.primary == nil {
+		return j.checkFirstService(service)
+	}
+	return j.checkService(service, found.primary, mesh.route)
+}
+
+// routable refuses a VirtualService without the release's route.
+func (j *job) routable(live *networking.VirtualService, sticky bool) error {
+	switch {
+	case len(j.Manifests.Routes(live)) == 0:
+		return routeMissing(j.virtualService())
+	case sticky:
+		return j.stickyRefusal(live)
+	}
+	return nil
 }
 
 // admit asks whether a release's image may be deployed.

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -34,8 +35,15 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 
 // sameSelector refuses a Deployment that was made with another selector: selectors are immutable.
 func sameSelector(live, desired *appsv1.Deployment) error {
-	if live.Spec.Selector != nil && live.Spec.Selector.MatchLabels[manifest.TrackLabel] == desired.Spec.Selector.MatchLabels[manifest.TrackLabel] {
+	if apiequality.Semantic.DeepEqual(live.Spec.Selector, desired.Spec.Selector) {
 		return nil
+	}
+	if track := desired.Spec.Selector.MatchLabels[manifest.TrackLabel]; live.Spec.Selector != nil && live.Spec.Selector.MatchLabels[manifest.TrackLabel] == track {
+		return &usererr.Error{
+			Field:   "Deployment " + live.Namespace + "/" + live.Name + ": spec.selector",
+			Problem: fmt.Sprintf("it is %s in the cluster and %s in the manifest, and selectors cannot be changed", metav1.FormatLabelSelector(live.Spec.Selector), metav1.FormatLabelSelector(desired.Spec.Selector)),
+			Fix:     "write the selector that it has into the manifest (the pods may have more labels), or run `crossbill migrate`, which replaces the Deployment while the app serves",
+		}
 	}
 	return &usererr.Error{
 		Field:   "Deployment " + live.Namespace + "/" + live.Name,

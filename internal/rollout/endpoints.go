@@ -19,12 +19,19 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
+// selector is the one of a track's Deployment: labels of the app's may be other apps' as well.
 func (j *job) selector(track release.Track) string {
-	return labels.SelectorFromSet(labels.Set{manifest.AppLabel: j.app(), manifest.TrackLabel: string(track)}).String()
+	if j.ledger != nil && j.ledger.Release != nil && j.ledger.Release.Objects != nil { // the manifests may be later ones
+		return labels.SelectorFromSet(j.ledger.Release.Objects.Selectors[track]).String()
+	}
+	selector, err := j.Manifests.Selector(track)
+	if err != nil {
+		return labels.Nothing().String() // it was checked when the manifests were read
+	}
+	return selector.String()
 }
 
 // waitEndpoints is the step that waits until every pod of a track is a ready endpoint of the Service, and that

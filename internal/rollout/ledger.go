@@ -29,6 +29,9 @@ func (j *job) ledgerName() string {
 // readLedger reads the ledger; that of an app without one is empty.
 func (j *job) readLedger(ctx context.Context) error {
 	state, err := j.Kube.CoreV1().ConfigMaps(j.Namespace).Get(ctx, j.stateName(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		state, err = j.readLedgerByLabel(ctx, err)
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		state = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{

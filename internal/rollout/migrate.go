@@ -126,7 +126,7 @@ func (j *job) primaryBeside(ctx context.Context, m migration) error {
 func (j *job) convertRoute(ctx context.Context) error {
 	o := j.virtualService()
 	desired := j.Manifests.VirtualService.DeepCopy()
-	desired.Namespace = j.Namespace
+	desired.Namespace = o.namespace
 	before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
 		switch {
 		case live == nil:

@@ -79,16 +79,26 @@ func (c *Cluster) service() object {
 }
 
 func (c *Cluster) destinationRule() object {
-	return objectOf("DestinationRule", c.Namespace, c.Manifests.DestinationRule.Name, c.Istio.NetworkingV1().DestinationRules(c.Namespace))
+	namespace := c.namespaceOf(c.Manifests.DestinationRule)
+	return objectOf("DestinationRule", namespace, c.Manifests.DestinationRule.Name, c.Istio.NetworkingV1().DestinationRules(namespace))
 }
 
 func (c *Cluster) virtualService() object {
-	return objectOf("VirtualService", c.Namespace, c.Manifests.VirtualService.Name, c.Istio.NetworkingV1().VirtualServices(c.Namespace))
+	namespace := c.namespaceOf(c.Manifests.VirtualService)
+	return objectOf("VirtualService", namespace, c.Manifests.VirtualService.Name, c.Istio.NetworkingV1().VirtualServices(namespace))
 }
 
 // gateway is one that apps share: it is only ever created.
-func (c *Cluster) gateway(name string) object {
-	return objectOf("Gateway", c.Namespace, name, c.Istio.NetworkingV1().Gateways(c.Namespace))
+func (c *Cluster) gateway(namespace, name string) object {
+	return objectOf("Gateway", namespace, name, c.Istio.NetworkingV1().Gateways(namespace))
+}
+
+// namespaceOf is where an object of the mesh is: where its manifest says, else beside the app.
+func (c *Cluster) namespaceOf(o metav1.Object) string {
+	if namespace := o.GetNamespace(); namespace != "" {
+		return namespace
+	}
+	return c.Namespace
 }
 
 // known is an object as this job has read or written it last.

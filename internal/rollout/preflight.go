@@ -53,12 +53,11 @@ func (c *Cluster) checkNamespaces() error {
 	return nil
 }
 
+// manifestNamespaces are those of what must be where the app is. The mesh's objects may be elsewhere.
 func (c *Cluster) manifestNamespaces() map[string]string {
 	m := c.Manifests
 	return map[string]string{
-		"Service " + m.Service.Name:                 m.Service.Namespace,
-		"Deployment " + m.Deployment.Name:           m.Deployment.Namespace,
-		"DestinationRule " + m.DestinationRule.Name: m.DestinationRule.Namespace,
-		"VirtualService " + m.VirtualService.Name:   m.VirtualService.Namespace,
+		"Service " + m.Service.Name:       m.Service.Namespace,
+		"Deployment " + m.Deployment.Name: m.Deployment.Namespace,
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
@@ -178,6 +179,12 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 			return fmt.Errorf("%s: primary's previous pod template is not readable: %w", j.ledgerName(), err)
 		}
 		desired.Spec.Template = template
+	}
+	switch objects := j.ledger.Release.Objects; { // the manifests may be later ones, with another selector
+	case live != nil:
+		desired.Spec.Selector = live.Spec.Selector.DeepCopy()
+	case objects != nil:
+		desired.Spec.Selector.MatchLabels = maps.Clone(objects.Selectors[release.Primary])
 	}
 	before, after, err := j.applyDeployment(ctx, desired, nil)
 	if err != nil {

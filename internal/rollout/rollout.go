@@ -118,7 +118,9 @@ func (c *Cluster) timeout() time.Duration {
 func (c *Cluster) app() string { return c.Manifests.App }
 
 // stateName is the name of the ledger's ConfigMap and of the lock's Lease.
-func (c *Cluster) stateName() string { return "crossbill-" + c.app() }
+func (c *Cluster) stateName() string { return statePrefix + c.app() }
+
+const statePrefix = "crossbill-"
 
 func (c *Cluster) deploymentName(track release.Track) string { return c.Manifests.Name(track) }
 

@@ -7,6 +7,7 @@ import (
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -38,7 +39,7 @@ func (j *job) ensureSubsets(ctx context.Context) error { return j.addSubsets(ctx
 func (j *job) addSubsets(ctx context.Context, moved func(error) error) error {
 	o := j.destinationRule()
 	desired := j.Manifests.DestinationRule.DeepCopy()
-	desired.Namespace = j.Namespace
+	desired.Namespace = o.namespace
 	before, after, err := change(ctx, j, o, func(live *networking.DestinationRule) (write, error) {
 		if live == nil {
 			return j.create(o, desired, true), nil
@@ -84,15 +85,19 @@ func missingSubsets(o object, live *networking.DestinationRule) (ops []patchOp, 
 // ensureGateways creates the Gateways that are missing. Apps may share one, so it is only ever created.
 func (j *job) ensureGateways(ctx context.Context) error {
 	for _, gateway := range j.Manifests.Gateways {
-		o := j.gateway(gateway.Name)
+		o := j.gateway(j.namespaceOf(gateway), gateway.Name)
 		desired := gateway.DeepCopy()
-		desired.Namespace = j.Namespace
+		desired.Namespace = o.namespace
 		before, _, err := change(ctx, j, o, func(live *networking.Gateway) (write, error) {
 			if live != nil {
 				return nil, nil
 			}
 			return j.create(o, desired, false), nil
 		})
+		if apierrors.IsForbidden(err) && o.namespace != j.Namespace { // it is who has that namespace that makes it
+			j.log(o.String(), "cannot be read, and is left alone: %v", err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -107,7 +112,7 @@ func (j *job) ensureGateways(ctx context.Context) error {
 func (j *job) ensureRoute(ctx context.Context) error {
 	o := j.virtualService()
 	desired := j.Manifests.VirtualService.DeepCopy()
-	desired.Namespace = j.Namespace
+	desired.Namespace = o.namespace
 	before, _, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
 		switch {
 		case live == nil:

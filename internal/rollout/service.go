@@ -19,6 +19,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -119,7 +120,7 @@ func (j *job) leads(service, live *corev1.Service, both []pods, where string) er
 	for _, port := range service.Spec.Ports {
 		target, declared := targetOf(port), 0
 		for _, track := range both {
-			if declares(track.spec.Spec, target, port.Protocol) {
+			if manifest.Declares(track.spec.Spec, target, port.Protocol) {
 				declared++
 			}
 		}
@@ -129,7 +130,7 @@ func (j *job) leads(service, live *corev1.Service, both []pods, where string) er
 			continue
 		}
 		for _, track := range both {
-			if !declares(track.spec.Spec, target, port.Protocol) {
+			if !manifest.Declares(track.spec.Spec, target, port.Protocol) {
 				return &usererr.Error{
 					Field:   j.service().String() + ": spec.ports",
 					Problem: fmt.Sprintf("port %d, in %s, leads to port %s, which no container of the pods of %s has", port.Port, where, target.String(), track.of),
@@ -147,26 +148,6 @@ func targetOf(port corev1.ServicePort) intstr.IntOrString {
 		return intstr.FromInt32(port.Port)
 	}
 	return port.TargetPort
-}
-
-// declares says whether a container of a pod, or a sidecar among its init containers, declares a port.
-func declares(pod corev1.PodSpec, target intstr.IntOrString, protocol corev1.Protocol) bool {
-	containers := slices.Clone(pod.Containers)
-	for _, c := range pod.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			containers = append(containers, c)
-		}
-	}
-	tcp := func(p corev1.Protocol) bool { return p == "" || p == corev1.ProtocolTCP }
-	for _, c := range containers {
-		for _, port := range c.Ports {
-			same := port.Protocol == protocol || tcp(port.Protocol) && tcp(protocol)
-			if same && (target.Type == intstr.String && port.Name == target.StrVal || target.Type == intstr.Int && port.ContainerPort == target.IntVal) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // keepsPorts refuses to take a port away that a route or the DestinationRule names.

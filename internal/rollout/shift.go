@@ -49,7 +49,7 @@ func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Weight > last || r.Weight == last && status.Weights != nil && int(status.Weights.Canary) == last {
+	if r.Weight > last || r.Weight == last && status.routed(last) {
 		return j.nothing("release %s has %d%% of the traffic: nothing to do", r.ID, r.Weight), nil
 	}
 	return nil, nil

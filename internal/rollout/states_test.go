@@ -22,7 +22,7 @@ import (
 // own gives a test manifests that it may change.
 func (w *world) own() *manifest.Set {
 	w.Helper()
-	set, err := manifest.Load("../../k8s")
+	set, err := loadManifests()
 	if err != nil {
 		w.Fatal(err)
 	}

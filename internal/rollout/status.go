@@ -25,7 +25,15 @@ type Status struct {
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
 
-	pinned bool // sticky routes are there
+	routes  []routeStatus // of the release, all of them; Weights are the first one's
+	unsplit []string      // routes that lead to the Service without a subset
+	pinned  bool          // sticky routes are there
+}
+
+// routeStatus is one http route of the release.
+type routeStatus struct {
+	place   string // where it is, for a message; "" when it is the only one
+	weights manifest.WeightPair
 }
 
 // TrackStatus is one track's Deployment.
@@ -76,14 +84,28 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	if vs != nil {
-		if routes := c.Manifests.Routes(vs); len(routes) > 0 {
-			weights := manifest.Weights(vs, routes[0])
+		status.unsplit = c.Manifests.Unsplit(vs)
+		routes := c.Manifests.Routes(vs)
+		for _, r := range routes {
+			one := routeStatus{weights: manifest.Weights(vs, r)}
+			if len(routes) > 1 {
+				one.place = fmt.Sprintf(" in spec.http[%d]", r.HTTP)
+			}
+			status.routes = append(status.routes, one)
+		}
+		if len(routes) > 0 {
+			weights := status.routes[0].weights
 			status.Weights = &weights
 			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
 	status.Drift = status.drift()
 	return status, nil
+}
+
+// routed says whether every route of the release gives the canary a weight.
+func (s *Status) routed(weight int) bool {
+	return len(s.routes) > 0 && !slices.ContainsFunc(s.routes, func(r routeStatus) bool { return int(r.weights.Canary) != weight })
 }
 
 // drift compares what is live with what the stage of the release in flight has made. While a stage is
@@ -110,8 +132,16 @@ func (s *Status) drift() []string {
 	const remedy = "; rollback ends the release, or put it back as it was"
 	if s.Weights == nil {
 		found = append(found, "the VirtualService or its route is gone"+remedy)
-	} else if s.Weights.Canary != want.canary {
-		found = append(found, fmt.Sprintf("the canary has weight %d, the release gave it %d", s.Weights.Canary, want.canary)+remedy)
+	}
+	for _, route := range s.routes {
+		if w := route.weights; w.Canary != want.canary {
+			found = append(found, fmt.Sprintf("the canary has weight %d%s, the release gave it %d", w.Canary, route.place, want.canary)+remedy)
+		} else if w.Primary != 100-want.canary {
+			found = append(found, fmt.Sprintf("primary has weight %d%s, the release gave it %d", w.Primary, route.place, 100-want.canary)+remedy)
+		}
+	}
+	for _, place := range s.unsplit {
+		found = append(found, place+" of the VirtualService leads to the Service without a subset, and so to the canary by its share of the pods"+remedy)
 	}
 	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.pinned != sticky {
 		found = append(found, map[bool]string{true: "the routes that keep browsers on a version are gone", false: "there are routes that keep browsers on a version, which no release needs"}[sticky]+remedy)

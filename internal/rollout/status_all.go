@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -41,7 +42,7 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 	if err != nil {
 		return nil, fmt.Errorf("locks (Leases): %w", err)
 	}
-	tracks := map[appKey]map[release.Track]*TrackStatus{}
+	tracks, byLabel := map[appKey]map[release.Track]*TrackStatus{}, map[appKey]map[release.Track]*TrackStatus{} // the latter for ledgers of long ago
 	for i := range deployments.Items {
 		d := &deployments.Items[i]
 		labels := d.Spec.Template.Labels // nothing guarantees its own labels
@@ -49,11 +50,15 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 		if track != release.Primary && track != release.Canary {
 			continue
 		}
-		app := appKey{d.Namespace, labels[manifest.AppLabel]}
-		if tracks[app] == nil {
-			tracks[app] = map[release.Track]*TrackStatus{}
+		app := strings.TrimSuffix(d.Name, "-"+string(track))
+		found := &TrackStatus{Image: manifest.AppImage(d.Spec.Template.Spec, app, labels[manifest.AppLabel]), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
+		for names, name := range map[*map[appKey]map[release.Track]*TrackStatus]string{&tracks: app, &byLabel: labels[manifest.AppLabel]} {
+			key := appKey{d.Namespace, name}
+			if (*names)[key] == nil {
+				(*names)[key] = map[release.Track]*TrackStatus{}
+			}
+			(*names)[key][track] = found
 		}
-		tracks[app][track] = &TrackStatus{Image: manifest.AppImage(d.Spec.Template.Spec, app.name), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 	}
 	locks := map[appKey]int{}
 	for i, lease := range leases.Items {
@@ -67,6 +72,9 @@ func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace strin
 		}
 		app := state.Labels["app"]
 		s := AppStatus{Namespace: state.Namespace, App: app, Tracks: tracks[appKey{state.Namespace, app}]}
+		if s.Tracks == nil {
+			s.Tracks = byLabel[appKey{state.Namespace, app}]
+		}
 		ledger, err := release.ParseLedger(app, text)
 		if err != nil {
 			s.Problem = err.Error()

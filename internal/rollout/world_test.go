@@ -75,7 +75,16 @@ type world struct {
 }
 
 // manifests are the app's. They are shared: who changes them loads their own.
-var manifests = sync.OnceValues(func() (*manifest.Set, error) { return manifest.Load("../../k8s") })
+var manifests = sync.OnceValues(loadManifests)
+
+// loadManifests reads the app's for the tests' namespace.
+func loadManifests() (*manifest.Set, error) {
+	set, err := manifest.Load("../../k8s")
+	if err == nil {
+		err = set.In(namespace)
+	}
+	return set, err
+}
 
 // moment is a cluster at some time. It never changes.
 type moment struct {
