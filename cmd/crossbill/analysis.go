@@ -74,6 +74,16 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 	}, err
 }
 
+// slow is the time from which an answer is slow by the first objective that says so; 0 if none does.
+func (o *analysisOptions) slow() time.Duration {
+	for _, objective := range o.slo.Objectives {
+		if objective.Latency != nil {
+			return objective.Latency.Duration
+		}
+	}
+	return 0
+}
+
 // lookText is a look as a line: what both tracks got and how far the evidence is.
 func lookText(e verdict.Evaluation) string {
 	words := []string{fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())}
@@ -115,6 +125,7 @@ type verdictSummary struct {
 	Requests   int64                  `json:"requests"`        // the canary's, while it was judged
 	Seconds    float64                `json:"durationSeconds"` // until the verdict
 	Objectives []objectiveSummary     `json:"objectives"`
+	Probe      *analysis.Probed       `json:"probe,omitempty"` // what came of the probe's own requests
 }
 
 // objectiveSummary is what one objective has counted in all of the time.

@@ -78,7 +78,7 @@ code 3). An API server or a Prometheus that is away is waited for.`,
 	inSection(flags, analysisSection, func(flags *pflag.FlagSet) {
 		positiveDuration(flags, &o.analysis.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")
 		flags.StringVar(&o.probe.URL, "probe", "", "URL to call while the canary is judged, for an app with too little traffic of its own: GET requests that are safe to repeat (default: none)")
-		flags.Float64Var(&o.probe.Rate, "probe-rate", 10, "requests a second to --probe")
+		flags.Float64Var(&o.probe.Rate, "probe-rate", 10, "requests a second to --probe; with --probe-header as many go without it, to primary for the most part")
 		flags.StringVar(&o.probe.Header, "probe-header", "", "'name: value' for --probe, when a route of the VirtualService sends that header to the canary (default: the route's weights decide)")
 	})
 	o.notify.add(cmd)
@@ -127,7 +127,7 @@ func (o *verifyOptions) run(ctx context.Context) error {
 		}
 		options.Again, options.Observe, options.NoRollback = o.again, o.dryRun, o.noRollback
 		if o.probe.URL != "" {
-			options.Probe = &o.probe
+			options.Probe, o.probe.Slow = &o.probe, o.analysis.slow()
 		}
 		if o.record != "" {
 			options.Record = o.writeRecord
@@ -137,7 +137,11 @@ func (o *verifyOptions) run(ctx context.Context) error {
 			judge, options.Report, options.Refresh = analysis.Watch, sometimes(options.Report), o.refresh()
 		}
 		came, err := judge(ctx, options)
-		return outcome{came.Result, summaryOf(came.Verdict)}, err
+		summary := summaryOf(came.Verdict)
+		if summary != nil {
+			summary.Probe = options.Probe.Result()
+		}
+		return outcome{came.Result, summary}, err
 	})
 }
 

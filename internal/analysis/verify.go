@@ -99,20 +99,31 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if err != nil {
 		return nil, err
 	}
+	var probing *probing
+	report := o.Report
 	if o.Probe != nil {
-		defer o.Probe.start(ctx)()
+		probing = o.Probe.begin(ctx, o.Test, r.Weight)
+		defer probing.stop()
+		report = probing.counts(report)
 	}
 	v, err := verdict.Verify(ctx, verdict.Options{
 		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
-		Report: o.Report, Warn: o.Warn, Resume: from, Healthy: healthy,
+		Report: report, Warn: o.Warn, Resume: from, Healthy: healthy,
 		Witness: func(context.Context) (verdict.Witnessed, error) {
 			seen, err := witness.Look()
 			if err == nil && seen.Moved != nil {
 				stop(&rollout.StageError{Err: fmt.Errorf("the analysis has ended: %w", seen.Moved)})
 			}
-			return verdict.Witnessed{Unhealthy: seen.Unhealthy, Cause: verdict.Cause(seen.Cause), Hold: seen.Hold, PrimaryWhole: seen.PrimaryWhole}, err
+			witnessed := verdict.Witnessed{Unhealthy: seen.Unhealthy, Cause: verdict.Cause(seen.Cause), Hold: seen.Hold, PrimaryWhole: seen.PrimaryWhole}
+			if probing != nil && seen.Unhealthy == "" && seen.Hold == "" {
+				probing.witness(&witnessed)
+			}
+			return witnessed, err
 		},
 	})
+	if v != nil && probing != nil {
+		v.Reason += probing.text()
+	}
 	if moved, ok := errors.AsType[*rollout.StageError](context.Cause(ctx)); ok {
 		err = moved
 	}

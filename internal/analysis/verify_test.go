@@ -3,7 +3,9 @@ package analysis
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -263,20 +265,74 @@ func TestRollBackUnready(t *testing.T) {
 	}
 }
 
-// TestProbe: the app is called while the canary is judged, with the header.
+// TestProbe: the app is called while the canary is judged, with the header and as often without it. What came of that
+// is counted apart, and the verdict says how many of the canary's requests they are.
 func TestProbe(t *testing.T) {
 	app := &counted{}
 	server := httptest.NewServer(app)
 	defer server.Close()
 	o := judgedBy(t, fine(), &ledger{status: []rollout.Status{at(release.StageCanary, "")}})
 	o.Probe = &Probe{URL: server.URL, Rate: 200, Header: "x-track: canary"}
-	if _, err := Verify(t.Context(), o); err != nil {
+	came, err := Verify(t.Context(), o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	app.mu.Lock()
 	defer app.mu.Unlock()
-	if len(app.headers) == 0 || app.headers[0] != "GET canary crossbill-probe" {
+	if !slices.Contains(app.headers, "GET canary crossbill-probe") || !slices.Contains(app.headers, "GET  crossbill-probe") {
 		t.Errorf("the app got %q", app.headers)
+	}
+	if got := o.Probe.Result(); got.Canary.Requests == 0 || got.Primary.Requests == 0 || got.Canary.Failed > 0 {
+		t.Errorf("counted %+v, %+v", got.Canary, got.Primary)
+	}
+	if !strings.Contains(came.Verdict.Reason, "of the canary's requests are the probe's, by the header: 0 of ") {
+		t.Errorf("%s", came.Verdict.Reason)
+	}
+}
+
+// TestProbeIsJudgedAsAProbe: a canary that answers the probe worse than primary does is unhealthy whatever callers see;
+// one that answers it as primary does is not.
+func TestProbeIsJudgedAsAProbe(t *testing.T) {
+	for name, c := range map[string]struct {
+		broken func(header string) bool
+		header string
+		want   string
+	}{
+		"the canary fails":         {func(h string) bool { return h != "" }, "x-track: canary", "unhealthy"},
+		"both fail":                {func(string) bool { return true }, "x-track: canary", ""},
+		"primary fails":            {func(h string) bool { return h == "" }, "x-track: canary", ""},
+		"by the weights, it fails": {func(string) bool { return true }, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if c.broken(r.Header.Get("X-Track")) {
+					w.WriteHeader(http.StatusInternalServerError)
+				}
+			}))
+			defer server.Close()
+			l := &ledger{status: []rollout.Status{at(release.StageCanary, "")}}
+			o := judgedBy(t, fine(), l)
+			o.Probe = &Probe{URL: server.URL, Rate: 500, Header: c.header}
+			came, err := Verify(t.Context(), o)
+			if kind(err) != c.want || c.want != "" && came.Verdict.Cause != CauseProbe {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestProbesAreNoCallers: a minimum of requests is of callers, or of the probe, not of both together.
+func TestProbesAreNoCallers(t *testing.T) {
+	for _, c := range []struct {
+		counted float64 // by the gateway
+		own     int
+		held    bool
+	}{{70, 40, true}, {100, 40, false}, {60, 60, false}, {0, 0, true}} {
+		r := &probing{probe: &Probe{Header: "x: y"}, test: verdict.Test{MinRequests: 50}, counted: c.counted, got: [2]Answers{{Requests: c.own}}}
+		if _, hold := r.look(time.Now()); (hold != "") != c.held {
+			t.Errorf("%.0f counted, %d of the probe: %q", c.counted, c.own, hold)
+		}
 	}
 }
 
@@ -285,14 +341,14 @@ func TestValidateProbe(t *testing.T) {
 		probe Probe
 		field string
 	}{
-		"good":            {Probe{"https://app.example.com/", 10, ""}, ""},
-		"with a header":   {Probe{"https://app.example.com/", 0.5, "x-track: canary"}, ""},
-		"no host":         {Probe{"https:///", 10, ""}, "probe.url"},
-		"another scheme":  {Probe{"ftp://app.example.com", 10, ""}, "probe.url"},
-		"no rate":         {Probe{"https://app.example.com/", 0, ""}, "probe.rate"},
-		"too fast":        {Probe{"https://app.example.com/", 1001, ""}, "probe.rate"},
-		"no header":       {Probe{"https://app.example.com/", 10, "x-track"}, "probe.header"},
-		"header, no name": {Probe{"https://app.example.com/", 10, ": canary"}, "probe.header"},
+		"good":            {Probe{URL: "https://app.example.com/", Rate: 10, Header: ""}, ""},
+		"with a header":   {Probe{URL: "https://app.example.com/", Rate: 0.5, Header: "x-track: canary"}, ""},
+		"no host":         {Probe{URL: "https:///", Rate: 10, Header: ""}, "probe.url"},
+		"another scheme":  {Probe{URL: "ftp://app.example.com", Rate: 10, Header: ""}, "probe.url"},
+		"no rate":         {Probe{URL: "https://app.example.com/", Rate: 0, Header: ""}, "probe.rate"},
+		"too fast":        {Probe{URL: "https://app.example.com/", Rate: 1001, Header: ""}, "probe.rate"},
+		"no header":       {Probe{URL: "https://app.example.com/", Rate: 10, Header: "x-track"}, "probe.header"},
+		"header, no name": {Probe{URL: "https://app.example.com/", Rate: 10, Header: ": canary"}, "probe.header"},
 	} {
 		err := c.probe.Validate()
 		var input *usererr.Error

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -13,7 +14,7 @@ import (
 type Witnessed struct {
 	// Unhealthy is why the canary is unhealthy whatever its counters say; "" if nothing does.
 	Unhealthy string `json:"unhealthy,omitempty"`
-	Cause     Cause  `json:"cause,omitempty"` // of Unhealthy
+	Cause     Cause  `json:"cause,omitempty"` // of Unhealthy, or of Hold
 	// Hold is why the canary cannot be healthy at the moment; "" if it can.
 	Hold string `json:"-"`
 	// PrimaryWhole says that all of primary's wanted pods are ready endpoints. Errors of the Service that belong to
@@ -63,7 +64,7 @@ func (w *watching) unattributed() (Cause, string) {
 		return PodsUnseen, fmt.Sprintf("the canary's pods cannot be seen: %v", w.unseen)
 	}
 	if w.witnessed.Hold != "" {
-		return NotReady, w.witnessed.Hold
+		return cmp.Or(w.witnessed.Cause, NotReady), w.witnessed.Hold
 	}
 	if !w.witnessed.PrimaryWhole || w.counting.allErrors == 0 {
 		return "", ""
