@@ -243,7 +243,7 @@ func TestAReportOfEverything(t *testing.T) {
 
 func TestWeightChart(t *testing.T) {
 	s := full(t)
-	for i, want := range []string{"0s 0, 20s 10, 35s 0, 46s 0", "0s 0, 20s 10, 3m15s 100, 3m25s 100"} {
+	for i, want := range []string{"0s 0, 20s 10, 30s 0, 41s 0", "0s 0, 20s 10, 3m20s 100, 3m30s 100"} {
 		f := &s.History[i]
 		var got []string
 		for _, p := range weightChart(&f.Release, f.FinishedAt, f.Outcome).Curves[0].Points {

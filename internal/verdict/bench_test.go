@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	benchReleases = flag.Int("verdict.releases", 300, "TestMethods: releases simulated for each cell")
+	benchReleases = flag.Int("verdict.releases", 60, "TestMethods: releases simulated for each cell")
 	benchOut      = flag.String("verdict.json", "", "TestMethods: file for what it counts")
 	benchDocs     = flag.String("verdict.docs", "", "TestMethods: folder for verdict.md and its plot")
 )
@@ -88,18 +88,18 @@ func crossbill(name string, test Test) method {
 }
 
 // eachRequest judges after each request to the canary, with the nine to primary that come with it: what the method
-// needs if it does not have to wait for a scrape. It is slow, so the short form simulates fewer releases.
+// needs if it does not have to wait for a scrape. It is slow, so fewer releases are simulated.
 func eachRequest(test Test) method {
 	test.MinRequests, test.MinDuration, test.MaxDuration = 0, 0, 1<<62
 	return method{eachRequestName, func(w world, rng *rand.Rand) end {
 		s := test.Begin()
-		for n := 1.0; n < 20000; n++ {
+		for n := 1.0; n < 4000; n++ {
 			j := s.Add(blockAt(n, Pair{Tally{1, draw(rng, 1, w.Canary(0))}, Tally{9, draw(rng, 9, w.Primary(0))}}))
 			if j.Decided {
 				return end{j.Outcome, n / (w.Rate * canaryWeight), n}
 			}
 		}
-		return end{release.Inconclusive, 0, 20000}
+		return end{release.Inconclusive, 4000 / (w.Rate * canaryWeight), 4000}
 	}}
 }
 
@@ -223,7 +223,13 @@ type cell struct {
 	MedianRequests    float64 `json:"medianRequests"`
 	MeanRequests      float64 `json:"meanRequests"`
 	WaldRequests      float64 `json:"waldRequests"` // mean of Wald's test; 0 where it does not apply
-	releases          int
+	Since             float64 `json:"since"`        // second from which MedianSeconds and P95Seconds count
+	Releases          int     `json:"releases"`
+	// Promised bounds Measured, the rate of wrong verdicts. Other methods promise none, nor does a test with errors in
+	// larger bursts than it was made for.
+	Promised *float64 `json:"promised"`
+	Measured *float64 `json:"measured"`
+	scene    bool
 }
 
 // simulate judges many releases; the seed is the cell's own.
@@ -251,7 +257,7 @@ func simulate(w world, m method, test Test, releases int) cell {
 		Scenario: w.Scenario, Method: m.name, CanaryErrorRate: w.Canary(0), PrimaryErrorRate: w.Primary(0), RequestsPerSecond: w.Rate,
 		RolledBack: count[release.Unhealthy], Passed: count[release.Healthy], Inconclusive: count[release.Inconclusive],
 		MedianSeconds: at(0.5, seconds), P95Seconds: at(0.95, seconds), MedianRequests: at(0.5, requests), MeanRequests: sum / float64(releases),
-		releases: releases,
+		Releases: releases,
 	}
 	o := test.Objectives[0]
 	switch canary, primary := w.Canary(0), w.Primary(0); {
@@ -274,8 +280,8 @@ var (
 
 // releasesOf is how many releases are simulated with a method.
 func releasesOf(m method) int {
-	if m.name == eachRequestName && *benchReleases < 1000 {
-		return max(1, *benchReleases/3)
+	if m.name == eachRequestName {
+		return max(1, *benchReleases/10)
 	}
 	return *benchReleases
 }
@@ -293,17 +299,18 @@ func TestMethods(t *testing.T) {
 	type job struct {
 		w world
 		m method
+		s *scene // instead of the two
 	}
 	var jobs []job
 	for _, errors := range errorRates {
 		w := world{Scenario: "steady", Canary: always(errors), Primary: always(0.001), Burst: 1}
 		for _, w.Rate = range requestRates {
 			for _, m := range methods {
-				jobs = append(jobs, job{w, m})
+				jobs = append(jobs, job{w: w, m: m})
 			}
 		}
 		w.Rate = 50
-		jobs = append(jobs, job{w, eachRequest(test)}, job{w, wald(test)}, job{w, waldOfBoth(test)})
+		jobs = append(jobs, job{w: w, m: eachRequest(test)}, job{w: w, m: wald(test)}, job{w: w, m: waldOfBoth(test)})
 	}
 	tide := func(at float64) float64 { return 0.001 + 0.00005*at }
 	outage := func(at float64) float64 {
@@ -319,7 +326,7 @@ func TestMethods(t *testing.T) {
 		{"worse than a primary that is bad itself (25% to 5%)", always(0.25), always(0.05), 50, 1},
 	} {
 		for _, m := range methods[:4] {
-			jobs = append(jobs, job{w, m})
+			jobs = append(jobs, job{w: w, m: m})
 		}
 	}
 	for _, burst := range []float64{2, 5, 20} {
@@ -327,10 +334,13 @@ func TestMethods(t *testing.T) {
 		robust.Burst, cautious.Burst = burst, 2*burst
 		for _, errors := range []float64{0.001, 0.05} {
 			w := world{fmt.Sprintf("errors in bursts of %g on average", burst), always(errors), always(0.001), 50, burst}
-			jobs = append(jobs, job{w, crossbill("Crossbill", test)}, job{w, crossbill(fmt.Sprintf("Crossbill with burst: %g", burst), robust)}, job{w, crossbill(fmt.Sprintf("Crossbill with burst: %g", 2*burst), cautious)})
+			jobs = append(jobs, job{w: w, m: crossbill("Crossbill", test)}, job{w: w, m: crossbill(fmt.Sprintf("Crossbill with burst: %g", burst), robust)}, job{w: w, m: crossbill(fmt.Sprintf("Crossbill with burst: %g", 2*burst), cautious)})
 		}
 	}
 
+	for _, s := range scenes() {
+		jobs = append(jobs, job{s: &s})
+	}
 	cells := make([]cell, len(jobs))
 	slots := make(chan struct{}, runtime.NumCPU())
 	var all sync.WaitGroup
@@ -338,7 +348,14 @@ func TestMethods(t *testing.T) {
 		all.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
+			if j.s != nil {
+				cells[i] = cellOf(*j.s, *benchReleases)
+				return
+			}
 			cells[i] = simulate(j.w, j.m, test, releasesOf(j.m))
+			if j.m.name == "Crossbill" && j.w.Burst <= 1 || j.m.name == eachRequestName {
+				cells[i] = cells[i].promise(test)
+			}
 		})
 	}
 	all.Wait()
@@ -348,22 +365,22 @@ func TestMethods(t *testing.T) {
 			known[c.CanaryErrorRate] = c.MeanRequests
 		}
 	}
+	broken := []string{}
 	for i := range cells {
 		if cells[i].Scenario == "steady" {
 			cells[i].WaldRequests = known[cells[i].CanaryErrorRate]
 		}
 		c := cells[i]
 		t.Logf("%-50s %-42s %6.3f %6.3f %4g req/s  %-7s rolled back %.4f passed %.4f  median %5.0f s, %6.0f requests (p95 %5.0f s)", c.Scenario, c.Method, c.CanaryErrorRate, c.PrimaryErrorRate, c.RequestsPerSecond, c.Truth, c.RolledBack, c.Passed, c.MedianSeconds, c.MedianRequests, c.P95Seconds)
-		if c.Method != "Crossbill" && c.Method != eachRequestName || c.Scenario[:6] == "errors" && c.Scenario[:10] == "errors in " {
-			continue
-		}
-		limit := func(rate float64) float64 { return rate + 3*math.Sqrt(rate*(1-rate)/float64(c.releases)) }
-		if c.FalseRollback > limit(test.FalseRollback) || c.FalsePass > limit(test.FalsePass) {
-			t.Errorf("%s, %s, %g against %g: false rollbacks %.4f, false passes %.4f", c.Scenario, c.Method, c.CanaryErrorRate, c.PrimaryErrorRate, c.FalseRollback, c.FalsePass)
+		if c.broken() {
+			broken = append(broken, fmt.Sprintf("%s, %s, %g requests/s, %g against %g: %.4f, promised %.4f", c.Scenario, c.Method, c.RequestsPerSecond, c.CanaryErrorRate, c.PrimaryErrorRate, *c.Measured, *c.Promised))
 		}
 	}
+	for _, cell := range broken {
+		t.Error(cell)
+	}
 	if *benchOut != "" {
-		text, err := json.MarshalIndent(map[string]any{"releases": *benchReleases, "falseRollback": test.FalseRollback, "falsePass": test.FalsePass, "weight": canaryWeight, "scrapeSeconds": scrape, "cells": cells}, "", "  ")
+		text, err := json.MarshalIndent(map[string]any{"releases": *benchReleases, "falseRollback": test.FalseRollback, "falsePass": test.FalsePass, "weight": canaryWeight, "scrapeSeconds": scrape, "broken": broken, "cells": cells}, "", "  ")
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(*benchOut), 0o755)
 		}

@@ -72,7 +72,7 @@ func document(folder string, cells []cell, test Test) error {
 	var others strings.Builder
 	others.WriteString("| condition | method | rolled back | passed | median |\n|---|---|---|---|---|\n")
 	for _, c := range cells {
-		if c.Scenario != "steady" {
+		if c.Scenario != "steady" && !c.scene {
 			name := c.Scenario
 			if strings.HasPrefix(name, "errors in bursts") {
 				name = fmt.Sprintf("%s, %g%% (%s)", name, 100*c.CanaryErrorRate, c.Truth)
@@ -82,6 +82,29 @@ func document(folder string, cells []cell, test Test) error {
 			fmt.Fprintf(&others, "| %s | %s | %s | %s | %.0f s |\n", name, c.Method, share(c.RolledBack), share(c.Passed), c.MedianSeconds)
 		}
 	}
+	var changing strings.Builder
+	changing.WriteString("| condition | truth | promised | measured | rolled back | passed | median | p95 |\n|---|---|---|---|---|---|---|---|\n")
+	for _, c := range cells {
+		if c.scene {
+			name := c.Scenario
+			if c.RequestsPerSecond != 50 {
+				name += fmt.Sprintf(" (%g requests/s)", c.RequestsPerSecond)
+			}
+			fmt.Fprintf(&changing, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.Truth, share(*c.Promised), share(*c.Measured), share(c.RolledBack), share(c.Passed), c.time(c.MedianSeconds), c.time(c.P95Seconds))
+		}
+	}
+	var power strings.Builder
+	power.WriteString("| the canary's errors | requests/s | right verdicts before | now | median and p95 before | now |\n|---|---|---|---|---|---|\n")
+	for _, rate := range requestRates {
+		for _, errors := range errorRates {
+			was, c := before[rate][errors], find("steady", "Crossbill", errors, rate)
+			right := c.RolledBack
+			if c.Truth == "good" {
+				right = c.Passed
+			}
+			fmt.Fprintf(&power, "| %g%% (%s) | %g | %s | %s | %.0f s, %.0f s | %.0f s, %.0f s |\n", 100*errors, c.Truth, rate, share(was.right), share(right), was.median, was.p95, c.MedianSeconds, c.P95Seconds)
+		}
+	}
 	file, err := os.Create(filepath.Join(folder, "verdict.md"))
 	if err != nil {
 		return err
@@ -89,12 +112,40 @@ func document(folder string, cells []cell, test Test) error {
 	defer file.Close()
 	err = page.Execute(file, map[string]any{
 		"Releases": *benchReleases, "Test": test, "Objective": test.Objectives[0],
-		"Steady": steady.String(), "Traffic": traffic.String(), "Limit": limit.String(), "Others": others.String(),
+		"Steady": steady.String(), "Traffic": traffic.String(), "Limit": limit.String(), "Others": others.String(), "Changing": changing.String(), "Power": power.String(),
 	})
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(folder, "verdict.svg"), []byte(plot(methods, find)), 0o644)
+}
+
+// before is what the first version of the test did (commit 1d500c6): how many verdicts were right (of a canary
+// between good and bad: a rollback), and when half and 95% of the verdicts came.
+var before = map[float64]map[float64]struct{ right, median, p95 float64 }{
+	5: {
+		0.001: {0.73, 630, 900}, 0.01: {0.281, 900, 900}, 0.02: {0.838, 510, 900},
+		0.05: {0.9999, 135, 390}, 0.2: {1, 30, 75}, 1: {1, 15, 15},
+	},
+	50: {
+		0.001: {0.9997, 75, 180}, 0.01: {0.958, 135, 330}, 0.02: {0.999, 60, 120},
+		0.05: {1, 15, 45}, 0.2: {1, 15, 15}, 1: {1, 15, 15},
+	},
+	500: {
+		0.001: {1, 30, 30}, 0.01: {0.996, 15, 45}, 0.02: {1, 15, 15},
+		0.05: {1, 15, 15}, 0.2: {1, 15, 15}, 1: {1, 15, 15},
+	},
+}
+
+// time is a time of a cell, which may count from later than the start.
+func (c cell) time(seconds float64) string {
+	switch {
+	case c.Since == 0:
+		return fmt.Sprintf("%.0f s", seconds)
+	case seconds <= 0:
+		return "before"
+	}
+	return fmt.Sprintf("%.0f s after", seconds)
 }
 
 func share(s float64) string {

@@ -46,9 +46,9 @@ func (e experts) learn(logs []float64, limit, forgotten float64) {
 
 // capital is an e-process: what became of 1 that was bet block by block. A part is kept aside, so that one
 // block for which every bet was wrong, such as the first of an outage, does not take everything. When the bets
-// have lost and the last block would have won, a part of what is aside is staked anew: half of it, then a third,
-// a quarter, and so on. After k such stakes there is 1/(k+1) of it left, so a change is still seen, after any
-// time, at the price of evidence of about k² to 1. All of it follows from earlier blocks only, so that the
+// have lost and the last block would have won, a part of what is aside is staked anew: 2/3 of it, then 2/4, 2/5,
+// and so on. After k such stakes there is about 2/k² of it left, so a change is still seen, after any time, at the
+// price of evidence of about k³ to 1. All of it follows from earlier blocks only, so that the
 // capital is a nonnegative supermartingale whenever each block's bet is an e-value.
 type capital struct {
 	aside, staked float64 // logarithms
@@ -56,11 +56,14 @@ type capital struct {
 	winning       bool // the last block would have won
 }
 
-// keptAside is the share of the capital that is kept aside at the start.
-const keptAside = 0.3
+// What is kept aside at the start: more of the bets that a canary is good, which an outage takes.
+const (
+	harmAside   = 0.15
+	safetyAside = 0.2
+)
 
-func newCapital() capital {
-	return capital{aside: math.Log(keptAside), staked: math.Log(1 - keptAside)}
+func newCapital(aside float64) capital {
+	return capital{aside: math.Log(aside), staked: math.Log(1 - aside)}
 }
 
 // stake stakes anew what is aside, if it is time, before a block. It says whether it did.
@@ -92,13 +95,12 @@ func (c capital) log() float64 { return logSum(c.aside, c.staked) }
 
 // The alternatives to each hypothesis. Their weights add up to 1.
 var (
-	worseBy      = []float64{0, 0.25, 0.5, 0.75, 1} // places between the least that is bad and certain failure, in log-odds
-	worseWeights = []float64{0.2, 0.2, 0.2, 0.2, 0.2}
-	safeAt       = []struct{ of, plus float64 }{{1, 0}, {1, 0.25}, {0.25, 0}, {1, 0.6}} // parts of primary's share or the budget, and of the margin
-	safeWeights  = []float64{0.5, 0.2, 0.2, 0.1}
-	withinMargin = []float64{0.05, 0.25, 0.6} // parts of the margin
-	evenly       = []float64{1. / 3, 1. / 3, 1. / 3}
-	choice       = []float64{0.5, 0.5}
+	worseBy       = []float64{0, 0.125, 0.25, 0.5, 1} // places between the least that is bad and certain failure, in log-odds
+	worseWeights  = []float64{0.35, 0.25, 0.15, 0.15, 0.1}
+	safeAt        = []struct{ of, plus float64 }{{1, 0}, {1, 0.25}, {0.25, 0}, {1, 0.6}} // parts of primary's share or the budget, and of the margin
+	safeWeights   = []float64{0.55, 0.2, 0.15, 0.1}
+	withinMargin  = []float64{0.1, 0.3, 0.6} // parts of the margin
+	withinWeights = []float64{0.5, 0.3, 0.2}
 )
 
 // certain is the share of bad events of a canary that fails for certain.

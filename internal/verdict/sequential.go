@@ -132,11 +132,11 @@ type sides struct {
 }
 
 func harmSides() sides {
-	return sides{slices.Clone(worseWeights), slices.Clone(worseWeights), slices.Clone(worseWeights), slices.Clone(choice)}
+	return sides{slices.Clone(worseWeights), slices.Clone(worseWeights), slices.Clone(worseWeights), []float64{0.5, 0.5}}
 }
 
 func safetySides() sides {
-	return sides{slices.Clone(safeWeights), slices.Clone(safeWeights), slices.Clone(evenly), slices.Clone(choice)}
+	return sides{slices.Clone(safeWeights), slices.Clone(safeWeights), slices.Clone(withinWeights), []float64{0.8, 0.2}}
 }
 
 // wager is a block's e-values, as logarithms, of the alternatives. What does not apply is empty.
@@ -147,7 +147,7 @@ func (t Test) Begin() *State {
 	s := &State{test: t, streams: make([]stream, len(t.Objectives))}
 	for i, o := range t.Objectives {
 		s.streams[i] = stream{
-			capital:    newCapital(),
+			capital:    newCapital(harmAside),
 			guess:      guess{budget: o.Budget},
 			harm:       harmSides(),
 			safety:     safetySides(),
@@ -160,9 +160,9 @@ func (t Test) Begin() *State {
 }
 
 func (s *State) newRun(before float64) run {
-	r := run{before: before, each: make([]capital, len(s.streams)), all: newCapital()}
+	r := run{before: before, each: make([]capital, len(s.streams)), all: newCapital(safetyAside)}
 	for i := range r.each {
-		r.each[i] = newCapital()
+		r.each[i] = newCapital(safetyAside)
 	}
 	return r
 }
