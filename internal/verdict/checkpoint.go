@@ -39,9 +39,15 @@ type (
 		Both    []float64 `json:"both"`
 		Choice  []float64 `json:"choice"`
 	}
+	heldJSON struct {
+		Events Pair    `json:"events"`
+		Guess  float64 `json:"guess"`
+		Exempt bool    `json:"exempt,omitempty"`
+	}
 	streamJSON struct {
 		Total       Pair        `json:"total"`
 		Waiting     Pair        `json:"waiting"`
+		Held        *heldJSON   `json:"held,omitempty"`
 		LastPrimary duration    `json:"lastPrimary"`
 		Guess       [3]Tally    `json:"guess"` // of all, recent and last events
 		Outage      float64     `json:"outage"`
@@ -69,6 +75,20 @@ func (s sidesJSON) load() sides {
 	return sides{slices.Clone(s.Primary), slices.Clone(s.Budget), slices.Clone(s.Both), slices.Clone(s.Choice)}
 }
 
+func (h held) save() *heldJSON {
+	if h == (held{}) {
+		return nil
+	}
+	return &heldJSON{h.events, h.guess, h.exempt}
+}
+
+func (h *heldJSON) load() held {
+	if h == nil {
+		return held{}
+	}
+	return held{h.Events, h.Guess, h.Exempt}
+}
+
 // like says whether a side has as many alternatives as another one.
 func (s sides) like(other sides) bool {
 	return len(s.primary) == len(other.primary) && len(s.budget) == len(other.budget) && len(s.both) == len(other.both) && len(s.choice) == len(other.choice)
@@ -78,7 +98,7 @@ func (s *State) save(blocks int) *Checkpoint {
 	c := &Checkpoint{Blocks: blocks, Elapsed: duration(s.elapsed)}
 	for _, st := range s.streams {
 		c.Streams = append(c.Streams, streamJSON{
-			Total: st.total, Waiting: st.waiting, LastPrimary: duration(st.lastPrimary), Guess: [3]Tally{st.guess.all, st.guess.recent, st.guess.last},
+			Total: st.total, Waiting: st.waiting, Held: st.held.save(), LastPrimary: duration(st.lastPrimary), Guess: [3]Tally{st.guess.all, st.guess.recent, st.guess.last},
 			Outage: st.outage, Harm: st.harm.save(), Safety: st.safety.save(), Capital: st.capital.save(),
 		})
 	}
@@ -98,7 +118,7 @@ func (t Test) load(c *Checkpoint) *State {
 	s.elapsed = time.Duration(c.Elapsed)
 	for i, saved := range c.Streams {
 		st := &s.streams[i]
-		st.total, st.waiting, st.lastPrimary = saved.Total, saved.Waiting, time.Duration(saved.LastPrimary)
+		st.total, st.waiting, st.held, st.lastPrimary = saved.Total, saved.Waiting, saved.Held.load(), time.Duration(saved.LastPrimary)
 		st.guess.all, st.guess.recent, st.guess.last = saved.Guess[0], saved.Guess[1], saved.Guess[2]
 		st.outage, st.harm, st.safety, st.capital = saved.Outage, saved.Harm.load(), saved.Safety.load(), saved.Capital.load()
 	}

@@ -13,7 +13,7 @@ type Evidence struct {
 	Objective string  `json:"objective"`
 	Total     Pair    `json:"total"`              // all events so far
 	Against   float64 `json:"against"`            // evidence against: the canary is good
-	For       float64 `json:"for"`                // evidence against: the canary is bad, by this objective and by any
+	For       float64 `json:"for"`                // evidence against: the canary is bad, by this objective and, if it is not relative, by any
 	Harm      float64 `json:"harm"`               // the threshold of Against
 	Safety    float64 `json:"safety"`             // the threshold of For
 	Alone     bool    `json:"alone"`              // primary had no events, so the budget alone decides
@@ -46,8 +46,11 @@ func (s *State) evidence(i int, r run) Evidence {
 	st := s.streams[i]
 	e := Evidence{
 		Objective: s.test.Objectives[i].Name, Total: st.total, Harm: s.test.harm(), Safety: s.test.safety(),
-		Against: st.capital.log(), For: math.Min(r.each[i].log(), r.all.log()),
+		Against: st.capital.log(), For: r.each[i].log(),
 		Alone: st.total.Primary.Events == 0, Relative: s.test.Objectives[i].Relative,
+	}
+	if !e.Relative {
+		e.For = math.Min(e.For, r.all.log())
 	}
 	e.Outage = !e.Relative && st.outage >= e.Harm
 	e.Unhealthy = !e.unjudged() && e.Against >= e.Harm

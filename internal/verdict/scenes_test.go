@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -96,7 +95,7 @@ func inTurns(seconds float64, all ...shares) shares {
 // scenes are what the two rates are held against, beside steady releases.
 func scenes() []scene {
 	one, two := DefaultSLO().Test(), DefaultSLO().Test()
-	one.Objectives = one.Objectives[:1]
+	one.Objectives, two.Objectives = one.Objectives[:1], two.Objectives[:2]
 	slow := one
 	slow.Objectives = two.Objectives[1:]
 	grouped := func(n float64) Test { t := one; t.Burst = n; return t }
@@ -106,11 +105,11 @@ func scenes() []scene {
 	relative := one
 	relative.Objectives = []Objective{{Name: "not found", Budget: 0.001, Margin: 0.05, Relative: true}}
 	warm := two
-	warm.Objectives = slices.Clone(two.Objectives)
-	warm.Objectives[1].Slow = true
 
 	fine, fineLatency := steady(0.001, 0.001), steady(0.02, 0.02)
 	outage := steady(0.2, 0.2)
+	usual := []shares{fine, fineLatency, steady(0.002, 0.002), steady(0.02, 0.02), steady(0, 0)}
+	storm := []shares{fine, fineLatency, steady(0.002, 0.002), steady(0.072, 0.02), steady(0, 0)}
 	byBudget := steady(0.045, 0.01)     // slow answers: above primary, within the budget
 	byPrimary := steady(0.4, 0.4)       // slow answers: above the budget, not above primary
 	badByPrimary := steady(0.062, 0.01) // above primary by the margin, not above the budget by it
@@ -155,6 +154,9 @@ func scenes() []scene {
 		scene{name: "primary without traffic from 60 s on, canary over the budget", truth: "bad", test: one, objectives: []shares{steady(0.0112, 0.001)}, gone: func(at float64) bool { return at > 60 }},
 		scene{name: "404: both tracks a third", truth: "good", test: relative, objectives: []shares{steady(0.33, 0.33)}},
 		scene{name: "404: a third, and of the canary 5.2 points more", truth: "bad", test: relative, objectives: []shares{steady(0.382, 0.33)}},
+		scene{name: "all that is judged by default, usual", truth: "good", test: DefaultSLO().Test(), objectives: usual},
+		scene{name: "the same, at 20 requests/s", truth: "good", test: DefaultSLO().Test(), rate: 20, scrape: 5, objectives: usual},
+		scene{name: "all that is judged by default, 5.2 points more 404s", truth: "bad", test: DefaultSLO().Test(), objectives: storm},
 		scene{name: "bake of 30 min, good", truth: "good", test: baked, objectives: []shares{fine}, watch: true},
 		scene{name: "bake of 30 min, 2% errors in the last 5", truth: "bad", test: baked, since: 1500, objectives: []shares{during(1500, 1800, steady(0.02, 0), fine)}},
 		scene{name: "bake of 30 min, 1.1% errors in the last 5", truth: "bad", test: baked, since: 1500, objectives: []shares{during(1500, 1800, steady(0.0112, 0), fine)}},

@@ -56,7 +56,12 @@ type Objective struct {
 // What is bet on which blocks may follow from earlier blocks as well; see capital. So an outage costs a part of the
 // evidence, not all of it, and faults that begin after hours are still seen. Over objectives α is divided
 // (Bonferroni). A pass needs evidence against "bad by this objective" for each objective, and against "bad by some
-// objective, now this, now that": the smallest e-value of a block over all objectives.
+// objective, now this, now that": the smallest e-value of a block over all objectives but the relative ones, each of
+// which is judged for itself.
+//
+// The bets of a pass are made on several blocks together, until the canary has passEvents: the smaller of two e-values
+// of a block with few events is seldom above 1. It is the mean of the shares in such a block that counts, because the
+// logarithm of the expectation is concave in them. The bets of a rollback are made block by block.
 type Test struct {
 	FalseRollback float64       `json:"falseRollback"`   // α, from 0 to 1
 	FalsePass     float64       `json:"falsePass"`       // β, from 0 to 1
@@ -113,6 +118,7 @@ type run struct {
 type stream struct {
 	total       Pair          // all events
 	waiting     Pair          // events of the canary that wait for primary's of the same time
+	held        held          // events that the next bet of a pass takes in
 	lastPrimary time.Duration // when primary last had events
 	guess       guess
 	outage      float64 // evidence that primary itself is over the budget, of late
@@ -176,26 +182,64 @@ func (s *State) newRun(before float64) run {
 // however good it was before. The evidence of harm is of all time, and so is the bound on false rollbacks.
 func (s *State) Add(b Block) Judgment {
 	s.elapsed = b.Elapsed
-	bets := make([]safeBet, len(s.streams))
+	due := s.passing() || s.elapsed >= s.test.MaxDuration
 	for i := range s.streams {
 		st, o := &s.streams[i], s.test.Objectives[i]
 		st.total = st.total.add(b.Pairs[i])
 		if b.WarmUp && o.Slow {
-			bets[i].exempt = true
+			st.held.exempt = true
 			continue
 		}
 		if p, alone, ready := st.gather(b.Pairs[i], s.elapsed, s.test.Alone); ready {
-			s.stake(i)
-			bets[i] = st.settle(p, o, alone, s.test)
+			st.held.add(p, alone && o.Relative, st.guess.share())
+			st.settle(p, o, alone, s.test)
 		} else {
-			bets[i].exempt = alone && o.Relative
+			st.held.exempt = st.held.exempt || alone && o.Relative
 		}
+		due = due || st.held.events.Canary.Events >= passEvents
 	}
-	s.settleSafety(bets)
-	if s.test.Whole && s.elapsed < s.test.MaxDuration && s.elapsed >= s.test.MaxDuration/parts*time.Duration(len(s.runs)) {
+	nextPart := s.test.Whole && s.elapsed < s.test.MaxDuration && s.elapsed >= s.test.MaxDuration/parts*time.Duration(len(s.runs))
+	if due || nextPart {
+		s.settleSafety()
+	}
+	if nextPart {
 		s.runs = append(s.runs, s.newRun(s.requests()))
 	}
 	return s.judge()
+}
+
+// passEvents is how many events of the canary a bet takes in that it is good.
+const passEvents = 75
+
+// held are events since the last bet that the canary is good by an objective.
+type held struct {
+	events Pair
+	guess  float64 // of primary's share, when the first of them came
+	exempt bool    // the objective was not judged in some block
+}
+
+// add adds the events of a block, of which a relative objective without a primary takes none.
+func (h *held) add(p Pair, exempt bool, guess float64) {
+	if exempt {
+		h.exempt = true
+		return
+	}
+	if h.events == (Pair{}) {
+		h.guess = guess
+	}
+	h.events = h.events.add(p)
+}
+
+// passing says whether the bets so far are enough for a pass. Then nothing is held back: the next block's bet is made
+// at once. It follows from earlier blocks only.
+func (s *State) passing() bool {
+	run := s.lastRun(s.requests())
+	for i := range s.streams {
+		if e := s.evidence(i, run); !e.Healthy && !e.unjudged() {
+			return false
+		}
+	}
+	return true
 }
 
 // stake stakes anew what the runs have aside, if it is time, before a bet that the canary is good by an objective.
@@ -249,35 +293,23 @@ func (st *stream) gather(p Pair, elapsed time.Duration, alone bool) (_ Pair, isA
 	return p, isAlone, ready
 }
 
-// safeBet is a block's bet that the canary is good by one objective.
-type safeBet struct {
-	made      bool
-	exempt    bool // the objective is not judged in this block
-	stream    *stream
-	wager     wager
-	log       float64
-	forgotten float64
-	calm      bool // primary itself was within the budget and the margin
-}
-
-// settle weighs a block. What it bets follows from earlier blocks: a block must not choose the bet on itself.
-func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
+// settle weighs a block against "the canary is good". What it bets follows from earlier blocks: a block must not
+// choose the bet on itself.
+func (st *stream) settle(p Pair, o Objective, alone bool, t Test) {
 	if alone && o.Relative {
-		return safeBet{exempt: true}
+		return
 	}
-	var harm, safety wager
+	var harm wager
 	if !o.Relative {
-		harm.budget, safety.budget = logsOf(st.overBudget, p.Canary), logsOf(st.withinBudget, p.Canary)
+		harm.budget = logsOf(st.overBudget, p.Canary)
 	}
 	if !alone {
-		harm.primary, safety.primary = againstPrimary(p, st.guess.share(), o)
+		harm.primary = worseThanPrimary(p, st.guess.share(), o)
 	}
 	if !alone && !o.Relative {
-		harm.both, safety.both = againstSum(p, st.guess.share(), o), logsOf(st.withinMargin, p.Canary)
+		harm.both = againstSum(p, st.guess.share(), o)
 	}
-	for _, w := range []wager{harm, safety} {
-		w.divide(t.burst())
-	}
+	harm.divide(t.burst())
 	if st.capital.stake() {
 		st.harm = harmSides()
 	}
@@ -289,21 +321,65 @@ func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
 		st.outage = math.Min(math.Max(0, st.outage+experts(worseWeights).mix(primary.budget)), 2*t.harm())
 		st.guess.add(p.Primary)
 	}
-	return safeBet{made: true, stream: st, wager: safety, log: st.safety.log(safety), forgotten: forgotten(p), calm: o.Relative || p.Primary.Share() < o.Budget+o.Margin}
 }
 
-// settleSafety pays out the bets that the canary is good: for each objective, and for all of them together. The
-// latter is the smallest of the former, so it is an e-value whichever objective the canary is bad by. It is not
-// made in a block that has no events for some objective.
-func (s *State) settleSafety(bets []safeBet) {
+// safeBet is a bet that the canary is good by one objective.
+type safeBet struct {
+	made      bool
+	exempt    bool // the objective is not judged in these blocks
+	relative  bool
+	wager     wager
+	log       float64
+	forgotten float64
+	calm      bool // primary itself was within the budget and the margin
+}
+
+// betOnSafety bets what is held.
+func (st *stream) betOnSafety(o Objective, t Test) safeBet {
+	h := st.held
+	st.held = held{}
+	if h.events.Canary.Events == 0 {
+		return safeBet{exempt: h.exempt, relative: o.Relative}
+	}
+	var w wager
+	alone := h.events.Primary.Events == 0
+	if !o.Relative {
+		w.budget = logsOf(st.withinBudget, h.events.Canary)
+	}
+	if !alone {
+		w.primary = notWorseThanPrimary(h.events, h.guess, o)
+	}
+	if !alone && !o.Relative {
+		w.both = logsOf(st.withinMargin, h.events.Canary)
+	}
+	w.divide(t.burst())
+	return safeBet{made: true, relative: o.Relative, wager: w, log: st.safety.log(w), forgotten: forgotten(h.events),
+		calm: o.Relative || h.events.Primary.Share() < o.Budget+o.Margin}
+}
+
+// settleSafety makes and pays out the bets that the canary is good: for each objective, and for all of them
+// together but the relative ones. The latter is the smallest of the former, so it is an e-value whichever objective the
+// canary is bad by. It is not made when there are no events for some objective.
+func (s *State) settleSafety() {
 	limit := 3 * s.test.safety()
+	bets := make([]safeBet, len(s.streams))
 	all, made, calm := math.Inf(1), true, true
-	for i, b := range bets {
+	for i := range bets {
+		if s.streams[i].held.events.Canary.Events > 0 {
+			s.stake(i)
+		}
+		bets[i] = s.streams[i].betOnSafety(s.test.Objectives[i], s.test)
+		b := bets[i]
 		if b.made {
-			all, calm = math.Min(all, b.log), calm && b.calm
 			for r := range s.runs {
 				s.runs[r].each[i].settle(b.log, limit, b.calm)
 			}
+		}
+		if b.relative {
+			continue
+		}
+		if b.made {
+			all, calm = math.Min(all, b.log), calm && b.calm
 		}
 		made = made && (b.made || b.exempt)
 	}
@@ -314,17 +390,21 @@ func (s *State) settleSafety(bets []safeBet) {
 		}
 	}
 	for i, b := range bets {
-		if !b.made {
-			continue
+		if b.made {
+			s.streams[i].safety.learn(b.wager, smallestOther(bets, i), b.forgotten)
 		}
-		others := math.Inf(1)
-		for k, other := range bets {
-			if k != i && other.made {
-				others = math.Min(others, other.log)
-			}
-		}
-		b.stream.safety.learn(b.wager, others, b.forgotten)
 	}
+}
+
+// smallestOther is the smallest of the other bets that count together with one.
+func smallestOther(bets []safeBet, i int) float64 {
+	least := math.Inf(1)
+	for k, other := range bets {
+		if k != i && other.made && !other.relative && !bets[i].relative {
+			least = math.Min(least, other.log)
+		}
+	}
+	return least
 }
 
 // log is the logarithm of an e-value for the union. Each half's mixture is an e-value for its half, so the
@@ -362,16 +442,22 @@ func (w wager) divide(burst float64) {
 	}
 }
 
-// againstPrimary is the logarithms of e-values against "not above primary" and "above primary by the margin".
-func againstPrimary(p Pair, primary float64, o Objective) (harm, safety []float64) {
-	harm, safety = make([]float64, len(worseBy)), make([]float64, len(safeAt))
+// worseThanPrimary is the logarithms of e-values against "not above primary".
+func worseThanPrimary(p Pair, primary float64, o Objective) []float64 {
+	logs := make([]float64, len(worseBy))
 	for i, place := range worseBy {
-		harm[i] = ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)
+		logs[i] = ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)
 	}
+	return logs
+}
+
+// notWorseThanPrimary is the logarithms of e-values against "above primary by the margin".
+func notWorseThanPrimary(p Pair, primary float64, o Objective) []float64 {
+	logs := make([]float64, len(safeAt))
 	for i, at := range safeAt {
-		safety[i] = ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)
+		logs[i] = ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)
 	}
-	return harm, safety
+	return logs
 }
 
 // againstSum is the logarithms of e-values against "not above the sum of primary's share and the budget".
