@@ -71,6 +71,47 @@ func AppImage(pod corev1.PodSpec, names ...string) string {
 	return ""
 }
 
+// RunsIn is the name of the container that runs the app in a live pod template: the only one, or the one that the manifest
+// names, or that is named app or like the app; "" if none is.
+func (s *Set) RunsIn(pod corev1.PodSpec) string {
+	if i := appContainer(pod.Containers, s.ContainerName(), s.App, s.Label); i >= 0 {
+		return pod.Containers[i].Name
+	}
+	return ""
+}
+
+// Beside makes primary's Deployment out of a live pod template: as it is, with the labels by which primary, the Service
+// and the subsets find its pods, and the image by digest.
+func (s *Set) Beside(live corev1.PodTemplateSpec, namespace, image string) (*appsv1.Deployment, error) {
+	d, err := s.Track(release.Primary, namespace, image)
+	if err != nil {
+		return nil, err
+	}
+	template, wanted := live.DeepCopy(), d.Spec.Template.Labels
+	delete(template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
+	asked := []map[string]string{d.Spec.Selector.MatchLabels, s.Service.Spec.Selector}
+	for _, subset := range s.DestinationRule.Spec.Subsets {
+		if subset.Name == string(release.Primary) {
+			asked = append(asked, subset.Labels)
+		}
+	}
+	if template.Labels == nil {
+		template.Labels = map[string]string{}
+	}
+	for _, labels := range asked {
+		for key := range labels {
+			template.Labels[key] = wanted[key]
+		}
+	}
+	for i := range template.Spec.Containers {
+		if template.Spec.Containers[i].Name == s.RunsIn(live.Spec) {
+			template.Spec.Containers[i].Image = image
+		}
+	}
+	d.Spec.Template = *template
+	return d, nil
+}
+
 // Image is the image of the app's container in a live Deployment of either track.
 func (s *Set) Image(d *appsv1.Deployment) string {
 	name := s.ContainerName()

@@ -1,15 +1,19 @@
 package rollout
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 
+	"github.com/aymanbagabas/go-udiff"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -20,6 +24,7 @@ type migration struct {
 	stale    []string // Deployments to remove once primary has the traffic
 	image    string   // that runs, by digest
 	replicas int32
+	template *corev1.PodTemplateSpec // that runs; primary takes it over as it is
 }
 
 // Migrate takes an app that was deployed manually to the two tracks without taking its traffic away: a
@@ -42,6 +47,9 @@ func (c *Cluster) Migrate(ctx context.Context, from string) (Result, error) {
 
 func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	j.log("ledger", "the app runs %s; it goes to Deployment %s with %d %s", release.DigestOf(m.image), j.deploymentName(release.Primary), m.replicas, plural(int(m.replicas), "replica"))
+	if err := j.showDifferences(ctx, m); err != nil {
+		return Result{}, err
+	}
 	var steps []step
 	if m.from == j.deploymentName(release.Primary) {
 		steps = append(steps, j.leaveOrphans(m.from))
@@ -90,11 +98,50 @@ func (j *job) leaveOrphans(deployment string) step {
 	}
 }
 
+// showDifferences says in what the manifests differ from what runs. That goes out with the first canary, which is judged
+// with it.
+func (j *job) showDifferences(ctx context.Context, m migration) error {
+	runs, err := j.Manifests.Beside(*m.template, j.Namespace, m.image)
+	if err != nil {
+		return err
+	}
+	wanted, err := j.Manifests.Track(release.Primary, j.Namespace, m.image)
+	if err != nil {
+		return err
+	}
+	// As the API server would have them, under a name that is nobody's: it fills in what both leave open.
+	for _, d := range []*appsv1.Deployment{runs, wanted} {
+		d.Name += "-compared"
+		var filled metav1.Object
+		err := persist(ctx, func() (err error) {
+			filled, err = j.deployment(d.Name).create(ctx, d.DeepCopy(), metav1.CreateOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%s: the API server refuses it: %w; nothing was changed", j.track(release.Primary), err)
+		}
+		d.Spec.Template = as[*appsv1.Deployment](filled).Spec.Template
+	}
+	was, err := yaml.Marshal(runs.Spec.Template)
+	if err != nil {
+		return err
+	}
+	will, err := yaml.Marshal(wanted.Spec.Template)
+	if err != nil || bytes.Equal(was, will) {
+		return err
+	}
+	if j.Log != nil { // in a dry run too
+		diff := udiff.Unified("running", "manifests", string(was), string(will))
+		j.Log(Event{At: now(), Object: j.track(release.Primary).String(), Message: "keeps the pod template that runs; the first canary brings the manifests':\n" + diff})
+	}
+	return nil
+}
+
 // primaryBeside creates primary with as many replicas as the app has. A Deployment that adopts the old pods
 // must never be smaller than they are, so the number is there from the first write on; then it goes to
 // the manager that owns it, and the apply that names it no more gives it up.
 func (j *job) primaryBeside(ctx context.Context, m migration) error {
-	desired, err := j.Manifests.Track(release.Primary, j.Namespace, m.image)
+	desired, err := j.Manifests.Beside(*m.template, j.Namespace, m.image)
 	if err != nil {
 		return err
 	}
@@ -131,7 +178,7 @@ func (j *job) convertRoute(ctx context.Context) error {
 		switch {
 		case live == nil:
 			return j.create(o, desired, true), nil
-		case len(j.Manifests.Routes(live)) > 0:
+		case len(j.plain(live)) == 0:
 			return nil, nil
 		}
 		var ops []patchOp

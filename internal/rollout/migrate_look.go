@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -66,10 +67,53 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 		}
 	}
 	m.replicas = max(m.replicas, sizeOf(orphans)) // primary adopts their pods: it must not be smaller
+	if m.template = templateOf(served, orphans); m.template == nil {
+		return m, false, &usererr.Error{Field: "from", Problem: "nothing is left of what ran before", Fix: "run canary: its first release goes straight to primary"}
+	}
+	if err := j.checkMigrated(ctx, m.template); err != nil {
+		return m, false, err
+	}
 	if m.image == "" {
-		m.image, err = j.runningDigest(ctx, served.old, selected)
+		m.image, err = j.runningDigest(ctx, served.old, selected, j.Manifests.RunsIn(m.template.Spec))
 	}
 	return m, false, err
+}
+
+// templateOf is the pod template that runs: primary's, when a migration has made it before, else what it is to be made
+// from. nil when nothing runs.
+func templateOf(served served, orphans []appsv1.ReplicaSet) *corev1.PodTemplateSpec {
+	switch {
+	case served.primary != nil:
+		return &served.primary.Spec.Template
+	case served.old != nil:
+		return &served.old.Spec.Template
+	case len(orphans) == 0:
+		return nil
+	}
+	largest := slices.MaxFunc(orphans, func(a, b appsv1.ReplicaSet) int {
+		return cmp.Or(cmp.Compare(sizeOf([]appsv1.ReplicaSet{a}), sizeOf([]appsv1.ReplicaSet{b})), a.CreationTimestamp.Compare(b.CreationTimestamp.Time))
+	})
+	return &largest.Spec.Template
+}
+
+// checkMigrated refuses manifests that what runs does not fit: primary takes it over as it is.
+func (j *job) checkMigrated(ctx context.Context, runs *corev1.PodTemplateSpec) error {
+	if container, want := j.Manifests.RunsIn(runs.Spec), j.Manifests.ContainerName(); container != want {
+		var names []string
+		for _, c := range runs.Spec.Containers {
+			names = append(names, c.Name)
+		}
+		return &usererr.Error{
+			Field:   j.track(release.Primary).String() + ": spec.template.spec.containers",
+			Problem: fmt.Sprintf("the manifest's container %s is not among those that run (%s)", want, strings.Join(names, ", ")),
+			Fix:     "give the container in the manifest the name that it has in the cluster",
+		}
+	}
+	service, err := j.liveService(ctx)
+	if err != nil {
+		return err
+	}
+	return j.leads(j.desiredService(), service, []pods{{"the app, as they run,", *runs}}, "the manifest")
 }
 
 // served are the Deployments whose pods the Service selects.
@@ -127,7 +171,7 @@ func sizeOf(sets []appsv1.ReplicaSet) (replicas int32) {
 }
 
 // runningDigest is the image that the app's pods run, by the digest that their node pulled.
-func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selected labels.Selector) (string, error) {
+func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selected labels.Selector, container string) (string, error) {
 	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selected.String()})
 	if err != nil {
 		return "", fmt.Errorf("pods of Service %s: %w; nothing was changed", j.Manifests.Service.Name, err)
@@ -141,7 +185,7 @@ func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selecte
 			return !own.Matches(labels.Set(p.Labels)) || p.Labels[manifest.TrackLabel] == string(release.Canary)
 		})
 	}
-	found, err := j.imagesOf(pods.Items)
+	found, err := imagesOf(pods.Items, container)
 	if err != nil {
 		return "", err
 	}
@@ -162,13 +206,14 @@ func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selecte
 	return "", nil
 }
 
-// imagesOf are the images that pods run in the app's container, by digest, each with a pod that runs it.
-func (j *job) imagesOf(pods []corev1.Pod) (map[string]string, error) {
+// imagesOf are the images that pods run in the app's container, by digest, each with a pod that runs it. A pod may have
+// more containers than its Deployment names: a sidecar is injected.
+func imagesOf(pods []corev1.Pod, inContainer string) (map[string]string, error) {
 	found := map[string]string{}
 	for _, pod := range pods {
 		for _, container := range pod.Spec.Containers {
-			if len(pod.Spec.Containers) > 1 && container.Name != "app" && container.Name != j.app() {
-				continue // a sidecar
+			if container.Name != inContainer {
+				continue
 			}
 			id := ""
 			for _, status := range pod.Status.ContainerStatuses {
@@ -230,17 +275,20 @@ func (j *job) convertible(ctx context.Context) (routed bool, err error) {
 			return false, &usererr.Error{Field: object, Problem: "the canary has traffic", Fix: "end that release first: route 100 to primary"}
 		}
 	}
-	if routed = len(j.Manifests.Routes(live)) > 0; routed || len(j.plain(live)) > 0 {
+	plain := len(j.plain(live))
+	if routed = len(j.Manifests.Routes(live)) > 0 && plain == 0; routed || plain > 0 {
 		return routed, nil
 	}
 	return false, &usererr.Error{Field: object, Problem: "it has no http route that leads to the Service alone, with one destination", Fix: "give it such a route (or the manifest's, primary 100 and canary 0, once primary has pods), then run migrate"}
 }
 
-// plain are the http routes with one destination, the app's Service.
+// plain are the http routes with one destination, the app's Service. Beside the release's route, one with a subset is
+// meant to be as it is.
 func (j *job) plain(vs *networking.VirtualService) []int {
 	var found []int
+	routed := len(j.Manifests.Routes(vs)) > 0
 	for i, http := range vs.Spec.Http {
-		if len(http.Route) == 1 && http.Route[0].Destination != nil && j.Manifests.IsHost(http.Route[0].Destination.Host, vs.Namespace) {
+		if len(http.Route) == 1 && http.Route[0].Destination != nil && j.Manifests.IsHost(http.Route[0].Destination.Host, vs.Namespace) && (!routed || http.Route[0].Destination.Subset == "") {
 			found = append(found, i)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -196,4 +197,86 @@ func TestMigratePlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMigrateKeepsTheTemplate: primary runs the pod template that runs, byte for byte, with the labels of its track; what
+// the manifests have otherwise is shown, and goes out with the first canary.
+func TestMigrateKeepsTheTemplate(t *testing.T) {
+	for _, c := range layouts {
+		at(t, c.stage, func(w *world) {
+			name := map[bool]string{true: "web", false: w.set.Name(release.Primary)}[c.stage == "manual, another name"]
+			before, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), name, metav1.GetOptions{})
+			w.must(before, err)
+			for _, dryRun := range []bool{true, false} {
+				j := w.job("job")
+				j.Manifests = w.own()
+				j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "changed"
+				if dryRun {
+					j.Plan = &rollout.Plan{}
+				}
+				w.must(j.Migrate(w.Context(), ""))
+				if logged := strings.Join(j.logged, "\n"); !strings.Contains(logged, "keeps the pod template that runs; the first canary brings the manifests'") || !strings.Contains(logged, "+    - name: "+j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Name) && !strings.Contains(logged, "+      value: changed") {
+					t.Errorf("%s, dry run %v: it says %s", c.stage, dryRun, logged)
+				}
+			}
+			after, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
+			w.must(after, err)
+			want := before.Spec.Template.DeepCopy()
+			want.Labels["version"] = "primary"
+			want.Spec.Containers[0].Image = image("1")
+			if diff := cmp.Diff(*want, after.Spec.Template); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", c.stage, diff)
+			}
+			w.wait()
+			next := w.job("next")
+			next.Manifests = w.own()
+			next.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "changed"
+			w.must(next.Canary(w.Context(), wanted("2")))
+			w.must(judge(w.Context(), next.Cluster, release.Healthy))
+			w.must(next.Promote(w.Context()))
+			w.must(next.Cleanup(w.Context()))
+			after, err = w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
+			w.must(after, err)
+			if got := after.Spec.Template.Spec.Containers[0].Env[1].Value; got != "changed" {
+				t.Errorf("%s: after the first release primary has %q", c.stage, got)
+			}
+		})
+	}
+}
+
+// TestMigrateWithASidecar: a pod has a container that was injected, and the app's is named neither app nor like the app.
+func TestMigrateWithASidecar(t *testing.T) {
+	at(t, "new", func(w *world) {
+		w.observer.started = false
+		manifests := broughtCase(t, "24-migrate-with-sidecar")
+		old := manifests.Deployment.DeepCopy()
+		old.ObjectMeta = metav1.ObjectMeta{Name: "shop"}
+		old.Spec.Selector.MatchLabels, old.Spec.Template.Labels = map[string]string{"app": "shop"}, map[string]string{"app": "shop"}
+		old.Spec.Template.Spec.Containers[0].Image = image("1")
+		w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), old, metav1.CreateOptions{}))
+		w.must(w.kube.CoreV1().Services(namespace).Create(w.Context(), manifests.Service.DeepCopy(), metav1.CreateOptions{}))
+		w.wait()
+		pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
+		w.must(pods, err)
+		w.server.mu.Lock()
+		for i := range pods.Items {
+			pod := &pods.Items[i]
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: "istio-proxy", Image: "proxy:1"})
+			set(w.controllers, "pods", pod)
+		}
+		w.server.mu.Unlock()
+		j := w.job("job")
+		j.Manifests = manifests
+		if _, err := j.Migrate(w.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		status, err := j.Status(w.Context())
+		if err != nil || digitOf(status.Tracks[release.Primary].Image) != "1" {
+			t.Errorf("%+v, %v", status, err)
+		}
+		primary, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), "shop-primary", metav1.GetOptions{})
+		if err != nil || len(primary.Spec.Template.Spec.Containers) != 1 {
+			t.Errorf("the sidecar was taken over: %v, %v", primary, err)
+		}
+	})
 }

@@ -133,7 +133,7 @@ func (j *job) ensureRoute(ctx context.Context) error {
 func (j *job) route(weight int) step {
 	return func(ctx context.Context) error {
 		live, err := j.split(ctx, weight, j.stickinessAt(weight))
-		if err == nil && live == nil {
+		if err == nil && live == nil && !j.planning() { // a plan may just have planned to create it
 			return fmt.Errorf("%s: somebody has deleted it, so nobody gets the traffic; create it as the manifest has it, then %s", j.virtualService(), j.next())
 		}
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -365,6 +366,22 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlanWithoutARoute: a plan of a release whose VirtualService is missing has its creation.
+func TestPlanWithoutARoute(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.observer.started = false
+		w.must(nil, w.mesh.NetworkingV1().VirtualServices(namespace).Delete(w.Context(), w.set.VirtualService.Name, metav1.DeleteOptions{}))
+		j := w.job("plan")
+		j.Plan = &rollout.Plan{}
+		if _, err := j.Canary(w.Context(), wanted("2")); err != nil || !slices.ContainsFunc(j.Plan.Changes, func(c rollout.Change) bool {
+			return c.Action == "create" && strings.HasPrefix(c.Object, "VirtualService ")
+		}) {
+			t.Errorf("%+v, %v", j.Plan.Changes, err)
+		}
+		w.must(w.job("job").Canary(w.Context(), wanted("2")))
+	})
 }
 
 // once leaves out the later of two changes of one object that follow each other: a plan has both in one.
