@@ -26,8 +26,9 @@ type sample struct {
 type scraped struct {
 	key     string
 	labels  model.Metric
-	track   int  // index of the workload, if the query names one
-	good    bool // it counts good events, of a query for good and one for total
+	track   int    // index of the workload, if the query names one
+	good    bool   // it counts good events, of a query for good and one for total
+	group   string // what is settled together: the series of one scrape
 	samples []sample
 }
 
@@ -86,6 +87,7 @@ type meter struct {
 	counters map[string]*counter
 	late     time.Duration // how much later than the others a series of one scrape was seen to arrive
 	torn     model.Time    // newest scrape of which a part had not arrived; 0 if none
+	paired   bool          // good events are subtracted from all
 	from     model.Time    // the oldest of the targets' newest samples that are taken
 }
 
@@ -103,7 +105,7 @@ func (m *meter) begin(seen, all []scraped, now model.Time, horizon time.Duration
 	cuts := settled(all, now, horizon, func(scraped) bool { return false }, 0)
 	for _, s := range all {
 		delete(m.counters, s.key)
-		if samples := s.due(cuts); len(samples) > 0 {
+		if samples := s.due(cuts, m.paired && !s.good); len(samples) > 0 {
 			last := samples[len(samples)-1]
 			m.seed(s, last.at, last.value)
 		}
@@ -124,7 +126,7 @@ func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 	born := func(s scraped) bool { return m.counters[s.key] == nil }
 	cuts := settled(all, now, horizon, born, max(arrival, m.late))
 	for _, s := range all {
-		samples, c := s.due(cuts), m.counters[s.key]
+		samples, c := s.due(cuts, s.good), m.counters[s.key]
 		if c == nil {
 			if len(samples) == 0 {
 				continue
@@ -143,14 +145,14 @@ func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 }
 
 // due are the samples that are settled. If none is of the very time up to which they are, good events are read a
-// sample further: compared with them, no event is bad that is not.
-func (s scraped) due(cuts map[string]model.Time) []sample {
-	cut := cuts[target(s.labels)]
+// sample further, and at the start all events are: then what is bad is never more than it was.
+func (s scraped) due(cuts map[string]model.Time, further bool) []sample {
+	cut := cuts[s.group]
 	n := len(s.samples)
 	for n > 0 && s.samples[n-1].at > cut {
 		n--
 	}
-	if s.good && n < len(s.samples) && (n == 0 || s.samples[n-1].at < cut) {
+	if further && n < len(s.samples) && (n == 0 || s.samples[n-1].at < cut) {
 		n++
 	}
 	return s.samples[:n]
@@ -159,7 +161,7 @@ func (s scraped) due(cuts map[string]model.Time) []sample {
 // learn notes how late parts of a scrape arrive.
 func (m *meter) learn(all []scraped, now model.Time, horizon time.Duration) {
 	whole, torn := true, model.Time(0)
-	for _, group := range byTarget(all) {
+	for _, group := range groups(all) {
 		newest := newestOf(group)
 		for _, s := range group {
 			if s.newest() == newest || newest.Sub(s.newest()) > horizon {
@@ -180,7 +182,7 @@ func (m *meter) learn(all []scraped, now model.Time, horizon time.Duration) {
 // settled is the time of each target up to which its samples are settled.
 func settled(all []scraped, now model.Time, horizon time.Duration, born func(scraped) bool, arrival time.Duration) map[string]model.Time {
 	cuts := map[string]model.Time{}
-	for name, group := range byTarget(all) {
+	for name, group := range groups(all) {
 		newest := newestOf(group)
 		cut := newest
 		for _, s := range group {
@@ -196,12 +198,12 @@ func settled(all []scraped, now model.Time, horizon time.Duration, born func(scr
 	return cuts
 }
 
-func byTarget(all []scraped) map[string][]scraped {
-	groups := map[string][]scraped{}
+func groups(all []scraped) map[string][]scraped {
+	of := map[string][]scraped{}
 	for _, s := range all {
-		groups[target(s.labels)] = append(groups[target(s.labels)], s)
+		of[s.group] = append(of[s.group], s)
 	}
-	return groups
+	return of
 }
 
 func newestOf(group []scraped) (newest model.Time) {
@@ -350,7 +352,8 @@ type counting struct {
 // histogram, or what one target counts.
 type pairs struct {
 	meter
-	of map[string]*pair
+	of    map[string]*pair
+	whole bool // good events and all are not counted by the same targets: only their sums can be subtracted
 }
 
 // pair is good events and all, of one track.
@@ -398,7 +401,9 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		if err != nil {
 			return nil, err
 		}
-		c.pairs[i] = &pairs{of: map[string]*pair{}}
+		c.pairs[i] = &pairs{meter: meter{paired: true}, of: map[string]*pair{}}
+		c.pairs[i].together(indicator, slices.Concat(seen, all))
+		c.pairs[i].regroup(seen, all)
 		c.pairs[i].begin(seen, all, now, c.horizon())
 		c.pairs[i].settle(indicator, now, 2*c.rate())
 	}
@@ -453,6 +458,10 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	c.requests.take(requests, now, c.horizon())
 	for i, p := range c.pairs {
 		if p != nil {
+			if p.together(s.indicators[i], all[i]) { // what is bad so far cannot be known
+				p.of = map[string]*pair{}
+			}
+			p.regroup(all[i])
 			p.take(all[i], now, c.horizon())
 			p.settle(s.indicators[i], now, 2*c.rate())
 		}
@@ -470,7 +479,11 @@ func (c *counting) new() [][]Tally {
 		fresh[track] = make([]Tally, len(c.source.indicators))
 		for i, total := range totals[track] {
 			before := &c.counted[track][i]
-			events := max(0, total.Events-before.Events)
+			if total.Events < before.Events { // it is counted anew
+				*before = total
+				continue
+			}
+			events := total.Events - before.Events
 			t := Tally{events, min(events, max(0, total.Bad-before.Bad))}
 			before.Events, before.Bad = before.Events+t.Events, before.Bad+t.Bad
 			fresh[track][i] = t
@@ -536,6 +549,43 @@ func (m *meter) errors() (n float64) {
 	return n
 }
 
+// together finds out whether targets count good events whose total another target counts, or none: an expression that
+// sums has no targets. It says whether that is new.
+func (p *pairs) together(indicator Indicator, all []scraped) bool {
+	if p.whole || indicator.Latency != nil {
+		return false
+	}
+	p.whole = !plainSelector(indicator.Total) || !plainSelector(indicator.Good)
+	if p.whole {
+		return false
+	}
+	totals := map[string]bool{}
+	for _, s := range all {
+		if !s.good {
+			totals[s.group] = true
+		}
+	}
+	for _, s := range all {
+		p.whole = p.whole || s.good && len(totals) > 0 && !totals[s.group]
+	}
+	return p.whole
+}
+
+// regroup puts the series of each track together, if they must be.
+func (p *pairs) regroup(reads ...[]scraped) {
+	if !p.whole {
+		return
+	}
+	for _, all := range reads {
+		for i := range all {
+			all[i].group = strconv.Itoa(all[i].track)
+		}
+	}
+	for _, c := range p.counters {
+		c.group = strconv.Itoa(c.track)
+	}
+}
+
 // settle takes the difference of good events and of all. A pair is complete when it has both; before that, nothing
 // of it counts. What was bad never becomes good again: a sample of the good events that is older than that of all
 // must not invent bad ones.
@@ -589,7 +639,7 @@ func (o Indicator) paired() bool { return o.Latency != nil || o.Total != "" }
 // pairKey names what a series must be subtracted from, or subtracts.
 func (o Indicator) pairKey(s scraped) string {
 	if o.Latency == nil {
-		return strconv.Itoa(s.track) + target(s.labels)
+		return s.group
 	}
 	labels := s.labels.Clone()
 	delete(labels, "le")
@@ -615,39 +665,64 @@ func (s *Source) readPairs(ctx context.Context, o Indicator, workloads []string,
 		return s.readLatency(ctx, o, workloads, reach, at, first)
 	}
 	for track, workload := range workloads {
-		for _, side := range []struct {
-			query string
-			good  bool
-		}{{o.Total, false}, {o.Good, true}} {
-			query := s.fill(side.query, workload)
-			var old, now []scraped
-			if plainSelector(query) {
-				if now, err = s.samples(ctx, query, reach, at); err == nil && first {
-					old, err = s.last(ctx, query, at)
-				}
-			} else {
-				// Nothing says when this was sampled. Good events are read a scrape later than all, so that the
-				// difference has no good ones.
-				when := at
-				if !side.good {
-					when = at.Add(-scrape)
-				}
-				now, err = s.values(ctx, query, when)
-			}
-			if err != nil {
-				return nil, nil, fmt.Errorf("objective %s: %w", o.Name, err)
-			}
-			for _, read := range []*[]scraped{&old, &now} {
-				for i := range *read {
-					one := &(*read)[i]
-					one.track, one.good = track, side.good
-					one.key = fmt.Sprintf("%d %t %s", track, side.good, one.key)
-				}
-			}
-			seen, all = append(seen, old...), append(all, now...)
+		total, good := s.fill(o.Total, workload), s.fill(o.Good, workload)
+		var old, now []scraped
+		if plainSelector(o.Total) && plainSelector(o.Good) {
+			old, now, err = s.readPlain(ctx, total, good, reach, at, first)
+		} else {
+			now, err = s.readTogether(ctx, total, good, at.Add(-max(scrape, arrival)))
 		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("objective %s: %w", o.Name, err)
+		}
+		for _, read := range [][]scraped{old, now} {
+			for i := range read {
+				one := &read[i]
+				one.track, one.key, one.group = track, fmt.Sprintf("%d %t %s", track, one.good, one.key), strconv.Itoa(track)+one.group
+			}
+		}
+		seen, all = append(seen, old...), append(all, now...)
 	}
 	return seen, all, nil
+}
+
+// readPlain reads the samples of metrics.
+func (s *Source) readPlain(ctx context.Context, total, good string, reach time.Duration, at time.Time, first bool) (seen, all []scraped, err error) {
+	for _, side := range []struct {
+		query string
+		good  bool
+	}{{total, false}, {good, true}} {
+		now, err := s.samples(ctx, side.query, reach, at)
+		var old []scraped
+		if err == nil && first {
+			old, err = s.last(ctx, side.query, at)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, read := range [][]scraped{old, now} {
+			for i := range read {
+				read[i].good = side.good
+			}
+		}
+		seen, all = append(seen, old...), append(all, now...)
+	}
+	return seen, all, nil
+}
+
+// partLabel says what a series counts, in the answer of readTogether.
+const partLabel = "crossbill_part"
+
+// readTogether reads the values of two expressions by one query, so that one replica answers, as of one time.
+// Nothing says when they were sampled, so the time must be long enough ago for all to have arrived.
+func (s *Source) readTogether(ctx context.Context, total, good string, at time.Time) ([]scraped, error) {
+	all, err := s.values(ctx, fmt.Sprintf(`label_replace(%s, %q, "total", "", "") or label_replace(%s, %q, "good", "", "")`, total, partLabel, good, partLabel), at)
+	for i := range all {
+		all[i].good = all[i].labels[partLabel] == "good"
+		delete(all[i].labels, partLabel)
+		all[i].group = "" // what is summed has no targets
+	}
+	return all, err
 }
 
 // readLatency reads the two buckets that count: the objective's and the last one. Exporters write a bound in
@@ -727,7 +802,7 @@ func (s *Source) values(ctx context.Context, query string, at time.Time) ([]scra
 	vector, err := s.query(ctx, query, at)
 	all := make([]scraped, 0, len(vector))
 	for _, one := range vector {
-		all = append(all, scraped{labels: one.Metric, key: series(one.Metric), samples: []sample{{one.Timestamp, float64(one.Value)}}})
+		all = append(all, scraped{labels: one.Metric, key: series(one.Metric), group: target(one.Metric), samples: []sample{{one.Timestamp, float64(one.Value)}}})
 	}
 	return all, err
 }

@@ -485,7 +485,7 @@ func TestAlignedTracks(t *testing.T) {
 
 func TestSettledIsTheNewestWholeScrape(t *testing.T) {
 	at := func(labels model.Metric, times ...model.Time) scraped {
-		s := scraped{labels: labels, key: labels.String()}
+		s := scraped{labels: labels, key: labels.String(), group: target(labels)}
 		for _, when := range times {
 			s.samples = append(s.samples, sample{when * 1000, 1})
 		}
@@ -509,5 +509,57 @@ func TestSettledIsTheNewestWholeScrape(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
+	}
+}
+
+// TestOwnQueries: the user's queries are counted as they are, whatever scrapes them and in whichever form they are:
+// bad events are never invented.
+func TestOwnQueries(t *testing.T) {
+	for name, c := range map[string]struct {
+		total, good string
+		replicas    []prometheustest.Replica
+	}{
+		"plain":                    {`own_total{app="$workload"}`, `own_total{app="$workload",result="ok"}`, nil},
+		"plain, two replicas":      {`own_total{app="$workload"}`, `own_total{app="$workload",result="ok"}`, []prometheustest.Replica{{}, {Offset: 6 * time.Second}}},
+		"a sum":                    {`sum(own_total{app="$workload"})`, `own_total{app="$workload",result="ok"}`, nil},
+		"sums":                     {`sum(own_total{app="$workload"})`, `sum(own_total{app="$workload",result="ok"})`, nil},
+		"sums, two replicas":       {`sum(own_total{app="$workload"})`, `sum(own_total{app="$workload",result="ok"})`, []prometheustest.Replica{{}, {Offset: 6 * time.Second}}},
+		"of two targets":           {`other_total{app="$workload"}`, `own_total{app="$workload",result="ok"}`, nil},
+		"of two targets, replicas": {`other_total{app="$workload"}`, `own_total{app="$workload",result="ok"}`, []prometheustest.Replica{{}, {Offset: 6 * time.Second}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const scrape = 10 * time.Second
+				m := newMesh(scrape)
+				m.Replicas = c.replicas
+				pods := []*prometheustest.Target{m.Target(prometheustest.Labels{"job": "app", "instance": "10.0.0.5:3000"}, time.Second), m.Target(prometheustest.Labels{"job": "app", "instance": "10.0.0.6:3000"}, 7*time.Second)}
+				other := m.Target(prometheustest.Labels{"job": "other", "instance": "10.0.0.7:3000"}, 4*time.Second)
+				now := time.Now()
+				for at := -5 * time.Minute; at < 6*time.Minute; at += 100 * time.Millisecond {
+					for i, track := range []string{"app-canary", "app-primary"} {
+						result, tick := "ok", int(at/(100*time.Millisecond))
+						if at > 0 && tick%20 == i {
+							result = "failed"
+						}
+						pods[tick&1].Add(prometheustest.Labels{"__name__": "own_total", "app": track, "result": result}, now.Add(at), 1)
+						other.Add(prometheustest.Labels{"__name__": "other_total", "app": track}, now.Add(at), 1)
+					}
+				}
+				all := m.read(t, 5*time.Second, 5*time.Minute, func(o *SourceOptions) {
+					o.Indicators = []Indicator{{Name: "own", Objective: 90, Margin: 5, Total: c.total, Good: c.good}}
+				})
+				for track, got := range map[string]Tally{"canary": all[0].Canary, "primary": all[0].Primary} {
+					// 10 a second, of which one in 20 is bad. Two targets are never scraped at one time, so the good
+					// ones of two scrapes may hide as many bad ones.
+					least := 100.0
+					if strings.HasPrefix(c.total, "other") {
+						least = 0
+					}
+					if got.Events < 2600 || got.Events > 3200 || got.Bad > 151 || got.Bad < least {
+						t.Errorf("%s: %+v", track, got)
+					}
+				}
+			})
+		})
 	}
 }

@@ -203,7 +203,7 @@ func (s *Source) samples(ctx context.Context, selector string, span time.Duratio
 	}
 	all := make([]scraped, 0, len(matrix))
 	for _, stream := range matrix {
-		series := scraped{labels: stream.Metric, key: series(stream.Metric)}
+		series := scraped{labels: stream.Metric, key: series(stream.Metric), group: target(stream.Metric)}
 		for _, point := range stream.Values {
 			if math.IsNaN(float64(point.Value)) {
 				return nil, &DataError{NotANumber, fmt.Sprintf("%s is NaN in Prometheus", stream.Metric)}

@@ -5,7 +5,8 @@
 // and the tuning of remote write): replicas that answer in turn scrape at different times; samples of one scrape
 // may arrive apart; a sample is the newest one of five minutes; a scrape that fails hides the value of a series at
 // once, but not its samples. A series appears with its first event. It differs in that it knows only these queries:
-// a selector, its samples over a time, last_over_time, count, and count by (le).
+// a selector, its samples over a time, last_over_time, sum, count, count by (le), label_replace
+// that adds a label, and or of two of these that have no series in common.
 package prometheustest
 
 import (
@@ -187,6 +188,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 var (
+	replaces = regexp.MustCompile(`^label_replace\((.*), "(\w+)", "(\w+)", "", ""\)$`)
+	sums     = regexp.MustCompile(`^sum ?\((.*)\)$`)
 	counts   = regexp.MustCompile(`^count(?: by \((\w+)\))? ?\((.*)\)$`)
 	lastOver = regexp.MustCompile(`^last_over_time\((.*)\[(\w+)\]\)$`)
 	ranges   = regexp.MustCompile(`^(.*)\[(\w+)\]$`)
@@ -213,6 +216,33 @@ func (s *Server) answer(query string, at time.Time) (kind string, result []sampl
 			result = append(result, sample{Metric: labels, Value: s.point(at, float64(n))})
 		}
 		return "vector", result, nil
+	}
+	if one, other, both := strings.Cut(query, " or "); both {
+		_, first, err := s.answer(one, at)
+		if err != nil {
+			return "", nil, err
+		}
+		kind, second, err := s.answer(other, at)
+		return kind, append(first, second...), err
+	}
+	if m := replaces.FindStringSubmatch(query); m != nil {
+		kind, inner, err := s.answer(m[1], at)
+		for i := range inner {
+			inner[i].Metric[m[2]] = m[3]
+		}
+		return kind, inner, err
+	}
+	if m := sums.FindStringSubmatch(query); m != nil {
+		_, inner, err := s.answer(m[1], at)
+		sum := 0.0
+		for _, one := range inner {
+			n, _ := strconv.ParseFloat(fmt.Sprint(one.Value[1]), 64)
+			sum += n
+		}
+		if len(inner) == 0 {
+			return "vector", result, err
+		}
+		return "vector", []sample{{Metric: Labels{}, Value: s.point(at, sum)}}, err
 	}
 	span, over, last := 5*time.Minute, false, false
 	if m := lastOver.FindStringSubmatch(query); m != nil {
