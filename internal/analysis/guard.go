@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
@@ -18,7 +20,7 @@ const guardTimeout = 2 * time.Minute
 var errSeen = errors.New("it has caught up")
 
 // Guard looks once at a canary that waits for its verdict or its approver: at its pods, and at all of its requests since
-// it was judged last. One that has turned bad is rolled back; nothing else is noted. The message says what it saw; it is ""
+// it was judged last, by the same objectives. One that has turned bad is rolled back; nothing else is noted. The message says what it saw; it is ""
 // when there is no canary that waits.
 //
 // Errors: *UnhealthyError; any other is that it could not be judged.
@@ -30,6 +32,13 @@ func Guard(ctx context.Context, o Options) (Outcome, error) {
 	r := status.Release
 	if r == nil || r.Stage != release.StageCanary && r.Stage != release.StageVerified {
 		return Outcome{}, nil
+	}
+	from := known(r, o.Test)
+	if !slices.Equal(from.Test.Objectives, o.Test.Objectives) {
+		return Outcome{}, &usererr.Error{
+			Field: "analysis.objectives", Problem: fmt.Sprintf("they are not those that the canary of release %s was judged by: it is not judged by them", r.ID),
+			Fix: "give guard the crossbill.yaml that verify has",
+		}
 	}
 	looking, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -44,7 +53,7 @@ func Guard(ctx context.Context, o Options) (Outcome, error) {
 			stop(errSeen)
 		}
 	}
-	v, err := o.judge(looking, r, known(r, o.Test), nil)
+	v, err := o.judge(looking, r, from, nil)
 	switch {
 	case ctx.Err() != nil:
 		return Outcome{}, ctx.Err()

@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -241,6 +242,7 @@ func TestGuardLooks(t *testing.T) {
 	for name, c := range map[string]struct {
 		bad   float64
 		set   func(w *world)
+		other bool // guard has other objectives than verify had
 		err   string
 		says  string
 		calls []string
@@ -250,6 +252,7 @@ func TestGuardLooks(t *testing.T) {
 		"its pods crash": {set: func(w *world) {
 			w.seen = func(time.Duration) rollout.Witnessed { return rollout.Witnessed{Unhealthy: "crash"} }
 		}, err: "unhealthy", says: "crash", calls: []string{"healthy", "unhealthy at 20m0s"}},
+		"other objectives":   {bad: 0.1, other: true, err: "input", says: "give guard the crossbill.yaml that verify has", calls: []string{"healthy"}},
 		"promoting":          {set: func(w *world) { promoted(w.ledger) }, calls: []string{"healthy"}},
 		"no release":         {set: func(w *world) { _, _ = w.end() }, calls: []string{"healthy"}},
 		"Prometheus is away": {set: func(w *world) { w.blindFrom(19*time.Minute, time.Hour) }, err: "failure", says: "could not be judged", calls: []string{"healthy"}},
@@ -267,7 +270,12 @@ func TestGuardLooks(t *testing.T) {
 				if c.set != nil {
 					c.set(w)
 				}
-				came, err := Guard(t.Context(), w.options())
+				o := w.options()
+				if c.other {
+					o.Test.Objectives = slices.Clone(o.Test.Objectives)
+					o.Test.Objectives[1].Budget = 0.01
+				}
+				came, err := Guard(t.Context(), o)
 				text := came.Message
 				if err != nil {
 					text = err.Error()
