@@ -26,7 +26,7 @@ type Rollout interface {
 	// Rollback rolls a release back, and no other one.
 	Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error)
 	// Witness watches the tracks' pods until ctx ends, and what becomes of the release that is judged.
-	Witness(ctx context.Context, of release.Verdict) (Witness, error)
+	Witness(ctx context.Context, r *release.Release) (Witness, error)
 }
 
 // Witness says what the pods show, and whether the release is still what is judged.
@@ -47,8 +47,8 @@ func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollou
 	return c.Cluster.Rollback(ctx, reason)
 }
 
-func (c cluster) Witness(ctx context.Context, of release.Verdict) (Witness, error) {
-	return c.Cluster.Witness(ctx, of)
+func (c cluster) Witness(ctx context.Context, r *release.Release) (Witness, error) {
+	return c.Cluster.Witness(ctx, r)
 }
 
 // Outcome is the result of an analysis.

@@ -95,7 +95,7 @@ func known(r *release.Release, test verdict.Test) *verdict.Record {
 func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Record, healthy func(*verdict.Verification) bool) (*verdict.Verification, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	witness, err := o.Rollout.Witness(ctx, r.Subject())
+	witness, err := o.Rollout.Witness(ctx, r)
 	if err != nil {
 		return nil, err
 	}

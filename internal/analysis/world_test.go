@@ -194,7 +194,8 @@ func (w *world) Promote(context.Context) (rollout.Result, error) {
 	return rollout.Result{Command: "promote", Release: r, Message: "promoted"}, nil
 }
 
-func (w *world) Witness(_ context.Context, of release.Verdict) (Witness, error) {
+func (w *world) Witness(_ context.Context, r *release.Release) (Witness, error) {
+	of := r.Subject()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.away {

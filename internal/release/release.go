@@ -101,6 +101,16 @@ func (v Verdict) On(other Verdict) bool {
 	return v.ReleaseID == other.ReleaseID && v.Digest == other.Digest && v.Template == other.Template && v.Weight == other.Weight && v.Since.Equal(other.Since)
 }
 
+// ServesSince is when the canary got traffic for the first time; zero before it has any.
+func (r *Release) ServesSince() time.Time {
+	for _, step := range r.Steps {
+		if step.Stage == StageCanary {
+			return step.At
+		}
+	}
+	return time.Time{}
+}
+
 // weighedSince is when the canary got the weight that it has; zero before it has one.
 func (r *Release) weighedSince() time.Time {
 	for _, step := range slices.Backward(r.Steps) {

@@ -180,6 +180,8 @@ func (t *testimony) containers(seen *trackSeen, was *podSeen, first bool, now ti
 		case !was.wasReady && !isReadyPod(pod) && (!first || !t.looking.IsZero() || pod.CreationTimestamp.After(t.since)):
 			was.crashes = max(was.crashes+1, int(status.RestartCount)) // it is new, and had no traffic
 			continue
+		case t.looking.IsZero() && pod.CreationTimestamp.After(t.since) && end.FinishedAt.Sub(pod.CreationTimestamp.Time) <= 2*mostStart:
+			continue // it was added by a shift or an autoscaler, and may not have been ready yet
 		}
 		cause, how := CauseRestarts, fmt.Sprintf("ended with exit code %d (%s)", end.ExitCode, end.Reason)
 		switch {

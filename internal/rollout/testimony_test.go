@@ -189,6 +189,14 @@ func TestTestimony(t *testing.T) {
 			s.dies("c1", "app", "Error", 1)
 			s.forget()
 		}, cause: CauseRestarts},
+		"one that was added crashed while it started, before anybody looked": {before: func(s *story) {
+			s.now = begin.Add(time.Minute)
+			s.starts(release.Canary, "c1")
+			s.now = s.now.Add(5 * time.Second)
+			s.dies("c1", "app", "Error", 1)
+			s.ready(true, "c1")
+			s.forget()
+		}},
 		"primary's crash": {then: func(s *story) { s.dies("p1", "app", "Error", 1) }},
 		"both crash, the canary first": {then: func(s *story) {
 			s.dies("c1", "app", "Error", 1)

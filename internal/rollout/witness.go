@@ -54,11 +54,12 @@ const (
 // witnessTimeout is how long the API server may take to say what there is.
 const witnessTimeout = 30 * time.Second
 
-// Witness starts to watch, until ctx ends. of is what is judged: what happened to the canary's pods since it got its
-// weight counts, whoever watched. It returns when all that there is has been seen. An account that may not watch is a
+// Witness starts to watch, until ctx ends. r is the release that is judged, as it is: what happened to the canary's pods
+// since it got its first traffic counts, whoever watched. It returns when all that there is has been seen. An account that may not watch is a
 // *usererr.Error.
-func (c *Cluster) Witness(ctx context.Context, of release.Verdict) (*Witness, error) {
-	w := &Witness{testimony: newTestimony(of.Since), blind: map[string]error{}, changed: make(chan struct{}, 1)}
+func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, error) {
+	of := r.Subject()
+	w := &Witness{testimony: newTestimony(r.ServesSince()), blind: map[string]error{}, changed: make(chan struct{}, 1)}
 	j := &job{Cluster: c}
 	wait := []func() bool{w.follow(ctx, j.ledgerName(), c.watchLedger(), &corev1.ConfigMap{}, func(kind watch.EventType, o any) {
 		w.moved = movedOn(c.app(), o.(*corev1.ConfigMap), kind == watch.Deleted, of)

@@ -54,7 +54,7 @@ func TestWitness(t *testing.T) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		witness, err := j.Witness(ctx, status.Release.Subject())
+		witness, err := j.Witness(ctx, status.Release)
 		if err != nil {
 			w.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestWitnessOfADeadJob(t *testing.T) {
 		if err != nil {
 			w.Fatal(err)
 		}
-		witness, err := w.job("verify").Witness(ctx, status.Release.Subject())
+		witness, err := w.job("verify").Witness(ctx, status.Release)
 		if err != nil {
 			w.Fatal(err)
 		}
@@ -137,7 +137,7 @@ func TestWitnessSeesTheReleaseMove(t *testing.T) {
 				if err != nil {
 					w.Fatal(err)
 				}
-				witness, err := w.job("verify").Witness(ctx, status.Release.Subject())
+				witness, err := w.job("verify").Witness(ctx, status.Release)
 				if err != nil {
 					w.Fatal(err)
 				}
@@ -157,6 +157,32 @@ func TestWitnessSeesTheReleaseMove(t *testing.T) {
 	}
 }
 
+// TestAShiftDoesNotHideACrash: a crash at the weight before counts at the next one.
+func TestAShiftDoesNotHideACrash(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		crashed := metav1.Now()
+		w.must(w.job("shift").Shift(w.Context(), []int{25}, 0))
+		w.onPods(release.Canary, func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].RestartCount = 1
+			p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", FinishedAt: crashed}
+		})
+		ctx, stop := context.WithCancel(w.Context())
+		defer stop()
+		status, err := w.job("look").Status(ctx)
+		if err != nil {
+			w.Fatal(err)
+		}
+		witness, err := w.job("verify").Witness(ctx, status.Release)
+		if err != nil {
+			w.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if seen, err := witness.Look(); err != nil || seen.Cause != rollout.CauseRestarts {
+			w.Errorf("%+v, %v", seen, err)
+		}
+	})
+}
+
 // TestWitnessMayNotWatch: an account without the permission gets an error that says so, before anything is judged.
 func TestWitnessMayNotWatch(t *testing.T) {
 	for _, what := range []string{"pods", "endpointslices", "configmaps"} {
@@ -170,7 +196,7 @@ func TestWitnessMayNotWatch(t *testing.T) {
 			}
 			ctx, stop := context.WithCancel(w.Context())
 			defer stop()
-			_, err := j.Witness(ctx, release.Verdict{Since: time.Now()})
+			_, err := j.Witness(ctx, &release.Release{ID: "r2"})
 			if input := new(usererr.Error); !errors.As(err, &input) || !strings.Contains(input.Fix, "rbac.yaml") {
 				w.Errorf("%s: %v", what, err)
 			}
