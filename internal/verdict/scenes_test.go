@@ -21,7 +21,7 @@ type scene struct {
 	rate       float64                  // requests a second, of the whole app; 0 is 50
 	scrape     float64                  // seconds; 0 is 15
 	weight     func(at float64) float64 // nil is canaryWeight
-	late       func(at float64) bool    // whether primary's events are not there yet, but come with the next; nil is never
+	late       func(at float64) bool    // whether primary's events come with the next ones only; nil is never
 	gone       func(at float64) bool    // whether primary has no traffic; nil is never
 	group      float64                  // how many events go bad together; 0 is 1
 	warmUp     float64                  // seconds
