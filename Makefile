@@ -17,7 +17,7 @@ help:
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
-	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; 200 apps at once'
+	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
 	@echo 'make image-twice      the app image built twice in different folders: both digests, one a line'
@@ -94,14 +94,16 @@ test-rehearsal: bin/rehearse bin/crossbill
 	cd rehearsal && go vet -tags dagger ./... && go test -count=1 -timeout 30m -parallel 8 -v ./...
 
 # Lets every write of every command fail in each way, on a real API server (out/crash-matrix.json), lets
-# jobs of several releases work against each other over bad networks, and releases under 50,000
-# requests, beside the usual hand-written pipeline (out/traffic.json), and releases 1 to 200 apps side by
-# side (out/many-apps.json). About half an hour; make test does a shorter form of all four.
+# jobs of several releases work against each other over bad networks, releases an app that drains and one that
+# does not under 50,000 requests each, beside the usual hand-written pipeline (out/traffic.json), lets canaries turn
+# bad (out/scenarios.json), and releases 1 to 200 apps side by side (out/many-apps.json). About half an hour; make
+# test does a shorter form of all five.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestRandomSchedules|TestManyApps' -schedules=40 \
+	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
+		-scenarios.json=$(CURDIR)/out/scenarios.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
 		-many.apps=1,10,100,200 -many.json=$(CURDIR)/out/many-apps.json
 

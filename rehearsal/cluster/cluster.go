@@ -30,10 +30,13 @@ import (
 
 // Addresses inside the sandbox.
 const (
-	APIServer    = "127.0.0.1:6443"
-	Gateway      = "127.0.0.1:80" // once a Gateway object with port 80 exists
-	Registry     = "127.0.0.1:5000"
-	Prometheus   = "127.0.0.1:9090"
+	APIServer  = "127.0.0.1:6443"
+	Gateway    = "127.0.0.1:80" // once a Gateway object with port 80 exists
+	Registry   = "127.0.0.1:5000"
+	Prometheus = "127.0.0.1:9090"
+	// With a second Prometheus: it, and a proxy that asks the two in turn.
+	secondPrometheus, prometheusReplicas = "127.0.0.1:9190", "127.0.0.1:9290"
+
 	EnvoyAdmin   = "127.0.0.1:15000"
 	envoyMetrics = "127.0.0.1:15090" // where a pod of Istio's has its proxy's metrics
 	nodeName     = "rehearsal"
@@ -61,6 +64,8 @@ type Options struct {
 	TestclusterBinary, EnvoyBinary, PrometheusBinary string
 	// PrometheusAssets is the folder of Prometheus's web pages. May be empty: then only its API works.
 	PrometheusAssets string
+	// TwoPrometheus starts a second one that scrapes the same, at other moments.
+	TwoPrometheus bool
 	// Namespace is made besides istio-system, and is the kubeconfig's default. Empty means demo.
 	Namespace string
 	// Log takes lines of progress. May be nil.
@@ -73,6 +78,7 @@ type Cluster struct {
 	RESTConfig        *rest.Config
 	Namespace         string
 	PrometheusURL     string
+	ReplicasURL       string        // of two that answer in turn, as behind an unlucky load balancer; empty without TwoPrometheus
 	RegistryHost      string        // host:port, plain HTTP
 	GatewayAddress    string        // host:port
 	ControlPlaneReady time.Duration // from Start's begin until all but gateway and Prometheus was ready
@@ -139,7 +145,7 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 	if err := c.startRegistry(inside); err != nil {
 		return err
 	}
-	if err := c.startPrometheus(); err != nil {
+	if err := c.startPrometheus(inside); err != nil {
 		return err
 	}
 	definitions, err := c.definitions(ctx)
@@ -182,6 +188,12 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 	if err := c.all(
 		func() error { return c.await(ctx, "envoy", answers("http://"+EnvoyAdmin+"/ready")) },
 		func() error { return c.await(ctx, "prometheus", answers("http://"+Prometheus+"/-/ready")) },
+		func() error {
+			if !c.options.TwoPrometheus {
+				return nil
+			}
+			return c.await(ctx, "prometheus-2", answers("http://"+secondPrometheus+"/-/ready"))
+		},
 	); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,7 +120,8 @@ func (c *Cluster) startControlPlane() error {
 		"--allocate-node-cidrs=false",
 		"--controllers=deployment-controller,replicaset-controller,endpointslice-controller,endpointslice-mirroring-controller,"+
 			"namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,"+
-			"garbage-collector-controller,pod-garbage-collector-controller")
+			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller",
+		"--horizontal-pod-autoscaler-sync-period=2s")
 }
 
 func (c *Cluster) startKwok() error {
@@ -176,15 +180,41 @@ func (c *Cluster) serve(inside context.Context, l net.Listener, handler http.Han
 	context.AfterFunc(inside, func() { server.Close() })
 }
 
-func (c *Cluster) startPrometheus() error {
-	args := []string{
-		"--config.file=" + c.dir("prometheus.yaml"), "--storage.tsdb.path=" + c.dir("prometheus"),
-		"--web.listen-address=" + Prometheus,
+func (c *Cluster) startPrometheus(inside context.Context) error {
+	if err := c.runPrometheus("prometheus", Prometheus, c.dir("prometheus.yaml")); err != nil || !c.options.TwoPrometheus {
+		return err
 	}
+	// Replicas have labels of their own, which Prometheus also makes the time of its scrapes from.
+	config := c.dir("prometheus-2.yaml")
+	if err := os.WriteFile(config, bytes.Replace(prometheusYAML, []byte("global:"), []byte("global:\n  external_labels: {replica: second}"), 1), 0o600); err != nil {
+		return err
+	}
+	if err := c.runPrometheus("prometheus-2", secondPrometheus, config); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", prometheusReplicas)
+	if err != nil {
+		return fmt.Errorf("prometheus: %w", err)
+	}
+	c.ReplicasURL = "http://" + prometheusReplicas
+	c.serve(inside, l, alternating(Prometheus, secondPrometheus))
+	return nil
+}
+
+func (c *Cluster) runPrometheus(name, address, config string) error {
+	args := []string{"--config.file=" + config, "--storage.tsdb.path=" + c.dir(name), "--web.listen-address=" + address}
 	if c.options.PrometheusAssets != "" {
 		args = append(args, "--web.local-assets="+c.options.PrometheusAssets)
 	}
-	return c.run("prometheus", nil, c.options.PrometheusBinary, args...)
+	return c.run(name, nil, c.options.PrometheusBinary, args...)
+}
+
+// alternating gives each request to the next of several servers, as a load balancer without affinity does.
+func alternating(addresses ...string) http.Handler {
+	var next atomic.Int64
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "http", Host: addresses[int(next.Add(1))%len(addresses)]})
+	}, ErrorLog: log.New(io.Discard, "", 0)}
 }
 
 // startRegistry serves an OCI registry from this process; blobs lie on disk.

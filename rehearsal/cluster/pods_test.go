@@ -163,7 +163,7 @@ func TestPodsShowWhyTheyAreNotReady(t *testing.T) {
 			return s.RestartCount >= 1 && !*s.Started
 		}, "Killing: Container app failed startup probe, will be restarted"},
 		{"oom", func(p *corev1.Pod) {
-			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "EATS", Value: "40"}}
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "EATS", Value: "40"}, {Name: "AT_ONCE", Value: "1"}}
 			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}
 		}, func(p *corev1.Pod, s corev1.ContainerStatus) bool {
 			last := s.LastTerminationState.Terminated

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -193,6 +195,7 @@ func TestCrashMatrix(t *testing.T) {
 						t.Parallel()
 						a := released(t, strings.Join([]string{"crash", command.name[:2], short, out[:2]}, "-"))
 						a.foreign()
+						a.autoscaled()
 						for at := 1; ; at += *crashStride {
 							if !a.crash(&count, command, f, at, out == "rollback") {
 								break
@@ -290,6 +293,21 @@ func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rol
 		return false // the app is not what the next case needs
 	}
 	return hit != ""
+}
+
+// autoscaled gives primary an HPA. Nobody measures pods here, so that its controller keeps to its bounds only.
+func (a *app) autoscaled() {
+	a.Helper()
+	_, err := a.kube.AutoscalingV2().HorizontalPodAutoscalers(a.namespace).Create(a.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+		ObjectMeta: metav1.ObjectMeta{Name: a.name},
+		Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+			MinReplicas: new(int32(2)), MaxReplicas: 4,
+			ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{APIVersion: "apps/v1", Kind: "Deployment", Name: a.name + "-primary"},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		a.Fatal(err)
+	}
 }
 
 // toTheEnd carries a release that goes on to its end.

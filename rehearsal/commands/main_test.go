@@ -75,7 +75,7 @@ func run(m *testing.M) (int, error) {
 	programs = os.Getenv(programsVariable)
 	running, err = cluster.Start(ctx, cluster.Options{
 		Dir: filepath.Join(programs, "cluster"), TestclusterBinary: binaries.Testcluster, EnvoyBinary: binaries.Envoy,
-		PrometheusBinary: binaries.Prometheus,
+		PrometheusBinary: binaries.Prometheus, TwoPrometheus: true,
 	})
 	if err != nil {
 		return 1, err
@@ -128,7 +128,8 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 		"not found":   {"VERSION=not found", "NOT_FOUND=100"},
 		"fades":       {"VERSION=fades", "UNREADY_AFTER=12s"},
 		"two and one": {"VERSION=two", "ASSETS_OF=one"},
-		"drains a":    {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
+		"ends a":      {"VERSION=ends a", "ABRUPT=1"}, "ends b": {"VERSION=ends b", "ABRUPT=1"}, "ends c": {"VERSION=ends c", "ABRUPT=1"},
+		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {
 		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))
 		if err != nil {

@@ -3,6 +3,7 @@ package commands_test
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -101,5 +102,31 @@ func TestAPIRequests(t *testing.T) {
 		if len(count.seen)-2*count.conflicts > step.most {
 			t.Errorf("%s: more than %d requests, with %d conflicts:\n%s", step.name, step.most, count.conflicts, strings.Join(count.seen, "\n"))
 		}
+	}
+}
+
+// mostOfRelease is what a whole good release may ask of the API server, its lock included and watches apart.
+const mostOfRelease = 45
+
+// request is a line of --verbose.
+var request = regexp.MustCompile(`(?m)^(GET|POST|PUT|PATCH|DELETE) \S+?(/api\S*) (.*) in \S+$`)
+
+// cheap bounds what the commands of a release have asked of the API server, by what they said of it.
+func (a *app) cheap(said string) {
+	a.Helper()
+	var counted []string
+	conflicts := 0
+	for _, found := range request.FindAllStringSubmatch(said, -1) {
+		if strings.Contains(found[2], "watch=") {
+			continue
+		}
+		if strings.HasPrefix(found[3], "409") { // somebody else wrote in between: a controller
+			conflicts++
+		}
+		counted = append(counted, found[1]+" "+found[2]+" "+found[3])
+	}
+	a.Logf("a good release: %d requests, %d conflicts", len(counted), conflicts)
+	if n := len(counted) - 2*conflicts; n > mostOfRelease || n == 0 {
+		a.Errorf("a good release asked for %d things of the API server, %d are allowed:\n%s", n, mostOfRelease, strings.Join(counted, "\n"))
 	}
 }

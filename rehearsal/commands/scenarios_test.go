@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -44,7 +45,7 @@ var scenarios = map[string]scenario{
 const (
 	scenarioRate = 100 // requests a second, to both tracks together
 	// patience is how long callers wait before they leave.
-	patience = 2 * time.Second
+	patience = 3 * time.Second
 	// scenarioBound is how long a canary may stay on the route after the first sign that callers had of it.
 	scenarioBound = 15 * time.Second
 )
@@ -53,10 +54,10 @@ const (
 type scenarioResult struct {
 	Outcome      string  `json:"outcome"`
 	Cause        string  `json:"cause,omitempty"`
-	SecondsToOff float64 `json:"secondsToOff"` // from the first sign to the last request that the canary got
+	SecondsToOff float64 `json:"secondsToOff"` // from the first sign that callers had until it has no share of the route
 	Lost         int     `json:"lost"`         // requests without an answer by any version
 	Bad          int     `json:"bad"`          // answers that were errors, or what else the scenario is about
-	Wrong        int     `json:"wrong"`        // requests that the canary got more than a second after it was said to be off
+	Wrong        int     `json:"wrong"`        // requests that the canary answered more than a second after that
 }
 
 // TestScenarios lets canaries turn bad in the ways in which they do, in the real mesh: none is promoted, and each is
@@ -91,24 +92,23 @@ func (s scenario) play(t *testing.T, name string) (result scenarioResult) {
 	defer traffic.Stop()
 	time.Sleep(2 * time.Second)
 	a.must("canary", "--image", images[s.image], "--weight", fmt.Sprint(cmp.Or(s.weight, 10)))
-	routed := time.Now()
+	routed, off := time.Now(), a.offTheRoute()
 	if s.turns != nil {
 		s.turns(a)
 	}
 	code, out := a.crossbill("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "60s")
-	judged := time.Now()
 	if code, out := a.crossbill("promote"); code == 0 && a.version() == s.image {
 		t.Errorf("it was promoted\n%s", out)
 	}
 	time.Sleep(patience + 3*time.Second)
-	off := a.status()
-	result = s.seen(traffic.Answers(routed, time.Now()), judged)
+	status := a.status()
+	result = s.seen(traffic.Answers(routed, time.Now()), off())
 	switch {
-	case off.Release != nil && off.Release.Verdict != nil:
-		result.Outcome, result.Cause = string(off.Release.Verdict.Outcome), off.Release.Verdict.Cause
-	case len(off.History) > 0:
-		result.Outcome = string(off.History[0].Outcome)
-		if verdict := off.History[0].Verdict; verdict != nil {
+	case status.Release != nil && status.Release.Verdict != nil:
+		result.Outcome, result.Cause = string(status.Release.Verdict.Outcome), status.Release.Verdict.Cause
+	case len(status.History) > 0:
+		result.Outcome = string(status.History[0].Outcome)
+		if verdict := status.History[0].Verdict; verdict != nil {
 			result.Cause = verdict.Cause
 		}
 	}
@@ -119,33 +119,53 @@ func (s scenario) play(t *testing.T, name string) (result scenarioResult) {
 	return result
 }
 
-// seen is what callers saw of the canary.
-func (s scenario) seen(answers []load.Answer, judged time.Time) (result scenarioResult) {
-	var first, last time.Time
+// offTheRoute looks until the canary has no share of the traffic any more, and gives the time of that; now, if it
+// still has.
+func (a *app) offTheRoute() func() time.Time {
+	a.Helper()
+	var mu sync.Mutex
+	var off time.Time
+	go func() {
+		for a.Context().Err() == nil {
+			vs, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Get(a.Context(), a.name+"-vs", metav1.GetOptions{})
+			if err == nil && vs.Spec.Http[len(vs.Spec.Http)-1].Route[1].Weight == 0 {
+				mu.Lock()
+				defer mu.Unlock()
+				off = time.Now()
+				return
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}()
+	return func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		if off.IsZero() {
+			return time.Now()
+		}
+		return off
+	}
+}
+
+// seen is what callers saw of the canary, which was off the route from a time on.
+func (s scenario) seen(answers []load.Answer, off time.Time) (result scenarioResult) {
+	first := off
 	for _, answer := range answers {
-		bad := answer.Lost() || answer.Code >= 500 || s.bad != nil && s.bad(answer)
+		bad := answer.Code >= 500 || s.bad != nil && s.bad(answer)
 		switch {
 		case answer.Lost():
 			result.Lost++
 		case bad:
 			result.Bad++
 		}
-		if noticed := answer.Sent.Add(answer.Latency); bad && (first.IsZero() || noticed.Before(first)) {
+		if noticed := answer.Sent.Add(answer.Latency); (bad || answer.Lost()) && noticed.Before(first) {
 			first = noticed
 		}
-		if !bad && answer.Version != s.image {
-			continue
-		}
-		if answer.Sent.After(last) {
-			last = answer.Sent
-		}
-		if answer.Sent.After(judged.Add(time.Second)) {
+		if answer.Version == s.image && answer.Sent.After(off.Add(time.Second)) {
 			result.Wrong++
 		}
 	}
-	if !first.IsZero() {
-		result.SecondsToOff = max(0, last.Sub(first)).Round(100 * time.Millisecond).Seconds()
-	}
+	result.SecondsToOff = off.Sub(first).Round(100 * time.Millisecond).Seconds()
 	return result
 }
 
@@ -163,7 +183,8 @@ func (a *app) canaryPods() map[string]string {
 	return addresses
 }
 
-// loseNode takes the nodes of all of the canary's pods away, after it has answered for a while.
+// loseNode takes the nodes of all of the canary's pods away, after it has answered for a while. Once their deletion
+// hangs, somebody removes the nodes, and what is left of the pods with them.
 func (a *app) loseNode() {
 	a.Helper()
 	time.Sleep(2 * time.Second)
@@ -172,6 +193,23 @@ func (a *app) loseNode() {
 		if _, err := a.kube.CoreV1().Pods(a.namespace).Patch(a.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 			a.Fatal(err)
 		}
+		go a.removeHanging(name)
+	}
+}
+
+// removeHanging removes a pod 5 s after its deletion began.
+func (a *app) removeHanging(name string) {
+	pods := a.kube.CoreV1().Pods(a.namespace)
+	for ; a.Context().Err() == nil; time.Sleep(500 * time.Millisecond) {
+		pod, err := pods.Get(a.Context(), name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return
+		}
+		if err != nil || pod.DeletionTimestamp == nil {
+			continue
+		}
+		time.Sleep(5 * time.Second)
+		_ = pods.Delete(a.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}) // again, if it fails
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 var scheduleCount = flag.Int("schedules", 4, "TestRandomSchedules: how many")
@@ -136,6 +137,7 @@ func TestRandomSchedules(t *testing.T) {
 // play carries a schedule out and says what is wrong with what came of it.
 func (a *app) play(s schedule) (problems []string) {
 	a.Helper()
+	a.autoscaled()
 	stop := a.observing()
 	ctx, cancel := context.WithTimeout(a.Context(), 45*time.Second)
 	defer cancel()
@@ -179,6 +181,14 @@ func (a *app) take(ctx context.Context, s step, name string) {
 		return &rough{next: next, rng: rand.New(rand.NewPCG(s.Network, 7))}
 	}
 	c := a.quiet(name, config)
+	if s.Network%2 == 0 { // some drain by what two Prometheus servers say in turn
+		source, err := verdict.NewSource(verdict.SourceOptions{URL: running.ReplicasURL, Namespace: a.namespace})
+		if err != nil {
+			a.Error(err)
+			return
+		}
+		c.Drained = source.Quiet
+	}
 	c.Again, c.Takeover, c.Timeout, c.LockTimeout = true, s.Takeover, 10*time.Second, 8*time.Second
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.Seconds)*time.Second)
 	defer cancel()
@@ -230,7 +240,7 @@ func (a *app) person(done <-chan struct{}, rng *rand.Rand) {
 		case 1:
 			scale, err := deployments.GetScale(ctx, a.name+"-primary", metav1.GetOptions{})
 			if err == nil {
-				scale.Spec.Replicas = int32(2 + rng.IntN(2))
+				scale.Spec.Replicas = int32(2 + rng.IntN(3)) // what its HPA allows
 				_, _ = deployments.UpdateScale(ctx, a.name+"-primary", scale, metav1.UpdateOptions{})
 			}
 		case 2:

@@ -36,18 +36,35 @@ type served struct {
 }
 
 // TestTraffic releases under steady traffic through Envoy: as Crossbill does, canary by canary, every
-// second one rolled back; and as the usual hand-written pipeline does, which waits for nothing.
+// second one rolled back, an app that drains, and one that ends at once when it is asked to; and as the
+// usual hand-written pipeline does, which waits for nothing, with the app that drains.
 func TestTraffic(t *testing.T) {
 	var out struct {
-		Crossbill served `json:"crossbill"`
-		Reference served `json:"reference"`
+		Crossbill    served `json:"crossbill"`
+		WithoutDrain served `json:"withoutDrain"` // Crossbill, with an app that ends at once
+		Reference    served `json:"reference"`
 	}
-	out.Crossbill = traffic(t, "traffic", (*app).byCrossbill)
-	out.Reference = traffic(t, "reference", (*app).handwritten)
+	t.Run("side by side", func(t *testing.T) {
+		t.Run("drains", func(t *testing.T) {
+			t.Parallel()
+			out.Crossbill = traffic(t, "traffic", "drains", (*app).byCrossbill)
+		})
+		t.Run("ends at once", func(t *testing.T) {
+			t.Parallel()
+			out.WithoutDrain = traffic(t, "abrupt", "ends", (*app).byCrossbill)
+		})
+		t.Run("reference", func(t *testing.T) {
+			t.Parallel()
+			out.Reference = traffic(t, "reference", "drains", (*app).handwritten)
+		})
+	})
 	t.Logf("Crossbill: %+v", out.Crossbill)
+	t.Logf("Crossbill, an app that ends at once: %+v", out.WithoutDrain)
 	t.Logf("reference: %+v", out.Reference)
-	if c := out.Crossbill; c.Lost != 0 || c.WrongVersion != 0 {
-		t.Errorf("of %d requests %d were lost, %d answered by the wrong version: %v", c.Requests, c.Lost, c.WrongVersion, c.Problems)
+	for name, c := range map[string]served{"an app that drains": out.Crossbill} {
+		if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 {
+			t.Errorf("%s: of %d requests %d were lost, %d answered by the wrong version: %v", name, c.Requests, c.Lost, c.WrongVersion, c.Problems)
+		}
 	}
 	if out.Reference.Lost == 0 {
 		t.Error("the hand-written pipeline lost nothing: the traffic does not see what it should")
@@ -62,15 +79,15 @@ type off struct {
 }
 
 // traffic releases again and again while requests come, and counts what they met.
-func traffic(t *testing.T, name string, release func(a *app, image string, round int) []off) served {
+func traffic(t *testing.T, name, manner string, release func(a *app, image string, round int) []off) served {
 	t.Helper()
 	a := newApp(t, name)
-	a.must("canary", "--image", images["drains a"])
+	a.must("canary", "--image", images[manner+" a"])
 	host := a.served()
 	begin := time.Now()
 	generator := load.Start("http://"+running.GatewayAddress+"/", host, trafficRate)
 	var gone []off
-	names := []string{"drains b", "drains c", "drains a"}
+	names := []string{manner + " b", manner + " c", manner + " a"}
 	for round := 0; round < 2 || int(time.Since(begin).Seconds()*trafficRate) < *trafficRequests; round++ {
 		gone = append(gone, release(a, names[round%len(names)], round)...)
 	}

@@ -19,7 +19,8 @@
 //     and so is the service account's token.
 //   - A node that is gone is one for a single pod, that [GoneAnnotation] names: its processes stand still,
 //     so connections are accepted and never answered, where a real node's are not accepted either.
-//     The pod is marked as not ready after 50 seconds; it is not evicted after another 300.
+//     The pod is marked as not ready after 50 seconds; it is not evicted after another 300. The Node stays
+//     Ready: other pods are on it.
 //   - No init containers, exec probes or hooks, no volumes but emptyDir. A pod that asks for one of these
 //     waits with CreateContainerConfigError.
 //

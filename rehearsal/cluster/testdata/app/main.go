@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -49,20 +50,31 @@ func main() {
 	var fail atomic.Int64 // percent of the answers; one pod can be made to fail while it runs
 	fail.Store(int64(number("FAIL")))
 	slow, _ := time.ParseDuration(os.Getenv("SLOW")) // each answer
-	began := time.Now()
+	// What turns bad does so some time after the first request, however long a release took to get there.
+	var first sync.Once
+	var called atomic.Int64                                      // when it came, in Unix nanoseconds
 	flap, _ := time.ParseDuration(os.Getenv("FLAP"))             // ready for so long, then not ready for so long
 	unready, _ := time.ParseDuration(os.Getenv("UNREADY_AFTER")) // for good
-	if mebibytes := number("EATS"); mebibytes > 0 {              // a second
-		go eat(mebibytes)
+	turn := func() {
+		called.Store(time.Now().UnixNano())
+		if mebibytes := number("EATS"); mebibytes > 0 { // a second
+			go eat(mebibytes)
+		}
+		if life, err := time.ParseDuration(os.Getenv("DIES_AFTER")); err == nil {
+			time.AfterFunc(life, func() { os.Exit(4) })
+		}
 	}
-	if life, err := time.ParseDuration(os.Getenv("DIES_AFTER")); err == nil {
-		time.AfterFunc(life, func() { os.Exit(4) })
+	if os.Getenv("AT_ONCE") != "" {
+		first.Do(turn)
 	}
 	var draining atomic.Bool
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
-		age := time.Since(began)
+		age := time.Duration(0)
+		if since := called.Load(); since > 0 {
+			age = time.Since(time.Unix(0, since))
+		}
 		if draining.Load() || os.Getenv("UNREADY") != "" || flap > 0 && age/flap%2 == 1 || unready > 0 && age > unready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -100,6 +112,7 @@ func main() {
 		fmt.Fprint(w, browser)
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		first.Do(turn)
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
 		w.Header().Set("x-app-version", os.Getenv("VERSION"))
 		time.Sleep(slow)
