@@ -98,10 +98,12 @@ func (s *Set) checkService() error {
 	if len(s.Service.Spec.Selector) == 0 {
 		return problem("is missing", fmt.Sprintf("add a label that the pods of %s have", s.Deployment.Name))
 	}
-	for _, port := range s.Service.Spec.Ports {
-		if !Declares(s.Deployment.Spec.Template.Spec, port.TargetPort, port.Protocol) && port.TargetPort.Type == intstr.String {
-			return s.problem("Service", s.Service.Name, "spec.ports", fmt.Sprintf("port %d leads to port %s, which no container of Deployment %s has", port.Port, port.TargetPort.StrVal, s.Deployment.Name), "give a container port that name")
-		}
+	nowhere := func(port corev1.ServicePort) bool {
+		return port.TargetPort.Type == intstr.String && !Declares(s.Deployment.Spec.Template.Spec, port.TargetPort, port.Protocol)
+	}
+	// One may lead to a sidecar that is injected; not all of them do.
+	if ports := s.Service.Spec.Ports; len(ports) > 0 && !slices.ContainsFunc(ports, func(p corev1.ServicePort) bool { return !nowhere(p) }) {
+		return s.problem("Service", s.Service.Name, "spec.ports", fmt.Sprintf("port %d leads to port %s, which no container of Deployment %s has", ports[0].Port, ports[0].TargetPort.StrVal, s.Deployment.Name), "give a container port that name")
 	}
 	return nil
 }

@@ -77,6 +77,7 @@ func look(dir string) (folder, error) {
 		path := filepath.Join(dir, entry.Name())
 		info, err := os.Stat(path) // follows links: a mounted ConfigMap is made of them
 		switch {
+		case err != nil && strings.HasPrefix(entry.Name(), "."): // an editor's lock leads nowhere
 		case err != nil:
 			return found, &usererr.Error{Field: path, Problem: err.Error(), Fix: "remove the file or make it readable"}
 		case info.IsDir():

@@ -127,7 +127,7 @@ func (j *job) checkSplit(m mesh, own *networking.VirtualService) error {
 			return &usererr.Error{
 				Field:   fmt.Sprintf("VirtualService %s/%s: %s", j.namespaceOf(vs), vs.Name, places[0]),
 				Problem: fmt.Sprintf("it leads to Service %s without a subset: the canary would get its share of the pods there, not its weight", j.Manifests.Service.Name),
-				Fix:     "give it both destinations as the release's route has them (subset primary with weight 100, canary with 0), or `subset: primary` to keep it out of releases",
+				Fix:     "give it both destinations as the release's route has them (subset primary with weight 100, canary with 0), or `subset: primary` to keep it out of releases; `crossbill migrate` does the former for the app's own VirtualService",
 			}
 		}
 	}

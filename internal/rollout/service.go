@@ -114,8 +114,8 @@ func (j *job) selects(service *corev1.Service, both []pods, where string) error 
 	return nil
 }
 
-// leads checks that the ports of a Service lead to ports of both tracks' containers. A number that no container
-// declares may be served all the same: it is taken where the live Service has it already.
+// leads checks that the ports of a Service lead to ports of both tracks' containers. One that no container declares may
+// be served all the same, by an injected sidecar for example: it is taken where the live Service has it already.
 func (j *job) leads(service, live *corev1.Service, both []pods, where string) error {
 	for _, port := range service.Spec.Ports {
 		target, declared := targetOf(port), 0
@@ -124,7 +124,7 @@ func (j *job) leads(service, live *corev1.Service, both []pods, where string) er
 				declared++
 			}
 		}
-		if declared == len(both) || declared == 0 && target.Type == intstr.Int && live != nil && slices.ContainsFunc(live.Spec.Ports, func(p corev1.ServicePort) bool {
+		if declared == len(both) || declared == 0 && live != nil && slices.ContainsFunc(live.Spec.Ports, func(p corev1.ServicePort) bool {
 			return p.Port == port.Port && targetOf(p) == target
 		}) {
 			continue
