@@ -31,13 +31,13 @@ func TestRecordOfADay(t *testing.T) {
 	live := record.Test.Begin()
 	var judged Judgment
 	var events Pair
-	for at := 5 * time.Second; at <= 24*time.Hour; at += 5 * time.Second {
+	for at := 15 * time.Second; at <= 24*time.Hour; at += 15 * time.Second {
 		b := noisy(random, at, len(record.Test.Objectives))
 		events = events.add(b.Pairs[0])
 		judged = live.Add(b)
 		record.Blocks = append(record.Blocks, b)
 		record.fold()
-		if at%(3*time.Hour+5*time.Second) == 0 { // another job goes on
+		if at%(3*time.Hour+15*time.Second) == 0 { // another job goes on
 			text, err := json.Marshal(record)
 			if err != nil {
 				t.Fatal(err)

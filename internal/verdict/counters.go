@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -243,13 +244,17 @@ func target(labels model.Metric) string {
 func doubled(all []scraped) (one, other model.Metric) {
 	same := map[string][]scraped{}
 	for _, s := range all {
-		rest := s.labels.Clone()
-		for name := range rest {
+		counts := s.labels.Clone()
+		for name := range counts {
 			if !istioLabel(name) {
-				delete(rest, name)
+				delete(counts, name)
 			}
 		}
-		same[rest.String()] = append(same[rest.String()], s)
+		for kind, proxy := range map[string]string{"pod": podOf(s.labels), "host": hostOf(s.labels)} {
+			if key := kind + proxy + counts.String(); proxy != "" {
+				same[key] = append(same[key], s)
+			}
+		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(same)) {
 		for i, a := range same[key] {
@@ -273,21 +278,28 @@ func istioLabel(name model.LabelName) bool {
 	return false
 }
 
-// sameProxy says whether two targets are in one pod or on one address.
+// sameProxy says whether two targets are in one pod, or on one address if their pods are unknown.
 func sameProxy(a, b model.Metric) bool {
-	for _, name := range []model.LabelName{"pod", "pod_name", "kubernetes_pod_name"} {
-		if a[name] != "" && b[name] != "" {
-			return a[name] == b[name] && target(a) != target(b)
-		}
+	if target(a) == target(b) {
+		return false
 	}
-	host := func(m model.Metric) string {
-		if address, err := netip.ParseAddrPort(string(m["instance"])); err == nil {
-			return address.Addr().String()
-		}
-		name, _, _ := strings.Cut(string(m["instance"]), ":")
-		return name
+	if one, other := podOf(a), podOf(b); one != "" && other != "" {
+		return one == other
 	}
-	return host(a) != "" && host(a) == host(b) && target(a) != target(b)
+	return hostOf(a) != "" && hostOf(a) == hostOf(b)
+}
+
+func podOf(m model.Metric) string {
+	return string(cmp.Or(m["pod"], m["pod_name"], m["kubernetes_pod_name"]))
+}
+
+// hostOf is the address of a target without its port.
+func hostOf(m model.Metric) string {
+	if address, err := netip.ParseAddrPort(string(m["instance"])); err == nil {
+		return address.Addr().String()
+	}
+	name, _, _ := strings.Cut(string(m["instance"]), ":")
+	return name
 }
 
 // interleaved says whether the samples of two series are those of one counter, scraped twice: in the order of

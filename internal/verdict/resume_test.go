@@ -86,6 +86,7 @@ func TestResumeAnew(t *testing.T) {
 		"other objectives":             {asks: func(o *Options) { o.Test.FalsePass = 0.01 }, says: "the objectives or the method"},
 		"another method":               {record: func(r *Record) { r.Method = 1 }, says: "the objectives or the method"},
 		"no times":                     {record: func(r *Record) { r.Until = time.Time{} }},
+		"nothing counted yet":          {record: func(r *Record) { r.Blocks, r.Checkpoint = nil, nil }, lost: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -124,7 +124,9 @@ func (w *watching) begin(ctx context.Context, now time.Time) error {
 	}
 	counting, err := w.Source.begin(ctx, workloads, from)
 	if err == nil && resumed && counting.none() {
-		w.warn(fmt.Sprintf("Prometheus has no counters of %s any more, up to which the canary was judged before: the analysis begins anew", from.UTC().Format(time.RFC3339)))
+		if len(w.Resume.Blocks) > 0 {
+			w.warn(fmt.Sprintf("Prometheus has no counters of %s any more, up to which the canary was judged before: the analysis begins anew", from.UTC().Format(time.RFC3339)))
+		}
 		from, resumed = now, false
 		counting, err = w.Source.begin(ctx, workloads, from)
 	}

@@ -77,6 +77,7 @@ func (m *mesh) add(f flow) {
 		good, failed = append(good, of(gateway, "200", "-")), append(failed, of(gateway, f.code, f.flags))
 	}
 	now, owed, bad, slow := time.Now(), 0.0, 0.0, 0.0
+	tally := map[counters]struct{ all, quick float64 }{}
 	for at := f.from; at < f.to; at += step {
 		owed += f.rate * step.Seconds()
 		if f.spread {
@@ -93,14 +94,21 @@ func (m *mesh) add(f flow) {
 				bad--
 				to = failed[m.random.IntN(len(failed))]
 			}
-			to.requests.Add(now.Add(at), 1)
-			to.all.Add(now.Add(at), 1)
+			n := tally[to]
+			n.all++
 			if slow >= 1 {
 				slow--
 			} else {
-				to.quick.Add(now.Add(at), 1)
+				n.quick++
 			}
+			tally[to] = n
 		}
+		for to, n := range tally {
+			to.requests.Add(now.Add(at), n.all)
+			to.all.Add(now.Add(at), n.all)
+			to.quick.Add(now.Add(at), n.quick)
+		}
+		clear(tally)
 	}
 }
 
