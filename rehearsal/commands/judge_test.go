@@ -206,7 +206,7 @@ func testProbe(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	code, out := a.crossbill(append(probe, "--probe-header", "x-track: canary")...)
-	if code != 3 || !strings.Contains(out, "primary had no events to compare with") {
+	if code != 3 || !strings.Contains(out, "of the canary's requests are the probe's") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 }

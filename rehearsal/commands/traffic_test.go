@@ -139,7 +139,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 		t.Helper()
 		a.must("canary", "--again", "--image", images[image])
 		a.healthy()
-		code, out := a.crossbill("promote", "--bake", "8s", "--interval", "1s", "--min-requests", "50", "--prometheus", running.PrometheusURL)
+		code, out := a.crossbill("promote", "--bake", "20s", "--interval", "1s", "--min-requests", "50", "--prometheus", running.PrometheusURL, "--config", byAvailability(t))
 		if code != want || !strings.Contains(out, says) {
 			t.Errorf("%s: exit code %d, want %d and %q\n%s", image, code, want, says, out)
 		}
@@ -149,7 +149,7 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 	}
 	bake("drains a", 4, "bake: inconclusive: no request reached")
 	a.must("cleanup")
-	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 50)
+	generator := load.Start("http://"+running.GatewayAddress+"/", a.served(), 100)
 	defer generator.Stop()
 	bake("fails", 3, "rolled back in ")
 	if digest(a.image("primary")) != digest(images["drains a"]) || a.weights() != atRest {
