@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // apiServer is a Kubernetes API server with Istio's types and one empty namespace, shop. It answers a dry run as
@@ -23,6 +26,20 @@ type apiServer struct {
 	mu       sync.Mutex
 	requests []string
 	writes   []string // that are no dry runs
+	ledgers  map[string]*release.Ledger
+}
+
+// ledger is an app's ledger as the server has it; nil if it has none.
+func (s *apiServer) ledger(app string) map[string]any {
+	ledger, ok := s.ledgers[app]
+	if !ok {
+		return nil
+	}
+	return map[string]any{
+		"kind": "ConfigMap", "apiVersion": "v1",
+		"metadata": map[string]any{"name": "crossbill-" + app, "namespace": "shop", "resourceVersion": "1", "labels": map[string]any{"app": app, "app.kubernetes.io/managed-by": "crossbill"}},
+		"data":     map[string]any{"ledger.json": ledger.String()},
+	}
 }
 
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -37,7 +54,17 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := func(code int, reason string) {
 		answer(code, map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": r.URL.Path + ": " + reason, "code": code})
 	}
+	if app, ok := strings.CutPrefix(r.URL.Path, "/api/v1/namespaces/shop/configmaps/crossbill-"); ok && r.Method == http.MethodGet && s.ledger(app) != nil {
+		answer(http.StatusOK, s.ledger(app))
+		return
+	}
 	switch {
+	case r.Method == http.MethodGet && len(s.ledgers) > 0 && filepath.Base(r.URL.Path) == "configmaps":
+		items := []any{}
+		for _, app := range slices.Sorted(maps.Keys(s.ledgers)) {
+			items = append(items, s.ledger(app))
+		}
+		answer(http.StatusOK, map[string]any{"kind": "ConfigMapList", "apiVersion": "v1", "metadata": map[string]any{"resourceVersion": "1"}, "items": items})
 	case r.Method == http.MethodGet && r.URL.Path == "/apis/networking.istio.io/v1":
 		var resources []any
 		for _, kind := range []string{"VirtualService", "DestinationRule", "Gateway"} {

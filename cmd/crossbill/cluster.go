@@ -31,6 +31,11 @@ type clusterOptions struct {
 	connectTo  string
 	manifests  string
 
+	recovers bool   // what cannot be read is done without
+	app      string // that is meant, of a command that recovers
+	appGiven bool   // by its flag
+	unread   error  // why the manifests could not be read
+
 	verbose   bool
 	log       io.Writer
 	set       *manifest.Set // after loadManifests
@@ -83,16 +88,15 @@ func (o *clusterOptions) addKubectl(flags *pflag.FlagSet) {
 
 func (o *clusterOptions) complete(cmd *cobra.Command) {
 	o.log = cmd.ErrOrStderr()
+	o.appGiven = cmd.Flags().Changed("app")
 	o.verbose, _ = cmd.Flags().GetBool("verbose")
 }
 
 // validate reads the manifests and the kubeconfig, and asks nothing of the cluster.
 func (o *clusterOptions) validate() error {
-	set, err := manifest.Load(o.manifests)
-	if err != nil {
+	if err := o.loadManifests(); err != nil {
 		return err
 	}
-	o.set = set
 	return o.loadKubeconfig()
 }
 
@@ -200,6 +204,9 @@ func (o *clusterOptions) client() (kubernetes.Interface, error) {
 
 // connect reaches the cluster, after validate, and finds what would make every command fail.
 func (o *clusterOptions) connect(ctx context.Context) (*rollout.Cluster, error) {
+	if err := o.findApp(ctx); err != nil {
+		return nil, err
+	}
 	c, err := o.cluster()
 	if err != nil {
 		return nil, err

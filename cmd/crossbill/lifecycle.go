@@ -78,7 +78,13 @@ func (o *lifecycleOptions) validate() error {
 	if err := o.notify.validate(); err != nil && !o.recovers {
 		return err
 	}
-	return o.traffic.validate(o.cluster.namespace)
+	if err := o.traffic.validate(o.cluster.namespace); err != nil {
+		if !o.recovers {
+			return err
+		}
+		warn(o.cmd, fmt.Sprintf("%v; going on without Prometheus", err))
+	}
+	return nil
 }
 
 // outcome is what a command came to, as it is printed.
@@ -119,7 +125,7 @@ func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 		id = came.Release.ID
 	}
 	o.notify.send(ctx, o.log, &notify.Event{
-		Command: o.command, App: o.cluster.set.App, Namespace: o.cluster.namespace, ReleaseID: id,
+		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: id,
 		StartedAt: started, FinishedAt: time.Now(), Steps: o.steps,
 	}, came.Result, err)
 	return err

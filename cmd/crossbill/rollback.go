@@ -20,7 +20,8 @@ func newRollbackCommand() *cobra.Command {
 		Short: "Send all of the traffic back to the old primary and remove the canary",
 		Long: `Send all of the traffic to primary, put the old digest back on it when promotion
 had started, then drain and delete the canary. Works at any time, from wherever
-another job died, and takes the lock of whoever holds it.`,
+another job died, and takes the lock of whoever holds it. Where crossbill.yaml or
+the manifests cannot be read, it warns and goes by the ledger.`,
 		Example: `  # End the release in flight
   crossbill rollback --reason "checkout is slow"
 
@@ -34,7 +35,7 @@ another job died, and takes the lock of whoever holds it.`,
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
-	o.recovers = true
+	o.addRecovery(cmd)
 	return cmd
 }
 

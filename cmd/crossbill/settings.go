@@ -28,11 +28,7 @@ func (o *globalOptions) apply(cmd *cobra.Command) error {
 	if !configurable {
 		return nil
 	}
-	file, err := config.Load(o.config, os.Getenv)
-	if err != nil {
-		return err
-	}
-	settings, err := file.Resolve(cmd.Name(), cmd.Flags(), os.Getenv)
+	file, settings, err := configured(cmd, o.config, os.Getenv)
 	if err != nil {
 		return err
 	}

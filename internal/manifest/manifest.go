@@ -34,6 +34,7 @@ const TrustFile = "trust.yaml"
 type Set struct {
 	App             string // the Deployment's name without -primary
 	Label           string // of the pods, by which ledgers before 0.2 name the app
+	NamesOnly       bool   // the set was made from the names in a ledger: it has no pod template
 	Service         *corev1.Service
 	Deployment      *appsv1.Deployment // primary's, and the template of the canary's
 	DestinationRule *networking.DestinationRule
@@ -48,6 +49,9 @@ type Set struct {
 
 // In says which namespace the app is in, for what the manifests leave open, and checks them again.
 func (s *Set) In(namespace string) error {
+	if s.NamesOnly { // the ledger names all namespaces, and no routes
+		return nil
+	}
 	for _, o := range []metav1.Object{s.Service, s.Deployment, s.DestinationRule, s.VirtualService} {
 		if o.GetNamespace() == "" {
 			o.SetNamespace(namespace)

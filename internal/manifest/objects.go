@@ -42,6 +42,8 @@ func OfObjects(app string, o *release.Objects) *Set {
 	labels := o.Selectors[release.Primary]
 	set := &Set{
 		App:             app,
+		NamesOnly:       true,
+		Label:           labels[AppLabel],
 		Service:         &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: o.Service, Namespace: o.Namespace, Labels: map[string]string{AppLabel: app}}, Spec: corev1.ServiceSpec{Selector: o.ServiceSelector}},
 		Deployment:      &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: o.Deployments[release.Primary], Namespace: o.Namespace, Labels: maps.Clone(labels)}},
 		DestinationRule: &networking.DestinationRule{ObjectMeta: metav1.ObjectMeta{Name: o.DestinationRule.Name, Namespace: namespace(o.DestinationRule)}},

@@ -34,14 +34,16 @@ type write func(ctx context.Context, live metav1.Object) (after metav1.Object, e
 // outcome: each attempt reads anew, and its write names what it read. The first one takes what this job has read
 // already, if there is something to write to it: where that has changed since, the write is a conflict.
 func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
-	known := j.recall(o)
+	known, fresh := j.recall(o), j.fresh(o)
 	err = j.retried(ctx, o.String(), func() error {
 		live, do, err := known, write(nil), error(nil)
+		enough := live != nil && j.fence(live) == nil
 		known = nil
-		if live != nil && j.fence(live) == nil {
+		if enough {
 			do, err = decide(as[T](live))
+			enough = err == nil && (do != nil || fresh)
 		}
-		if do == nil || err != nil {
+		if !enough {
 			if live, err = j.readFenced(ctx, o); err != nil {
 				return err
 			}

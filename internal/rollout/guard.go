@@ -14,9 +14,10 @@ type Limits struct {
 	Waiting time.Duration // with a canary that waits for its verdict, or for its approver
 }
 
-// Guard ends a release that nobody works on any more: it is rolled back, or cleaned up when it was
-// promoted. A release whose lock is held by a living job is left alone, as is one that stands still
-// for no longer than the limits allow.
+// Guard ends a release that nobody works on any more: it is rolled back, or cleaned up when it was promoted. What is
+// known to be bad is ended at once: a canary that was judged unhealthy, a rollback that did not finish, a canary of no
+// release. A release whose lock is held by a living job is left alone, as is one that stands still for no longer than
+// the limits allow.
 func (c *Cluster) Guard(ctx context.Context, limits Limits) (Result, error) {
 	return run(ctx, c, command[struct{}]{
 		name: "guard",
@@ -25,14 +26,17 @@ func (c *Cluster) Guard(ctx context.Context, limits Limits) (Result, error) {
 			return struct{}{}, nothing, err
 		},
 		start: func(j *job, _ struct{}) error {
-			if r := j.ledger.Release; r.Stage != release.StagePromoted {
+			if r := j.ledger.Release; r != nil && r.Stage != release.StagePromoted {
 				return j.startRollback(abandoned(r))
 			}
 			return nil
 		},
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
 			r := j.ledger.Release
-			if r.Stage == release.StagePromoted {
+			switch {
+			case r == nil:
+				return j.removeOrphan(ctx)
+			case r.Stage == release.StagePromoted:
 				return j.cleanup(ctx)
 			}
 			return j.rollback(ctx, abandoned(r))
@@ -40,8 +44,17 @@ func (c *Cluster) Guard(ctx context.Context, limits Limits) (Result, error) {
 	})
 }
 
+// abandoned is why a release is ended.
 func abandoned(r *release.Release) string {
+	if judgedBad(r) {
+		return fmt.Sprintf("it was judged %s and not rolled back: %s", r.Verdict.Outcome, r.Verdict.Reason)
+	}
 	return fmt.Sprintf("nobody has worked on it since %s (stage %s)", lastStep(r).Format(time.RFC3339), r.Stage)
+}
+
+// judgedBad says whether a release has a verdict from which a rollback ought to have followed.
+func judgedBad(r *release.Release) bool {
+	return r.Stage == release.StageVerified && r.Verdict != nil && r.Verdict.Outcome == release.Unhealthy
 }
 
 func lastStep(r *release.Release) time.Time { return r.Steps[len(r.Steps)-1].At }
@@ -49,17 +62,39 @@ func lastStep(r *release.Release) time.Time { return r.Steps[len(r.Steps)-1].At 
 func (j *job) lookGuard(ctx context.Context, limits Limits) (*Result, error) {
 	r := j.ledger.Release
 	if r == nil {
-		return j.nothing("no release is in flight"), nil
+		return j.lookOrphan(ctx)
 	}
 	limit := limits.Dead
-	switch r.Stage {
-	case release.StageCanary, release.StageVerified, release.StagePromoted: // promoted: it may be baking
+	switch {
+	case r.Stage == release.StageRollingBack, judgedBad(r):
+		limit = 0
+	case r.Stage == release.StageCanary, r.Stage == release.StageVerified, r.Stage == release.StagePromoted: // promoted: it may be baking
 		limit = limits.Waiting
 	}
 	idle := now().Sub(lastStep(r))
 	if idle < limit {
 		return j.nothing("release %s is at stage %s for %s; %s is allowed", r.ID, r.Stage, idle.Round(time.Second), limit), nil
 	}
+	if err := j.goByLedger(); err != nil {
+		return nil, err
+	}
+	return j.leaveToTheLiving(ctx, fmt.Sprintf("release %s is at stage %s", r.ID, r.Stage))
+}
+
+// lookOrphan looks for a canary of no release.
+func (j *job) lookOrphan(ctx context.Context) (*Result, error) {
+	orphan, err := j.orphaned(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !orphan {
+		return j.nothing("no release is in flight"), nil
+	}
+	return j.leaveToTheLiving(ctx, "there is a canary of no release")
+}
+
+// leaveToTheLiving is the result of a look while a living job holds the lock; nil when none does.
+func (j *job) leaveToTheLiving(ctx context.Context, what string) (*Result, error) {
 	if j.locked {
 		return nil, nil
 	}
@@ -67,5 +102,5 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (*Result, error) {
 	if err != nil || !alive {
 		return nil, err
 	}
-	return j.nothing("release %s is at stage %s; %s works on it", r.ID, r.Stage, holder), nil
+	return j.nothing("%s; %s works on it", what, holder), nil
 }

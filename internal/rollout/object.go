@@ -133,6 +133,12 @@ func (j *job) recall(o object) metav1.Object {
 	return k.object
 }
 
+// freshFor is how long an object that was read shows that there is nothing to write to it.
+const freshFor = 3 * time.Second
+
+// fresh says whether an object was read just now.
+func (j *job) fresh(o object) bool { return time.Since(j.known[o.String()].at) < freshFor }
+
 // look reads an object, and keeps it for the write that may follow.
 func look[T metav1.Object](ctx context.Context, j *job, o object) (T, error) {
 	found, err := o.read(ctx)

@@ -2,15 +2,11 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"maps"
 	"slices"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -37,7 +33,7 @@ func (j *job) lookRollback(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	if j.ledger.Release != nil {
-		return nil, nil
+		return nil, j.goByLedger()
 	}
 	if j.ReleaseID == "" {
 		if orphan, err := j.orphaned(ctx); err != nil || orphan {
@@ -169,22 +165,9 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 // applyPrevious puts primary back to what it ran before the release, and to the manifest's size if somebody has
 // deleted it.
 func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error {
-	desired, err := j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous)
+	desired, err := j.previousPrimary(live)
 	if err != nil {
 		return err
-	}
-	if j.previous != "" {
-		var template corev1.PodTemplateSpec
-		if err := json.Unmarshal([]byte(j.previous), &template); err != nil {
-			return fmt.Errorf("%s: primary's previous pod template is not readable: %w", j.ledgerName(), err)
-		}
-		desired.Spec.Template = template
-	}
-	switch objects := j.ledger.Release.Objects; { // the manifests may be later ones, with another selector
-	case live != nil:
-		desired.Spec.Selector = live.Spec.Selector.DeepCopy()
-	case objects != nil:
-		desired.Spec.Selector.MatchLabels = maps.Clone(objects.Selectors[release.Primary])
 	}
 	before, after, err := j.applyDeployment(ctx, desired, nil)
 	if err != nil {

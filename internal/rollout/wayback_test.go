@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -9,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // restless is a canary that never comes to rest.
@@ -291,4 +294,141 @@ func TestDeadNodeCrashes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGuardSeesWhatIsBadAtOnce: a canary that was judged unhealthy and not rolled back, a rollback that did not begin or
+// finish, and a canary of no release are ended by the next guard, whatever it allows. A job that lives is left alone.
+func TestGuardSeesWhatIsBadAtOnce(t *testing.T) {
+	for stage, says := range map[string]string{"unhealthy": "it was judged unhealthy and not rolled back: a test", "rolling_back": "test", "canary": "no release in the ledger"} {
+		at(t, stage, func(w *world) {
+			if stage == "canary" {
+				w.forget()
+			}
+			j := w.job("guard")
+			result, err := commands["guard early"](w.Context(), j)
+			if err != nil || !strings.Contains(strings.Join(append(j.logged, result.Message), "\n"), says) {
+				t.Errorf("at %s: %+v, %v, %q", stage, result, err, j.logged)
+			}
+			if unrest := w.unrest("1"); unrest != "" {
+				t.Errorf("at %s: %s", stage, unrest)
+			}
+		})
+	}
+	at(t, "unhealthy", func(w *world) {
+		_, goOn := w.hold("rollback", 2)
+		result, err := commands["guard early"](w.Context(), w.job("guard"))
+		if err != nil || !strings.Contains(result.Message, "works on it") {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if err := goOn(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// byLedger is a job that knows the app by its ledger alone.
+func (w *world) byLedger(name string) *job {
+	w.Helper()
+	app, err := rollout.FindApp(w.Context(), w.kube, namespace, "")
+	w.must(app, err)
+	j := w.job(name)
+	j.Manifests = app.Manifests
+	return j
+}
+
+// TestByTheLedgerAlone: guard and rollback do without the app's manifests at every stage what they do with them.
+func TestByTheLedgerAlone(t *testing.T) {
+	for _, stage := range []string{"started", "canary", "sticky", "unhealthy", "promoting", "promoted", "rolling_back"} {
+		for _, command := range []string{"rollback", "guard"} {
+			t.Run(command+" at "+stage, func(t *testing.T) {
+				var with []string
+				var before, template string
+				primary := func(w *world) string {
+					d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
+					w.must(d, err)
+					d.Annotations[epochAnnotation] = ""
+					delete(d.Annotations, "deployment.kubernetes.io/revision")
+					d.ObjectMeta = metav1.ObjectMeta{Labels: d.Labels, Annotations: d.Annotations}
+					d.Status.ObservedGeneration = 0
+					text, err := json.Marshal(d)
+					w.must(text, err)
+					return string(text)
+				}
+				at(t, stage, func(w *world) {
+					j := w.job("job")
+					w.must(commands[command](w.Context(), j))
+					with, before = w.did(j), primary(w)
+				})
+				at(t, stage, func(w *world) {
+					j := w.byLedger("job")
+					w.must(commands[command](w.Context(), j))
+					if diff := cmp.Diff(with, w.did(j)); diff != "" {
+						t.Errorf("what it did (-with manifests +without):\n%s", diff)
+					}
+					template = primary(w)
+					end := map[bool]string{true: "2", false: "1"}[command == "guard" && stage == "promoted"]
+					if unrest := w.unrest(end); unrest != "" {
+						t.Error(unrest)
+					}
+				})
+				if diff := cmp.Diff(before, template); diff != "" {
+					t.Errorf("primary (-with manifests +without):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// TestDeletedPrimaryByTheLedgerAlone: a primary that somebody has deleted comes back as it was, with its size.
+func TestDeletedPrimaryByTheLedgerAlone(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		w.observer.started = false // traffic goes to nobody, which is what somebody has done
+		w.delete(release.Primary)
+		w.must(w.byLedger("job").Rollback(w.Context(), "bad"))
+		d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
+		w.must(d, err)
+		if *d.Spec.Replicas != 2 || len(d.Spec.Template.Spec.Containers[0].Env) == 0 {
+			t.Errorf("%+v", d.Spec)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestManifestsWithOtherNames: manifests that have changed since the release began lead no rollback to other objects.
+func TestManifestsWithOtherNames(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		j := w.job("job")
+		j.Manifests = w.own()
+		j.Manifests.VirtualService.Name, j.Manifests.Deployment.Name = "renamed", "renamed-primary"
+		w.must(j.Rollback(w.Context(), "bad"))
+		if !j.said("other objects than those of release r2") {
+			t.Errorf("%q", j.logged)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestLedgersWithoutNames: what is missing is said, with what to give.
+func TestLedgersWithoutNames(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		state := w.ledger()
+		ledger, err := release.ParseLedger(w.set.App, state.Data[ledgerKey])
+		w.must(state, err)
+		ledger.Release.Objects = nil
+		state.Data[ledgerKey] = ledger.String()
+		w.must(w.kube.CoreV1().ConfigMaps(namespace).Update(w.Context(), state, metav1.UpdateOptions{}))
+		for _, name := range []string{"", w.set.App} {
+			if _, err := rollout.FindApp(w.Context(), w.kube, namespace, name); !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "an earlier Crossbill") {
+				t.Errorf("%q: %v", name, err)
+			}
+		}
+		if _, err := rollout.FindApp(w.Context(), w.kube, namespace, "other"); !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "no ledger") {
+			t.Errorf("%v", err)
+		}
+		w.must(w.job("job").Rollback(w.Context(), "with manifests"))
+	})
 }

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/rollout"
+)
+
+// recoverable marks a command that ends a release, and that nothing on the machine it runs on may keep from it: where
+// crossbill.yaml or the manifests cannot be read, it goes by flags, environment and the ledger.
+const recoverable = "crossbill/recovers"
+
+// addRecovery makes a command one that recovers.
+func (o *lifecycleOptions) addRecovery(cmd *cobra.Command) {
+	o.recovers, o.cluster.recovers = true, true
+	cmd.Annotations = map[string]string{recoverable: "true"}
+	inSection(cmd.Flags(), clusterSection, func(flags *pflag.FlagSet) {
+		flags.StringVar(&o.cluster.app, "app", "", "name of the app: where the manifests cannot be read or are another app's, its ledger names the objects (default: the manifests', else the only app in the namespace)")
+	})
+}
+
+// configured reads crossbill.yaml and the environment. A command that recovers does without what it cannot read.
+func configured(cmd *cobra.Command, named string, getenv func(string) string) (*config.Config, *config.Settings, error) {
+	file, err := config.Load(named, getenv)
+	var settings *config.Settings
+	if err == nil {
+		settings, err = file.Resolve(cmd.Name(), cmd.Flags(), getenv)
+	}
+	if err == nil || cmd.Annotations[recoverable] == "" {
+		return file, settings, err
+	}
+	warn(cmd, fmt.Sprintf("%v; going on without it", err))
+	file = &config.Config{}
+	if settings, err = file.Resolve(cmd.Name(), cmd.Flags(), getenv); err != nil {
+		settings, err = file.Resolve(cmd.Name(), cmd.Flags(), func(string) string { return "" })
+	}
+	return file, settings, err
+}
+
+// loadManifests reads the manifests. A command that recovers does without, and without those of another app.
+func (o *clusterOptions) loadManifests() error {
+	set, err := manifest.Load(o.manifests)
+	if err == nil && o.appGiven && set.App != o.app {
+		err = fmt.Errorf("the manifests in %s are those of %s", o.manifests, set.App)
+	}
+	if err != nil && !o.recovers {
+		return err
+	}
+	if o.unread = err; err == nil {
+		o.set = set
+	}
+	return nil
+}
+
+// findApp finds the app by its ledger where there are no manifests.
+func (o *clusterOptions) findApp(ctx context.Context) error {
+	if o.set != nil {
+		return nil
+	}
+	kube, err := o.client()
+	if err != nil {
+		return err
+	}
+	app, err := rollout.FindApp(ctx, kube, o.namespace, o.app)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", err, o.unread)
+	}
+	fmt.Fprintf(o.log, "crossbill: warning: %v; going by the ledger of %s\n", o.unread, app.Name)
+	o.set = app.Manifests
+	return nil
+}
+
+// appName is the app's name, as far as it is known.
+func (o *clusterOptions) appName() string {
+	if o.set != nil {
+		return o.set.App
+	}
+	return o.app
+}

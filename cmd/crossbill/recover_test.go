@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// ledgerOf is the ledger of an app whose last release has finished. With named, it names the app's objects.
+func ledgerOf(t *testing.T, app string, named bool) *release.Ledger {
+	t.Helper()
+	set, err := manifest.Load("../../k8s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := release.Release{ID: "r1", Image: byDigest}
+	if named {
+		if r.Objects, err = set.Objects("shop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &release.Ledger{Version: release.LedgerVersion, App: app, History: []release.Finished{{Release: r, Outcome: release.OutcomePromoted}}}
+}
+
+// TestTheWayBackNeedsNoFiles: a broken crossbill.yaml, manifests that cannot be read, a Prometheus that cannot be asked
+// and another working directory are warnings to rollback and guard, which go by the ledger, and errors to all others.
+func TestTheWayBackNeedsNoFiles(t *testing.T) {
+	quiet(t)
+	broken := filepath.Join(t.TempDir(), "crossbill.yaml")
+	if err := os.WriteFile(broken, []byte("app: [\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	two := map[string]*release.Ledger{"app": ledgerOf(t, "app", true), "other": ledgerOf(t, "other", true)}
+	for _, c := range []struct {
+		line    string
+		ledgers map[string]*release.Ledger
+		code    int
+		says    []string
+	}{
+		{"rollback --manifests none", map[string]*release.Ledger{"app": two["app"]}, 0, []string{"warning: ", "going by the ledger of app", "nothing to roll back"}},
+		{"rollback --manifests none --config " + broken, map[string]*release.Ledger{"app": two["app"]}, 0, []string{"warning: " + broken, "going by the ledger of app", "nothing to roll back"}},
+		{"rollback --manifests none --prometheus-config none --prometheus http://127.0.0.1:1", map[string]*release.Ledger{"app": two["app"]}, 0, []string{"going on without Prometheus", "nothing to roll back"}},
+		{"rollback --manifests none", two, exitBadInput, []string{"namespace shop has several: app, other", "name the one"}},
+		{"rollback --manifests none --app other", two, 0, []string{"going by the ledger of other", "nothing to roll back"}},
+		{"rollback --app other", two, 0, []string{"are those of qwik-node-app", "going by the ledger of other"}},
+		{"rollback --manifests none --app nope", two, exitBadInput, []string{`"nope" has no ledger in namespace shop`}},
+		{"rollback --manifests none", nil, exitBadInput, []string{"no app has a ledger in namespace shop"}},
+		{"rollback --manifests none", map[string]*release.Ledger{"app": ledgerOf(t, "app", false)}, exitBadInput, []string{"--manifests: they are missing", "an earlier Crossbill"}},
+		{"guard --manifests none --app app", two, 0, []string{"guard: no release is in flight"}},
+		{"guard --all", two, 0, []string{"shop/app: no release is in flight\nshop/other: no release is in flight"}},
+		{"guard -A -o json", two, 0, []string{`"namespace": "shop"`, `"app": "other"`}},
+		{"guard -A", map[string]*release.Ledger{"app": two["app"], "old": ledgerOf(t, "old", false)}, exitBadInput, []string{"shop/app: no release is in flight", "shop/old: ", "an earlier Crossbill"}},
+		{"guard -A --dry-run", two, exitBadInput, []string{"--dry-run"}},
+		{"promote --manifests none", two, exitBadInput, []string{"none"}},
+		{"cleanup --config " + broken, two, exitBadInput, []string{broken}},
+	} {
+		t.Run(c.line, func(t *testing.T) {
+			server := &apiServer{ledgers: c.ledgers}
+			line := strings.Fields(c.line)
+			r := runLine(t, append(append(line[:1:1], server.serve(t, "shop")...), line[1:]...)...)
+			for _, says := range c.says {
+				if !strings.Contains(r.err+r.out, says) {
+					t.Errorf("it does not say %q", says)
+				}
+			}
+			if r.code != c.code || len(server.writes) > 0 || t.Failed() {
+				t.Errorf("exit code %d, want %d, writes %v\n%s%s", r.code, c.code, server.writes, r.out, r.err)
+			}
+		})
+	}
+}

@@ -1,0 +1,195 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	applyappsv1 "k8s.io/client-go/applyconfigurations/apps/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// App is an app that is known by its ledger alone.
+type App struct {
+	Namespace, Name string
+	Manifests       *manifest.Set // as much of them as a rollback needs
+	Err             error         // why its ledger does not say that
+	inFlight        bool
+}
+
+// Apps are the apps of a namespace that have a ledger, of every namespace for "". It takes one request.
+func Apps(ctx context.Context, kube kubernetes.Interface, namespace string) ([]App, error) {
+	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ledgerLabel + "=" + fieldManager})
+	if err != nil {
+		return nil, fmt.Errorf("ledgers (ConfigMaps): %w; nothing was changed", err)
+	}
+	var apps []App
+	for i := range ledgers.Items {
+		if _, ok := ledgers.Items[i].Data[ledgerKey]; ok {
+			apps = append(apps, appOf(&ledgers.Items[i]))
+		}
+	}
+	return apps, nil
+}
+
+// FindApp is the app of a name; for "" the only one of the namespace, or the only one with a release in flight.
+func FindApp(ctx context.Context, kube kubernetes.Interface, namespace, name string) (App, error) {
+	if name != "" {
+		state, err := kube.CoreV1().ConfigMaps(namespace).Get(ctx, statePrefix+name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q has no ledger in namespace %s", name, namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
+		case err != nil:
+			return App{}, fmt.Errorf("ledger (ConfigMap %s/%s): %w; nothing was changed", namespace, statePrefix+name, err)
+		}
+		app := appOf(state)
+		return app, app.Err
+	}
+	apps, err := Apps(ctx, kube, namespace)
+	if err != nil {
+		return App{}, err
+	}
+	var names []string
+	var inFlight []App
+	for _, app := range apps {
+		names = append(names, app.Name)
+		if app.inFlight {
+			inFlight = append(inFlight, app)
+		}
+	}
+	switch {
+	case len(apps) == 0:
+		return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("no app has a ledger in namespace %s", namespace), Fix: "check the namespace"}
+	case len(apps) == 1:
+		return apps[0], apps[0].Err
+	case len(inFlight) == 1:
+		return inFlight[0], inFlight[0].Err
+	}
+	return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("namespace %s has several: %s", namespace, strings.Join(names, ", ")), Fix: "name the one that is meant"}
+}
+
+func appOf(state *corev1.ConfigMap) App {
+	app := App{Namespace: state.Namespace, Name: strings.TrimPrefix(state.Name, statePrefix)}
+	ledger, err := release.ParseLedger(app.Name, state.Data[ledgerKey])
+	if err != nil {
+		app.Err = err
+		return app
+	}
+	app.inFlight = ledger.Release != nil
+	var objects *release.Objects
+	if ledger.Release != nil {
+		objects = ledger.Release.Objects
+	} else {
+		for _, f := range ledger.History {
+			if objects = f.Objects; objects != nil {
+				break
+			}
+		}
+	}
+	if objects == nil {
+		app.Err = &usererr.Error{
+			Field:   "manifests",
+			Problem: fmt.Sprintf("they are missing, and the ledger of %s does not name its objects: an earlier Crossbill has written it", app.Name),
+			Fix:     "give the folder with the app's manifests",
+		}
+		return app
+	}
+	app.Manifests = ofObjects(app.Name, objects, ledger.Release)
+	return app
+}
+
+func ofObjects(app string, objects *release.Objects, r *release.Release) *manifest.Set {
+	set := manifest.OfObjects(app, objects)
+	if r != nil && r.Replicas > 0 {
+		set.Deployment.Spec.Replicas = &r.Replicas
+	}
+	return set
+}
+
+// goByLedger makes the names in the ledger those of this job, where the manifests have others: what the release in
+// flight has written is what has to be put back.
+func (j *job) goByLedger() error {
+	r := j.ledger.Release
+	if r == nil || r.Objects == nil {
+		return nil
+	}
+	names, err := j.Manifests.Objects(j.Namespace)
+	if err == nil && sameForm(names) == sameForm(r.Objects) {
+		return nil
+	}
+	if !j.Manifests.NamesOnly {
+		j.log("manifests", "they name other objects than those of release %s; going by the ledger", r.ID)
+	}
+	c := *j.Cluster
+	c.Manifests = ofObjects(j.app(), r.Objects, r)
+	j.Cluster = &c
+	return nil
+}
+
+// sameForm is how names are compared: as the ledger keeps them.
+func sameForm(o *release.Objects) string {
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// ownFields is a Deployment with the fields of it that are ours: what is not named in an apply is given up.
+func ownFields(live *appsv1.Deployment) (*appsv1.Deployment, error) {
+	fields, err := applyappsv1.ExtractDeployment(live, fieldManager)
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
+	own := &appsv1.Deployment{}
+	if err := json.Unmarshal(text, own); err != nil {
+		return nil, err
+	}
+	own.Spec.Selector, own.Spec.Replicas = live.Spec.Selector, nil
+	return own, nil
+}
+
+// previousPrimary is primary as it was before the release, to be applied.
+func (j *job) previousPrimary(live *appsv1.Deployment) (desired *appsv1.Deployment, err error) {
+	if j.Manifests.NamesOnly && j.previous == "" {
+		return nil, errors.New("the ledger does not have primary's previous pod template: give the app's manifests")
+	}
+	if desired, err = j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous); err != nil {
+		return nil, err
+	}
+	if j.Manifests.NamesOnly && live != nil {
+		if desired, err = ownFields(live); err != nil {
+			return nil, err
+		}
+		desired.TypeMeta = metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"}
+	}
+	if j.previous != "" {
+		var template corev1.PodTemplateSpec
+		if err := json.Unmarshal([]byte(j.previous), &template); err != nil {
+			return nil, fmt.Errorf("%s: primary's previous pod template is not readable: %w", j.ledgerName(), err)
+		}
+		desired.Spec.Template = template
+	}
+	switch objects := j.ledger.Release.Objects; { // the manifests may be later ones, with another selector
+	case live != nil:
+		desired.Spec.Selector = live.Spec.Selector.DeepCopy()
+	case objects != nil:
+		desired.Spec.Selector.MatchLabels = maps.Clone(objects.Selectors[release.Primary])
+	}
+	return desired, nil
+}
