@@ -301,7 +301,7 @@ func testBadInputChangesNothing(t *testing.T) {
 		{"weight 100", append([]string{"canary", "--image", images["two"], "--weight", "100"}, common...), "--weight"},
 		{"a weight that is no number", append([]string{"canary", "--image", images["two"], "--weight", "ten"}, common...), "weight"},
 		{"a missing namespace", append([]string{"canary", "--image", images["two"]}, with("--namespace", "nowhere")...), "--namespace"},
-		{"Prometheus that does not answer", append([]string{"verify", "--prometheus", "http://127.0.0.1:1"}, common...), "--prometheus"},
+		{"a server that is no Prometheus", append([]string{"verify", "--prometheus", "http://" + running.RegistryHost}, common...), "--prometheus"},
 		{"Prometheus that is no URL", append([]string{"verify", "--prometheus", "prometheus"}, common...), "--prometheus"},
 		{"an unknown command", []string{"deploy"}, "deploy"},
 		{"an unknown flag", append([]string{"status", "--nope"}, common...), "--nope"},
