@@ -8,6 +8,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -19,6 +20,7 @@ type canaryFound struct {
 	primary *appsv1.Deployment // as it is live; nil when the app has none
 	routed  bool               // the VirtualService has the release's route
 	served  bool               // the Service is there
+	ruled   bool               // the DestinationRule has both subsets
 }
 
 // Canary starts a release, or resumes it: the canary's Deployment, its readiness, then its share of the
@@ -148,6 +150,7 @@ func (j *job) lookShared(ctx context.Context, found *canaryFound) error {
 		return err
 	}
 	found.routed, found.served = mesh.route != nil, service != nil
+	found.ruled = mesh.rule != nil && manifest.HasSubset(mesh.rule, release.Primary) && manifest.HasSubset(mesh.rule, release.Canary)
 	if found.routed {
 		if err := j.routable(mesh.route, found.want.Sticky != nil); err != nil {
 			return err
@@ -194,7 +197,10 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	if r.Previous == "" {
 		return j.canaryFirst(ctx)
 	}
-	steps := []step{j.ensureSubsets}
+	var steps []step
+	if !found.ruled {
+		steps = append(steps, j.ensureSubsets)
+	}
 	if !found.served {
 		steps = append(steps, j.ensureService)
 	}
