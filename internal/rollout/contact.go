@@ -19,9 +19,11 @@ const readsFor = 30 * time.Second
 // And it keeps the server's clock, which is the one that locks go by.
 type Contact struct {
 	mu       sync.Mutex
-	answered time.Time // when the server answered last
-	date     time.Time // and what it said that time was
-	failed   time.Time // when it did not answer
+	answered time.Time     // when the server answered last
+	date     time.Time     // and what it said that time was
+	failed   time.Time     // when it did not answer
+	since    time.Time     // when that began; zero while it answers
+	silent   time.Duration // how long it has not answered in all, until then
 }
 
 // Wrap is for rest.Config.Wrap, and puts the contact on the way of a client's requests.
@@ -62,10 +64,15 @@ func (c *Contact) note(response *http.Response, err error) (known bool) {
 	defer c.mu.Unlock()
 	now := time.Now()
 	if unanswered(response, err) {
-		c.failed = now
+		if c.failed = now; c.since.IsZero() {
+			c.since = now
+		}
 		return !c.answered.IsZero()
 	}
 	if response != nil {
+		if !c.since.IsZero() {
+			c.silent, c.since = c.silent+now.Sub(c.since), time.Time{}
+		}
 		c.answered = now
 		if date, err := http.ParseTime(response.Header.Get("Date")); err == nil {
 			c.date = date
@@ -99,6 +106,19 @@ func (c *Contact) now() time.Time {
 		return c.date
 	}
 	return c.date.Add(time.Since(c.answered))
+}
+
+// lost is how long the API server has not answered so far: what it did meanwhile nobody could see.
+func (c *Contact) lost() time.Duration {
+	if c == nil {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since.IsZero() {
+		return c.silent
+	}
+	return c.silent + time.Since(c.since)
 }
 
 // away says whether the API server has not answered within a time.

@@ -98,6 +98,7 @@ func TestAMinuteWithoutTheServer(t *testing.T) {
 		w.controllers.stopped = true
 		w.server.mu.Unlock()
 		j, other := w.job("job"), w.job("other")
+		j.Timeout = 90 * time.Second
 		other.LockTimeout = 3 * time.Minute
 		ended, second := make(chan error, 1), make(chan error, 1)
 		go func() {

@@ -44,19 +44,38 @@ func (j *job) waiting(ctx context.Context, wait step) error {
 var errNoProgress = errors.New("no progress")
 
 // patiently bounds a wait for a track: it ends when nothing that is seen is progress for the timeout, never in
-// total. A plan waits for nothing.
+// total. Time in which the API server did not answer does not count. A plan waits for nothing.
 func (j *job) patiently(ctx context.Context, wait func(ctx context.Context, seen func(mark)) error) error {
 	if j.planning() {
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(j.timeout(), func() { cancel(errNoProgress) })
-	defer timer.Stop()
+	moved := make(chan struct{}, 1)
+	go func() {
+		lost, left := j.API.lost(), j.timeout()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-moved:
+				lost, left = j.API.lost(), j.timeout()
+			case <-time.After(left):
+				if left = j.API.lost() - lost; left <= 0 {
+					cancel(errNoProgress)
+					return
+				}
+				lost += left
+			}
+		}
+	}()
 	var best *mark
 	return wait(ctx, func(now mark) {
 		if further(&best, now) {
-			timer.Reset(j.timeout())
+			select {
+			case moved <- struct{}{}:
+			default:
+			}
 		}
 	})
 }

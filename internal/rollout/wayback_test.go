@@ -148,24 +148,30 @@ func (w *world) ledger() *corev1.ConfigMap {
 	return state
 }
 
+// restored makes the ledger older than what it describes, as somebody does who restores it: the objects carry the epoch
+// of a later lock.
+func (w *world) restored() {
+	w.observer.started = false // a ledger that goes back is what this is about
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	for p, live := range w.server.objects {
+		if slices.Contains(fencedKinds, p.resource) && live.object.GetAnnotations()[epochAnnotation] != "" {
+			object := live.object.DeepCopy()
+			annotations := object.GetAnnotations()
+			annotations[epochAnnotation] = "17"
+			object.SetAnnotations(annotations)
+			w.server.put(kindOf(p.resource), live, object)
+		}
+	}
+}
+
 // TestRestoredLedger: a ledger that somebody has restored is older than what it describes. The next command says so,
 // draws an epoch above all that is there, and goes on.
 func TestRestoredLedger(t *testing.T) {
 	for _, command := range []string{"rollback", "canary of 3", "promote", "cleanup", "guard"} {
 		t.Run(command, func(t *testing.T) {
 			at(t, map[string]string{"promote": "healthy", "cleanup": "promoted"}[command]+map[bool]string{true: "canary"}[command == "rollback" || command == "guard"]+map[bool]string{true: "rest"}[command == "canary of 3"], func(w *world) {
-				w.observer.started = false // a ledger that goes back is what this is about
-				w.server.mu.Lock()
-				for p, live := range w.server.objects {
-					if slices.Contains(fencedKinds, p.resource) && live.object.GetAnnotations()[epochAnnotation] != "" {
-						object := live.object.DeepCopy()
-						annotations := object.GetAnnotations()
-						annotations[epochAnnotation] = "17"
-						object.SetAnnotations(annotations)
-						w.server.put(kindOf(p.resource), live, object)
-					}
-				}
-				w.server.mu.Unlock()
+				w.restored()
 				j := w.job("job")
 				if _, err := commands[command](w.Context(), j); err != nil {
 					t.Fatal(err)
@@ -267,33 +273,42 @@ func TestDeadNode(t *testing.T) {
 	}
 }
 
-// TestDeadNodeCrashes: the write that takes a canary away from its dead pods can fail in every way, as all others.
-func TestDeadNodeCrashes(t *testing.T) {
-	for _, f := range []fault{never, silent, outdated, dies, refused} {
-		for n := 1; !t.Failed(); n++ {
-			more := false
-			at(t, "canary", func(w *world) {
-				w.dead("node-7")
-				first := w.job("first")
-				first.at, first.fault = n, f
-				_, err := first.Rollback(first.ctx, "bad")
-				more = first.hit != ""
-				if passes := f == never || f == silent || f == outdated; err != nil && (passes || !more) {
-					t.Errorf("write %d (%s) %s: %v", n, first.hit, f, err)
-				}
-				time.Sleep(90 * time.Second)
-				if _, err := w.job("next").Rollback(w.Context(), "bad"); err != nil {
-					t.Errorf("write %d (%s) %s: %v", n, first.hit, f, err)
-				}
-				if unrest := w.unrest("1"); unrest != "" {
-					t.Errorf("write %d (%s) %s: %s", n, first.hit, f, unrest)
+// TestCrashesOnTheWayBack: the writes that take a canary away from its dead pods, and those that bring a restored ledger
+// above what it describes, can fail in every way, as all others.
+func TestCrashesOnTheWayBack(t *testing.T) {
+	for name, trouble := range map[string]func(*world){"a dead node": func(w *world) { w.dead("node-7") }, "a restored ledger": (*world).restored} {
+		for _, f := range []fault{never, silent, outdated, dies, refused} {
+			t.Run(name+", a write "+string(f), func(t *testing.T) {
+				t.Parallel()
+				for n := 1; !t.Failed(); n++ {
+					more := false
+					at(t, "canary", func(w *world) { trouble(w); more = w.crashOnTheWayBack(f, n) })
+					if !more {
+						break
+					}
 				}
 			})
-			if !more {
-				break
-			}
 		}
 	}
+}
+
+// crashOnTheWayBack is one case; false when the rollback makes fewer writes.
+func (w *world) crashOnTheWayBack(f fault, n int) bool {
+	w.Helper()
+	first := w.job("first")
+	first.at, first.fault = n, f
+	_, err := first.Rollback(first.ctx, "bad")
+	if passes := f == never || f == silent || f == outdated; err != nil && (passes || first.hit == "") {
+		w.Errorf("write %d (%s): %v", n, first.hit, err)
+	}
+	time.Sleep(90 * time.Second)
+	if _, err := w.job("next").Rollback(w.Context(), "bad"); err != nil {
+		w.Errorf("write %d (%s), next: %v", n, first.hit, err)
+	}
+	if unrest := w.unrest("1"); unrest != "" {
+		w.Errorf("write %d (%s): %s", n, first.hit, unrest)
+	}
+	return first.hit != ""
 }
 
 // TestGuardSeesWhatIsBadAtOnce: a canary that was judged unhealthy and not rolled back, a rollback that did not begin or
