@@ -106,7 +106,7 @@ func TestGoldenDryRun(t *testing.T) {
 			t.Run(name+"/"+format, func(t *testing.T) {
 				var out bytes.Buffer
 				o := &lifecycleOptions{output: outputOptions{format: format}, out: &out}
-				if err := o.printPlan(planned{"promote", true, changes, "sha256:0a0a… is on primary"}); err != nil {
+				if err := o.printPlan(planned{"promote", true, changes, nil, "sha256:0a0a… is on primary"}); err != nil {
 					t.Fatal(err)
 				}
 				golden(t, filepath.Join("testdata", "golden", name+"."+format), out.Bytes())

@@ -169,6 +169,7 @@ type planned struct {
 	Command string           `json:"command"`
 	DryRun  bool             `json:"dryRun"`
 	Changes []rollout.Change `json:"changes"`
+	Notes   []string         `json:"notes,omitempty"` // what it takes, or risks
 	Message string           `json:"message"`
 }
 
@@ -182,7 +183,7 @@ func (o *lifecycleOptions) plan(ctx context.Context, do act) error {
 	if err != nil {
 		return err
 	}
-	return o.printPlan(planned{o.command, true, plan.Changes, came.Message})
+	return o.printPlan(planned{o.command, true, plan.Changes, plan.Notes, came.Message})
 }
 
 func (o *lifecycleOptions) printPlan(p planned) error {
@@ -192,6 +193,9 @@ func (o *lifecycleOptions) printPlan(p planned) error {
 		}
 		if len(p.Changes) == 0 {
 			fmt.Fprintln(out, "no change")
+		}
+		for _, note := range p.Notes {
+			fmt.Fprintf(out, "note: %s\n", note)
 		}
 		_, err := fmt.Fprintf(out, "after it: %s\n", p.Message)
 		return err

@@ -16,6 +16,7 @@ import (
 type promoteOptions struct {
 	lifecycleOptions
 	trust    trustOptions
+	track    string // that has the traffic while primary is replaced
 	analysis analysisOptions
 	bake     time.Duration
 	maxAge   time.Duration
@@ -26,11 +27,14 @@ func newPromoteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote",
 		Short: "Put the canary's digest on primary and give it all of the traffic",
-		Long: `Put the digest that the canary proved on primary, wait for the rollout, and
-route all of the traffic to primary. Only a digest that was judged healthy in
-this release is promoted. A canary whose verdict is older than --max-verdict-age
-is judged again first: on, not anew (exit codes 3 and 4). A primary that does not
-become ready is rolled back to what it ran before (exit code 6). With --bake, primary is judged for a while
+		Long: `Give the canary all of the traffic, put the digest that it proved on primary,
+wait for the rollout, and route all of the traffic to primary. The canary is
+grown for that first, so that the app runs twice for a while; with
+--promote-traffic primary, primary's pods are replaced under traffic. Only a
+digest that was judged healthy in this release is promoted. A canary whose
+verdict is older than --max-verdict-age is judged again first: on, not anew
+(exit codes 3 and 4). A primary that does not become ready is rolled back to what
+it ran before (exit code 6). With --bake, primary is judged for a while
 longer and rolled back when it is unhealthy (exit code 3).`,
 		Example: `  # Promote the release in flight
   crossbill promote
@@ -46,6 +50,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
+	cmd.Flags().StringVar(&o.track, "promote-traffic", string(release.Canary), "which track has the traffic while primary's pods are replaced: canary (grown for all of it) or primary (under traffic)")
 	o.add(cmd)
 	o.traffic.add(cmd)
 	inSection(cmd.Flags(), analysisSection, func(flags *pflag.FlagSet) {
@@ -77,7 +82,7 @@ func (o *promoteOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
-		c.MaxVerdictAge = o.maxAge
+		c.MaxVerdictAge, c.PromoteTraffic = o.maxAge, release.Track(o.track)
 		by := func() (analysis.Options, error) { return o.analysis.options(c, &o.traffic, o.log) }
 		if o.traffic.prometheus == "" {
 			by = nil

@@ -120,6 +120,7 @@ type Shift struct {
 // Promote is how a release is promoted.
 type Promote struct {
 	Bake          metav1.Duration `json:"bake,omitzero"`
+	Traffic       string          `json:"traffic,omitempty"`
 	MaxVerdictAge metav1.Duration `json:"maxVerdictAge,omitzero"`
 }
 

@@ -116,6 +116,7 @@ var Options = []Option{
 
 	{Key: "promote.maxVerdictAge", Flags: []string{"max-verdict-age"}, Default: "10m", form: duration, Doc: "How old a verdict may be that promote promotes by; an older canary is judged again first, 0s accepts any age"},
 	{Key: "promote.bake", Flags: []string{"bake"}, Default: "0s", form: duration, Doc: "How long primary is judged after it has all of the traffic; 0s for not at all"},
+	{Key: "promote.traffic", Flags: []string{"promote-traffic"}, Default: "canary", form: form{what: "canary or primary", example: "canary", pattern: `^(canary|primary)$`}, Doc: "Which track has the traffic while primary's pods are replaced: the canary, grown for all of it, or primary, under traffic"},
 
 	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},
 	{Key: "guard.waiting", Flags: []string{"waiting"}, Default: "24h", form: positiveDuration, Doc: "How long a canary may wait for its verdict, or for an approver"},

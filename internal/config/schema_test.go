@@ -199,7 +199,7 @@ notify:
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets}
 canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
-promote: {bake: 10m, maxVerdictAge: 5m}
+promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,

@@ -149,7 +149,7 @@ type Release struct {
 	ID          string    `json:"id"`
 	Image       string    `json:"image"`              // repository@sha256:…
 	Previous    string    `json:"previous,omitempty"` // what primary ran when the release started
-	Replicas    int32     `json:"replicas,omitempty"` // primary's, when the release started
+	Replicas    int32     `json:"replicas,omitempty"` // what all of the traffic needed when the canary's share changed last
 	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
 	Sticky      *Sticky   `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
 	Stage       Stage     `json:"stage"`
@@ -165,6 +165,9 @@ type Release struct {
 	Steps       []Step    `json:"steps"`
 	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
 	Judged []Verdict `json:"judged,omitempty"`
+
+	// PrimaryReplicas is what primary had when Replicas was noted; 0: as many.
+	PrimaryReplicas int32 `json:"primaryReplicas,omitempty"`
 
 	Takeovers []Takeover `json:"takeovers,omitempty"`
 }

@@ -116,8 +116,12 @@ func (j *job) notePrimary(want *release.Release, primary *appsv1.Deployment) err
 			Fix:     "give the container in the manifest the name that it has in the cluster",
 		}
 	}
-	if primary.Spec.Replicas != nil {
-		want.Replicas = *primary.Spec.Replicas
+	if want.Replicas = replicasOf(primary); want.Replicas == 0 {
+		return &usererr.Error{
+			Field:   j.track(release.Primary).String(),
+			Problem: "it has 0 replicas: there is nothing to compare the canary with, and nothing to go back to",
+			Fix:     "scale it up, then run canary again",
+		}
 	}
 	return nil
 }
@@ -208,7 +212,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		steps = append(steps, j.ensureGateways, j.ensureRoute)
 	}
 	err := inOrder(ctx, append(steps,
-		j.applyCanary(found.primary, r.Weight),
+		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),
 		j.waitTrack(release.Canary, r.Image),
 		j.route(r.Weight),
 	)...)

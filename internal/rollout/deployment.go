@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -52,38 +53,28 @@ func sameSelector(live, desired *appsv1.Deployment) error {
 	}
 }
 
-// applyCanary is the step that applies the canary's Deployment, sized from primary's live size and a weight in
-// percent.
-func (j *job) applyCanary(primary *appsv1.Deployment, weight int) step {
+// applyCanary is the step that applies the canary's Deployment with as many replicas as it needs, which may depend on
+// how many it has: never fewer than that, and at least one.
+func (j *job) applyCanary(size func(has int32) int32) step {
 	return func(ctx context.Context) error {
 		r := j.ledger.Release
 		desired, err := j.Manifests.Track(release.Canary, j.Namespace, r.Image)
 		if err != nil {
 			return err
 		}
-		routed := 0 // what primary is relieved of already
-		if r.Stage != release.StageStarted {
-			routed = r.Weight
-		}
-		_, after, err := j.applyDeployment(ctx, desired, func(live *appsv1.Deployment) int32 { return CanaryReplicas(primary, live, routed, weight) })
+		_, after, err := j.applyDeployment(ctx, desired, func(live *appsv1.Deployment) int32 {
+			has := int32(0)
+			if live != nil {
+				has = replicasOf(live)
+			}
+			return max(1, has, size(has))
+		})
 		if err != nil {
 			return err
 		}
 		j.log(j.track(release.Canary).String(), "applied with %d %s of %s", replicasOf(after), plural(int(replicasOf(after)), "replica"), r.Digest())
 		return nil
 	}
-}
-
-// CanaryReplicas is the canary's size for a weight in percent: its share of what the app needs, rounded
-// up, at least one, and never less than it has. The app needs what primary has now for the part that
-// it still serves: an HPA has shrunk it by what is routed to the canary already.
-func CanaryReplicas(primary, canary *appsv1.Deployment, routed, weight int) int32 {
-	has := int32(0)
-	if canary != nil && canary.Spec.Replicas != nil {
-		has = *canary.Spec.Replicas
-	}
-	served := int32(100 - routed)
-	return max(1, has, (replicasOf(primary)*int32(weight)+served-1)/served)
 }
 
 // replicasOf is how many replicas a Deployment asks for; 1 when it is nil or does not say.
@@ -94,9 +85,8 @@ func replicasOf(d *appsv1.Deployment) int32 {
 	return *d.Spec.Replicas
 }
 
-// applyPrimary puts the release's digest on primary. shrinkable is the HPA that owns primary's replicas and may
-// take some away; nil when there is none, or when it does not matter.
-func (j *job) applyPrimary(ctx context.Context) (shrinkable *autoscalingv2.HorizontalPodAutoscaler, err error) {
+// applyPrimary puts the release's digest on primary.
+func (j *job) applyPrimary(ctx context.Context) (*appsv1.Deployment, error) {
 	r := j.ledger.Release
 	desired, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
 	if err != nil {
@@ -107,31 +97,56 @@ func (j *job) applyPrimary(ctx context.Context) (shrinkable *autoscalingv2.Horiz
 		return nil, err
 	}
 	j.log(j.track(release.Primary).String(), "applied with %s", r.Digest())
-	return j.sizePrimary(ctx, before, after)
+	return after, j.sizePrimary(ctx, before, after)
 }
 
-// sizePrimary gives primary the manifest's number of replicas. One that an HPA owns is brought back to the
-// size that it had when the release started, if the HPA has shrunk it since.
-func (j *job) sizePrimary(ctx context.Context, before, live *appsv1.Deployment) (shrinkable *autoscalingv2.HorizontalPodAutoscaler, err error) {
-	r, want := j.ledger.Release, j.Manifests.Deployment.Spec.Replicas
-	sized := want == nil || live.Spec.Replicas != nil && *live.Spec.Replicas == *want
-	if sized && (live.Spec.Replicas == nil || *live.Spec.Replicas >= r.Replicas) {
-		return nil, nil
+// sizePrimary gives primary the manifest's number of replicas, where nobody else has one. What it has more is taken away
+// when it is not needed: never here.
+func (j *job) sizePrimary(ctx context.Context, before, live *appsv1.Deployment) error {
+	want := j.Manifests.Deployment.Spec.Replicas
+	if want == nil || replicasOf(live) >= *want && live.Spec.Replicas != nil {
+		return nil
 	}
 	hpa, err := j.hpaOf(ctx, live.Name)
 	switch {
 	case err != nil:
-		return nil, err
-	case hpa != nil && r.Stage == release.StagePromoting:
-		_, err := j.regrow(ctx, hpa)
-		return hpa, err
+		return err
 	case hpa != nil:
 		j.log(j.track(release.Primary).String(), "its replicas are an HPA's: left alone")
-		return nil, nil
-	case want == nil, j.planning() && before == nil: // only the plan has made it
-		return nil, nil
+		return nil
+	case j.planning() && before == nil: // only the plan has made it
+		return nil
 	}
-	return nil, j.resize(ctx, live.Name, *want)
+	return j.resize(ctx, live.Name, *want)
+}
+
+// shrinkPrimary takes away what primary has more than the manifest gives it, once it has all of the traffic: if its
+// number is a manifest's, and neither an HPA's nor somebody's.
+func (j *job) shrinkPrimary(ctx context.Context) error {
+	want := j.Manifests.Deployment.Spec.Replicas
+	if want == nil || j.ledger.Release.Replicas <= *want {
+		return nil
+	}
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil || live == nil || replicasOf(live) <= *want {
+		return err
+	}
+	hpa, err := j.hpaOf(ctx, live.Name)
+	if err != nil || hpa != nil {
+		return err
+	}
+	if !sizedByManifest(live) {
+		j.log(j.track(release.Primary).String(), "keeps its %d replicas, which somebody else gave it; the manifest has %d", replicasOf(live), *want)
+		return nil
+	}
+	return j.resize(ctx, live.Name, *want)
+}
+
+// sizedByManifest says whether the number of a Deployment's replicas is what a manifest gave it.
+func sizedByManifest(d *appsv1.Deployment) bool {
+	return slices.ContainsFunc(d.ManagedFields, func(e metav1.ManagedFieldsEntry) bool {
+		return e.Manager == sizeManager && e.FieldsV1 != nil && strings.Contains(e.FieldsV1.GetRawString(), `"f:replicas"`)
+	})
 }
 
 // resize gives a Deployment a number of replicas.
@@ -144,41 +159,6 @@ func (j *job) resize(ctx context.Context, name string, replicas int32) error {
 		return j.applySize(o, replicas), nil
 	})
 	return err
-}
-
-// hpaOf is the HPA that scales a Deployment; nil when there is none.
-func (j *job) hpaOf(ctx context.Context, deployment string) (*autoscalingv2.HorizontalPodAutoscaler, error) {
-	hpas, err := j.Kube.AutoscalingV2().HorizontalPodAutoscalers(j.Namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("HorizontalPodAutoscalers of %s: %w", j.Namespace, err)
-	}
-	for i := range hpas.Items {
-		if target := hpas.Items[i].Spec.ScaleTargetRef; target.Kind == "Deployment" && target.Name == deployment {
-			return &hpas.Items[i], nil
-		}
-	}
-	return nil, nil
-}
-
-// regrow brings a primary that its HPA has shrunk back to the size that it had when the release started, or
-// as far as the HPA allows, and says whether it had to. The HPA continues from there.
-func (j *job) regrow(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) (grown bool, err error) {
-	o := j.track(release.Primary)
-	want := min(j.ledger.Release.Replicas, hpa.Spec.MaxReplicas)
-	_, _, err = change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
-		switch {
-		case live == nil:
-			return nil, errors.New("somebody has deleted it")
-		case live.Spec.Replicas != nil && *live.Spec.Replicas >= want:
-			return nil, nil
-		}
-		grown = true // even if the answer is lost: what was added has to get ready
-		return j.patch(o, patchOp{"replace", "/spec/replicas", want}), nil
-	})
-	if grown && err == nil {
-		j.log(o.String(), "scaled back to %d replicas, which it had when the release started: HorizontalPodAutoscaler %s had shrunk it", want, hpa.Name)
-	}
-	return grown, err
 }
 
 // deleteDeployment deletes a Deployment; its pods go first.

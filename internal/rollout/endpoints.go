@@ -165,19 +165,25 @@ func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {
 	return names
 }
 
-// serves says whether a track, whose Deployment is live, can take traffic and keep it: a pod of it is a ready
-// endpoint of the Service. The pods of a deleted Deployment stay ready for a moment.
+// serves says whether a track, whose Deployment is live, can take traffic and keep it.
 func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release.Track) (bool, error) {
+	n, err := j.readyEndpoints(ctx, live, track)
+	return n > 0, err
+}
+
+// readyEndpoints is how many pods of a track, whose Deployment is live, are ready endpoints of the Service. The pods of
+// a deleted Deployment stay ready for a moment: they do not count.
+func (j *job) readyEndpoints(ctx context.Context, live *appsv1.Deployment, track release.Track) (n int32, err error) {
 	if live == nil || live.DeletionTimestamp != nil {
-		return false, nil
+		return 0, nil
 	}
 	pods, err := j.livePods(ctx, track)
 	if err != nil || len(pods) == 0 {
-		return false, err
+		return 0, err
 	}
 	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService(metav1.ListOptions{}))
 	if err != nil {
-		return false, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
+		return 0, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
 	}
 	ready := sets.New[string]()
 	for i := range found.Items {
@@ -185,8 +191,8 @@ func (j *job) serves(ctx context.Context, live *appsv1.Deployment, track release
 	}
 	for _, pod := range pods {
 		if ready.Has(pod.Name) {
-			return true, nil
+			n++
 		}
 	}
-	return false, nil
+	return n, nil
 }

@@ -16,6 +16,9 @@ import (
 // API server would refuse is refused.
 type Plan struct {
 	Changes []Change `json:"changes"`
+	Notes   []string `json:"notes,omitempty"` // what the command takes, or risks
+
+	route metav1.Object // as it was planned last
 }
 
 // Change is one write that a command would make, as the API server answered its dry run.
@@ -41,6 +44,20 @@ func (j *job) record(o object, before, after metav1.Object) {
 		j.written = map[string]version{}
 	}
 	j.written[o.name] = version{after.GetUID(), after.GetGeneration()}
+}
+
+// routed notes the route that a command has planned, also where it leads back to what is live.
+func (p *Plan) routed(o object, before, after metav1.Object) {
+	if before == after && p.route != nil {
+		p.add(o, p.route, after)
+	}
+	p.route = after
+}
+
+func (p *Plan) note(text string) {
+	if !slices.Contains(p.Notes, text) {
+		p.Notes = append(p.Notes, text)
+	}
 }
 
 // add notes a planned write, unless it changes nothing. A dry run leaves nothing, so the same write can come

@@ -8,14 +8,14 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Promote puts the digest that the canary proved on primary, waits for the rollout, and routes all
-// of the traffic to primary. The canary keeps its share until then.
+// of the traffic to primary. The canary has all of the traffic until then, or, if PromoteTraffic says so, keeps its
+// share.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 	return run(ctx, c, command[string]{
 		name: "promote",
@@ -117,16 +117,54 @@ func (j *job) startPromote(service string) error {
 
 func (j *job) promote(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	err := inOrder(ctx,
-		j.ensureSubsets,
-		j.replacePrimary,
-		j.route(0),
-		j.promoteService,
-	)
+	primary, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return Result{}, err
+	}
+	steps := []step{j.ensureSubsets, j.prepare(primary)}
+	switch replaced := primary == nil || j.Manifests.Image(primary) == r.Image && !j.asBefore(primary); {
+	case replaced: // and wherever the traffic is, it stays there
+	case j.behindCanary():
+		steps = append(steps, j.moveToCanary(r.Image, leaveFor))
+	default:
+		steps = append(steps, j.fitCanary)
+	}
+	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.shrinkPrimary)...)
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}
 	return j.result("%s is on primary and has all of the traffic", r.Digest()), err
+}
+
+// prepare is the step that finds what promotion needs, and says what it takes or risks. Until the next commit, only this
+// job knows.
+func (j *job) prepare(primary *appsv1.Deployment) step {
+	return func(ctx context.Context) error {
+		if primary == nil {
+			return nil
+		}
+		share, err := j.liveShare(ctx)
+		if err != nil {
+			return err
+		}
+		s, hpa, err := j.sizes(ctx, primary, share)
+		if err != nil {
+			return err
+		}
+		if s.scaled {
+			canary, err := j.liveTrack(ctx, release.Canary)
+			if err != nil {
+				return err
+			}
+			if canary != nil {
+				s.canary = replicasOf(canary)
+			}
+		}
+		need := j.within(s.need(), s, hpa)
+		j.note(need, s)
+		j.sayCapacity(primary, need)
+		return nil
+	}
 }
 
 // templateText is a Deployment's pod template, as it is kept beside the ledger.
@@ -135,32 +173,17 @@ func templateText(d *appsv1.Deployment) (string, error) {
 	return string(text), err
 }
 
-// regrowths is how often promotion scales primary back against an HPA.
-const regrowths = 4
-
-// replacePrimary puts the release on primary and waits until it is ready for all of the traffic. An HPA has
-// shrunk it by what the canary serves and may do so again while this waits: what is routed to is what was seen
-// ready last.
+// replacePrimary puts the release on primary and waits until it is ready for all of the traffic.
 func (j *job) replacePrimary(ctx context.Context) error {
-	hpa, err := j.applyPrimary(ctx)
+	live, err := j.applyPrimary(ctx)
 	if err != nil {
 		return err
 	}
-	for range regrowths {
-		if err := j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx); err != nil {
-			return err
-		}
-		if hpa == nil {
-			return nil
-		}
-		if grown, err := j.regrow(ctx, hpa); err != nil || !grown || j.planning() {
+	need := j.ledger.Release.Replicas
+	if replicasOf(live) < need {
+		if _, err := j.grow(ctx, release.Primary, need); err != nil {
 			return err
 		}
 	}
-	return shrinking(hpa, j.deploymentName(release.Primary), j.ledger.Release.Replicas)
-}
-
-func shrinking(hpa *autoscalingv2.HorizontalPodAutoscaler, deployment string, replicas int32) error {
-	return fmt.Errorf("HorizontalPodAutoscaler %s takes replicas away that %s needs for all of the traffic (%d when the release started); the canary keeps its share: raise minReplicas until the release has finished, then run promote again",
-		hpa.Name, deployment, replicas)
+	return j.waitCapacity(ctx, release.Primary, j.ledger.Release.Image, need)
 }

@@ -14,22 +14,32 @@ func sized(n int32) *appsv1.Deployment {
 	return &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: &n}}
 }
 
-func TestCanaryReplicas(t *testing.T) {
-	for name, test := range map[string]struct {
-		primary, canary *appsv1.Deployment
-		routed, weight  int
-		want            int32
+// TestNeed: what all of the traffic needs, as the tracks' sizes show it.
+func TestNeed(t *testing.T) {
+	for name, c := range map[string]struct {
+		sizes
+		want int32
 	}{
-		"a tenth of two":            {primary: sized(2), weight: 10, want: 1},
-		"a tenth of 25, rounded up": {primary: sized(25), weight: 10, want: 3},
-		"half of ten":               {primary: sized(10), weight: 50, want: 5},
-		"no primary":                {weight: 10, want: 1},
-		"primary shrunk by its HPA to what it serves": {primary: sized(5), canary: sized(5), routed: 50, weight: 90, want: 9},
-		"never smaller than it is":                    {primary: sized(2), canary: sized(5), routed: 50, weight: 60, want: 5},
+		"without an HPA, as it is":                              {sizes{primary: 20, canary: 18, share: 10, noted: 20, had: 20}, 20},
+		"without an HPA, scaled up by somebody":                 {sizes{primary: 30, canary: 2, share: 90, noted: 20, had: 20}, 30},
+		"without an HPA, scaled down beside the canary":         {sizes{primary: 3, canary: 3, share: 50, noted: 6, had: 6}, 6},
+		"without an HPA, scaled to nothing":                     {sizes{canary: 3, share: 50, noted: 6, had: 6}, 6},
+		"an HPA that has not followed yet":                      {sizes{primary: 20, canary: 10, share: 50, noted: 20, had: 20, scaled: true, least: 1}, 20},
+		"an HPA that has shrunk primary by the canary's share":  {sizes{primary: 3, canary: 3, share: 50, noted: 6, had: 6, scaled: true, least: 1}, 6},
+		"an HPA that is on its way":                             {sizes{primary: 18, canary: 18, share: 10, noted: 20, had: 20, scaled: true, least: 1}, 36},
+		"noon, after a canary of the night":                     {sizes{primary: 10, canary: 3, share: 50, noted: 6, had: 6, scaled: true, settled: true, least: 1}, 20},
+		"night, after a canary of noon":                         {sizes{primary: 2, canary: 10, share: 50, noted: 20, had: 20, scaled: true, settled: true, least: 1}, 4},
+		"an HPA at its minimum":                                 {sizes{primary: 2, canary: 2, share: 10, noted: 2, had: 2, scaled: true, settled: true, least: 2}, 2},
+		"an HPA at its minimum, and less is needed than before": {sizes{primary: 2, canary: 10, share: 90, noted: 20, had: 20, scaled: true, settled: true, least: 2}, 3},
+		"the canary has all":                                    {sizes{primary: 1, canary: 6, share: 0, noted: 6, had: 6, scaled: true, settled: true, least: 1}, 6},
+		"nothing at all":                                        {sizes{}, 1},
 	} {
-		if got := CanaryReplicas(test.primary, test.canary, test.routed, test.weight); got != test.want {
-			t.Errorf("%s: %d, want %d", name, got, test.want)
+		if got := c.need(); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
+	}
+	if got := forShare(25, 10); got != 3 {
+		t.Errorf("a tenth of 25 is %d", got)
 	}
 }
 

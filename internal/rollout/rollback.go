@@ -2,11 +2,13 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -132,34 +134,152 @@ func (j *job) stickyRollback(ctx context.Context) (stickiness, error) {
 	return assets, nil
 }
 
-// restorePrimary brings the traffic to a primary with the old template. A primary that promotion has
-// started to change is put back first when it has no ready endpoint of its own; else the traffic goes
-// first. One that somebody has deleted is created again.
+// restorePrimary brings the traffic to a primary with the old template, and with the capacity for it.
 func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 	live, err := j.liveTrack(ctx, release.Primary)
 	if err != nil {
 		return err
 	}
-	ready, err := j.serves(ctx, live, release.Primary)
+	share, err := j.liveShare(ctx)
 	if err != nil {
 		return err
 	}
-	if ready {
-		if err := j.emergencyRoute(sticky)(ctx); err != nil {
+	need, err := j.neededBack(ctx, live, share)
+	if err != nil {
+		return err
+	}
+	urgent, err := j.urgent(ctx, share)
+	if err != nil {
+		return err
+	}
+	if live != nil && (!j.ledger.Release.Reached(release.StagePromoting) || j.asBefore(live)) {
+		return j.backTo(ctx, live, need, urgent, sticky)
+	}
+	return j.backFromPromotion(ctx, live, share, need, urgent, sticky)
+}
+
+// neededBack is how many replicas primary needs for all of the traffic. An HPA that cannot be read holds no rollback
+// up.
+func (j *job) neededBack(ctx context.Context, live *appsv1.Deployment, share int) (int32, error) {
+	s, hpa, err := j.sizes(ctx, live, share)
+	if err != nil {
+		j.log(j.track(release.Primary).String(), "%v; it gets what it had", err)
+		j.hpas = &autoscalingv2.HorizontalPodAutoscalerList{}
+		return s.need(), ctx.Err()
+	}
+	if s.scaled && share < 100 {
+		canary, err := j.liveTrack(ctx, release.Canary)
+		if err != nil {
+			return 0, err
+		}
+		if canary != nil {
+			s.canary = replicasOf(canary)
+		}
+	}
+	return j.within(s.need(), s, hpa), nil
+}
+
+// urgent says whether callers get errors while this waits: from a canary that was judged so, or that has no endpoint for
+// the traffic that it has.
+func (j *job) urgent(ctx context.Context, share int) (bool, error) {
+	if v := j.ledger.Release.Verdict; j.Urgent || v != nil && v.Outcome == release.Unhealthy {
+		return true, nil
+	}
+	if share == 100 {
+		return false, nil
+	}
+	canary, err := j.liveTrack(ctx, release.Canary)
+	if err != nil {
+		return false, err
+	}
+	serves, err := j.serves(ctx, canary, release.Canary)
+	return !serves, err
+}
+
+// backTo is the way back to a primary that nobody has changed. It gets its capacity first, unless callers get errors
+// meanwhile: then what it has has to do, and the rest follows. One that cannot get it takes the traffic as it is.
+func (j *job) backTo(ctx context.Context, live *appsv1.Deployment, need int32, urgent bool, sticky stickiness) error {
+	has, err := j.readyEndpoints(ctx, live, release.Primary)
+	if err != nil {
+		return err
+	}
+	if has < need && (has > 0 || replicasOf(live) < need) {
+		if err := j.regrow(ctx, need, urgent && has > 0); err != nil {
+			if has, failed := j.readyEndpoints(ctx, live, release.Primary); failed != nil || has == 0 || ctx.Err() != nil {
+				return err
+			}
+			j.log(j.track(release.Primary).String(), "%v; it gets the traffic as it is", err)
+		}
+		has = max(has, 1)
+	}
+	if has == 0 {
+		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
+	}
+	return j.emergencyRoute(sticky)(ctx)
+}
+
+// regrow gives primary what it needs, and waits until all of it is ready unless that is not the time.
+func (j *job) regrow(ctx context.Context, need int32, hurry bool) error {
+	if _, err := j.grow(ctx, release.Primary, need); err != nil || hurry {
+		return err
+	}
+	return j.waitCapacity(ctx, release.Primary, "", need)
+}
+
+// backFromPromotion is the way back to a primary that promotion has started to change, or that somebody has deleted. A
+// canary that has all of the traffic, or had it while primary was replaced, keeps it until primary is back. Else
+// the traffic goes to primary first if that serves at all, and its pods are replaced under it.
+func (j *job) backFromPromotion(ctx context.Context, live *appsv1.Deployment, share int, need int32, urgent bool, sticky stickiness) error {
+	restore := []step{
+		func(ctx context.Context) error { return j.applyPrevious(ctx, live) },
+		func(ctx context.Context) error { return j.regrowOrGo(ctx, need) },
+		j.emergencyRoute(sticky),
+	}
+	canary, err := j.liveTrack(ctx, release.Canary)
+	if err != nil {
+		return err
+	}
+	shelter, err := j.serves(ctx, canary, release.Canary)
+	if err != nil {
+		return err
+	}
+	shelter = shelter && !urgent && (share == 0 || live != nil && movedBefore(j.ledger.Release))
+	if shelter && share > 0 {
+		if shelter, err = j.shelter(ctx); err != nil {
 			return err
 		}
 	}
-	switch untouched := !j.ledger.Release.Reached(release.StagePromoting) && live != nil; {
-	case untouched && !ready:
-		return &NotReadyError{Deployment: j.deploymentName(release.Primary), Reason: "it has no ready endpoint, so the traffic stays where it is", Details: j.explain(ctx, release.Primary)}
-	case untouched:
+	if !shelter {
+		has, err := j.readyEndpoints(ctx, live, release.Primary)
+		if err != nil {
+			return err
+		}
+		if has > 0 && (urgent || has >= need) {
+			restore = append([]step{j.emergencyRoute(sticky)}, restore...)
+		}
+	}
+	return inOrder(ctx, restore...)
+}
+
+// shelter gives the canary the traffic while primary is put back, and says whether it has it: one that does not get
+// ready for all of it holds no rollback up.
+func (j *job) shelter(ctx context.Context) (bool, error) {
+	err := j.moveToCanary("", drainFor)(ctx)
+	if errors.As(err, new(*NotReadyError)) || errors.As(err, new(*shrinkingError)) {
+		j.log(j.track(release.Canary).String(), "%v; primary is put back under its traffic", err)
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// regrowOrGo gives primary what it needs. An HPA that does not leave it there holds no rollback up.
+func (j *job) regrowOrGo(ctx context.Context, need int32) error {
+	err := j.regrow(ctx, need, false)
+	if shrinks, ok := errors.AsType[*shrinkingError](err); ok {
+		j.log(j.track(release.Primary).String(), "%v; rolling back nevertheless", shrinks)
 		return nil
 	}
-	return inOrder(ctx,
-		func(ctx context.Context) error { return j.applyPrevious(ctx, live) },
-		j.waitTrack(release.Primary, ""),
-		j.emergencyRoute(sticky),
-	)
+	return err
 }
 
 // applyPrevious puts primary back to what it ran before the release, and to the manifest's size if somebody has
@@ -174,7 +294,7 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 		return err
 	}
 	if live == nil {
-		if _, err := j.sizePrimary(ctx, before, after); err != nil {
+		if err := j.sizePrimary(ctx, before, after); err != nil {
 			return err
 		}
 	}

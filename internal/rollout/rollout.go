@@ -65,6 +65,11 @@ type Cluster struct {
 	// it. istiod sends a change within a second at most by default (debounce 100 ms to 10 s under
 	// constant change); the default is 10 seconds.
 	SettleDelay time.Duration
+	// PromoteTraffic is the track that has the traffic while promotion replaces primary's pods: the canary, grown for all of
+	// it, or primary, whose pods are replaced one after the other under their traffic. Empty: the canary.
+	PromoteTraffic release.Track
+	// Urgent: what a rollback goes back from gives callers errors, so that it waits for nothing that they need not.
+	Urgent bool
 	// Admit says whether a release's image may be deployed at all. Canary, Shift and Promote ask it before they
 	// write anything. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
@@ -96,6 +101,14 @@ type Result struct {
 	Release *release.Release `json:"release,omitempty"`
 	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release finished with this command
 	Message string           `json:"message"`
+}
+
+// say logs, and notes in a plan.
+func (c *Cluster) say(object, format string, args ...any) {
+	if c.planning() {
+		c.Plan.note(object + ": " + fmt.Sprintf(format, args...))
+	}
+	c.log(object, format, args...)
 }
 
 func (c *Cluster) log(object, format string, args ...any) {

@@ -166,6 +166,9 @@ func (j *job) split(ctx context.Context, weight int, sticky stickiness) (after *
 		}
 		return j.patch(o, ops...), nil
 	})
+	if err == nil && after != nil && j.planning() {
+		j.Plan.routed(o, before, after)
+	}
 	if err == nil && before != after {
 		j.log(o.String(), "routes %d%% to primary, %d%% to canary%s", 100-weight, weight, sticky)
 	}

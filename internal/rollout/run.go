@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -50,7 +51,8 @@ type job struct {
 	known           map[string]known // objects as this job has read or written them last, by their names
 	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
 
-	written map[string]version // of the Deployments that this job wrote, by name
+	hpas    *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
+	written map[string]version                         // of the Deployments that this job wrote, by name
 }
 
 // version is what the API server made of a write.

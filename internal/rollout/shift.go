@@ -80,10 +80,22 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 
 // raise gives the canary a larger share of the traffic.
 func (j *job) raise(ctx context.Context, primary *appsv1.Deployment, weight int) error {
+	s, hpa, err := j.sizes(ctx, primary, primaryShare(j.ledger.Release))
+	if err != nil {
+		return err
+	}
+	need := int32(0)
 	return inOrder(ctx,
-		j.applyCanary(primary, weight),
+		j.applyCanary(func(has int32) int32 {
+			s.canary = has
+			need = j.within(s.need(), s, hpa)
+			return forShare(need, weight)
+		}),
 		j.waitTrack(release.Canary, j.ledger.Release.Image),
-		func(context.Context) error { return j.ledger.Shift(weight, j.By, now()) },
+		func(context.Context) error {
+			j.note(need, s)
+			return j.ledger.Shift(weight, j.By, now())
+		},
 		j.commit, // before the route: what is live never exceeds what is in the ledger
 		func(ctx context.Context) error { return j.route(weight)(ctx) },
 	)

@@ -30,6 +30,7 @@ type stickiness int
 const (
 	free   stickiness = iota // nothing
 	pinned                   // browsers stay on their track
+	moved                    // all are on the canary, and known to be
 	assets                   // the canary's browsers get its assets, all else of theirs goes to primary
 )
 
@@ -42,6 +43,9 @@ func (s stickiness) String() string {
 func (j *job) stickinessAt(weight int) stickiness {
 	if r := j.ledger.Release; r == nil || r.Sticky == nil || weight == 0 {
 		return free
+	}
+	if weight == 100 {
+		return moved
 	}
 	return pinned
 }
@@ -85,7 +89,7 @@ func (j *job) stickyOps(live *networking.VirtualService, want stickiness) (befor
 	desired.Spec.Http = nil
 	for i, http := range kept.Spec.Http {
 		at := slices.IndexFunc(places, func(r manifest.Route) bool { return r.HTTP == i })
-		if at >= 0 && want != free {
+		if at >= 0 && (want == pinned || want == assets) {
 			desired.Spec.Http = append(desired.Spec.Http, j.stickyRoutes(http, places[at], at, want)...)
 		}
 		desired.Spec.Http = append(desired.Spec.Http, http)
@@ -213,7 +217,7 @@ func (j *job) cookieOps(d *networkingapi.HTTPRouteDestination, path string, trac
 	headers := d.GetHeaders()
 	response := headers.GetResponse()
 	has := added(d)[setCookie]
-	if want == pinned {
+	if want == pinned || want == moved && track == release.Canary {
 		cookie := j.cookieHeader(track)
 		switch {
 		case has == cookie:

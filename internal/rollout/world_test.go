@@ -517,6 +517,21 @@ func (w *world) bring(stage string) {
 		run(judge(ctx, before.Cluster, release.Healthy))
 		before.killOn = "update primary image 2"
 		run(before.Promote(ctx))
+	case "moving": // the canary has all of the traffic, primary is as it was
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		before.killOn = "update vs 0/100"
+		run(before.Promote(ctx))
+	case "rolling": // primary is replaced under its traffic
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		before.killOn, before.PromoteTraffic = "update primary image 2", release.Primary
+		run(before.Promote(ctx))
+	case "rolled":
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		before.PromoteTraffic = release.Primary
+		run(before.Promote(ctx))
 	case "promoted", "promoted with a Service", "ended":
 		if stage == "promoted with a Service" {
 			before.Manifests = w.moved()
