@@ -32,6 +32,8 @@ type Rollout interface {
 // Witness says what the pods show, and whether the release is still what is judged.
 type Witness interface {
 	Look() (rollout.Witnessed, error)
+	// Live is where the release is, and what somebody else has changed of it.
+	Live(ctx context.Context) (*rollout.Status, error)
 }
 
 // Of is a cluster as the analysis needs it.

@@ -53,7 +53,7 @@ func Guard(ctx context.Context, o Options) (Outcome, error) {
 			stop(errSeen)
 		}
 	}
-	v, err := o.judge(looking, r, from, nil)
+	v, _, err := o.judge(looking, r, from, nil)
 	switch {
 	case ctx.Err() != nil:
 		return Outcome{}, ctx.Err()

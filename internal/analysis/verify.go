@@ -55,11 +55,11 @@ func Verify(ctx context.Context, o Options) (Outcome, error) {
 	case message != "":
 		return Outcome{Result: o.result(status.Release, message)}, nil
 	}
-	v, err := o.judge(ctx, status.Release, known(status.Release, o.Test), nil)
+	v, last, err := o.judge(ctx, status.Release, known(status.Release, o.Test), nil)
 	if err != nil {
 		return Outcome{}, err
 	}
-	return o.conclude(ctx, status, v)
+	return o.conclude(ctx, status, last, v)
 }
 
 // begin reads what there is to judge. A message says that there is nothing.
@@ -90,14 +90,19 @@ func known(r *release.Release, test verdict.Test) *verdict.Record {
 }
 
 // judge judges both tracks while the probe, if there is one, calls them. It ends with a *rollout.StageError when
-// somebody goes on with the release meanwhile. What was counted is in the result even then. healthy is asked of a healthy
-// verdict whether it is to go on; nil: it is not.
-func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Record, healthy func(*verdict.Verification) bool) (*verdict.Verification, error) {
+// somebody goes on with the release meanwhile. What was counted is in the result even then. last is where the release was
+// at the end, nil if that does not matter to the verdict. healthy is asked of a healthy verdict whether it is to go on; nil:
+// it is not.
+func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Record, healthy func(*verdict.Verification, Witness) bool) (_ *verdict.Verification, last *rollout.Status, err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	witness, err := o.Rollout.Witness(ctx, r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	var goOn func(*verdict.Verification) bool
+	if healthy != nil {
+		goOn = func(v *verdict.Verification) bool { return healthy(v, witness) }
 	}
 	var probing *probing
 	report := o.Report
@@ -108,7 +113,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	}
 	v, err := verdict.Verify(ctx, verdict.Options{
 		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
-		Report: report, Warn: o.Warn, Resume: from, Healthy: healthy,
+		Report: report, Warn: o.Warn, Resume: from, Healthy: goOn,
 		Witness: func(context.Context) (verdict.Witnessed, error) {
 			seen, err := witness.Look()
 			if err == nil && seen.Moved != nil {
@@ -127,7 +132,10 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if moved, ok := errors.AsType[*rollout.StageError](context.Cause(ctx)); ok {
 		err = moved
 	}
-	return v, err
+	if err == nil && v.Outcome != release.Unhealthy {
+		last, err = witness.Live(ctx)
+	}
+	return v, last, err
 }
 
 // judged says whether there is nothing to judge any more, or nothing that could be judged.
@@ -162,14 +170,14 @@ func judged(status *rollout.Status, id string, again bool) (message string, err 
 	return "", &rollout.StageError{Err: (&release.Ledger{Release: r}).Judgeable(&subject)}
 }
 
-// conclude notes a verdict, and does what follows from it. status is where the release was when the analysis began.
-func (o Options) conclude(ctx context.Context, status *rollout.Status, v *verdict.Verification) (Outcome, error) {
-	// What was judged must be what the release has put there, from the first look to the last.
-	after, err := o.Rollout.Status(ctx)
-	if err != nil {
-		return Outcome{}, err
+// conclude notes a verdict, and does what follows from it. status is where the release was when the analysis began, last
+// where it was in the end: what was judged must be what the release has put there. It does not matter to an unhealthy one.
+func (o Options) conclude(ctx context.Context, status, last *rollout.Status, v *verdict.Verification) (Outcome, error) {
+	drift := status.Drift
+	if last != nil {
+		drift = append(drift, last.Drift...)
 	}
-	if drift := append(status.Drift, after.Drift...); len(drift) > 0 && v.Outcome != release.Unhealthy {
+	if len(drift) > 0 && v.Outcome != release.Unhealthy {
 		v.Outcome, v.Cause, v.Reason = release.Inconclusive, verdict.Drift, "somebody else has changed the release: "+drift[0]
 	}
 	r := status.Release

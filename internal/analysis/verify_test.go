@@ -65,7 +65,7 @@ func (l *ledger) Rollback(_ context.Context, id, reason string) (rollout.Result,
 }
 
 func (l *ledger) Witness(context.Context, *release.Release) (Witness, error) {
-	return look(func() (rollout.Witnessed, error) { return rollout.Witnessed{PrimaryWhole: true}, nil }), nil
+	return look{func() (rollout.Witnessed, error) { return rollout.Witnessed{PrimaryWhole: true}, nil }, l}, nil
 }
 
 const image = "registry.example.com/app@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
@@ -140,7 +140,8 @@ func TestVerify(t *testing.T) {
 		"the record is not kept": {requests: failing(), ledger: ledger{status: canary}, change: func(o *Options) {
 			o.Record = func(*release.Release, *verdict.Verification) error { return errors.New("disk full") }
 		}, err: "failure", says: "disk full; the verdict (unhealthy: "},
-		"the last look fails": {requests: failing(), ledger: ledger{status: canary, statusErrs: []error{nil, errDown}}, err: "failure", says: "API server is down"},
+		"unhealthy, whatever the last look": {requests: failing(), ledger: ledger{status: canary, statusErrs: []error{nil, errDown}, rollback: back}, err: "unhealthy", says: "rolled back: ", calls: []string{"judge unhealthy, may roll back"}, judged: true},
+		"the last look fails":               {requests: fine(), ledger: ledger{status: canary, statusErrs: []error{nil, errDown}}, err: "failure", says: "API server is down"},
 
 		"observed healthy":      {requests: fine(), ledger: ledger{status: canary}, change: observe, says: "observed: healthy: ", judged: true},
 		"observed unhealthy":    {requests: failing(), ledger: ledger{status: canary}, change: observe, err: "unhealthy", says: "nothing was changed", judged: true},

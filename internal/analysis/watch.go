@@ -76,7 +76,7 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 	if w.record == nil {
 		w.record = known(r, w.Test)
 	}
-	v, err := w.judge(ctx, r, w.record, func(v *verdict.Verification) bool { return w.healthy(ctx, status, v) })
+	v, last, err := w.judge(ctx, r, w.record, func(v *verdict.Verification, witness Witness) bool { return w.healthy(ctx, status, witness, v) })
 	if v != nil && !v.Record.Until.IsZero() {
 		w.record = &v.Record
 	}
@@ -89,7 +89,7 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 		came, err := w.rollBack(ctx, r, v)
 		return came, true, err
 	case v.Outcome == release.Inconclusive && w.noted.IsZero():
-		came, err := w.conclude(ctx, status, v)
+		came, err := w.conclude(ctx, status, last, v)
 		return came, true, err
 	}
 	w.warn("%s: %s; the canary keeps its weight and is judged on", v.Outcome, v.Reason)
@@ -98,14 +98,18 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 
 // healthy notes a healthy verdict, when there is none or it has grown old, and goes on. What hinders that is tried again
 // a minute later.
-func (w *watch) healthy(ctx context.Context, status *rollout.Status, v *verdict.Verification) (goOn bool) {
+func (w *watch) healthy(ctx context.Context, status *rollout.Status, witness Witness, v *verdict.Verification) (goOn bool) {
 	if time.Since(w.noted) < w.Refresh || time.Since(w.tried) < time.Minute {
 		return true
 	}
 	w.tried = time.Now()
 	copied := *v
 	copied.Outcome = release.Healthy
-	if _, err := w.conclude(ctx, status, &copied); err != nil {
+	last, err := witness.Live(ctx)
+	if err == nil {
+		_, err = w.conclude(ctx, status, last, &copied)
+	}
+	if err != nil {
 		w.warn("the canary is healthy, which was not noted: %v", err)
 		return true
 	}

@@ -201,7 +201,7 @@ func (w *world) Witness(_ context.Context, r *release.Release) (Witness, error) 
 	if w.away {
 		return nil, errDown
 	}
-	return look(func() (rollout.Witnessed, error) {
+	return look{func() (rollout.Witnessed, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if w.away {
@@ -213,10 +213,14 @@ func (w *world) Witness(_ context.Context, r *release.Release) (Witness, error) 
 		}
 		seen.Moved = w.ledger.Judgeable(&of)
 		return seen, nil
-	}), nil
+	}, w}, nil
 }
 
 // look is a witness.
-type look func() (rollout.Witnessed, error)
+type look struct {
+	look func() (rollout.Witnessed, error)
+	of   Rollout
+}
 
-func (l look) Look() (rollout.Witnessed, error) { return l() }
+func (l look) Look() (rollout.Witnessed, error)                  { return l.look() }
+func (l look) Live(ctx context.Context) (*rollout.Status, error) { return l.of.Status(ctx) }

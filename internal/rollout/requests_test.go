@@ -8,20 +8,10 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
-	"github.com/our-org/crossbill/internal/rollout"
 )
 
 // mostRequests is what a good release may ask of the API server, watches apart: reads, writes and the lock's.
 const mostRequests = 45
-
-// judgeLive looks at what is live, and puts a healthy verdict on it.
-func judgeLive(ctx context.Context, j *job) (rollout.Result, error) {
-	status, err := j.Live(ctx)
-	if err != nil {
-		return rollout.Result{}, err
-	}
-	return judgeAs(ctx, j.Cluster, status, release.Healthy, false)
-}
 
 // TestRequestsOfAGoodRelease counts what a good release asks of the API server, as the commands do it: each in a
 // process of its own, with a look before the verdict and one after it.
@@ -50,11 +40,21 @@ func TestRequestsOfAGoodRelease(t *testing.T) {
 		}
 		run("canary", func(ctx context.Context, j *job) error { _, err := j.Canary(ctx, wanted("2")); return err })
 		run("verify", func(ctx context.Context, j *job) error {
-			if _, err := j.Live(ctx); err != nil {
+			status, err := j.Live(ctx)
+			if err != nil {
+				return err
+			}
+			watching, stop := context.WithCancel(ctx)
+			defer stop()
+			witness, err := j.Witness(watching, status.Release)
+			if err != nil {
 				return err
 			}
 			time.Sleep(time.Minute)
-			_, err := judgeLive(ctx, j)
+			if status, err = witness.Live(ctx); err != nil {
+				return err
+			}
+			_, err = judgeAs(ctx, j.Cluster, status, release.Healthy, false)
 			return err
 		})
 		run("promote", func(ctx context.Context, j *job) error { _, err := j.Promote(ctx); return err })

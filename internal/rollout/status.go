@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
+	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -68,13 +69,22 @@ func (c *Cluster) Live(ctx context.Context) (*Status, error) {
 
 // status is where the release of the ledger that was read is.
 func (j *job) status(ctx context.Context) (*Status, error) {
-	c := j.Cluster
-	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
+	live := map[release.Track]*appsv1.Deployment{}
 	for _, track := range tracks {
 		d, err := j.liveTrack(ctx, track)
 		if err != nil {
 			return nil, err
 		}
+		live[track] = d
+	}
+	return j.statusWith(ctx, live)
+}
+
+// statusWith is the same with the Deployments as they are known; nil is one that is gone.
+func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (*Status, error) {
+	c := j.Cluster
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
+	for track, d := range live {
 		if d != nil {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 		}

@@ -52,6 +52,7 @@ const (
 
 // trackSeen is what is known of a track.
 type trackSeen struct {
+	live     *appsv1.Deployment // nil when it is gone
 	selector string
 	wanted   int
 	pods     map[types.UID]*podSeen
@@ -113,6 +114,9 @@ func (t *testimony) selectorOf(track release.Track) string { return t.tracks[tra
 
 func (t *testimony) deployment(track release.Track, d *appsv1.Deployment, deleted bool) {
 	seen := t.tracks[track]
+	if seen.live = d; deleted {
+		seen.live = nil
+	}
 	if deleted || d.DeletionTimestamp != nil {
 		seen.wanted = 0
 		return

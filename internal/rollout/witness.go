@@ -25,8 +25,11 @@ import (
 // have the requests that a canary answered; those that found no pod of it are no canary's. It watches and lists
 // nothing, so it costs the API server no request. What it makes of the pods is in testimony.go.
 type Witness struct {
+	cluster *Cluster
+
 	mu        sync.Mutex
 	testimony *testimony
+	ledger    *release.Ledger
 	moved     error
 	blind     map[string]error // what cannot be watched at the moment, and why
 	changed   chan struct{}
@@ -59,10 +62,10 @@ const witnessTimeout = 30 * time.Second
 // *usererr.Error.
 func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, error) {
 	of := r.Subject()
-	w := &Witness{testimony: newTestimony(r.ServesSince()), blind: map[string]error{}, changed: make(chan struct{}, 1)}
+	w := &Witness{cluster: c, ledger: &release.Ledger{App: c.app()}, testimony: newTestimony(r.ServesSince()), blind: map[string]error{}, changed: make(chan struct{}, 1)}
 	j := &job{Cluster: c}
 	wait := []func() bool{w.follow(ctx, j.ledgerName(), c.watchLedger(), &corev1.ConfigMap{}, func(kind watch.EventType, o any) {
-		w.moved = movedOn(c.app(), o.(*corev1.ConfigMap), kind == watch.Deleted, of)
+		w.ledger, w.moved = movedOn(c.app(), o.(*corev1.ConfigMap), kind == watch.Deleted, of)
 	})}
 	for _, track := range tracks {
 		wait = append(wait, w.follow(ctx, "Deployment "+c.deploymentName(track), j.watchDeployment(c.deploymentName(track)), &appsv1.Deployment{}, func(kind watch.EventType, o any) {
@@ -106,16 +109,32 @@ func (w *Witness) Look() (Witnessed, error) {
 	return seen, nil
 }
 
-// movedOn says why a verdict cannot be noted in a ledger.
-func movedOn(app string, state *corev1.ConfigMap, deleted bool, of release.Verdict) error {
+// movedOn reads a ledger and says why a verdict cannot be noted in it.
+func movedOn(app string, state *corev1.ConfigMap, deleted bool, of release.Verdict) (*release.Ledger, error) {
+	none := &release.Ledger{App: app}
 	if deleted {
-		return release.ErrNoRelease
+		return none, release.ErrNoRelease
 	}
 	ledger, err := release.ParseLedger(app, state.Data[ledgerKey])
 	if err != nil {
-		return err
+		return none, err
 	}
-	return ledger.Judgeable(&of)
+	return ledger, ledger.Judgeable(&of)
+}
+
+// Live is where the release is, as Cluster.Live reads it: what is watched is known, so that only the route is asked for.
+func (w *Witness) Live(ctx context.Context) (*Status, error) {
+	if _, err := w.Look(); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	j := &job{Cluster: w.cluster, ledger: w.ledger}
+	live := map[release.Track]*appsv1.Deployment{}
+	for track, seen := range w.testimony.tracks {
+		live[track] = seen.live
+	}
+	w.mu.Unlock()
+	return j.statusWith(ctx, live)
 }
 
 // follow watches objects of a kind, and says whether all that there are have been seen.
