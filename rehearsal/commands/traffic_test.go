@@ -61,7 +61,7 @@ func TestTraffic(t *testing.T) {
 	t.Logf("Crossbill: %+v", out.Crossbill)
 	t.Logf("Crossbill, an app that ends at once: %+v", out.WithoutDrain)
 	t.Logf("reference: %+v", out.Reference)
-	for name, c := range map[string]served{"an app that drains": out.Crossbill} {
+	for name, c := range map[string]served{"an app that drains": out.Crossbill, "an app that ends at once": out.WithoutDrain} {
 		if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 {
 			t.Errorf("%s: of %d requests %d were lost, %d answered by the wrong version: %v", name, c.Requests, c.Lost, c.WrongVersion, c.Problems)
 		}
