@@ -26,6 +26,7 @@ type apiServer struct {
 	mu       sync.Mutex
 	requests []string
 	writes   []string // that are no dry runs
+	warning  string   // comes with the answer to each write
 	ledgers  map[string]*release.Ledger
 }
 
@@ -85,6 +86,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.writes = append(s.writes, r.Method+" "+r.URL.Path)
 		status(http.StatusForbidden, "Forbidden")
 	default:
+		if s.warning != "" {
+			w.Header().Set("Warning", fmt.Sprintf("299 - %q", s.warning))
+		}
 		body, err := io.ReadAll(r.Body)
 		var object map[string]any
 		if err == nil {
@@ -197,6 +201,16 @@ func TestCanaryDryRun(t *testing.T) {
 		if r.code != 0 || len(server.writes) > 0 || out != want {
 			t.Errorf("%v: exit code %d, writes %v\n%s%s", line, r.code, server.writes, r.out, r.err)
 		}
+	}
+}
+
+// TestWarnings: what the API server warns of is in the log, once.
+func TestWarnings(t *testing.T) {
+	quiet(t)
+	server := &apiServer{warning: `would violate PodSecurity "restricted:latest"`}
+	r := runLine(t, slices.Concat([]string{"canary", "--dry-run", "--image", byDigest}, server.serve(t, "shop"))...)
+	if want := "Warning: " + server.warning + "\n"; r.code != 0 || strings.Count(r.err, want) != 1 || strings.Contains(r.out, "Warning") {
+		t.Errorf("exit code %d, standard error %q, want %q once", r.code, r.err, want)
 	}
 }
 

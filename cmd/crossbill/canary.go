@@ -25,6 +25,7 @@ type canaryOptions struct {
 	pipelineURL  string
 	sourceURL    string
 	again        bool
+	allowTags    []string
 
 	release release.Release // after validate
 }
@@ -71,6 +72,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags.IntVar(&o.weight, "weight", 10, "the canary's share of the traffic, in percent")
 	flags.BoolVar(&o.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has finished")
 	flags.StringVar(&o.stickyAssets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
+	flags.StringSliceVar(&o.allowTags, "allow-tags", nil, "repositories whose images the pod template may name by tag; * stands for a part of a name")
 	flags.StringVar(&o.commit, "commit", "", "commit that the image was built from")
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.pipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
@@ -128,7 +130,7 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		if err := requireImage(c); err != nil {
 			return outcome{}, err
 		}
-		c.Again = o.again
+		c.Again, c.AllowTags = o.again, o.allowTags
 		result, err := c.Canary(ctx, o.release)
 		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
 	})

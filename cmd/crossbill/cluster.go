@@ -130,6 +130,9 @@ func (o *clusterOptions) loadKubeconfig() error {
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = "crossbill"
 	config.WarningHandler = rest.NoWarnings{}
+	if o.log != nil { // else this completes a line
+		config.WarningHandler = rest.NewWarningWriter(o.log, rest.WarningWriterOptions{Deduplicate: true})
+	}
 	if o.connectTo != "" {
 		dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 		config.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {

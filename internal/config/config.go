@@ -109,6 +109,7 @@ type Canary struct {
 	Sticky       bool            `json:"sticky,omitempty"`
 	StickyAssets string          `json:"stickyAssets,omitempty"`
 	SettleDelay  metav1.Duration `json:"settleDelay,omitzero"`
+	AllowTags    []string        `json:"allowTags,omitempty"`
 }
 
 // Shift is how the canary's weight grows.

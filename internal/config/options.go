@@ -109,6 +109,8 @@ var Options = []Option{
 	{Key: "canary.sticky", Flags: []string{"sticky"}, Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Keep a browser on the version that answered it first, by a cookie, until the release has finished"},
 	{Key: "canary.stickyAssets", Flags: []string{"sticky-assets"}, Default: "/build/", form: form{what: "a path below /", example: "/build/", pattern: `^/\S+$`}, Doc: "With sticky: prefix of the paths of files that have a hash in their names"},
 	{Key: "canary.settleDelay", Flags: []string{"settle-delay"}, Default: "10s", form: duration, Doc: "Without Prometheus: time that the data plane is given to apply a route"},
+	{Key: "canary.allowTags", Flags: []string{"allow-tags"}, Doc: "Repositories whose images the pod template may name by tag: sidecars that somebody else releases"},
+	{Key: "canary.allowTags[]", Doc: "A repository; * stands for a part of a name", form: form{what: "a repository, without tag", example: "docker.io/envoyproxy/*", pattern: `^[^\s@]+$`}},
 
 	{Key: "shift.steps", Flags: []string{"steps"}, Doc: "Percentages, rising: the last one is the weight that the canary keeps"},
 	{Key: "shift.steps[]", Doc: "A weight of the canary, in percent", form: form{what: "a whole number from 1 to 99", example: "25, which is 25% of the traffic", min: number(1), max: number(99)}},

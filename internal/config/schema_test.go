@@ -197,7 +197,7 @@ notify:
   pushgateway: http://pushgateway:9091
   otlpEndpoint: http://collector:4318
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets}
-canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s}
+canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 guard: {dead: 10m, waiting: 8h}

@@ -21,7 +21,8 @@ func (s *Set) Name(track release.Track) string {
 	return strings.TrimSuffix(s.Deployment.Name, string(release.Primary)) + string(track)
 }
 
-// Track makes the Deployment of a track in a namespace, with its image. It leaves out the replicas, because the
+// Track makes the Deployment of a track in a namespace, with its image in every container that runs one of the app's
+// repository. A roll-out of it takes no pod away before another is ready. It leaves out the replicas, because the
 // caller knows their number (an HPA's, the manifest's, or a share of primary's).
 func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deployment, error) {
 	d := s.Deployment.DeepCopy()
@@ -37,7 +38,8 @@ func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deplo
 	if err != nil {
 		return nil, err
 	}
-	d.Spec.Template.Spec.Containers[container].Image = image
+	releaseImage(&d.Spec.Template.Spec, container, image)
+	keepCapacity(&d.Spec)
 	return d, nil
 }
 

@@ -21,6 +21,8 @@ type canaryFound struct {
 	routed  bool               // the VirtualService has the release's route
 	served  bool               // the Service is there
 	ruled   bool               // the DestinationRule has both subsets
+	// takeOver: primary has fields of an older apply that promotion is to remove.
+	takeOver bool
 }
 
 // Canary starts a release, or resumes it: the canary's Deployment, its readiness, then its share of the
@@ -61,6 +63,7 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		return found, nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	if found.resumed {
+		found.takeOver = true // the job before may have died before it did so
 		return found, nil, j.admit(ctx, j.ledger.Release)
 	}
 	if err := j.notePrimary(&found.want, found.primary); err != nil {
@@ -72,7 +75,34 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.lookShared(ctx, &found); err != nil {
 		return found, nil, err
 	}
-	return found, nil, j.admit(ctx, &found.want)
+	if err := j.releasable(found.primary); err != nil {
+		return found, nil, err
+	}
+	if err := j.admit(ctx, &found.want); err != nil {
+		return found, nil, err
+	}
+	found.takeOver, err = j.rehearse(ctx, &found)
+	return found, nil, err
+}
+
+// releasable refuses a Deployment that a release would take capacity from, or that would never get it, and images
+// that can be others on primary than on the canary.
+func (j *job) releasable(primary *appsv1.Deployment) error {
+	if err := j.Manifests.Releasable(); err != nil {
+		return err
+	}
+	if primary != nil && primary.Spec.Paused {
+		return paused(j.track(release.Primary))
+	}
+	tagged, err := j.Manifests.Tagged(j.AllowTags)
+	for _, image := range tagged {
+		j.log("image", "%s has no digest, and canary.allowTags admits it: what it names can change without a release", image)
+	}
+	return err
+}
+
+func paused(o object) error {
+	return &usererr.Error{Field: o.String(), Problem: "it is paused, so that it would never get the release", Fix: "run `kubectl rollout resume deployment/" + o.name + "` first; nothing was changed"}
 }
 
 // lookResumed compares the release in flight with the one that is wanted.
@@ -210,6 +240,9 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	}
 	if !found.routed {
 		steps = append(steps, j.ensureGateways, j.ensureRoute)
+	}
+	if found.takeOver {
+		steps = append(steps, j.takeOverTemplate)
 	}
 	err := inOrder(ctx, append(steps,
 		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),

@@ -52,6 +52,8 @@ type controllers struct {
 	stopped  bool                        // nothing is done
 	broken   map[string]corev1.PodStatus // by digest: pods that never get ready, and why
 	pulled   map[string]string           // by image: the imageID that a node gives for it; otherwise its own digest
+	ailing   map[string]ailment          // by digest: pods whose kubelet reports more than one state
+	refuse   map[string]string           // by digest: pods that are refused, and why
 	stuck    map[string]bool             // Deployments whose pods do not end
 	node     string                      // that the pods are on
 	shrink   map[string]int32            // by Deployment: an autoscaler makes it so big whenever it is bigger
@@ -73,7 +75,7 @@ type progress struct {
 
 func newControllers(s *apiServer) *controllers {
 	c := &controllers{
-		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{taggedImage: image("1")}, stuck: map[string]bool{}, shrink: map[string]int32{},
+		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{taggedImage: image("1")}, ailing: map[string]ailment{}, refuse: map[string]string{}, stuck: map[string]bool{}, shrink: map[string]int32{},
 		peaks: map[string][]peak{}, progress: map[string]*progress{}, pods: map[string]int{},
 	}
 	s.changed = append(s.changed, func(e event) {
@@ -113,7 +115,7 @@ func (c *controllers) run(ctx context.Context) {
 		case busy:
 			wait.Reset(lag)
 		case waiting:
-			wait.Reset(5 * time.Second)
+			wait.Reset(map[bool]time.Duration{true: time.Second / 2, false: 5 * time.Second}[len(c.ailing) > 0])
 		default:
 			select {
 			case <-ctx.Done():
@@ -313,9 +315,12 @@ func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 		}
 		image := pod.Spec.Containers[0].Image
 		broken, is := c.broken[release.DigestOf(image)]
-		switch {
+		switch state := c.state(pod); {
 		case is:
 			pod.Status = *broken.DeepCopy()
+		case state != nil:
+			pod.Status = *state
+			waiting = true
 		case c.slow > 0 && !isReady(pod) && time.Since(c.ready) < c.slow:
 			waiting = true
 			continue
@@ -361,6 +366,9 @@ func (c *controllers) scale(rs *appsv1.ReplicaSet, pods []*corev1.Pod) {
 		return
 	}
 	alive := slices.DeleteFunc(owned(pods, rs), func(p *corev1.Pod) bool { return p.DeletionTimestamp != nil })
+	if len(alive) < int(*rs.Spec.Replicas) && c.refusal(rs) {
+		return
+	}
 	for range int(*rs.Spec.Replicas) - len(alive) {
 		c.pods[rs.Name]++
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
@@ -489,7 +497,9 @@ func (c *controllers) status(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, po
 		want = *d.Spec.Replicas
 	}
 	s.ObservedGeneration = d.Generation
-	s.Conditions = d.Status.Conditions
+	s.Conditions = slices.DeleteFunc(slices.Clone(d.Status.Conditions), func(c appsv1.DeploymentCondition) bool {
+		return c.Type == appsv1.DeploymentReplicaFailure
+	})
 	seen := fmt.Sprint(d.UID, d.Generation, want, s.UpdatedReplicas, s.AvailableReplicas, s.Replicas)
 	p := c.progress[d.Name]
 	if p == nil {
@@ -514,6 +524,7 @@ func (c *controllers) status(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, po
 			}
 		}
 	}
+	s.Conditions = append(s.Conditions, failures(owned(sets, d))...)
 	d.Status = s
 	set(c, "deployments", d)
 	return waiting

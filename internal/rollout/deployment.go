@@ -97,6 +97,9 @@ func (j *job) applyPrimary(ctx context.Context) (*appsv1.Deployment, error) {
 		return nil, err
 	}
 	j.log(j.track(release.Primary).String(), "applied with %s", r.Digest())
+	if err := j.proven(ctx, after); err != nil {
+		return nil, err
+	}
 	return after, j.sizePrimary(ctx, before, after)
 }
 

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -52,9 +55,9 @@ import (
 // and field selectors, initial events and bookmarks, that end after their timeout.
 //
 // Where it differs:
-//   - validation is limited to immutable selectors, the 1 MiB of a ConfigMap and Istio's weights (-1 and 101 are
-//     rejected, as istiod's webhook does); nothing but a Deployment's replicas, and protocol and targetPort of a
-//     Service's ports, is defaulted;
+//   - validation is limited to immutable selectors, a Deployment's labels, strategy, images and resources, the 1 MiB
+//     of a ConfigMap and Istio's weights (-1 and 101 are rejected, as istiod's webhook does); only Deployments are
+//     defaulted, and protocol and targetPort of a Service's ports;
 //   - no strict field validation, no quotas, no authorization (a test can refuse requests);
 //   - its watch history has no end: there is no 410 Gone;
 //   - strategic merge patches are not supported;
@@ -557,13 +560,14 @@ func specChanged(k kind, a, b *unstructured.Unstructured) bool {
 func check(q request, live *stored, object *unstructured.Unstructured) error {
 	switch q.kind.Kind {
 	case "Deployment":
-		if _, ok, _ := unstructured.NestedFieldNoCopy(object.Object, "spec", "replicas"); !ok {
-			if err := unstructured.SetNestedField(object.Object, int64(1), "spec", "replicas"); err != nil {
-				return err
-			}
+		if err := defaultDeployment(object); err != nil {
+			return err
 		}
 		if live != nil && !reflect.DeepEqual(nested(live.object, "spec", "selector"), nested(object, "spec", "selector")) {
 			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.Invalid(field.NewPath("spec", "selector"), "", "field is immutable")})
+		}
+		if problems := validateDeployment(object); len(problems) > 0 {
+			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, problems)
 		}
 	case "ConfigMap":
 		data, _, _ := unstructured.NestedStringMap(object.Object, "data")
@@ -599,6 +603,111 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		}
 	}
 	return nil
+}
+
+// defaultDeployment fills in what Kubernetes does, as far as it shows in a pod template or in a roll-out
+// (pkg/apis/apps/v1/defaults.go and pkg/apis/core/v1/defaults.go).
+func defaultDeployment(object *unstructured.Unstructured) error {
+	var d appsv1.Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &d); err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	or := func(text *string, value string) { *text = cmp.Or(*text, value) }
+	if d.Spec.Replicas == nil {
+		d.Spec.Replicas = new(int32(1))
+	}
+	if d.Spec.RevisionHistoryLimit == nil {
+		d.Spec.RevisionHistoryLimit = new(int32(10))
+	}
+	if d.Spec.ProgressDeadlineSeconds == nil {
+		d.Spec.ProgressDeadlineSeconds = new(int32(600))
+	}
+	quarter := intstr.FromString("25%")
+	if strategy := &d.Spec.Strategy; strategy.Type == "" || strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
+		strategy.Type = appsv1.RollingUpdateDeploymentStrategyType
+		if strategy.RollingUpdate == nil {
+			strategy.RollingUpdate = &appsv1.RollingUpdateDeployment{}
+		}
+		if strategy.RollingUpdate.MaxUnavailable == nil {
+			strategy.RollingUpdate.MaxUnavailable = &quarter
+		}
+		if strategy.RollingUpdate.MaxSurge == nil {
+			strategy.RollingUpdate.MaxSurge = &quarter
+		}
+	}
+	pod := &d.Spec.Template.Spec
+	pod.RestartPolicy, pod.DNSPolicy = cmp.Or(pod.RestartPolicy, corev1.RestartPolicyAlways), cmp.Or(pod.DNSPolicy, corev1.DNSClusterFirst)
+	or(&pod.SchedulerName, corev1.DefaultSchedulerName)
+	if pod.TerminationGracePeriodSeconds == nil {
+		pod.TerminationGracePeriodSeconds = new(int64(30))
+	}
+	if pod.SecurityContext == nil {
+		pod.SecurityContext = &corev1.PodSecurityContext{}
+	}
+	for _, containers := range [][]corev1.Container{pod.InitContainers, pod.Containers} {
+		for i := range containers {
+			c := &containers[i]
+			or(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
+			c.TerminationMessagePolicy = cmp.Or(c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
+			c.ImagePullPolicy = cmp.Or(c.ImagePullPolicy, corev1.PullIfNotPresent)
+			for j := range c.Ports {
+				c.Ports[j].Protocol = cmp.Or(c.Ports[j].Protocol, corev1.ProtocolTCP)
+			}
+			for j := range c.Env {
+				if from := c.Env[j].ValueFrom; from != nil && from.FieldRef != nil {
+					or(&from.FieldRef.APIVersion, "v1")
+				}
+			}
+			for _, probe := range []*corev1.Probe{c.StartupProbe, c.ReadinessProbe, c.LivenessProbe} {
+				if probe == nil {
+					continue
+				}
+				probe.TimeoutSeconds, probe.PeriodSeconds = cmp.Or(probe.TimeoutSeconds, 1), cmp.Or(probe.PeriodSeconds, 10)
+				probe.SuccessThreshold, probe.FailureThreshold = cmp.Or(probe.SuccessThreshold, 1), cmp.Or(probe.FailureThreshold, 3)
+				if probe.HTTPGet != nil {
+					probe.HTTPGet.Scheme = cmp.Or(probe.HTTPGet.Scheme, corev1.URISchemeHTTP)
+				}
+			}
+		}
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&d)
+	if err != nil {
+		return err
+	}
+	spec, _, err := unstructured.NestedMap(content, "spec")
+	object.Object["spec"] = spec
+	return err
+}
+
+// validateDeployment refuses a container that asks for more than its limit, or has no image, and a roll-out that could
+// take no step (pkg/apis/core/validation and pkg/apis/apps/validation).
+func validateDeployment(object *unstructured.Unstructured) (problems field.ErrorList) {
+	var d appsv1.Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &d); err != nil {
+		return field.ErrorList{field.InternalError(nil, err)}
+	}
+	spec := field.NewPath("spec")
+	if selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err != nil || !selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+		problems = append(problems, field.Invalid(spec.Child("template", "metadata", "labels"), d.Spec.Template.Labels, "`selector` does not match template `labels`"))
+	}
+	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil && rolling.MaxUnavailable.IntValue() == 0 && rolling.MaxSurge.IntValue() == 0 && rolling.MaxSurge.String() == "0" {
+		problems = append(problems, field.Invalid(spec.Child("strategy", "rollingUpdate", "maxUnavailable"), 0, "may not be 0 when `maxSurge` is 0"))
+	}
+	pod := spec.Child("template", "spec")
+	for of, containers := range map[string][]corev1.Container{"initContainers": d.Spec.Template.Spec.InitContainers, "containers": d.Spec.Template.Spec.Containers} {
+		for i, c := range containers {
+			at := pod.Child(of).Index(i)
+			if c.Image == "" {
+				problems = append(problems, field.Required(at.Child("image"), ""))
+			}
+			for name, request := range c.Resources.Requests {
+				if limit, ok := c.Resources.Limits[name]; ok && request.Cmp(limit) > 0 {
+					problems = append(problems, field.Invalid(at.Child("resources", "requests"), request.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String())))
+				}
+			}
+		}
+	}
+	return problems
 }
 
 func nested(o *unstructured.Unstructured, path ...string) any {

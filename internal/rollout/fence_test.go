@@ -233,7 +233,7 @@ func (w *world) hold(command string, n int) (j *job, goOn func() error) {
 	held, back, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	j.before = func(r *http.Request) error {
 		j.mu.Lock()
-		hit := j.seen == n && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases")
+		hit := j.seen == n && r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases") && r.URL.Query().Get("dryRun") == ""
 		j.mu.Unlock()
 		if hit {
 			close(held)

@@ -56,7 +56,7 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	}
 	err := inOrder(ctx, append(steps,
 		func(ctx context.Context) error { return j.primaryBeside(ctx, m) },
-		j.waitRollout(release.Primary),
+		j.waitRollout(release.Primary, m.image),
 		j.applyService, // ready pods of ours exist: its selector may change
 		j.waitEndpoints(release.Primary, ""),
 		j.ensureSubsets,

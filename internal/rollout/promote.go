@@ -72,7 +72,7 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
 		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
 	}
-	return nil, nil
+	return nil, j.provable(status.live)
 }
 
 // StaleVerdictError says that a release was judged too long ago to be promoted. Nothing was changed.

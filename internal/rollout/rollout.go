@@ -47,6 +47,8 @@ type Cluster struct {
 	ReleaseID string
 	// Again lets Canary start a release that has finished before, with the same name.
 	Again bool
+	// AllowTags are the repositories whose images the pod template may name by tag, with * for a part of a name.
+	AllowTags []string
 	// By names the job or person, for the ledger and the lock.
 	By string
 	// Timeout ends a wait for the cluster that sees no progress for so long. Default 5 minutes.

@@ -402,8 +402,8 @@ func TestPlanOfARefusedWrite(t *testing.T) {
 	at(t, "rest", func(w *world) {
 		j := w.job("plan")
 		j.Plan = &rollout.Plan{}
-		j.at, j.fault = 2, refused
-		if _, err := j.Canary(w.Context(), wanted("2")); !apierrors.IsForbidden(err) {
+		j.before = func(r *http.Request) error { return only(r, "qwik-node-app-canary", forbidden("canary")) }
+		if _, err := j.Canary(w.Context(), wanted("2")); refusal(err) != "input" || !strings.Contains(err.Error(), "a test does not allow it") {
 			t.Errorf("%v", err)
 		}
 	})

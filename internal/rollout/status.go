@@ -29,6 +29,7 @@ type Status struct {
 	routes  []routeStatus // of the release, all of them; Weights are the first one's
 	unsplit []string      // routes that lead to the Service without a subset
 	pinned  bool          // sticky routes are there
+	live    map[release.Track]*appsv1.Deployment
 }
 
 // routeStatus is one http route of the release.
@@ -83,7 +84,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 // statusWith is the same with the Deployments as they are known; nil is one that is gone.
 func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (*Status, error) {
 	c := j.Cluster
-	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}}
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
 		if d != nil {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -118,45 +122,82 @@ func markOf(d *appsv1.Deployment) mark {
 // whichever.
 func (j *job) waitTrack(track release.Track, image string) step {
 	return func(ctx context.Context) error {
-		return inOrder(ctx, j.waitRollout(track), j.waitEndpoints(track, image))
+		return inOrder(ctx, j.waitRollout(track, image), j.waitEndpoints(track, image))
 	}
 }
 
 // waitRollout is the step that waits until every replica of a Deployment runs its present template and is
-// available.
-func (j *job) waitRollout(track release.Track) step {
+// available. One whose pods run an image and cannot come up is given up at once; with "" it is waited for in any case.
+func (j *job) waitRollout(track release.Track, image string) step {
 	return func(ctx context.Context) error {
-		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error { return j.untilRolledOut(ctx, track, seen) })
+		return j.patiently(ctx, func(ctx context.Context, seen func(mark)) error {
+			return j.untilRolledOut(ctx, track, image, seen)
+		})
 	}
 }
 
-// hopePeriod is how often the pods of a track that is waited for are asked whether it can still come up.
-const hopePeriod = 5 * time.Second
+// hopePeriod is how often a track that is waited for is judged.
+const hopePeriod = time.Second
 
-// hoping asks a track's pods again and again whether it can still come up, and ends the wait when it cannot.
-func (j *job) hoping(ctx context.Context, track release.Track, give func(error)) {
-	for ctx.Err() == nil {
+// hoping watches the pods of a track that run an image, and ends the wait when it is clear that they cannot come up.
+func (j *job) hoping(ctx context.Context, track release.Track, image string, live func() *appsv1.Deployment, give func(error)) {
+	tick := time.NewTicker(hopePeriod)
+	defer tick.Stop()
+	hope, pods := outlook{}, map[string]corev1.Pod{}
+	events, stop := j.podEvents(ctx, track)
+	defer func() { stop() }()
+	for watched := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(hopePeriod):
-		}
-		pods, err := j.livePods(ctx, track)
-		if err != nil {
-			continue
-		}
-		if reason, details := hopeless(pods); reason != "" {
-			give(&NotReadyError{Reason: reason, Details: details})
-			return
+		case event, ok := <-events:
+			pod, is := event.Object.(*corev1.Pod)
+			switch {
+			case !ok:
+				events = nil
+			case !is:
+			case event.Type == watch.Deleted || !runs(pod.Spec, image):
+				delete(pods, pod.Name)
+			default:
+				pods[pod.Name] = *pod
+			}
+		case <-tick.C:
+			if reason := hope.hopeless(live(), slices.Collect(maps.Values(pods)), time.Now()); reason != "" {
+				give(&NotReadyError{Reason: "it cannot come up: " + reason})
+				return
+			}
+			if events == nil && time.Since(watched) > patience { // it has ended, or could not begin
+				clear(pods)
+				stop()
+				events, stop = j.podEvents(ctx, track)
+				watched = time.Now()
+			}
 		}
 	}
 }
 
-func (j *job) untilRolledOut(ctx context.Context, track release.Track, seen func(mark)) error {
+// podEvents are the pods of a track and what becomes of them; none when they cannot be watched.
+func (j *job) podEvents(ctx context.Context, track release.Track) (events <-chan watch.Event, stop func()) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).Watch(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	if err != nil {
+		return nil, func() {}
+	}
+	return pods.ResultChan(), pods.Stop
+}
+
+// runs says whether a pod has a container of an image.
+func runs(pod corev1.PodSpec, image string) bool {
+	return slices.ContainsFunc(pod.Containers, func(c corev1.Container) bool { return c.Image == image })
+}
+
+func (j *job) untilRolledOut(ctx context.Context, track release.Track, image string, seen func(mark)) error {
 	o := j.track(track)
 	ctx, give := context.WithCancelCause(ctx)
 	defer give(nil)
-	go j.hoping(ctx, track, give)
+	var live atomic.Pointer[appsv1.Deployment]
+	if image != "" {
+		go j.hoping(ctx, track, image, live.Load, give)
+	}
 	deleted := &NotReadyError{Reason: "somebody else deleted it"}
 	exists := func(store cache.Store) (bool, error) { // no event comes of one that was deleted before the watch started
 		if len(store.List()) > 0 {
@@ -177,6 +218,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, seen func
 			return false, nil // a cache that has not heard of our write yet
 		}
 		j.remember(o, d)
+		live.Store(d)
 		seen(markOf(d))
 		done, changed, err := p.look(d)
 		if changed {

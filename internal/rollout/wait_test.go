@@ -31,8 +31,8 @@ func TestNotReady(t *testing.T) {
 		says []string
 	}{
 		"it made no progress": {func(w *world, _ *job) {
-			w.controllers.broken[digest] = crashing(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off"}})
-		}, []string{"progressDeadlineSeconds", "container app: CrashLoopBackOff back-off"}},
+			w.controllers.broken[digest] = crashing(corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating", Message: "a volume"}})
+		}, []string{"progressDeadlineSeconds", "container app: ContainerCreating a volume"}},
 		"it ended": {func(w *world, _ *job) {
 			w.controllers.broken[digest] = crashing(corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137}})
 		}, []string{"exit code 137, 3 restarts"}},
@@ -89,6 +89,79 @@ func TestNotReady(t *testing.T) {
 				w.server.mu.Unlock()
 				w.controllers.hurry()
 				w.wait()
+				if _, err := w.job("back").Rollback(w.Context(), "not ready"); err != nil {
+					t.Error(err)
+				}
+				if unrest := w.unrest("1"); unrest != "" {
+					t.Error(unrest)
+				}
+			})
+		})
+	}
+}
+
+// TestGivenUpEarly: a canary that cannot come up is given up as soon as that is clear, with the reason, in at most 20
+// seconds; one that may still come up is waited for.
+func TestGivenUpEarly(t *testing.T) {
+	digest := release.DigestOf(image("2"))
+	const quota = `pods "x" is forbidden: exceeded quota: compute, requested: pods=1, used: pods=4, limited: pods=4`
+	for name, c := range map[string]struct {
+		ailment ailment
+		refuse  string
+		freed   time.Duration // when it is no longer refused
+		says    []string      // nil: it comes up
+	}{
+		"a crash loop":                 {crashLoop(1, 0, 0), "", 0, []string{"cannot come up: container app of pod", "does not stay up; terminated with exit code 1, 2 restarts"}},
+		"a crash loop of some seconds": {crashLoop(137, 2*time.Second, 0), "", 0, []string{"exit code 137"}},
+		"a proxy that is late":         {crashLoop(1, 0, 3), "", 0, nil},
+		"an init container":            {initCrashLoop(3), "", 0, []string{"container migrate of pod", "exit code 3"}},
+		"an image that does not exist": {noImage("manifest unknown", 0), "", 0, []string{"cannot get its image: ", "manifest unknown"}},
+		"a registry that was away":     {noImage("i/o timeout", 6*time.Second), "", 0, nil},
+		"a Secret that is missing":     {stays("CreateContainerConfigError", `secret "s" not found`, 0), "", 0, []string{`secret "s" not found`}},
+		"a Secret that comes later":    {stays("CreateContainerConfigError", `secret "s" not found`, 5*time.Second), "", 0, nil},
+		"a name that no image has":     {stays("InvalidImageName", "couldn't parse image", 0), "", 0, []string{"InvalidImageName"}},
+		"a quota":                      {nil, quota, 0, []string{"its pods are refused: pods \"x\" is forbidden: exceeded quota", "event on qwik-node-app-canary-", "FailedCreate: " + quota}},
+		"a quota that gets free":       {nil, quota, 4 * time.Second, nil},
+		"a webhook that was away":      {nil, "failed calling webhook \"w\": connection refused", time.Minute, nil},
+		"a node that is added":         {nowhere(3 * time.Minute), "", 0, nil},
+		"an app that takes its time":   {stays("ContainerCreating", "", 2*time.Minute-10*time.Second), "", 0, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at(t, "rest", func(w *world) {
+				w.server.mu.Lock()
+				w.controllers.ailing[digest], w.controllers.refuse[digest] = c.ailment, c.refuse
+				w.server.mu.Unlock()
+				if c.freed > 0 {
+					time.AfterFunc(c.freed, func() {
+						w.server.mu.Lock()
+						delete(w.controllers.refuse, digest)
+						w.server.mu.Unlock()
+						w.controllers.hurry()
+					})
+				}
+				j := w.job("job")
+				j.Manifests = changedManifests(t, "progressDeadlineSeconds: 120", "progressDeadlineSeconds: 600")
+				start := time.Now()
+				_, err := j.Canary(w.Context(), wanted("2"))
+				if c.says == nil {
+					if err != nil {
+						t.Errorf("%v", err)
+					}
+					return
+				}
+				if took := time.Since(start); took > 20*time.Second {
+					t.Errorf("given up after %s", took)
+				}
+				var notReady *rollout.NotReadyError
+				if !errors.As(err, &notReady) {
+					t.Fatalf("%v", err)
+				}
+				for _, says := range c.says {
+					if !strings.Contains(err.Error(), says) {
+						t.Errorf("%q does not say %q", err, says)
+					}
+				}
 				if _, err := w.job("back").Rollback(w.Context(), "not ready"); err != nil {
 					t.Error(err)
 				}

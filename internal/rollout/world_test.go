@@ -249,7 +249,7 @@ const (
 
 var errKilled = errors.New("the job was killed")
 
-// network is a job's way to the API server. It counts the job's writes, but for those to its Lease, which
+// network is a job's way to the API server. It counts the job's writes, but for dry runs and those to its Lease, which
 // leader election sends at times of its own.
 type network struct {
 	world *world
@@ -273,7 +273,7 @@ type network struct {
 func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
 	n.mu.Lock()
 	what := r.Method + " " + r.URL.Path
-	counts := r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases")
+	counts := r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/leases") && r.URL.Query().Get("dryRun") == ""
 	if counts && !n.killed {
 		n.seen++
 		n.every = append(n.every, what)
