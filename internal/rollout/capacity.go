@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -76,6 +77,9 @@ func (j *job) sizes(ctx context.Context, primary *appsv1.Deployment, share int) 
 	}
 	if s.had == 0 {
 		s.had = s.noted
+	}
+	if primary != nil && s.primary == s.noted && sizedByManifest(primary) {
+		return s, nil, nil // no HPA has ever scaled it, if there is one
 	}
 	hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
 	if err != nil || hpa == nil {
@@ -166,13 +170,16 @@ const regrowths = 4
 // waitCapacity waits until a track, which runs an image ("" for whichever), is ready with all the replicas that it
 // needs. An HPA may take some away while this waits: what is routed to is what was seen ready last.
 func (j *job) waitCapacity(ctx context.Context, track release.Track, image string, want int32) error {
-	hpa, err := j.hpaOf(ctx, j.deploymentName(track))
-	if err != nil {
-		return err
-	}
+	var hpa *autoscalingv2.HorizontalPodAutoscaler
 	for range regrowths {
 		if err := j.waitTrack(track, image)(ctx); err != nil {
 			return err
+		}
+		if j.hpas != nil || j.waited[track] < want {
+			var err error
+			if hpa, err = j.hpaOf(ctx, j.deploymentName(track)); err != nil {
+				return err
+			}
 		}
 		if hpa == nil {
 			return nil
@@ -249,7 +256,7 @@ func (j *job) fitCanary(ctx context.Context) error {
 
 // liveShare is how much of the traffic primary has as the routes are now, in percent: all when nothing splits it.
 func (j *job) liveShare(ctx context.Context) (int, error) {
-	route, err := j.liveRoute(ctx)
+	route, err := recent[*networking.VirtualService](ctx, j, j.virtualService())
 	if err != nil || route == nil {
 		return 100, err
 	}

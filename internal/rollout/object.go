@@ -149,6 +149,14 @@ func look[T metav1.Object](ctx context.Context, j *job, o object) (T, error) {
 	return as[T](found), nil
 }
 
+// recent is an object as this job has just read it, else as it is now.
+func recent[T metav1.Object](ctx context.Context, j *job, o object) (T, error) {
+	if found := j.recall(o); found != nil {
+		return as[T](found), nil
+	}
+	return look[T](ctx, j, o)
+}
+
 func (j *job) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deployment, error) {
 	return look[*appsv1.Deployment](ctx, j, j.track(track))
 }

@@ -117,7 +117,7 @@ func (j *job) startPromote(service string) error {
 
 func (j *job) promote(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	primary, err := j.liveTrack(ctx, release.Primary)
+	primary, err := recent[*appsv1.Deployment](ctx, j, j.track(release.Primary))
 	if err != nil {
 		return Result{}, err
 	}

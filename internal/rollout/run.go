@@ -52,6 +52,7 @@ type job struct {
 	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
 
 	hpas    *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
+	waited  map[release.Track]int32                    // replicas that a track had when it was seen ready
 	written map[string]version                         // of the Deployments that this job wrote, by name
 }
 

@@ -474,7 +474,7 @@ func TestStatus(t *testing.T) {
 		"rest":     {Weights: &manifest.WeightPair{Primary: 100}, Primary: track("1", 2), History: 1},
 		"started":  {Stage: release.StageStarted, Weights: &manifest.WeightPair{Primary: 100}, Primary: track("1", 2), History: 1, Expired: true},
 		"canary":   {Stage: release.StageCanary, Weights: &manifest.WeightPair{Primary: 90, Canary: 10}, Primary: track("1", 2), Canary: track("2", 1), History: 1},
-		"promoted": {Stage: release.StagePromoted, Weights: &manifest.WeightPair{Primary: 100}, Primary: track("2", 2), Canary: track("2", 1), History: 1},
+		"promoted": {Stage: release.StagePromoted, Weights: &manifest.WeightPair{Primary: 100}, Primary: track("2", 2), Canary: track("2", 2), History: 1},
 		"ended":    {Weights: &manifest.WeightPair{Primary: 100}, Primary: track("2", 2), History: 2},
 	} {
 		at(t, stage, func(w *world) {

@@ -209,6 +209,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 		return false, nil
 	}
 	var p progress
+	size := int32(0)
 	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(o.name), &appsv1.Deployment{}, exists, func(event watch.Event) (bool, error) {
 		d, ok := event.Object.(*appsv1.Deployment)
 		if !ok || event.Type == watch.Deleted {
@@ -220,6 +221,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 		j.remember(o, d)
 		live.Store(d)
 		seen(markOf(d))
+		size = replicasOf(d)
 		done, changed, err := p.look(d)
 		if changed {
 			j.log(o.String(), "%s", p.text)
@@ -228,6 +230,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 	})
 	if err == nil {
 		j.log(o.String(), "every replica is ready")
+		j.waited = map[release.Track]int32{track: size}
 		return nil
 	}
 	notReady := &NotReadyError{Reason: err.Error()}
