@@ -63,7 +63,10 @@ func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func
 			all = all.Union(names)
 		}
 		var err error
-		if pods, err = j.livePods(ctx, track); err != nil { // each time: pods come and go while this waits
+		if pods = j.takePods(track); pods == nil {
+			pods, err = j.livePods(ctx, track) // each time: pods come and go while this waits
+		}
+		if err != nil {
 			return false, err
 		}
 		missing := 0

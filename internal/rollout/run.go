@@ -51,9 +51,11 @@ type job struct {
 	known           map[string]known // objects as this job has read or written them last, by their names
 	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
 
-	hpas    *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
-	waited  map[release.Track]int32                    // replicas that a track had when it was seen ready
-	written map[string]version                         // of the Deployments that this job wrote, by name
+	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
+	waited map[release.Track]int32                    // replicas that a track had when it was seen ready
+	// rolledOut are the pods of a track whose rollout was seen to be done, for the wait that follows.
+	rolledOut map[release.Track][]corev1.Pod
+	written   map[string]version // of the Deployments that this job wrote, by name
 }
 
 // version is what the API server made of a write.

@@ -140,7 +140,8 @@ func (j *job) waitRollout(track release.Track, image string) step {
 const hopePeriod = time.Second
 
 // hoping watches the pods of a track that run an image, and ends the wait when it is clear that they cannot come up.
-func (j *job) hoping(ctx context.Context, track release.Track, image string, live func() *appsv1.Deployment, give func(error)) {
+// It gives the pods as it saw them last.
+func (j *job) hoping(ctx context.Context, track release.Track, image string, live func() *appsv1.Deployment, give func(error)) map[string]corev1.Pod {
 	tick := time.NewTicker(hopePeriod)
 	defer tick.Stop()
 	hope, pods := outlook{}, map[string]corev1.Pod{}
@@ -149,7 +150,7 @@ func (j *job) hoping(ctx context.Context, track release.Track, image string, liv
 	for watched := time.Now(); ; {
 		select {
 		case <-ctx.Done():
-			return
+			return pods
 		case event, ok := <-events:
 			pod, is := event.Object.(*corev1.Pod)
 			switch {
@@ -164,7 +165,7 @@ func (j *job) hoping(ctx context.Context, track release.Track, image string, liv
 		case <-tick.C:
 			if reason := hope.hopeless(live(), slices.Collect(maps.Values(pods)), time.Now()); reason != "" {
 				give(&NotReadyError{Reason: "it cannot come up: " + reason})
-				return
+				return pods
 			}
 			if events == nil && time.Since(watched) > patience { // it has ended, or could not begin
 				clear(pods)
@@ -174,6 +175,31 @@ func (j *job) hoping(ctx context.Context, track release.Track, image string, liv
 			}
 		}
 	}
+}
+
+// keepPods keeps the pods of a rollout that is done for the wait that follows, if those are all and each is ready.
+func (j *job) keepPods(track release.Track, live *appsv1.Deployment, pods []corev1.Pod) {
+	delete(j.rolledOut, track)
+	if len(pods) != int(replicasOf(live)) || slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil || !podReady(p) }) {
+		return
+	}
+	if j.rolledOut == nil {
+		j.rolledOut = map[release.Track][]corev1.Pod{}
+	}
+	j.rolledOut[track] = pods
+}
+
+// takePods gives what was kept of a rollout, once: pods come and go.
+func (j *job) takePods(track release.Track) []corev1.Pod {
+	pods := j.rolledOut[track]
+	delete(j.rolledOut, track)
+	return pods
+}
+
+func podReady(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // podEvents are the pods of a track and what becomes of them; none when they cannot be watched.
@@ -195,8 +221,9 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 	ctx, give := context.WithCancelCause(ctx)
 	defer give(nil)
 	var live atomic.Pointer[appsv1.Deployment]
+	watched := make(chan map[string]corev1.Pod, 1)
 	if image != "" {
-		go j.hoping(ctx, track, image, live.Load, give)
+		go func() { watched <- j.hoping(ctx, track, image, live.Load, give) }()
 	}
 	deleted := &NotReadyError{Reason: "somebody else deleted it"}
 	exists := func(store cache.Store) (bool, error) { // no event comes of one that was deleted before the watch started
@@ -231,6 +258,9 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 	if err == nil {
 		j.log(o.String(), "every replica is ready")
 		j.waited = map[release.Track]int32{track: size}
+		if give(nil); image != "" {
+			j.keepPods(track, live.Load(), slices.Collect(maps.Values(<-watched)))
+		}
 		return nil
 	}
 	notReady := &NotReadyError{Reason: err.Error()}
