@@ -257,10 +257,11 @@ func (l *Ledger) Find(id string) *Finished {
 	return nil
 }
 
-// Failed is the newest finished release of a digest if it was rolled back, or nil.
+// Failed is the newest finished release of a digest if it was rolled back, or nil. One that made nothing says nothing
+// of its digest.
 func (l *Ledger) Failed(digest string) *Finished {
 	for i := range l.History {
-		if l.History[i].Digest() != digest {
+		if l.History[i].Digest() != digest || l.History[i].Untried {
 			continue
 		}
 		if l.History[i].Outcome.Good() {

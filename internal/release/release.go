@@ -169,6 +169,9 @@ type Release struct {
 	// PrimaryReplicas is what primary had when Replicas was noted; 0: as many.
 	PrimaryReplicas int32 `json:"primaryReplicas,omitempty"`
 
+	// Untried: no pod of it was ever made, because the API server refused it. Its digest is not known to be bad.
+	Untried bool `json:"untried,omitempty"`
+
 	Takeovers []Takeover `json:"takeovers,omitempty"`
 }
 

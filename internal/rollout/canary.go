@@ -162,7 +162,7 @@ func (j *job) lookBefore(want release.Release) (*Result, error) {
 		switch {
 		case finished.Outcome.Good() && want.Previous == want.Image:
 			return j.nothing("primary already runs %s: nothing to do", want.Digest()), nil
-		case want.Previous != want.Image && !j.Again:
+		case want.Previous != want.Image && !j.Again && !finished.Untried:
 			return nil, &StageError{fmt.Errorf("release %s has finished before: %s at %s%s; --again releases it once more", want.ID, finished.Outcome, finished.FinishedAt.Format(time.RFC3339), because(finished.Reason))}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -94,7 +95,9 @@ func (j *job) retried(ctx context.Context, what string, attempt func() error) er
 	switch {
 	case err == nil, errors.Is(err, ErrLockLost), errors.As(err, new(*usererr.Error)):
 		return err
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsUnauthorized(err):
+	case refusedForGood(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && j.ledger.Release != nil && j.ledger.Release.Stage == release.StageStarted:
+		return fmt.Errorf("%s: the API server refuses it, and would again: %w; rollback ends the release", what, err)
+	case refusedForGood(err):
 		return fmt.Errorf("%s: the API server refused the change: %w; fix that, then %s", what, err, j.next())
 	case ctx.Err() != nil: // conclude says what to do next
 		return fmt.Errorf("%s: %w", what, err)

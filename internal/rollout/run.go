@@ -207,7 +207,11 @@ func (j *job) conclude(ctx context.Context, err error) error {
 	if errors.As(err, &notReady) && j.ledger.Release != nil {
 		notReady.ReleaseID = j.ledger.Release.ID
 	}
-	if notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
+	refused := refusedForGood(err)
+	if r := j.ledger.Release; refused && r != nil && r.Stage == release.StageStarted && !j.made(r) {
+		r.Untried = true
+	}
+	if refused || notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
 		_ = j.close(ctx) // after any other error a write may still be on its way
 	}
 	return j.stopped(ctx, err)
@@ -219,6 +223,15 @@ func (j *job) stopped(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (interrupted: %s)", err, j.next())
 	}
 	return err
+}
+
+// made says whether this job knows of a Deployment that the release in flight has made.
+func (j *job) made(r *release.Release) bool {
+	track := release.Canary
+	if r.Previous == "" {
+		track = release.Primary
+	}
+	return j.recall(j.track(track)) != nil
 }
 
 // next says what finishes the work that an error has stopped.

@@ -1,7 +1,6 @@
 package rollout
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -87,7 +86,7 @@ func fieldsOf(entry metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 	if entry.FieldsV1 == nil {
 		return fields, nil
 	}
-	return fields, fields.FromJSON(bytes.NewReader(entry.FieldsV1.Raw))
+	return fields, fields.FromJSON(entry.FieldsV1.GetRawReader())
 }
 
 // leftovers are the fields in which primary would differ from the canary once the manifest that the canary was applied
@@ -281,5 +280,5 @@ func withTemplateTaken(entries []metav1.ManagedFieldsEntry) ([]metav1.ManagedFie
 
 func asFields(set *fieldpath.Set) (*metav1.FieldsV1, error) {
 	text, err := set.ToJSON()
-	return &metav1.FieldsV1{Raw: text}, err
+	return metav1.NewFieldsV1(string(text)), err
 }

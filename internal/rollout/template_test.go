@@ -300,3 +300,27 @@ func TestLivePrimary(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedMadeNothing: a release that the API server refuses after the lock, because a webhook knows no dry runs,
+// has made no canary: it is not said to go on by itself, and its digest can be released again without more.
+func TestRefusedMadeNothing(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		j := w.job("job")
+		j.before = func(r *http.Request) error {
+			switch {
+			case r.Method != http.MethodPatch || !strings.HasSuffix(r.URL.Path, "-canary"):
+				return nil
+			case r.URL.Query().Get("dryRun") != "":
+				return apierrors.NewBadRequest(`admission webhook "w" does not support dry run`)
+			}
+			return apierrors.NewBadRequest(`admission webhook "w" denied the request: no`)
+		}
+		if _, err := j.Canary(w.Context(), wanted("2")); err == nil || !strings.Contains(err.Error(), "would again") || strings.Contains(err.Error(), "continues from here") {
+			t.Errorf("%v", err)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "refused"))
+		if _, err := w.job("again").Canary(w.Context(), wanted("2")); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+}

@@ -153,8 +153,7 @@ func TestGivenUpEarly(t *testing.T) {
 				if took := time.Since(start); took > 20*time.Second {
 					t.Errorf("given up after %s", took)
 				}
-				var notReady *rollout.NotReadyError
-				if !errors.As(err, &notReady) {
+				if _, ok := errors.AsType[*rollout.NotReadyError](err); !ok {
 					t.Fatalf("%v", err)
 				}
 				for _, says := range c.says {
