@@ -15,6 +15,9 @@ import (
 // leaveFor is how long promotion waits for those who still call a primary without weight.
 const leaveFor = 2 * time.Minute
 
+// shelterFor is how long a rollback waits for them: longer than the data plane takes to have the route.
+const shelterFor = 15 * time.Second
+
 // behindCanary says whether primary's pods are replaced while the canary has all of the traffic. Of an app that ends at
 // once on SIGTERM no request is lost then.
 func (j *job) behindCanary() bool { return j.PromoteTraffic != release.Primary }

@@ -121,7 +121,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.ensureSubsets, j.prepare(primary)}
+	steps := []step{j.prepare(primary)} // canary has made the subsets that the routes name
 	switch replaced := primary == nil || j.Manifests.Image(primary) == r.Image && !j.asBefore(primary); {
 	case replaced: // and wherever the traffic is, it stays there
 	case j.behindCanary():
