@@ -39,15 +39,17 @@ type (
 		Both    []float64 `json:"both"`
 		Choice  []float64 `json:"choice"`
 	}
-	heldJSON struct {
-		Events Pair    `json:"events"`
-		Guess  float64 `json:"guess"`
-		Exempt bool    `json:"exempt,omitempty"`
+	spanJSON struct {
+		Made    bool    `json:"made,omitempty"`
+		Exempt  bool    `json:"exempt,omitempty"`
+		Log     float64 `json:"log"`
+		Events  float64 `json:"events"`
+		Primary Tally   `json:"primary"`
 	}
 	streamJSON struct {
 		Total       Pair        `json:"total"`
 		Waiting     Pair        `json:"waiting"`
-		Held        *heldJSON   `json:"held,omitempty"`
+		Span        *spanJSON   `json:"span,omitempty"`
 		LastPrimary duration    `json:"lastPrimary"`
 		Guess       [3]Tally    `json:"guess"` // of all, recent and last events
 		Outage      float64     `json:"outage"`
@@ -75,18 +77,18 @@ func (s sidesJSON) load() sides {
 	return sides{slices.Clone(s.Primary), slices.Clone(s.Budget), slices.Clone(s.Both), slices.Clone(s.Choice)}
 }
 
-func (h held) save() *heldJSON {
-	if h == (held{}) {
+func (s span) save() *spanJSON {
+	if s == (span{}) {
 		return nil
 	}
-	return &heldJSON{h.events, h.guess, h.exempt}
+	return &spanJSON{s.made, s.exempt, s.log, s.events, s.primary}
 }
 
-func (h *heldJSON) load() held {
-	if h == nil {
-		return held{}
+func (s *spanJSON) load() span {
+	if s == nil {
+		return span{}
 	}
-	return held{h.Events, h.Guess, h.Exempt}
+	return span{s.Made, s.Exempt, s.Log, s.Events, s.Primary}
 }
 
 // like says whether a side has as many alternatives as another one.
@@ -98,7 +100,7 @@ func (s *State) save(blocks int) *Checkpoint {
 	c := &Checkpoint{Blocks: blocks, Elapsed: duration(s.elapsed)}
 	for _, st := range s.streams {
 		c.Streams = append(c.Streams, streamJSON{
-			Total: st.total, Waiting: st.waiting, Held: st.held.save(), LastPrimary: duration(st.lastPrimary), Guess: [3]Tally{st.guess.all, st.guess.recent, st.guess.last},
+			Total: st.total, Waiting: st.waiting, Span: st.span.save(), LastPrimary: duration(st.lastPrimary), Guess: [3]Tally{st.guess.all, st.guess.recent, st.guess.last},
 			Outage: st.outage, Harm: st.harm.save(), Safety: st.safety.save(), Capital: st.capital.save(),
 		})
 	}
@@ -118,7 +120,7 @@ func (t Test) load(c *Checkpoint) *State {
 	s.elapsed = time.Duration(c.Elapsed)
 	for i, saved := range c.Streams {
 		st := &s.streams[i]
-		st.total, st.waiting, st.held, st.lastPrimary = saved.Total, saved.Waiting, saved.Held.load(), time.Duration(saved.LastPrimary)
+		st.total, st.waiting, st.span, st.lastPrimary = saved.Total, saved.Waiting, saved.Span.load(), time.Duration(saved.LastPrimary)
 		st.guess.all, st.guess.recent, st.guess.last = saved.Guess[0], saved.Guess[1], saved.Guess[2]
 		st.outage, st.harm, st.safety, st.capital = saved.Outage, saved.Harm.load(), saved.Safety.load(), saved.Capital.load()
 	}

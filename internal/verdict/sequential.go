@@ -59,9 +59,9 @@ type Objective struct {
 // objective, now this, now that": the smallest e-value of a block over all objectives but the relative ones, each of
 // which is judged for itself.
 //
-// The bets of a pass are made on several blocks together, until the canary has passEvents: the smaller of two e-values
-// of a block with few events is seldom above 1. It is the mean of the shares in such a block that counts, because the
-// logarithm of the expectation is concave in them. The bets of a rollback are made block by block.
+// The smallest e-value over all objectives is taken of several blocks together, of the products of each objective's
+// e-values since the canary had spanEvents: the smallest of a block with few events is seldom above 1. So it holds for a
+// canary whose objective changes between such spans. What makes it bad by one objective may change with each block.
 type Test struct {
 	FalseRollback float64       `json:"falseRollback"`   // α, from 0 to 1
 	FalsePass     float64       `json:"falsePass"`       // β, from 0 to 1
@@ -118,7 +118,7 @@ type run struct {
 type stream struct {
 	total       Pair          // all events
 	waiting     Pair          // events of the canary that wait for primary's of the same time
-	held        held          // events that the next bet of a pass takes in
+	span        span          // what the next bet over all objectives takes in
 	lastPrimary time.Duration // when primary last had events
 	guess       guess
 	outage      float64 // evidence that primary itself is over the budget, of late
@@ -183,24 +183,27 @@ func (s *State) newRun(before float64) run {
 func (s *State) Add(b Block) Judgment {
 	s.elapsed = b.Elapsed
 	due := s.passing() || s.elapsed >= s.test.MaxDuration
+	bets := make([]safeBet, len(s.streams))
 	for i := range s.streams {
 		st, o := &s.streams[i], s.test.Objectives[i]
 		st.total = st.total.add(b.Pairs[i])
 		if b.WarmUp && o.Slow {
-			st.held.exempt = true
+			st.span.exempt = true
 			continue
 		}
 		if p, alone, ready := st.gather(b.Pairs[i], s.elapsed, s.test.Alone); ready {
-			st.held.add(p, alone && o.Relative, st.guess.share())
-			st.settle(p, o, alone, s.test)
+			s.stake(i)
+			bets[i] = st.settle(p, o, alone, s.test)
+			st.span.add(bets[i], p)
 		} else {
-			st.held.exempt = st.held.exempt || alone && o.Relative
+			st.span.exempt = st.span.exempt || alone && o.Relative
 		}
-		due = due || st.held.events.Canary.Events >= passEvents
+		due = due || st.span.events >= spanEvents
 	}
+	s.settleEach(bets)
 	nextPart := s.test.Whole && s.elapsed < s.test.MaxDuration && s.elapsed >= s.test.MaxDuration/parts*time.Duration(len(s.runs))
 	if due || nextPart {
-		s.settleSafety()
+		s.settleAll()
 	}
 	if nextPart {
 		s.runs = append(s.runs, s.newRun(s.requests()))
@@ -208,26 +211,24 @@ func (s *State) Add(b Block) Judgment {
 	return s.judge()
 }
 
-// passEvents is how many events of the canary a bet takes in that it is good.
-const passEvents = 75
+// spanEvents is how many events of the canary a bet over all objectives takes in.
+const spanEvents = 75
 
-// held are events since the last bet that the canary is good by an objective.
-type held struct {
-	events Pair
-	guess  float64 // of primary's share, when the first of them came
-	exempt bool    // the objective was not judged in some block
+// span is what one objective's bets were worth together since the last bet over all objectives.
+type span struct {
+	made    bool
+	exempt  bool    // the objective was not judged in some block
+	log     float64 // of the product of the e-values
+	events  float64 // the canary's
+	primary Tally
 }
 
-// add adds the events of a block, of which a relative objective without a primary takes none.
-func (h *held) add(p Pair, exempt bool, guess float64) {
-	if exempt {
-		h.exempt = true
+func (s *span) add(b safeBet, p Pair) {
+	if !b.made {
+		s.exempt = s.exempt || b.exempt
 		return
 	}
-	if h.events == (Pair{}) {
-		h.guess = guess
-	}
-	h.events = h.events.add(p)
+	s.made, s.log, s.events, s.primary = true, s.log+b.log, s.events+p.Canary.Events, s.primary.add(p.Primary)
 }
 
 // passing says whether the bets so far are enough for a pass. Then nothing is held back: the next block's bet is made
@@ -293,23 +294,35 @@ func (st *stream) gather(p Pair, elapsed time.Duration, alone bool) (_ Pair, isA
 	return p, isAlone, ready
 }
 
-// settle weighs a block against "the canary is good". What it bets follows from earlier blocks: a block must not
-// choose the bet on itself.
-func (st *stream) settle(p Pair, o Objective, alone bool, t Test) {
+// safeBet is a block's bet that the canary is good by one objective.
+type safeBet struct {
+	made      bool
+	exempt    bool // the objective is not judged in this block
+	relative  bool
+	wager     wager
+	log       float64
+	forgotten float64
+	calm      bool // primary itself was within the budget and the margin
+}
+
+// settle weighs a block. What it bets follows from earlier blocks: a block must not choose the bet on itself.
+func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
 	if alone && o.Relative {
-		return
+		return safeBet{exempt: true, relative: true}
 	}
-	var harm wager
+	var harm, safety wager
 	if !o.Relative {
-		harm.budget = logsOf(st.overBudget, p.Canary)
+		harm.budget, safety.budget = logsOf(st.overBudget, p.Canary), logsOf(st.withinBudget, p.Canary)
 	}
 	if !alone {
-		harm.primary = worseThanPrimary(p, st.guess.share(), o)
+		harm.primary, safety.primary = againstPrimary(p, st.guess.share(), o)
 	}
 	if !alone && !o.Relative {
-		harm.both = againstSum(p, st.guess.share(), o)
+		harm.both, safety.both = againstSum(p, st.guess.share(), o), logsOf(st.withinMargin, p.Canary)
 	}
-	harm.divide(t.burst())
+	for _, w := range []wager{harm, safety} {
+		w.divide(t.burst())
+	}
 	if st.capital.stake() {
 		st.harm = harmSides()
 	}
@@ -321,78 +334,25 @@ func (st *stream) settle(p Pair, o Objective, alone bool, t Test) {
 		st.outage = math.Min(math.Max(0, st.outage+experts(worseWeights).mix(primary.budget)), 2*t.harm())
 		st.guess.add(p.Primary)
 	}
+	return safeBet{made: true, relative: o.Relative, wager: safety, log: st.safety.log(safety), forgotten: forgotten(p), calm: calm(p.Primary, o)}
 }
 
-// safeBet is a bet that the canary is good by one objective.
-type safeBet struct {
-	made      bool
-	exempt    bool // the objective is not judged in these blocks
-	relative  bool
-	wager     wager
-	log       float64
-	forgotten float64
-	calm      bool // primary itself was within the budget and the margin
-}
+// calm says whether primary itself was within the budget and the margin.
+func calm(primary Tally, o Objective) bool { return o.Relative || primary.Share() < o.Budget+o.Margin }
 
-// betOnSafety bets what is held.
-func (st *stream) betOnSafety(o Objective, t Test) safeBet {
-	h := st.held
-	st.held = held{}
-	if h.events.Canary.Events == 0 {
-		return safeBet{exempt: h.exempt, relative: o.Relative}
-	}
-	var w wager
-	alone := h.events.Primary.Events == 0
-	if !o.Relative {
-		w.budget = logsOf(st.withinBudget, h.events.Canary)
-	}
-	if !alone {
-		w.primary = notWorseThanPrimary(h.events, h.guess, o)
-	}
-	if !alone && !o.Relative {
-		w.both = logsOf(st.withinMargin, h.events.Canary)
-	}
-	w.divide(t.burst())
-	return safeBet{made: true, relative: o.Relative, wager: w, log: st.safety.log(w), forgotten: forgotten(h.events),
-		calm: o.Relative || h.events.Primary.Share() < o.Budget+o.Margin}
-}
+// most is the evidence of safety that is kept.
+func (t Test) most() float64 { return 3 * t.safety() }
 
-// settleSafety makes and pays out the bets that the canary is good: for each objective, and for all of them
-// together but the relative ones. The latter is the smallest of the former, so it is an e-value whichever objective the
-// canary is bad by. It is not made when there are no events for some objective.
-func (s *State) settleSafety() {
-	limit := 3 * s.test.safety()
-	bets := make([]safeBet, len(s.streams))
-	all, made, calm := math.Inf(1), true, true
-	for i := range bets {
-		if s.streams[i].held.events.Canary.Events > 0 {
-			s.stake(i)
-		}
-		bets[i] = s.streams[i].betOnSafety(s.test.Objectives[i], s.test)
-		b := bets[i]
-		if b.made {
-			for r := range s.runs {
-				s.runs[r].each[i].settle(b.log, limit, b.calm)
-			}
-		}
-		if b.relative {
+// settleEach pays out the bets of a block that the canary is good, for each objective.
+func (s *State) settleEach(bets []safeBet) {
+	for i, b := range bets {
+		if !b.made {
 			continue
 		}
-		if b.made {
-			all, calm = math.Min(all, b.log), calm && b.calm
-		}
-		made = made && (b.made || b.exempt)
-	}
-	if made && !math.IsInf(all, 1) {
 		for r := range s.runs {
-			s.runs[r].all.stake()
-			s.runs[r].all.settle(all, limit, calm)
+			s.runs[r].each[i].settle(b.log, s.test.most(), b.calm)
 		}
-	}
-	for i, b := range bets {
-		if b.made {
-			s.streams[i].safety.learn(b.wager, smallestOther(bets, i), b.forgotten)
-		}
+		s.streams[i].safety.learn(b.wager, smallestOther(bets, i), b.forgotten)
 	}
 }
 
@@ -405,6 +365,31 @@ func smallestOther(bets []safeBet, i int) float64 {
 		}
 	}
 	return least
+}
+
+// settleAll makes and pays out the bet that the canary is good by all objectives but the relative ones: the smallest
+// of what their bets since the last one were worth, so it is an e-value whichever objective the canary is bad by. It is
+// not made when there were no events for some objective.
+func (s *State) settleAll() {
+	least, made, quiet := math.Inf(1), true, true
+	for i := range s.streams {
+		one, o := s.streams[i].span, s.test.Objectives[i]
+		s.streams[i].span = span{}
+		if o.Relative {
+			continue
+		}
+		if one.made {
+			least, quiet = math.Min(least, one.log), quiet && calm(one.primary, o)
+		}
+		made = made && (one.made || one.exempt)
+	}
+	if !made || math.IsInf(least, 1) {
+		return
+	}
+	for r := range s.runs {
+		s.runs[r].all.stake()
+		s.runs[r].all.settle(least, s.test.most(), quiet)
+	}
 }
 
 // log is the logarithm of an e-value for the union. Each half's mixture is an e-value for its half, so the
@@ -442,22 +427,16 @@ func (w wager) divide(burst float64) {
 	}
 }
 
-// worseThanPrimary is the logarithms of e-values against "not above primary".
-func worseThanPrimary(p Pair, primary float64, o Objective) []float64 {
-	logs := make([]float64, len(worseBy))
+// againstPrimary is the logarithms of e-values against "not above primary" and "above primary by the margin".
+func againstPrimary(p Pair, primary float64, o Objective) (harm, safety []float64) {
+	harm, safety = make([]float64, len(worseBy)), make([]float64, len(safeAt))
 	for i, place := range worseBy {
-		logs[i] = ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)
+		harm[i] = ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)
 	}
-	return logs
-}
-
-// notWorseThanPrimary is the logarithms of e-values against "above primary by the margin".
-func notWorseThanPrimary(p Pair, primary float64, o Objective) []float64 {
-	logs := make([]float64, len(safeAt))
 	for i, at := range safeAt {
-		logs[i] = ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)
+		safety[i] = ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)
 	}
-	return logs
+	return harm, safety
 }
 
 // againstSum is the logarithms of e-values against "not above the sum of primary's share and the budget".

@@ -268,7 +268,7 @@ func TestBursts(t *testing.T) {
 		evidence := func(test Test, p Pair) Evidence {
 			s := test.Begin()
 			s.Add(blockAt(1, p))
-			s.settleSafety() // as if it had enough events
+			s.settleAll() // as if it had enough events
 			return s.judge().Evidence[0]
 		}
 		a, b := evidence(one, p), evidence(five, big)

@@ -76,7 +76,7 @@ func TestUnion(t *testing.T) {
 			rng, s := rand.New(rand.NewPCG(seed, 4)), test.Begin()
 			for range int(seed % 4) {
 				s.Add(blockAt(5, Pair{Tally{20, float64(rng.IntN(3))}, Tally{90, float64(rng.IntN(6))}}))
-				s.settleSafety()
+				s.settleAll()
 			}
 			return s
 		}
@@ -94,9 +94,9 @@ func TestUnion(t *testing.T) {
 				eachPair(np, nc, c2, p2, func(second Pair, chance2 float64) {
 					s := past()
 					s.Add(blockAt(10, first))
-					s.settleSafety() // as if it had enough events
+					s.settleAll() // as if it had enough events
 					s.Add(blockAt(15, second))
-					s.settleSafety()
+					s.settleAll()
 					expected += chance1 * chance2 * capitals(s)[side]
 				})
 			})
@@ -124,9 +124,9 @@ func TestUnionOfObjectives(t *testing.T) {
 			eachPair(5, 4, c2, p2, func(second Pair, chance2 float64) {
 				s := test.Begin()
 				s.Add(blockAt(5, first, Pair{Tally{4, 4 - first.Canary.Bad}, Tally{5, 0}}))
-				s.settleSafety() // as if it had enough events
+				s.settleAll() // as if it had enough events
 				s.Add(blockAt(10, Pair{Tally{5, 0}, Tally{4, second.Primary.Bad}}, second))
-				s.settleSafety()
+				s.settleAll()
 				expected += chance1 * chance2 * math.Exp(s.runs[0].all.log())
 			})
 		})
