@@ -23,8 +23,8 @@ type Rollout interface {
 	// Judge notes a verdict in the ledger and, if rollback is set and it is unhealthy, rolls the release back.
 	// The result is the rollback's when there was one. A rollback that did not finish is a *rollout.RollbackError.
 	Judge(ctx context.Context, v release.Verdict, rollback bool) (rollout.Result, error)
-	// Rollback rolls a release back, and no other one.
-	Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error)
+	// Rollback rolls a release back, and no other one. urgent: its callers get errors.
+	Rollback(ctx context.Context, releaseID, reason string, urgent bool) (rollout.Result, error)
 	// Witness watches the tracks' pods until ctx ends, and what becomes of the release that is judged.
 	Witness(ctx context.Context, r *release.Release) (Witness, error)
 }
@@ -44,8 +44,8 @@ type cluster struct{ *rollout.Cluster }
 // Status leaves the lock out: nobody asks here who has it.
 func (c cluster) Status(ctx context.Context) (*rollout.Status, error) { return c.Live(ctx) }
 
-func (c cluster) Rollback(ctx context.Context, releaseID, reason string) (rollout.Result, error) {
-	c.ReleaseID = releaseID
+func (c cluster) Rollback(ctx context.Context, releaseID, reason string, urgent bool) (rollout.Result, error) {
+	c.ReleaseID, c.Urgent = releaseID, urgent
 	return c.Cluster.Rollback(ctx, reason)
 }
 
@@ -118,7 +118,7 @@ func RollBackUnready(ctx context.Context, r Rollout, cause error) error {
 	if !errors.As(cause, &notReady) || ctx.Err() != nil {
 		return cause
 	}
-	result, err := r.Rollback(ctx, notReady.ReleaseID, notReady.Deployment+": "+notReady.Reason)
+	result, err := r.Rollback(ctx, notReady.ReleaseID, notReady.Deployment+": "+notReady.Reason, false)
 	if err != nil {
 		return &NotReadyError{Cause: cause, Err: err}
 	}

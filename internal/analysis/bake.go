@@ -42,7 +42,7 @@ func Bake(ctx context.Context, o Options, promoted rollout.Result, lasts time.Du
 		return came, fmt.Errorf("bake: %w", &InconclusiveError{Reason: v.Reason, Next: promotedStill})
 	}
 	start := time.Now()
-	result, err := o.Rollout.Rollback(ctx, promoted.Release.ID, "bake: "+v.Reason)
+	result, err := o.Rollout.Rollback(ctx, promoted.Release.ID, "bake: "+v.Reason, true)
 	if err != nil {
 		return came, fmt.Errorf("bake: %w", &UnhealthyError{Reason: v.Reason, Err: err})
 	}

@@ -58,8 +58,11 @@ func (l *ledger) Judge(_ context.Context, v release.Verdict, rollback bool) (rol
 	return rollout.Result{Command: "verify", Message: "judged " + string(v.Outcome)}, nil
 }
 
-func (l *ledger) Rollback(_ context.Context, id, reason string) (rollout.Result, error) {
+func (l *ledger) Rollback(_ context.Context, id, reason string, urgent bool) (rollout.Result, error) {
 	short, _, _ := strings.Cut(reason, ": ")
+	if urgent {
+		short += ", urgent"
+	}
 	l.calls = append(l.calls, "rollback "+id+" "+short)
 	return l.rollback, l.rollErr
 }
@@ -202,9 +205,9 @@ func TestBake(t *testing.T) {
 		outcome  release.Outcome
 	}{
 		"healthy":                           {requests: fine(), says: "(by the budgets alone: "},
-		"unhealthy":                         {requests: bad(), ledger: ledger{rollback: rollout.Result{Outcome: release.OutcomeRolledBack, Message: "old primary"}}, err: "unhealthy", says: "bake: unhealthy: ", calls: []string{"rollback one bake"}, outcome: release.OutcomeRolledBack},
-		"unhealthy, and rolling back fails": {requests: bad(), ledger: ledger{rollErr: errDown}, err: "unhealthy", says: "rolling back did not finish: API server is down", calls: []string{"rollback one bake"}},
-		"unhealthy, but finished meanwhile": {requests: bad(), ledger: ledger{rollback: rollout.Result{Message: "nothing to do"}}, err: "unhealthy", says: "NOT rolled back", calls: []string{"rollback one bake"}},
+		"unhealthy":                         {requests: bad(), ledger: ledger{rollback: rollout.Result{Outcome: release.OutcomeRolledBack, Message: "old primary"}}, err: "unhealthy", says: "bake: unhealthy: ", calls: []string{"rollback one bake, urgent"}, outcome: release.OutcomeRolledBack},
+		"unhealthy, and rolling back fails": {requests: bad(), ledger: ledger{rollErr: errDown}, err: "unhealthy", says: "rolling back did not finish: API server is down", calls: []string{"rollback one bake, urgent"}},
+		"unhealthy, but finished meanwhile": {requests: bad(), ledger: ledger{rollback: rollout.Result{Message: "nothing to do"}}, err: "unhealthy", says: "NOT rolled back", calls: []string{"rollback one bake, urgent"}},
 		"too few requests":                  {requests: idle(), err: "inconclusive", says: "the release is promoted, run promote again to judge it, or rollback"},
 		"too short to judge":                {requests: fine(), change: func(o *Options) { o.Test.MaxDuration, o.Test.MinDuration = time.Millisecond, 0 }, err: "inconclusive", says: "the release is promoted"},
 	} {

@@ -137,7 +137,7 @@ func (w *watch) rollBack(ctx context.Context, r *release.Release, v *verdict.Ver
 			came, err = w.note(ctx, r, v)
 			continue
 		}
-		result, failed := w.Rollout.Rollback(ctx, r.ID, v.Reason) // the verdict is noted
+		result, failed := w.Rollout.Rollback(ctx, r.ID, v.Reason, true) // the verdict is noted
 		if err = (&UnhealthyError{Reason: v.Reason, Err: failed}); failed == nil {
 			came.Result, err = result, &UnhealthyError{Reason: v.Reason, Then: "rolled back: " + result.Message}
 		}

@@ -161,7 +161,7 @@ func (w *world) Judge(_ context.Context, v release.Verdict, rollback bool) (roll
 	return rollout.Result{Command: "verify", Message: string(v.Outcome)}, nil
 }
 
-func (w *world) Rollback(context.Context, string, string) (rollout.Result, error) {
+func (w *world) Rollback(context.Context, string, string, bool) (rollout.Result, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.away {
