@@ -63,6 +63,11 @@ func (o *guardOptions) run(ctx context.Context) error {
 
 func (o *guardOptions) guard(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 	result, err := c.Guard(ctx, o.limits)
+	if err == nil && !o.dryRun && result.Outcome == "" {
+		if _, err := c.FitCanary(ctx); err != nil {
+			warn(o.cmd, fmt.Sprintf("the canary that waits could not get the size that it needs now: %v", err))
+		}
+	}
 	if err != nil || o.dryRun || o.unjudged || o.traffic.source == nil || result.Outcome != "" {
 		return outcome{Result: result}, err
 	}
