@@ -67,18 +67,43 @@ func (o *statusOptions) validate() error {
 }
 
 func (o *statusOptions) run(ctx context.Context) error {
-	look := o.showApps
-	if !o.all && !o.allNamespaces {
-		c, err := o.cluster.connect(ctx)
-		if err != nil {
-			return err
-		}
-		look = func(ctx context.Context, out io.Writer) error { return o.showApp(ctx, c, out) }
+	look, err := o.look(ctx)
+	if err != nil {
+		return err
 	}
 	if o.watch {
 		return watchLooks(ctx, o.out, look)
 	}
 	return look(ctx, o.out)
+}
+
+// look gives what prints a look.
+func (o *statusOptions) look(ctx context.Context) (func(context.Context, io.Writer) error, error) {
+	if !o.all && !o.allNamespaces {
+		c, err := o.cluster.connect(ctx)
+		return func(ctx context.Context, out io.Writer) error { return o.showApp(ctx, c, out) }, err
+	}
+	namespace := o.cluster.namespace
+	if o.allNamespaces {
+		namespace = ""
+	}
+	kube, err := o.cluster.client()
+	if err != nil {
+		return nil, err
+	}
+	apps := func() ([]rollout.AppStatus, error) { return rollout.StatusOfAll(ctx, kube, namespace) }
+	if o.watch {
+		if apps, err = rollout.WatchAll(ctx, kube, namespace); err != nil {
+			return nil, err
+		}
+	}
+	return func(_ context.Context, out io.Writer) error {
+		all, err := apps()
+		if err != nil {
+			return err
+		}
+		return o.showApps(all, out)
+	}, nil
 }
 
 // showApp prints where one app is.
@@ -99,19 +124,7 @@ func (o *statusOptions) showApp(ctx context.Context, c *rollout.Cluster, out io.
 }
 
 // showApps prints where all apps are.
-func (o *statusOptions) showApps(ctx context.Context, out io.Writer) error {
-	namespace := o.cluster.namespace
-	if o.allNamespaces {
-		namespace = ""
-	}
-	kube, err := o.cluster.client()
-	if err != nil {
-		return err
-	}
-	apps, err := rollout.StatusOfAll(ctx, kube, namespace)
-	if err != nil {
-		return err
-	}
+func (o *statusOptions) showApps(apps []rollout.AppStatus, out io.Writer) error {
 	if len(apps) == 0 && !o.output.structured() {
 		_, err := fmt.Fprintln(o.log, "Crossbill has released no app there")
 		return err

@@ -622,3 +622,39 @@ func only(r *http.Request, path string, err error) error {
 	}
 	return nil
 }
+
+// TestWatchAll: a watch of all apps asks for nothing while it looks, and sees what changes.
+func TestWatchAll(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		j, lists := w.job("look"), 0
+		j.before = func(r *http.Request) error {
+			if r.URL.Query().Get("watch") == "" {
+				lists++
+			}
+			return nil
+		}
+		ctx, stop := context.WithCancel(w.Context())
+		defer stop()
+		look, err := rollout.WatchAll(ctx, j.Kube, "")
+		w.must(look, err)
+		atFirst := lists
+		for range 5 {
+			time.Sleep(2 * time.Second)
+			all, err := look()
+			w.must(all, err)
+			if len(all) != 1 || all[0].Release == nil || all[0].Release.Stage != release.StageCanary || all[0].Tracks[release.Canary].Ready != 1 {
+				t.Fatalf("%+v", all)
+			}
+		}
+		if lists != atFirst || lists > 6 {
+			t.Errorf("%d requests at first, %d after five looks", atFirst, lists)
+		}
+		if _, err := w.job("other").Rollback(w.Context(), "test"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if all, err := look(); err != nil || len(all) != 1 || all[0].Release != nil || all[0].Last == nil || all[0].Last.Outcome != release.OutcomeRolledBack {
+			t.Errorf("%+v, %v", all, err)
+		}
+	})
+}
