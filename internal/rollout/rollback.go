@@ -264,7 +264,11 @@ func (j *job) backFromPromotion(ctx context.Context, live *appsv1.Deployment, sh
 // shelter gives the canary the traffic while primary is put back, and says whether it has it: one that does not get
 // ready for all of it holds no rollback up.
 func (j *job) shelter(ctx context.Context) (bool, error) {
-	err := j.moveToCanary("", shelterFor)(ctx)
+	route, err := recent[*networking.VirtualService](ctx, j, j.virtualService())
+	if err != nil || route == nil || len(j.Manifests.Routes(route)) == 0 { // nothing leads to either track
+		return false, err
+	}
+	err = j.moveToCanary("", shelterFor)(ctx)
 	if errors.As(err, new(*NotReadyError)) || errors.As(err, new(*shrinkingError)) {
 		j.log(j.track(release.Canary).String(), "%v; primary is put back under its traffic", err)
 		return false, nil

@@ -484,6 +484,7 @@ func TestMissingObjects(t *testing.T) {
 		"a subset's labels, rollback":      {"canary", "rollback", func(w *world) { w.patchRule(`[{"op":"replace","path":"/spec/subsets/1/labels/version","value":"x"}]`) }, "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
 		"the rule, rollback":               {"canary", "rollback", deleteRule, "note r2 rolling_back, create dr, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
 		"the route, rollback":              {"canary", "rollback", deleteRoute, "note r2 rolling_back, delete canary, note r2 ended: rolled_back", ""},
+		"the route, rollback after it":     {"promoted", "rollback", deleteRoute, "note r2 rolling_back, update primary image 1, delete canary, note r2 ended: rolled_back", ""},
 		"the route, promote":               {"promoting", "promote", deleteRoute, "", "somebody has deleted it, so nobody gets the traffic"},
 		"the canary, rollback":             {"canary", "rollback", func(w *world) { w.delete(release.Canary) }, "note r2 rolling_back, update vs 100/0, note r2 ended: rolled_back", ""},
 		"the canary, cleanup":              {"promoted", "cleanup", func(w *world) { w.delete(release.Canary) }, "note r2 ended: promoted", ""},

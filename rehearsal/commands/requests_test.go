@@ -61,8 +61,8 @@ func (a *app) counted() (*rollout.Cluster, *counter) {
 // mostRequests is what a command may ask of the API server, if nobody else writes.
 const mostRequests = 15
 
-// mostOfFirst is what an app's first release may ask, which makes all of its objects.
-const mostOfFirst = 26
+// mostOfFirst is what an app's first release may ask, which makes all of its objects, each in a dry run first.
+const mostOfFirst = 36
 
 // TestAPIRequests bounds what a command asks of the API server.
 func TestAPIRequests(t *testing.T) {
