@@ -13,7 +13,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -87,34 +86,32 @@ func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func
 	return pods, err
 }
 
-// ofService selects the Service's EndpointSlices.
-func (j *job) ofService(o metav1.ListOptions) metav1.ListOptions {
-	o.LabelSelector = discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name
-	return o
-}
-
 // watchEndpoints lists and watches the Service's EndpointSlices.
 func (j *job) watchEndpoints() *cache.ListWatch {
-	endpoints := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace)
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return endpoints.List(ctx, j.ofService(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return endpoints.Watch(ctx, j.ofService(o))
-		},
-	}
+	return listWatch(j.Kube.DiscoveryV1().EndpointSlices(j.Namespace), j.ofService())
+}
+
+// ofService selects the Service's EndpointSlices.
+func (j *job) ofService() metav1.ListOptions {
+	return labeled(discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name)
 }
 
 // livePods are a track's pods that are to serve: not those that end, or have ended.
 func (j *job) livePods(ctx context.Context, track release.Track) ([]corev1.Pod, error) {
-	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	pods, err := j.podsOf(ctx, track)
 	if err != nil {
 		return nil, fmt.Errorf("pods of %s: %w", j.deploymentName(track), err)
 	}
-	return slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
-		return p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-	}), nil
+	return slices.DeleteFunc(pods, func(p corev1.Pod) bool { return leaving(&p) }), nil
+}
+
+// podsOf are all pods of a track, whatever has become of them.
+func (j *job) podsOf(ctx context.Context, track release.Track) ([]corev1.Pod, error) {
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, labeled(j.selector(track)))
+	if err != nil {
+		return nil, err
+	}
+	return pods.Items, nil
 }
 
 // checkImages asks the pods what they run, by the imageID that their nodes have pulled: the release's image, or,
@@ -184,7 +181,7 @@ func (j *job) readyEndpoints(ctx context.Context, live *appsv1.Deployment, track
 	if err != nil || len(pods) == 0 {
 		return 0, err
 	}
-	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService(metav1.ListOptions{}))
+	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService())
 	if err != nil {
 		return 0, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
 	}

@@ -30,12 +30,12 @@ func (j *job) explain(ctx context.Context, track release.Track) []string {
 	case live != nil:
 		details = append(details, deploymentDetails(live)...)
 	}
-	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	pods, err := j.podsOf(ctx, track)
 	if err != nil {
 		return append(details, "its pods cannot be read: "+err.Error())
 	}
 	names := sets.New[string]()
-	for _, pod := range pods.Items {
+	for _, pod := range pods {
 		names.Insert(pod.Name)
 		details = append(details, podDetails(pod)...)
 	}

@@ -93,17 +93,17 @@ func (j *job) untilDeleted(ctx context.Context, name string, seen func(mark)) er
 func (j *job) untilLost(ctx context.Context, track release.Track) []string {
 	began := time.Now()
 	for j.pause(lostCheck)(ctx) == nil {
-		pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+		pods, err := j.podsOf(ctx, track)
 		if err != nil {
 			continue
 		}
 		var lost []string
-		for _, pod := range pods.Items {
+		for _, pod := range pods {
 			if why := j.lost(ctx, pod, began); why != "" {
 				lost = append(lost, fmt.Sprintf("%s (%s)", pod.Name, why))
 			}
 		}
-		if len(lost) > 0 && len(lost) == len(pods.Items) {
+		if len(lost) > 0 && len(lost) == len(pods) {
 			return lost
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
@@ -180,7 +179,7 @@ func (j *job) hoping(ctx context.Context, track release.Track, image string, liv
 // keepPods keeps the pods of a rollout that is done for the wait that follows, if those are all and each is ready.
 func (j *job) keepPods(track release.Track, live *appsv1.Deployment, pods []corev1.Pod) {
 	delete(j.rolledOut, track)
-	if len(pods) != int(replicasOf(live)) || slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil || !podReady(p) }) {
+	if len(pods) != int(replicasOf(live)) || slices.ContainsFunc(pods, func(p corev1.Pod) bool { return leaving(&p) || !isReadyPod(&p) }) {
 		return
 	}
 	if j.rolledOut == nil {
@@ -196,15 +195,9 @@ func (j *job) takePods(track release.Track) []corev1.Pod {
 	return pods
 }
 
-func podReady(p corev1.Pod) bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
-}
-
 // podEvents are the pods of a track and what becomes of them; none when they cannot be watched.
 func (j *job) podEvents(ctx context.Context, track release.Track) (events <-chan watch.Event, stop func()) {
-	pods, err := j.Kube.CoreV1().Pods(j.Namespace).Watch(ctx, metav1.ListOptions{LabelSelector: j.selector(track)})
+	pods, err := j.Kube.CoreV1().Pods(j.Namespace).Watch(ctx, labeled(j.selector(track)))
 	if err != nil {
 		return nil, func() {}
 	}
@@ -329,17 +322,5 @@ func rolledOut(d *appsv1.Deployment, before metav1.Time) (done bool, progress st
 
 // watchDeployment lists and watches one Deployment.
 func (j *job) watchDeployment(name string) *cache.ListWatch {
-	deployments := j.Kube.AppsV1().Deployments(j.Namespace)
-	only := func(o metav1.ListOptions) metav1.ListOptions {
-		o.FieldSelector = "metadata.name=" + name
-		return o
-	}
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return deployments.List(ctx, only(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return deployments.Watch(ctx, only(o))
-		},
-	}
+	return listWatch(j.Kube.AppsV1().Deployments(j.Namespace), named(name))
 }

@@ -101,8 +101,8 @@ func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, er
 func (w *Witness) Look() (Witnessed, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, what := range slices.Sorted(maps.Keys(w.blind)) {
-		return Witnessed{}, fmt.Errorf("%s cannot be watched: %w", what, w.blind[what])
+	if what, err := firstOf(w.blind); err != nil {
+		return Witnessed{}, fmt.Errorf("%s cannot be watched: %w", what, err)
 	}
 	seen := w.testimony.look(time.Now())
 	seen.Moved = w.moved
@@ -224,32 +224,10 @@ func firstOf(all map[string]error) (string, error) {
 
 // watchLedger lists and watches the ledger.
 func (c *Cluster) watchLedger() *cache.ListWatch {
-	configMaps := c.Kube.CoreV1().ConfigMaps(c.Namespace)
-	only := func(o metav1.ListOptions) metav1.ListOptions {
-		o.FieldSelector = "metadata.name=" + c.stateName()
-		return o
-	}
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return configMaps.List(ctx, only(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return configMaps.Watch(ctx, only(o))
-		},
-	}
+	return listWatch(c.Kube.CoreV1().ConfigMaps(c.Namespace), named(c.stateName()))
 }
 
 // watchPods lists and watches the pods that a selector names.
 func (c *Cluster) watchPods(selector string) *cache.ListWatch {
-	pods := c.Kube.CoreV1().Pods(c.Namespace)
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = selector
-			return pods.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = selector
-			return pods.Watch(ctx, o)
-		},
-	}
+	return listWatch(c.Kube.CoreV1().Pods(c.Namespace), labeled(selector))
 }

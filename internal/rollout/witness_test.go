@@ -31,6 +31,28 @@ func (w *world) onPods(track release.Track, write func(*corev1.Pod)) {
 	}
 }
 
+// restarted says of a pod that its app ended once, and was started again.
+func restarted(code int32, reason string, at metav1.Time) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Status.ContainerStatuses[0].RestartCount = 1
+		p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason, FinishedAt: at}
+	}
+}
+
+// witness is a job's witness of the release as it is now.
+func (w *world) witness(ctx context.Context, j *job) *rollout.Witness {
+	w.Helper()
+	status, err := w.job("look").Status(ctx)
+	if err != nil {
+		w.Fatal(err)
+	}
+	witness, err := j.Witness(ctx, status.Release)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return witness
+}
+
 // TestWitness: what happens to the canary's pods is seen without a list, through an API server that is away for a while.
 func TestWitness(t *testing.T) {
 	at(t, "canary", func(w *world) {
@@ -50,14 +72,7 @@ func TestWitness(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(w.Context())
 		defer stop()
-		status, err := w.job("look").Status(ctx)
-		if err != nil {
-			w.Fatal(err)
-		}
-		witness, err := j.Witness(ctx, status.Release)
-		if err != nil {
-			w.Fatal(err)
-		}
+		witness := w.witness(ctx, j)
 		if seen, err := witness.Look(); err != nil || seen != (rollout.Witnessed{PrimaryWhole: true}) {
 			w.Errorf("at rest: %+v, %v", seen, err)
 		}
@@ -77,10 +92,7 @@ func TestWitness(t *testing.T) {
 		if _, err := witness.Look(); err == nil || !strings.Contains(err.Error(), "cannot be watched: ") {
 			w.Errorf("while the API server is away: %v", err)
 		}
-		w.onPods(release.Canary, func(p *corev1.Pod) {
-			p.Status.ContainerStatuses[0].RestartCount = 1
-			p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled", FinishedAt: metav1.Now()}
-		})
+		w.onPods(release.Canary, restarted(137, "OOMKilled", metav1.Now()))
 		mu.Lock()
 		down = false
 		mu.Unlock()
@@ -94,20 +106,10 @@ func TestWitness(t *testing.T) {
 // TestWitnessOfADeadJob: what happened between the canary's traffic and the first look counts.
 func TestWitnessOfADeadJob(t *testing.T) {
 	at(t, "canary", func(w *world) {
-		w.onPods(release.Canary, func(p *corev1.Pod) {
-			p.Status.ContainerStatuses[0].RestartCount = 1
-			p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", FinishedAt: metav1.Now()}
-		})
+		w.onPods(release.Canary, restarted(1, "Error", metav1.Now()))
 		ctx, stop := context.WithCancel(w.Context())
 		defer stop()
-		status, err := w.job("look").Status(ctx)
-		if err != nil {
-			w.Fatal(err)
-		}
-		witness, err := w.job("verify").Witness(ctx, status.Release)
-		if err != nil {
-			w.Fatal(err)
-		}
+		witness := w.witness(ctx, w.job("verify"))
 		time.Sleep(5 * time.Second)
 		if seen, err := witness.Look(); err != nil || seen.Cause != rollout.CauseRestarts {
 			w.Errorf("%+v, %v", seen, err)
@@ -133,14 +135,7 @@ func TestWitnessSeesTheReleaseMove(t *testing.T) {
 			at(t, c.stage, func(w *world) {
 				ctx, stop := context.WithCancel(w.Context())
 				defer stop()
-				status, err := w.job("look").Status(ctx)
-				if err != nil {
-					w.Fatal(err)
-				}
-				witness, err := w.job("verify").Witness(ctx, status.Release)
-				if err != nil {
-					w.Fatal(err)
-				}
+				witness := w.witness(ctx, w.job("verify"))
 				if seen, err := witness.Look(); err != nil || seen.Moved != nil {
 					w.Errorf("before: %+v, %v", seen, err)
 				}
@@ -162,20 +157,10 @@ func TestAShiftDoesNotHideACrash(t *testing.T) {
 	at(t, "canary", func(w *world) {
 		crashed := metav1.Now()
 		w.must(w.job("shift").Shift(w.Context(), []int{25}, 0))
-		w.onPods(release.Canary, func(p *corev1.Pod) {
-			p.Status.ContainerStatuses[0].RestartCount = 1
-			p.Status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", FinishedAt: crashed}
-		})
+		w.onPods(release.Canary, restarted(1, "Error", crashed))
 		ctx, stop := context.WithCancel(w.Context())
 		defer stop()
-		status, err := w.job("look").Status(ctx)
-		if err != nil {
-			w.Fatal(err)
-		}
-		witness, err := w.job("verify").Witness(ctx, status.Release)
-		if err != nil {
-			w.Fatal(err)
-		}
+		witness := w.witness(ctx, w.job("verify"))
 		time.Sleep(5 * time.Second)
 		if seen, err := witness.Look(); err != nil || seen.Cause != rollout.CauseRestarts {
 			w.Errorf("%+v, %v", seen, err)
