@@ -16,7 +16,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 	}
 	m.addGitHub(i)
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
-	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By), args)
+	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By, "--app", m.AppName), args)
 	if err == nil {
 		logMessage(result)
 	}

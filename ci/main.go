@@ -60,6 +60,8 @@ type Crossbill struct {
 	WebhookUrl *dagger.Secret
 	// +private
 	By string
+	// +private
+	AppName string
 }
 
 // New takes what is the same for every function. A function that lacks one of them says so.
@@ -143,13 +145,18 @@ func New(
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
+
+	// App that is meant, for the functions that change the cluster: manifests of another one are refused. By default the
+	// configuration's, else the manifests'.
+	// +optional
+	appName string,
 ) (*Crossbill, error) {
 	m := &Crossbill{
 		ConfigFile: configFile, ManifestsDir: manifestsDir, AppDir: appDir, CliImage: cliImage, CliSource: cliSource,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
-		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, By: by,
+		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, By: by, AppName: appName,
 	}
 	return m, m.useImages(toolImages)
 }

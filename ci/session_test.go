@@ -195,13 +195,13 @@ func everything() *Crossbill {
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
 		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
-		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), "jane"))
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), "jane", "shop"))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
-		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, ""))
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, "", ""))
 }
 
 func made(m *Crossbill, err error) *Crossbill {

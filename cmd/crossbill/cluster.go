@@ -32,7 +32,7 @@ type clusterOptions struct {
 	manifests  string
 
 	recovers bool   // what cannot be read is done without
-	app      string // that is meant, of a command that recovers
+	app      string // that is meant; "" for the manifests'
 	appGiven bool   // by its flag
 	unread   error  // why the manifests could not be read
 

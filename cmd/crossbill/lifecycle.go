@@ -40,6 +40,9 @@ func (o *lifecycleOptions) add(cmd *cobra.Command) {
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show what would be written, by server-side dry runs; nothing is written, and nothing is waited for")
 	o.addBound(flags)
 	o.cluster.add(cmd)
+	inSection(flags, clusterSection, func(flags *pflag.FlagSet) {
+		flags.StringVar(&o.cluster.app, "app", "", "app that is meant; manifests of another one are refused (default: the manifests')")
+	})
 	o.output.add(cmd)
 }
 

@@ -5,11 +5,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // recoverable marks a command that ends a release, and that nothing on the machine it runs on may keep from it: where
@@ -20,9 +20,7 @@ const recoverable = "crossbill/recovers"
 func (o *lifecycleOptions) addRecovery(cmd *cobra.Command) {
 	o.recovers, o.cluster.recovers = true, true
 	cmd.Annotations = map[string]string{recoverable: "true"}
-	inSection(cmd.Flags(), clusterSection, func(flags *pflag.FlagSet) {
-		flags.StringVar(&o.cluster.app, "app", "", "name of the app: where the manifests cannot be read or are another app's, its ledger names the objects (default: the manifests', else the only app in the namespace)")
-	})
+	cmd.Flags().Lookup("app").Usage = "name of the app: where the manifests cannot be read or are another app's, its ledger names the objects (default: the manifests', else the only app in the namespace)"
 }
 
 // configured reads crossbill.yaml and the environment. A command that recovers does without what it cannot read.
@@ -43,11 +41,16 @@ func configured(cmd *cobra.Command, named string, getenv func(string) string) (*
 	return file, settings, err
 }
 
-// loadManifests reads the manifests. A command that recovers does without, and without those of another app.
+// loadManifests reads the manifests. Those of another app than the one that is meant are refused, before anything is
+// asked of the cluster. A command that recovers does without what it cannot read, and without those of another app that
+// its flag names; crossbill.yaml's app is for it only a name for where there are no manifests.
 func (o *clusterOptions) loadManifests() error {
 	set, err := manifest.Load(o.manifests)
-	if err == nil && o.appGiven && set.App != o.app {
-		err = fmt.Errorf("the manifests in %s are those of %s", o.manifests, set.App)
+	if err == nil && o.app != "" && set.App != o.app && (o.appGiven || !o.recovers) {
+		err = &usererr.Error{
+			Field: "app", Problem: fmt.Sprintf("%q is meant, and the manifests in %s are those of %s", o.app, o.manifests, set.App),
+			Fix: "name the app of the manifests, or give its folder with --manifests",
+		}
 	}
 	if err != nil && !o.recovers {
 		return err

@@ -73,3 +73,54 @@ func TestTheWayBackNeedsNoFiles(t *testing.T) {
 		})
 	}
 }
+
+// TestAnotherAppIsRefused: the app that is meant, by flag, variable or crossbill.yaml, is held against the manifests'
+// before anything is asked of the cluster. A pipeline that was started for one app cannot release another.
+func TestAnotherAppIsRefused(t *testing.T) {
+	quiet(t)
+	file := filepath.Join(t.TempDir(), "crossbill.yaml")
+	if err := os.WriteFile(file, []byte("app: other\nmanifests: "+absolute(t, "../../k8s")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	image := "--image " + byDigest
+	for _, c := range []struct {
+		line, variable string
+		code           int
+		says           string
+	}{
+		{line: "canary --app other " + image, code: exitBadInput, says: `--app: "other" is meant, and the manifests in `},
+		{line: "verify --app other --prometheus http://127.0.0.1:1", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "promote --app other", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "cleanup --app other", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "shift --app other --steps 20", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "migrate --app other", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "promote --app other --dry-run", code: exitBadInput, says: "are those of qwik-node-app"},
+		{line: "cleanup", variable: "other", code: exitBadInput, says: `CROSSBILL_APP: "other" is meant`},
+		{line: "cleanup --config " + file, code: exitBadInput, says: `crossbill.yaml:1: app: "other" is meant`},
+		{line: "cleanup --config " + file + " --app qwik-node-app", says: "no release is in flight"},
+		{line: "cleanup --app qwik-node-app", says: "no release is in flight"},
+		{line: "cleanup --app Other", code: exitBadInput, says: `--app: "Other" is not a name of lower-case letters`},
+	} {
+		t.Run(c.line+c.variable, func(t *testing.T) {
+			t.Setenv("CROSSBILL_APP", c.variable)
+			server := &apiServer{}
+			line := strings.Fields(c.line)
+			r := runLine(t, append(append(line[:1:1], server.serve(t, "shop")...), line[1:]...)...)
+			if r.code != c.code || !strings.Contains(r.err+r.out, c.says) {
+				t.Errorf("exit code %d, want %d and %q\n%s%s", r.code, c.code, c.says, r.out, r.err)
+			}
+			if asked := server.requests; c.code != 0 && len(asked) > 0 {
+				t.Errorf("it asked the cluster: %v", asked)
+			}
+		})
+	}
+}
+
+func absolute(t *testing.T, path string) string {
+	t.Helper()
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

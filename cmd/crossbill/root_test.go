@@ -187,6 +187,7 @@ func TestFlagsHaveOneMeaning(t *testing.T) {
 		{"dry-run", []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}, []string{"status", "history", "report", "replay"}},
 		{"timeout", []string{"canary", "promote"}, []string{"status", "history", "report", "replay"}},
 		{"takeover", []string{"canary", "promote", "migrate"}, []string{"rollback", "guard", "status"}},
+		{"app", []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}, []string{"status", "history", "report", "replay"}},
 		{"release-id", []string{"canary", "promote", "rollback"}, []string{"guard", "migrate", "status"}},
 		{"webhook-file", []string{"canary", "guard"}, []string{"migrate", "status"}},
 	} {
