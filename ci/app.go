@@ -64,6 +64,10 @@ func (m *Crossbill) Publish(
 	// source-url and source-commit.
 	// +optional
 	signingKey *dagger.Secret,
+
+	// Branch or tag of the source's commit, for example refs/heads/main: what the provenance says, and image policies ask.
+	// +optional
+	sourceRef string,
 ) (string, error) {
 	i := m.withBuiltApp(appVersion)
 	published, err := i.run(ctx, "image", imageBuild(appVersion, sourceCommit, created), flags("--source-url", sourceUrl, "--push", address))
@@ -75,7 +79,7 @@ func (m *Crossbill) Publish(
 		return "", err
 	}
 	i.setSecret("signing-key", "CROSSBILL_SIGNING_KEY", signingKey)
-	_, err = i.run(ctx, "image", []string{"attest", image, "--app-dir=/app"})
+	_, err = i.run(ctx, "image", []string{"attest", image, "--app-dir=/app"}, flags("--ref", sourceRef))
 	return published, err
 }
 

@@ -149,6 +149,10 @@ func (m *Crossbill) Release(
 	// Private key as PEM, to sign the image with.
 	// +optional
 	signingKey *dagger.Secret,
+
+	// Branch or tag of the source's commit, for example refs/heads/main: what the provenance says, and image policies ask.
+	// +optional
+	sourceRef string,
 ) (string, error) {
 	if m.GitlabToken == nil { // before an image is pushed that is handed over to nobody
 		return "", missing("gitlab-token")
@@ -156,7 +160,7 @@ func (m *Crossbill) Release(
 	if err := m.Check(ctx); err != nil {
 		return "", err
 	}
-	published, err := m.Publish(ctx, address, appVersion, sourceCommit, created, sourceUrl, signingKey)
+	published, err := m.Publish(ctx, address, appVersion, sourceCommit, created, sourceUrl, signingKey, sourceRef)
 	if err != nil {
 		return "", err
 	}

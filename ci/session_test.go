@@ -241,7 +241,7 @@ func TestCommandLines(t *testing.T) {
 		"report, all": func() (string, error) { _, err := everything().Report(ctx, "markdown"); return "", err },
 		"inspect":     func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
 		"publish": func() (string, error) {
-			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"))
+			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"), "refs/heads/main")
 		},
 		"trigger, all": func() (string, error) {
 			return everything().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "id", "s", true, true)
@@ -376,7 +376,7 @@ func TestMissingArguments(t *testing.T) {
 		"--gitlab-token is": func(m *Crossbill) (string, error) { m.GitlabToken = nil; return m.Cancel(ctx, "", 7) },
 		"--gitlab-token is missing": func(m *Crossbill) (string, error) {
 			m.GitlabToken = nil
-			return m.Release(ctx, "r/a:1", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "", nil)
+			return m.Release(ctx, "r/a:1", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "", nil, "")
 		},
 		"--tool-images": func(m *Crossbill) (string, error) { return "", m.useImages([]string{"ruby=ruby:3"}) },
 	} {
@@ -509,14 +509,14 @@ func TestRelease(t *testing.T) {
 		}
 		return `{"state":"waiting"}`, "crossbill: it waits", 7
 	}
-	seen, err := some().Release(t.Context(), "registry.example.com/our-org/app:1.0", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "https://github.com/our-org/app", dag.SetSecret("key", "plaintext"))
+	seen, err := some().Release(t.Context(), "registry.example.com/our-org/app:1.0", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "https://github.com/our-org/app", dag.SetSecret("key", "plaintext"), "refs/heads/main")
 	if err != nil || seen != `{"state":"waiting"}` {
 		t.Errorf("release gives %q, %v", seen, err)
 	}
 	want := []string{
 		"pnpm check",
 		"crossbill image build --app-dir=/app --created=0 --revision=abc --source-url=https://github.com/our-org/app --push=registry.example.com/our-org/app:1.0",
-		"crossbill image attest registry.example.com/our-org/app@sha256:89ab --app-dir=/app",
+		"crossbill image attest registry.example.com/our-org/app@sha256:89ab --app-dir=/app --ref=refs/heads/main",
 		"crossbill trigger --output=json --image=registry.example.com/our-org/app@sha256:89ab --commit=abc --ref=main",
 		"crossbill watch --output=json --pipeline=7 --timeout=30m",
 	}

@@ -34,6 +34,7 @@ type imageAttestOptions struct {
 	image    name.Digest
 	keychain authn.Keychain
 	out      io.Writer
+	warn     func(warning string)
 }
 
 // attestedImage is what image attest prints: digests of what it attached.
@@ -77,7 +78,7 @@ Environment:
 	f.StringVar(&o.build.Base, "base", "", "base image, by digest (default: the image's label)")
 	f.StringVar(&o.build.Repository, "repository", "", "source repository, https://… (default: the image's label, then GitHub's variables)")
 	f.StringVar(&o.build.Commit, "commit", "", "commit that the image was built from (default: the image's label)")
-	f.StringVar(&o.build.Ref, "ref", "", "branch or tag of the commit, for example refs/heads/main (default: GitHub's variable)")
+	f.StringVar(&o.build.Ref, "ref", "", "branch or tag of the commit, for example refs/heads/main; an image policy asks for it (default: GitHub's variable)")
 	f.StringVar(&o.build.Builder, "builder", "", "URI of who built it (default: GitHub's workflow, else https://github.com/our-org/crossbill/laptop)")
 	f.StringVar(&o.build.Invocation, "run-url", "", "URL of the run that built it (default: GitHub's run)")
 	createdFlag(f, &o.created, "time of the attachments in seconds since 1970 (default $SOURCE_DATE_EPOCH, then now)")
@@ -87,7 +88,7 @@ Environment:
 }
 
 func (o *imageAttestOptions) complete(cmd *cobra.Command, args []string) (err error) {
-	o.out = cmd.OutOrStdout()
+	o.out, o.warn = cmd.OutOrStdout(), func(warning string) { warn(cmd, warning) }
 	o.key = os.Getenv("CROSSBILL_SIGNING_KEY")
 	if o.keyFile != "" {
 		text, err := os.ReadFile(o.keyFile)
@@ -152,6 +153,9 @@ func (o *imageAttestOptions) run(ctx context.Context) error {
 	}
 	if err := completeBuild(&o.build, inspected.Labels); err != nil {
 		return err
+	}
+	if o.build.Ref == "" {
+		o.warn("--ref is not known: the provenance will name no branch or tag, and an image policy rejects that")
 	}
 	var sbom []byte
 	if o.appDir != "" {

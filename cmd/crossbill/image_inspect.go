@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,7 +122,7 @@ func (i inspectedImage) text(out io.Writer) error {
 		case a.Kind == "sbom":
 			detail = fmt.Sprintf("%d components", a.Packages)
 		case a.Origin != nil:
-			detail = fmt.Sprintf("%s at %s, by %s", a.Origin.Repository, a.Origin.Commit, a.Origin.Builder)
+			detail = fmt.Sprintf("%s at %s, %s, by %s", a.Origin.Repository, a.Origin.Commit, cmp.Or(a.Origin.Ref, "no ref"), a.Origin.Builder)
 		}
 		row("attached", "%s", strings.TrimSpace(fmt.Sprintf("%s %.19s  %s", a.Kind, a.Digest, detail)))
 	}
@@ -130,7 +131,7 @@ func (i inspectedImage) text(out io.Writer) error {
 	}
 	switch {
 	case i.VerifiedOrigin != nil:
-		row("admitted", "yes: built from %s at %s, signed by %s", i.VerifiedOrigin.Repository, i.VerifiedOrigin.Commit, i.VerifiedOrigin.SignedBy)
+		row("admitted", "yes: built from %s at %s (%s), signed by %s", i.VerifiedOrigin.Repository, i.VerifiedOrigin.Commit, i.VerifiedOrigin.Ref, i.VerifiedOrigin.SignedBy)
 	case i.Rejection != "":
 		row("admitted", "no: %s", i.Rejection)
 	default:

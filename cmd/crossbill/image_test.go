@@ -72,7 +72,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	image := host + "/our-org/app@" + anyDigest.FindString(reference)
-	golden(t, filepath.Join("testdata", "golden", "image-attest.json"), []byte(shown(must(0, "attest", image, "--app-dir", dir+"/app", "--key-file", dir+"/ours.pem", "--created", "1700000000", "-o", "json"))))
+	golden(t, filepath.Join("testdata", "golden", "image-attest.json"), []byte(shown(must(0, "attest", image, "--ref", "refs/heads/main", "--app-dir", dir+"/app", "--key-file", dir+"/ours.pem", "--created", "1700000000", "-o", "json"))))
 	golden(t, filepath.Join("testdata", "golden", "image-inspect.json"), []byte(shown(must(0, "inspect", image, "--trust", dir+"/ours.yaml", "-o", "json"))))
 	golden(t, filepath.Join("testdata", "golden", "image-inspect.txt"), []byte(shown(must(0, "inspect", image, "--trust", dir+"/ours.yaml"))))
 	golden(t, filepath.Join("testdata", "golden", "image-rejected.json"), []byte(shown(must(exitBadInput, "inspect", image, "--trust", dir+"/theirs.yaml", "-o", "json"))))

@@ -54,7 +54,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		if err != nil {
 			return rejectedIsBadInput(err)
 		}
-		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s, signed by %s", origin.Repository, origin.Commit, origin.SignedBy)})
+		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s (%s), signed by %s", origin.Repository, origin.Commit, origin.Ref, origin.SignedBy)})
 		return nil
 	}
 	return nil

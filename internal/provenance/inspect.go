@@ -146,7 +146,11 @@ func (a attachment) described() Attachment {
 		d.Kind = "signature"
 	case provenanceType:
 		d.Kind = "provenance"
-		if d.Origin, err = originOf(s); err != nil {
+		p, err := predicateOf(s)
+		if err == nil {
+			d.Origin, err = p.origin()
+		}
+		if err != nil {
 			d.Problem = err.Error()
 		}
 	default:

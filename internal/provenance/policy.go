@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,6 +24,10 @@ import (
 type Policy struct {
 	// Repository is the only one that images are built from: https://github.com/our-org/qwik-node-app.
 	Repository string `json:"repository"`
+	// Refs are the branches and tags that images are built from: refs/heads/main, refs/tags/v*. None: refs/heads/main alone.
+	Refs []string `json:"refs,omitempty"`
+	// Builders are the builders that the provenance may name (SLSA's builder.id). None: any that the signer vouches for.
+	Builders []string `json:"builders,omitempty"`
 	// Keys are public keys as PEM. The provenance is signed by one of them, or by one of Identities.
 	Keys []string `json:"keys,omitempty"`
 	// Identities are those who sign without a key of their own.
@@ -42,9 +47,18 @@ type Identity struct {
 	SubjectPattern string `json:"subjectPattern,omitempty"`
 }
 
+// defaultRef is what images are built from where the policy names no ref: what the pipeline releases.
+const defaultRef = "refs/heads/main"
+
+// refPattern is the form of a ref in a policy. Its kind is literal, so that no pattern for branches admits a pull
+// request's ref.
+var refPattern = regexp.MustCompile(`^refs/[a-z-]+/[^\s?\[\\]+$`)
+
 // Verifier decides which images are admitted.
 type Verifier struct {
 	repository string
+	refs       []string
+	builders   []string
 	keys       []crypto.PublicKey
 	identities []verify.PolicyOption
 	file       string
@@ -80,10 +94,24 @@ func NewVerifier(p *Policy, file string) (*Verifier, *usererr.Error) {
 	if len(p.Keys)+len(p.Identities) == 0 {
 		return nil, invalid("keys", "there is no signer", "name a key or an identity")
 	}
+	for i, ref := range p.Refs {
+		if !refPattern.MatchString(ref) {
+			return nil, invalid(fmt.Sprintf("refs[%d]", i), fmt.Sprintf("%q is not a ref", ref), "give for example refs/heads/main, or refs/tags/v*: * stands for a part of a name without /")
+		}
+	}
+	for i, builder := range p.Builders {
+		if at, err := url.Parse(builder); err != nil || at.Scheme == "" {
+			return nil, invalid(fmt.Sprintf("builders[%d]", i), fmt.Sprintf("%q is not a builder's URI", builder), "give it as the provenance names it: `crossbill image inspect` shows it")
+		}
+	}
 	v := &Verifier{
+		refs: p.Refs, builders: p.Builders,
 		repository: strings.TrimSuffix(strings.TrimSuffix(p.Repository, "/"), ".git"),
 		file:       file,
 		roots:      func() ([]root.TrustedMaterial, error) { return readRoots(p.TrustedRoots, filepath.Dir(file)) },
+	}
+	if len(v.refs) == 0 {
+		v.refs = []string{defaultRef}
 	}
 	for i, text := range p.Keys {
 		key, err := parseKey(text)

@@ -186,6 +186,8 @@ func TestVerify(t *testing.T) {
 	fork.Repository = repository + "-fork"
 	unknown := good
 	unknown.Commit = ""
+	pull, refless := good, good
+	pull.Ref, refless.Ref = "refs/pull/7/merge", ""
 	const zero = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	for name, test := range map[string]struct {
 		bundles func(t *testing.T, digest string) [][]byte // that are attached to the image, in this order
@@ -263,6 +265,18 @@ func TestVerify(t *testing.T) {
 		"no commit": {func(t *testing.T, d string) [][]byte {
 			return [][]byte{signed(t, ours, provenance(t, d, unknown))}
 		}, commit, "not from"},
+		"a pull request": {func(t *testing.T, d string) [][]byte {
+			return [][]byte{signed(t, ours, provenance(t, d, pull))}
+		}, commit, "from refs/pull/7/merge, and the policy admits refs/heads/main only"},
+		"no ref": {func(t *testing.T, d string) [][]byte {
+			return [][]byte{signed(t, ours, provenance(t, d, refless))}
+		}, commit, "it names no branch or tag"},
+		"a pull request that says main in its parameters": {func(t *testing.T, d string) [][]byte {
+			return [][]byte{signed(t, ours, edited(t, provenance(t, d, pull), `"ref":"refs/pull/7/merge"`, `"ref":"refs/heads/main"`))}
+		}, commit, "its parameters name refs/heads/main, its dependency refs/pull/7/merge"},
+		"another repository in its parameters": {func(t *testing.T, d string) [][]byte {
+			return [][]byte{signed(t, ours, edited(t, provenance(t, d, good), `"repository":"`+repository+`"`, `"repository":"https://github.com/their-org/app"`))}
+		}, commit, "its parameters name https://github.com/their-org/app"},
 		"a payload that was changed after it was signed": {func(t *testing.T, d string) [][]byte {
 			return [][]byte{withPayload(t, signed(t, ours, provenance(t, zero, good)), provenance(t, d, good))}
 		}, commit, "signed by no key"},
@@ -280,7 +294,7 @@ func TestVerify(t *testing.T) {
 				}
 				got, err := verifier(t, policy).Verify(t.Context(), image.Name(), test.commit)
 				if test.reason == "" {
-					want := &Origin{Repository: repository, Commit: commit, Builder: good.Builder, SignedBy: "key " + string(ours.keypair.GetHint())}
+					want := &Origin{Repository: repository, Commit: commit, Ref: good.Ref, Builder: good.Builder, SignedBy: "key " + string(ours.keypair.GetHint())}
 					if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Origin{}, "StatementDigest")); err != nil || diff != "" {
 						t.Errorf("%v, origin (-want +got):\n%s", err, diff)
 					}
@@ -291,6 +305,57 @@ func TestVerify(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRefsAndBuilders: only what was built from a ref and by a builder of the policy is admitted. A pull request's ref
+// has to be named as one.
+func TestRefsAndBuilders(t *testing.T) {
+	t.Parallel()
+	ours, policy := keys(t)
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for _, test := range []struct {
+		refs, builders []string
+		ref, builder   string
+		says           string // "" for one that is admitted
+	}{
+		{nil, nil, "refs/heads/main", good.Builder, ""},
+		{nil, nil, "refs/heads/maintenance", good.Builder, "refs/heads/maintenance, and"},
+		{nil, nil, "refs/heads/mine", good.Builder, "refs/heads/mine, and the policy admits refs/heads/main only"},
+		{nil, nil, "refs/tags/v1", good.Builder, "refs/tags/v1, and"},
+		{nil, nil, "main", good.Builder, "from main, and"},
+		{[]string{"refs/tags/v*"}, nil, "refs/tags/v1.2.3", good.Builder, ""},
+		{[]string{"refs/tags/v*"}, nil, "refs/tags/w1", good.Builder, "and the policy admits refs/tags/v* only"},
+		{[]string{"refs/tags/v*"}, nil, "refs/heads/main", good.Builder, "and the policy admits"},
+		{[]string{"refs/heads/*"}, nil, "refs/heads/release/1", good.Builder, "and the policy admits"},
+		{[]string{"refs/heads/*", "refs/heads/release/*"}, nil, "refs/heads/release/1", good.Builder, ""},
+		{[]string{"refs/heads/*", "refs/tags/*"}, nil, "refs/pull/7/merge", good.Builder, "from refs/pull/7/merge, and"},
+		{[]string{"refs/heads/main", "refs/pull/*/merge"}, nil, "refs/pull/7/merge", good.Builder, ""},
+		{nil, []string{workflow}, "refs/heads/main", workflow, ""},
+		{nil, []string{workflow}, "refs/heads/main", workflow + "x", "it names the builder"},
+		{nil, []string{workflow}, "refs/heads/main", strings.Replace(workflow, "release", "pull-request", 1), "and the policy admits " + workflow + " only"},
+	} {
+		t.Run(strings.Join(test.refs, " ")+" "+test.ref+" "+test.builder, func(t *testing.T) {
+			p := &Policy{}
+			if err := yaml.UnmarshalStrict([]byte(policy), p); err != nil {
+				t.Fatal(err)
+			}
+			p.Refs, p.Builders = test.refs, test.builders
+			v, invalid := NewVerifier(p, "crossbill.yaml")
+			if invalid != nil {
+				t.Fatal(invalid)
+			}
+			b := good
+			b.Ref, b.Builder = test.ref, test.builder
+			entity, err := parseBundle(signed(t, ours, provenance(t, digest, b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = v.accept(entity, digest, commit)
+			if (test.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+		})
 	}
 }
 
@@ -361,7 +426,7 @@ func TestInspect(t *testing.T) {
 	created := at.UTC().Format(time.RFC3339)
 	want := map[string]Attachment{
 		"sbom":       {Digest: attested.SBOM, MediaType: sbomMediaType, CreatedAt: created, Kind: "sbom", Packages: 1},
-		"provenance": {Digest: attested.Provenance, MediaType: bundleMediaType, CreatedAt: created, Kind: "provenance", Origin: &Origin{Repository: repository, Commit: commit, Builder: good.Builder}},
+		"provenance": {Digest: attested.Provenance, MediaType: bundleMediaType, CreatedAt: created, Kind: "provenance", Origin: &Origin{Repository: repository, Commit: commit, Ref: good.Ref, Builder: good.Builder}},
 		"signature":  {Digest: attested.Signature, MediaType: bundleMediaType, CreatedAt: created, Kind: "signature"},
 		"unreadable": {Digest: got["unreadable"].Digest, MediaType: bundleMediaType, CreatedAt: at.Add(time.Second).UTC().Format(time.RFC3339), Kind: "unreadable", Problem: got["unreadable"].Problem},
 	}
@@ -545,6 +610,10 @@ func TestBadPolicies(t *testing.T) {
 		"repository: " + repository: " keys: there is no signer",
 		strings.Replace(policy, "keys", "key", 1):                                                  "unknown field",
 		"repository: " + repository + "\nkeys: [abc]":                                              " keys[0]: it is not PEM",
+		"repository: " + repository + "\nkeys: [abc]\nrefs: [main]":                                ` refs[0]: "main" is not a ref`,
+		"repository: " + repository + "\nkeys: [abc]\nrefs: ['refs/*/7/merge']":                    " refs[0]: ",
+		"repository: " + repository + "\nkeys: [abc]\nrefs: ['refs/heads/[a']":                     " refs[0]: ",
+		"repository: " + repository + "\nkeys: [abc]\nbuilders: [release.yml]":                     " builders[0]: ",
 		"repository: " + repository + "\nidentities: [{issuer: x}]":                                "either subject or subjectPattern",
 		"repository: " + repository + "\nidentities: [{issuer: x, subject: y, subjectPattern: z}]": "either subject or subjectPattern",
 		"repository: " + repository + "\nidentities: [{issuer: x, subjectPattern: '('}]":           "missing closing",
@@ -574,8 +643,12 @@ func TestGitHubsProvenance(t *testing.T) {
 		"runDetails": {"builder": {"id": "https://github.com/our-org/app/.github/workflows/release.yml@refs/heads/main"}, "metadata": {"invocationId": "https://github.com/our-org/app/actions/runs/1/attempts/1"}, "futureField": 1}}}`), s); err != nil {
 		t.Fatal(err)
 	}
-	got, err := originOf(s)
-	want := &Origin{Repository: repository, Commit: commit, Builder: workflow}
+	p, err := predicateOf(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.origin()
+	want := &Origin{Repository: repository, Commit: commit, Ref: "refs/heads/main", Builder: workflow, Invocation: "https://github.com/our-org/app/actions/runs/1/attempts/1"}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v, origin (-want +got):\n%s", err, diff)
 	}

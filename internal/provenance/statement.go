@@ -117,25 +117,3 @@ func unverified(entity verify.SignedEntity) (*intoto.Statement, error) {
 	}
 	return envelope.Statement()
 }
-
-// originOf reads the source and the builder from a statement of provenance. They are "" where it does not name them.
-// GitHub's attestations and crossbill's name the source in the first dependency that has a commit.
-func originOf(s *intoto.Statement) (*Origin, error) {
-	text, err := protojson.Marshal(s.GetPredicate())
-	if err != nil {
-		return nil, err
-	}
-	p := &slsa.Provenance{}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, p); err != nil {
-		return nil, err
-	}
-	origin := &Origin{Builder: p.GetRunDetails().GetBuilder().GetId()}
-	for _, d := range p.GetBuildDefinition().GetResolvedDependencies() {
-		if commit := d.GetDigest()["gitCommit"]; commit != "" {
-			repository, _, _ := strings.Cut(strings.TrimPrefix(d.GetUri(), "git+"), "@")
-			origin.Repository, origin.Commit = strings.TrimSuffix(repository, ".git"), commit
-			break
-		}
-	}
-	return origin, nil
-}

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,8 +23,10 @@ import (
 type Origin struct {
 	Repository      string `json:"repository"`
 	Commit          string `json:"commit"`
+	Ref             string `json:"ref,omitempty"`      // refs/heads/main
 	SignedBy        string `json:"signedBy,omitempty"` // a key's fingerprint, or a certificate's subject
 	Builder         string `json:"builder,omitempty"`
+	Invocation      string `json:"invocation,omitempty"`      // URL of the run that built it
 	StatementDigest string `json:"statementDigest,omitempty"` // of the attachment
 }
 
@@ -85,7 +89,7 @@ func parseBundle(content []byte) (*bundle.Bundle, error) {
 
 var errRoots = errors.New("no trusted root")
 
-// accept checks who signed a statement, that it is a provenance about the digest, and which source it names.
+// accept checks who signed a statement, that it is a provenance about the digest, and which source and builder it names.
 func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*Origin, error) {
 	raw, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:"))
 	if err != nil || len(raw) != 32 {
@@ -95,6 +99,11 @@ func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*O
 	if err != nil {
 		return nil, err
 	}
+	return v.originFrom(result, signedBy, commit)
+}
+
+// originFrom reads the origin from a statement whose signature holds, and compares it with the policy's.
+func (v *Verifier) originFrom(result *verify.VerificationResult, signedBy, commit string) (*Origin, error) {
 	s := result.Statement // from the envelope whose signature holds; nil when no envelope was signed
 	switch {
 	case s == nil:
@@ -105,29 +114,39 @@ func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*O
 	if err := s.Validate(); err != nil {
 		return nil, fmt.Errorf("its statement is invalid: %w", err)
 	}
-	origin, err := originOf(s)
+	p, err := predicateOf(s)
 	if err != nil {
 		return nil, fmt.Errorf("its provenance cannot be read: %w", err)
 	}
-	origin.SignedBy = signedBy
-	if err := v.checkSource("it", origin.Repository, origin.Commit, commit); err != nil {
-		return nil, err
+	origin, err := p.origin()
+	if err != nil {
+		return nil, fmt.Errorf("its provenance contradicts itself: %w", err)
 	}
-	if c := result.Signature.Certificate; c != nil && c.SourceRepositoryURI != "" {
-		if err := v.checkSource("the signer's certificate", c.SourceRepositoryURI, c.SourceRepositoryDigest, commit); err != nil {
+	origin.SignedBy = signedBy
+	if c := result.Signature.Certificate; c != nil {
+		if err := certified(origin, p, c); err != nil {
 			return nil, err
 		}
 	}
-	return origin, nil
+	return origin, v.checkOrigin(origin, commit)
 }
 
-// checkSource compares a source with the policy's, and with the release's commit if there is one.
-func (v *Verifier) checkSource(who, repository, commit, want string) error {
-	if repository != v.repository {
-		return fmt.Errorf("%s says that it was built from %q, not from %s", who, repository, v.repository)
+// checkOrigin compares an origin with the policy's, and with the release's commit if there is one.
+func (v *Verifier) checkOrigin(o *Origin, commit string) error {
+	admits := func(ref string) func(string) bool {
+		return func(pattern string) bool { ok, err := path.Match(pattern, ref); return ok && err == nil }
 	}
-	if want != "" && commit != want {
-		return fmt.Errorf("%s says that it was built from commit %q, the release is of %s", who, commit, want)
+	switch {
+	case o.Repository != v.repository:
+		return fmt.Errorf("it says that it was built from %q, not from %s", o.Repository, v.repository)
+	case commit != "" && o.Commit != commit:
+		return fmt.Errorf("it says that it was built from commit %q, the release is of %s", o.Commit, commit)
+	case o.Ref == "":
+		return fmt.Errorf("it names no branch or tag that it was built from, and the policy admits %s only: sign it again with `crossbill image attest --ref`", strings.Join(v.refs, ", "))
+	case !slices.ContainsFunc(v.refs, admits(o.Ref)):
+		return fmt.Errorf("it says that it was built from %s, and the policy admits %s only", o.Ref, strings.Join(v.refs, ", "))
+	case len(v.builders) > 0 && !slices.Contains(v.builders, o.Builder):
+		return fmt.Errorf("it names the builder %q, and the policy admits %s only", o.Builder, strings.Join(v.builders, ", "))
 	}
 	return nil
 }

@@ -49,18 +49,20 @@ func testOnlyWhatIsTrusted(t *testing.T) {
 			t.Errorf("a refused %s changed something: %v, then %v", args[0], before, after)
 		}
 	}
-	attest := func(key string) {
+	attest := func(key, ref string) {
 		t.Helper()
-		if code, out := a.command("image", "attest", image, "--repository", repository, "--commit", commit, "--key-file", key); code != 0 {
+		if code, out := a.command("image", "attest", image, "--repository", repository, "--commit", commit, "--ref", ref, "--key-file", key); code != 0 {
 			t.Fatalf("attest: exit code %d\n%s", code, out)
 		}
 	}
 	canary := []string{"canary", "--image", image, "--commit", commit}
 
 	refused("it has no provenance", canary...)
-	attest(stranger)
+	attest(stranger, "refs/heads/main")
 	refused("signed by no key that the policy names", canary...)
-	attest(key)
+	attest(key, "refs/pull/7/merge")
+	refused("built from refs/pull/7/merge, and the policy admits refs/heads/main only", canary...)
+	attest(key, "refs/heads/main")
 	refused("the release is of bbbb", "canary", "--image", image, "--commit", strings.Repeat("b", 40))
 	if code, out := a.crossbill("canary", "--image", image); code != 2 || !strings.Contains(out, "--commit: is missing") {
 		t.Errorf("a release without a commit: exit code %d\n%s", code, out)
@@ -68,7 +70,7 @@ func testOnlyWhatIsTrusted(t *testing.T) {
 	if code, out := a.command("image", "inspect", image, "--trust", trust); code != 0 || !strings.Contains(out, "yes: built from "+repository+" at "+commit) {
 		t.Errorf("inspect: exit code %d\n%s", code, out)
 	}
-	if out := a.must(canary...); !strings.Contains(out, "built from "+repository+" at "+commit+", signed by key ") {
+	if out := a.must(canary...); !strings.Contains(out, "built from "+repository+" at "+commit+" (refs/heads/main), signed by key ") {
 		t.Errorf("canary:\n%s", out)
 	}
 	theirs := strings.Replace(strangers, repository, "https://github.com/their-org/app", 1)

@@ -148,7 +148,7 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	err = r.Screen.Step("sign", func(progress func(string)) (string, error) {
 		progress("SBOM, provenance, signature")
 		var made struct{ SBOM, Provenance string }
-		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--key-file", r.SigningKey)
+		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--ref", "refs/heads/main", "--key-file", r.SigningKey)
 		return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
 	})
 	if err != nil {
