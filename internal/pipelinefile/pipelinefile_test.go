@@ -106,7 +106,7 @@ func TestAJobsCall(t *testing.T) {
 	}
 	script := interpolated.ReplaceAllString(strings.Join(file.Job("rollback").Script, "\n"), "the-$1")
 	dir := t.TempDir()
-	for _, name := range []string{"dagger", "apk", "curl"} {
+	for _, name := range []string{"dagger", "wget", "sha256sum", "tar"} {
 		text := "#!/bin/sh\n"
 		if name == "dagger" {
 			text += `printf '%s\n' "$DAGGER_MODULE" "$@"`
@@ -133,7 +133,7 @@ func TestAJobsCall(t *testing.T) {
 		cmd.Env = append([]string{
 			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
 			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p",
-			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", // trigger variables, which do not win
+			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", "APP=another", // trigger variables, which do not win
 		}, test.env...)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
@@ -143,7 +143,7 @@ func TestAJobsCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := slices.Concat(
-			[]string{".", "call", "--config-file", "crossbill.yaml", "--manifests-dir", "k8s", "--kubeconfig-file", "file:/builds/my kubeconfig", "--by", "jane@gitlab-job-7"},
+			[]string{".", "call", "--config-file", "crossbill.yaml", "--manifests-dir", "k8s", "--kubeconfig-file", "file:/builds/my kubeconfig", "--by", "jane@gitlab-job-7", "--app-name", "the-app"},
 			test.notified,
 			[]string{"rollback", "--release-id", "the-release_id", "--reason", "rollback of https://gitlab.example.com/1"},
 		)
@@ -173,7 +173,7 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 		} {
 			for code := range 8 {
 				dir := t.TempDir()
-				for _, tool := range []string{"dagger", "crossbill", "apk", "curl"} {
+				for _, tool := range []string{"dagger", "crossbill", "wget", "sha256sum", "tar"} {
 					text := "#!/bin/sh\n"
 					if tool == "dagger" || tool == "crossbill" {
 						text += "case \"$*\" in *rollback*) echo rollback >>calls ;; *report*) ;; *) exit $CODE ;; esac\n"
@@ -303,9 +303,9 @@ func TestBrokenFiles(t *testing.T) {
 		"a pattern that takes all":            {`^([0-9a-f]{7,64})?$`, `.*`, []string{RuleInput}},
 		"no pattern":                          {"      regex: ^([0-9a-f]{7,64})?$\n", "", []string{RuleInput}},
 		"the context as a variable":           {"\n.release:\n", "\nvariables:\n  KUBE_CONTEXT: production\n\n.release:\n", []string{RuleOverridable}},
-		"the module as a variable":            {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    DAGGER_MODULE: github.com/our-org/crossbill\n", []string{RuleOverridable}},
-		"the command as a variable":           {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    CLI: registry.example.com/our-org/crossbill@sha256:0123\n", []string{RuleOverridable}},
-		"the engine as a variable":            {"\n  interruptible: false\n", "\n  interruptible: false\n  variables:\n    DOCKER_HOST: tcp://docker:2376\n", []string{RuleOverridable}},
+		"the module as a variable":            {"    RUNNER_SCRIPT_TIMEOUT: 24m\n", "    DAGGER_MODULE: github.com/our-org/crossbill\n", []string{RuleOverridable}},
+		"the command as a variable":           {"    RUNNER_SCRIPT_TIMEOUT: 24m\n", "    CLI: registry.example.com/our-org/crossbill@sha256:0123\n", []string{RuleOverridable}},
+		"the engine as a variable":            {"    RUNNER_SCRIPT_TIMEOUT: 24m\n", "    DOCKER_HOST: tcp://docker:2376\n", []string{RuleOverridable}},
 		"interruptible":                       {"interruptible: false", "interruptible: true", []string{RuleOneByOne}},
 		"no resource group":                   {"  resource_group: production/$[[ inputs.app ]]\n", "", []string{RuleOneByOne}},
 		"retry of anything":                   {"    when: [runner_system_failure, scheduler_failure]\n", "", []string{RuleRetry}},

@@ -1,0 +1,272 @@
+package pipelinefile_test
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/our-org/crossbill/internal/pipelinefile"
+)
+
+// The pipeline files that others copy. The guard's has one job and no gate.
+var (
+	shipped = []string{"../../.gitlab-ci.yml", "../../.gitlab/no-engine.gitlab-ci.yml"}
+	guard   = "../../.gitlab/guard.gitlab-ci.yml"
+)
+
+const gate = "promote_to_production"
+
+// jobsIn are the jobs of a pipeline file with what they extend, read without package pipelinefile: what it proves of
+// these files is another test's.
+func jobsIn(t *testing.T, path string) (workflow map[string]any, jobs map[string]map[string]any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := strings.Split(string(text), "\n---\n")
+	var body map[string]any
+	if err := yaml.Unmarshal([]byte(documents[len(documents)-1]), &body); err != nil {
+		t.Fatal(path, err)
+	}
+	var whole func(name string) map[string]any
+	whole = func(name string) map[string]any {
+		job, _ := body[name].(map[string]any)
+		base, ok := job["extends"].(string)
+		if !ok {
+			return job
+		}
+		merged := maps.Clone(whole(base))
+		for key, value := range job {
+			own, isMap := value.(map[string]any)
+			if inherited, both := merged[key].(map[string]any); isMap && both { // GitLab merges hashes, key by key
+				under := maps.Clone(inherited)
+				maps.Copy(under, own)
+				value = under
+			}
+			merged[key] = value
+		}
+		return merged
+	}
+	jobs = map[string]map[string]any{}
+	for key := range body {
+		if key != "workflow" && key != "stages" && !strings.HasPrefix(key, ".") {
+			jobs[key] = whole(key)
+		}
+	}
+	workflow, _ = body["workflow"].(map[string]any)
+	if len(jobs) == 0 || workflow == nil {
+		t.Fatalf("%s: %d jobs, workflow %v", path, len(jobs), workflow)
+	}
+	return workflow, jobs
+}
+
+// TestOnlyTheGateNamesProduction: GitLab drops a job of a protected environment whose user may not deploy to it (Enterprise
+// Edition, Ci::ProcessBuildService, whatever the environment's action), and a job that nobody pressed has the user of the
+// trigger token. So no other job may have the gate's environment. A group protects environments by their tier: the
+// canary's is not production, whatever its name begins with.
+func TestOnlyTheGateNamesProduction(t *testing.T) {
+	for _, path := range append(slices.Clone(shipped), guard) {
+		_, jobs := jobsIn(t, path)
+		for job, values := range jobs {
+			environment, _ := values["environment"].(map[string]any)
+			name, _ := environment["name"].(string)
+			production := regexp.MustCompile(`^production/(\$\[\[ inputs\.app \]\]|qwik-node-app)$`).MatchString(name)
+			if production != (job == gate) || !production && !strings.HasSuffix(name, "-canary") {
+				t.Errorf("%s: %s has the environment %q", path, job, name)
+			}
+			if tier := environment["deployment_tier"]; tier != map[bool]string{true: "production", false: "other"}[production] {
+				t.Errorf("%s: %s has the tier %v", path, job, tier)
+			}
+		}
+	}
+}
+
+// TestPipelinesOnlyOfProtectedMain: before anything makes a pipeline, every other ref is left out.
+func TestPipelinesOnlyOfProtectedMain(t *testing.T) {
+	for _, path := range append(slices.Clone(shipped), guard) {
+		workflow, _ := jobsIn(t, path)
+		rules, _ := workflow["rules"].([]any)
+		bounded := false
+		for _, item := range rules {
+			rule := item.(map[string]any)
+			if rule["if"] == `$CI_COMMIT_REF_PROTECTED != "true" || $CI_COMMIT_BRANCH != "main"` && rule["when"] == "never" {
+				bounded = true
+			}
+			if rule["when"] != "never" && !bounded {
+				t.Errorf("%s: %v makes a pipeline of any ref", path, rule)
+			}
+		}
+		if !bounded {
+			t.Errorf("%s: the ref is not looked at", path)
+		}
+	}
+}
+
+// TestReportsSurviveTheTimeout: when a job's timeout passes, GitLab's runner runs neither after_script nor the upload of
+// artifacts. The script's own is below it, and leaves time for both.
+func TestReportsSurviveTheTimeout(t *testing.T) {
+	for _, path := range append(slices.Clone(shipped), guard) {
+		_, jobs := jobsIn(t, path)
+		for job, values := range jobs {
+			variables, _ := values["variables"].(map[string]any)
+			duration := func(value any) time.Duration {
+				text, _ := value.(string)
+				d, err := time.ParseDuration(text) // as the runner reads its variables
+				if err != nil {
+					t.Errorf("%s: %s: %v", path, job, err)
+				}
+				return d
+			}
+			whole, script, after := duration(values["timeout"]), duration(variables["RUNNER_SCRIPT_TIMEOUT"]), time.Duration(0)
+			if values["after_script"] != nil {
+				after = duration(variables["RUNNER_AFTER_SCRIPT_TIMEOUT"])
+			}
+			if whole-script-after < 2*time.Minute {
+				t.Errorf("%s: %s: %s for all, of which %s for the script and %s for after_script", path, job, whole, script, after)
+			}
+			artifacts, _ := values["artifacts"].(map[string]any)
+			if artifacts["when"] != "always" || artifacts["access"] != "developer" {
+				t.Errorf("%s: %s: artifacts %v", path, job, artifacts)
+			}
+		}
+	}
+}
+
+var (
+	imageLine   = regexp.MustCompile(`^\s*-?\s*(image|name):\s+(\S+[/:]\S+)`)
+	placeholder = "@sha256:DIGEST"
+	digestAtEnd = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
+	unpinned    = regexp.MustCompile(`\|\s*(\w+=\S+\s+)*(ba)?sh\b|[a-z]:latest\b|apk add|apt-get install|\bcurl\b.*install\.sh`)
+)
+
+// TestPinned: images by digest, and no program that was downloaded without a checksum. Where the digest is the user's,
+// what stands there is no image reference: the job does not start until it was filled in.
+func TestPinned(t *testing.T) {
+	files, err := filepath.Glob("../../.github/workflows/*.yml")
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	files = append(append(files, shipped...), guard, "../../k8s/guard/cronjob.yaml")
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unset := 0
+		for i, line := range strings.Split(string(text), "\n") {
+			if comment := strings.Index(line, "#"); comment >= 0 {
+				line = line[:comment]
+			}
+			if unpinned.MatchString(line) {
+				t.Errorf("%s:%d: %s", path, i+1, line)
+			}
+			found := imageLine.FindStringSubmatch(line)
+			if found == nil || strings.Contains(path, ".github") || strings.HasPrefix(found[2], "production/") {
+				continue
+			}
+			image := found[2]
+			switch _, err := name.ParseReference(image); {
+			case strings.HasSuffix(image, placeholder):
+				if unset++; err == nil {
+					t.Errorf("%s:%d: %s can be pulled", path, i+1, image)
+				}
+			case err != nil || !digestAtEnd.MatchString(image):
+				t.Errorf("%s:%d: %s is not by digest (%v)", path, i+1, image, err)
+			}
+		}
+		if unset > 1 {
+			t.Errorf("%s: its user has %d places to fill in", path, unset)
+		}
+	}
+}
+
+// run prepares a job's script as a runner gives it to the shell, in a folder with stand-ins for the programs that it
+// calls.
+func run(t *testing.T, path, job string, programs map[string]string) (cmd *exec.Cmd, dir string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := pipelinefile.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	for program, script := range programs {
+		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, jobs := jobsIn(t, path)
+	lines := file.Job(job).Script
+	if after, _ := jobs[job]["after_script"].([]any); len(after) > 0 { // which is a shell of its own
+		lines = lines[:len(lines)-len(after)]
+	}
+	script := regexp.MustCompile(`\$\[\[ inputs\.(\w+) \]\]`).ReplaceAllString(strings.Join(lines, "\n"), "the-$1")
+	cmd = exec.CommandContext(t.Context(), "sh", "-e", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=" + job, "CI_PIPELINE_URL=u"}
+	return cmd, dir
+}
+
+// TestTheDownloadIsChecked: another archive than the one whose checksum is in the file is not unpacked, and nothing runs.
+func TestTheDownloadIsChecked(t *testing.T) {
+	cmd, dir := run(t, shipped[0], "cleanup", map[string]string{
+		"wget":   `while [ "$1" != -qO ]; do shift; done; echo "another program" >"$2"`,
+		"tar":    "touch unpacked",
+		"dagger": "touch called",
+	})
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "/tmp/dagger.tar.gz: FAILED") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, made := range []string{"unpacked", "called"} {
+		if _, err := os.Stat(filepath.Join(dir, made)); err == nil {
+			t.Errorf("it was %s all the same", made)
+		}
+	}
+}
+
+// TestACanceledJobEndsInOrder: the signal of a canceled or timed-out job reaches the shell and the command, which are one
+// process group. The shell waits for the command to end, and leaves its exit code for the job that may roll back.
+func TestACanceledJobEndsInOrder(t *testing.T) {
+	const command = `case "$*" in *report*) exit ;; esac
+trap 'sleep 0.3; touch ended; exit 1' TERM
+touch started
+while :; do sleep 0.05; done`
+	for _, path := range shipped {
+		for _, job := range []string{"deploy_canary", "watch_canary", gate} {
+			cmd, dir := run(t, path, job, map[string]string{"crossbill": command, "dagger": command, "wget": "", "sha256sum": "", "tar": ""})
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for range 200 {
+				if _, err := os.Stat(filepath.Join(dir, "started")); err == nil {
+					break
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			err := cmd.Wait()
+			code, _ := os.ReadFile(filepath.Join(dir, "exit-code"))
+			if _, unfinished := os.Stat(filepath.Join(dir, "ended")); cmd.ProcessState.ExitCode() != 1 || string(code) != "1\n" || unfinished != nil {
+				t.Errorf("%s: %s: %v, exit code %q, the command ended: %t", path, job, err, code, unfinished == nil)
+			}
+		}
+	}
+}
