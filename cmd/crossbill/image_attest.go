@@ -81,7 +81,7 @@ Environment:
 	f.StringVar(&o.build.Ref, "ref", "", "branch or tag of the commit, for example refs/heads/main; an image policy asks for it (default: GitHub's variable)")
 	f.StringVar(&o.build.Builder, "builder", "", "URI of who built it (default: GitHub's workflow, else https://github.com/our-org/crossbill/laptop)")
 	f.StringVar(&o.build.Invocation, "run-url", "", "URL of the run that built it (default: GitHub's run)")
-	createdFlag(f, &o.created, "time of the attachments in seconds since 1970 (default $SOURCE_DATE_EPOCH, then now)")
+	createdFlag(f, &o.created, "when the build ended, in seconds since 1970: what the provenance says, and the time of the attachments (default $SOURCE_DATE_EPOCH, then now)")
 	o.login.add(cmd)
 	o.output.add(cmd)
 	return cmd
@@ -157,13 +157,15 @@ func (o *imageAttestOptions) run(ctx context.Context) error {
 	if o.build.Ref == "" {
 		o.warn("--ref is not known: the provenance will name no branch or tag, and an image policy rejects that")
 	}
+	at := createdAt(o.created, time.Now())
+	o.build.FinishedAt = at
 	var sbom []byte
 	if o.appDir != "" {
 		if sbom, err = image.SBOM(o.appDir, o.image.Context().Name(), o.image.DigestStr(), o.build.Base); err != nil {
 			return err
 		}
 	}
-	attested, err := provenance.Attest(ctx, o.signer, o.image, o.build, sbom, createdAt(o.created, time.Now()), options...)
+	attested, err := provenance.Attest(ctx, o.signer, o.image, o.build, sbom, at, options...)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (o *imageInspectOptions) run(ctx context.Context) error {
 	inspected := inspectedImage{Image: image}
 	var rejected *provenance.RejectedError
 	if o.trust.policy != nil {
-		inspected.VerifiedOrigin, err = o.trust.policy.Verify(ctx, o.image.Name(), o.commit, options...)
+		inspected.VerifiedOrigin, err = o.trust.policy.Verify(ctx, o.image.Name(), provenance.Wanted{Commit: o.commit}, options...)
 		if errors.As(err, &rejected) {
 			inspected.Rejection = strings.Join(rejected.Reasons, "; ")
 		} else if err != nil {

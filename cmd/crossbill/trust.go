@@ -50,7 +50,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		if r.Commit == "" {
 			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
 		}
-		origin, err := o.policy.Verify(ctx, r.Image, r.Commit, registry.Options(ctx, keychain)...)
+		origin, err := o.policy.Verify(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, registry.Options(ctx, keychain)...)
 		if err != nil {
 			return rejectedIsBadInput(err)
 		}

@@ -150,6 +150,7 @@ var Options = []Option{
 	{Key: "imagePolicy.refs[]", form: form{what: "a ref", example: "refs/heads/main, or refs/tags/v*", pattern: `^refs/[a-z-]+/[^\s?\[\\]+$`}, Doc: "A ref; * stands for a part of a name without /, and a pull request's is named as one: refs/pull/7/merge"},
 	{Key: "imagePolicy.builders", Doc: "Builders that the provenance may name; without it any that the signer vouches for"},
 	{Key: "imagePolicy.builders[]", form: form{what: "a builder's URI", example: "https://github.com/OWNER/REPO/.github/workflows/release.yml@refs/heads/main", pattern: `^[a-z][a-z0-9+.-]*:\S+$`}, Doc: "A builder, as the provenance names it"},
+	{Key: "imagePolicy.maxAge", form: positiveDuration, Doc: "How old the provenance may be when the release starts; without it any age"},
 	{Key: "imagePolicy.keys", Doc: "Public keys; one of them, or of the identities, has signed the provenance"},
 	{Key: "imagePolicy.keys[]", form: form{what: "a public key as PEM", example: "-----BEGIN PUBLIC KEY----- …", pattern: `-----BEGIN [A-Z ]*PUBLIC KEY-----`}, Doc: "A public key as PEM"},
 	{Key: "imagePolicy.identities", Doc: "Who signed without a key, by a certificate of Sigstore's"},

@@ -207,7 +207,7 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, warmUp: 0s, callersLeft: 0, clientErrors: 2.5, cutStreams: 0, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
 	"analysis: {}",
 	"analysis: {objectives: []}",
-	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
+	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  refs: [refs/heads/main, 'refs/tags/v*', refs/pull/7/merge]\n  builders: ['https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main']\n  maxAge: 720h\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
 }
 
 // invalid are values that schema and parser refuse, by key; the sections around them are added.
@@ -245,6 +245,9 @@ var invalid = map[string][]string{
 	"analysis.cutStreams":      {"-1", "100"},
 	"analysis.objectives":      {"{a: b}", "[a]", "[{}]", "[{name: a, objective: 99}]", "[{name: a, margin: 1}]", "[{objective: 99, margin: 1}]", "[{name: a, objective: 100, margin: 1}]", "[{name: a, objective: 99, margin: 0}]", "[{name: a, objective: 99, margin: 1, good: x}]", "[{name: a, objective: 99, margin: 1, total: x}]", "[{name: a, objective: 99, margin: 1, good: x, total: y, latency: 5s}]", "[{name: a, objective: 99, margin: 1, latency: 500}]", "[{name: a, objective: 99, margin: 1, latencyy: 5s}]"},
 	"imagePolicy.repository":   {"github.com/a/b", "https://u@github.com/a/b"},
+	"imagePolicy.refs":         {"refs/heads/main", "[main]", "['refs/*']", "['refs/heads/[a]']", "[refs/heads]"},
+	"imagePolicy.builders":     {"https://a", "[release.yml]", "['https://a b']"},
+	"imagePolicy.maxAge":       {"30", "30d", "0s"},
 	"imagePolicy.keys":         {"x", "[x]"},
 	"imagePolicy":              {"{repository: 'https://a/b'}", "{keys: []}"},
 	"imagePolicy.identities":   {"[{issuer: i}]", "[{subject: s}]", "[{issuer: i, subject: s, subjectPattern: p}]"},

@@ -187,7 +187,7 @@ func TestCertificate(t *testing.T) {
 			}
 			v := verifier(t, string(text))
 			v.roots = func() ([]root.TrustedMaterial, error) { return []root.TrustedMaterial{f}, nil }
-			origin, err := v.accept(f.attest(t, test.claims, []byte(test.statement)), digest, commit)
+			origin, err := v.accept(f.attest(t, test.claims, []byte(test.statement)), digest, Wanted{Commit: commit})
 			if (test.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.says) {
 				t.Fatalf("got %v, want %q", err, test.says)
 			}
@@ -226,11 +226,11 @@ func TestRealProvenance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	origin, err := v.originFrom(result, signedBy, revision)
+	origin, err := v.originFrom(result, signedBy, Wanted{Commit: revision})
 	if err != nil || origin.Ref != "refs/heads/main" || origin.Builder != "https://github.com/actions/runner/github-hosted" || origin.Invocation != source+"/actions/runs/5904696764/attempts/1" {
 		t.Errorf("%+v, %v", origin, err)
 	}
-	if _, err := v.originFrom(result, signedBy, strings.Repeat("b", 40)); err == nil {
+	if _, err := v.originFrom(result, signedBy, Wanted{Commit: strings.Repeat("b", 40)}); err == nil {
 		t.Error("it is admitted for another commit")
 	}
 }

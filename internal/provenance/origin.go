@@ -49,6 +49,9 @@ func (p predicate) origin() (*Origin, error) {
 		Invocation: p.GetRunDetails().GetMetadata().GetInvocationId(),
 		Ref:        p.parameter("ref"),
 	}
+	if at := p.GetRunDetails().GetMetadata().GetFinishedOn(); at.IsValid() {
+		o.FinishedAt = at.AsTime()
+	}
 	for _, d := range p.GetBuildDefinition().GetResolvedDependencies() {
 		commit := d.GetDigest()["gitCommit"]
 		if commit == "" {

@@ -12,11 +12,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,6 +30,8 @@ type Policy struct {
 	Refs []string `json:"refs,omitempty"`
 	// Builders are the builders that the provenance may name (SLSA's builder.id). None: any that the signer vouches for.
 	Builders []string `json:"builders,omitempty"`
+	// MaxAge is how old the provenance may be when the release starts. None: any age.
+	MaxAge metav1.Duration `json:"maxAge,omitzero"`
 	// Keys are public keys as PEM. The provenance is signed by one of them, or by one of Identities.
 	Keys []string `json:"keys,omitempty"`
 	// Identities are those who sign without a key of their own.
@@ -59,6 +63,7 @@ type Verifier struct {
 	repository string
 	refs       []string
 	builders   []string
+	maxAge     time.Duration
 	keys       []crypto.PublicKey
 	identities []verify.PolicyOption
 	file       string
@@ -104,8 +109,11 @@ func NewVerifier(p *Policy, file string) (*Verifier, *usererr.Error) {
 			return nil, invalid(fmt.Sprintf("builders[%d]", i), fmt.Sprintf("%q is not a builder's URI", builder), "give it as the provenance names it: `crossbill image inspect` shows it")
 		}
 	}
+	if p.MaxAge.Duration < 0 {
+		return nil, invalid("maxAge", p.MaxAge.Duration.String()+" is not a duration above 0", "give for example 720h")
+	}
 	v := &Verifier{
-		refs: p.Refs, builders: p.Builders,
+		refs: p.Refs, builders: p.Builders, maxAge: p.MaxAge.Duration,
 		repository: strings.TrimSuffix(strings.TrimSuffix(p.Repository, "/"), ".git"),
 		file:       file,
 		roots:      func() ([]root.TrustedMaterial, error) { return readRoots(p.TrustedRoots, filepath.Dir(file)) },

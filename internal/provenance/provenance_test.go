@@ -36,6 +36,7 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore-go/pkg/testing/ca"
 	"google.golang.org/protobuf/encoding/protojson"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -292,7 +293,7 @@ func TestVerify(t *testing.T) {
 				for _, content := range test.bundles(t, image.DigestStr()) {
 					attachBundle(t, image, content)
 				}
-				got, err := verifier(t, policy).Verify(t.Context(), image.Name(), test.commit)
+				got, err := verifier(t, policy).Verify(t.Context(), image.Name(), Wanted{Commit: test.commit})
 				if test.reason == "" {
 					want := &Origin{Repository: repository, Commit: commit, Ref: good.Ref, Builder: good.Builder, SignedBy: "key " + string(ours.keypair.GetHint())}
 					if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Origin{}, "StatementDigest")); err != nil || diff != "" {
@@ -351,9 +352,75 @@ func TestRefsAndBuilders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = v.accept(entity, digest, commit)
+			_, err = v.accept(entity, digest, Wanted{Commit: commit})
 			if (test.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %q", err, test.says)
+			}
+		})
+	}
+}
+
+// TestAge: what is too old when the release starts is rejected, by the time of the log or authority if there is one, else by
+// what the signer says.
+func TestAge(t *testing.T) {
+	t.Parallel()
+	ours, policy := keys(t)
+	f := newFulcio(t)
+	digest := "sha256:" + strings.Repeat("a", 64)
+	hour := metav1.Duration{Duration: time.Hour}
+	for name, test := range map[string]struct {
+		maxAge   metav1.Duration
+		ago      time.Duration // since the build ended, as the statement says; 0 for one that does not say it
+		started  time.Duration // since the release started
+		verified bool          // signed just now, as an authority says
+		says     string
+	}{
+		"any age":                         {ago: 10000 * time.Hour},
+		"no time, any age":                {},
+		"young":                           {maxAge: hour, ago: 50 * time.Minute},
+		"old":                             {maxAge: hour, ago: 70 * time.Minute, says: "its signer says that the build ended at"},
+		"old now, young when it started":  {maxAge: hour, ago: 70 * time.Minute, started: 30 * time.Minute},
+		"no time":                         {maxAge: hour, says: "it does not say when it was made"},
+		"in the future":                   {ago: -time.Hour, says: "in the future"},
+		"a clock that is ahead":           {maxAge: hour, ago: -time.Minute},
+		"said to be old, signed just now": {maxAge: hour, ago: 70 * time.Minute, verified: true},
+		"without a time, signed just now": {maxAge: hour, verified: true},
+		"signed before the release":       {maxAge: hour, started: -2 * time.Hour, verified: true, says: "it was signed at"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := good
+			if test.ago != 0 {
+				b.FinishedAt = time.Now().Add(-test.ago)
+			}
+			p := &Policy{}
+			if err := yaml.UnmarshalStrict([]byte(policy), p); err != nil {
+				t.Fatal(err)
+			}
+			p.MaxAge, p.Identities = test.maxAge, []Identity{{Issuer: gitHub, Subject: workflow}}
+			v, invalid := NewVerifier(p, "crossbill.yaml")
+			if invalid != nil {
+				t.Fatal(invalid)
+			}
+			v.roots = func() ([]root.TrustedMaterial, error) { return []root.TrustedMaterial{f}, nil }
+			entity, err := parseBundle(signed(t, ours, provenance(t, digest, b)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.verified {
+				b.Builder = workflow
+				entity = f.attest(t, ofMain(), provenance(t, digest, b))
+			}
+			want := Wanted{Commit: commit}
+			if test.started != 0 {
+				want.At = time.Now().Add(-test.started)
+			}
+			origin, err := v.accept(entity, digest, want)
+			if (test.says == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+			if err == nil && test.verified == origin.SignedAt.IsZero() {
+				t.Errorf("signed at %s", origin.SignedAt)
 			}
 		})
 	}
@@ -512,10 +579,10 @@ func TestIdentities(t *testing.T) {
 			}
 			v := verifier(t, string(policy))
 			v.roots = func() ([]root.TrustedMaterial, error) { return []root.TrustedMaterial{withoutCTLogs{sigstore}}, nil }
-			origin, err := v.accept(entity, test.digest, commit)
+			origin, err := v.accept(entity, test.digest, Wanted{Commit: commit})
 			if test.says == "" {
 				v.roots = func() ([]root.TrustedMaterial, error) { return nil, nil }
-				if _, err := v.accept(entity, test.digest, commit); err == nil || !strings.Contains(err.Error(), "roots are empty") {
+				if _, err := v.accept(entity, test.digest, Wanted{Commit: commit}); err == nil || !strings.Contains(err.Error(), "roots are empty") {
 					t.Errorf("without roots: %v", err)
 				}
 			}
@@ -523,7 +590,7 @@ func TestIdentities(t *testing.T) {
 				t.Errorf("%+v, %v", origin, err)
 			}
 			_, keyPolicy := keys(t)
-			if _, err := verifier(t, keyPolicy).accept(entity, test.digest, commit); err == nil {
+			if _, err := verifier(t, keyPolicy).accept(entity, test.digest, Wanted{Commit: commit}); err == nil {
 				t.Error("a policy that only names keys admits an identity")
 			}
 		})
@@ -548,7 +615,7 @@ func TestKeys(t *testing.T) {
 	for name, key := range map[string]crypto.Signer{"RSA": rsaKey, "Ed25519": edKey} {
 		image := pushed(t)
 		attachBundle(t, image, signed(t, signer(t, key), provenance(t, image.DigestStr(), good)))
-		if _, err := verifier(t, policyOf(t, key.Public())).Verify(t.Context(), image.Name(), commit); err != nil {
+		if _, err := verifier(t, policyOf(t, key.Public())).Verify(t.Context(), image.Name(), Wanted{Commit: commit}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -684,7 +751,7 @@ func FuzzBundle(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := v.accept(entity, digest, commit); err == nil {
+		if _, err := v.accept(entity, digest, Wanted{Commit: commit}); err == nil {
 			t.Fatal("a policy that names another key admits it")
 		}
 	})

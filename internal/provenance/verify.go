@@ -21,13 +21,25 @@ import (
 
 // Origin is where an image comes from, and who says so.
 type Origin struct {
-	Repository      string `json:"repository"`
-	Commit          string `json:"commit"`
-	Ref             string `json:"ref,omitempty"`      // refs/heads/main
-	SignedBy        string `json:"signedBy,omitempty"` // a key's fingerprint, or a certificate's subject
-	Builder         string `json:"builder,omitempty"`
-	Invocation      string `json:"invocation,omitempty"`      // URL of the run that built it
-	StatementDigest string `json:"statementDigest,omitempty"` // of the attachment
+	Repository string `json:"repository"`
+	Commit     string `json:"commit"`
+	Ref        string `json:"ref,omitempty"`      // refs/heads/main
+	SignedBy   string `json:"signedBy,omitempty"` // a key's fingerprint, or a certificate's subject
+	Builder    string `json:"builder,omitempty"`
+	// SignedAt is when it was signed, as a log or a time-stamping authority has it that the policy's roots trust: verified.
+	SignedAt time.Time `json:"signedAt,omitzero"`
+	// FinishedAt is when the build ended, as the signer says it.
+	FinishedAt      time.Time `json:"finishedAt,omitzero"`
+	Invocation      string    `json:"invocation,omitempty"`      // URL of the run that built it
+	StatementDigest string    `json:"statementDigest,omitempty"` // of the attachment
+}
+
+// MadeAt is when the provenance was made: as it was verified, else as its signer says; zero when nobody says it.
+func (o *Origin) MadeAt() time.Time {
+	if !o.SignedAt.IsZero() {
+		return o.SignedAt
+	}
+	return o.FinishedAt
 }
 
 // RejectedError says why an image is not deployed.
@@ -41,11 +53,17 @@ func (e *RejectedError) Error() string {
 	return fmt.Sprintf("%s is rejected by the image policy in %s: %s; nothing was changed", e.Image, e.Policy, strings.Join(e.Reasons, "; "))
 }
 
-// Verify finds a signed provenance of an image that the policy accepts, for the commit if one is given.
+// Wanted is what a release asks of its image's provenance, beside the policy.
+type Wanted struct {
+	Commit string    // that it was built from; "" for any
+	At     time.Time // when the release started: until then the provenance ages; zero is now
+}
+
+// Verify finds a signed provenance of an image that the policy accepts, and that is what is wanted.
 //
 // Errors: *RejectedError; *usererr.Error for a bad image name or root; otherwise the registry or Sigstore's roots could
 // not be read.
-func (v *Verifier) Verify(ctx context.Context, image, commit string, options ...remote.Option) (*Origin, error) {
+func (v *Verifier) Verify(ctx context.Context, image string, want Wanted, options ...remote.Option) (*Origin, error) {
 	ref, err := name.NewDigest(image)
 	if err != nil {
 		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
@@ -65,7 +83,7 @@ func (v *Verifier) Verify(ctx context.Context, image, commit string, options ...
 		if s, err := unverified(entity); err == nil && s.GetPredicateType() != provenanceType {
 			continue
 		}
-		origin, err := v.accept(entity, ref.DigestStr(), commit)
+		origin, err := v.accept(entity, ref.DigestStr(), want)
 		if errors.As(err, new(*usererr.Error)) || errors.Is(err, errRoots) {
 			return nil, fmt.Errorf("%w; nothing was changed", err)
 		}
@@ -90,7 +108,7 @@ func parseBundle(content []byte) (*bundle.Bundle, error) {
 var errRoots = errors.New("no trusted root")
 
 // accept checks who signed a statement, that it is a provenance about the digest, and which source and builder it names.
-func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*Origin, error) {
+func (v *Verifier) accept(entity verify.SignedEntity, digest string, want Wanted) (*Origin, error) {
 	raw, err := hex.DecodeString(strings.TrimPrefix(digest, "sha256:"))
 	if err != nil || len(raw) != 32 {
 		return nil, fmt.Errorf("%s is not a SHA-256", digest)
@@ -99,11 +117,11 @@ func (v *Verifier) accept(entity verify.SignedEntity, digest, commit string) (*O
 	if err != nil {
 		return nil, err
 	}
-	return v.originFrom(result, signedBy, commit)
+	return v.originFrom(result, signedBy, want)
 }
 
 // originFrom reads the origin from a statement whose signature holds, and compares it with the policy's.
-func (v *Verifier) originFrom(result *verify.VerificationResult, signedBy, commit string) (*Origin, error) {
+func (v *Verifier) originFrom(result *verify.VerificationResult, signedBy string, want Wanted) (*Origin, error) {
 	s := result.Statement // from the envelope whose signature holds; nil when no envelope was signed
 	switch {
 	case s == nil:
@@ -123,30 +141,60 @@ func (v *Verifier) originFrom(result *verify.VerificationResult, signedBy, commi
 		return nil, fmt.Errorf("its provenance contradicts itself: %w", err)
 	}
 	origin.SignedBy = signedBy
+	for _, stamp := range result.VerifiedTimestamps {
+		if at := stamp.Timestamp.UTC(); origin.SignedAt.IsZero() || at.Before(origin.SignedAt) {
+			origin.SignedAt = at // of more than one the first: it was there then
+		}
+	}
 	if c := result.Signature.Certificate; c != nil {
 		if err := certified(origin, p, c); err != nil {
 			return nil, err
 		}
 	}
-	return origin, v.checkOrigin(origin, commit)
+	return origin, v.checkOrigin(origin, want)
 }
 
-// checkOrigin compares an origin with the policy's, and with the release's commit if there is one.
-func (v *Verifier) checkOrigin(o *Origin, commit string) error {
+// checkOrigin compares an origin with the policy's, and with what is wanted.
+func (v *Verifier) checkOrigin(o *Origin, want Wanted) error {
 	admits := func(ref string) func(string) bool {
 		return func(pattern string) bool { ok, err := path.Match(pattern, ref); return ok && err == nil }
 	}
 	switch {
 	case o.Repository != v.repository:
 		return fmt.Errorf("it says that it was built from %q, not from %s", o.Repository, v.repository)
-	case commit != "" && o.Commit != commit:
-		return fmt.Errorf("it says that it was built from commit %q, the release is of %s", o.Commit, commit)
+	case want.Commit != "" && o.Commit != want.Commit:
+		return fmt.Errorf("it says that it was built from commit %q, the release is of %s", o.Commit, want.Commit)
 	case o.Ref == "":
 		return fmt.Errorf("it names no branch or tag that it was built from, and the policy admits %s only: sign it again with `crossbill image attest --ref`", strings.Join(v.refs, ", "))
 	case !slices.ContainsFunc(v.refs, admits(o.Ref)):
 		return fmt.Errorf("it says that it was built from %s, and the policy admits %s only", o.Ref, strings.Join(v.refs, ", "))
 	case len(v.builders) > 0 && !slices.Contains(v.builders, o.Builder):
 		return fmt.Errorf("it names the builder %q, and the policy admits %s only", o.Builder, strings.Join(v.builders, ", "))
+	}
+	return v.checkAge(o, want.At)
+}
+
+// clockSkew is how far ahead of this machine's clock another one may be.
+const clockSkew = 5 * time.Minute
+
+// checkAge finds a provenance that is too old, or from the future: a signer who says any time must not make it young
+// for ever.
+func (v *Verifier) checkAge(o *Origin, at time.Time) error {
+	made, says := o.MadeAt(), "it was signed at"
+	if o.SignedAt.IsZero() {
+		says = "its signer says that the build ended at"
+	}
+	if at.IsZero() {
+		at = time.Now()
+	}
+	switch age := at.Sub(made); {
+	case made.IsZero() && v.maxAge > 0:
+		return fmt.Errorf("it does not say when it was made, and the policy admits what is at most %s old", v.maxAge)
+	case made.IsZero():
+	case made.After(time.Now().Add(clockSkew)):
+		return fmt.Errorf("%s %s, which is in the future", says, made.Format(time.RFC3339))
+	case v.maxAge > 0 && age > v.maxAge:
+		return fmt.Errorf("%s %s, and the policy admits what is at most %s old", says, made.Format(time.RFC3339), v.maxAge)
 	}
 	return nil
 }
