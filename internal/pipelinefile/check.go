@@ -67,7 +67,7 @@ const (
 // Bounds of a proof.
 const (
 	mostPipelines = 256
-	mostStates    = 100_000 // of all of them together
+	mostStates    = 1_000_000 // of all of them together
 )
 
 // Check finds what is wrong with a pipeline file. No finding is a proof, for every set of matching rules and every

@@ -20,6 +20,8 @@ type File struct {
 
 	variables map[string]any
 	included  bool
+
+	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure: all
 }
 
 // Input is one of spec:inputs.
@@ -59,6 +61,8 @@ type Job struct {
 	Trigger       bool     // it starts a child pipeline
 
 	variables map[string]any
+	optional  []string // needs that may be missing from a pipeline
+	exitCodes []int    // allow_failure:exit_codes
 }
 
 // Environment is a job's environment.

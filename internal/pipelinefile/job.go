@@ -3,6 +3,7 @@ package pipelinefile
 import (
 	"fmt"
 	"maps"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -34,8 +35,10 @@ func (r *inheritance) job(key *yaml.Node) (Job, error) {
 		job.Interruptible = &interruptible
 	}
 	job.AllowFailure = allowFailureOf(values["allow_failure"])
+	job.exitCodes = exitCodesOf(values["allow_failure"])
 	job.Rules, job.HasRules = rulesOf(values["rules"])
 	job.Needs, job.HasNeeds = needsOf(values["needs"])
+	job.optional = optionalOf(values["needs"])
 	job.Environment = environmentOf(values["environment"])
 	job.RetryWhen = retryWhenOf(values["retry"])
 	for _, part := range []string{"before_script", "script", "after_script"} {
@@ -68,6 +71,29 @@ func needsOf(value any) (needs []string, ok bool) {
 		}
 	}
 	return needs, ok
+}
+
+// optionalOf are the needs that a pipeline can do without.
+func optionalOf(value any) (names []string) {
+	items, _ := value.([]any)
+	for _, item := range items {
+		if need, ok := item.(map[string]any); ok && need["optional"] == true {
+			name, _ := need["job"].(string)
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// exitCodesOf are the exit codes with which a job may fail.
+func exitCodesOf(value any) (codes []int) {
+	allow, _ := value.(map[string]any)
+	for _, code := range stringsIn([]any{allow["exit_codes"]}) {
+		if number, err := strconv.Atoi(code); err == nil {
+			codes = append(codes, number)
+		}
+	}
+	return codes
 }
 
 func environmentOf(value any) (e Environment) {

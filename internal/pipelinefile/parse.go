@@ -58,6 +58,9 @@ func (f *File) read(root *yaml.Node) error {
 	if workflow, ok := inherited.values["workflow"].(map[string]any); ok {
 		f.Name, _ = workflow["name"].(string)
 		f.Workflow, _ = rulesOf(workflow["rules"])
+		if cancel, ok := workflow["auto_cancel"].(map[string]any); ok {
+			f.cancelsOnFailure = cancel["on_job_failure"] == "all"
+		}
 	}
 	for _, name := range names {
 		job, err := inherited.job(name)

@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -16,12 +17,22 @@ const (
 	failed
 	canceled
 	skipped
+	scheduled // a delayed job whose time has not come
+	requeued  // created again by a retry of a manual or delayed job: it starts at once when its turn comes
+	excused   // failed with an exit code of allow_failure:exit_codes
 )
+
+// ended says whether a status is that of a job that a runner had, or that was canceled: such a job can be retried.
+func (s status) ended() bool {
+	return s == success || s == failed || s == canceled || s == excused
+}
 
 // pipeline is a file with one behavior chosen for each job: what GitLab creates for one set of
 // matching rules.
 type pipeline struct {
-	jobs []pipelineJob
+	jobs             []pipelineJob
+	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure
+	anyRetries       bool // explore as many retries as there can be
 }
 
 type pipelineJob struct {
@@ -29,18 +40,19 @@ type pipelineJob struct {
 	Behavior
 	stage int
 	needs []int
+
+	waitsFor []int  // the jobs whose statuses decide when it starts
+	revives  []int  // the jobs that are created again, if they were skipped, when it is pressed or retried
+	leaf     bool   // no other job waits for it
+	kinds    []kind // its statuses as they count among others
 }
 
 // state is the status of each job, as a text so that states can be compared and kept.
 type state string
 
-func (s state) with(job int, now status) state {
-	return s[:job] + state([]byte{byte(now)}) + s[job+1:]
-}
-
 // pipelines are all the pipelines that a file can create, up to a bound; complete says whether these are all.
 func (f *File) pipelines(bound int) (all []pipeline, complete bool) {
-	all = []pipeline{{}}
+	all = []pipeline{{cancelsOnFailure: f.cancelsOnFailure}}
 	for i := range f.Jobs {
 		var grown []pipeline
 		for _, p := range all {
@@ -50,7 +62,7 @@ func (f *File) pipelines(bound int) (all []pipeline, complete bool) {
 					continue
 				}
 				job := pipelineJob{Job: &f.Jobs[i], Behavior: b, stage: slices.Index(f.Stages, f.Jobs[i].Stage)}
-				grown = append(grown, pipeline{append(slices.Clone(p.jobs), job)})
+				grown = append(grown, pipeline{jobs: append(slices.Clone(p.jobs), job), cancelsOnFailure: p.cancelsOnFailure})
 			}
 		}
 		if len(grown) > bound {
@@ -76,127 +88,156 @@ func unique(list []Behavior) []Behavior {
 	})
 }
 
-// connect resolves needs. GitLab creates no pipeline in which a needed job is missing.
+// connect resolves needs. GitLab creates no pipeline in which a needed job is missing, unless it is optional.
 func (p *pipeline) connect() bool {
 	for i := range p.jobs {
-		for _, need := range p.jobs[i].Needs {
-			at := slices.IndexFunc(p.jobs, func(j pipelineJob) bool { return j.Name == need })
-			if at < 0 {
+		job := &p.jobs[i]
+		for _, need := range job.Needs {
+			at := p.index(need)
+			switch {
+			case at >= 0:
+				job.needs = append(job.needs, at)
+			case !slices.Contains(job.optional, need):
 				return false
 			}
-			p.jobs[i].needs = append(p.jobs[i].needs, at)
 		}
 	}
+	p.prepare()
 	return len(p.jobs) > 0
 }
 
-// composite is GitLab's status of a set of jobs, which has more values than that of one job. dag is true for the
-// jobs that another one needs.
-func (p *pipeline) composite(s state, jobs []int, dag bool) string {
-	set := map[string]bool{}
-	for _, i := range jobs {
-		set[p.word(i, status(s[i]))] = true
-	}
-	only := func(words ...string) bool {
-		for word := range set {
-			if !slices.Contains(words, word) {
-				return false
+// prepare computes what is the same in every state.
+func (p *pipeline) prepare() {
+	for i := range p.jobs {
+		job := &p.jobs[i]
+		job.leaf = true
+		job.waitsFor = job.needs
+		for other := range p.jobs {
+			if !job.HasNeeds && p.jobs[other].stage < job.stage {
+				job.waitsFor = append(job.waitsFor, other)
 			}
 		}
-		return true
+		for now := created; now <= excused; now++ {
+			job.kinds = append(job.kinds, kindOf(now, job.Behavior.AllowFailure))
+		}
 	}
+	for i := range p.jobs {
+		for _, other := range p.jobs[i].waitsFor {
+			p.jobs[other].leaf = false
+		}
+		p.jobs[i].revives = p.revivedBy(i)
+	}
+}
+
+// revivedBy are the jobs of later stages, and those that need a job, directly or not. A press or a retry puts those of
+// them that were skipped back to created (GitLab's ResetSkippedJobsService).
+func (p *pipeline) revivedBy(job int) []int {
+	found := map[int]bool{}
+	for changed := true; changed; {
+		changed = false
+		for i, other := range p.jobs {
+			needed := slices.ContainsFunc(other.needs, func(n int) bool { return n == job || found[n] })
+			if !found[i] && (other.stage > p.jobs[job].stage || needed) {
+				found[i], changed = true, true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// kind is how a job's status counts among others: a failure that is allowed is a warning, and a manual job that may
+// fail is ignored. A set of them is their sum.
+type kind uint16
+
+const (
+	kindCreated kind = 1 << iota
+	kindPending
+	kindManual
+	kindScheduled
+	kindSuccess
+	kindFailed
+	kindCanceled
+	kindSkipped
+	kindWarning
+	kindIgnored
+)
+
+func kindOf(now status, allowFailure bool) kind {
 	switch {
-	case len(set) == 0:
+	case now == manual && allowFailure:
+		return kindIgnored
+	case now == excused, allowFailure && (now == failed || now == canceled):
+		return kindWarning
+	}
+	return map[status]kind{
+		created: kindCreated, requeued: kindCreated, pending: kindPending, manual: kindManual, scheduled: kindScheduled,
+		success: kindSuccess, failed: kindFailed, canceled: kindCanceled, skipped: kindSkipped,
+	}[now]
+}
+
+// composite is GitLab's status of a set of jobs (Gitlab::Ci::Status::Composite). dag is true for the jobs that another
+// one needs. The order of the cases is GitLab's.
+func composite(set kind, dag bool) string {
+	only := func(kinds kind) bool { return set&^kinds == 0 }
+	switch {
+	case set == 0:
 		return "success"
-	case dag && (set["skipped"] || set["ignored"]):
+	case dag && set&(kindSkipped|kindIgnored) != 0:
 		return "skipped"
-	case dag && !only("success", "failed", "canceled", "warning"):
+	case dag && !only(kindSuccess|kindFailed|kindCanceled|kindWarning):
 		return "pending"
-	case only("skipped", "ignored"):
+	case only(kindSkipped | kindIgnored):
 		return "skipped"
-	case only("success", "skipped", "warning", "ignored"):
+	case only(kindSuccess | kindSkipped | kindWarning | kindIgnored):
 		return "success"
-	case only("created", "warning", "ignored"):
+	case only(kindCreated | kindWarning | kindIgnored):
 		return "created"
-	case only("canceled", "success", "skipped", "warning", "ignored"):
+	case only(kindCanceled | kindSuccess | kindSkipped | kindWarning | kindIgnored):
 		return "canceled"
-	case only("pending", "created", "skipped", "warning", "ignored"):
+	case only(kindPending | kindCreated | kindSkipped | kindWarning | kindIgnored):
 		return "pending"
-	case set["pending"]:
+	case set&kindPending != 0:
 		return "running"
-	case set["manual"]:
+	case set&kindManual != 0:
 		return "manual"
-	case set["created"]:
+	case set&kindScheduled != 0:
+		return "scheduled"
+	case set&kindCreated != 0:
 		return "running"
 	default:
 		return "failed"
 	}
 }
 
-// word is a job's status as it counts among others: a failure that is allowed is a warning, and a
-// manual job that may fail is ignored.
-func (p *pipeline) word(job int, now status) string {
-	allow := p.jobs[job].Behavior.AllowFailure
-	switch now {
-	case created:
-		return "created"
-	case pending:
-		return "pending"
-	case success:
-		return "success"
-	case manual:
-		if allow {
-			return "ignored"
-		}
-		return "manual"
-	case failed, canceled:
-		if allow {
-			return "warning"
-		}
-		if now == failed {
-			return "failed"
-		}
-		return "canceled"
-	default:
-		return "skipped"
-	}
-}
-
 // before is the status of what a job waits for.
-func (p *pipeline) before(s state, job int) string {
-	if p.jobs[job].HasNeeds {
-		return p.composite(s, p.jobs[job].needs, true)
+func (p *pipeline) before(s []byte, job int) string {
+	var set kind
+	for _, i := range p.jobs[job].waitsFor {
+		set |= p.jobs[i].kinds[s[i]]
 	}
-	var earlier []int
-	for i, other := range p.jobs {
-		if other.stage < p.jobs[job].stage {
-			earlier = append(earlier, i)
-		}
-	}
-	return p.composite(s, earlier, false)
+	return composite(set, p.jobs[job].HasNeeds)
 }
 
 // process does what GitLab does by itself: it starts, offers or skips jobs until nothing more follows.
-func (p *pipeline) process(s state) state {
+func (p *pipeline) process(s []byte) {
 	for changed := true; changed; {
 		changed = false
 		for i := range p.jobs {
-			if status(s[i]) != created {
+			if now := status(s[i]); now != created && now != requeued {
 				continue
 			}
-			if now := p.next(s, i); now != created {
-				s, changed = s.with(i, now), true
+			if now := p.next(s, i); now != status(s[i]) {
+				s[i], changed = byte(now), true
 			}
 		}
 	}
-	return s
 }
 
 // next is what becomes of a job that waits.
-func (p *pipeline) next(s state, job int) status {
+func (p *pipeline) next(s []byte, job int) status {
 	before := p.before(s, job)
-	if !slices.Contains([]string{"success", "failed", "canceled", "skipped"}, before) {
-		return created
+	if before != "success" && before != "failed" && before != "canceled" && before != "skipped" {
+		return status(s[job])
 	}
 	when, dag := p.jobs[job].Behavior.When, p.jobs[job].HasNeeds
 	starts := false
@@ -211,72 +252,259 @@ func (p *pipeline) next(s state, job int) status {
 	switch {
 	case !starts:
 		return skipped
+	case status(s[job]) == requeued:
+		return pending
 	case when == "manual":
 		return manual
+	case when == "delayed":
+		return scheduled
 	default:
 		return pending
 	}
 }
 
-// explore visits every state that a pipeline can reach: each job that runs can succeed, fail or be
-// canceled, and each manual job that may be pressed can be pressed or not. The trace tells how a state
-// was reached. It takes each state from the budget, and is false when that is used up.
-func (p *pipeline) explore(budget *int, mayPress func(job int) bool, visit func(s state, trace func() string)) bool {
-	type origin struct {
-		from  state
-		event string
+// start is the state of a new pipeline.
+func (p *pipeline) start() state { return p.after("", func([]byte) {}) }
+
+// after is the state that follows from a change: GitLab processes the pipeline after each.
+func (p *pipeline) after(s state, change func(s []byte)) state {
+	next := make([]byte, len(p.jobs))
+	copy(next, s)
+	change(next)
+	p.process(next)
+	return state(next)
+}
+
+// press starts a job that waits for a button or for its time, and revives what was skipped because of it.
+func (p *pipeline) press(s state, job int) state {
+	return p.after(s, func(s []byte) {
+		s[job] = byte(pending)
+		p.revive(s, job)
+	})
+}
+
+// retry makes a new job of one that has ended. It waits for its turn like the first one.
+func (p *pipeline) retry(s state, job int) state {
+	return p.after(s, func(s []byte) {
+		s[job] = byte(created)
+		if when := p.jobs[job].Behavior.When; when == "manual" || when == "delayed" {
+			s[job] = byte(requeued)
+		}
+		p.revive(s, job)
+	})
+}
+
+func (p *pipeline) revive(s []byte, job int) {
+	for _, i := range p.jobs[job].revives {
+		if status(s[i]) == skipped {
+			s[i] = byte(created)
+		}
 	}
-	start := p.process(state(make([]byte, len(p.jobs))))
-	origins := map[state]origin{start: {}}
-	trace := func(s state) string {
-		var events []string
-		for ; s != start; s = origins[s].from {
-			events = append(events, origins[s].event)
-		}
-		if len(events) == 0 {
-			return "at once"
-		}
-		slices.Reverse(events)
-		return "after: " + strings.Join(events, ", ")
-	}
-	queue := []state{start}
-	reach := func(from, to state, event string) {
-		to = p.process(to)
-		if _, seen := origins[to]; !seen {
-			origins[to] = origin{from, event}
-			queue = append(queue, to)
-		}
-	}
-	for len(queue) > 0 {
-		if *budget--; *budget < 0 {
-			return false
-		}
-		s := queue[0]
-		queue = queue[1:]
-		visit(s, func() string { return trace(s) })
-		for i, job := range p.jobs {
-			switch status(s[i]) {
-			case pending:
-				reach(s, s.with(i, success), job.Name+" succeeds")
-				reach(s, s.with(i, failed), job.Name+" fails")
-				reach(s, s.with(i, canceled), job.Name+" is canceled")
-			case manual:
-				if mayPress(i) {
-					reach(s, s.with(i, pending), job.Name+" is pressed")
-				}
+}
+
+// retryAll retries a whole pipeline: what failed or was canceled is created again, and so is what was skipped. Manual
+// jobs wait for their buttons again.
+func (p *pipeline) retryAll(s state) state {
+	return p.after(s, func(s []byte) {
+		for i := range s {
+			if now := status(s[i]); now == skipped || now != success && now.ended() {
+				s[i] = byte(created)
 			}
+		}
+	})
+}
+
+// finish ends a job that runs. A failure that is not allowed cancels the pipeline if the file says so.
+func (p *pipeline) finish(s state, job int, now status) state {
+	return p.after(s, func(s []byte) {
+		s[job] = byte(now)
+		if p.cancelsOnFailure && now == failed && !p.jobs[job].Behavior.AllowFailure {
+			cancel(s)
+		}
+	})
+}
+
+// cancelAll cancels a whole pipeline.
+func (p *pipeline) cancelAll(s state) state { return p.after(s, cancel) }
+
+// cancel cancels everything that runs or would still run by itself; what waits for a button stays.
+func cancel(s []byte) {
+	for i := range s {
+		if cancelable(status(s[i])) {
+			s[i] = byte(canceled)
+		}
+	}
+}
+
+func cancelable(now status) bool {
+	return now == created || now == requeued || now == pending || now == scheduled
+}
+
+// mostRetries bounds the retries by hand in one history of a whole pipeline; upstream of a job there is no bound.
+const mostRetries = 1
+
+// explore visits every state that a pipeline can reach: each job that runs can succeed, fail or be canceled, each one
+// that has ended can be retried, each manual job that may be pressed can be pressed or not, and the whole pipeline can
+// be canceled. The trace says how a state was reached. It takes each state from the budget, and is false when that
+// is used up.
+//
+// A job that no other one waits for is not canceled or retried: that changes nothing but the job itself.
+func (p *pipeline) explore(budget *int, mayPress func(job int) bool, visit func(s state, trace func() string)) bool {
+	x := &exploration{pipeline: p, mayPress: mayPress, origins: map[state]origin{}}
+	x.first = p.start()
+	x.reach(x.first, x.first, "", -1)
+	for retries := 0; len(x.queue) > 0; retries++ {
+		var settled []state // all that needs no further retry
+		for len(x.queue) > 0 {
+			if *budget--; *budget < 0 {
+				return false
+			}
+			s := x.queue[0]
+			x.queue = x.queue[1:]
+			visit(s, func() string { return x.trace(s) })
+			x.events(s)
+			settled = append(settled, s)
+		}
+		if retries == mostRetries && !p.anyRetries {
+			break
+		}
+		for _, s := range settled {
+			x.retries(s)
 		}
 	}
 	return true
 }
 
+// upstream is a pipeline without the jobs that the given ones do not wait for, directly or not: nothing that becomes of
+// the others changes when these run. at are the places of the given jobs in it.
+func (p *pipeline) upstream(jobs ...int) (part *pipeline, at []int) {
+	needed := map[int]bool{}
+	for todo := slices.Clone(jobs); len(todo) > 0; {
+		job := todo[0]
+		todo = todo[1:]
+		if !needed[job] {
+			needed[job] = true
+			todo = append(todo, p.jobs[job].waitsFor...)
+		}
+	}
+	part = &pipeline{cancelsOnFailure: p.cancelsOnFailure, anyRetries: true}
+	place := map[int]int{}
+	for i, job := range p.jobs {
+		if needed[i] {
+			place[i] = len(part.jobs)
+			job.needs, job.waitsFor, job.revives, job.kinds = slices.Clone(job.needs), nil, nil, nil
+			part.jobs = append(part.jobs, job)
+		}
+	}
+	for i := range part.jobs {
+		for n, need := range part.jobs[i].needs {
+			part.jobs[i].needs[n] = place[need]
+		}
+	}
+	part.prepare()
+	for _, job := range jobs {
+		at = append(at, place[job])
+	}
+	return part, at
+}
+
+// exploration is a search through the states of a pipeline.
+type exploration struct {
+	*pipeline
+	mayPress func(job int) bool
+	first    state
+	origins  map[state]origin
+	queue    []state
+}
+
+// origin is how a state was reached first.
+type origin struct {
+	from  state
+	event string
+	job   int
+}
+
+// reach notes a state that a job's event leads to; job is -1 for an event of the whole pipeline.
+func (x *exploration) reach(from, to state, event string, job int) {
+	if _, seen := x.origins[to]; !seen {
+		x.origins[to] = origin{from, event, job}
+		x.queue = append(x.queue, to)
+	}
+}
+
+// events are what can happen in a state, but for retries.
+func (x *exploration) events(s state) {
+	for job := range x.jobs {
+		switch now := status(s[job]); {
+		case now == pending:
+			x.reach(s, x.finish(s, job, success), "succeeds", job)
+			x.fails(s, job)
+		case now == manual && x.mayPress(job):
+			x.reach(s, x.press(s, job), "is pressed", job)
+		case now == scheduled:
+			x.reach(s, x.finish(s, job, pending), "starts, its time has come", job)
+			x.reach(s, x.finish(s, job, manual), "is unscheduled", job)
+		}
+		x.cancels(s, job)
+	}
+	x.reach(s, x.cancelAll(s), "the pipeline is canceled", -1)
+}
+
+// cancels cancels a job that runs. One that may fail counts as done then, even before it had its turn.
+func (x *exploration) cancels(s state, job int) {
+	now := status(s[job])
+	if !x.jobs[job].leaf && (now == pending || now == scheduled || cancelable(now) && x.jobs[job].Behavior.AllowFailure) {
+		x.reach(s, x.finish(s, job, canceled), "is canceled", job)
+	}
+}
+
+// retries are the retries by hand that are possible in a state.
+func (x *exploration) retries(s state) {
+	for job, j := range x.jobs {
+		if status(s[job]).ended() && !j.leaf && (j.Behavior.When != "manual" || x.mayPress(job)) {
+			x.reach(s, x.retry(s, job), "is retried", job)
+		}
+	}
+}
+
+// fails are the ways in which a job that runs can fail.
+func (x *exploration) fails(s state, job int) {
+	x.reach(s, x.finish(s, job, failed), "fails", job)
+	if len(x.jobs[job].exitCodes) > 0 {
+		x.reach(s, x.finish(s, job, excused), "fails with an exit code that is allowed", job)
+	}
+	if x.cancelsOnFailure {
+		// GitLab cancels in the background, so that it may have gone on before.
+		goneOn := x.after(s, func(s []byte) { s[job] = byte(failed) })
+		x.reach(s, goneOn, "fails", job)
+	}
+}
+
+// trace is the list of events that leads to a state.
+func (x *exploration) trace(s state) string {
+	var events []string
+	for ; s != x.first; s = x.origins[s].from {
+		o := x.origins[s]
+		if o.job < 0 {
+			events = append(events, o.event)
+		} else {
+			events = append(events, x.jobs[o.job].Name+" "+o.event)
+		}
+	}
+	if len(events) == 0 {
+		return "at once"
+	}
+	slices.Reverse(events)
+	return "after: " + strings.Join(events, ", ")
+}
+
 // overall is the pipeline's own status.
 func (p *pipeline) overall(s state) string {
-	all := make([]int, len(p.jobs))
-	for i := range all {
-		all[i] = i
+	var set kind
+	for i := range p.jobs {
+		set |= p.jobs[i].kinds[s[i]]
 	}
-	return p.composite(s, all, false)
+	return composite(set, false)
 }
 
 // index is the index of a job, -1 when it is not in this pipeline.
