@@ -37,4 +37,5 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
 }
 
 metrics.listen(settings.metricsPort, settings.host);
-await app.listen({ host: settings.host, port: settings.port });
+// Callers that come at once wait to be accepted; beyond 511, which is Node's default, the kernel would drop them.
+await app.listen({ host: settings.host, port: settings.port, backlog: 4096 });

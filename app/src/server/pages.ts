@@ -1,5 +1,6 @@
 import type { FastifyInstance } from "fastify";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { turns } from "./turns";
 
 /** Answers a request, or calls next: with an error if it failed, without one if there is no such page. */
 type Handler = (request: IncomingMessage, response: ServerResponse, next: (error?: unknown) => void) => Promise<void>;
@@ -14,6 +15,7 @@ const METHODS = ["GET", "HEAD", "POST"];
 
 /** Serves pages for everything that no route and no file matches. */
 export function servePages(app: FastifyInstance, { router, notFound }: Pages): void {
+  const turn = turns();
   // Qwik reads bodies itself.
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_request, _payload, done) => done(null));
@@ -23,6 +25,10 @@ export function servePages(app: FastifyInstance, { router, notFound }: Pages): v
     }
     reply.raw.setHeader("cache-control", "no-cache"); // pages name hashed files, so a browser must always ask for the newest page
     reply.hijack(); // from here on nobody else finishes the response
+    await turn();
+    if (reply.raw.destroyed) {
+      return; // the caller has left
+    }
     let missing = false;
     let broken: unknown;
     const next = (error?: unknown) => {
