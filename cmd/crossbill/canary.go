@@ -77,7 +77,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.pipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
 	flags.StringVar(&o.sourceURL, "source-url", "", "URL of the run that handed the release over")
-	flags.BoolVar(&o.again, "again", false, "release it once more, although it has finished before (rolled back, or promoted and replaced since)")
+	flags.BoolVar(&o.again, "again", false, "release it once more, although it has finished before (rolled back, or promoted and replaced since), or although it is older than what primary runs")
 }
 
 func (o *canaryOptions) validate() error {

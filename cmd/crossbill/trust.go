@@ -37,9 +37,19 @@ func (o *trustOptions) load(cmd *cobra.Command, manifests string) error {
 	return nil
 }
 
-// apply lets a cluster's commands deploy only what the policy admits.
+// apply lets a cluster's commands deploy only what the policy admits. Without one they say that nothing was checked.
 func (o *trustOptions) apply(c *rollout.Cluster) error {
 	if o.policy == nil {
+		c.Admit = func(_ context.Context, r *release.Release) error {
+			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: noPolicy + ": its origin was not checked"})
+			unchecked := release.Origin{}
+			if r.Origin != nil {
+				unchecked = *r.Origin
+			}
+			unchecked.Unchecked = noPolicy
+			r.Origin = &unchecked
+			return nil
+		}
 		return nil
 	}
 	keychain, err := environmentLogin()
@@ -55,6 +65,12 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 			return rejectedIsBadInput(err)
 		}
 		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s (%s), signed by %s", origin.Repository, origin.Commit, origin.Ref, origin.SignedBy)})
+		if r.Origin == nil || r.Origin.Unchecked != "" {
+			r.Origin = &release.Origin{
+				Repository: origin.Repository, Commit: origin.Commit, Ref: origin.Ref, Builder: origin.Builder, SignedBy: origin.SignedBy,
+				Run: origin.Invocation, MadeAt: origin.MadeAt(), Verified: !origin.SignedAt.IsZero(),
+			}
+		}
 		return nil
 	}
 	return nil
@@ -78,6 +94,9 @@ func requireImage(c *rollout.Cluster) error {
 	}
 	return nil
 }
+
+// noPolicy is why an image's origin is not checked.
+const noPolicy = "there is no image policy"
 
 func rejectedIsBadInput(err error) error {
 	if errors.As(err, new(*provenance.RejectedError)) {

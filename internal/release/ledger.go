@@ -24,6 +24,7 @@ type Ledger struct {
 	Epoch   int64      `json:"epoch"`
 	Open    bool       `json:"open,omitempty"`    // that lock was not released in order: its job may still write
 	Release *Release   `json:"release,omitempty"` // in flight
+	Serving *Serving   `json:"serving,omitempty"` // on primary, where its origin is known
 	History []Finished `json:"history,omitempty"` // newest first
 }
 
@@ -238,6 +239,9 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
 	if r.Stage != want {
 		return fmt.Errorf("release %s is at stage %s and cannot end as %s", r.ID, r.Stage, outcome)
+	}
+	if outcome.Good() {
+		l.serve(r)
 	}
 	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
 	if len(l.History) > historyLength {

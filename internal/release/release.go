@@ -159,6 +159,7 @@ type Release struct {
 	StartedAt   time.Time `json:"startedAt"`
 	StartedBy   string    `json:"startedBy"`
 	Commit      string    `json:"commit,omitempty"`
+	Origin      *Origin   `json:"origin,omitempty"` // of the image; nil in the ledgers of earlier versions
 	PipelineURL string    `json:"pipelineUrl,omitempty"`
 	SourceURL   string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
 	Objects     *Objects  `json:"objects,omitempty"`   // what a rollback needs to find

@@ -29,6 +29,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if r.Commit != "" {
 		row("Commit", link(r.Commit, r.Links.CommitURL))
 	}
+	if r.Origin != nil {
+		row("Origin", escapeMarkdown(r.Origin.String()))
+	}
 	if r.Links.RunURL != "" {
 		row("GitHub", link("run", r.Links.RunURL))
 	}

@@ -22,6 +22,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		if r.Verdict != nil {
 			fmt.Fprintf(w, "verdict\t%s: %s\n", colored(string(r.Verdict.Outcome)), r.Verdict.Reason)
 		}
+		if r.Origin != nil {
+			fmt.Fprintf(w, "origin\t%s\n", r.Origin)
+		}
 		links := r.Links()
 		step := r.Steps[len(r.Steps)-1]
 		for _, page := range []struct{ name, address string }{{"commit", links.CommitURL}, {"run", links.RunURL}, {"pipeline", r.PipelineURL}, {"job", r.JobURL(step.By)}} {

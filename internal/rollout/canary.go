@@ -81,6 +81,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.admit(ctx, &found.want); err != nil {
 		return found, nil, err
 	}
+	if err := j.notOlder(&found.want); err != nil {
+		return found, nil, err
+	}
 	found.takeOver, err = j.rehearse(ctx, &found)
 	return found, nil, err
 }
@@ -216,6 +219,27 @@ func (j *job) admit(ctx context.Context, r *release.Release) error {
 		return nil
 	}
 	return j.Admit(ctx, r)
+}
+
+// notOlder refuses an image that is older than the one that primary runs, unless it is wanted: going back is what rollback
+// is for, and never by accident.
+func (j *job) notOlder(want *release.Release) error {
+	serving := j.ledger.Serving
+	if serving != nil && want.Origin != nil && want.Previous != "" && release.DigestOf(want.Previous) != serving.Digest {
+		j.log("image", "primary runs %s, which the last release did not put there: which of the images is older is not known", release.DigestOf(want.Previous))
+	}
+	older := j.ledger.Older(want)
+	switch {
+	case older == "":
+		return nil
+	case !j.Again:
+		return &StageError{fmt.Errorf("%s is older than what primary runs: %s; --again releases it nevertheless; nothing was changed", want.Digest(), older)}
+	}
+	j.log("image", "is older than what primary runs, and --again admits it: %s", older)
+	origin := *want.Origin
+	origin.Older = older
+	want.Origin = &origin
+	return nil
 }
 
 func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {

@@ -45,7 +45,8 @@ type Cluster struct {
 	// any other one in flight, so that the buttons of an old pipeline do nothing to a new release.
 	// Empty: whichever is in flight.
 	ReleaseID string
-	// Again lets Canary start a release that has finished before, with the same name.
+	// Again lets Canary start a release that has finished before, with the same name, or whose image is older than
+	// primary's.
 	Again bool
 	// AllowTags are the repositories whose images the pod template may name by tag, with * for a part of a name.
 	AllowTags []string
@@ -72,8 +73,8 @@ type Cluster struct {
 	PromoteTraffic release.Track
 	// Urgent: what a rollback goes back from gives callers errors, so that it waits for nothing that they need not.
 	Urgent bool
-	// Admit says whether a release's image may be deployed at all. Canary, Shift and Promote ask it before they
-	// write anything. Nil: every image may.
+	// Admit says whether a release's image may be deployed at all, and notes its origin in it. Canary, Shift and Promote
+	// ask it before they write anything. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.

@@ -267,6 +267,44 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
+// TestOlderThanPrimary: an image that is older than the one that primary runs is refused before anything is written,
+// unless it is wanted again; the way back is asked nothing.
+func TestOlderThanPrimary(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		from := func(digit, run string) *job {
+			j := w.job("job")
+			j.Admit = func(_ context.Context, r *release.Release) error {
+				r.Origin = &release.Origin{Commit: digit, Run: "https://github.com/our-org/app/actions/runs/" + run}
+				return nil
+			}
+			return j
+		}
+		second := from("2", "15")
+		w.must(second.Canary(w.Context(), wanted("2")))
+		w.must(judge(w.Context(), second.Cluster, release.Healthy))
+		w.must(second.Promote(w.Context()))
+		w.must(second.Cleanup(w.Context()))
+		older := from("3", "9")
+		_, err := older.Canary(w.Context(), wanted("3"))
+		if want := "it was built in run 9, primary's in run 15; --again releases it nevertheless; nothing was changed"; refusal(err) != "stage" || !strings.Contains(err.Error(), want) || len(older.every) > 0 {
+			t.Errorf("%v after %q, want %q", err, older.every, want)
+		}
+		older.Again = true
+		w.must(older.Canary(w.Context(), wanted("3")))
+		ledger, err := release.ParseLedger(w.set.App, w.ledger().Data["ledger.json"])
+		if err != nil || ledger.Release.Origin.Older == "" || ledger.Serving.Digest != release.DigestOf(image("2")) {
+			t.Errorf("%v, %+v", err, ledger.Release.Origin)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		if unrest := w.unrest("2"); unrest != "" {
+			t.Error(unrest)
+		}
+		if _, err := from("3", "16").Canary(w.Context(), release.Release{ID: "r4", Image: image("4"), Weight: 10}); err != nil {
+			t.Errorf("a newer one: %v", err)
+		}
+	})
+}
+
 // TestVerifyRollsBack: an unhealthy verdict and the start of the rollback are one write of the ledger.
 func TestVerifyRollsBack(t *testing.T) {
 	for _, c := range []struct {
