@@ -3,87 +3,218 @@ package pipelinefile
 import (
 	"fmt"
 	"regexp"
-	"regexp/syntax"
 	"slices"
 	"strings"
 )
 
-var (
-	imageArgument = regexp.MustCompile(`(?:--image[= ]+|set image \S+ \S+=)("[^"]*"|'[^']*'|\S+)`)
-	interpolated  = regexp.MustCompile(`\$\[\[\s*inputs\.([A-Za-z0-9_-]+)[^\]]*\]\]`)
-	shellVariable = regexp.MustCompile(`^\$\{?([A-Za-z_][A-Za-z0-9_]*)\}?$`)
-	digestInText  = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
-)
+// interpolated is where GitLab inserts an input.
+var interpolated = regexp.MustCompile(`\$\[\[\s*inputs\.([A-Za-z0-9_-]+)[^\]]*\]\]`)
 
 // images checks that what a job deploys has a digest: written, or from an input that admits nothing else.
 func (c *checker) images(job *Job) {
-	for _, line := range job.Script {
-		for _, match := range imageArgument.FindAllStringSubmatch(line, -1) {
-			c.image(job, strings.Trim(match[1], `"'`), 0)
+	var script []scriptLine
+	for _, text := range job.Script {
+		script = append(script, scriptLine{text, job.Line})
+	}
+	for _, image := range analyze(script, scriptContext{Inputs: c.file.Inputs}).images {
+		c.report(job, RuleByDigest, image.Problem, image.Fix)
+	}
+}
+
+// option gives the values of an option, in both of its forms.
+func optionValues(args []field, name string) []value {
+	var found []value
+	for n, arg := range args {
+		if len(arg.pieces) == 0 || arg.pieces[0].kind != pieceText {
+			continue
+		}
+		rest, assigned := strings.CutPrefix(arg.pieces[0].text, name+"=")
+		switch word, literal := arg.literal(); {
+		case literal && word == name && n+1 < len(args):
+			next := args[n+1]
+			if next.many {
+				next.pieces = value{{kind: pieceAny}}
+			}
+			found = append(found, next.pieces)
+		case assigned:
+			found = append(found, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[1:]...)))
+		}
+	}
+	return found
+}
+
+// imageOptions checks the images that an option names.
+func (a *analyzer) imageOptions(i invocation, names ...string) {
+	for _, name := range names {
+		for _, v := range optionValues(i.args, name) {
+			a.image(i, v)
 		}
 	}
 }
 
-func (c *checker) image(job *Job, value string, depth int) {
-	if input := interpolated.FindStringSubmatch(value); input != nil && input[0] == value {
-		c.imageInput(job, input[1])
+// image checks one image that a command deploys.
+func (a *analyzer) image(i invocation, v value) {
+	if a.endsInDigest(v) {
 		return
 	}
-	variable := shellVariable.FindStringSubmatch(value)
-	if variable == nil || depth > 5 {
-		if !digestInText.MatchString(value) {
-			c.report(job, RuleByDigest, fmt.Sprintf("it deploys %s, which has no digest", value), "give repository@sha256:…")
-		}
-		return
-	}
-	name := variable[1]
-	for _, line := range job.Script {
-		if assigned, ok := strings.CutPrefix(strings.TrimSpace(line), name+"="); ok {
-			c.image(job, strings.Trim(assigned, `"'`), depth+1)
-			return
-		}
-	}
-	c.report(job, RuleByDigest, fmt.Sprintf("it deploys $%s, which a trigger variable can set to a tag", name), fmt.Sprintf("assign it in the script: %s='$[[ inputs.image ]]'", name))
-}
-
-func (c *checker) imageInput(job *Job, name string) {
-	input, ok := c.file.Inputs[name]
-	pattern, err := syntax.Parse(input.Regex, syntax.Perl)
+	problem, fix := "", "give repository@sha256:…"
 	switch {
-	case !ok || input.Regex == "" || err != nil:
-		c.report(job, RuleByDigest, fmt.Sprintf("it deploys the input %q, which has no pattern", name), "give the input a regex that ends in @sha256:[0-9a-f]{64}$")
-	case !onlyDigests(pattern):
-		c.report(job, RuleByDigest, fmt.Sprintf("the pattern of input %q also admits images without a digest", name), "start it with ^ and end each of its alternatives with @sha256:[0-9a-f]{64}, then $")
+	case len(v) == 1 && v[0].kind == pieceVariable:
+		problem = fmt.Sprintf("it deploys $%s, which a trigger variable can set to a tag", v[0].text)
+		fix = fmt.Sprintf("assign it in the script: %s='$[[ inputs.image ]]'", v[0].text)
+	case len(v) == 1 && v[0].kind == pieceInput:
+		problem, fix = a.imageInput(v[0])
+	default:
+		problem = fmt.Sprintf("it deploys %s, which has no digest", a.describe(v))
+	}
+	line, text := a.nodeLine(i.node), a.nodeText(i.node)
+	if a.site != nil {
+		text = a.site.text
+	}
+	use := imageUse{Line: line, Command: shorten(a.placeholders.restore(text)), Problem: problem, Fix: fix}
+	if !slices.Contains(a.found.images, use) {
+		a.found.images = append(a.found.images, use)
 	}
 }
 
-// onlyDigests proves that an expression matches nothing but texts that end in a digest, and perhaps
-// the empty one. It is false for an expression of another form.
-func onlyDigests(re *syntax.Regexp) bool {
-	if re.Op != syntax.OpConcat || len(re.Sub) < 3 || re.Sub[0].Op != syntax.OpBeginText || re.Sub[len(re.Sub)-1].Op != syntax.OpEndText {
-		return false
+// imageInput says why an input is no digest.
+func (a *analyzer) imageInput(p piece) (problem, fix string) {
+	_, indexes := a.placeholders.split(p.text)
+	if len(indexes) == 0 {
+		return "it deploys an input that is not known", "give repository@sha256:…"
 	}
-	middle := re.Sub[1 : len(re.Sub)-1]
-	if len(middle) == 1 && middle[0].Op == syntax.OpQuest {
-		middle = middle[0].Sub
+	input := a.placeholders.inputs[indexes[0]]
+	if !input.declared || input.input.Regex == "" {
+		return fmt.Sprintf("it deploys the input %q, which has no pattern", input.name), "give the input a regex that ends in @sha256:[0-9a-f]{64}$"
 	}
-	return endInDigest(middle)
+	return fmt.Sprintf("the pattern of input %q also admits images without a digest", input.name),
+		"start it with ^ and end each of its alternatives with @sha256:[0-9a-f]{64}, then $"
 }
 
-// endInDigest says whether a sequence of expressions always ends in @sha256: and 64 hexadecimal digits.
-func endInDigest(sequence []*syntax.Regexp) bool {
-	last := sequence[len(sequence)-1]
-	switch last.Op {
-	case syntax.OpCapture, syntax.OpConcat:
-		return endInDigest(last.Sub)
-	case syntax.OpAlternate:
-		return !slices.ContainsFunc(last.Sub, func(one *syntax.Regexp) bool { return !endInDigest([]*syntax.Regexp{one}) })
-	case syntax.OpRepeat:
-		if last.Min != 64 || last.Max != 64 || last.Sub[0].String() != "[0-9a-f]" || len(sequence) < 2 {
-			return false
+// describe is a value for a message.
+func (a *analyzer) describe(v value) string {
+	all := ""
+	for _, p := range v {
+		switch p.kind {
+		case pieceText:
+			all += p.text
+		case pieceInput:
+			all += a.placeholders.restore(p.text)
+		case pieceVariable:
+			all += "$" + p.text
+		default:
+			all += "…"
 		}
-		before := sequence[len(sequence)-2]
-		return before.Op == syntax.OpLiteral && before.Flags&syntax.FoldCase == 0 && strings.HasSuffix(string(before.Rune), "@sha256:")
 	}
-	return false
+	return all
+}
+
+// kubectlImages checks what kubectl deploys.
+func (a *analyzer) kubectlImages(i invocation, words []string) {
+	a.imageOptions(i, "--image")
+	at := slices.Index(words, "image")
+	if !slices.Contains(words, "set") || at < 0 {
+		return
+	}
+	for _, arg := range i.args[at+2:] {
+		if len(arg.pieces) == 0 || arg.pieces[0].kind != pieceText || strings.HasPrefix(arg.pieces[0].text, "-") {
+			if len(arg.pieces) > 0 && (arg.many || arg.pieces[0].kind != pieceText) && !a.endsInDigest(arg.pieces) && arg.pieces[0].kind == pieceAny {
+				a.image(i, value{{kind: pieceAny}})
+			}
+			continue
+		}
+		_, rest, assigned := strings.Cut(arg.pieces[0].text, "=")
+		if assigned {
+			a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[1:]...)))
+		} else if len(arg.pieces) > 1 && !strings.Contains(arg.pieces[0].text, "/") { // $CONTAINER=image
+			for n, p := range arg.pieces {
+				if _, rest, found := strings.Cut(p.text, "="); found && p.kind == pieceText {
+					a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[n+1:]...)))
+					break
+				}
+			}
+		}
+	}
+}
+
+// kustomizeImages checks what `kustomize edit set image` writes: NAME=IMAGE, IMAGE:TAG, IMAGE@DIGEST.
+func (a *analyzer) kustomizeImages(i invocation, words []string) {
+	if len(words) < 3 || words[1] != "set" || words[2] != "image" {
+		return
+	}
+	for _, arg := range i.args[4:] {
+		a.image(i, arg.pieces)
+	}
+}
+
+var helmImageKey = regexp.MustCompile(`(?i)(^|[.,])[a-z0-9_\[\].-]*(image|tag|digest|version)[a-z0-9_]*$`)
+
+// helmImages checks what `helm upgrade` sets: a key that ends in digest must have a digest, one of a tag is a tag, and
+// any other about an image must be an image with a digest.
+func (a *analyzer) helmImages(i invocation, words []string) {
+	_ = words
+	for _, name := range []string{"--set", "--set-string", "--set-literal", "--set-json"} {
+		for _, v := range optionValues(i.args, name) {
+			a.helmValues(i, v)
+		}
+	}
+	for _, v := range optionValues(i.args, "--version") {
+		if text, constant := v.constant(); !constant || !regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`).MatchString(text) {
+			a.image(i, v)
+		}
+	}
+}
+
+// helmValues checks the assignments of one --set.
+func (a *analyzer) helmValues(i invocation, v value) {
+	for _, assignment := range splitPieces(v, ',') {
+		sides := splitPieces(assignment, '=')
+		if len(sides) < 2 {
+			continue
+		}
+		key, constant := sides[0].constant()
+		if !constant {
+			a.image(i, value{{kind: pieceAny}})
+			continue
+		}
+		if !helmImageKey.MatchString(key) {
+			continue
+		}
+		lower := strings.ToLower(key)
+		right := sides[1]
+		for _, more := range sides[2:] {
+			right = mergePieces(append(append(slices.Clone(right), piece{kind: pieceText, text: "="}), more...))
+		}
+		switch {
+		case strings.Contains(lower, "pull") || strings.HasSuffix(lower, "repository") || strings.HasSuffix(lower, "registry"):
+		case strings.HasSuffix(lower, "digest"), strings.HasSuffix(lower, "tag"): // sha256:…, also behind a tag
+			if text, constant := right.constant(); constant && strings.Contains(text, "@") {
+				a.image(i, right)
+				break
+			}
+			a.image(i, mergePieces(append(value{{kind: pieceText, text: "@"}}, right...)))
+		default:
+			a.image(i, right)
+		}
+	}
+}
+
+// splitPieces splits a value at a character of its known text.
+func splitPieces(v value, separator byte) []value {
+	parts := []value{{}}
+	for _, p := range v {
+		if p.kind != pieceText {
+			parts[len(parts)-1] = append(parts[len(parts)-1], p)
+			continue
+		}
+		for n, text := range strings.Split(p.text, string(separator)) {
+			if n > 0 {
+				parts = append(parts, value{})
+			}
+			if text != "" {
+				parts[len(parts)-1] = append(parts[len(parts)-1], piece{kind: pieceText, text: text})
+			}
+		}
+	}
+	return parts
 }
