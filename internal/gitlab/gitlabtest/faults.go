@@ -24,6 +24,8 @@ const (
 	InvalidFile    Kind = "invalid_file"     // 422: a failed pipeline without jobs is kept
 	InvalidFile201 Kind = "invalid_file_201" // the same as older GitLab answers it
 	Slow           Kind = "slow"             // created, answered after Delay
+	Huge           Kind = "huge"             // of keys: 4 MiB of them
+	Redirect       Kind = "redirect"         // of keys: to another host
 )
 
 // Fault befalls one request.

@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// press plays a manual job, or retries one that has ended: its pipeline runs again.
+// press plays a manual job, or retries one that has ended, as the owner of the access token: its pipeline runs again.
 func (s *Server) press(w http.ResponseWriter, id, action string) {
 	for _, p := range s.pipelines {
 		phase := s.phase(p)
@@ -19,8 +19,12 @@ func (s *Server) press(w http.ResponseWriter, id, action string) {
 				fail(w, http.StatusBadRequest, `{"message":"400 Bad request - Unplayable Job"}`)
 				return
 			}
+			if !s.mayDeploy(j.Environment, s.APIUser) {
+				fail(w, http.StatusForbidden, `{"message":"403 Forbidden"}`)
+				return
+			}
 			jobs := slices.Clone(phase.Jobs)
-			jobs[i].Status = "pending"
+			jobs[i].Status, jobs[i].User = "pending", s.APIUser
 			p.Status, p.Life = "", []Phase{{Status: "running", Jobs: jobs}}
 			write(w, http.StatusOK, map[string]any{"id": jobID(p, i), "name": j.Name, "stage": j.Stage, "status": "pending"})
 			return

@@ -57,10 +57,12 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	page(w, r, rows)
 }
 
+const pipelineSHA = "a91957a858320c0e17f3a0eca7cfacbff50ea29a"
+
 // row is a pipeline as a list shows it.
 func (s *Server) row(p *Pipeline) map[string]any {
 	return map[string]any{
-		"id": p.ID, "iid": p.ID - 999, "project_id": 7, "sha": "a91957a858320c0e17f3a0eca7cfacbff50ea29a",
+		"id": p.ID, "iid": p.ID - 999, "project_id": 7, "sha": pipelineSHA,
 		"ref": p.Ref, "status": s.status(p), "source": p.Source, "name": p.Name,
 		"created_at": p.Committed, "updated_at": s.Now(),
 		"web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/pipelines/%d", s.Project, p.ID),
@@ -75,7 +77,8 @@ func (s *Server) whole(p *Pipeline) map[string]any {
 	if p.YamlErrors != "" {
 		row["yaml_errors"] = p.YamlErrors
 	}
-	row["user"] = map[string]any{"id": 1, "username": "release-bot", "name": "Release bot", "state": "active"}
+	user := s.userOf(s.starter(p))
+	row["user"] = map[string]any{"id": user.ID, "username": user.Login, "name": "Release bot", "state": "active"}
 	row["started_at"], row["finished_at"], row["duration"], row["coverage"] = nil, nil, nil, nil
 	row["detailed_status"] = map[string]any{"text": s.status(p), "label": s.status(p), "group": s.status(p)}
 	return row

@@ -4,8 +4,15 @@
 // still.
 //
 // Starting a pipeline was checked against GitLab's source (triggers.rb, pipeline_trigger_service.rb), the rest
-// against its API documentation, and all shapes against its client library, by a test. It differs: there is one project, pipelines show what Life says and
-// run nothing, a pressed job makes its pipeline run, and tokens have no roles beyond their scopes.
+// against its API documentation, and all shapes against its client library, by a test. ID tokens were checked against
+// lib/gitlab/ci/jwt.rb and jwt_v2.rb, user_project_token_claims.rb, jwks_controller.rb, enqueue_job_service.rb (a job runs as
+// who pressed it) and the page "OpenID Connect (OIDC) Authentication Using ID Tokens".
+//
+// It differs: there is one project, pipelines show what Life says and run nothing, a pressed job makes its pipeline run, and
+// access tokens have no roles beyond their scopes. Of ID tokens: groups_direct, target_audience and job_source are left out,
+// every user is a developer, every ref is a branch, and no pipeline is a merge request's, so that job_project_path is always
+// project_path. A protected environment names its deployers one by one, and has no approval rules of its own. Pressing a job
+// does not make the skipped jobs after it run as who pressed it. A rotated key is gone at once.
 package gitlabtest
 
 import (
@@ -23,7 +30,8 @@ type Job struct {
 	AllowFailure        bool
 	StartedAt           time.Time
 	FinishedAt          time.Time
-	User                string
+	User                string // who pressed or retried it; "" for none
+	Environment         string // only for who may press it
 }
 
 // Phase is what a pipeline shows from a time after its creation on.
@@ -43,7 +51,8 @@ type Pipeline struct {
 	YamlErrors string
 	Committed  time.Time // from when it takes effect
 	Life       []Phase
-	Child      int64 // pipeline that a bridge job of this one started
+	Child      int64  // pipeline that a bridge job of this one started
+	User       string // who started it; "" for the trigger token's owner
 	Variables  map[string]string
 	Inputs     map[string]any
 }
@@ -67,6 +76,16 @@ type Server struct {
 	NoVariables bool   // pipeline variables are refused whoever sends them
 	Refusal     string // message of a 400 for every trigger, "" for none
 
+	URL                   string              // of this GitLab, and so the issuer of its ID tokens; default https://gitlab.example.com
+	TriggerUser           string              // who owns the trigger token
+	APIUser               string              // who owns the access token of scope api
+	Users                 []User              // who is not here is made when first named
+	ProtectedRefs         []string            // default main
+	ProtectedEnvironments map[string][]string // with the logins of those who may deploy; a GitLab without Premium has none
+	KeyFaults             []Fault             // of requests for the OpenID configuration and the keys
+	KeysAt                string              // where the configuration says that the keys are; default below URL
+
+	issuer    issuerState
 	mu        sync.Mutex
 	pipelines []*Pipeline
 	posts     int
@@ -82,6 +101,8 @@ func New() *Server {
 		TriggerToken: "glptt-trigger", ReadToken: "glpat-read", APIToken: "glpat-api",
 		Now: time.Now, Sleep: time.Sleep,
 		Life: []Phase{{Status: "running"}},
+		URL:  "https://gitlab.example.com", TriggerUser: "release-bot", APIUser: "operator", ProtectedRefs: []string{"main"},
+		Users: []User{{ID: 1, Login: "release-bot"}},
 	}
 }
 
@@ -148,6 +169,9 @@ func (s *Server) Show(id int64, status string, jobs []Job) {
 // ServeHTTP answers as GitLab does.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), "/api/v4/projects/")
+	if !ok && r.Method == http.MethodGet && s.discover(w, r) {
+		return
+	}
 	if !ok {
 		fail(w, http.StatusNotFound, `{"error":"404 Not Found"}`)
 		return
