@@ -17,6 +17,7 @@ import (
 type canaryOptions struct {
 	lifecycleOptions
 	trust        trustOptions
+	approval     approvalOptions
 	image        string
 	weight       int
 	sticky       bool
@@ -26,6 +27,7 @@ type canaryOptions struct {
 	sourceURL    string
 	again        bool
 	allowTags    []string
+	authors      []string
 
 	release release.Release // after validate
 }
@@ -40,7 +42,8 @@ func newCanaryCommand() *cobra.Command {
 Applies the canary's Deployment, waits until its pods are ready endpoints, then
 routes its share of the traffic to it. A canary that does not become ready in
 time is rolled back (exit code 6). An app without a primary gets its first
-release straight on primary.`,
+release straight on primary. With the section approval in crossbill.yaml, an ID
+token of the job records who started the pipeline: whom promote then refuses.`,
 		Example: `  # Route 10% of the traffic to a new image
   crossbill canary --image registry.example.com/our-org/app@sha256:…
 
@@ -60,6 +63,7 @@ func (o *canaryOptions) addAll(cmd *cobra.Command) {
 	o.addRelease(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
+	o.approval.add(cmd)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
@@ -77,6 +81,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.pipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
 	flags.StringVar(&o.sourceURL, "source-url", "", "URL of the run that handed the release over")
+	flags.StringSliceVar(&o.authors, "author", nil, "who wrote the release, as login or e-mail address: approval.notAuthor refuses them as its approvers")
 	flags.BoolVar(&o.again, "again", false, "release it once more, although it has finished before (rolled back, or promoted and replaced since), or although it is older than what primary runs")
 }
 
@@ -101,10 +106,13 @@ func (o *canaryOptions) validate() error {
 			return err
 		}
 	}
+	if err := checkAuthors(o.authors); err != nil {
+		return err
+	}
 	if u, err := url.Parse(o.sourceURL); o.sourceURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 		return &usererr.Error{Field: "--source-url", Problem: fmt.Sprintf("%q is not a web address", o.sourceURL), Fix: "give https://host/path"}
 	}
-	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL}
+	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
 	if o.sticky {
 		if !strings.HasPrefix(o.stickyAssets, "/") || o.stickyAssets == "/" {
 			return &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", o.stickyAssets), Fix: "give for example /build/"}
@@ -116,6 +124,9 @@ func (o *canaryOptions) validate() error {
 	}
 	if o.release.ID == "" {
 		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit)
+	}
+	if err := o.approval.load(o.cmd, o.by); err != nil {
+		return err
 	}
 	return o.trust.load(o.cmd, o.cluster.manifests)
 }
@@ -130,6 +141,7 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		if err := requireImage(c); err != nil {
 			return outcome{}, err
 		}
+		o.approval.apply(c)
 		c.Again, c.AllowTags = o.again, o.allowTags
 		result, err := c.Canary(ctx, o.release)
 		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)

@@ -15,6 +15,7 @@ const sectionKey = "crossbill_section"
 // The sections of flags in the help, in their order; flags of no section are the command's own and come first.
 const (
 	clusterSection      = "Cluster flags"
+	approvalSection     = "Approval flags"
 	trafficSection      = "Traffic flags"
 	analysisSection     = "Analysis flags"
 	notificationSection = "Notification flags"
@@ -23,7 +24,7 @@ const (
 	outputSection       = "Output flags"
 )
 
-var sections = []string{clusterSection, trafficSection, analysisSection, notificationSection, gitlabSection, registrySection, outputSection}
+var sections = []string{approvalSection, clusterSection, trafficSection, analysisSection, notificationSection, gitlabSection, registrySection, outputSection}
 
 // inSection adds flags that belong to a section of the help.
 func inSection(flags *pflag.FlagSet, section string, add func(*pflag.FlagSet)) {

@@ -16,6 +16,7 @@ import (
 type promoteOptions struct {
 	lifecycleOptions
 	trust    trustOptions
+	approval approvalOptions
 	track    string // that has the traffic while primary is replaced
 	analysis analysisOptions
 	bake     time.Duration
@@ -28,7 +29,9 @@ func newPromoteCommand() *cobra.Command {
 		Use:   "promote",
 		Short: "Put the canary's digest on primary and give it all of the traffic",
 		Long: `Give the canary all of the traffic, put the digest that it proved on primary,
-wait for the rollout, and route all of the traffic to primary. The canary is
+wait for the rollout, and route all of the traffic to primary. Where crossbill.yaml
+has the section approval, GitLab's ID token of the job must first prove that an
+approver has started it. The canary is
 grown for that first, so that the app runs twice for a while; with
 --promote-traffic primary, primary's pods are replaced under traffic. Only a
 digest that was judged healthy in this release is promoted. A canary whose
@@ -50,6 +53,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
+	o.approval.add(cmd)
 	cmd.Flags().StringVar(&o.track, "promote-traffic", string(release.Canary), "which track has the traffic while primary's pods are replaced: canary (grown for all of it) or primary (under traffic)")
 	o.add(cmd)
 	o.traffic.add(cmd)
@@ -74,6 +78,9 @@ func (o *promoteOptions) validate() error {
 			return err
 		}
 	}
+	if err := o.approval.load(o.cmd, o.by); err != nil {
+		return err
+	}
 	return o.trust.load(o.cmd, o.cluster.manifests)
 }
 
@@ -82,6 +89,7 @@ func (o *promoteOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
+		o.approval.apply(c)
 		c.MaxVerdictAge, c.PromoteTraffic = o.maxAge, release.Track(o.track)
 		by := func() (analysis.Options, error) { return o.analysis.options(c, &o.traffic, o.log) }
 		if o.traffic.prometheus == "" {

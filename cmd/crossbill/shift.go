@@ -13,9 +13,10 @@ import (
 
 type shiftOptions struct {
 	lifecycleOptions
-	trust trustOptions
-	steps []int
-	pause time.Duration
+	trust    trustOptions
+	approval approvalOptions
+	steps    []int
+	pause    time.Duration
 }
 
 func newShiftCommand() *cobra.Command {
@@ -37,6 +38,7 @@ canary's last weight.`,
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
+	o.approval.add(cmd)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
@@ -50,6 +52,9 @@ func (o *shiftOptions) validate() error {
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
+	if err := o.approval.load(o.cmd, o.by); err != nil {
+		return err
+	}
 	return o.trust.load(o.cmd, o.cluster.manifests)
 }
 
@@ -58,6 +63,7 @@ func (o *shiftOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
+		o.approval.apply(c)
 		result, err := c.Shift(ctx, o.steps, o.pause)
 		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
 	})

@@ -16,6 +16,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/our-org/crossbill/internal/approval"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -45,6 +46,7 @@ type Config struct {
 	Probe       Probe              `json:"probe,omitzero"`
 	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
 	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
+	Approval    *approval.Policy   `json:"approval,omitempty"`
 
 	file     string               // "" when there is none
 	verifier *provenance.Verifier // of ImagePolicy; nil when there is none

@@ -94,6 +94,10 @@ func TestErrors(t *testing.T) {
 		"imagePolicy:\n  repository: https://h/o/n":                                                                      `c.yaml:1: imagePolicy.keys: there is no signer; name a key or an identity`,
 		"imagePolicy:\n  repository: https://h/o/n\n  keys: [x]":                                                         `c.yaml:3: imagePolicy.keys[0]: "x" is not a public key as PEM`,
 		"imagePolicy:\n  repository: https://h/o/n\n  identities:\n  - issuer: i\n    subject: s\n    subjectPattern: p": `c.yaml:4: imagePolicy.identities[0]: it needs an issuer, and either subject or subjectPattern`,
+		"approval:\n  project: a/b\n  environment: e\n  issuer: http://gitlab.example.com":                               `c.yaml:4: approval.issuer: keys from "http://gitlab.example.com" could be anybody's; give the https address`,
+		"approval:\n  project: a/b\n  environment: e\n  issuer: https://g\n  number: 2\n  approvers: [a]":                `c.yaml:5: approval.number: 2 approvers are needed and 1 are named; name more approvers, or ask for fewer`,
+		"approval:\n  project: a/b\n  environment: e\n  issuer: https://g\n  before: [canary]":                           `c.yaml:5: approval.before: promote is not in it, and what promote does is what the gate is for`,
+		"approval:\n  project: a/b\n  environment: e\n  issuer: https://g\n  approvers:\n  - mona\n  - Mona":             `c.yaml:7: approval.approvers[1]: Mona is there twice; remove one`,
 	} {
 		_, err := Parse("c.yaml", []byte(text))
 		if !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), want) {

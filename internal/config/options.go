@@ -61,7 +61,7 @@ var (
 )
 
 // clusterCommands are the commands whose --timeout ends a wait for the cluster.
-var clusterCommands = []string{"canary", "shift", "verify", "promote", "cleanup", "rollback", "guard", "migrate"}
+var clusterCommands = []string{"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "guard", "migrate"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
 // only flags and variables set.
@@ -160,6 +160,19 @@ var Options = []Option{
 	{Key: "imagePolicy.trustedRoots", Doc: "Files with the roots of Sigstore services; without it Sigstore's public ones"},
 	{Key: "imagePolicy.trustedRoots[]", form: anything, Doc: "A file, relative to that of crossbill.yaml"},
 
+	{Key: "approval.issuer", Required: true, form: form{what: "a web address without user, password or spaces", example: "https://gitlab.example.com", pattern: address.pattern}, Doc: "Address of the GitLab whose ID tokens are believed, as their claim iss has it"},
+	{Key: "approval.audience", Default: "crossbill", form: anything, Doc: "Whom the tokens are for: the aud of the jobs' id_tokens"},
+	{Key: "approval.project", Required: true, form: form{what: "a project", example: "our-org/infrastructure", pattern: `^[^\s/?#%]+(/[^\s/?#%]+)+$`}, Doc: "Project whose jobs approve"},
+	{Key: "approval.projectId", form: form{what: "the number of a project", example: "42", min: number(1), max: new(1e15)}, Doc: "Its number, so that no other project which gets the name is believed; without it the name alone"},
+	{Key: "approval.ref", Default: "main", form: form{what: "a branch, or a ref with refs/", example: "main", pattern: `^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`}, Doc: "Branch whose jobs approve, or a whole ref as refs/tags/…; it has to be protected"},
+	{Key: "approval.environment", Required: true, form: form{what: "the name of an environment", example: "production/qwik-node-app", pattern: `^[A-Za-z0-9_/${}. -]{1,255}$`}, Doc: "Environment of the job that approves; it has to be protected, unless approvers are named"},
+	{Key: "approval.approvers", Doc: "Users who may approve; without it those whom the protected environment lets deploy"},
+	{Key: "approval.approvers[]", Doc: "The login of a user of that GitLab", form: form{what: "a login", example: "mona", pattern: `^[A-Za-z0-9_][A-Za-z0-9_.-]*$`}},
+	{Key: "approval.notAuthor", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Refuse who wrote the release as its approver: what canary --author says"},
+	{Key: "approval.number", Default: "1", form: form{what: "a whole number from 1 to 9", example: "2", min: number(1), max: number(9)}, Doc: "How many different approvers a release needs; all but the last one run approve"},
+	{Key: "approval.before", Doc: "Commands that need an approval; without it promote alone"},
+	{Key: "approval.before[]", Doc: "A command", form: form{what: "canary, shift or promote", example: "promote", pattern: `^(canary|shift|promote)$`}},
+
 	{Key: "config", Flags: []string{"config"}, Variable: Variable, Default: FileName, Doc: "The configuration file"},
 	{Key: "commit", Flags: []string{"commit"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SHA", "$CI_COMMIT_SHA"}, Doc: "Commit that the image was built from"},
 	{Key: "pipelineUrl", Flags: []string{"pipeline-url"}, Platform: []string{"$CI_PIPELINE_URL"}, form: address, Doc: "Page of the pipeline that runs the release"},
@@ -167,6 +180,7 @@ var Options = []Option{
 
 	{Key: "gitlabToken", Flags: []string{"token-file"}, Variable: "GITLAB_TOKEN", Secret: true, Doc: "GitLab access token, scope read_api, or api to cancel"},
 	{Key: "gitlabTriggerToken", Flags: []string{"trigger-token-file"}, Variable: "GITLAB_TRIGGER_TOKEN", Secret: true, Doc: "GitLab pipeline trigger token"},
+	{Key: "idToken", Flags: []string{"id-token-file"}, Variable: "CROSSBILL_ID_TOKEN", Secret: true, Doc: "GitLab's ID token of the job that approves"},
 	{Key: "githubToken", Flags: []string{"github-token-file"}, Variable: "CROSSBILL_GITHUB_TOKEN", Secret: true, Doc: "GitHub token that may write deployments"},
 	{Key: "webhook", Flags: []string{"webhook-file"}, Variable: "CROSSBILL_WEBHOOK", Secret: true, Doc: "Address that gets a notice of each command, as JSON that Slack shows too"},
 	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},

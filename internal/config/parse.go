@@ -365,6 +365,9 @@ func (d *decoder) check(c *Config) {
 		c.verifier, input = provenance.NewVerifier(c.ImagePolicy, d.file)
 		d.section("imagePolicy", input)
 	}
+	if c.Approval != nil {
+		d.section("approval", c.Approval.Check())
+	}
 }
 
 // section adds an error of the package that a section belongs to.

@@ -41,6 +41,7 @@ var sections = map[string]string{
 	"analysis":                 "What a canary is judged by",
 	"analysis.objectives[]":    "An objective; with neither latency nor queries it is availability: answered, and not by a server error",
 	"imagePolicy":              "Which images are admitted: those with a signed provenance that says this. Without the section, all",
+	"approval":                 "Who approves a release, verified by GitLab's ID token of the job that runs the command. Without the section, nobody is asked at run time",
 	"imagePolicy.identities[]": "An identity; it has either subject or subjectPattern",
 }
 
@@ -208,6 +209,8 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"analysis: {}",
 	"analysis: {objectives: []}",
 	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  refs: [refs/heads/main, 'refs/tags/v*', refs/pull/7/merge]\n  builders: ['https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main']\n  maxAge: 720h\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
+	"approval: {issuer: 'https://gitlab.example.com/git', audience: crossbill, project: our-org/group/infrastructure, projectId: 42, ref: release/1.0, environment: production/shop, approvers: [mona, lisa.m], notAuthor: true, number: 2, before: [canary, promote]}",
+	"approval: {issuer: 'http://gitlab.localhost:8929', project: a/b, environment: production}",
 }
 
 // invalid are values that schema and parser refuse, by key; the sections around them are added.
@@ -250,6 +253,11 @@ var invalid = map[string][]string{
 	"imagePolicy.maxAge":       {"30", "30d", "0s"},
 	"imagePolicy.keys":         {"x", "[x]"},
 	"imagePolicy":              {"{repository: 'https://a/b'}", "{keys: []}"},
+	"approval":                 {"{}", "{issuer: 'https://g', project: a/b}", "{project: a/b, environment: e}", "{issuer: 'https://g', project: a, environment: e}", "{issuer: 'https://g', project: a/b, environment: e, numbr: 1}"},
+	"approval.number":          {"0", "10", "two"},
+	"approval.approvers":       {"mona", "[a b]", "['']", "[5]"},
+	"approval.before":          {"promote", "[rollback]", "[verify]"},
+	"approval.projectId":       {"0", "'42'", "-1"},
 	"imagePolicy.identities":   {"[{issuer: i}]", "[{subject: s}]", "[{issuer: i, subject: s, subjectPattern: p}]"},
 }
 

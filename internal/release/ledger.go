@@ -26,6 +26,8 @@ type Ledger struct {
 	Release *Release   `json:"release,omitempty"` // in flight
 	Serving *Serving   `json:"serving,omitempty"` // on primary, where its origin is known
 	History []Finished `json:"history,omitempty"` // newest first
+
+	Policy *PolicySeen `json:"approvalPolicy,omitempty"` // the last one; nil: none was ever there
 }
 
 // Finished is a release that is over.

@@ -174,6 +174,10 @@ type Release struct {
 	Untried bool `json:"untried,omitempty"`
 
 	Takeovers []Takeover `json:"takeovers,omitempty"`
+
+	Authors   []string   `json:"authors,omitempty"` // names of who wrote it, as whoever started it says
+	Pipeline  *Pipeline  `json:"pipeline,omitempty"`
+	Approvals []Approval `json:"approvals,omitempty"`
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.

@@ -21,6 +21,7 @@ type FinishedRelease struct {
 	FinishedAt      time.Time              `json:"finishedAt"`
 	FinishedBy      string                 `json:"finishedBy"`
 	PromotedBy      string                 `json:"promotedBy,omitempty"`
+	ApprovedBy      string                 `json:"approvedBy,omitempty"`
 	DurationSeconds float64                `json:"durationSeconds"`
 	Verdict         release.VerdictOutcome `json:"verdict,omitempty"`
 	Requests        int64                  `json:"canaryRequests,omitempty"` // that the verdict is based on
@@ -34,7 +35,7 @@ func History(finished []release.Finished) []FinishedRelease {
 		f := &finished[i]
 		p := FinishedRelease{
 			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Reason, StartedAt: f.StartedAt, StartedBy: f.StartedBy,
-			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Links(),
+			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Links(), ApprovedBy: f.Approvers(),
 		}
 		if f.Verdict != nil {
 			p.Verdict, p.Requests = f.Verdict.Outcome, f.Verdict.Requests
@@ -49,19 +50,19 @@ func History(finished []release.Finished) []FinishedRelease {
 	return history
 }
 
-// WriteHistory writes a history as a table, for people; wide adds who started each, its commit and pipeline.
+// WriteHistory writes a history as a table, for people; wide adds who started and approved each, its commit and pipeline.
 func WriteHistory(out io.Writer, history []FinishedRelease, wide bool) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	header := "FINISHED (UTC)\tRELEASE\tDIGEST\tTOOK\tVERDICT\tREQUESTS\tPROMOTED BY\t"
 	if wide {
-		header += "STARTED BY\tCOMMIT\tPIPELINE\t"
+		header += "STARTED BY\tAPPROVED BY\tCOMMIT\tPIPELINE\t"
 	}
 	fmt.Fprintln(w, header+"OUTCOME")
 	for _, p := range history {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t", p.FinishedAt.UTC().Format("2006-01-02 15:04:05"), p.ID, shortDigest(p.Digest),
 			FormatDuration(p.FinishedAt.Sub(p.StartedAt).Round(time.Second)), dash(string(p.Verdict)), dash(count(p.Requests)), dash(p.PromotedBy))
 		if wide {
-			fmt.Fprintf(w, "%s\t%s\t%s\t", p.StartedBy, dash(p.Commit), dash(p.Links.PipelineURL))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", p.StartedBy, dash(p.ApprovedBy), dash(p.Commit), dash(p.Links.PipelineURL))
 		}
 		fmt.Fprintf(w, "%s%s\n", colored(string(p.Outcome)), suffix(p.Reason))
 	}

@@ -41,6 +41,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if r.Verdict != nil {
 		row("Verdict", fmt.Sprintf("%s, based on %d requests of the canary", r.Verdict.Outcome, r.Verdict.Requests))
 	}
+	if by := r.Approvers(); by != "" {
+		row("Approved by", escapeMarkdown(by))
+	}
 	if s.Weights != nil {
 		row("Traffic now", fmt.Sprintf("%d%% primary, %d%% canary", s.Weights.Primary, s.Weights.Canary))
 	}

@@ -25,6 +25,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		if r.Origin != nil {
 			fmt.Fprintf(w, "origin\t%s\n", r.Origin)
 		}
+		if by := r.Approvers(); by != "" {
+			fmt.Fprintf(w, "approved\tby %s\n", by)
+		}
 		links := r.Links()
 		step := r.Steps[len(r.Steps)-1]
 		for _, page := range []struct{ name, address string }{{"commit", links.CommitURL}, {"run", links.RunURL}, {"pipeline", r.PipelineURL}, {"job", r.JobURL(step.By)}} {

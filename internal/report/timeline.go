@@ -67,6 +67,17 @@ func entriesOf(r *release.Release) []Entry {
 		}
 		entries = append(entries, entry(r, step.At, string(step.Stage), detail, step.By))
 	}
+	for _, a := range r.Approvals {
+		detail := fmt.Sprintf("%s, %s", a.Command, a.Kind)
+		if a.Kind == release.ApprovalUnverified {
+			detail = a.Command + ", not verified: no policy asks for an approver"
+		}
+		e := entry(r, a.At, "approved", detail, a.By)
+		if a.Job != "" {
+			e.URL = r.JobURL(a.By + "@gitlab-job-" + a.Job)
+		}
+		entries = append(entries, e)
+	}
 	for _, t := range r.Takeovers {
 		entries = append(entries, entry(r, t.At, "taken over", "from "+t.From, t.By))
 	}

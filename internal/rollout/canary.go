@@ -45,6 +45,9 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 			if err == nil && started && found.primary != nil {
 				j.previous, err = templateText(found.primary)
 			}
+			if err == nil {
+				j.notePassed()
+			}
 			return err
 		},
 		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) { return j.canary(ctx, found) },
@@ -64,6 +67,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	}
 	if found.resumed {
 		found.takeOver = true // the job before may have died before it did so
+		if err := j.pass(ctx, j.ledger.Release); err != nil {
+			return found, nil, err
+		}
 		return found, nil, j.admit(ctx, j.ledger.Release)
 	}
 	if err := j.notePrimary(&found.want, found.primary); err != nil {
@@ -76,6 +82,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		return found, nil, err
 	}
 	if err := j.releasable(found.primary); err != nil {
+		return found, nil, err
+	}
+	if err := j.pass(ctx, &found.want); err != nil {
 		return found, nil, err
 	}
 	if err := j.admit(ctx, &found.want); err != nil {

@@ -59,6 +59,9 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 			Fix:     "promote with the manifests that canary was run with",
 		}
 	}
+	if err := j.pass(ctx, r); err != nil {
+		return nil, err
+	}
 	if r.Stage != release.StageVerified {
 		return nil, nil
 	}
@@ -100,6 +103,7 @@ func (j *job) lookPromoted() (*Result, error) {
 // startPromote notes that promotion begins, and keeps primary's pod template as the look has just read it: rollback
 // puts it back as it was, not only its image. So it does with service, which is what promotion changes of the Service.
 func (j *job) startPromote(service string) error {
+	j.notePassed()
 	if j.ledger.Release.Stage == release.StagePromoting {
 		return nil
 	}
@@ -133,7 +137,15 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}
-	return j.result("%s is on primary and has all of the traffic", r.Digest()), err
+	return j.result("%s is on primary and has all of the traffic%s", r.Digest(), approved(r)), err
+}
+
+// approved says who has approved a release, where that is noted.
+func approved(r *release.Release) string {
+	if by := r.Approvers(); by != "" {
+		return ", approved by " + by
+	}
+	return ""
 }
 
 // prepare is the step that finds what promotion needs, and says what it takes or risks. Until the next commit, only this

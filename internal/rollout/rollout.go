@@ -1,5 +1,5 @@
 // Package rollout is the only code that changes what is deployed. Each of its commands (canary, shift,
-// verify, promote, cleanup, rollback, guard, migrate) can die anywhere and be run again, and rollback works
+// verify, approve, promote, cleanup, rollback, guard, migrate) can die anywhere and be run again, and rollback works
 // from wherever another one died.
 //
 // It keeps invariants 1 to 7, 12 and 13 of the design: a subset exists before a route names it, ready
@@ -76,6 +76,10 @@ type Cluster struct {
 	// Admit says whether a release's image may be deployed at all, and notes its origin in it. Canary, Shift and Promote
 	// ask it before they write anything. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
+	// Gate says who has approved that a command goes on with a release, as the ledger has it or as canary will start it. Canary,
+	// Shift, Promote and Approve ask it before they write anything, and after it they act as the user that it has verified.
+	// Nil: nobody is asked.
+	Gate func(ctx context.Context, command string, l *release.Ledger, r *release.Release) (*release.Passed, error)
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)

@@ -45,6 +45,7 @@ type job struct {
 	locked  bool // this job has the lock
 
 	ledger   *release.Ledger
+	passed   *release.Passed   // what the approval gate has found; nil when it was not asked
 	previous string            // primary's pod template before promotion, as JSON
 	state    *corev1.ConfigMap // what ledger and previous were read from, or last committed to
 

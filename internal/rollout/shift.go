@@ -22,10 +22,14 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
 			nothing, err := j.lookShift(ctx, steps[len(steps)-1])
 			if nothing == nil && err == nil {
+				err = j.pass(ctx, j.ledger.Release)
+			}
+			if nothing == nil && err == nil {
 				err = j.admit(ctx, j.ledger.Release)
 			}
 			return struct{}{}, nothing, err
 		},
+		start: func(j *job, _ struct{}) error { j.notePassed(); return nil },
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.shift(ctx, steps, pause) },
 	})
 }
