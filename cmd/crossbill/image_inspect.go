@@ -126,6 +126,9 @@ func (i inspectedImage) text(out io.Writer) error {
 		}
 		row("attached", "%s", strings.TrimSpace(fmt.Sprintf("%s %.19s  %s", a.Kind, a.Digest, detail)))
 	}
+	for _, problem := range i.Skipped {
+		row("skipped", "%s", problem)
+	}
 	if len(i.Attachments) == 0 {
 		row("attached", "nothing")
 	}

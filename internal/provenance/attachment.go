@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -24,12 +23,6 @@ const (
 	sbomMediaType   = "application/vnd.cyclonedx+json" // https://cyclonedx.org/specification/overview/
 	emptyMediaType  = "application/vnd.oci.empty.v1+json"
 	createdKey      = "org.opencontainers.image.created"
-)
-
-// Bounds of what is read, since anybody who can push can attach.
-const (
-	maxAttachments     = 64
-	maxAttachmentBytes = 4 << 20
 )
 
 // Attested are the digests of what Attest attached to an image.
@@ -130,69 +123,3 @@ func (r referrer) RawManifest() ([]byte, error) { return json.Marshal(r) }
 
 // MediaType makes it something that the registry client can put.
 func (r referrer) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
-
-// attachment is something in the registry that refers to an image
-// (https://github.com/opencontainers/distribution-spec/blob/main/spec.md#listing-referrers).
-type attachment struct {
-	digest    string // of its manifest
-	mediaType string // of its content
-	created   string
-	content   []byte
-}
-
-// attachments reads what is attached to an image and is of one of the media types.
-func attachments(ctx context.Context, image name.Digest, mediaTypes []string, options ...remote.Option) ([]attachment, error) {
-	options = append(slices.Clip(options), remote.WithContext(ctx))
-	index, err := remote.Referrers(image, options...)
-	if err != nil {
-		return nil, fmt.Errorf("attachments of %s: %w", image, err)
-	}
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, fmt.Errorf("attachments of %s: %w", image, err)
-	}
-	var all []attachment
-	for _, d := range manifest.Manifests[:min(maxAttachments, len(manifest.Manifests))] {
-		found, err := readAttachment(image, d, mediaTypes, options)
-		if err != nil {
-			return nil, fmt.Errorf("%s, attached to %s: %w", d.Digest, image, err)
-		}
-		if found != nil {
-			all = append(all, *found)
-		}
-	}
-	return all, nil
-}
-
-// readAttachment reads one attachment; nil when it is of none of the media types.
-func readAttachment(image name.Digest, d v1.Descriptor, mediaTypes []string, options []remote.Option) (*attachment, error) {
-	described, err := remote.Get(image.Context().Digest(d.Digest.String()), options...)
-	if err != nil {
-		return nil, err
-	}
-	m, err := v1.ParseManifest(bytes.NewReader(described.Manifest))
-	if err != nil || len(m.Layers) != 1 {
-		return nil, nil // an index, or something with parts: not ours
-	}
-	mediaType := string(m.Layers[0].MediaType)
-	if !slices.Contains(mediaTypes, mediaType) {
-		return nil, nil
-	}
-	layer, err := remote.Layer(image.Context().Digest(m.Layers[0].Digest.String()), options...)
-	if err != nil {
-		return nil, err
-	}
-	content, err := layer.Compressed() // as it is in the registry; its digest is checked as it is read
-	if err != nil {
-		return nil, err
-	}
-	defer content.Close()
-	text, err := io.ReadAll(io.LimitReader(content, maxAttachmentBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxAttachmentBytes {
-		return nil, fmt.Errorf("it is larger than %d MiB", maxAttachmentBytes>>20)
-	}
-	return &attachment{digest: d.Digest.String(), mediaType: mediaType, created: m.Annotations[createdKey], content: text}, nil
-}

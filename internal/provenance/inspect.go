@@ -27,6 +27,7 @@ type Image struct {
 	Command     []string          `json:"command"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Attachments []Attachment      `json:"attachments"`
+	Skipped     []string          `json:"skipped,omitempty"` // attachments that cannot be read or were not looked at
 }
 
 // Attachment is something that is attached to an image.
@@ -56,13 +57,17 @@ func Inspect(ctx context.Context, image name.Digest, options ...remote.Option) (
 	if err := inspected.describe(first); err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
-	found, err := attachments(ctx, image, []string{bundleMediaType, sbomMediaType}, options...)
+	looked, err := readAttachments(ctx, image, []string{bundleMediaType, sbomMediaType}, options, func(a attachment) bool {
+		inspected.Attachments = append(inspected.Attachments, a.described())
+		return false
+	})
+	if err == nil {
+		err = looked.failed
+	}
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range found {
-		inspected.Attachments = append(inspected.Attachments, a.described())
-	}
+	inspected.Skipped = append(fewer(looked.skipped), looked.unseen...)
 	slices.SortFunc(inspected.Attachments, func(a, b Attachment) int {
 		return cmp.Or(cmp.Compare(a.CreatedAt, b.CreatedAt), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Digest, b.Digest))
 	})

@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -753,6 +754,85 @@ func FuzzBundle(f *testing.F) {
 		}
 		if _, err := v.accept(entity, digest, Wanted{Commit: commit}); err == nil {
 			t.Fatal("a policy that names another key admits it")
+		}
+	})
+}
+
+// FuzzStatement: whatever a signer of the policy's signs, it is read as it is or rejected, and what is admitted is of the
+// policy's repository, ref and commit.
+func FuzzStatement(f *testing.F) {
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for _, b := range []Build{good, {}, {Repository: repository, Ref: "refs/pull/7/merge", Commit: commit}} {
+		predicate, err := b.provenance()
+		if err != nil {
+			f.Fatal(err)
+		}
+		text, err := statement("app", digest, provenanceType, predicate)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Add(gitHubs(digest))
+	f.Add(`{"_type":"https://in-toto.io/Statement/v1","predicate":{"buildDefinition":{"externalParameters":{"workflow":[],"source":null}},"runDetails":{"metadata":{"finishedOn":"0000"}}}}`)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	pair := &keypair{signer: key, name: "ECDSA", algorithm: protocommon.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256}
+	v := &Verifier{repository: repository, refs: []string{defaultRef}, keys: []crypto.PublicKey{key.Public()}}
+	f.Fuzz(func(t *testing.T, text string) {
+		content, err := (&Signer{keypair: pair}).sign(t.Context(), []byte(text))
+		if err != nil {
+			return
+		}
+		entity, err := parseBundle(content)
+		if err != nil {
+			return
+		}
+		origin, err := v.accept(entity, digest, Wanted{Commit: commit})
+		if err == nil && (origin.Repository != repository || origin.Ref != defaultRef || origin.Commit != commit) {
+			t.Fatalf("admits %+v", origin)
+		}
+	})
+}
+
+// FuzzPolicy: a policy is read as it is meant or refused with the field; none admits a pull request that names none.
+func FuzzPolicy(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		f.Fatal(err)
+	}
+	valid, err := yaml.Marshal(Policy{Repository: repository, Refs: []string{"refs/tags/v*"}, Builders: []string{workflow}, Keys: []string{string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(valid)
+	f.Add([]byte("repository: " + repository + "\nidentities: [{issuer: x, subjectPattern: '.*'}]\nmaxAge: 1h\nrefs: ['refs/*']\n"))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p := &Policy{}
+		if yaml.UnmarshalStrict(text, p) != nil {
+			return
+		}
+		v, invalid := NewVerifier(p, "crossbill.yaml")
+		if invalid != nil {
+			if invalid.Field == "" || invalid.Problem == "" {
+				t.Fatalf("%+v", invalid)
+			}
+			return
+		}
+		if len(v.keys)+len(v.identities) == 0 {
+			t.Fatal("it names nobody who signs")
+		}
+		named := slices.ContainsFunc(p.Refs, func(ref string) bool { return strings.HasPrefix(ref, "refs/pull/") })
+		err := v.checkOrigin(&Origin{Repository: v.repository, Ref: "refs/pull/7/merge", Builder: strings.Join(p.Builders[:min(1, len(p.Builders))], ""), SignedAt: time.Now()}, Wanted{})
+		if err == nil && !named {
+			t.Fatalf("%q admits a pull request", p.Refs)
 		}
 	})
 }

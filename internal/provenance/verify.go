@@ -1,6 +1,7 @@
 package provenance
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -68,36 +70,73 @@ func (v *Verifier) Verify(ctx context.Context, image string, want Wanted, option
 	if err != nil {
 		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
 	}
-	found, err := attachments(ctx, ref, []string{bundleMediaType}, options...)
+	once := *v
+	once.roots = sync.OnceValues(v.roots)
+	s := &search{Verifier: &once, digest: ref.DigestStr(), want: want}
+	looked, err := readAttachments(ctx, ref, []string{bundleMediaType}, options, s.look)
+	switch {
+	case err != nil:
+	case s.found != nil:
+		return s.found, nil
+	case s.failed != nil:
+		err = s.failed
+	case looked.failed != nil: // what it would have been is not known
+		err = looked.failed
+	default:
+		reasons := fewer(append(s.reasons, looked.skipped...))
+		if reasons = append(reasons, looked.unseen...); len(reasons) == 0 {
+			reasons = []string{"it has no provenance: it was not built and signed by the pipeline, or the signature was not pushed"}
+		}
+		return nil, &RejectedError{Image: image, Policy: v.file, Reasons: reasons}
+	}
+	return nil, fmt.Errorf("%w; nothing was changed", err)
+}
+
+// search looks for a provenance that is accepted.
+type search struct {
+	*Verifier
+	digest string
+	want   Wanted
+
+	found   *Origin
+	reasons []string // one for each that is rejected
+	failed  error    // what could not be verified
+}
+
+// look verifies one attachment, and says whether it is the last one to look at.
+func (s *search) look(a attachment) bool {
+	entity, err := parseBundle(a.content)
 	if err != nil {
-		return nil, fmt.Errorf("%w; nothing was changed", err)
+		s.reasons = append(s.reasons, fmt.Sprintf("%s is not a Sigstore bundle (%v)", short(a.digest), err))
+		return false
 	}
-	rejected := &RejectedError{Image: image, Policy: v.file}
-	for _, a := range found {
-		entity, err := parseBundle(a.content)
-		if err != nil {
-			rejected.Reasons = append(rejected.Reasons, fmt.Sprintf("%s is not a Sigstore bundle (%v)", short(a.digest), err))
-			continue
-		}
-		// Not verified yet: it only serves to skip statements about other things.
-		if s, err := unverified(entity); err == nil && s.GetPredicateType() != provenanceType {
-			continue
-		}
-		origin, err := v.accept(entity, ref.DigestStr(), want)
-		if errors.As(err, new(*usererr.Error)) || errors.Is(err, errRoots) {
-			return nil, fmt.Errorf("%w; nothing was changed", err)
-		}
-		if err != nil {
-			rejected.Reasons = append(rejected.Reasons, fmt.Sprintf("provenance %s: %v", short(a.digest), err))
-			continue
-		}
-		origin.StatementDigest = a.digest
-		return origin, nil
+	// Not verified yet: it only serves to skip statements about other things.
+	if statement, err := unverified(entity); err == nil && statement.GetPredicateType() != provenanceType {
+		return false
 	}
-	if len(rejected.Reasons) == 0 {
-		rejected.Reasons = []string{"it has no provenance: it was not built and signed by the pipeline, or the signature was not pushed"}
+	origin, err := s.accept(entity, s.digest, s.want)
+	switch {
+	case errors.As(err, new(*usererr.Error)) || errors.Is(err, errRoots):
+		s.failed = cmp.Or(s.failed, err) // another one may need no roots
+		return false
+	case err != nil:
+		s.reasons = append(s.reasons, fmt.Sprintf("provenance %s: %v", short(a.digest), err))
+		return false
 	}
-	return nil, rejected
+	origin.StatementDigest = a.digest
+	s.found = origin
+	return true
+}
+
+// maxReasons is how many reasons of one kind a rejection names.
+const maxReasons = 10
+
+// fewer are reasons that a person reads.
+func fewer(reasons []string) []string {
+	if len(reasons) <= maxReasons {
+		return reasons
+	}
+	return append(reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more attachments are as little a provenance", len(reasons)-maxReasons))
 }
 
 func parseBundle(content []byte) (*bundle.Bundle, error) {
