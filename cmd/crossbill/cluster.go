@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -129,6 +131,7 @@ func (o *clusterOptions) loadKubeconfig() error {
 	// The commands make a few requests each; client-go's default of 5 a second would be what they wait for.
 	config.QPS, config.Burst = 50, 100
 	config.UserAgent = "crossbill"
+	config.Wrap(func(transport http.RoundTripper) http.RoundTripper { return httpclient.Guard{Transport: transport} })
 	config.WarningHandler = rest.NoWarnings{}
 	if o.log != nil { // else this completes a line
 		config.WarningHandler = rest.NewWarningWriter(o.log, rest.WarningWriterOptions{Deduplicate: true})

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
@@ -90,7 +91,7 @@ func (p *Probe) begin(ctx context.Context, o verdict.Test, weight int) *probing 
 	r := &probing{probe: p, weight: weight, test: p.testOf(o), start: time.Now()}
 	r.state, p.running = r.test.Begin(), r
 	var underWay sync.WaitGroup
-	client := &http.Client{Timeout: 10 * time.Second}
+	client := httpclient.Probe(10 * time.Second)
 	underWay.Go(func() {
 		slots := make(chan struct{}, probers)
 		tick := time.NewTicker(time.Duration(float64(time.Second) / p.Rate))
@@ -135,7 +136,7 @@ func (r *probing) call(ctx context.Context, client *http.Client, kind int) {
 	began := time.Now()
 	response, err := client.Do(request)
 	if err == nil {
-		_, err = io.Copy(io.Discard, response.Body)
+		_, err = io.Copy(io.Discard, io.LimitReader(response.Body, httpclient.MaxAnswer))
 		response.Body.Close()
 	}
 	if ctx.Err() != nil { // it was not the app that ended it

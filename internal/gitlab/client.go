@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/httpretry"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -50,12 +52,15 @@ type unlimited struct{}
 
 func (unlimited) Wait(context.Context) error { return nil }
 
+// projectPattern is a project's path or number: no part of it starts with a dot.
+var projectPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$`)
+
 // Connect checks the connection's fields. It sends nothing.
 func Connect(c Connection) (*Client, error) {
 	if err := usererr.SecureURL("gitlab.url", c.URL); err != nil {
 		return nil, err
 	}
-	if strings.Trim(c.Project, "/") == "" || strings.ContainsAny(c.Project, " \t\n?#%") {
+	if !projectPattern.MatchString(strings.Trim(c.Project, "/")) {
 		return nil, &usererr.Error{Field: "gitlab.project", Problem: fmt.Sprintf("%q is not a project", c.Project), Fix: "give group/project"}
 	}
 	if c.Token == "" {
@@ -66,7 +71,7 @@ func Connect(c Connection) (*Client, error) {
 		client.log = func(string) {}
 	}
 	options := []gitlab.ClientOptionFunc{
-		gitlab.WithBaseURL(c.URL), gitlab.WithHTTPClient(&http.Client{Transport: c.Transport, Timeout: requestTimeout}),
+		gitlab.WithBaseURL(c.URL), gitlab.WithHTTPClient(httpclient.New(c.Transport, requestTimeout)),
 		gitlab.WithCustomLimiter(unlimited{}), gitlab.WithUserAgent("crossbill"),
 	}
 	var err error

@@ -38,18 +38,30 @@ type Job struct {
 	id int64
 }
 
-// deepestPipeline bounds how many levels of child pipelines are followed.
-const deepestPipeline = 3
+// Bounds of the child pipelines that are followed: levels, and pipelines in all.
+const (
+	deepestPipeline = 3
+	mostPipelines   = 100
+)
 
 // Jobs are those of a pipeline and of the child pipelines that it starts, read once.
 //
 // Errors: *usererr.Error, or what GitLab or the network answered.
 func Jobs(ctx context.Context, c *Client, pipelineID int64, timeout time.Duration) ([]Job, error) {
-	return c.jobs(ctx, time.Now().Add(timeout), c.project, pipelineID, deepestPipeline)
+	return c.jobs(ctx, time.Now().Add(timeout), pipelineID)
 }
 
-// jobs lists the jobs of a pipeline and, down to a depth, of its child pipelines.
-func (c *Client) jobs(ctx context.Context, deadline time.Time, project any, id int64, depth int) ([]Job, error) {
+// jobs lists the jobs of a pipeline and of its child pipelines.
+func (c *Client) jobs(ctx context.Context, deadline time.Time, id int64) ([]Job, error) {
+	left := mostPipelines
+	return c.jobsBelow(ctx, deadline, c.project, id, deepestPipeline, &left)
+}
+
+// jobsBelow lists the jobs of a pipeline and, down to a depth and as long as some are left, of its child pipelines.
+func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any, id int64, depth int, left *int) ([]Job, error) {
+	if *left--; *left < 0 {
+		return nil, fmt.Errorf("listing the jobs of pipeline %d: more than %d pipelines", id, mostPipelines)
+	}
 	found, err := c.ownJobs(ctx, deadline, project, id)
 	if err != nil || depth == 0 {
 		return found, err
@@ -67,7 +79,7 @@ func (c *Client) jobs(ctx context.Context, deadline time.Time, project any, id i
 		if b.DownstreamPipeline == nil {
 			continue
 		}
-		child, err := c.jobs(ctx, deadline, int(b.DownstreamPipeline.ProjectID), b.DownstreamPipeline.ID, depth-1)
+		child, err := c.jobsBelow(ctx, deadline, int(b.DownstreamPipeline.ProjectID), b.DownstreamPipeline.ID, depth-1, left)
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +92,10 @@ func (c *Client) jobs(ctx context.Context, deadline time.Time, project any, id i
 func (c *Client) ownJobs(ctx context.Context, deadline time.Time, project any, id int64) ([]Job, error) {
 	var found []Job
 	options := &gitlab.ListJobsOptions{ListOptions: gitlab.ListOptions{PerPage: 100, Page: 1}}
-	for options.Page != 0 {
+	for pages := 0; options.Page != 0; pages++ {
+		if pages == longestList {
+			return nil, fmt.Errorf("listing the jobs of pipeline %d: more than %d pages", id, longestList)
+		}
 		var page []*gitlab.Job
 		err := c.repeat(ctx, deadline, fmt.Sprintf("listing the jobs of pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
 			got, resp, err := c.read.Jobs.ListPipelineJobs(project, id, options, o)

@@ -47,7 +47,7 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 		return p, err
 	}
 	p.URL, p.Status = pipeline.WebURL, pipeline.Status
-	if p.Jobs, err = c.jobs(ctx, deadline, c.project, p.PipelineID, deepestPipeline); err != nil {
+	if p.Jobs, err = c.jobs(ctx, deadline, p.PipelineID); err != nil {
 		return p, err
 	}
 	p.State, p.Reason = stateOf(pipeline.Status, p.Jobs, names)

@@ -11,12 +11,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/usererr"
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 )
 
 // explainRead turns the refusal of a read into what is wrong and how to fix it.
 func (c *Client) explainRead(err error) error {
+	if wrong := misdirected(err); wrong != nil {
+		return wrong
+	}
 	switch statusOf(err) {
 	case http.StatusUnauthorized:
 		return &usererr.Error{Field: "gitlabToken", Problem: "GitLab does not know this token (401): it is wrong, expired or revoked", Fix: "create an access token with scope read_api"}
@@ -27,6 +31,14 @@ func (c *Client) explainRead(err error) error {
 	default:
 		return err
 	}
+}
+
+// misdirected is what is wrong with the address of a server that redirects elsewhere, nil for other errors.
+func misdirected(err error) error {
+	if refused, ok := errors.AsType[*httpclient.RedirectError](err); ok {
+		return &usererr.Error{Field: "gitlab.url", Problem: refused.Error(), Fix: "check gitlab.url and gitlab.project"}
+	}
+	return nil
 }
 
 // neverSent says whether a request did not leave this machine.

@@ -36,7 +36,10 @@ func (s *sender) send(ctx context.Context) answer {
 		body = failure.Body
 	}
 	status := statusOf(err)
+	wrong := misdirected(err)
 	switch {
+	case wrong != nil:
+		return answer{refused: wrong}
 	case status == 0 && neverSent(err):
 		return answer{cause: err, why: "GitLab cannot be reached"}
 	case status == 0, status >= 500, status == http.StatusRequestTimeout:

@@ -1,6 +1,7 @@
 // Package httpretry is the one way in which Crossbill repeats HTTP requests. It promises that a request is
 // repeated only when the answer may differ next time (429, 5xx, a lost connection), a bounded number of times,
-// that a server's Retry-After is respected, and that no header can make a command wait without end.
+// that a server's Retry-After is respected, and that no header can make a command wait without end. Package httpclient
+// says where requests may go, and how long an answer may be.
 //
 // It configures go-retryablehttp, which go-gitlab uses as well. A request whose repetition has an effect of its
 // own, such as the POST that starts a pipeline, must not go through it.
@@ -8,11 +9,14 @@ package httpretry
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
+
+	"github.com/our-org/crossbill/internal/httpclient"
 )
 
 // Bounds of the pause before a repetition, whatever a header asks for.
@@ -24,6 +28,12 @@ const (
 // Check says whether a request may be repeated. It is a retryablehttp.CheckRetry that leaves the last answer
 // to the caller: after the last attempt, a 503 is an answer, not an error of this package.
 func Check(ctx context.Context, resp *http.Response, err error) (bool, error) {
+	if refused, ok := errors.AsType[*httpclient.RedirectError](err); ok {
+		return false, refused // it would be refused again
+	}
+	if tooLong, ok := errors.AsType[*httpclient.SizeError](err); ok {
+		return false, tooLong
+	}
 	retry, checkErr := retryablehttp.ErrorPropagatedRetryPolicy(ctx, resp, err)
 	if retry {
 		return true, nil // its error only repeats the status
@@ -68,7 +78,7 @@ const (
 func Client(transport http.RoundTripper) *http.Client {
 	client := retryablehttp.NewClient()
 	client.Logger = nil
-	client.HTTPClient = &http.Client{Transport: transport, Timeout: attemptTimeout}
+	client.HTTPClient = httpclient.New(transport, attemptTimeout)
 	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = attempts-1, MinWait, MaxWait
 	client.CheckRetry, client.Backoff = Check, Wait
 	client.ErrorHandler = retryablehttp.PassthroughErrorHandler

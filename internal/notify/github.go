@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -122,13 +123,15 @@ type repository struct {
 	owner, name string
 }
 
+var repositoryPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+/[A-Za-z0-9._-]+$`)
+
 // connect checks the fields. It sends nothing.
 func (g GitHub) connect() (*repository, error) {
-	owner, name, ok := strings.Cut(g.Repository, "/")
+	owner, name, _ := strings.Cut(g.Repository, "/")
 	switch {
 	case g.Repository == "":
 		return nil, &usererr.Error{Field: "notify.github.repository", Problem: "there is a token for GitHub, but no repository", Fix: "give owner/name"}
-	case !ok || owner == "" || name == "" || strings.ContainsAny(name, "/ \t\n?#%"):
+	case !repositoryPattern.MatchString(g.Repository) || name == "." || name == "..":
 		return nil, &usererr.Error{Field: "notify.github.repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
 	}
 	options := []github.ClientOptionsFunc{github.WithHTTPClient(httpretry.Client(g.Transport)), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}

@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/our-org/crossbill/internal/httpclient"
 )
 
 // endpointVariable names a collector and wins over OpenTelemetry's own variables: for where somebody else sets
@@ -44,7 +46,7 @@ func (t Traces) Notify(ctx context.Context, e *Event) error {
 		return fmt.Errorf("traces: %w", err)
 	}
 	if err := export(ctx, spansOf(ctx, about, e)); err != nil {
-		return fmt.Errorf("traces: %w", err)
+		return fmt.Errorf("traces: %w", withoutURL(err))
 	}
 	return nil
 }
@@ -81,7 +83,8 @@ func spansOf(ctx context.Context, about *resource.Resource, e *Event) []sdktrace
 
 // export sends spans to the collector.
 func export(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	var options []otlptracehttp.Option
+	// Headers, which may hold a token, and certificates come from the environment: a client of ours would not have them.
+	options := []otlptracehttp.Option{otlptracehttp.WithProxy(httpclient.Proxy)}
 	if endpoint := os.Getenv(endpointVariable); endpoint != "" {
 		options = append(options, otlptracehttp.WithEndpointURL(strings.TrimSuffix(endpoint, "/")+"/v1/traces"))
 	}

@@ -18,6 +18,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/httpretry"
 	"github.com/our-org/crossbill/internal/usererr"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
@@ -122,7 +123,7 @@ func NewKeylessSigner(ctx context.Context, fulcio, rekor string) (*Signer, error
 		return nil, err
 	}
 	return &Signer{keypair: pair, options: sign.BundleOptions{
-		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: fulcio, Timeout: 30 * time.Second, Retries: 3}),
+		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: fulcio, Timeout: 30 * time.Second, Retries: 3, Transport: httpclient.Guard{MaxAnswer: httpclient.MaxAnswer}}),
 		CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: token},
 		TransparencyLogs:           []sign.Transparency{sign.NewRekor(&sign.RekorOptions{BaseURL: rekor, Timeout: 90 * time.Second, Retries: 3})},
 	}}, nil

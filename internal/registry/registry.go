@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -29,12 +30,16 @@ func (l Login) Resolve(authn.Resource) (authn.Authenticator, error) {
 	return authn.FromConfig(authn.AuthConfig(l)), nil
 }
 
+// requestTimeout bounds one request with its answer: a layer's too. How long an answer may be, the library knows.
+const requestTimeout = 10 * time.Minute
+
 // Options are those of every call to a registry: the credentials of the keychain, and the one way to retry.
 func Options(ctx context.Context, keychain authn.Keychain) []remote.Option {
 	return []remote.Option{
 		remote.WithContext(ctx),
 		remote.WithAuthFromKeychain(keychain),
 		remote.WithUserAgent("crossbill"),
+		remote.WithTransport(httpclient.Guard{Transport: remote.DefaultTransport, Deadline: requestTimeout, OtherOrigins: true}),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 4}),
 		remote.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout),
 	}

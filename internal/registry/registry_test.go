@@ -127,6 +127,57 @@ func TestALoginIsForTheRegistryThatIsPushedTo(t *testing.T) {
 	}
 }
 
+// TestRedirectsOfARegistry: a registry may keep its content elsewhere, which gets no login; an upload goes nowhere else.
+func TestRedirectsOfARegistry(t *testing.T) {
+	image, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var storage *httptest.Server
+	var asked, uploads atomic.Int32
+	var redirectUploads atomic.Bool
+	content := fake.New(fake.Logger(log.New(io.Discard, "", 0)))
+	storage = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1); r.Method != http.MethodGet && r.Method != http.MethodHead {
+			uploads.Add(1)
+		}
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s elsewhere with %q", r.Method, r.Header.Get("Authorization"))
+		}
+		content.ServeHTTP(w, r)
+	}))
+	defer storage.Close()
+	home := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _, known := r.BasicAuth()
+		switch {
+		case !known:
+			w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/"), r.Method == http.MethodPut && redirectUploads.Load():
+			http.Redirect(w, r, storage.URL+r.URL.RequestURI(), http.StatusTemporaryRedirect)
+		default:
+			content.ServeHTTP(w, r)
+		}
+	}))
+	defer home.Close()
+	repository, login := strings.TrimPrefix(home.URL, "http://")+"/our-org/app", Login{Username: "ci", Password: "s3cret"}
+	pushed, err := Push(t.Context(), image, repository+":1", login)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := Pull(t.Context(), "image", pushed, login)
+	if err == nil {
+		_, err = pulled.RawConfigFile()
+	}
+	if err != nil || asked.Load() == 0 {
+		t.Errorf("its content elsewhere: %v, asked %d times", err, asked.Load())
+	}
+	redirectUploads.Store(true)
+	if _, err := Push(t.Context(), image, repository+":2", login); err == nil || !strings.Contains(err.Error(), "redirects a PUT") || uploads.Load() != 0 {
+		t.Errorf("an upload elsewhere: %v, %d requests", err, uploads.Load())
+	}
+}
+
 func TestLayoutIsReadAgain(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "layout")
 	reference, err := WriteLayout(empty.Image, folder)

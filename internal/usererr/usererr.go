@@ -4,8 +4,10 @@ package usererr
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"strings"
+	"unicode"
 )
 
 // Error is bad input from a person or a file. Nothing has been changed when it is returned; the command
@@ -26,15 +28,25 @@ func (e *Error) Error() string {
 // SecureURL refuses an address that a token must not be sent to: anything but https, except on this machine.
 func SecureURL(field, address string) error {
 	u, err := url.Parse(address)
-	// RFC 6761, 6.3: localhost and the names below it never leave the machine.
-	loopback := err == nil && (u.Hostname() == "localhost" || strings.HasSuffix(u.Hostname(), ".localhost") || strings.HasPrefix(u.Hostname(), "127.") || u.Hostname() == "::1")
 	switch {
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+	case err != nil || u.Hostname() == "" || (u.Scheme != "https" && u.Scheme != "http"):
 		return &Error{Field: field, Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://gitlab.example.com"}
 	case u.User != nil:
 		return &Error{Field: field, Problem: "the address holds a user or password", Fix: "give tokens by environment or file"}
-	case u.Scheme == "http" && !loopback:
+	case u.Scheme == "http" && !loopback(u.Hostname()):
 		return &Error{Field: field, Problem: "tokens would travel without encryption", Fix: "use https"}
+	case strings.ContainsFunc(u.Hostname(), func(r rune) bool { return r > unicode.MaxASCII }):
+		return &Error{Field: field, Problem: fmt.Sprintf("the host of %q has letters that may look like others", address), Fix: "give its name in ASCII (xn--…)"}
 	}
 	return nil
+}
+
+// loopback says whether a host is this machine: localhost itself (RFC 6761, 6.3; names below it are looked up by many
+// resolvers), or a whole loopback address. 127.evil.example is a name like any other, and what 127.1 is, resolvers differ in.
+func loopback(host string) bool {
+	if strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
 }

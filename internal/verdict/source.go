@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/common/model"
 	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -48,6 +49,9 @@ type SourceOptions struct {
 	Explain    func(format string, args ...any) // gets each query and its answer; may be nil
 }
 
+// maxAnswer is how many bytes an answer may have: ten minutes of all series of a large mesh.
+const maxAnswer = 128 << 20
+
 // NewSource makes a source. It does not connect yet.
 func NewSource(o SourceOptions) (*Source, error) {
 	if !strings.HasPrefix(o.URL, "http://") && !strings.HasPrefix(o.URL, "https://") {
@@ -71,7 +75,7 @@ func NewSource(o SourceOptions) (*Source, error) {
 			return nil, &usererr.Error{Field: "prometheus.httpConfig", Problem: err.Error(), Fix: "check the files that it names"}
 		}
 	}
-	client, err := api.NewClient(api.Config{Address: o.URL, Client: &http.Client{Transport: transport, Timeout: 10 * time.Second}})
+	client, err := api.NewClient(api.Config{Address: o.URL, Client: httpclient.NewFor(transport, 10*time.Second, maxAnswer)})
 	if err != nil {
 		return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "give Prometheus's URL"}
 	}

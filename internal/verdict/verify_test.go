@@ -282,6 +282,32 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+// TestCredentialsStayWithPrometheus: the transport adds what prometheus.httpConfig says to every request, so to one that
+// a redirect leads elsewhere too.
+func TestCredentialsStayWithPrometheus(t *testing.T) {
+	elsewhere := 0
+	evil := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere++ }))
+	defer evil.Close()
+	for _, status := range []int{http.StatusFound, http.StatusTemporaryRedirect} {
+		server := httptest.NewServer(http.RedirectHandler(evil.URL+"/?query=x", status))
+		defer server.Close()
+		file := filepath.Join(t.TempDir(), "config")
+		if err := os.WriteFile(file, []byte("authorization: {credentials: secret}\nhttp_headers: {X-Scope-OrgID: {secrets: [team-a]}}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		source, err := NewSource(SourceOptions{URL: server.URL, HTTPConfig: file})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := source.Requests(t.Context(), "source", "app-canary", time.Now()); err == nil || !strings.Contains(err.Error(), evil.URL+"; that is not followed") {
+			t.Errorf("%d: error %v, want where it redirects to", status, err)
+		}
+	}
+	if elsewhere != 0 {
+		t.Error("another host got a query")
+	}
+}
+
 func TestSLO(t *testing.T) {
 	plain := func(s *SLO) string {
 		text, err := json.Marshal(s)
