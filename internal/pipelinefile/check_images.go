@@ -117,21 +117,19 @@ func (a *analyzer) kubectlImages(i invocation, words []string) {
 		return
 	}
 	for _, arg := range i.args[at+2:] {
-		if len(arg.pieces) == 0 || arg.pieces[0].kind != pieceText || strings.HasPrefix(arg.pieces[0].text, "-") {
-			if len(arg.pieces) > 0 && (arg.many || arg.pieces[0].kind != pieceText) && !a.endsInDigest(arg.pieces) && arg.pieces[0].kind == pieceAny {
-				a.image(i, value{{kind: pieceAny}})
-			}
+		if len(arg.pieces) > 0 && arg.pieces[0].kind == pieceText && strings.HasPrefix(arg.pieces[0].text, "-") {
 			continue
 		}
-		_, rest, assigned := strings.Cut(arg.pieces[0].text, "=")
-		if assigned {
-			a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[1:]...)))
-		} else if len(arg.pieces) > 1 && !strings.Contains(arg.pieces[0].text, "/") { // $CONTAINER=image
-			for n, p := range arg.pieces {
-				if _, rest, found := strings.Cut(p.text, "="); found && p.kind == pieceText {
-					a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[n+1:]...)))
-					break
-				}
+		if arg.many && !a.endsInDigest(arg.pieces) {
+			if _, constant := arg.pieces.constant(); !constant {
+				a.image(i, value{{kind: pieceAny}})
+				continue
+			}
+		}
+		for n, p := range arg.pieces { // CONTAINER=IMAGE
+			if _, rest, found := strings.Cut(p.text, "="); found && p.kind == pieceText {
+				a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[n+1:]...)))
+				break
 			}
 		}
 	}

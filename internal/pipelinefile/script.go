@@ -2,7 +2,6 @@ package pipelinefile
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -105,7 +104,7 @@ type analyzer struct {
 	loops        []*loop
 	branches     int // how many conditions surround the statement
 
-	traps         []string
+	traps         []trap
 	ever          map[string][]value
 	everFunctions map[string][]*syntax.Stmt
 }
@@ -358,23 +357,46 @@ func (a *analyzer) inside(node syntax.Node, execute func()) {
 	a.site = saved
 }
 
-// runTraps executes the commands of traps. They run at the end or after any statement, so every variable may have any
-// of the values that it ever had.
+// trap is a command that the shell executes at its end, or after any statement.
+type trap struct {
+	command string
+	site    callSite
+	set     *shellState // where it was set
+}
+
+// runTraps executes the commands of traps. Every variable may have any of the values that it has had since the trap
+// was set; those of before do no harm.
 func (a *analyzer) runTraps() {
-	for i := 0; i < len(a.traps) && i < 64; i++ { // a trap may set another
-		s := newShellState()
-		maps.Copy(s.vars, a.ever)
-		for name, bodies := range a.everFunctions {
-			s.functions[name] = append(slices.Clone(bodies), nil)
+	for i := 0; i < len(a.traps) && a.step(1); i++ { // a trap may set another
+		t := a.traps[i]
+		s := t.set.clone()
+		s.dead = false
+		for name, values := range a.ever {
+			s.vars[name] = union(s.lookup(name), values)
 		}
-		parsed, err := parseShell(a.traps[i])
+		for name := range s.arrays {
+			s.arrays[name] = nil
+		}
+		for name, bodies := range a.everFunctions {
+			before := s.functions[name]
+			if len(before) == 0 && isProgram(name) {
+				before = []*syntax.Stmt{nil}
+			}
+			for _, body := range bodies {
+				if !slices.Contains(before, body) {
+					before = append(slices.Clone(before), body)
+				}
+			}
+			s.functions[name] = before
+		}
+		parsed, err := parseShell(t.command)
 		if err != nil {
-			a.opaqueAt(0, a.traps[i], "its trap cannot be read: "+errorText(err))
+			a.opaqueAt(t.site.line, t.site.text, "its trap cannot be read: "+errorText(err))
 			continue
 		}
 		saved := a.source
-		a.source = a.traps[i]
-		a.site = &callSite{a.fileLine(1), "trap '" + a.traps[i] + "'"}
+		a.source, a.site = t.command, &t.site
+		a.collectInputs(parsed)
 		a.statements(parsed.Stmts, s)
 		a.source, a.site = saved, nil
 	}

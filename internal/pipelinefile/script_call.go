@@ -463,8 +463,15 @@ func builtinTrap(a *analyzer, i invocation, s *shellState) {
 		a.opaque(i.node, "the command of the trap is not known")
 	case command == "" || strings.HasPrefix(command, "-") || isNumber(command):
 	default:
-		a.traps = append(a.traps, command)
-		a.nested(i.node, command, s.clone())
+		site := callSite{a.nodeLine(i.node), a.nodeText(i.node)}
+		if a.site != nil {
+			site = *a.site
+		}
+		if len(a.traps) < 32 {
+			a.traps = append(a.traps, trap{command, site, s.clone()})
+		} else {
+			a.opaque(i.node, "there are too many traps to prove")
+		}
 	}
 }
 

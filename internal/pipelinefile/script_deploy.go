@@ -30,7 +30,7 @@ var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--stic
 func isDryRun(words []string, accepted, flags []string) bool {
 	found := false
 	for n, word := range words {
-		if word == "--" || word == "\x00" {
+		if word == "--" || word == unknownWord || word == unknownList {
 			return false
 		}
 		if !strings.HasPrefix(word, "--dry-run") {
@@ -135,7 +135,7 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 	for n := 0; n < len(words); n++ {
 		word := words[n]
 		switch {
-		case word == "\x00":
+		case word == unknownWord || word == unknownList:
 			a.opaque(i.node, "which function `dagger call` calls is not known")
 			return ""
 		case !strings.HasPrefix(word, "-"):
@@ -144,6 +144,10 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 		case n+1 < len(words):
 			if class, ok := crossbillClass(words[n+1]); ok && class >= classCanary && !slices.Contains(daggerOptions, word) {
 				a.crossbillEffect(i, class, words[n+1])
+			}
+			if words[n+1] == unknownList {
+				a.opaque(i.node, "which function `dagger call` calls is not known")
+				return ""
 			}
 			n++
 		}
@@ -155,7 +159,7 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 // daggerOptions are options of crossbill's module, and of dagger, that have a value.
 var daggerOptions = []string{
 	"-m", "--mod", "-o", "--output", "--progress", "--cli", "--cli-image", "--cli-source", "--manifests", "--manifests-dir", "--config-file", "--kubeconfig", "--kubeconfig-file", "--context", "--namespace",
-	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--tool-images",
+	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
 }
 
 // daggerChain rejects calls of a container's functions that execute something in it.
@@ -163,7 +167,8 @@ func (a *analyzer) daggerChain(i invocation, function string, words []string) {
 	at := slices.Index(words, function)
 	for n := at + 1; n < len(words); n++ {
 		word := words[n]
-		if word == "\x00" {
+		if word == unknownWord || word == unknownList {
+			a.opaque(i.node, "what it calls of a container is not known")
 			continue
 		}
 		if strings.HasPrefix(word, "-") {
@@ -296,7 +301,7 @@ func programHelm(a *analyzer, i invocation, _ *shellState) {
 		a.effect(i, classReads, "helm")
 		return
 	}
-	if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--post-renderer") }) {
+	if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--post-renderer") || w == unknownList }) {
 		a.opaque(i.node, "it may execute a post-renderer")
 	}
 	switch verb := words[at]; {
@@ -322,7 +327,7 @@ func programKustomize(a *analyzer, i invocation, s *shellState) {
 	case len(words) > 0 && words[0] == "edit":
 		a.kustomizeImages(i, words)
 		a.effect(i, classReads, "kustomize edit")
-	case len(words) > 0 && slices.Contains([]string{"build", "version", "cfg", "help"}, words[0]) && !slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--enable-") || w == "\x00" && false }):
+	case len(words) > 0 && slices.Contains([]string{"build", "version", "cfg", "help"}, words[0]) && !slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--enable-") }):
 		a.effect(i, classReads, "kustomize "+words[0])
 	default:
 		a.opaque(i.node, "what this kustomize command does is not known")

@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,13 +53,18 @@ func (a *analyzer) separate(s *shellState, execute func(*shellState)) {
 	a.loops, a.frames = nil, nil
 	execute(inner)
 	a.loops, a.frames = loops, frames
-	// What it did to files lasts.
-	s.moved = s.moved || false
+	s.keepFiles(inner)
+}
+
+// keepFiles takes over what a shell that has ended did to files.
+func (s *shellState) keepFiles(inner *shellState) {
+	maps.Copy(s.replaced, inner.replaced)
+	s.trusted = inner.trusted
 	if s.touched == "" {
 		s.touched = inner.touched
 	}
-	for name, how := range inner.replaced {
-		s.replaced[name] = how
+	if s.code == "" {
+		s.code = inner.code
 	}
 }
 
@@ -116,6 +122,8 @@ func (a *analyzer) command(statement *syntax.Stmt, s *shellState, input stdin) {
 		}
 	case *syntax.TimeClause:
 		a.statement(c.Stmt, s, input)
+	case *syntax.CoprocClause:
+		a.separate(s, func(s *shellState) { a.statement(c.Stmt, s, input) })
 	default:
 		a.opaque(statement, "it has a form that is not understood")
 	}

@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -8,12 +9,13 @@ import (
 
 // request is what curl or wget sends.
 type request struct {
-	method  string // "" : decided by the body
-	body    bool
-	rights  bool // it has a login of some kind
-	targets []value
-	files   []value
-	names   bool // files are named by the addresses
+	method   string // "" : decided by the body
+	body     bool
+	rights   bool // it has a login of some kind
+	targets  []value
+	files    []value
+	names    bool // files are named by the addresses
+	tampered bool // the answer may come from elsewhere than the address says
 }
 
 // curlValued are options of curl with a value, by their letters and names.
@@ -56,6 +58,8 @@ func readCurl(args []field) (all []request, ok bool) {
 			current.files = append(current.files, v)
 		case "--url":
 			current.targets = append(current.targets, v)
+		case "x", "--proxy", "--resolve", "--connect-to", "--doh-url", "--dns-servers", "--cacert", "--capath", "--interface":
+			current.tampered = true
 		case "K", "--config", "--variable", "--expand-url", "--output-dir", "--unix-socket":
 			return false
 		}
@@ -126,6 +130,8 @@ func (r *request) flag(name string) {
 		r.method = "GET"
 	case "I", "--head":
 		r.method = "HEAD"
+	case "k", "--insecure":
+		r.tampered = true
 	case "n", "--netrc", "--netrc-optional", "--negotiate", "--location-trusted":
 		r.rights = true
 	case "O", "J", "--remote-name", "--remote-name-all", "--remote-header-name":
@@ -163,60 +169,104 @@ func programCurl(a *analyzer, i invocation, s *shellState) {
 
 var wgetFlags = strings.Fields(`-q --quiet -nv --no-verbose -c --continue -N -S --server-response --spider --no-check-certificate -4 -6 -nc --no-clobber --show-progress --https-only --no-cache --content-disposition -v --version -r -np -nd -p -k --no-proxy -qc`)
 
-func programWget(a *analyzer, i invocation, s *shellState) {
+// readWget reads the arguments of wget. It is false when one of them is not understood.
+func readWget(args []field) (all []request, ok bool) {
 	r := request{names: true}
-	for n := 1; n < len(i.args); n++ {
-		word, literal := i.args[n].literal()
+	for n := 0; n < len(args); n++ {
+		word, literal := args[n].literal()
 		name, rest, assigned := strings.Cut(word, "=")
 		next := func() value {
 			if assigned {
 				return text(rest)
 			}
-			if n+1 < len(i.args) {
+			if n+1 < len(args) {
 				n++
-				return i.args[n].pieces
+				return args[n].pieces
 			}
 			return nil
 		}
+		first := ""
+		if len(args[n].pieces) > 0 && args[n].pieces[0].kind == pieceText {
+			first = args[n].pieces[0].text
+		}
 		switch {
-		case i.args[n].many && !isAddress(i.args[n]):
-			a.opaque(i.node, "what wget sends is not understood")
-			return
+		case args[n].many && !isAddress(args[n]):
+			return nil, false
+		case !literal && strings.HasPrefix(first, "--header="):
+			r.rights = r.rights || isLogin(value{{kind: pieceText, text: strings.TrimPrefix(first, "--header=")}})
+		case !literal && (strings.HasPrefix(first, "--post-data=") || strings.HasPrefix(first, "--body-data=")):
+			r.body = true
+		case !literal && strings.HasPrefix(first, "-"):
+			return nil, false
 		case !literal || !strings.HasPrefix(word, "-"):
-			r.targets = append(r.targets, i.args[n].pieces)
+			r.targets = append(r.targets, args[n].pieces)
 		case slices.Contains([]string{"-qO-", "-O-", "-nvO-", "-qO", "-O", "--output-document", "-nvO"}, name):
 			r.names = false
 			if !strings.HasSuffix(name, "-") {
-				r.files = append(r.files, next())
+				if file := next(); !file.equal(text("-")) {
+					r.files = append(r.files, file)
+				}
 			}
 		case slices.Contains([]string{"--header", "--user", "--password", "--http-user", "--http-password"}, name):
 			r.rights = isLogin(next()) || name != "--header" || r.rights
-		case slices.Contains([]string{"-T", "--timeout", "-t", "--tries", "--wait", "-w", "--waitretry", "--retry-on-http-error", "-U", "--user-agent", "--max-redirect", "--read-timeout", "--connect-timeout", "--dns-timeout", "--ca-certificate", "-P", "--directory-prefix"}, name):
-			v := next()
-			if name == "-P" || name == "--directory-prefix" {
-				r.files = append(r.files, v)
-			}
+		case slices.Contains([]string{"-T", "--timeout", "-t", "--tries", "--wait", "-w", "--waitretry", "--retry-on-http-error", "-U", "--user-agent", "--max-redirect", "--read-timeout", "--connect-timeout", "--dns-timeout"}, name):
+			next()
+		case name == "-P" || name == "--directory-prefix":
+			r.files = append(r.files, append(slices.Clone(next()), piece{kind: pieceText, text: "/_"}))
 		case slices.Contains([]string{"--post-data", "--post-file", "--body-data", "--body-file"}, name):
 			next()
 			r.body = true
 		case name == "--method":
 			method, constant := next().constant()
 			if !constant {
-				a.opaque(i.node, "what wget sends is not understood")
-				return
+				return nil, false
 			}
 			r.method = strings.ToUpper(method)
-		case name == "-P" || name == "--directory-prefix":
+		case word == "--no-check-certificate":
+			r.tampered = true
 		case slices.Contains(wgetFlags, word):
+		case len(word) > 2 && (strings.HasPrefix(word, "-T") || strings.HasPrefix(word, "-t")) && isNumber(word[2:]):
 		default:
-			if len(word) > 2 && (strings.HasPrefix(word, "-T") || strings.HasPrefix(word, "-t")) {
-				continue
-			}
-			a.opaque(i.node, "what wget sends is not understood")
-			return
+			return nil, false
 		}
 	}
-	a.send(i, r, s, "wget")
+	return []request{r}, true
+}
+
+func programWget(a *analyzer, i invocation, s *shellState) {
+	requests, ok := readWget(i.args[1:])
+	if !ok {
+		a.opaque(i.node, "what wget sends is not understood")
+		return
+	}
+	a.send(i, requests[0], s, "wget")
+}
+
+// publishers are where programs are published that a script may install.
+var publishers = []struct{ address, program string }{
+	{"https://dl.k8s.io/", "kubectl"}, {"https://storage.googleapis.com/kubernetes-release/", "kubectl"}, {"https://get.helm.sh/", "helm"},
+	{"https://github.com/mikefarah/yq/releases/", "yq"}, {"https://github.com/jqlang/jq/releases/", "jq"}, {"https://github.com/stedolan/jq/releases/", "jq"},
+	{"https://github.com/kubernetes-sigs/kustomize/releases/", "kustomize"}, {"https://github.com/argoproj/argo-cd/releases/", "argocd"}, {"https://github.com/fluxcd/flux2/releases/", "flux"},
+	{"https://github.com/google/go-containerregistry/releases/", "crane"}, {"https://github.com/sigstore/cosign/releases/", "cosign"}, {"https://github.com/getsops/sops/releases/", "sops"},
+	{"https://github.com/grafana/k6/releases/", "k6"}, {"https://dl.dagger.io/dagger/releases/", "dagger"}, {"https://github.com/dagger/dagger/releases/", "dagger"},
+}
+
+// publishedProgram is the program at an address, "" when it is not known.
+func publishedProgram(address value) string {
+	if len(address) == 0 || address[0].kind != pieceText {
+		return ""
+	}
+	for _, p := range address {
+		if p.kind == pieceAny || p.kind == pieceText && strings.Contains(p.text, "..") {
+			return ""
+		}
+	}
+	for _, p := range publishers {
+		if strings.HasPrefix(address[0].text, p.address) {
+			return p.program
+		}
+	}
+	return ""
 }
 
 var (
@@ -229,15 +279,7 @@ var (
 
 // send says what a request does.
 func (a *analyzer) send(i invocation, r request, s *shellState, program string) {
-	for _, file := range r.files {
-		a.writes(i.node, file, s, "is downloaded")
-	}
-	if r.names {
-		for _, target := range r.targets {
-			address, _ := target.constant()
-			a.writes(i.node, text(address[strings.LastIndex(address, "/")+1:]), s, "is downloaded")
-		}
-	}
+	a.download(i, r, s)
 	method := r.method
 	if method == "" {
 		method = map[bool]string{true: "POST", false: "GET"}[r.body]
@@ -259,6 +301,38 @@ func (a *analyzer) send(i invocation, r request, s *shellState, program string) 
 			continue
 		}
 		a.effect(i, class, program+" "+kind)
+	}
+}
+
+// download takes into account the files that a request writes.
+func (a *analyzer) download(i invocation, r request, s *shellState) {
+	files := slices.Clone(r.files)
+	if r.names {
+		for _, target := range r.targets {
+			file := value{{kind: pieceOutput}}
+			if last := len(target) - 1; last >= 0 && target[last].kind == pieceText {
+				if n := strings.LastIndex(target[last].text, "/"); n >= 0 {
+					file = text(target[last].text[n+1:])
+				}
+			}
+			files = append(files, file)
+		}
+	}
+	for _, file := range files {
+		how := "is downloaded"
+		name, constant := file.constant()
+		program := ""
+		if len(r.targets) == 1 && len(files) == 1 && !r.tampered && r.method == "" && !r.body {
+			program = publishedProgram(r.targets[0])
+		}
+		if constant && program != "" && path.Base(name) == program && (slices.Contains(binFolders, path.Dir(path.Clean(name))) || !strings.HasPrefix(name, "/")) {
+			s.trusted[path.Clean(name)] = program
+			continue
+		}
+		a.writes(i.node, file, s, how)
+		if constant && program != "" {
+			s.trusted[path.Clean(name)] = program
+		}
 	}
 }
 

@@ -273,14 +273,14 @@ const wordRunes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 // harm says what a value of the input can do in its place, "" when all values are harmless there.
 func (u inputUse) harm(input Input) string {
-	bad := forbidding("'\x00")
+	bad := forbidding("'")
 	switch u.Place {
 	case placeDouble:
-		bad = forbidding("\"$`\\\x00")
+		bad = forbidding("\"$`\\")
 	case placeHeredoc:
-		bad = forbidding("$`\\\n\r\x00")
+		bad = forbidding("$`\\\n")
 	case placeQuotedHeredoc, placeComment:
-		bad = forbidding("\n\r\x00")
+		bad = forbidding("\n")
 	case placeWord:
 		bad = admitting(wordRunes)
 	case placeName:

@@ -12,10 +12,14 @@ func (a *analyzer) program(i invocation, name string, s *shellState) {
 	base := name
 	if strings.Contains(name, "/") {
 		base = path.Base(name)
+		if program, ok := s.trusted[path.Clean(name)]; ok && program == base {
+			a.dispatch(i, base, s)
+			return
+		}
 		if !slices.Contains(binFolders, path.Dir(name)) {
 			a.opaque(i.node, "it executes a file that is not a part of the pipeline file")
 			if _, ok := programs[base]; ok { // it is perhaps that program
-				programs[base](a, i, s)
+				a.dispatch(i, base, s)
 			}
 			return
 		}
@@ -25,13 +29,40 @@ func (a *analyzer) program(i invocation, name string, s *shellState) {
 	} else if how, ok := s.replaced["*"]; ok {
 		a.opaque(i.node, "the script itself may provide "+base+": "+how)
 	}
+	a.dispatch(i, base, s)
+}
+
+func (a *analyzer) dispatch(i invocation, base string, s *shellState) {
 	switch handler, ok := programs[base]; {
 	case ok:
 		handler(a, i, s)
 	case harmless[base]:
+		a.writtenPrograms(i, base, s)
 		a.effect(i, classReads, base)
 	default:
 		a.opaque(i.node, "what "+base+" does is not known")
+	}
+}
+
+// onlyPrint are programs that write no files.
+var onlyPrint = strings.Fields("cat tac head tail wc tr cut nl rev grep egrep fgrep ls stat du which whereis basename dirname realpath readlink file echo printf test sha256sum sha512sum sha1sum md5sum cksum strings diff cmp od hexdump rm rmdir mkdir jq getent date seq sleep")
+
+// writtenPrograms takes into account that a program may write one of its arguments.
+func (a *analyzer) writtenPrograms(i invocation, base string, s *shellState) {
+	if slices.Contains(onlyPrint, base) {
+		return
+	}
+	for _, arg := range i.args[1:] {
+		if file, known := arg.pieces.constant(); known {
+			if _, option, assigned := strings.Cut(file, "="); assigned && strings.HasPrefix(file, "-") {
+				file = option
+			} else if len(file) > 2 && strings.HasPrefix(file, "-o") {
+				file = file[2:]
+			}
+			if strings.Contains(file, "/") && !strings.Contains(file, "://") {
+				a.writes(i.node, text(file), s, "is perhaps written by "+base)
+			}
+		}
 	}
 }
 
@@ -54,7 +85,7 @@ var programs map[string]func(*analyzer, invocation, *shellState)
 
 func init() { // they start each other
 	programs = map[string]func(*analyzer, invocation, *shellState){
-		"crossbill": programCrossbill, "dagger": programDagger, "kubectl": programKubectl, "k": programKubectl, "oc": programKubectl, "helm": programHelm,
+		"crossbill": programCrossbill, "dagger": programDagger, "kubectl": programKubectl, "oc": programKubectl, "helm": programHelm,
 		"curl": programCurl, "wget": programWget, "sh": programShell, "bash": programShell, "ash": programShell, "dash": programShell, "zsh": programShell, "ksh": programShell,
 		"env": programEnv, "sudo": programSudo, "doas": programSudo, "timeout": programTimeout, "nice": programPrefix, "ionice": programPrefix, "nohup": programPrefix, "setsid": programPrefix,
 		"stdbuf": programPrefix, "time": programPrefix, "unbuffer": programPrefix, "chronic": programPrefix, "eatmydata": programPrefix, "busybox": programBusybox, "xargs": programXargs, "find": programFind,
@@ -158,28 +189,28 @@ var readingCommands = map[string]struct {
 	"date-cli":          {reads: []string{"*"}, others: classOpaque},
 }
 
+// codeRunners execute code of the repository, such as its tests. That is not a part of the pipeline file; only code
+// that the script itself writes is.
+var codeRunners = strings.Fields("python python3 npm pnpm yarn npx k6 newman pytest playwright cypress robot hurl go cargo mvn gradle")
+
 // programTable decides by the first words of the command.
-func programTable(a *analyzer, i invocation, _ *shellState) {
+func programTable(a *analyzer, i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
 	name = path.Base(name)
 	rule := readingCommands[name]
-	words := []string{}
-	for _, arg := range i.args[1:] {
-		word, ok := arg.literal()
-		if !ok {
-			word = "\x00"
-		}
-		words = append(words, word)
+	if s.code != "" && slices.Contains(codeRunners, name) {
+		a.opaque(i.node, "it executes code that the script itself has written: "+s.code)
 	}
+	words := literals(i.args[1:])
 	for _, reads := range rule.reads {
 		pattern := strings.Fields(reads)
-		if len(words) >= len(pattern) && !slices.ContainsFunc(words[:len(pattern)], func(w string) bool { return w == "\x00" }) && matches(pattern, words) || reads == "*" {
+		if len(words) >= len(pattern) && !slices.ContainsFunc(words[:len(pattern)], func(w string) bool { return strings.Contains(w, unknownWord) }) && matches(pattern, words) || reads == "*" {
 			a.effect(i, classReads, name+" "+reads)
 			return
 		}
 	}
 	kind := name
-	if len(words) > 0 && words[0] != "\x00" {
+	if len(words) > 0 && !strings.Contains(words[0], unknownWord) {
 		kind += " " + words[0]
 	}
 	if rule.others == classOpaque {
@@ -207,7 +238,7 @@ func (a *analyzer) effect(i invocation, class effectClass, kind string) {
 }
 
 // where are options that say where a command acts, with which rights or by which code.
-var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|prometheus|prometheus-service|cli|cli-image|cli-source|image|mod|kube-apiserver|kube-token|app))$`)
+var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|prometheus|prometheus-service|cli|cli-image|cli-source|image|mod|kube-apiserver|kube-token|app|app-name))$`)
 
 // usesOf reports variables that decide where or what, and that only the job's environment sets.
 func (a *analyzer) usesOf(i invocation) {
@@ -266,13 +297,24 @@ func programOpaque(a *analyzer, i invocation, _ *shellState) {
 	a.opaque(i.node, "what "+name+" does elsewhere is not known")
 }
 
-// literals are the words after the command's name; unknown ones are "\x00".
+// Stand-ins for words whose text is not known.
+const (
+	unknownWord = "\x00"  // one word
+	unknownList = "\x00*" // any number of words
+)
+
+// literals are the texts of words. One of which only the beginning is known, such as --namespace=$X, keeps that.
 func literals(args []field) []string {
 	words := make([]string, 0, len(args))
 	for _, arg := range args {
 		word, ok := arg.literal()
-		if !ok {
-			word = "\x00"
+		switch {
+		case arg.many:
+			word = unknownList
+		case !ok && arg.pieces[0].kind == pieceText && strings.HasPrefix(arg.pieces[0].text, "-") && strings.Contains(arg.pieces[0].text, "="):
+			word = arg.pieces[0].text + unknownWord
+		case !ok:
+			word = unknownWord
 		}
 		words = append(words, word)
 	}
@@ -286,13 +328,16 @@ func subcommand(words []string, valued, flags []string) int {
 		word := words[n]
 		name, _, assigned := strings.Cut(word, "=")
 		switch {
-		case word == "\x00":
+		case word == unknownWord || word == unknownList:
 			return -1
 		case !strings.HasPrefix(word, "-") || word == "-":
 			return n
 		case assigned && strings.HasPrefix(word, "--"):
 		case slices.Contains(valued, name):
 			n++
+			if n < len(words) && words[n] == unknownList {
+				return -1
+			}
 		case slices.Contains(flags, name):
 		case !strings.HasPrefix(word, "--") && len(word) > 2 && slices.Contains(valued, word[:2]): // -nproduction
 		default:

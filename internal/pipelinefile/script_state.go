@@ -90,6 +90,8 @@ type shellState struct {
 	anyParams bool              // params are not known
 	replaced  map[string]string // programs that the script has put in the place of others, and how
 	dead      bool              // this point is not reached
+	trusted   map[string]string // files that were downloaded from where a program is published, and which program it is
+	code      string            // a file with code that the script has written
 	moved     bool              // it may be in another folder than the repository's
 	touched   string            // what may have changed the repository's configuration or module
 	shell     string            // why options or variables of the shell make every command doubtful
@@ -98,7 +100,7 @@ type shellState struct {
 func newShellState() *shellState {
 	return &shellState{
 		vars: map[string][]value{}, arrays: map[string][]field{}, readonly: map[string]bool{}, functions: map[string][]*syntax.Stmt{},
-		aliases: map[string][]string{}, replaced: map[string]string{},
+		aliases: map[string][]string{}, replaced: map[string]string{}, trusted: map[string]string{},
 	}
 }
 
@@ -106,6 +108,7 @@ func (s *shellState) clone() *shellState {
 	c := *s
 	c.vars, c.arrays, c.readonly = maps.Clone(s.vars), maps.Clone(s.arrays), maps.Clone(s.readonly)
 	c.functions, c.aliases, c.replaced = maps.Clone(s.functions), maps.Clone(s.aliases), maps.Clone(s.replaced)
+	c.trusted = maps.Clone(s.trusted)
 	c.params = slices.Clone(s.params)
 	return &c
 }
@@ -147,7 +150,7 @@ func (s *shellState) join(other *shellState) {
 	}
 	maps.Copy(s.readonly, other.readonly)
 	s.joinFunctions(other)
-	maps.Copy(s.replaced, other.replaced)
+	s.joinFiles(other)
 	for name, words := range other.aliases {
 		if !slices.Equal(s.aliases[name], words) {
 			s.aliases[name] = nil
@@ -160,12 +163,21 @@ func (s *shellState) join(other *shellState) {
 		s.anyParams = true
 	}
 	s.anyParams = s.anyParams || other.anyParams
+	if s.shell == "" {
+		s.shell = other.shell
+	}
+}
+
+// joinFiles takes over what another way has done to files.
+func (s *shellState) joinFiles(other *shellState) {
+	maps.Copy(s.replaced, other.replaced)
+	maps.DeleteFunc(s.trusted, func(file, program string) bool { return other.trusted[file] != program })
 	s.moved = s.moved || other.moved
 	if s.touched == "" {
 		s.touched = other.touched
 	}
-	if s.shell == "" {
-		s.shell = other.shell
+	if s.code == "" {
+		s.code = other.code
 	}
 }
 
@@ -202,7 +214,7 @@ func equalFields(one, other []field) bool {
 // equal says whether another run of a loop's body can find anything new.
 func (s *shellState) equal(other *shellState) bool {
 	sameValues := func(a, b []value) bool { return slices.EqualFunc(a, b, value.equal) }
-	return s.dead == other.dead && s.moved == other.moved && s.touched == other.touched && s.shell == other.shell && s.anyParams == other.anyParams &&
+	return s.dead == other.dead && s.code == other.code && maps.Equal(s.trusted, other.trusted) && s.moved == other.moved && s.touched == other.touched && s.shell == other.shell && s.anyParams == other.anyParams &&
 		equalFields(s.params, other.params) && maps.EqualFunc(s.vars, other.vars, sameValues) && maps.EqualFunc(s.arrays, other.arrays, equalFields) &&
 		maps.EqualFunc(s.functions, other.functions, slices.Equal[[]*syntax.Stmt]) && maps.Equal(s.replaced, other.replaced) &&
 		maps.Equal(s.readonly, other.readonly) && maps.EqualFunc(s.aliases, other.aliases, slices.Equal[[]string])
@@ -227,9 +239,5 @@ func (a *analyzer) assign(s *shellState, name string, values []value) {
 	}
 	delete(s.arrays, name)
 	s.vars[name] = values
-	if earlier, ok := a.ever[name]; ok {
-		a.ever[name] = union(earlier, values)
-	} else {
-		a.ever[name] = union([]value{{{kind: pieceVariable, text: name}}}, values)
-	}
+	a.ever[name] = union(a.ever[name], values)
 }

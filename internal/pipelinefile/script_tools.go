@@ -79,7 +79,7 @@ func programShell(a *analyzer, i invocation, s *shellState) {
 			}
 			a.separate(inner, func(inner *shellState) { a.nested(i.node, text, inner) })
 		}
-	case a.isDaggerInstaller(i.input.from):
+	case a.isDaggerInstaller(i.input.from, s):
 		a.effect(i, classReads, "Dagger's installer")
 	case i.input.from != nil || i.input.file:
 		a.opaque(i.node, "it executes what another command prints")
@@ -89,33 +89,44 @@ func programShell(a *analyzer, i invocation, s *shellState) {
 }
 
 // isDaggerInstaller says whether a statement does nothing but print Dagger's installer.
-func (a *analyzer) isDaggerInstaller(statement *syntax.Stmt) bool {
-	if statement == nil || statement.Negated || statement.Background || len(statement.Redirs) > 0 {
+func (a *analyzer) isDaggerInstaller(statement *syntax.Stmt, s *shellState) bool {
+	targets := a.downloads(statement, s)
+	if len(targets) != 1 {
 		return false
+	}
+	address, constant := targets[0].constant()
+	return constant && address == "https://dl.dagger.io/dagger/install.sh"
+}
+
+// downloads are the addresses that a statement prints, when it is a plain curl or wget and nothing else.
+func (a *analyzer) downloads(statement *syntax.Stmt, s *shellState) []value {
+	if statement == nil || statement.Negated || statement.Background || len(statement.Redirs) > 0 {
+		return nil
 	}
 	call, ok := statement.Cmd.(*syntax.CallExpr)
 	if !ok || len(call.Assigns) > 0 {
-		return false
+		return nil
 	}
-	address := 0
-	for n, word := range call.Args {
-		parts := a.single(word, newShellState())
-		if len(parts) != 1 {
-			return false
-		}
-		text, constant := parts[0].constant()
-		switch {
-		case !constant:
-			return false
-		case n == 0 && (text == "curl" || text == "wget"):
-		case n > 0 && text == "https://dl.dagger.io/dagger/install.sh":
-			address++
-		case n > 0 && slices.Contains([]string{"-fsSL", "-sSL", "-fsL", "-sfL", "-L", "-f", "-s", "-S", "-sL", "-sSfL", "-fSsL", "-fsSLo-", "-qO-", "-O-", "-q", "--fail", "--silent", "--show-error", "--location", "--tlsv1.2", "-4"}, text):
-		default:
-			return false
-		}
+	lists := a.words(call.Args, s.clone())
+	if len(lists) != 1 || len(lists[0]) == 0 {
+		return nil
 	}
-	return address == 1
+	name, _ := lists[0][0].literal()
+	if name != "curl" && name != "wget" || len(s.functions[name]) > 0 || s.aliases[name] != nil || s.replaced[name] != "" || s.replaced["*"] != "" || s.shell != "" {
+		return nil
+	}
+	read := readCurl
+	if name == "wget" {
+		read = readWget
+	}
+	requests, ok := read(lists[0][1:])
+	if !ok || len(requests) != 1 {
+		return nil
+	}
+	if r := requests[0]; r.method != "" || r.body || r.tampered || r.names || len(r.files) > 0 {
+		return nil
+	}
+	return requests[0].targets
 }
 
 // prefixed executes the command behind a prefix such as sudo.
@@ -203,12 +214,7 @@ func programEnv(a *analyzer, i invocation, s *shellState) {
 		inner.vars[name] = values
 	}
 	a.prefixed(i, args, inner)
-	for name, how := range inner.replaced {
-		s.replaced[name] = how
-	}
-	if s.touched == "" {
-		s.touched = inner.touched
-	}
+	s.keepFiles(inner)
 }
 
 func programSudo(a *analyzer, i invocation, s *shellState) {
@@ -307,6 +313,9 @@ var policyFiles = regexp.MustCompile(`(^|/)(crossbill\.ya?ml|dagger\.json|\.dagg
 // startupFiles are read by shells and tools before they do anything else.
 var startupFiles = regexp.MustCompile(`(^|/)\.(bashrc|bash_profile|bash_login|profile|zshrc|zshenv|kshrc|shrc|curlrc|wgetrc|gitconfig|inputrc|git/.*|ash_history)$|^/etc/|^/proc/|^/sys/|^/usr/lib/|^/lib/|^/lib64/|^/usr/lib64/`)
 
+// dataFile is a file that nothing executes.
+var dataFile = regexp.MustCompile(`^/dev/|(^|/)(exit-code|[^/]*\.(json|xml|html|txt|log|md|csv|ya?ml|env|tgz|tar|gz|zip|pem|crt|key|pub|pdf|png|svg|out|tmp|sig|sum|sha256|plan|tfplan|cache|kubeconfig|jsonl|ndjson|tap|lcov|sarif|spdx|dat|pid|status|lock)|kubeconfig|config|\.docker/config\.json|known_hosts|_)$`)
+
 // writes takes into account that a command writes a file.
 func (a *analyzer) writes(node syntax.Node, target value, s *shellState, how string) {
 	file, known := "", true
@@ -322,6 +331,13 @@ func (a *analyzer) writes(node syntax.Node, target value, s *shellState, how str
 			file += "_"
 		default:
 			known = false
+		}
+	}
+	if known && !outputFiles.MatchString(file) {
+		delete(s.trusted, path.Clean(file))
+		delete(s.trusted, "*/"+path.Base(file))
+		if !dataFile.MatchString(file) && file != "" {
+			s.code = path.Clean(file) + " " + how
 		}
 	}
 	switch {
@@ -382,39 +398,62 @@ func programWrites(a *analyzer, i invocation, s *shellState) {
 	a.effect(i, classReads, name)
 }
 
-// copied takes into account a copy into a folder of programs: they have the names of their sources.
+// copied takes into account a copy. What was downloaded from where a program is published, and is put in its place
+// under its own name, is that program.
 func (a *analyzer) copied(i invocation, target field, sources []field, s *shellState) {
 	folder, ok := target.literal()
 	name, _ := i.args[0].literal()
-	if !ok || !slices.Contains(binFolders, path.Clean(folder)) {
-		pieces := target.pieces
-		if target.many {
-			pieces = value{{kind: pieceAny}}
-		}
-		a.writes(i.node, pieces, s, "is written by "+path.Base(name))
-		return
-	}
+	var programs []string
 	for _, source := range sources {
 		file, known := source.literal()
-		if strings.HasPrefix(file, "-") {
+		switch {
+		case known && strings.HasPrefix(file, "-"), known && path.Base(name) == "install" && isMode(file):
 			continue
-		}
-		if !known {
+		case !known:
 			file = "*"
 		}
-		s.replaced[path.Base(file)] = "copied to " + folder
+		program := s.trusted[path.Clean(file)]
+		if program == "" {
+			program = s.trusted["*/"+path.Base(file)]
+		}
+		if program != path.Base(file) && program != path.Base(folder) {
+			program = ""
+		}
+		if slices.Contains(binFolders, path.Clean(folder)) {
+			if program == "" || program != path.Base(file) {
+				s.replaced[path.Base(file)] = "copied to " + folder
+			}
+			continue
+		}
+		programs = append(programs, program)
 	}
+	if ok && slices.Contains(binFolders, path.Clean(folder)) {
+		return
+	}
+	if ok && len(programs) == 1 && programs[0] != "" && programs[0] == path.Base(folder) && path.Base(name) != "ln" {
+		s.trusted[path.Clean(folder)] = programs[0]
+		return
+	}
+	pieces := target.pieces
+	if target.many {
+		pieces = value{{kind: pieceAny}}
+	}
+	a.writes(i.node, pieces, s, "is written by "+path.Base(name))
 }
+
+// isMode is the value of install's options, such as 0755 or root.
+func isMode(word string) bool { return isNumber(word) || word == "root" }
 
 // programArchive unpacks files.
 func programArchive(a *analyzer, i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
-	folder, members := "", []string{}
+	folder, archive, members := "", "", []string{}
 	words := literals(i.args[1:])
 	for n := 0; n < len(words); n++ {
 		word := words[n]
 		switch {
-		case word == "\x00":
+		case strings.Contains(word, unknownWord):
+			members = append(members, "*")
 		case strings.HasPrefix(word, "--to-command") || strings.HasPrefix(word, "--checkpoint-action") || strings.HasPrefix(word, "--use-compress") || strings.HasPrefix(word, "-I") || strings.HasPrefix(word, "--rsh") || strings.HasPrefix(word, "--rmt") || word == "-TT" || strings.HasPrefix(word, "--info-script") || word == "-F":
 			a.opaque(i.node, "it executes a command")
 		case (word == "-C" || word == "-d" || word == "--directory") && n+1 < len(words):
@@ -424,14 +463,31 @@ func programArchive(a *analyzer, i invocation, s *shellState) {
 			folder = strings.TrimPrefix(word, "--directory=")
 		case strings.HasPrefix(word, "-C"):
 			folder = word[2:]
-		case word == "-f" || word == "--file":
-			n++
+		case strings.HasPrefix(word, "-") && strings.HasSuffix(word, "f") && !strings.HasPrefix(word, "--") || word == "--file" || n == 0 && strings.HasSuffix(word, "f"):
+			if n++; n < len(words) {
+				archive = words[n]
+			}
+		case n == 0 && !strings.HasPrefix(word, "-") && path.Base(name) == "tar": // tar xz
 		case !strings.HasPrefix(word, "-"):
 			members = append(members, path.Base(word))
 		}
 	}
+	program := s.trusted[path.Clean(archive)]
+	if targets := a.downloads(i.input.from, s); len(targets) == 1 {
+		program = publishedProgram(targets[0])
+	}
+	if program != "" {
+		members = slices.DeleteFunc(members, func(member string) bool { return member == program })
+		if folder == "" || !slices.Contains(binFolders, path.Clean(folder)) {
+			s.trusted["*/"+program] = program
+		}
+		if len(members) == 0 {
+			a.effect(i, classReads, path.Base(name))
+			return
+		}
+	}
 	switch {
-	case folder == "\x00":
+	case strings.Contains(folder, unknownWord):
 		a.opaque(i.node, "the folder that it writes to is not known")
 	case slices.Contains(binFolders, path.Clean(folder)) || strings.HasSuffix(path.Clean(folder), "/bin"):
 		s.replaced["*"] = "unpacked to " + folder

@@ -347,7 +347,7 @@ func (a *analyzer) chunk(raw string, quoted, first bool) [][]atom {
 				at.pattern = pattern
 				at.quoted = strings.Contains(raw, `\`) && at.text == ""
 			case at.kind == pieceInput && !quoted:
-				at.many = true
+				at.many = !a.isOneWord(at.text)
 			}
 		}
 		if before != nil {
@@ -355,6 +355,29 @@ func (a *analyzer) chunk(raw string, quoted, first bool) [][]atom {
 		}
 	}
 	return alternatives
+}
+
+// isOneWord proves that every value of an input is one plain word.
+func (a *analyzer) isOneWord(token string) bool {
+	_, indexes := a.placeholders.split(token)
+	if len(indexes) != 1 {
+		return false
+	}
+	input := a.placeholders.inputs[indexes[0]]
+	use := inputUse{Place: placeWord, Functions: input.functions}
+	return input.declared && use.harm(input.input) == "" && (input.input.Type == "number" || !a.mayBeEmpty(input.input))
+}
+
+func (a *analyzer) mayBeEmpty(input Input) bool {
+	if len(input.Options) > 0 {
+		return slices.Contains(input.Options, "")
+	}
+	pattern, err := parseLanguage(input.Regex)
+	if err != nil {
+		return true
+	}
+	states := pattern.after(map[int]bool{0: true}, automaton{next: func(int, rune) int { return 1 }})
+	return states[0] || states[-1]
 }
 
 // textWithInputs makes pieces of a text in which GitLab has inserted inputs.
@@ -524,7 +547,7 @@ func (a *analyzer) spread(values []value, s *shellState, quoted bool) [][]atom {
 		for _, p := range v {
 			p.quoted = quoted
 			switch {
-			case quoted || p.number:
+			case quoted || p.number || p.kind == pieceVariable && oneWord(p.text):
 				atoms = append(atoms, atom{piece: p})
 			case p.kind != pieceText:
 				atoms = append(atoms, atom{piece: p, many: true})
@@ -537,6 +560,11 @@ func (a *analyzer) spread(values []value, s *shellState, quoted bool) [][]atom {
 		all = append(all, atoms)
 	}
 	return all
+}
+
+// oneWord are variables that GitLab sets to a text without spaces.
+func oneWord(name string) bool {
+	return (predefined(name) || name == "KUBECONFIG") && !slices.ContainsFunc([]string{"MESSAGE", "TITLE", "DESCRIPTION", "AUTHOR", "NAME", "TAGS", "LABELS", "HOME", "PWD"}, func(part string) bool { return strings.Contains(name, part) })
 }
 
 // splitText splits at spaces, tabs and ends of lines.
