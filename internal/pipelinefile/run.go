@@ -348,7 +348,9 @@ const mostRetries = 1
 // be canceled. The trace says how a state was reached. It takes each state from the budget, and is false when that
 // is used up.
 //
-// A job that no other one waits for is not canceled or retried: that changes nothing but the job itself.
+// A job that no other one waits for changes nothing but itself. So such leaves are not canceled or retried, and how
+// they end is not combined: a state is visited with them running, with all of them ended well, and with each of them
+// ended in another way.
 func (p *pipeline) explore(budget *int, mayPress func(job int) bool, visit func(s state, trace func() string)) bool {
 	x := &exploration{pipeline: p, mayPress: mayPress, origins: map[state]origin{}}
 	x.first = p.start()
@@ -361,7 +363,7 @@ func (p *pipeline) explore(budget *int, mayPress func(job int) bool, visit func(
 			}
 			s := x.queue[0]
 			x.queue = x.queue[1:]
-			visit(s, func() string { return x.trace(s) })
+			x.visit(s, visit)
 			x.events(s)
 			settled = append(settled, s)
 		}
@@ -432,9 +434,52 @@ func (x *exploration) reach(from, to state, event string, job int) {
 	}
 }
 
+// visit visits a state, and those that differ in its leaves alone.
+func (x *exploration) visit(s state, visit func(s state, trace func() string)) {
+	visit(s, func() string { return x.trace(s) })
+	well := []byte(s)
+	var events []string
+	for job, j := range x.jobs {
+		if !x.inert(job) {
+			continue
+		}
+		if now := status(s[job]); now == pending || now == scheduled || now == manual && x.mayPress(job) {
+			well[job] = byte(success)
+			events = append(events, j.Name+" succeeds")
+		}
+	}
+	if len(events) == 0 {
+		return
+	}
+	ended := func(with state, events ...string) {
+		visit(with, func() string {
+			return strings.Replace(x.trace(s), "at once", "after: ", 1) + ", " + strings.Join(events, ", ")
+		})
+	}
+	ended(state(well), events...)
+	for job, j := range x.jobs {
+		if well[job] == s[job] {
+			continue
+		}
+		if status(s[job]) != pending {
+			ended(s[:job]+state([]byte{byte(pending)})+s[job+1:], j.Name+" starts")
+		}
+		ended(state(well[:job])+state([]byte{byte(failed)})+state(well[job+1:]), j.Name+" fails")
+		if len(j.exitCodes) > 0 {
+			ended(state(well[:job])+state([]byte{byte(excused)})+state(well[job+1:]), j.Name+" fails with an exit code that is allowed")
+		}
+	}
+}
+
+// inert says whether a job's end changes nothing but the job itself.
+func (x *exploration) inert(job int) bool { return x.jobs[job].leaf && !x.cancelsOnFailure }
+
 // events are what can happen in a state, but for retries.
 func (x *exploration) events(s state) {
 	for job := range x.jobs {
+		if x.inert(job) {
+			continue
+		}
 		switch now := status(s[job]); {
 		case now == pending:
 			x.reach(s, x.finish(s, job, success), "succeeds", job)
