@@ -1,6 +1,12 @@
 package main
 
-import "context"
+import (
+	"context"
+	"slices"
+)
+
+// gated are the commands that an approval policy can be asked before.
+var gated = []string{"canary", "shift", "approve", "promote"}
 
 // change runs a command that writes to the cluster and notifies others, and returns its JSON.
 func (m *Crossbill) change(ctx context.Context, command, timeout string, args ...string) (string, error) {
@@ -10,12 +16,18 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 	if err != nil {
 		return "", err
 	}
-	prometheus, err := m.addPrometheus(ctx, i)
-	if err != nil {
-		return "", err
+	var prometheus []string
+	if command != "approve" { // which asks for no metrics
+		if prometheus, err = m.addPrometheus(ctx, i); err != nil {
+			return "", err
+		}
 	}
 	m.addGitHub(i)
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
+	if slices.Contains(gated, command) {
+		i.setSecret("id-token", "CROSSBILL_ID_TOKEN", m.IdToken)
+		args = append(args, flags("--approve-as-operator", boolean(m.ApproveAsOperator))...)
+	}
 	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By, "--app", m.AppName), args)
 	if err == nil {
 		logMessage(result)

@@ -59,6 +59,10 @@ type Crossbill struct {
 	// +private
 	WebhookUrl *dagger.Secret
 	// +private
+	IdToken *dagger.Secret
+	// +private
+	ApproveAsOperator bool
+	// +private
 	By string
 	// +private
 	AppName string
@@ -142,6 +146,14 @@ func New(
 	// +optional
 	webhookUrl *dagger.Secret,
 
+	// GitLab's ID token of the job, env:CROSSBILL_ID_TOKEN: it proves to promote who has started the job.
+	// +optional
+	idToken *dagger.Secret,
+
+	// Go on without a verified approval, as a person with rights in the cluster. The ledger says so, and who (--by).
+	// +optional
+	approveAsOperator bool,
+
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
@@ -156,7 +168,8 @@ func New(
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
-		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, By: by, AppName: appName,
+		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl,
+		IdToken: idToken, ApproveAsOperator: approveAsOperator, By: by, AppName: appName,
 	}
 	return m, m.useImages(toolImages)
 }

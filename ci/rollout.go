@@ -37,6 +37,10 @@ func (m *Crossbill) Canary(
 	// +optional
 	sourceUrl string,
 
+	// Who wrote the release, as login or e-mail address: approval.notAuthor refuses them as its approvers.
+	// +optional
+	authors []string,
+
 	// Release it once more, although it has finished before.
 	// +optional
 	again bool,
@@ -50,9 +54,13 @@ func (m *Crossbill) Canary(
 	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "canary", timeout, flags(
+	args := flags(
 		"--image", image, "--weight", number(weight), "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
-		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", boolean(again), "--takeover", boolean(takeover))...)
+		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", boolean(again), "--takeover", boolean(takeover))
+	for _, author := range authors {
+		args = append(args, flags("--author", author)...)
+	}
+	return m.change(ctx, "canary", timeout, args...)
 }
 
 // Give the canary more of the traffic, in steps
@@ -128,6 +136,24 @@ func (m *Crossbill) Verify(
 ) (string, error) {
 	return m.change(ctx, "verify", timeout, flags(
 		"--release-id", releaseId, "--max-duration", maxDuration, "--no-rollback", boolean(noRollback), "--watch", boolean(watch), "--probe", probe, "--takeover", boolean(takeover))...)
+}
+
+// Record an approval of the release, where it needs more than one
+//
+// The ID token of the job says whose. Promote counts it together with its own. Returns the result as JSON.
+// +cache="never"
+func (m *Crossbill) Approve(
+	ctx context.Context,
+
+	// Release that the call is about: any other one in flight is left alone. By default the one in flight.
+	// +optional
+	releaseId string,
+
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
+	timeout string,
+) (string, error) {
+	return m.change(ctx, "approve", timeout, flags("--release-id", releaseId)...)
 }
 
 // Give the canary that was judged healthy all of the traffic
