@@ -22,8 +22,8 @@ func (c *checker) images(job *Job) {
 }
 
 // option gives the values of an option, in both of its forms.
-func optionValues(args []field, name string) []value {
-	var found []value
+func optionValues(args []field, name string) []field {
+	var found []field
 	for n, arg := range args {
 		if len(arg.pieces) == 0 || arg.pieces[0].kind != pieceText {
 			continue
@@ -31,13 +31,9 @@ func optionValues(args []field, name string) []value {
 		rest, assigned := strings.CutPrefix(arg.pieces[0].text, name+"=")
 		switch word, literal := arg.literal(); {
 		case literal && word == name && n+1 < len(args):
-			next := args[n+1]
-			if next.many {
-				next.pieces = value{{kind: pieceAny}}
-			}
-			found = append(found, next.pieces)
+			found = append(found, args[n+1])
 		case assigned:
-			found = append(found, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[1:]...)))
+			found = append(found, field{pieces: mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[1:]...)), many: arg.many, absent: arg.absent})
 		}
 	}
 	return found
@@ -46,17 +42,23 @@ func optionValues(args []field, name string) []value {
 // imageOptions checks the images that an option names.
 func (a *analyzer) imageOptions(i invocation, names ...string) {
 	for _, name := range names {
-		for _, v := range optionValues(i.args, name) {
-			a.image(i, v)
+		for _, image := range optionValues(i.args, name) {
+			if image.many && !image.absent || !a.endsInDigest(image.pieces) {
+				a.tag(i, image.pieces)
+			}
 		}
 	}
 }
 
 // image checks one image that a command deploys.
 func (a *analyzer) image(i invocation, v value) {
-	if a.endsInDigest(v) {
-		return
+	if !a.endsInDigest(v) {
+		a.tag(i, v)
 	}
+}
+
+// tag reports an image without a digest.
+func (a *analyzer) tag(i invocation, v value) {
 	problem, fix := "", "give repository@sha256:…"
 	switch {
 	case len(v) == 1 && v[0].kind == pieceVariable:
@@ -120,17 +122,19 @@ func (a *analyzer) kubectlImages(i invocation, words []string) {
 		if len(arg.pieces) > 0 && arg.pieces[0].kind == pieceText && strings.HasPrefix(arg.pieces[0].text, "-") {
 			continue
 		}
-		if arg.many && !a.endsInDigest(arg.pieces) {
-			if _, constant := arg.pieces.constant(); !constant {
-				a.image(i, value{{kind: pieceAny}})
-				continue
-			}
-		}
+		image, assigned := arg.pieces, false
 		for n, p := range arg.pieces { // CONTAINER=IMAGE
 			if _, rest, found := strings.Cut(p.text, "="); found && p.kind == pieceText {
-				a.image(i, mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[n+1:]...)))
+				image, assigned = mergePieces(append(value{{kind: pieceText, text: rest}}, arg.pieces[n+1:]...)), true
 				break
 			}
+		}
+		_, constant := image.constant()
+		switch {
+		case arg.many && !arg.absent && !constant: // its words may be anything
+			a.tag(i, image)
+		case assigned:
+			a.image(i, image)
 		}
 	}
 }
@@ -153,12 +157,15 @@ func (a *analyzer) helmImages(i invocation, words []string) {
 	_ = words
 	for _, name := range []string{"--set", "--set-string", "--set-literal", "--set-json"} {
 		for _, v := range optionValues(i.args, name) {
-			a.helmValues(i, v)
+			a.helmValues(i, v.pieces)
+			if v.many {
+				a.tag(i, v.pieces)
+			}
 		}
 	}
 	for _, v := range optionValues(i.args, "--version") {
-		if text, constant := v.constant(); !constant || !regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`).MatchString(text) {
-			a.image(i, v)
+		if text, constant := v.literal(); !constant || !regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`).MatchString(text) {
+			a.tag(i, v.pieces)
 		}
 	}
 }

@@ -69,6 +69,7 @@ func union(one, other []value) []value {
 type field struct {
 	pieces value
 	many   bool // it may also be no word, or several
+	absent bool // when many is set: it is one word, or none
 }
 
 // literal is the text of a field that is certainly one word of known text.

@@ -13,6 +13,7 @@ type atom struct {
 	piece
 	split bool
 	many  bool // any number of words
+	empty bool // no word, when it is empty and nothing is beside it
 }
 
 // words expands the words of a command. Each result is one list of words that the command may get; nil when there are
@@ -90,10 +91,13 @@ func mergePieces(v value) value {
 // fieldsOf makes words of atoms.
 func fieldsOf(atoms []atom) []field {
 	var fields []field
-	current, begun := field{}, false
+	current, begun, certain := field{}, false, false
 	end := func() {
 		if begun {
 			current.many = current.many || hasBraces(current.pieces)
+			if !certain && !current.many {
+				current.many, current.absent = true, true
+			}
 			for i := range current.pieces {
 				current.many = current.many || current.pieces[i].pattern
 				current.pieces[i].quoted, current.pieces[i].pattern = false, false
@@ -101,7 +105,7 @@ func fieldsOf(atoms []atom) []field {
 			current.pieces = mergePieces(current.pieces)
 			fields = append(fields, current)
 		}
-		current, begun = field{}, false
+		current, begun, certain = field{}, false, false
 	}
 	for _, at := range atoms {
 		switch {
@@ -109,7 +113,7 @@ func fieldsOf(atoms []atom) []field {
 			end()
 		case at.kind == pieceText && at.text == "" && !at.quoted && !at.many:
 		default:
-			begun = true
+			begun, certain = true, certain || !at.empty
 			current.many = current.many || at.many
 			current.pieces = append(current.pieces, at.piece)
 		}
@@ -347,7 +351,8 @@ func (a *analyzer) chunk(raw string, quoted, first bool) [][]atom {
 				at.pattern = pattern
 				at.quoted = strings.Contains(raw, `\`) && at.text == ""
 			case at.kind == pieceInput && !quoted:
-				at.many = !a.isOneWord(at.text)
+				word, empty := a.isOneWord(at.text)
+				at.many, at.empty = !word, empty
 			}
 		}
 		if before != nil {
@@ -357,15 +362,15 @@ func (a *analyzer) chunk(raw string, quoted, first bool) [][]atom {
 	return alternatives
 }
 
-// isOneWord proves that every value of an input is one plain word.
-func (a *analyzer) isOneWord(token string) bool {
+// isOneWord proves that every value of an input is one plain word, and says whether it may be empty.
+func (a *analyzer) isOneWord(token string) (word, empty bool) {
 	_, indexes := a.placeholders.split(token)
 	if len(indexes) != 1 {
-		return false
+		return false, true
 	}
 	input := a.placeholders.inputs[indexes[0]]
 	use := inputUse{Place: placeWord, Functions: input.functions}
-	return input.declared && use.harm(input.input) == "" && (input.input.Type == "number" || !a.mayBeEmpty(input.input))
+	return input.declared && use.harm(input.input) == "", input.input.Type != "number" && a.mayBeEmpty(input.input)
 }
 
 func (a *analyzer) mayBeEmpty(input Input) bool {
@@ -549,6 +554,9 @@ func (a *analyzer) spread(values []value, s *shellState, quoted bool) [][]atom {
 			switch {
 			case quoted || p.number || p.kind == pieceVariable && oneWord(p.text):
 				atoms = append(atoms, atom{piece: p})
+			case p.kind == pieceInput && !separators:
+				word, empty := a.isOneWord(p.text)
+				atoms = append(atoms, atom{piece: p, many: !word, empty: empty})
 			case p.kind != pieceText:
 				atoms = append(atoms, atom{piece: p, many: true})
 			case separators:
