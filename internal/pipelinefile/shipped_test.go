@@ -22,6 +22,7 @@ import (
 var (
 	shipped = []string{"../../.gitlab-ci.yml", "../../.gitlab/no-engine.gitlab-ci.yml"}
 	guard   = "../../.gitlab/guard.gitlab-ci.yml"
+	action  = "../../.github/actions/dagger/action.yml"
 )
 
 const gate = "promote_to_production"
@@ -157,7 +158,7 @@ func TestPinned(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
 	}
-	files = append(append(files, shipped...), guard, "../../k8s/guard/cronjob.yaml")
+	files = append(append(files, shipped...), guard, action, "../../k8s/guard/cronjob.yaml")
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -235,6 +236,54 @@ func TestTheDownloadIsChecked(t *testing.T) {
 	for _, made := range []string{"unpacked", "called"} {
 		if _, err := os.Stat(filepath.Join(dir, made)); err == nil {
 			t.Errorf("it was %s all the same", made)
+		}
+	}
+}
+
+// TestTheActionsDownloadIsChecked: the same of GitHub's side.
+func TestTheActionsDownloadIsChecked(t *testing.T) {
+	text, err := os.ReadFile(action)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var composite struct {
+		Runs struct {
+			Steps []struct {
+				Run string
+				Env map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal(text, &composite); err != nil || len(composite.Runs.Steps) != 1 {
+		t.Fatal(len(composite.Runs.Steps), err)
+	}
+	step, dir := composite.Runs.Steps[0], t.TempDir()
+	for program, script := range map[string]string{
+		"curl": `while [ "$1" != --output ]; do shift; done; echo "another program" >"$2"`,
+		"tar":  "touch unpacked",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step.Run) // as GitHub's runner
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "RUNNER_TEMP=" + dir, "GITHUB_PATH=" + filepath.Join(dir, "path")}
+	for name, value := range step.Env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	out, err := cmd.CombinedOutput()
+	_, unpacked := os.Stat(filepath.Join(dir, "unpacked"))
+	if _, path := os.Stat(filepath.Join(dir, "path")); err == nil || unpacked == nil || path == nil || !strings.Contains(string(out), "FAILED") {
+		t.Errorf("%v, unpacked: %t\n%s", err, unpacked == nil, out)
+	}
+	both, err := os.ReadFile(shipped[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range step.Env { // the same command on both sides
+		if !strings.Contains(string(both), value) {
+			t.Errorf("%s does not have %s", shipped[0], value)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,10 +47,15 @@ func TestActionlint(t *testing.T) {
 	}
 }
 
-// TestWorkflowsAreSafe: actions are pinned by commit, nobody has rights that are not written down, and
-// no text of an event is put into a script.
+// TestWorkflowsAreSafe: actions are pinned by commit, nobody has rights that are not written down, a token is in an
+// environment and in the steps alone that use it, and no text of an event is put into a script.
 func TestWorkflowsAreSafe(t *testing.T) {
-	pinned := regexp.MustCompile(`^[a-z-]+/[a-z-]+@[0-9a-f]{40}$`)
+	// Of release.yml, only main may use them. The login of pull requests is another one.
+	environments := map[string][]string{"release.yml": {"publishing", "handoff"}, "pull-request.yml": {"previews"}}
+	isToken := func(value string) bool {
+		return strings.Contains(value, "secrets.") || strings.Contains(value, "github.token")
+	}
+	pinned := regexp.MustCompile(`^([a-z-]+/[a-z-]+@[0-9a-f]{40}|\./\.github/actions/[a-z]+)$`)
 	for _, path := range workflows(t) {
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -61,9 +67,12 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			Jobs        map[string]struct {
 				Permissions map[string]string
 				Timeout     int `yaml:"timeout-minutes"`
+				Environment struct{ Name string }
+				Env         map[string]string
 				Steps       []struct {
 					Uses, Run string
 					With      map[string]any
+					Env       map[string]string
 				}
 			}
 		}
@@ -77,6 +86,11 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			if job.Permissions == nil || job.Timeout == 0 {
 				t.Errorf("%s: %s: permissions %v, time-out %d", path, name, job.Permissions, job.Timeout)
 			}
+			for variable, value := range job.Env {
+				if isToken(value) {
+					t.Errorf("%s: %s: every step has %s: %s", path, name, variable, value)
+				}
+			}
 			calls := 0
 			for _, step := range job.Steps {
 				if step.Uses != "" && !pinned.MatchString(step.Uses) {
@@ -87,6 +101,17 @@ func TestWorkflowsAreSafe(t *testing.T) {
 				}
 				if strings.Contains(step.Run, "${{") {
 					t.Errorf("%s: %s: a value is put into a script: %s", path, name, step.Run)
+				}
+				for variable, value := range step.Env {
+					if !isToken(value) {
+						continue
+					}
+					if !strings.Contains(step.Run, variable) && variable != "GH_TOKEN" {
+						t.Errorf("%s: %s: a step has %s and does not use it", path, name, variable)
+					}
+					if environment := environments[filepath.Base(path)]; strings.Contains(value, "secrets.") && !slices.Contains(environment, job.Environment.Name) {
+						t.Errorf("%s: %s: %s is a secret of the environment %q", path, name, value, job.Environment.Name)
+					}
 				}
 				calls += strings.Count(step.Run, "dagger call ")
 			}

@@ -267,15 +267,21 @@ func (l *lock) renew(ctx context.Context) error {
 	return err
 }
 
-// release gives the lock back, also after the job was stopped. What fails here costs the next job some seconds.
+// release gives the lock back, also after the job was stopped. What fails here costs the next job some seconds, and is
+// said: whoever stopped this one may want to go on at once.
 func (l *lock) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
 	defer cancel()
-	if _, err := l.write(ctx, l.lease, ""); !apierrors.IsConflict(err) {
-		return
+	_, err := l.write(ctx, l.lease, "")
+	if apierrors.IsConflict(err) {
+		var lease *coordinationv1.Lease
+		if lease, err = l.read(ctx); err == nil && holderOf(lease) == l.identity { // a renewal that was under way
+			_, err = l.write(ctx, lease, "")
+		}
 	}
-	if lease, err := l.read(ctx); err == nil && holderOf(lease) == l.identity { // a renewal that was under way
-		_, _ = l.write(ctx, lease, "")
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		l.log("lock", "could not be released (%v): it is still held by %s, and free at %s at the latest; --takeover takes it at once",
+			err, l.identity, time.Now().Add(leaseDuration).UTC().Format(time.TimeOnly+" UTC"))
 	}
 }
 

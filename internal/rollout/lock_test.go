@@ -211,3 +211,36 @@ func TestStoppedJobReleasesItsLock(t *testing.T) {
 		}
 	})
 }
+
+// TestALockThatCannotBeReleased: a job that is stopped while the API server is away says who still holds the lock, until
+// when, and how to go on at once.
+func TestALockThatCannotBeReleased(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.server.mu.Lock()
+		w.controllers.stopped = true
+		w.server.mu.Unlock()
+		j := w.job("job")
+		ctx, stop := context.WithCancel(w.Context())
+		j.before = func(*http.Request) error {
+			if ctx.Err() != nil {
+				return syscall.ECONNREFUSED
+			}
+			return nil
+		}
+		time.AfterFunc(18*time.Second, stop)
+		if _, err := j.Canary(ctx, wanted("2")); err == nil || !strings.Contains(err.Error(), "interrupted: the same command continues from here, rollback ends the release") {
+			t.Error(err)
+		}
+		until := time.Now().Add(time.Minute).UTC().Format(time.TimeOnly)
+		said := strings.Join(j.logged, "\n")
+		for _, want := range []string{"lock: could not be released (", "still held by " + j.name + "_", "free at " + until + " UTC at the latest", "--takeover"} {
+			if !strings.Contains(said, want) {
+				t.Errorf("it does not say %q:\n%s", want, said)
+			}
+		}
+		w.server.mu.Lock()
+		w.controllers.stopped = false
+		w.server.mu.Unlock()
+		w.must(w.job("next").Rollback(w.Context(), "stopped"))
+	})
+}

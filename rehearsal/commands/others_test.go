@@ -4,26 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -410,89 +402,4 @@ func testAReleaseThatNobodyWorksOn(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 	a.must("guard")
-}
-
-// testTheLeastRights: every command works with exactly the Role of k8s/guard, and without its Lease it says
-// what is missing.
-func testTheLeastRights(t *testing.T) {
-	t.Parallel()
-	a := newApp(t, "rights")
-	text, err := os.ReadFile("../../k8s/guard/rbac.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var account corev1.ServiceAccount
-	var role rbacv1.Role
-	var binding rbacv1.RoleBinding
-	for i, into := range []any{&account, &role, &binding} {
-		if err := yaml.UnmarshalStrict([]byte(strings.Split(string(text), "\n---\n")[i]), into); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx := t.Context()
-	if _, err := a.kube.CoreV1().ServiceAccounts(a.namespace).Create(ctx, &account, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.kube.RbacV1().Roles(a.namespace).Create(ctx, &role, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	for i := range binding.Subjects {
-		binding.Subjects[i].Namespace = a.namespace
-	}
-	if _, err := a.kube.RbacV1().RoleBindings(a.namespace).Create(ctx, &binding, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	token, err := a.kube.CoreV1().ServiceAccounts(a.namespace).CreateToken(ctx, account.Name, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	config, err := clientcmd.LoadFromFile(running.Kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(*config, kubeconfig); err != nil {
-		t.Fatal(err)
-	}
-	as := func(args ...string) (int, string) {
-		args = append(args, "--kubeconfig", kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests)
-		switch args[0] {
-		case "canary", "promote", "cleanup", "rollback":
-			args = append(args, "--settle-delay", "200ms")
-		}
-		return a.command(args...)
-	}
-	for i, args := range [][]string{
-		{"canary", "--image", images["one"]}, {"plan", "canary", "--image", images["two"]}, {"canary", "--image", images["two"]}, {"status"}, {"healthy"},
-		{"promote"}, {"cleanup"}, {"canary", "--image", images["three"]}, {"rollback"}, {"guard"}, {"report"},
-	} {
-		if args[0] == "healthy" {
-			a.healthy()
-			continue
-		}
-		if code, out := as(args...); code != 0 {
-			t.Fatalf("%d: %v: exit code %d\n%s", i, args, code, out)
-		}
-	}
-
-	role.Rules = slices.DeleteFunc(role.Rules, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.Resources, "leases") })
-	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get"}})
-	if _, err := a.kube.RbacV1().Roles(a.namespace).Update(ctx, &role, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	cluster := a.quiet("without", nil)
-	restricted, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster.Kube, cluster.Istio = clients(t, restricted)
-	cluster.LockTimeout, cluster.Again = 3*time.Second, true
-	a.eventually(func() error { // the API server's authorizer takes a moment
-		_, err := cluster.Canary(ctx, release.Release{ID: "without", Image: images["three"], Weight: 10})
-		if err == nil || !strings.Contains(err.Error(), "forbidden") {
-			return fmt.Errorf("a release without the right to the lock: %v", err)
-		}
-		return nil
-	})
 }

@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 		os.Exit(dagger(os.Args[1:]))
 	case "docker":
 		os.Exit(docker(os.Args[1:]))
+	case "curl", "sha256sum", "tar": // of the download of dagger, which this is already
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
@@ -182,7 +184,7 @@ func checkout(t *testing.T, gitLabURL, project string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{".github/workflows/release.yml", "app/package.json", "crossbill.yaml"} {
+	for _, name := range []string{".github/workflows/release.yml", ".github/actions/dagger/action.yml", "app/package.json", "crossbill.yaml"} {
 		text, err := config, error(nil)
 		if name != "crossbill.yaml" {
 			text, err = os.ReadFile(filepath.Join("../..", name))
@@ -228,7 +230,7 @@ func TestReleaseWorkflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gh", "dagger", "docker"} {
+	for _, name := range []string{"gh", "dagger", "docker", "curl", "sha256sum", "tar"} {
 		if err := os.Symlink(self, filepath.Join(commands, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -316,7 +318,7 @@ func pinned(t *testing.T) map[string]string {
 			found[match[1]] = match[2]
 		}
 	}
-	if len(found) != 2 {
+	if len(found) != 1 {
 		t.Fatalf("actions %v", found)
 	}
 	return found
