@@ -83,6 +83,7 @@ var allowed = []struct {
 	{regexp.MustCompile(`^\.ci/words/`), regexp.MustCompile(``), "this list itself"},
 	{regexp.MustCompile(`^internal/verdict/record(_test)?\.go$`), regexp.MustCompile(`[jJ]udgement`), "a field of older records"},
 	{regexp.MustCompile(`^internal/release/release(_test)?\.go$`), regexp.MustCompile(`"claimed"`), "a stage of older ledgers"},
+	{regexp.MustCompile(`^internal/(approval|provenance|gitlab/gitlabtest)/`), regexp.MustCompile(`(?i)claims?`), "what a token or a certificate says of its subject"},
 	{regexp.MustCompile(`^CHANGELOG\.md$`), regexp.MustCompile(`^ +\| `), "a table of old and new names"},
 	{regexp.MustCompile(`\.go$`), regexp.MustCompile(`(?i)\bverb\b.*\b(get|list|watch|create|update|patch|delete)\b|\baudit`), "a verb of the Kubernetes API"},
 	{regexp.MustCompile(`\.(css|html|svg|tsx)$`), regexp.MustCompile(`(?i)@media|light-dark|<style`), "CSS"},

@@ -3,6 +3,7 @@ package gitlab
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,13 +25,16 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := map[string]*regexp.Regexp{"app": appPattern, "image": imagePattern, "release_id": release.IDPattern, "commit": release.CommitPattern, "source_url": sourceURLPattern}
+	ours := map[string]*regexp.Regexp{"image": imagePattern, "release_id": release.IDPattern, "commit": release.CommitPattern, "source_url": sourceURLPattern}
 	values := rapid.OneOf(
-		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(release.CommitPattern.String()),
+		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/(qwik-node-app|[a-z]+)@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(release.CommitPattern.String()),
 		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
 	)
 	// GitLab's side also names the app's own repository.
-	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64}$`)
+	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64}$`)
+	if apps := file.Inputs["app"].Options; !slices.Contains(apps, "") || slices.ContainsFunc(apps, func(app string) bool { return app != "" && !appPattern.MatchString(app) }) {
+		t.Errorf("apps %q: the empty one must be among them, and every other one must be one that Trigger accepts", apps)
+	}
 	for name, pattern := range ours {
 		theirs := regexp.MustCompile(file.Inputs[name].Regex)
 		if !theirs.MatchString("") || *file.Inputs[name].Default != "" {
