@@ -1,9 +1,9 @@
 package pipelinefile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Options name the jobs that have a part in a release.
@@ -11,7 +11,7 @@ type Options struct {
 	Gate     string // the approval gate; default promote_to_production
 	Canary   string // default deploy_canary
 	Verify   string // default verify_canary
-	Rollback string // prefix of the names of the rollback jobs; default rollback
+	Rollback string // prefix of the names of the rollback jobs whose scripts cannot be read; default rollback
 }
 
 func (o Options) withDefaults() Options {
@@ -28,6 +28,7 @@ type Finding struct {
 	Line    int    `json:"line,omitempty"`
 	Rule    string `json:"rule"`
 	Job     string `json:"job,omitempty"`
+	Keyword string `json:"keyword,omitempty"`
 	Problem string `json:"problem"`
 	Fix     string `json:"fix"`
 }
@@ -45,23 +46,25 @@ func (f Finding) String() string {
 
 // The rules that a file is checked against.
 const (
-	RuleIncluded     = "included-jobs-are-not-seen"
-	RuleMissing      = "job-is-missing"
-	RuleGateBlocks   = "gate-blocks"
-	RuleNothingAfter = "nothing-behind-the-gate-runs-before-it"
-	RuleGreen        = "green-means-promoted"
-	RuleRollback     = "rollback-is-reachable"
-	RuleNotBlocking  = "only-the-gate-blocks"
-	RuleRollsBack    = "failure-rolls-back"
-	RuleByDigest     = "deployed-by-digest"
-	RuleInput        = "input-is-tight"
-	RuleOverridable  = "trigger-cannot-override"
-	RuleOneByOne     = "one-by-one"
-	RuleEnvironment  = "environments-are-distinct"
-	RuleRetry        = "retry-is-safe"
-	RuleWorkflow     = "started-on-purpose"
-	RuleName         = "named-by-release"
-	RuleTooLarge     = "too-large-to-prove"
+	RuleNotUnderstood = "not-understood"
+	RuleIncluded      = "included-jobs-are-not-seen"
+	RuleMissing       = "job-is-missing"
+	RuleGateBlocks    = "gate-blocks"
+	RuleVerified      = "gate-waits-for-verify"
+	RuleNothingAfter  = "nothing-behind-the-gate-runs-before-it"
+	RuleGreen         = "green-means-promoted"
+	RuleRollback      = "rollback-is-reachable"
+	RuleNotBlocking   = "only-the-gate-blocks"
+	RuleRollsBack     = "failure-rolls-back"
+	RuleByDigest      = "deployed-by-digest"
+	RuleInput         = "input-is-tight"
+	RuleOverridable   = "trigger-cannot-override"
+	RuleOneByOne      = "one-by-one"
+	RuleEnvironment   = "environments-are-distinct"
+	RuleRetry         = "retry-is-safe"
+	RuleWorkflow      = "started-on-purpose"
+	RuleName          = "named-by-release"
+	RuleTooLarge      = "too-large-to-prove"
 )
 
 // Bounds of a proof.
@@ -70,48 +73,102 @@ const (
 	mostStates    = 1_000_000 // of all of them together
 )
 
-// Check finds what is wrong with a pipeline file. No finding is a proof, for every set of matching rules and every
-// order of events, that what the package comment promises holds.
+// Check finds what is wrong with a pipeline file. No finding is a proof, for every set of matching rules, every value
+// of an input and every order of events, that what the package comment promises holds.
 func Check(f *File, o Options) []Finding {
-	c := &checker{file: f, options: o.withDefaults(), seen: map[string]bool{}}
-	if f.included {
-		c.report(nil, RuleIncluded, "jobs from include are not checked", "check the merged file that GitLab's pipeline editor shows")
+	c := &checker{options: o.withDefaults(), seen: map[string]bool{}, budget: mostStates}
+	for _, one := range append([]*File{f}, f.variants...) {
+		c.file = one
+		c.check()
 	}
-	for _, name := range []string{c.options.Gate, c.options.Canary, c.options.Verify} {
-		if f.Job(name) == nil {
-			c.report(nil, RuleMissing, fmt.Sprintf("there is no job %q", name), "add it, or give the name of the job that does its work")
-		}
-	}
-	c.gate()
-	c.order()
-	c.jobs()
-	c.inputs()
-	c.workflow()
-	slices.SortStableFunc(c.findings, func(a, b Finding) int { return a.Line - b.Line })
+	slices.SortStableFunc(c.findings, func(a, b Finding) int { return cmp.Compare(a.Line, b.Line) })
 	return c.findings
 }
 
 type checker struct {
-	file     *File
-	options  Options
-	findings []Finding
-	seen     map[string]bool
+	file           *File
+	options        Options
+	canary, verify string // names of the jobs
+	roles          map[string]role
+	findings       []Finding
+	seen           map[string]bool
+	budget         int
+}
+
+// check checks one file: one value of each input that decides about jobs.
+func (c *checker) check() {
+	c.roles = map[string]role{}
+	for i := range c.file.Jobs {
+		c.roles[c.file.Jobs[i].Name] = roleOf(c.file, &c.file.Jobs[i])
+	}
+	usual := Options{}.withDefaults()
+	c.canary, c.verify = c.named(c.options.Canary, usual.Canary, "canary"), c.named(c.options.Verify, usual.Verify, "verify")
+	c.missing()
+	c.problems()
+	c.gate()
+	c.stops()
+	c.order()
+	c.jobs()
+	c.inputs()
+	c.workflow()
+}
+
+// missing checks that all is there to be looked at.
+func (c *checker) missing() {
+	if c.file.included {
+		c.report(nil, RuleIncluded, "jobs from include are not checked", "check the merged file that GitLab's pipeline editor shows")
+	}
+	for _, name := range []string{c.named(c.options.Gate, Options{}.withDefaults().Gate, "promote"), c.canary, c.verify} {
+		if c.file.Job(name) == nil {
+			c.report(nil, RuleMissing, fmt.Sprintf("there is no job %q", name), "add it, or give the name of the job that does its work")
+		}
+	}
+}
+
+// problems reports what was not understood while the file was read.
+func (c *checker) problems() {
+	for _, p := range c.file.problems {
+		job := c.file.Job(p.job)
+		if p.minor && job != nil && !c.roleOf(job).acts() {
+			continue
+		}
+		c.add(Finding{Line: p.line, Rule: cmp.Or(p.rule, RuleNotUnderstood), Job: p.job, Keyword: p.keyword, Problem: p.text, Fix: "write it in a form that is understood, or leave it out"}, p.text)
+	}
 }
 
 // report adds a finding, the first of each rule and job.
 func (c *checker) report(job *Job, rule, problem, fix string) {
 	f := Finding{Rule: rule, Problem: problem, Fix: fix}
 	if job != nil {
-		f.Job, f.Line = job.Name, job.Line
+		f.Job, f.Line = job.written().Name, job.written().Line
 	}
-	key := rule + "\n" + f.Job
+	key := ""
 	if rule == RuleMissing || rule == RuleInput || rule == RuleOverridable {
-		key += "\n" + problem
+		key = problem
 	}
-	if !c.seen[key] {
-		c.seen[key] = true
-		c.findings = append(c.findings, f)
-	}
+	c.add(f, key)
 }
 
-func (c *checker) isRollback(name string) bool { return strings.HasPrefix(name, c.options.Rollback) }
+// reportAt adds a finding about a line of a job's, the first of each rule, job, line and problem.
+func (c *checker) reportAt(job *Job, line int, keyword, rule, problem, fix string) {
+	f := Finding{Line: line, Rule: rule, Keyword: keyword, Problem: problem, Fix: fix}
+	if job != nil {
+		f.Job = job.written().Name
+		if line == 0 {
+			f.Line = job.written().Line
+		}
+	}
+	c.add(f, fmt.Sprint(f.Line, problem))
+}
+
+func (c *checker) add(f Finding, key string) {
+	key = f.Rule + "\n" + f.Job + "\n" + key
+	if c.seen[key] {
+		return
+	}
+	c.seen[key] = true
+	if c.file.when != "" && f.Rule != RuleNotUnderstood {
+		f.Problem += " (when input " + c.file.when + ")"
+	}
+	c.findings = append(c.findings, f)
+}

@@ -10,17 +10,6 @@ import (
 // interpolated is where GitLab inserts an input.
 var interpolated = regexp.MustCompile(`\$\[\[\s*inputs\.([A-Za-z0-9_-]+)[^\]]*\]\]`)
 
-// images checks that what a job deploys has a digest: written, or from an input that admits nothing else.
-func (c *checker) images(job *Job) {
-	var script []scriptLine
-	for _, text := range job.Script {
-		script = append(script, scriptLine{text, job.Line})
-	}
-	for _, image := range analyze(script, scriptContext{Inputs: c.file.Inputs}).images {
-		c.report(job, RuleByDigest, image.Problem, image.Fix)
-	}
-}
-
 // option gives the values of an option, in both of its forms.
 func optionValues(args []field, name string) []field {
 	var found []field

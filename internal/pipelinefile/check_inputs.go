@@ -2,59 +2,100 @@ package pipelinefile
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 )
 
-// hostile are values that an input used in a script must not admit.
-var hostile = []string{"'", `"`, "`", "$(id)", "${IFS}", "a;b", "a&b", "a|b", "a b", "a\nb", "a\\b", "a>b", "-x", "../x", "a\x00b", "a\rb"}
-
-// inputs checks the patterns of inputs that are used in scripts: GitLab inserts them as text, before
-// any shell reads it.
+// inputs checks the inputs as text of the file: GitLab puts them in before it reads the YAML, in comments too. What
+// they can do in a script is checked with the script.
 func (c *checker) inputs() {
-	for i := range c.file.Jobs {
-		job := &c.file.Jobs[i]
-		for _, line := range job.Script {
-			for _, match := range interpolated.FindAllStringSubmatch(line, -1) {
-				c.input(job, match[1])
-			}
+	if !c.file.interpolates {
+		return
+	}
+	scripts := c.scriptLines()
+	number := 0
+	for line := range strings.Lines(c.file.body) {
+		number++
+		for _, match := range block.FindAllStringSubmatch(line, -1) {
+			c.inputInYAML(number, line, match, scripts[number])
 		}
 	}
 }
 
-func (c *checker) input(job *Job, name string) {
-	input, ok := c.file.Inputs[name]
-	switch {
-	case !ok:
-		c.report(job, RuleInput, fmt.Sprintf("it uses input %q, which the header does not declare", name), "declare it in spec:inputs")
-	case input.Type == "number", input.Type == "boolean", len(input.Options) > 0:
-	case input.Regex == "":
-		c.report(job, RuleInput, fmt.Sprintf("input %q is used in its script and has no pattern: whoever starts the pipeline can run commands", name), "give the input a regex or options")
-	default:
-		pattern, err := regexp.Compile(input.Regex)
-		if err != nil {
-			c.report(job, RuleInput, fmt.Sprintf("the pattern of input %q is not RE2: %v", name, err), "fix it")
-			return
-		}
-		for _, bad := range hostile {
-			if pattern.MatchString(bad) || input.Default != nil && pattern.MatchString(*input.Default+bad) && *input.Default != "" {
-				c.report(job, RuleInput, fmt.Sprintf("the pattern of input %q admits %q into its script", name, bad), "anchor it with ^ and $ and list the characters that it may contain")
-				return
+// scriptLines are the lines that belong to scripts.
+func (c *checker) scriptLines() map[int]bool {
+	found := map[int]bool{}
+	for i := range c.file.Jobs {
+		for _, keyword := range []string{"before_script", "script", "after_script", "hooks"} {
+			for _, line := range linesOf(c.file.Jobs[i].shell(keyword)) {
+				for n := range strings.Count(line.Text, "\n") + 1 {
+					found[line.Line+n] = true
+				}
 			}
 		}
 	}
+	return found
+}
+
+// inputInYAML checks one interpolation.
+func (c *checker) inputInYAML(number int, line string, match []string, script bool) {
+	input := inputWithBlock.FindStringSubmatch(match[1])
+	if input == nil {
+		c.reportAt(nil, number, "", RuleNotUnderstood, fmt.Sprintf("the interpolation %s is not understood", match[0]), "use an input")
+		return
+	}
+	declared, ok := c.file.Inputs[input[1]]
+	if !ok {
+		c.reportAt(nil, number, "", RuleInput, fmt.Sprintf("it uses input %q, which the header does not declare", input[1]), "declare it in spec:inputs")
+		return
+	}
+	if strings.Contains(match[1], "expand_vars") {
+		c.reportAt(nil, number, "", RuleInput, fmt.Sprintf("%s puts the values of variables into the file, which a trigger variable can set", match[0]), "leave expand_vars out")
+		return
+	}
+	if declared.closed || declared.Type == "number" || declared.Type == "array" && !script {
+		return
+	}
+	bad := "\n\r\x00"
+	rest := strings.TrimSpace(block.ReplaceAllString(line, ""))
+	switch {
+	case strings.HasPrefix(rest, "#"): // in a comment everything but its end is harmless
+	case script:
+		if item := strings.TrimLeft(rest, "- "); strings.HasPrefix(item, `"`) || strings.HasPrefix(item, `'`) {
+			bad += item[:1]
+		}
+	default:
+		bad += "\"'\\#&*!|>"
+		if strings.ContainsAny(rest, "{[") {
+			bad += "{}[],"
+		}
+	}
+	problem := "has no pattern"
+	if declared.Regex != "" {
+		language, err := parseLanguage(declared.Regex)
+		if err != nil {
+			problem = fmt.Sprintf("has a pattern that is not RE2: %v", err)
+		} else if found, more := language.contains(forbidding(bad)); more {
+			problem = "has a pattern that admits " + found
+		} else {
+			return
+		}
+	}
+	c.reportAt(nil, number, "", RuleInput, fmt.Sprintf("input %q %s: GitLab puts it into the file's text, so that whoever starts the pipeline can change the file", input[1], problem), "give the input options, or a regex with ^, $ and the characters that it may contain")
 }
 
 // workflow checks which events create a pipeline, and its name.
 func (c *checker) workflow() {
-	for _, source := range []string{"push", "merge_request_event", "schedule", "pipeline", "parent_pipeline", "external_pull_request_event", "chat", "webide"} {
-		if c.file.starts(source) != no {
+	for _, source := range sources {
+		if source != "trigger" && source != "api" && source != "web" && c.file.starts(source) != no {
 			c.report(nil, RuleWorkflow, fmt.Sprintf("%s can create a pipeline", source), `let workflow:rules admit the sources "trigger", "api" and "web", and nothing else`)
 			break
 		}
 	}
 	if c.file.starts("trigger") == no {
 		c.report(nil, RuleWorkflow, "no trigger can create a pipeline", `let workflow:rules admit the source "trigger"`)
+	}
+	if c.file.cancelsOnFailure {
+		c.reportAt(nil, c.file.cancelsLine, "workflow:auto_cancel:on_job_failure", RuleRollsBack, "the failure of a job cancels the others, the ones that roll back too", "set it to none")
 	}
 	if name := strings.Join(strings.Fields(interpolated.ReplaceAllString(c.file.Name, "<$1>")), " "); name != "release <app> <release_id>" {
 		c.report(nil, RuleName, fmt.Sprintf("workflow:name is %q: `crossbill trigger` cannot find the pipeline again", c.file.Name), "set it to \"release $[[ inputs.app ]] $[[ inputs.release_id ]]\"")

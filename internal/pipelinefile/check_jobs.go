@@ -16,23 +16,16 @@ func (c *checker) jobs() {
 	environments := map[string]string{}
 	for i := range c.file.Jobs {
 		job := &c.file.Jobs[i]
-		c.images(job)
+		c.scripts(job)
 		c.variables(job, job.variables)
-		for _, when := range job.RetryWhen {
-			if !slices.Contains(safeRetries, when) {
-				c.report(job, RuleRetry, fmt.Sprintf("it is retried after %s", when), "retry only "+strings.Join(safeRetries[:2], " and "))
-			}
+		for _, rule := range job.Rules {
+			c.variables(job, rule.variables)
 		}
-		if job.Environment.Name == "" {
-			continue
-		}
-		if job.Interruptible == nil || *job.Interruptible {
-			c.report(job, RuleOneByOne, "a newer pipeline may stop it halfway", "add `interruptible: false`")
-		}
-		if job.ResourceGroup == "" && !c.isRollback(job.Name) {
-			c.report(job, RuleOneByOne, "two pipelines may run it at the same time", "add `resource_group`")
-		}
-		if action := job.Environment.Action; action == "" || action == "start" {
+		c.oneByOne(job)
+		c.environment(job)
+		c.runner(job)
+		c.artifacts(job)
+		if action := job.Environment.Action; job.Environment.Name != "" && (action == "" || action == "start") {
 			if other := environments[job.Environment.Name]; other != "" {
 				c.report(job, RuleEnvironment, fmt.Sprintf("it deploys to the environment of %s: GitLab may refuse the older deployment", other), "give it an environment of its own, or another action")
 			}
@@ -40,21 +33,215 @@ func (c *checker) jobs() {
 		}
 	}
 	c.variables(nil, c.file.variables)
+	for _, rule := range c.file.Workflow {
+		c.variables(nil, rule.variables)
+	}
+}
+
+// scripts reports what is wrong with the scripts of a job, whenever it runs.
+func (c *checker) scripts(job *Job) {
+	r := c.roleOf(job)
+	for _, use := range r.images {
+		c.reportAt(job, use.Line, "script", RuleByDigest, fmt.Sprintf("`%s`: %s", use.Command, use.Problem), use.Fix)
+	}
+	for _, use := range r.uses {
+		c.reportAt(job, use.Line, "script", RuleOverridable, fmt.Sprintf("`%s` depends on $%s, which the script does not assign: a trigger variable can set it", use.Command, use.Variable), "assign it in the script, or use an input with options")
+	}
+	for _, use := range r.inputs {
+		input, declared := c.file.Inputs[use.Name]
+		switch harm := use.harm(input); {
+		case !declared:
+			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("it uses input %q, which the header does not declare", use.Name), "declare it in spec:inputs")
+		case harm != "":
+			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("input %q is used in its script and %s: whoever starts the pipeline can run commands", use.Name, harm), "give the input options, or a regex with ^, $ and the characters that it may contain")
+		}
+	}
+}
+
+// oneByOne checks that a job that acts is not stopped halfway, does not run twice at a time, and is retried only if that
+// is safe.
+func (c *checker) oneByOne(job *Job) {
+	if !c.roleOf(job).acts() {
+		return
+	}
+	for _, when := range job.RetryWhen {
+		if !slices.Contains(safeRetries, when) {
+			c.report(job, RuleRetry, fmt.Sprintf("it is retried after %s", when), "retry only "+strings.Join(safeRetries[:2], " and "))
+		}
+	}
+	interruptible := job.Interruptible != nil && *job.Interruptible
+	for _, rule := range job.Rules {
+		interruptible = interruptible || rule.interruptible != nil && *rule.interruptible
+	}
+	if interruptible {
+		c.report(job, RuleOneByOne, "a newer pipeline may stop it halfway", "add `interruptible: false`")
+	}
+	if !c.isRollback(job) {
+		c.resourceGroup(job)
+		return
+	}
+	for i := range c.file.Jobs {
+		other := &c.file.Jobs[i]
+		if job.ResourceGroup != "" && !c.isRollback(other) && mayBeEqual(job.ResourceGroup, other.ResourceGroup) {
+			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("it waits for %s, which it is there to stop: they may have the same resource_group", other.Name), "leave the resource_group of a rollback job out")
+			return
+		}
+	}
+}
+
+// resourceGroup checks that two pipelines of an app have the same resource_group: it may depend on nothing but what the
+// environment depends on.
+func (c *checker) resourceGroup(job *Job) {
+	if job.ResourceGroup == "" {
+		c.report(job, RuleOneByOne, "two pipelines may run it at the same time", "add `resource_group`")
+		return
+	}
+	environment := job.Environment.Name
+	if gate := c.file.Job(c.options.Gate); environment == "" && gate != nil {
+		environment = gate.Environment.Name
+	}
+	of := variableInText.FindAllString(environment, -1)
+	for _, variable := range variableInText.FindAllString(job.ResourceGroup, -1) {
+		if environment != "" && !slices.Contains(of, variable) {
+			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("its resource_group depends on %s and its environment does not: two pipelines may run it at the same time", variable), "use nothing in resource_group that is not in the environment's name")
+		}
+	}
+}
+
+// variableInText is a variable or an interpolation in a value: its text is not known.
+var variableInText = regexp.MustCompile(`\$\[\[.*?\]\]|\$\{?[A-Za-z_][A-Za-z0-9_]*\}?`)
+
+// mayBeEqual says whether two values with variables can be the same.
+func mayBeEqual(one, other string) bool {
+	if one == "" || other == "" || one == other {
+		return one == other
+	}
+	a, b := variableInText.Split(one, -1), variableInText.Split(other, -1)
+	if len(a) == 1 && len(b) == 1 {
+		return false
+	}
+	begins := strings.HasPrefix(a[0], b[0]) || strings.HasPrefix(b[0], a[0])
+	enda, endb := a[len(a)-1], b[len(b)-1]
+	ends := strings.HasSuffix(enda, endb) || strings.HasSuffix(endb, enda)
+	// The same pattern around the same interpolation differs in what is around it.
+	if slices.Equal(variableInText.FindAllString(one, -1), variableInText.FindAllString(other, -1)) && len(a) == 2 {
+		return false
+	}
+	return begins && ends
+}
+
+// environment checks that whoever starts the pipeline does not choose the environment, and with it the rights.
+func (c *checker) environment(job *Job) {
+	name := job.Environment.Name
+	if name == "" || !c.roleOf(job).acts() {
+		return
+	}
+	line := job.values.lines["environment"]
+	for _, match := range block.FindAllStringSubmatch(name, -1) {
+		input := inputBlock.FindStringSubmatch(match[1])
+		if input == nil {
+			c.reportAt(job, line, "environment:name", RuleNotUnderstood, fmt.Sprintf("%s in the environment's name is not understood", match[0]), "use an input without functions")
+			continue
+		}
+		declared := c.file.Inputs[input[1]]
+		switch {
+		case declared.closed:
+		case strings.HasPrefix(name, match[0]):
+			c.reportAt(job, line, "environment:name", RuleOverridable, fmt.Sprintf("the environment's name is input %q: whoever starts the pipeline chooses it, and with it the rights", input[1]), "give the input options, or begin the name with a text")
+		case !tight(declared.Regex):
+			c.reportAt(job, line, "environment:name", RuleInput, fmt.Sprintf("input %q is in the environment's name and has no tight pattern", input[1]), "give the input options, or a regex with ^, $ and the characters that it may contain")
+		}
+	}
+	if variable := shellVariableInText.FindString(name); variable != "" {
+		c.reportAt(job, line, "environment:name", RuleOverridable, fmt.Sprintf("the environment's name depends on %s, which a trigger variable can set", variable), "write it, or use an input with options")
+	}
+}
+
+var shellVariableInText = regexp.MustCompile(`\$\{?[A-Za-z_][A-Za-z0-9_]*\}?`)
+
+// tight says whether a pattern admits nothing but characters that mean nothing to a shell or to YAML.
+func tight(regex string) bool {
+	if regex == "" {
+		return false
+	}
+	admitted, err := parseLanguage(regex)
+	if err != nil {
+		return false
+	}
+	_, more := admitted.contains(admitting(wordRunes))
+	return !more
+}
+
+// runner checks what a job runs on and in: whoever chooses that has the job's rights.
+func (c *checker) runner(job *Job) {
+	if !c.roleOf(job).acts() {
+		return
+	}
+	for _, keyword := range []string{"image", "services", "tags"} {
+		v := job.values.get(keyword)
+		places := v.scalars()
+		if v.is(mapValue) {
+			places = v.get("name").scalars()
+		}
+		for _, service := range v.itemsOf() {
+			places = append(places, service.get("name").scalars()...)
+		}
+		for _, place := range places {
+			c.chosen(job, keyword, place)
+		}
+	}
+}
+
+func (v *yamlValue) itemsOf() []*yamlValue {
+	if v.is(listValue) {
+		return v.list
+	}
+	return nil
+}
+
+// chosen checks that an image or a tag is not chosen by whoever starts the pipeline.
+func (c *checker) chosen(job *Job, keyword string, v *yamlValue) {
+	for _, match := range block.FindAllStringSubmatch(v.text, -1) {
+		input := inputBlock.FindStringSubmatch(match[1])
+		if input != nil && (c.file.Inputs[input[1]].closed || keyword != "tags" && !strings.HasPrefix(v.text, match[0]) && tight(c.file.Inputs[input[1]].Regex) || keyword != "tags" && ownDigests(c.file.Inputs[input[1]].Regex)) {
+			continue
+		}
+		c.reportAt(job, v.line, keyword, RuleOverridable, fmt.Sprintf("`%s` is %s: whoever starts the pipeline chooses where the job's secrets go", keyword, match[0]), "write it, or give the input options")
+	}
+	if variable := shellVariableInText.FindString(block.ReplaceAllString(v.text, "")); variable != "" {
+		c.reportAt(job, v.line, keyword, RuleOverridable, fmt.Sprintf("`%s` depends on %s, which a trigger variable can set", keyword, variable), "write it, or use an input with options")
+	}
+}
+
+// fixedRegistry is a pattern whose images all come from one registry and repository owner.
+var fixedRegistry = regexp.MustCompile(`^\^[A-Za-z0-9-]+(\\\.[A-Za-z0-9-]+)+(:[0-9]+)?/[A-Za-z0-9_-]+/`)
+
+// ownDigests says whether a pattern admits nothing but images of one registry.
+func ownDigests(regex string) bool {
+	return fixedRegistry.MatchString(regex) && !strings.Contains(regex, "|") && tight(regex)
+}
+
+// artifacts notes artifacts:reports:dotenv: these are variables of the jobs behind, whose values are not in the file.
+func (c *checker) artifacts(job *Job) {
+	if dotenv := job.values.get("artifacts").get("reports").get("dotenv"); dotenv != nil {
+		c.reportAt(job, dotenv.line, "artifacts:reports:dotenv", RuleNotUnderstood, "it sets variables of later jobs, whose names and values are not in the file", "leave it out, or give the values in a file that the later job reads")
+	}
 }
 
 // guarded are variables that say where, with which rights and by which code a job works. Trigger variables
 // win over those of the file, so the file must not rely on its own.
 var guarded = regexp.MustCompile(`^(KUBE.*|.*NAMESPACE.*|.*TOKEN.*|.*PASSWORD.*|.*IMAGE|DOCKER_HOST|DAGGER_MODULE|CLI|_EXPERIMENTAL_DAGGER_RUNNER_HOST|PROMETHEUS.*)$`)
 
-func (c *checker) variables(job *Job, variables map[string]any) {
-	names := make([]string, 0, len(variables))
-	for name := range variables {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if guarded.MatchString(name) {
+// interpreted are variables that change what the commands of a script are, or what GitLab makes of the file.
+var interpreted = regexp.MustCompile(`^(PATH|ENV|BASH_ENV|BASH_FUNC_.*|SHELLOPTS|IFS|LD_PRELOAD|LD_LIBRARY_PATH|LD_AUDIT|GIT_CONFIG.*|CI_PIPELINE_SOURCE)$`)
+
+func (c *checker) variables(job *Job, variables *yamlValue) {
+	for _, name := range variables.keysOf() {
+		switch {
+		case guarded.MatchString(name):
 			c.report(job, RuleOverridable, fmt.Sprintf("variable %s of the file can be overridden by a trigger variable", name), "assign it in before_script, or use an input with options")
+		case interpreted.MatchString(name):
+			c.reportAt(job, variables.lines[name], "variables:"+name, RuleNotUnderstood, fmt.Sprintf("variable %s changes what the commands of a script are", name), "leave it out")
 		}
 	}
 }

@@ -2,6 +2,7 @@ package pipelinefile
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -14,22 +15,75 @@ const (
 	no
 )
 
-// condition evaluates a rule's `if` as far as the given variables allow: ==, !=, =~, !~, &&, ||,
-// parentheses. What it cannot evaluate is unknown.
-func condition(text string, variables map[string]string) truth {
-	p := &conditionParser{tokens: tokenPattern.FindAllString(text, -1), variables: variables}
+func truthOf(value bool) truth {
+	if value {
+		return yes
+	}
+	return no
+}
+
+// operand is a value in a condition.
+type operand struct {
+	text    string
+	known   bool
+	unset   bool // a variable that nobody has set: null
+	pattern bool
+	other   bool // set, to something that is not written in any condition of the file
+}
+
+// outlook is what conditions are evaluated in: what variables are, and what is decided where that is not enough.
+type outlook struct {
+	variable func(name string) operand
+	decide   func(question string) truth
+}
+
+// condition evaluates a rule's `if` as GitLab does: ==, !=, =~, !~, && before ||, parentheses. What it cannot
+// evaluate is decided by the outlook.
+func (o outlook) condition(text string) truth {
+	p := &conditionParser{tokens: tokenPattern.FindAllString(text, -1), outlook: o, live: true}
 	value := p.or()
-	if len(p.tokens) > 0 {
-		return unknown
+	if len(p.tokens) > 0 || p.broken {
+		return o.decide(text)
 	}
 	return value
 }
 
-var tokenPattern = regexp.MustCompile(`&&|\|\||==|!=|=~|!~|\(|\)|"[^"]*"|'[^']*'|/(?:[^/\\]|\\.)*/i?|\$[A-Za-z_][A-Za-z0-9_]*|\S`)
+// variablesIn are the names of the variables in a condition, and the texts that each is compared with.
+func variablesIn(text string, found map[string][]string) {
+	tokens := tokenPattern.FindAllString(text, -1)
+	for i, token := range tokens {
+		name, ok := variableName(token)
+		if !ok {
+			continue
+		}
+		for _, at := range []int{i - 2, i + 2} {
+			if at >= 0 && at < len(tokens) && slices.Contains([]string{"==", "!="}, tokens[(i+at)/2]) && strings.ContainsAny(tokens[at][:1], `"'`) {
+				if literal := tokens[at][1 : len(tokens[at])-1]; !slices.Contains(found[name], literal) {
+					found[name] = append(found[name], literal)
+				}
+			}
+		}
+		if found[name] == nil {
+			found[name] = []string{}
+		}
+	}
+}
+
+var tokenPattern = regexp.MustCompile(`&&|\|\||==|!=|=~|!~|\(|\)|"[^"]*"|'[^']*'|/(?:[^/\\]|\\.)*/[a-zA-Z]*|\$[A-Za-z_][A-Za-z0-9_]*|\$\{[A-Za-z_][A-Za-z0-9_]*\}|[A-Za-z]+|\S`)
+
+func variableName(token string) (string, bool) {
+	if !strings.HasPrefix(token, "$") || len(token) < 2 {
+		return "", false
+	}
+	return strings.Trim(token[1:], "{}"), true
+}
 
 type conditionParser struct {
-	tokens    []string
-	variables map[string]string
+	tokens  []string
+	outlook outlook
+	live    bool // what is parsed now still matters
+	broken  bool
+	depth   int
 }
 
 func (p *conditionParser) take(token string) bool {
@@ -40,10 +94,19 @@ func (p *conditionParser) take(token string) bool {
 	return false
 }
 
+// skipping parses what no longer matters, so that nothing is decided for it.
+func (p *conditionParser) skipping(skip bool, parse func() truth) truth {
+	was := p.live
+	p.live = was && !skip
+	value := parse()
+	p.live = was
+	return value
+}
+
 func (p *conditionParser) or() truth {
 	value := p.and()
 	for p.take("||") {
-		switch right := p.and(); {
+		switch right := p.skipping(value == yes, p.and); {
 		case value == yes || right == yes:
 			value = yes
 		case value == unknown || right == unknown:
@@ -56,7 +119,7 @@ func (p *conditionParser) or() truth {
 func (p *conditionParser) and() truth {
 	value := p.comparison()
 	for p.take("&&") {
-		switch right := p.comparison(); {
+		switch right := p.skipping(value == no, p.comparison); {
 		case value == no || right == no:
 			value = no
 		case value == unknown || right == unknown:
@@ -66,89 +129,143 @@ func (p *conditionParser) and() truth {
 	return value
 }
 
+func (p *conditionParser) decide(question string) truth {
+	if !p.live {
+		return unknown
+	}
+	return p.outlook.decide(question)
+}
+
 func (p *conditionParser) comparison() truth {
+	if p.depth++; p.depth > deepest {
+		p.broken = true
+		return unknown
+	}
+	defer func() { p.depth-- }()
 	if p.take("(") {
 		value := p.or()
-		p.take(")")
+		p.broken = p.broken || !p.take(")")
 		return value
 	}
-	left, known := p.operand()
+	left, first := p.operand()
 	for _, operator := range []string{"==", "!=", "=~", "!~"} {
 		if !p.take(operator) {
 			continue
 		}
-		right, also := p.operand()
-		if !known || !also {
+		right, second := p.operand()
+		if !p.live {
 			return unknown
 		}
-		equal := left == right
-		if operator[1] == '~' {
-			pattern, err := regexp.Compile(expression(right))
-			if err != nil {
-				return unknown
-			}
-			equal = pattern.MatchString(left)
+		equal := p.equal(left, right, first, second, operator[1] == '~')
+		if operator[0] != '=' {
+			equal = map[truth]truth{yes: no, no: yes, unknown: unknown}[equal]
 		}
-		return truthOf(equal == (operator[0] == '='))
+		return equal
 	}
-	if !known {
+	if !p.live {
 		return unknown
 	}
-	return truthOf(left != "")
+	if !left.known {
+		return p.decide(first)
+	}
+	return truthOf(!left.unset && (left.text != "" || left.other))
 }
 
-// operand is a text, a pattern or a variable; false when its value is not known.
-func (p *conditionParser) operand() (string, bool) {
+// equal compares two operands; first and second are how they are written.
+func (p *conditionParser) equal(left, right operand, first, second string, match bool) truth {
+	if match {
+		return p.matches(left, right, first, second)
+	}
+	switch {
+	case !left.known || !right.known, left.other && right.other:
+		if second < first {
+			first, second = second, first
+		}
+		return p.decide(first + " == " + second)
+	case left.other || right.other:
+		return no
+	case left.unset || right.unset:
+		return truthOf(left.unset && right.unset)
+	}
+	return truthOf(left.text == right.text)
+}
+
+func (p *conditionParser) matches(left, right operand, first, second string) truth {
+	if left.unset {
+		return no
+	}
+	pattern, err := regexp.Compile(expression(right.text))
+	if !left.known || left.other || !right.pattern || err != nil {
+		return p.decide(first + " =~ " + second)
+	}
+	return truthOf(pattern.MatchString(left.text))
+}
+
+// operand is a text, a pattern or a variable.
+func (p *conditionParser) operand() (operand, string) {
 	if len(p.tokens) == 0 {
-		return "", false
+		p.broken = true
+		return operand{}, ""
 	}
 	token := p.tokens[0]
 	p.tokens = p.tokens[1:]
-	switch token[0] {
-	case '"', '\'':
+	if name, ok := variableName(token); ok {
+		if !p.live {
+			return operand{}, token
+		}
+		return p.outlook.variable(name), token
+	}
+	switch {
+	case len(token) > 1 && (token[0] == '"' || token[0] == '\''):
 		text := token[1 : len(token)-1]
-		return text, !strings.Contains(text, "$[[")
-	case '/':
-		return token, true
-	case '$':
-		value, known := p.variables[token[1:]]
-		return value, known
-	default:
-		return "", false
+		return operand{text: text, known: !strings.Contains(text, "$")}, token
+	case len(token) > 1 && token[0] == '/':
+		return operand{text: token, known: true, pattern: true}, token
+	case token == "null":
+		return operand{known: true, unset: true}, token
 	}
+	p.broken = true
+	return operand{}, token
 }
 
+// expression is a pattern as GitLab writes it, /…/ with flags, for Go; both are RE2.
 func expression(pattern string) string {
-	pattern = strings.TrimPrefix(pattern, "/")
-	if trimmed, ok := strings.CutSuffix(pattern, "/i"); ok {
-		return "(?i)" + trimmed
+	end := strings.LastIndex(pattern, "/")
+	if end <= 0 {
+		return pattern
 	}
-	return strings.TrimSuffix(pattern, "/")
-}
-
-func truthOf(value bool) truth {
-	if value {
-		return yes
+	body := pattern[1:end]
+	if strings.Contains(pattern[end:], "i") {
+		return "(?i)" + body
 	}
-	return no
+	return body
 }
 
 // starts says whether workflow:rules admit a pipeline of this source: unknown when that depends on more than
 // the source.
 func (f *File) starts(source string) truth {
+	o := outlook{
+		variable: func(name string) operand {
+			return operand{text: source, known: name == "CI_PIPELINE_SOURCE"}
+		},
+		decide: func(string) truth { return unknown },
+	}
 	if f.Workflow == nil {
 		return yes
 	}
 	possible := no
 	for _, rule := range f.Workflow {
 		matches := yes
-		if rule.conditional {
-			matches = unknown
-			if rule.If != "" {
-				matches = condition(rule.If, map[string]string{"CI_PIPELINE_SOURCE": source})
-			}
+		if rule.If != "" {
+			matches = o.condition(rule.If)
 		}
-		if matches != no && rule.When != "never" {
+		if rule.files != "" && matches == yes {
+			matches = unknown
+		}
+		if rule.conditional && rule.If == "" && rule.files == "" {
+			matches = unknown
+		}
+		if matches != no && rule.When != "never" && possible != yes {
 			possible = matches
 		}
 		if matches == yes {

@@ -6,9 +6,12 @@
 // `when: manual` at the job beside `rules` without `when`: the job is manual but not blocking, so that the jobs
 // behind it run at once and the pipeline is green with nothing promoted.
 //
-// It reads the spec header, stages, default, workflow, hidden jobs, extends, anchors, !reference, rules, needs,
-// when, allow_failure. It does not see jobs from include, which is a finding.
+// It fails closed: what a job does is decided by its script, not by its name, and a keyword, a form or a command that
+// is not understood is a finding, unless the job is certainly behind the gate. It does not see jobs from include,
+// which is a finding too.
 package pipelinefile
+
+import "fmt"
 
 // File is a pipeline file with everything that is inherited filled in.
 type File struct {
@@ -18,27 +21,48 @@ type File struct {
 	Stages   []string
 	Jobs     []Job // in the file's order, without hidden ones
 
-	variables map[string]any
-	included  bool
+	body             string
+	interpolates     bool // it has a header, so that GitLab puts inputs in
+	variables        *yamlValue
+	workflow, stages *yamlValue
+	included         bool
+	cancelsLine      int
+	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure, or that of one of the workflow's rules
+	problems         []problem
 
-	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure: all
+	when     string  // the inputs that were put in
+	variants []*File // the same file with other values of them
 }
 
-// Input is one of spec:inputs.
-type Input struct {
-	Type    string   `yaml:"type"`
-	Regex   string   `yaml:"regex"`
-	Options []string `yaml:"options"`
-	Default *string  `yaml:"default"`
+// problem notes something that is not understood.
+func (f *File) problem(job *Job, line int, keyword, format string, args ...any) {
+	p := problem{line: line, keyword: keyword, text: fmt.Sprintf(format, args...)}
+	if job != nil {
+		p.job = job.Name
+	}
+	f.problems = append(f.problems, p)
 }
 
 // Rule is one of rules.
 type Rule struct {
-	If           string `yaml:"if"`
-	When         string `yaml:"when"`
-	AllowFailure *bool  `yaml:"allow_failure"`
+	If           string
+	When         string
+	AllowFailure *bool
 
-	conditional bool // it has an if, or changes, or exists
+	line          int
+	interruptible *bool
+	needs         []need
+	hasNeeds      bool
+	variables     *yamlValue
+	conditional   bool   // it has an if, or changes, or exists
+	files         string // changes and exists, "" without
+}
+
+// need is one of needs.
+type need struct {
+	name     string
+	optional bool
+	matrix   []map[string][]string // the instances of a parallel job; nil for all
 }
 
 // Job is a job as written; Behaviors says what GitLab makes of it.
@@ -60,15 +84,39 @@ type Job struct {
 	RetryWhen     []string // nil without retry; "always" without retry:when
 	Trigger       bool     // it starts a child pipeline
 
-	variables map[string]any
-	optional  []string // needs that may be missing from a pipeline
-	exitCodes []int    // allow_failure:exit_codes
+	values    *yamlValue // everything, with what is inherited
+	needs     []need
+	exitCodes []int  // allow_failure:exit_codes
+	refs      string // only and except, "" without
+	variables *yamlValue
+	instances []instance // of parallel, nil without
+	of        *Job       // the job in the file, for an instance of it
 }
 
 // Environment is a job's environment.
 type Environment struct {
-	Name   string `yaml:"name"`
-	Action string `yaml:"action"`
+	Name   string
+	Action string
+
+	onStop   string
+	autoStop bool
+}
+
+// written is the job as it is in the file: an instance of a parallel job has a name of its own.
+func (j *Job) written() *Job {
+	if j.of != nil {
+		return j.of
+	}
+	return j
+}
+
+// allNeeds are the needs of a job, and those that its rules put in their place.
+func (j *Job) allNeeds() [][]need {
+	all := [][]need{j.needs}
+	for _, rule := range j.Rules {
+		all = append(all, rule.needs)
+	}
+	return all
 }
 
 // Behavior is what GitLab makes of when, allow_failure and one matching rule.
@@ -79,34 +127,38 @@ type Behavior struct {
 
 // Behaviors are the ways in which a job can be in a pipeline, one for each rule that may match.
 func (j *Job) Behaviors() []Behavior {
-	when := j.When
-	if when == "" {
-		when = "on_success"
-	}
-	// allow_failure is decided by the job-level `when` alone; a rule changes it only by its own
-	// allow_failure. That is why a job-level `when: manual` beside rules does not block.
-	allow := when == "manual"
-	if j.AllowFailure != nil {
-		allow = *j.AllowFailure
-	}
 	if !j.HasRules {
-		return []Behavior{{when, allow}}
+		return []Behavior{j.behavior(nil)}
 	}
 	var found []Behavior
-	for _, rule := range j.Rules {
-		b := Behavior{when, allow}
-		if rule.When != "" {
-			b.When = rule.When
-		}
-		if rule.AllowFailure != nil {
-			b.AllowFailure = *rule.AllowFailure
-		}
-		found = append(found, b)
-		if !rule.conditional {
+	for i := range j.Rules {
+		found = append(found, j.behavior(&j.Rules[i]))
+		if !j.Rules[i].conditional {
 			return found
 		}
 	}
 	return append(found, Behavior{When: "never"}) // no rule matched
+}
+
+// behavior is what a job is when a rule matches; nil for a job without rules.
+func (j *Job) behavior(rule *Rule) Behavior {
+	b := Behavior{When: j.When}
+	if b.When == "" {
+		b.When = "on_success"
+	}
+	// allow_failure is decided by the job-level `when` alone; a rule changes it only by its own
+	// allow_failure. That is why a job-level `when: manual` beside rules does not block.
+	b.AllowFailure = b.When == "manual"
+	if j.AllowFailure != nil {
+		b.AllowFailure = *j.AllowFailure
+	}
+	if rule != nil && rule.When != "" {
+		b.When = rule.When
+	}
+	if rule != nil && rule.AllowFailure != nil {
+		b.AllowFailure = *rule.AllowFailure
+	}
+	return b
 }
 
 // Job gives a job by name, nil when there is none.

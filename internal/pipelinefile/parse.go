@@ -3,109 +3,215 @@ package pipelinefile
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// keywords are top-level keys that are not jobs.
-var keywords = []string{"spec", "default", "stages", "workflow", "variables", "include", "image", "services", "cache", "before_script", "after_script", "pages"}
+// reserved are keys of the top level that are never jobs in GitLab. `default` and `workflow` are not among them: one
+// that has a script is a job.
+var reserved = []string{"stages", "variables", "include", "image", "services", "cache", "before_script", "after_script"}
 
-// Parse reads a pipeline file. Interpolations ($[[ inputs.x ]]) stay as they are. Errors say what is wrong with the
-// file, and where.
+// Parse reads a pipeline file. Interpolations of inputs that admit any value ($[[ inputs.x ]]) stay as they are. An
+// input in a place that decides which jobs there are, or when they run, is put in as GitLab does, before the YAML is
+// read: the file is then what it is with the default, and Check looks at every value.
+//
+// Errors say what is wrong with the file, and where. What GitLab accepts and is not understood is no error but a
+// finding of Check.
 func Parse(data []byte) (*File, error) {
-	documents, err := decodeDocuments(data)
+	source, err := split(data)
 	if err != nil {
 		return nil, err
 	}
-	file := &File{Inputs: map[string]Input{}}
-	if len(documents) == 2 {
-		var header struct {
-			Spec struct {
-				Inputs map[string]Input `yaml:"inputs"`
-			} `yaml:"spec"`
+	file, err := source.read(nil)
+	if err != nil {
+		return nil, err
+	}
+	closed, problems := file.structuralInputs()
+	if len(closed) == 0 {
+		file.problems = append(file.problems, problems...)
+		return file, file.checkReferences()
+	}
+	return source.variants(closed, problems)
+}
+
+// source is a file that is not read yet: what its header says, and its text.
+type source struct {
+	inputs   map[string]Input
+	problems []problem // of the header
+	header   bool
+	body     string // with empty lines in the header's place, so that lines count
+}
+
+var separator = regexp.MustCompile(`(?m)^---([ \t]|\r?$)`)
+
+// split separates the header from the rest. A file has a header if it has two documents and the first one has `spec`.
+func split(data []byte) (*source, error) {
+	text := string(data)
+	if strings.ContainsAny(text, markStart+markEnd) {
+		return nil, errors.New("not a pipeline file: it has characters for private use")
+	}
+	var starts []int
+	for _, at := range separator.FindAllStringIndex(text, -1) {
+		starts = append(starts, at[0])
+	}
+	var documents []string // each with empty lines before it
+	for i, from := range append([]int{0}, starts...) {
+		to := len(text)
+		if i < len(starts) {
+			to = starts[i]
 		}
-		if err := documents[0].Decode(&header); err != nil {
-			return nil, fmt.Errorf("the header: %w", err)
+		document := strings.TrimPrefix(text[from:to], "---")
+		if from != to && !blank(document) {
+			documents = append(documents, strings.Repeat("\n", strings.Count(text[:from], "\n"))+document)
 		}
-		if header.Spec.Inputs != nil {
-			file.Inputs = header.Spec.Inputs
+	}
+	s := &source{inputs: map[string]Input{}}
+	switch len(documents) {
+	case 1:
+		s.body = documents[0]
+		return s, nil
+	case 2:
+		return s, s.readHeader(documents)
+	}
+	return nil, errors.New("not a pipeline file: it must be one mapping, perhaps after a spec header")
+}
+
+// blank says whether a document has nothing but comments.
+func blank(document string) bool {
+	for line := range strings.Lines(document) {
+		if trimmed := strings.TrimSpace(line); trimmed != "" && !strings.HasPrefix(trimmed, "#") {
+			return false
 		}
-		documents = documents[1:]
+	}
+	return true
+}
+
+func (s *source) readHeader(documents []string) error {
+	nodes, err := decodeDocuments([]byte(documents[0]))
+	if err != nil {
+		return err
+	}
+	d := &decoder{restore: func(text string) string { return text }}
+	header := &yamlValue{}
+	if len(nodes) == 1 {
+		if header, err = d.decode(nodes[0], 0); err != nil {
+			return fmt.Errorf("the header: %w", err)
+		}
+	}
+	if header.get("spec") == nil {
+		s.body = documents[0]
+		s.problems = append(s.problems, problem{line: 1 + strings.Count(documents[0], "\n"), keyword: "---", text: "the file has two documents, and the first one is no header: GitLab reads only one of them"})
+		return nil
+	}
+	s.header, s.body = true, documents[1]
+	s.readInputs(header, d)
+	s.problems = append(s.problems, d.problems...)
+	return nil
+}
+
+// read reads the file with some inputs put in.
+func (s *source) read(assigned map[string]string) (*File, error) {
+	text, restore := s.body, func(text string) string { return text }
+	if s.header {
+		text, restore = interpolate(s.body, assigned)
+	}
+	documents, err := decodeDocuments([]byte(text))
+	if err != nil {
+		return nil, err
 	}
 	if len(documents) != 1 || documents[0].Kind != yaml.MappingNode {
 		return nil, errors.New("not a pipeline file: it must be one mapping, perhaps after a spec header")
 	}
-	if err := file.read(documents[0]); err != nil {
+	d := &decoder{restore: restore}
+	root, err := d.decode(documents[0], 0)
+	if err != nil {
 		return nil, err
 	}
-	return file, nil
+	file := &File{Inputs: s.inputs, body: s.body, interpolates: s.header, problems: append(slices.Clone(s.problems), d.problems...)}
+	return file, file.read(root)
 }
 
 // read fills in what the file's mapping says.
-func (f *File) read(root *yaml.Node) error {
-	inherited, names, err := readTopLevel(root)
+func (f *File) read(root *yamlValue) error {
+	r := &inheritance{root: root}
+	names, err := f.readTopLevel(root)
 	if err != nil {
 		return err
 	}
-	f.included = inherited.values["include"] != nil
-	f.variables, _ = inherited.values["variables"].(map[string]any)
+	f.included = root.get("include") != nil
+	f.variables = root.get("variables")
 	f.Stages = []string{".pre", "build", "test", "deploy", ".post"}
-	if stages, ok := inherited.values["stages"].([]any); ok {
-		f.Stages = append(append([]string{".pre"}, stringsIn(stages)...), ".post")
+	if stages, err := r.resolve(&yamlValue{kind: listValue, list: []*yamlValue{orNull(root.get("stages"))}}, 0); err == nil && root.get("stages") != nil {
+		f.Stages = slices.Concat([]string{".pre"}, slices.DeleteFunc(stages.texts(), func(s string) bool { return s == ".pre" || s == ".post" }), []string{".post"})
+		f.stages = stages
+	} else if err != nil {
+		return err
 	}
-	if workflow, ok := inherited.values["workflow"].(map[string]any); ok {
-		f.Name, _ = workflow["name"].(string)
-		f.Workflow, _ = rulesOf(workflow["rules"])
-		if cancel, ok := workflow["auto_cancel"].(map[string]any); ok {
-			f.cancelsOnFailure = cancel["on_job_failure"] == "all"
-		}
+	if err := f.readWorkflow(r, root); err != nil {
+		return err
 	}
 	for _, name := range names {
-		job, err := inherited.job(name)
+		job, err := f.readJob(r, name, root.lines[name])
 		if err != nil {
 			return err
 		}
 		f.Jobs = append(f.Jobs, job)
 	}
-	return f.checkReferences()
+	return nil
 }
 
-// readTopLevel decodes the file's mapping. names are its jobs, in their order. A file that has something else in
-// the place of a job, or no job at all, is not a pipeline file.
-func readTopLevel(root *yaml.Node) (inherited *inheritance, names []*yaml.Node, err error) {
-	inherited = &inheritance{values: map[string]any{}}
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		key := root.Content[i]
-		value, err := decode(root.Content[i+1], 0)
-		if err != nil {
-			return nil, nil, err
-		}
-		inherited.values[key.Value] = value
-		if slices.Contains(keywords, key.Value) || strings.HasPrefix(key.Value, ".") {
+func orNull(v *yamlValue) *yamlValue {
+	if v == nil {
+		return &yamlValue{}
+	}
+	return v
+}
+
+// readTopLevel finds the file's jobs, in their order. A file that has something else in the place of a job, or no
+// job at all, is not a pipeline file.
+func (f *File) readTopLevel(root *yamlValue) (names []string, err error) {
+	for _, key := range root.keys {
+		v := root.fields[key]
+		if slices.Contains(reserved, key) || strings.HasPrefix(key, ".") {
 			continue
 		}
-		if _, ok := value.(map[string]any); !ok {
-			return nil, nil, fmt.Errorf("not a pipeline file: line %d: %q is neither a keyword of GitLab CI/CD nor a job", key.Line, key.Value)
+		if key == "default" || key == "workflow" {
+			if !looksLikeJob(v) {
+				continue
+			}
+			f.problem(nil, root.lines[key], key, "`%s` has keywords of a job: GitLab runs it as one", key)
+		}
+		if !v.is(mapValue) {
+			return nil, fmt.Errorf("not a pipeline file: line %d: %q is neither a keyword of GitLab CI/CD nor a job", root.lines[key], key)
 		}
 		names = append(names, key)
 	}
-	if len(names) == 0 && inherited.values["include"] == nil {
-		return nil, nil, errors.New("not a pipeline file: it has no jobs")
+	if len(names) == 0 && root.get("include") == nil {
+		return nil, errors.New("not a pipeline file: it has no jobs")
 	}
-	return inherited, names, nil
+	return names, nil
+}
+
+// looksLikeJob is what GitLab goes by: Entry::Job.matching? and Entry::Bridge.matching?.
+func looksLikeJob(v *yamlValue) bool {
+	return v.get("script") != nil || v.get("run") != nil || v.get("trigger") != nil || v.get("needs") != nil
 }
 
 // checkReferences checks that every stage and needed job of a job is in the file.
 func (f *File) checkReferences() error {
-	for _, job := range f.Jobs {
+	for i := range f.Jobs {
+		job := &f.Jobs[i]
 		if !slices.Contains(f.Stages, job.Stage) {
 			return fmt.Errorf("line %d: job %s has stage %q, which is not in stages", job.Line, job.Name, job.Stage)
 		}
-		for _, need := range job.Needs {
-			if f.Job(need) == nil {
-				return fmt.Errorf("line %d: job %s needs %q, which is not a job of this file", job.Line, job.Name, need)
+		for _, needs := range job.allNeeds() {
+			for _, need := range needs {
+				if f.Job(need.name) == nil && !need.optional {
+					return fmt.Errorf("line %d: job %s needs %q, which is not a job of this file", job.Line, job.Name, need.name)
+				}
 			}
 		}
 	}

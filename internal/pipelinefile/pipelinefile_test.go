@@ -407,7 +407,7 @@ two: {stage: build, script: [!reference [.b, script], echo two], before_script: 
 		t.Fatal(err)
 	}
 	one, two := f.Job("one"), f.Job("two")
-	if one.When != "on_success" || one.ResourceGroup != "a" || one.Environment != (Environment{"prod", "verify"}) || !slices.Equal(one.RetryWhen, []string{"always"}) || !slices.Equal(one.Script, []string{"echo default", "echo b"}) || *one.Interruptible {
+	if one.When != "on_success" || one.ResourceGroup != "a" || one.Environment != (Environment{Name: "prod", Action: "verify"}) || !slices.Equal(one.RetryWhen, []string{"always"}) || !slices.Equal(one.Script, []string{"echo default", "echo b"}) || *one.Interruptible {
 		t.Errorf("one: %+v", one)
 	}
 	if !slices.Equal(two.Script, []string{"echo b", "echo two"}) || !slices.Equal(two.Needs, []string{"one"}) {
@@ -461,7 +461,11 @@ func TestCondition(t *testing.T) {
 		`"$[[ inputs.image ]]" == ""`:                                      unknown,
 		`$CI_PIPELINE_SOURCE == "web" || $CI_PIPELINE_SOURCE == "trigger"`: no,
 	} {
-		if got := condition(text, map[string]string{"CI_PIPELINE_SOURCE": "push"}); got != want {
+		o := outlook{
+			variable: func(name string) operand { return operand{text: "push", known: name == "CI_PIPELINE_SOURCE"} },
+			decide:   func(string) truth { return unknown },
+		}
+		if got := o.condition(text); got != want {
 			t.Errorf("%s: %d, want %d", text, got, want)
 		}
 	}

@@ -31,8 +31,10 @@ func (s status) ended() bool {
 // matching rules.
 type pipeline struct {
 	jobs             []pipelineJob
-	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure
-	anyRetries       bool // explore as many retries as there can be
+	cancelsOnFailure bool         // workflow:auto_cancel:on_job_failure
+	anyRetries       bool         // explore as many retries as there can be
+	enough           *bool        // explore no further once this is true
+	unsuccessful     map[int]bool // jobs of which only those histories are explored in which they never succeed
 }
 
 type pipelineJob struct {
@@ -49,62 +51,6 @@ type pipelineJob struct {
 
 // state is the status of each job, as a text so that states can be compared and kept.
 type state string
-
-// pipelines are all the pipelines that a file can create, up to a bound; complete says whether these are all.
-func (f *File) pipelines(bound int) (all []pipeline, complete bool) {
-	all = []pipeline{{cancelsOnFailure: f.cancelsOnFailure}}
-	for i := range f.Jobs {
-		var grown []pipeline
-		for _, p := range all {
-			for _, b := range unique(f.Jobs[i].Behaviors()) {
-				if b.When == "never" {
-					grown = append(grown, p)
-					continue
-				}
-				job := pipelineJob{Job: &f.Jobs[i], Behavior: b, stage: slices.Index(f.Stages, f.Jobs[i].Stage)}
-				grown = append(grown, pipeline{jobs: append(slices.Clone(p.jobs), job), cancelsOnFailure: p.cancelsOnFailure})
-			}
-		}
-		if len(grown) > bound {
-			return nil, false
-		}
-		all = grown
-	}
-	var runnable []pipeline
-	for _, p := range all {
-		if p.connect() {
-			runnable = append(runnable, p)
-		}
-	}
-	return runnable, true
-}
-
-func unique(list []Behavior) []Behavior {
-	seen := map[Behavior]bool{}
-	return slices.DeleteFunc(slices.Clone(list), func(b Behavior) bool {
-		old := seen[b]
-		seen[b] = true
-		return old
-	})
-}
-
-// connect resolves needs. GitLab creates no pipeline in which a needed job is missing, unless it is optional.
-func (p *pipeline) connect() bool {
-	for i := range p.jobs {
-		job := &p.jobs[i]
-		for _, need := range job.Needs {
-			at := p.index(need)
-			switch {
-			case at >= 0:
-				job.needs = append(job.needs, at)
-			case !slices.Contains(job.optional, need):
-				return false
-			}
-		}
-	}
-	p.prepare()
-	return len(p.jobs) > 0
-}
 
 // prepare computes what is the same in every state.
 func (p *pipeline) prepare() {
@@ -364,6 +310,9 @@ func (p *pipeline) explore(budget *int, mayPress func(job int) bool, visit func(
 			s := x.queue[0]
 			x.queue = x.queue[1:]
 			x.visit(s, visit)
+			if p.enough != nil && *p.enough {
+				return true
+			}
 			x.events(s)
 			settled = append(settled, s)
 		}
@@ -445,7 +394,8 @@ func (x *exploration) visit(s state, visit func(s state, trace func() string)) {
 		}
 		if now := status(s[job]); now == pending || now == scheduled || now == manual && x.mayPress(job) {
 			well[job] = byte(success)
-			events = append(events, j.Name+" succeeds")
+			how := map[status]string{pending: " succeeds", scheduled: " starts, its time has come, and succeeds", manual: " is pressed and succeeds"}
+			events = append(events, j.Name+how[now])
 		}
 	}
 	if len(events) == 0 {
@@ -453,7 +403,11 @@ func (x *exploration) visit(s state, visit func(s state, trace func() string)) {
 	}
 	ended := func(with state, events ...string) {
 		visit(with, func() string {
-			return strings.Replace(x.trace(s), "at once", "after: ", 1) + ", " + strings.Join(events, ", ")
+			before := x.trace(s) + ", "
+			if s == x.first {
+				before = "after: "
+			}
+			return before + strings.Join(events, ", ")
 		})
 	}
 	ended(state(well), events...)
@@ -482,7 +436,9 @@ func (x *exploration) events(s state) {
 		}
 		switch now := status(s[job]); {
 		case now == pending:
-			x.reach(s, x.finish(s, job, success), "succeeds", job)
+			if !x.unsuccessful[job] {
+				x.reach(s, x.finish(s, job, success), "succeeds", job)
+			}
 			x.fails(s, job)
 		case now == manual && x.mayPress(job):
 			x.reach(s, x.press(s, job), "is pressed", job)

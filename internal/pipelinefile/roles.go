@@ -1,0 +1,123 @@
+package pipelinefile
+
+import (
+	"slices"
+	"strings"
+)
+
+// role is what a job does, by its scripts.
+type role struct {
+	effects
+	starts bool // it starts another pipeline, or steps that are not read
+}
+
+// roleOf reads all the shells of a job: before_script and script run in one, after_script and the hooks in others.
+func roleOf(f *File, job *Job) role {
+	found := role{}
+	add := func(keywords ...string) {
+		var script []scriptLine
+		for _, keyword := range keywords {
+			script = append(script, linesOf(job.shell(keyword))...)
+		}
+		if len(script) > 0 {
+			found.effects = joined(found.effects, analyze(script, scriptContext{Inputs: f.Inputs}))
+		}
+	}
+	if job.values.get("run") == nil && job.values.get("script") != nil {
+		add("before_script", "script")
+		add("after_script")
+		add("hooks")
+	}
+	for keyword, what := range map[string]string{"run": "steps (`run`) are not understood", "trigger": "it starts another pipeline, whose jobs are not seen here"} {
+		if job.values.get(keyword) != nil {
+			found.starts = true
+			found.opaque = append(found.opaque, effect{Line: job.values.lines[keyword], Command: keyword, Kind: what, Class: classOpaque})
+		}
+	}
+	found.opaque = append(found.opaque, containers(job)...)
+	return found
+}
+
+// shells are the words of an entrypoint that only starts the shell in which the runner runs the script.
+var shells = []string{"", "sh", "/bin/sh", "bash", "/bin/bash", "/usr/bin/env", "-c"}
+
+// containers are the commands that a job gives to the containers of its image and services: they run beside its script.
+func containers(job *Job) (found []effect) {
+	for _, container := range append(job.values.get("services").itemsOf(), orNull(job.values.get("image"))) {
+		for _, keyword := range []string{"entrypoint", "command"} {
+			for _, word := range container.get(keyword).scalars() {
+				flag := keyword == "command" && strings.HasPrefix(word.text, "-")
+				if !flag && !slices.Contains(shells, word.text) {
+					found = append(found, effect{Line: word.line, Command: keyword + ": " + word.text, Kind: "a command of a container is not understood", Class: classOpaque})
+					break
+				}
+			}
+		}
+	}
+	return found
+}
+
+func (j *Job) shell(keyword string) *yamlValue {
+	if keyword == "hooks" {
+		return j.values.get("hooks").get("pre_get_sources_script")
+	}
+	return j.values.get(keyword)
+}
+
+func linesOf(v *yamlValue) (found []scriptLine) {
+	for _, line := range v.scalars() {
+		found = append(found, scriptLine{Text: line.text, Line: line.start})
+	}
+	return found
+}
+
+// joined are the effects of both.
+func joined(a, b effects) effects {
+	return effects{
+		reads: append(a.reads, b.reads...), canary: append(a.canary, b.canary...), changes: append(a.changes, b.changes...),
+		opaque: append(a.opaque, b.opaque...), uses: append(a.uses, b.uses...), images: append(a.images, b.images...),
+		inputs: append(a.inputs, b.inputs...),
+	}
+}
+
+// runs says whether a job runs one of crossbill's commands.
+func (r role) runs(command string) bool {
+	return slices.ContainsFunc(slices.Concat(r.canary, r.changes), func(e effect) bool { return strings.HasPrefix(e.Kind+" ", "crossbill "+command+" ") })
+}
+
+// promotes says whether a job promotes a release.
+func (r role) promotes() bool {
+	return slices.ContainsFunc(r.changes, func(e effect) bool { return e.Class == classPromotes })
+}
+
+// belongsBehind says whether a job must be behind the gate, or be the gate.
+func (r role) belongsBehind() bool { return len(r.changes)+len(r.opaque) > 0 }
+
+// acts says whether a job may change anything outside its runner.
+func (r role) acts() bool { return r.belongsBehind() || len(r.canary) > 0 }
+
+// rollsBack says whether a job rolls back, and does nothing else that must wait for the gate.
+func (r role) rollsBack() bool { return r.runs("rollback") && !r.belongsBehind() }
+
+// roleOf is the role of a job of the checked file.
+func (c *checker) roleOf(job *Job) role { return c.roles[job.written().Name] }
+
+// isRollback says whether a job rolls back. One whose script cannot be read counts if its name says so.
+func (c *checker) isRollback(job *Job) bool {
+	r := c.roleOf(job)
+	return r.rollsBack() || len(r.changes) == 0 && len(r.opaque) > 0 && strings.HasPrefix(job.Name, c.options.Rollback)
+}
+
+// named is the job with a part in a release: the one with its name or, if nobody gave another name than the usual one,
+// the first one whose script does its work.
+func (c *checker) named(name, usual, command string) string {
+	if c.file.Job(name) != nil || name != usual {
+		return name
+	}
+	for i := range c.file.Jobs {
+		if c.roleOf(&c.file.Jobs[i]).runs(command) {
+			return c.file.Jobs[i].Name
+		}
+	}
+	return name
+}
