@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	registryapi "github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/provenance"
@@ -17,24 +20,35 @@ import (
 
 // trustOptions say whose images are admitted.
 type trustOptions struct {
-	file string
+	file     string
+	required bool
 
 	policy *provenance.Verifier // after load; nil when there is none
 }
 
 func (o *trustOptions) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.file, "trust", "", "file with the policy that says whose images are admitted (default: the section imagePolicy of crossbill.yaml; without one all are)")
+	cmd.Flags().BoolVar(&o.required, "require-provenance", false, "refuse to go on without an image policy, instead of saying that the image's origin was not checked")
 }
 
 // load reads the policy.
 func (o *trustOptions) load(cmd *cobra.Command, manifests string) error {
+	if o.file == "" && cmd.Flags().Changed("trust") { // a variable that is not set
+		return &usererr.Error{Field: "--trust", Problem: "names no file", Fix: "give the file with the policy, or leave the flag out"}
+	}
 	policy, warning, err := configOf(cmd).Policy(o.file, manifests)
 	if err != nil {
 		return err
 	}
 	warn(cmd, warning)
+	if policy == nil && o.required {
+		return &usererr.Error{Field: "image.requireProvenance", Problem: noPolicy, Fix: "write the section imagePolicy of crossbill.yaml, or name a file with --trust (docs/guides/provenance.md)"}
+	}
 	o.policy = policy
-	return nil
+	if policy == nil {
+		return nil
+	}
+	return policy.Check()
 }
 
 // apply lets a cluster's commands deploy only what the policy admits. Without one they say that nothing was checked.
@@ -60,7 +74,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		if r.Commit == "" {
 			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
 		}
-		origin, err := o.policy.Verify(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, registry.Options(ctx, keychain)...)
+		origin, err := o.verify(ctx, c, r, keychain)
 		if err != nil {
 			return rejectedIsBadInput(err)
 		}
@@ -74,6 +88,39 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		return nil
 	}
 	return nil
+}
+
+// admissionPauses are those before a registry or log that gives no answer is asked again. Each question has the
+// registry client's own, shorter, repetitions within.
+var admissionPauses = []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second}
+
+// verify verifies a release's image, again for a while when that cannot be done. A canary that is healthy stays as it is
+// then.
+func (o *trustOptions) verify(ctx context.Context, c *rollout.Cluster, r *release.Release, keychain authn.Keychain) (*provenance.Origin, error) {
+	for attempt := 0; ; attempt++ {
+		origin, err := o.policy.Verify(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, registry.Options(ctx, keychain)...)
+		switch {
+		case err == nil || decided(err) || ctx.Err() != nil:
+			return origin, err
+		case attempt == len(admissionPauses) && r.Stage == "":
+			return nil, fmt.Errorf("the image's origin could not be checked: %w; run the command again when the registry answers", err)
+		case attempt == len(admissionPauses):
+			return nil, fmt.Errorf("the image's origin could not be checked: %w; release %s stays as it is, at stage %s: run the command again when the registry answers, or rollback", err, r.ID, r.Stage)
+		}
+		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("its origin could not be checked, and is again in %s: %v", admissionPauses[attempt], err)})
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w (interrupted while the image's origin was to be checked again; nothing was changed)", ctx.Err())
+		case <-time.After(admissionPauses[attempt]):
+		}
+	}
+}
+
+// decided says whether the same question has the same answer in a minute.
+func decided(err error) bool {
+	answer, ok := errors.AsType[*registryapi.Error](err)
+	return errors.As(err, new(*provenance.RejectedError)) || errors.As(err, new(*usererr.Error)) ||
+		ok && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden)
 }
 
 // requireImage rejects a release whose image is not in its registry, before the policy is asked.

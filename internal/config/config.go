@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -97,12 +98,14 @@ type GitHub struct {
 	EnvironmentURL string `json:"environmentUrl,omitempty"`
 }
 
-// Image is how the app's image is built.
+// Image is how the app's image is built, and whether its origin has to be checked.
 type Image struct {
 	AppDir       string   `json:"appDir,omitempty"`
 	Base         string   `json:"base,omitempty"`
 	Platforms    []string `json:"platforms,omitempty"`
 	AssetsFolder string   `json:"assetsFolder,omitempty"`
+
+	RequireProvenance bool `json:"requireProvenance,omitempty"`
 }
 
 // Canary is how a release starts.
@@ -157,9 +160,8 @@ func Load(named string, getenv func(string) string) (*Config, error) {
 	text, err := os.ReadFile(file)
 	switch {
 	case optional && errors.Is(err, fs.ErrNotExist):
-		const other = "crossbill.yml"
-		if _, err := os.Stat(other); err == nil {
-			return nil, &usererr.Error{Field: other, Problem: "only " + FileName + " is read", Fix: "rename it, or name it with --config"}
+		if err := misnamed(".", FileName); err != nil {
+			return nil, err
 		}
 		return &Config{}, nil
 	case err != nil:
@@ -214,12 +216,34 @@ func (c *Config) Policy(named, manifests string) (verifier *provenance.Verifier,
 // legacy finds a file that has become a section of crossbill.yaml.
 func (c *Config) legacy(manifests, name, section string, both bool) (file, warning string, err error) {
 	file = filepath.Join(manifests, name)
-	switch _, err := os.Stat(file); {
+	switch _, err := os.Lstat(file); { // a link that leads nowhere is there as well: reading it says so
 	case errors.Is(err, fs.ErrNotExist):
-		return "", "", nil
+		return "", "", misnamed(manifests, name)
 	case both:
 		here := fmt.Sprintf("%s:%d", c.file, c.found[section].line)
 		return "", "", &usererr.Error{Field: file, Problem: fmt.Sprintf("%s has the section %s as well", here, section), Fix: "keep the section and remove " + file}
 	}
 	return file, fmt.Sprintf("%s: the next version does not read this file; move its content to %s: in %s", file, section, FileName), nil
+}
+
+// misnamed finds the file that somebody has meant by a name which is not read: with another extension, in another case,
+// or a link that leads nowhere. Such a file would be left out without a word.
+func misnamed(folder, name string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil // there is no such folder: that is said elsewhere
+	}
+	stem := func(name string) string {
+		name = strings.TrimPrefix(strings.ToLower(name), ".")
+		return strings.TrimSuffix(strings.TrimSuffix(name, ".yaml"), ".yml")
+	}
+	for _, entry := range entries {
+		switch found := entry.Name(); {
+		case found == name: // and yet it was not found
+			return &usererr.Error{Field: filepath.Join(folder, found), Problem: "it is a link that leads nowhere", Fix: "restore what it links to, or remove it"}
+		case stem(found) == stem(name) && stem(found) != strings.TrimPrefix(strings.ToLower(found), "."):
+			return &usererr.Error{Field: filepath.Join(folder, found), Problem: "only " + name + " is read", Fix: "rename it" + map[bool]string{true: ", or name it with --config"}[name == FileName]}
+		}
+	}
+	return nil
 }

@@ -151,7 +151,7 @@ func TestOptionsAreConfig(t *testing.T) {
 			if o.form.what == "" || o.form.example == "" {
 				t.Errorf("%s has no form", key)
 			}
-			if o.Variable != "" && typ.Kind() != reflect.String {
+			if o.Variable != "" && typ.Kind() != reflect.String && (typ.Kind() != reflect.Bool || o.form.pattern == "") {
 				t.Errorf("%s has a variable, whose value is only checked as text", key)
 			}
 			delete(got, key)
@@ -397,6 +397,50 @@ func TestPolicy(t *testing.T) {
 				t.Errorf("got %q %q, want %q %q", got, warning, test.want, test.warning)
 			}
 		})
+	}
+}
+
+// TestPolicyThatIsNotRead: a policy in a file that is not read is an error, never no policy.
+func TestPolicyThatIsNotRead(t *testing.T) {
+	for name, test := range map[string]struct {
+		file, link string // a file with this name, or a link of this name that leads nowhere
+		says       string
+	}{
+		"another extension":           {file: "k8s/trust.yml", says: "k8s/trust.yml: only trust.yaml is read; rename it"},
+		"in capitals":                 {file: "k8s/Trust.yaml", says: "k8s/Trust.yaml: only trust.yaml is read"},
+		"a link to nowhere":           {link: "k8s/trust.yaml", says: "k8s/trust.yaml"},
+		"the file, another extension": {file: "crossbill.yml", says: "crossbill.yml: only crossbill.yaml is read; rename it, or name it with --config"},
+		"the file, in capitals":       {file: "Crossbill.yaml", says: "Crossbill.yaml: only crossbill.yaml is read"},
+		"the file, hidden":            {file: ".crossbill.yaml", says: ".crossbill.yaml: only crossbill.yaml is read"},
+		"the file, a link to nowhere": {link: "crossbill.yaml", says: "crossbill.yaml: it is a link that leads nowhere"},
+		"something else":              {file: "k8s/trusted.yaml"},
+		"a folder's own":              {file: "trust"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			setUp(t, "", "trust.yaml", "")
+			if test.file != "" {
+				if err := os.WriteFile(test.file, []byte("repository: https://h/o/n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := os.Symlink("/nonexistent/policy", test.link); err != nil {
+				t.Fatal(err)
+			}
+			c, err := Load("", environment())
+			if err == nil {
+				var policy any
+				if policy, _, err = c.Policy("", "k8s"); err == nil && test.says != "" {
+					t.Errorf("got the policy %v, want %q", policy, test.says)
+				}
+			}
+			if err != nil && (test.says == "" || !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+		})
+	}
+	for _, text := range []string{"imagepolicy:\n  repository: https://h/o/n", "image-policy: {}", "imagePolicy:", "imagePolicy: null", "imagePolicy: {}", "imagePolicy: ''", "image:\n  policy: {}"} {
+		if c, err := Parse("crossbill.yaml", []byte(text)); err == nil {
+			t.Errorf("%q is read as %+v", text, c.ImagePolicy)
+		}
 	}
 }
 

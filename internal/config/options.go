@@ -104,6 +104,7 @@ var Options = []Option{
 	{Key: "image.platforms[]", Doc: "A platform",
 		form: form{what: "a platform", example: "linux/amd64", pattern: `^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`}},
 	{Key: "image.assetsFolder", Flags: []string{"assets-folder"}, Commands: []string{"build"}, Default: "dist/build", form: form{what: "a path below the app's folder", example: "dist/build", pattern: `\S`}, Doc: "Folder of files whose names have a hash of their content, below the app's folder"},
+	{Key: "image.requireProvenance", Flags: []string{"require-provenance"}, Variable: "CROSSBILL_REQUIRE_PROVENANCE", Default: "false", form: form{what: "true or false", example: "true", pattern: `^(true|false)$`}, Doc: "Refuse releases where there is no image policy, instead of saying that the image's origin was not checked"},
 
 	{Key: "canary.weight", Flags: []string{"weight"}, Default: "10", form: form{what: "a whole number from 1 to 99", example: "10, which is 10% of the traffic", min: number(1), max: number(99)}, Doc: "The canary's share of the traffic, in percent"},
 	{Key: "canary.sticky", Flags: []string{"sticky"}, Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Keep a browser on the version that answered it first, by a cookie, until the release has finished"},

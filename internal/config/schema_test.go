@@ -74,6 +74,9 @@ func complete(t *testing.T, s *jsonschema.Schema, key string) {
 		s.Description = o.Doc
 		s.Pattern = o.form.pattern
 		s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum = o.form.min, o.form.max, o.form.above, o.form.below
+		if s.Type == "boolean" { // it is of the variable's text
+			s.Pattern = ""
+		}
 		if s.Type == "string" {
 			s.Minimum, s.Maximum, s.ExclusiveMinimum, s.ExclusiveMaximum = nil, nil, nil, nil // of a duration
 		}
@@ -197,7 +200,7 @@ notify:
   github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com"}
   pushgateway: http://pushgateway:9091
   otlpEndpoint: http://collector:4318
-image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets}
+image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets, requireProvenance: true}
 canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
@@ -248,6 +251,7 @@ var invalid = map[string][]string{
 	"analysis.cutStreams":      {"-1", "100"},
 	"analysis.objectives":      {"{a: b}", "[a]", "[{}]", "[{name: a, objective: 99}]", "[{name: a, margin: 1}]", "[{objective: 99, margin: 1}]", "[{name: a, objective: 100, margin: 1}]", "[{name: a, objective: 99, margin: 0}]", "[{name: a, objective: 99, margin: 1, good: x}]", "[{name: a, objective: 99, margin: 1, total: x}]", "[{name: a, objective: 99, margin: 1, good: x, total: y, latency: 5s}]", "[{name: a, objective: 99, margin: 1, latency: 500}]", "[{name: a, objective: 99, margin: 1, latencyy: 5s}]"},
 	"imagePolicy.repository":   {"github.com/a/b", "https://u@github.com/a/b"},
+	"image.requireProvenance":  {"yes", "'true'", "1"},
 	"imagePolicy.refs":         {"refs/heads/main", "[main]", "['refs/*']", "['refs/heads/[a]']", "[refs/heads]"},
 	"imagePolicy.builders":     {"https://a", "[release.yml]", "['https://a b']"},
 	"imagePolicy.maxAge":       {"30", "30d", "0s"},

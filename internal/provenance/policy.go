@@ -14,10 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/our-org/crossbill/internal/httpretry"
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/tuf"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -68,6 +71,7 @@ type Verifier struct {
 	identities []verify.PolicyOption
 	file       string
 	roots      func() ([]root.TrustedMaterial, error)
+	ownRoots   bool // from files
 }
 
 // ReadVerifier reads a policy from a file of its own. Errors are *usererr.Error.
@@ -116,6 +120,7 @@ func NewVerifier(p *Policy, file string) (*Verifier, *usererr.Error) {
 		refs: p.Refs, builders: p.Builders, maxAge: p.MaxAge.Duration,
 		repository: strings.TrimSuffix(strings.TrimSuffix(p.Repository, "/"), ".git"),
 		file:       file,
+		ownRoots:   len(p.TrustedRoots) > 0,
 		roots:      func() ([]root.TrustedMaterial, error) { return readRoots(p.TrustedRoots, filepath.Dir(file)) },
 	}
 	if len(v.refs) == 0 {
@@ -140,6 +145,16 @@ func NewVerifier(p *Policy, file string) (*Verifier, *usererr.Error) {
 		v.identities = append(v.identities, verify.WithCertificateIdentity(identity))
 	}
 	return v, nil
+}
+
+// Check reads the files that the policy names, so that one which is missing is found before a release is touched.
+// Errors are *usererr.Error.
+func (v *Verifier) Check() error {
+	if len(v.identities) == 0 || !v.ownRoots {
+		return nil
+	}
+	_, err := v.roots()
+	return err
 }
 
 // Repository is the only one that images may be built from.
@@ -170,10 +185,21 @@ func parseKey(text string) (crypto.PublicKey, error) {
 	return key, err
 }
 
+// publicRoots are how Sigstore's public roots are fetched. They are fetched and checked anew each time, from the root that
+// is built in, and kept nowhere: a container has no home to keep them in, and another user's cache is nobody's to trust.
+// Tests fetch others.
+var publicRoots = func() *tuf.Options {
+	options := tuf.DefaultOptions().WithDisableLocalCache()
+	fetch := fetcher.NewDefaultFetcher()
+	fetch.SetHTTPUserAgent("crossbill")
+	fetch.SetHTTPClient(httpretry.Client(nil))
+	return options.WithFetcher(fetch)
+}
+
 // readRoots returns the roots that certificates are verified with.
 func readRoots(files []string, dir string) ([]root.TrustedMaterial, error) {
 	if len(files) == 0 {
-		public, err := root.FetchTrustedRoot()
+		public, err := root.FetchTrustedRootWithOptions(publicRoots())
 		if err != nil {
 			return nil, fmt.Errorf("trusted root of Sigstore: %w; where it cannot be reached, name files in imagePolicy.trustedRoots", err)
 		}
@@ -189,6 +215,7 @@ func readRoots(files []string, dir string) ([]root.TrustedMaterial, error) {
 		if err != nil {
 			return nil, &usererr.Error{Field: field, Problem: err.Error()}
 		}
+		before := len(all)
 		// GitHub's command writes several, one a line.
 		for decoder := json.NewDecoder(strings.NewReader(string(text))); decoder.More(); {
 			var raw json.RawMessage
@@ -200,6 +227,9 @@ func readRoots(files []string, dir string) ([]root.TrustedMaterial, error) {
 				return nil, &usererr.Error{Field: field, Problem: err.Error()}
 			}
 			all = append(all, one)
+		}
+		if len(all) == before {
+			return nil, &usererr.Error{Field: field, Problem: file + " has no roots", Fix: "write it with `gh attestation trusted-root` or `cosign trusted-root create`"}
 		}
 	}
 	return all, nil
