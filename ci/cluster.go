@@ -26,7 +26,6 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
 	if slices.Contains(gated, command) {
 		i.setSecret("id-token", "CROSSBILL_ID_TOKEN", m.IdToken)
-		args = append(args, flags("--approve-as-operator", boolean(m.ApproveAsOperator))...)
 	}
 	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By, "--app", m.AppName), args)
 	if err == nil {

@@ -61,8 +61,6 @@ type Crossbill struct {
 	// +private
 	IdToken *dagger.Secret
 	// +private
-	ApproveAsOperator bool
-	// +private
 	By string
 	// +private
 	AppName string
@@ -150,10 +148,6 @@ func New(
 	// +optional
 	idToken *dagger.Secret,
 
-	// Go on without a verified approval, as a person with rights in the cluster. The ledger says so, and who (--by).
-	// +optional
-	approveAsOperator bool,
-
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
@@ -169,7 +163,7 @@ func New(
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
 		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl,
-		IdToken: idToken, ApproveAsOperator: approveAsOperator, By: by, AppName: appName,
+		IdToken: idToken, By: by, AppName: appName,
 	}
 	return m, m.useImages(toolImages)
 }

@@ -195,13 +195,13 @@ func everything() *Crossbill {
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
 		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
-		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"), false, "jane", "shop"))
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"), "jane", "shop"))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
-		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, false, "", ""))
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, "", ""))
 }
 
 func made(m *Crossbill, err error) *Crossbill {
@@ -227,16 +227,13 @@ func TestCommandLines(t *testing.T) {
 		"canary": func() (string, error) {
 			return some().Canary(ctx, image, 0, false, "", "", "", "", nil, false, false, "")
 		},
-		"shift":       func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
-		"verify, all": func() (string, error) { return everything().Verify(ctx, "id", "3m", true, true, "http://app", true, "5m") },
+		"shift": func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
+		"verify, all": func() (string, error) {
+			return everything().Verify(ctx, "id", "3m", true, true, "http://app", true, "5m")
+		},
 		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, false, "", false, "") },
 		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
 		"approve":     func() (string, error) { return everything().Approve(ctx, "id", "5m") },
-		"operator": func() (string, error) {
-			m := some()
-			m.ApproveAsOperator, m.By = true, "jane"
-			return m.Promote(ctx, "", "", false, "")
-		},
 		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
 		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "5m") },
 		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },

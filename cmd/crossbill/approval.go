@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"regexp"
 
 	"github.com/spf13/cobra"
@@ -29,6 +30,9 @@ func (o *approvalOptions) add(cmd *cobra.Command) {
 
 // load finds the policy and the token. Nothing is sent.
 func (o *approvalOptions) load(cmd *cobra.Command, by string) error {
+	if o.operator && (os.Getenv("GITLAB_CI") == "true" || os.Getenv("GITHUB_ACTIONS") == "true") {
+		return &usererr.Error{Field: "--approve-as-operator", Problem: "this is a job, and no person with rights in the cluster", Fix: "give the job an ID token, or run the command yourself"}
+	}
 	token, err := secret("--id-token-file", o.tokenFile, "CROSSBILL_ID_TOKEN")
 	if err != nil {
 		return err

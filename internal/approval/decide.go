@@ -122,7 +122,7 @@ func refName(t *Claims) string {
 // approval is what the token of a job says as an approval of this release, or why it is none.
 func (p *Policy) approval(q Question) (*release.Approval, error) {
 	t := q.Token
-	if err := p.environment(t); err != nil {
+	if err := p.environment(q.Command, t); err != nil {
 		return nil, err
 	}
 	if err := p.sameRelease(q); err != nil {
@@ -141,7 +141,7 @@ func (p *Policy) approval(q Question) (*release.Approval, error) {
 }
 
 // environment holds the job's environment against the policy: a protected one is what GitLab asks for who may deploy.
-func (p *Policy) environment(t *Claims) error {
+func (p *Policy) environment(command string, t *Claims) error {
 	switch {
 	case t.Environment == "":
 		return refused("the job has no environment", "give it `environment: {name: "+p.Environment+"}`")
@@ -149,8 +149,11 @@ func (p *Policy) environment(t *Claims) error {
 		return refused(fmt.Sprintf("the job is for the environment %s, not for %s", t.Environment, p.Environment), "approve with the job of that environment")
 	case t.EnvironmentAction == "":
 		return refused("the token does not say what the job does to its environment", "GitLab 16.5 or later says so")
+	case t.EnvironmentAction == "verify" && command == Approve: // which deploys nothing
 	case t.EnvironmentAction != "start":
-		return refused(fmt.Sprintf("the job is there to %s its environment, which GitLab can start by itself", t.EnvironmentAction), "approve with a job without `environment: action`")
+		return refused(fmt.Sprintf("the job is there to %s its environment, not to deploy to it: GitLab can start such a job by itself", t.EnvironmentAction), "approve with a job without `environment: action`")
+	}
+	switch {
 	case t.EnvironmentProtected != "true" && len(p.Approvers) == 0:
 		return refused(fmt.Sprintf("the environment %s is not protected: everybody who can run jobs could approve", p.Environment), "protect it (GitLab Premium), or name approvers in approval.approvers")
 	}

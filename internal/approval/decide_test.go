@@ -67,6 +67,7 @@ func TestRefused(t *testing.T) {
 		"no environment":          {token: func(w *world) string { return w.pressed("mona", func(j *gitlabtest.TokenJob) { j.Environment = "" }) }, want: "the job has no environment"},
 		"unprotected environment": {change: func(w *world) { w.gitlab.ProtectedEnvironments = nil }, want: "the environment production/shop is not protected"},
 		"on_stop":                 {token: func(w *world) string { return w.pressed("", func(j *gitlabtest.TokenJob) { j.Action = "stop" }) }, want: "the job is there to stop its environment"},
+		"verify job":              {token: func(w *world) string { return w.pressed("mona", func(j *gitlabtest.TokenJob) { j.Action = "verify" }) }, want: "the job is there to verify its environment"},
 		"old GitLab":              {token: func(w *world) string { return w.pressed("mona", claim("environment_action", "")) }, want: "GitLab 16.5 or later"},
 		"child pipeline":          {token: func(w *world) string { return w.pressed("mona", claim("pipeline_source", "parent_pipeline")) }, want: `started by "parent_pipeline"`},
 		"schedule":                {token: func(w *world) string { return w.pressed("mona", claim("pipeline_source", "schedule")) }, want: `started by "schedule"`},
@@ -164,8 +165,11 @@ func TestReplayedForAnotherRelease(t *testing.T) {
 func TestTwoApprovers(t *testing.T) {
 	w := newWorld(t)
 	w.policy.Number = 2
-	w.note(Approve, w.pressed("mona"))
+	w.note(Approve, w.pressed("mona", func(j *gitlabtest.TokenJob) { j.Action = "verify" })) // a job that deploys nothing
 	w.note(Approve, w.pressed("mona", func(j *gitlabtest.TokenJob) { j.ID = 77 }))
+	if _, err := w.ask(Approve, w.pressed("lisa", func(j *gitlabtest.TokenJob) { j.Action = "stop" })); err == nil {
+		t.Error("on_stop approves")
+	}
 	if n := len(w.ledger.Release.Approvals); n != 1 {
 		t.Errorf("%d approvals of one person", n)
 	}

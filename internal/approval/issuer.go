@@ -64,7 +64,7 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
-	keys := &issuerKeys{issuer: v.Issuer, client: &http.Client{Transport: httpretry.Client(&guarded{v.Transport}).Transport}}
+	keys := &issuerKeys{issuer: v.Issuer, client: httpretry.Client(v.Transport)}
 	verified, err := oidc.NewVerifier(v.Issuer, keys, &oidc.Config{
 		ClientID: v.Audience, SupportedSigningAlgs: []string{oidc.RS256},
 		SkipExpiryCheck: true, // parseClaims is stricter
@@ -207,19 +207,4 @@ func sameOrigin(a, b string) bool {
 	}
 	y, err := url.Parse(b)
 	return err == nil && x.Scheme == y.Scheme && x.Host == y.Host && y.User == nil
-}
-
-// guarded is a transport that follows no redirect: what answers for the issuer is the issuer.
-type guarded struct{ transport http.RoundTripper }
-
-func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
-	transport := g.transport
-	if transport == nil {
-		transport = http.DefaultTransport
-	}
-	response, err := transport.RoundTrip(r)
-	if err == nil {
-		response.Header.Del("Location") // net/http then gives the 3xx answer back as it is
-	}
-	return response, err
 }

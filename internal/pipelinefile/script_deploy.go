@@ -13,9 +13,9 @@ func crossbillClass(command string) (effectClass, bool) {
 	switch {
 	case command == "promote":
 		return classPromotes, true
-	case slices.Contains([]string{"canary", "verify", "rollback", "guard", "cancel"}, command):
+	case slices.Contains([]string{"canary", "verify", "approve", "rollback", "guard", "cancel"}, command):
 		return classCanary, true
-	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "approve", "release"}, command):
+	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "release"}, command):
 		return classChanges, true
 	case slices.Contains(crossbillReads, command):
 		return classReads, true
