@@ -125,6 +125,9 @@ func (o *canaryOptions) validate() error {
 	if o.release.ID == "" {
 		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit)
 	}
+	if err := release.CheckNewID("--release-id", o.release.ID, o.cluster.set.App, o.release.Digest(), o.commit); err != nil {
+		return err
+	}
 	if err := o.approval.load(o.cmd, o.by); err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ Environment:
 		RunE: runs(o),
 	}
 	addTarget(cmd, &o.cancel.Target)
+	o.gitlab.addOrigin(cmd, &o.cancel.Ref)
 	addJobNames(cmd, &o.cancel.Jobs)
 	o.add(cmd, "api", 2*time.Minute)
 	return cmd

@@ -16,6 +16,7 @@ import (
 // gitlabOptions say which project of which GitLab deploys.
 type gitlabOptions struct {
 	url, project     string
+	user             string // of trigger, watch and cancel
 	tokenFile        string
 	triggerTokenFile string // of trigger alone
 }
@@ -27,6 +28,14 @@ func (o *gitlabOptions) add(cmd *cobra.Command, scope string) {
 		flags.StringVar(&o.tokenFile, "token-file", "", "file with an access token of scope "+scope+" (default $GITLAB_TOKEN)")
 	})
 	_ = cmd.MarkFlagFilename("token-file")
+}
+
+// addOrigin adds the flags that tell a release's pipeline from others of its name.
+func (o *gitlabOptions) addOrigin(cmd *cobra.Command, ref *string) {
+	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
+		flags.StringVar(ref, "ref", "main", "branch or tag of the GitLab project that releases run on")
+		flags.StringVar(&o.user, "gitlab-user", "", "login of the trigger token's owner (default: as it is seen in GitLab's answer to trigger, else the access token's user)")
+	})
 }
 
 func (o *gitlabOptions) addTriggerToken(cmd *cobra.Command) {
@@ -47,7 +56,7 @@ func (o *gitlabOptions) connection(log io.Writer) (gitlab.Connection, error) {
 		return gitlab.Connection{}, err
 	}
 	start := time.Now()
-	return gitlab.Connection{URL: o.url, Project: o.project, Token: token, TriggerToken: triggerToken, Log: func(line string) {
+	return gitlab.Connection{URL: o.url, Project: o.project, User: o.user, Token: token, TriggerToken: triggerToken, Log: func(line string) {
 		fmt.Fprintf(log, "%6.1fs  %s\n", time.Since(start).Seconds(), line)
 	}}, nil
 }

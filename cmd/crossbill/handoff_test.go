@@ -100,6 +100,7 @@ func TestHandoffOutput(t *testing.T) {
 	defer listener.Close()
 	t.Setenv("GITLAB_TOKEN", server.APIToken)
 	t.Setenv("GITLAB_TRIGGER_TOKEN", server.TriggerToken)
+	t.Setenv("CROSSBILL_GITLAB_USER", server.TriggerUser)
 	t.Setenv("CI_SERVER_URL", listener.URL)
 	t.Setenv("CI_PROJECT_PATH", server.Project)
 	t.Setenv("GITLAB_CI", "true") // without it these variables are not GitLab's

@@ -124,3 +124,38 @@ func absolute(t *testing.T, path string) string {
 	}
 	return path
 }
+
+// TestReleaseIDIsOfItsImage: a pipeline that has the name of one release cannot release another image, app or commit. It is
+// found before the cluster is asked, so before the lock.
+func TestReleaseIDIsOfItsImage(t *testing.T) {
+	quiet(t)
+	_, digest, _ := strings.Cut(byDigest, "@")
+	made := release.NewID("qwik-node-app", digest, "c0ffee0")
+	server := &apiServer{}
+	there := server.serve(t, "shop")
+	away := []string{"--kubeconfig", kubeconfigOf(t, "http://127.0.0.1:1"), "--namespace", "shop", "--manifests", "../../k8s"}
+	for name, test := range map[string]struct {
+		id, commit string
+		code       int
+	}{
+		"its own":           {made, "c0ffee0", 0},
+		"a name":            {"mine", "c0ffee0", 0},
+		"another image's":   {release.NewID("qwik-node-app", "sha256:"+strings.Repeat("0b", 32), "c0ffee0"), "c0ffee0", exitBadInput},
+		"another app's":     {release.NewID("shop", digest, "c0ffee0"), "c0ffee0", exitBadInput},
+		"another commit's":  {made, "c0ffee1", exitBadInput},
+		"without a commit":  {made, "", exitBadInput},
+		"of no commit":      {release.NewID("qwik-node-app", digest, ""), "", 0},
+		"made up":           {"0123456789ab", "c0ffee0", exitBadInput},
+		"not an id at all":  {"A", "c0ffee0", exitBadInput},
+		"12 digits, a date": {"202611261641", "c0ffee0", exitBadInput},
+	} {
+		cluster := there
+		if test.code != 0 { // where nothing answers, exit code 1 would show that it was asked
+			cluster = away
+		}
+		r := runLine(t, append([]string{"canary", "--dry-run", "--image", byDigest, "--release-id", test.id, "--commit", test.commit}, cluster...)...)
+		if r.code != test.code || test.code != 0 && !strings.Contains(r.err, "--release-id: ") {
+			t.Errorf("%s: exit code %d, want %d\n%s%s", name, r.code, test.code, r.out, r.err)
+		}
+	}
+}

@@ -24,7 +24,9 @@ func newTriggerCommand() *cobra.Command {
 
 The pipeline is found by its name, "release APP ID". Whatever happens to the
 network, the same command can be run again. When several pipelines of one
-release appear, the lowest id is kept and the others are canceled.
+release appear, the lowest id is kept and the others are canceled. Pipelines of
+the same name that the trigger token did not start, or that run on another ref,
+are left alone and named in the log.
 
 Environment:
   GITLAB_TRIGGER_TOKEN  pipeline trigger token (or --trigger-token-file)
@@ -45,11 +47,11 @@ Environment:
 	flags.StringVar(&o.trigger.Release.Commit, "commit", "", "commit that the image was built from")
 	flags.StringVar(&o.trigger.Release.ID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.trigger.Release.SourceURL, "source-url", "", "page of the run that hands the release over")
-	flags.StringVar(&o.trigger.Ref, "ref", "main", "branch or tag of the GitLab project")
 	flags.BoolVar(&o.trigger.Variables, "variables", false, "send trigger variables instead of typed inputs, for a GitLab before 18.1")
 	flags.BoolVar(&o.trigger.Again, "again", false, "start another pipeline although one of this release has finished")
 	positiveDuration(flags, &o.trigger.Settle, "settle", 10*time.Second, "how long to wait for pipelines of other senders")
 	o.add(cmd, "read_api, or api to cancel duplicates", 15*time.Minute)
+	o.gitlab.addOrigin(cmd, &o.trigger.Ref)
 	o.gitlab.addTriggerToken(cmd)
 	return cmd
 }

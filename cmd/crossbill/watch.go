@@ -24,7 +24,8 @@ func newWatchCommand() *cobra.Command {
 		Long: `Follow GitLab's pipeline of a release, and its child pipelines, until it
 finishes or waits for an approver. It never waits longer than --timeout, and it
 can be started again at any time. A pipeline is a success only if its promote
-job has run.
+job has run. With --release-id, only a pipeline that the trigger token started
+on --ref is followed.
 
 Exit codes: 0 promoted, 1 failed, canceled or rolled back, 6 the time is over
 (the pipeline goes on), 7 waiting for an approver.
@@ -40,6 +41,7 @@ Environment:
 		RunE: runs(o),
 	}
 	addTarget(cmd, &o.watch.Target)
+	o.gitlab.addOrigin(cmd, &o.watch.Ref)
 	addJobNames(cmd, &o.watch.Jobs)
 	o.add(cmd, "read_api", 30*time.Minute)
 	return cmd

@@ -73,6 +73,7 @@ type GitLab struct {
 	URL     string `json:"url,omitempty"`
 	Project string `json:"project,omitempty"`
 	Ref     string `json:"ref,omitempty"`
+	User    string `json:"user,omitempty"` // who owns the trigger token
 	Jobs    Jobs   `json:"jobs,omitzero"`
 }
 

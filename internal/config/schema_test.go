@@ -195,7 +195,7 @@ var valid = []string{
 manifests: deploy/k8s
 cluster: {context: "our-org/agents:production", namespace: prod, timeout: 10m}
 prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml, matcher: 'cluster="eu-1", job="envoy"'}
-gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
+gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, user: release-bot, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
 notify:
   github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com"}
   pushgateway: http://pushgateway:9091
@@ -213,7 +213,7 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"analysis: {objectives: []}",
 	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  refs: [refs/heads/main, 'refs/tags/v*', refs/pull/7/merge]\n  builders: ['https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main']\n  maxAge: 720h\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
 	"approval: {issuer: 'https://gitlab.example.com/git', audience: crossbill, project: our-org/group/infrastructure, projectId: 42, ref: release/1.0, environment: production/shop, approvers: [mona, lisa.m], notAuthor: true, number: 2, before: [canary, promote]}",
-	"approval: {issuer: 'http://gitlab.localhost:8929', project: a/b, environment: production}",
+	"approval: {issuer: 'http://127.0.0.1:8929', project: a/b, environment: production}",
 }
 
 // invalid are values that schema and parser refuse, by key; the sections around them are added.
@@ -228,6 +228,7 @@ var invalid = map[string][]string{
 	"prometheus.url":           {"prometheus:9090", "ftp://x", "https://u:p@x", "https://", "https:///x", "'https://a b'"},
 	"gitlab.project":           {"''", "a b", "/a", "a//b", "a?b"},
 	"gitlab.ref":               {"-x", "'a b'", "''", "1.0"},
+	"gitlab.user":              {"''", "a b", "5", "-x", "a@b"},
 	"gitlab.jobs.canary":       {"''", "5"},
 	"notify.github.repository": {"shop", "a/b/c", "https://github.com/a/b"},
 	"notify.webhook":           {"https://hooks.example.com/secret"},

@@ -26,6 +26,10 @@ type Connection struct {
 	// Token reads pipelines: scope read_api, role Reporter. With scope api, and a role that may run
 	// pipelines, duplicates are canceled as well.
 	Token string
+	// User is the login of the trigger token's owner: pipelines of others are not the release's, whatever their names.
+	// Without it, the owner is known once Trigger has started a pipeline, and till then only pipelines of Token's own user
+	// are adopted.
+	User string
 
 	Transport http.RoundTripper // default http.DefaultTransport
 	Log       func(string)      // gets a line for each step; default: none
@@ -45,6 +49,7 @@ type Client struct {
 	triggerToken string
 	token        string
 	log          func(string)
+	origins      *origins
 }
 
 // unlimited turns off the library's own pacing, which waits without a bound.
@@ -55,6 +60,8 @@ func (unlimited) Wait(context.Context) error { return nil }
 // projectPattern is a project's path or number: no part of it starts with a dot.
 var projectPattern = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$`)
 
+var userPattern = regexp.MustCompile(`^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}$`)
+
 // Connect checks the connection's fields. It sends nothing.
 func Connect(c Connection) (*Client, error) {
 	if err := usererr.SecureURL("gitlab.url", c.URL); err != nil {
@@ -63,10 +70,13 @@ func Connect(c Connection) (*Client, error) {
 	if !projectPattern.MatchString(strings.Trim(c.Project, "/")) {
 		return nil, &usererr.Error{Field: "gitlab.project", Problem: fmt.Sprintf("%q is not a project", c.Project), Fix: "give group/project"}
 	}
+	if c.User != "" && !userPattern.MatchString(c.User) {
+		return nil, &usererr.Error{Field: "gitlab.user", Problem: fmt.Sprintf("%q is not a login", c.User), Fix: "give the login of the trigger token's owner"}
+	}
 	if c.Token == "" {
 		return nil, &usererr.Error{Field: "gitlabToken", Problem: "there is no token to read pipelines with", Fix: "set GITLAB_TOKEN to an access token of scope read_api (api, to cancel duplicates)"}
 	}
-	client := &Client{project: strings.Trim(c.Project, "/"), triggerToken: c.TriggerToken, token: c.Token, log: c.Log}
+	client := &Client{project: strings.Trim(c.Project, "/"), triggerToken: c.TriggerToken, token: c.Token, log: c.Log, origins: &origins{owner: c.User, details: map[int64]*originDetails{}, named: map[int64]bool{}}}
 	if client.log == nil {
 		client.log = func(string) {}
 	}

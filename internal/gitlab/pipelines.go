@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -77,13 +78,21 @@ func (c *Client) pipelinesPage(ctx context.Context, deadline time.Time, options 
 
 // currentPipeline finds the pipeline that a release's effect comes from: of those that are open, the one with the
 // lowest id, whose duplicates it cancels; else the newest attempt that finished; else the newest that was canceled.
-func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, app, releaseID string) (int64, error) {
-	rows, err := c.pipelinesOf(ctx, deadline, app, releaseID)
+func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target Target) (int64, error) {
+	named, err := c.pipelinesOf(ctx, deadline, target.App, target.ReleaseID)
 	if err != nil {
 		return 0, err
 	}
+	ref := cmp.Or(target.Ref, "main")
+	rows, err := c.genuine(ctx, deadline, ref, named)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) == 0 && len(named) > 0 {
+		return 0, &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%s has no pipeline of release %s that the trigger token started on %s; others started %d of its name", c.project, target.ReleaseID, ref, len(named)), Fix: "find out who (the log says), cancel them in GitLab, and check gitlab.ref and gitlab.user"}
+	}
 	if len(rows) == 0 {
-		return 0, &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%s has no pipeline of release %s", c.project, releaseID), Fix: "start it with `crossbill trigger`"}
+		return 0, &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("%s has no pipeline of release %s", c.project, target.ReleaseID), Fix: "start it with `crossbill trigger`"}
 	}
 	live := slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool { return withoutEffect(p.Status) })
 	if len(live) == 0 {

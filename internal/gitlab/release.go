@@ -72,7 +72,7 @@ func (r *Release) check() error {
 	if r.ID == "" {
 		r.ID = release.NewID(r.App, release.DigestOf(image), r.Commit)
 	}
-	return checkID(r.ID)
+	return release.CheckNewID("releaseId", r.ID, r.App, release.DigestOf(image), r.Commit)
 }
 
 func checkID(id string) error { return release.CheckID("releaseId", id) }

@@ -17,9 +17,10 @@ import (
 // answer is what came of one POST: exactly one of started, refused, unknown and cause is set.
 type answer struct {
 	started *gitlab.PipelineInfo
-	refused error // GitLab will not start it, however often it is asked
-	unknown error // it may or may not have started
-	cause   error // it has not started, and asking again later may help
+	user    string // who started it
+	refused error  // GitLab will not start it, however often it is asked
+	unknown error  // it may or may not have started
+	cause   error  // it has not started, and asking again later may help
 	why     string
 	wait    time.Duration
 }
@@ -58,7 +59,11 @@ func answerOf201(p *gitlab.Pipeline) answer {
 	if p.YamlErrors != "" {
 		return answer{refused: &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab created pipeline %d without jobs, since the file has errors: %s", p.ID, p.YamlErrors), Fix: "see " + p.WebURL}}
 	}
-	return answer{started: &gitlab.PipelineInfo{ID: p.ID, Status: p.Status, WebURL: p.WebURL, Ref: p.Ref, SHA: p.SHA}}
+	started := answer{started: &gitlab.PipelineInfo{ID: p.ID, Status: p.Status, Source: string(p.Source), WebURL: p.WebURL, Ref: p.Ref, SHA: p.SHA}}
+	if p.User != nil {
+		started.user = p.User.Username
+	}
+	return started
 }
 
 // request is the body of the POST: the token travels in it, not in the address.

@@ -102,7 +102,10 @@ func (s *sender) reconciliation(ctx context.Context, a answer) (time.Duration, e
 		return 0, a.refused
 	case a.started != nil:
 		s.own[a.started.ID] = a.started
-		s.logf("started pipeline %d", a.started.ID)
+		s.logf("started pipeline %d as %s", a.started.ID, a.user)
+		if other := s.origins.learn(a.user); other != "" {
+			s.logf("gitlab.user is %q, but the trigger token is %q's: correct it, else other commands will not take this pipeline", other, a.user)
+		}
 		return s.options.Settle, nil
 	case a.unknown != nil:
 		s.uncertain++
@@ -134,6 +137,20 @@ func (s *sender) reconcileFor(ctx context.Context, d time.Duration) (*gitlab.Pip
 	}
 }
 
+// withoutStrangers leaves out pipelines that neither this call nor another with the same trigger token started.
+func (s *sender) withoutStrangers(ctx context.Context, rows []*gitlab.PipelineInfo) ([]*gitlab.PipelineInfo, error) {
+	var own, others []*gitlab.PipelineInfo
+	for _, p := range rows {
+		if s.own[p.ID] != nil {
+			own = append(own, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	others, err := s.genuine(ctx, s.deadline.Add(unansweredWindow), s.options.Ref, others)
+	return append(own, others...), err
+}
+
 // reconcile lists the release's pipelines, keeps the one with the lowest id and cancels the others.
 func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
 	rows, err := s.pipelinesNamed(ctx, s.deadline.Add(unansweredWindow), s.name)
@@ -148,8 +165,8 @@ func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
 	rows = slices.DeleteFunc(rows, func(p *gitlab.PipelineInfo) bool {
 		return withoutEffect(p.Status) || s.earlier[p.ID] || s.canceled[p.ID]
 	})
-	if len(rows) == 0 {
-		return nil, nil
+	if rows, err = s.withoutStrangers(ctx, rows); err != nil || len(rows) == 0 {
+		return nil, err
 	}
 	slices.SortFunc(rows, func(a, b *gitlab.PipelineInfo) int { return cmp.Compare(a.ID, b.ID) })
 	s.left, s.leftCause = nil, nil

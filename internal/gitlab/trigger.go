@@ -34,10 +34,14 @@ func (o *TriggerOptions) check(c *Client) error {
 		return &usererr.Error{Field: "gitlabTriggerToken", Problem: "there is no token to start the pipeline with", Fix: "set GITLAB_TRIGGER_TOKEN to a pipeline trigger token of the project"}
 	}
 	if !refPattern.MatchString(o.Ref) {
-		return &usererr.Error{Field: "gitlab.ref", Problem: fmt.Sprintf("%q is not a branch or tag", o.Ref), Fix: "give a branch or tag of the GitLab project"}
+		return badRef(o.Ref)
 	}
 	o.Settle, o.Timeout = cmp.Or(o.Settle, 10*time.Second), cmp.Or(o.Timeout, 15*time.Minute)
 	return o.Release.check()
+}
+
+func badRef(ref string) error {
+	return &usererr.Error{Field: "gitlab.ref", Problem: fmt.Sprintf("%q is not a branch or tag", ref), Fix: "give a branch or tag of the GitLab project"}
 }
 
 // Pipeline is GitLab's pipeline of a release.
@@ -45,8 +49,9 @@ type Pipeline struct {
 	ReleaseID string `json:"releaseId"`
 	ID        int64  `json:"pipelineId"`
 	URL       string `json:"url"`
-	Adopted   bool   `json:"adopted"` // it existed before, or another sender's was kept
-	Status    string `json:"status"`  // GitLab's word, as last seen
+	Adopted   bool   `json:"adopted"`        // it existed before, or another sender's was kept
+	Status    string `json:"status"`         // GitLab's word, as last seen
+	User      string `json:"user,omitempty"` // who owns the trigger token: gitlab.user
 
 	Canceled []int64 `json:"canceled,omitempty"` // duplicates that were canceled
 	Sends    int     `json:"sends"`              // POSTs that this call sent
@@ -98,7 +103,7 @@ func Trigger(ctx context.Context, c *Client, o TriggerOptions) (Pipeline, error)
 	if err != nil {
 		return Pipeline{}, s.wrapUncertain(err)
 	}
-	p := Pipeline{ReleaseID: o.Release.ID, ID: kept.ID, URL: kept.WebURL, Status: kept.Status, Adopted: s.own[kept.ID] == nil, Sends: s.sends}
+	p := Pipeline{ReleaseID: o.Release.ID, ID: kept.ID, URL: kept.WebURL, Status: kept.Status, Adopted: s.own[kept.ID] == nil, User: s.origins.ownerOf(kept.ID), Sends: s.sends}
 	for id := range s.canceled {
 		p.Canceled = append(p.Canceled, id)
 	}

@@ -44,7 +44,7 @@ func nameOf(r Release) string { return pipelineName(r.App, release.NewID(r.App, 
 func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) *Client {
 	t.Helper()
 	connection := Connection{
-		URL: "https://gitlab.example.com", Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
+		URL: "https://gitlab.example.com", Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken, User: server.TriggerUser,
 		Transport: server.Transport(),
 	}
 	if change != nil {
@@ -284,7 +284,7 @@ func TestTriggerWithoutRightToCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := gitlabtest.New()
 		first := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: "running"})
-		second := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "web", Status: "running"})
+		second := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Status: "running"})
 		p, err := Trigger(t.Context(), connect(t, server, func(c *Connection) { c.Token = server.ReadToken }), TriggerOptions{Ref: "main", Release: toRelease})
 		var duplicate *DuplicateError
 		if !errors.As(err, &duplicate) || p.ID != first || !slices.Equal(duplicate.Left, []int64{second}) {

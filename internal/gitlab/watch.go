@@ -14,6 +14,7 @@ type Target struct {
 	PipelineID int64
 	ReleaseID  string
 	App        string // with ReleaseID; without it the newest pipelines of all apps are searched
+	Ref        string // with ReleaseID: branch or tag of the GitLab project that releases run on; default main
 }
 
 // check refuses what names no pipeline. The errors are *usererr.Error.
@@ -23,6 +24,8 @@ func (t Target) check() error {
 		return &usererr.Error{Field: "pipeline", Problem: "neither a pipeline nor a release is named", Fix: "give one of them"}
 	case t.PipelineID != 0 && t.ReleaseID != "":
 		return &usererr.Error{Field: "pipeline", Problem: "both a pipeline and a release are named", Fix: "give one of them"}
+	case t.Ref != "" && !refPattern.MatchString(t.Ref):
+		return badRef(t.Ref)
 	case t.PipelineID < 0:
 		return &usererr.Error{Field: "pipeline", Problem: fmt.Sprintf("%d is not a pipeline", t.PipelineID), Fix: "give the number that `crossbill trigger` printed"}
 	case t.App != "" && !appPattern.MatchString(t.App):

@@ -3,7 +3,11 @@ package release
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"regexp"
 	"strings"
+
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // NewID names a release by what it is: the app, the image's digest and the commit that it was built
@@ -14,4 +18,24 @@ func NewID(app, digest, commit string) string {
 	// The separator cannot occur in any of the three.
 	sum := sha256.Sum256([]byte(strings.Join([]string{app, digest, commit}, "\n")))
 	return hex.EncodeToString(sum[:6])
+}
+
+// madePattern is the form of what NewID makes.
+var madePattern = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
+// CheckNewID checks a release's id against what is released. One of NewID's form must be NewID's: else a pipeline that
+// has the name of one release could release another image. Every other name may be chosen freely.
+func CheckNewID(field, id, app, digest, commit string) error {
+	if err := CheckID(field, id); err != nil {
+		return err
+	}
+	made := NewID(app, digest, commit)
+	if !madePattern.MatchString(id) || id == made {
+		return nil
+	}
+	of := "commit " + commit
+	if commit == "" {
+		of = "no commit"
+	}
+	return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not the id of app %s, %s and %s: theirs is %s", id, app, digest, of, made), Fix: "give the image and the commit that it was made of, or leave it out; a name of your own must not be 12 hexadecimal digits"}
 }

@@ -72,7 +72,7 @@ func (s *Server) row(p *Pipeline) map[string]any {
 // whole is a pipeline as it is shown by itself.
 func (s *Server) whole(p *Pipeline) map[string]any {
 	row := s.row(p)
-	row["before_sha"], row["tag"] = strings.Repeat("0", 40), false
+	row["before_sha"], row["tag"] = strings.Repeat("0", 40), p.Tag
 	row["yaml_errors"] = nil
 	if p.YamlErrors != "" {
 		row["yaml_errors"] = p.YamlErrors

@@ -16,6 +16,7 @@
 package gitlabtest
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -46,6 +47,7 @@ type Pipeline struct {
 	ID         int64
 	Name       string
 	Ref        string
+	Tag        bool // Ref is a tag
 	Source     string
 	Status     string // "" follows Life
 	YamlErrors string
@@ -79,6 +81,7 @@ type Server struct {
 	URL                   string              // of this GitLab, and so the issuer of its ID tokens; default https://gitlab.example.com
 	TriggerUser           string              // who owns the trigger token
 	APIUser               string              // who owns the access token of scope api
+	ReadUser              string              // who owns the one of scope read_api; "" if it may not say
 	Users                 []User              // who is not here is made when first named
 	ProtectedRefs         []string            // default main
 	ProtectedEnvironments map[string][]string // with the logins of those who may deploy; a GitLab without Premium has none
@@ -101,7 +104,7 @@ func New() *Server {
 		TriggerToken: "glptt-trigger", ReadToken: "glpat-read", APIToken: "glpat-api",
 		Now: time.Now, Sleep: time.Sleep,
 		Life: []Phase{{Status: "running"}},
-		URL:  "https://gitlab.example.com", TriggerUser: "release-bot", APIUser: "operator", ProtectedRefs: []string{"main"},
+		URL:  "https://gitlab.example.com", TriggerUser: "release-bot", APIUser: "operator", ReadUser: "release-bot", ProtectedRefs: []string{"main"},
 		Users: []User{{ID: 1, Login: "release-bot"}},
 	}
 }
@@ -143,13 +146,14 @@ func (s *Server) Bodies() []string {
 	return slices.Clone(s.bodies)
 }
 
-// Add adds a pipeline that nobody triggered.
+// Add adds a pipeline that no request started: unless it says otherwise, with the trigger token on main.
 func (s *Server) Add(p Pipeline) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.Committed.IsZero() {
 		p.Committed = s.Now()
 	}
+	p.Ref, p.Source = cmp.Or(p.Ref, "main"), cmp.Or(p.Source, "trigger")
 	p.ID = s.nextID()
 	s.pipelines = append(s.pipelines, &p)
 	return p.ID
@@ -172,6 +176,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok && r.Method == http.MethodGet && s.discover(w, r) {
 		return
 	}
+	if !ok && r.Method == http.MethodGet && r.URL.Path == "/api/v4/user" {
+		s.limitHeaders(w, 60)
+		if !s.befallRead(w) {
+			s.currentUser(w, r)
+		}
+		return
+	}
 	if !ok {
 		fail(w, http.StatusNotFound, `{"error":"404 Not Found"}`)
 		return
@@ -185,6 +196,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.befallRead(w) {
 		s.authorized(w, r, project, rest)
+	}
+}
+
+// currentUser answers who owns an access token.
+func (s *Server) currentUser(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	login, known := map[string]string{s.APIToken: s.APIUser, s.ReadToken: s.ReadUser}[r.Header.Get("PRIVATE-TOKEN")]
+	switch {
+	case !known:
+		fail(w, http.StatusUnauthorized, `{"message":"401 Unauthorized"}`)
+	case login == "":
+		fail(w, http.StatusForbidden, `{"error":"insufficient_scope","error_description":"The request requires higher privileges than provided by the access token.","scope":"api read_user read_api"}`)
+	default:
+		user := s.userOf(login)
+		write(w, http.StatusOK, map[string]any{"id": user.ID, "username": user.Login, "name": user.Login, "state": "active"})
 	}
 }
 
