@@ -109,6 +109,7 @@ func (c *checker) check() {
 	c.stops()
 	c.order()
 	c.jobs()
+	c.outcomes()
 	c.inputs()
 	c.workflow()
 }

@@ -17,9 +17,11 @@ func (c *checker) jobs() {
 	for i := range c.file.Jobs {
 		job := &c.file.Jobs[i]
 		c.scripts(job)
-		c.variables(job, job.variables)
-		for _, rule := range job.Rules {
-			c.variables(job, rule.variables)
+		if c.roleOf(job).acts() {
+			c.variables(job, job.variables)
+			for _, rule := range job.Rules {
+				c.variables(job, rule.variables)
+			}
 		}
 		c.oneByOne(job)
 		c.environment(job)
@@ -223,9 +225,26 @@ func ownDigests(regex string) bool {
 
 // artifacts notes artifacts:reports:dotenv: these are variables of the jobs behind, whose values are not in the file.
 func (c *checker) artifacts(job *Job) {
-	if dotenv := job.values.get("artifacts").get("reports").get("dotenv"); dotenv != nil {
-		c.reportAt(job, dotenv.line, "artifacts:reports:dotenv", RuleNotUnderstood, "it sets variables of later jobs, whose names and values are not in the file", "leave it out, or give the values in a file that the later job reads")
+	dotenv := job.values.get("artifacts").get("reports").get("dotenv")
+	if dotenv == nil {
+		return
 	}
+	for i := range c.file.Jobs {
+		if other := &c.file.Jobs[i]; c.roleOf(other).acts() && c.receives(other, job) {
+			c.reportAt(job, dotenv.line, "artifacts:reports:dotenv", RuleNotUnderstood, fmt.Sprintf("it sets variables of %s, whose names and values are not in the file", other.Name), "leave it out, or give the values in a file that the later job reads")
+			return
+		}
+	}
+}
+
+// receives says whether a job may get the artifacts of another one: of all earlier stages, or of those that it needs.
+func (c *checker) receives(job, from *Job) bool {
+	for _, needs := range job.allNeeds() {
+		if slices.ContainsFunc(needs, func(n need) bool { return n.name == from.Name }) {
+			return true
+		}
+	}
+	return !job.HasNeeds && slices.Index(c.file.Stages, from.Stage) < slices.Index(c.file.Stages, job.Stage)
 }
 
 // guarded are variables that say where, with which rights and by which code a job works. Trigger variables

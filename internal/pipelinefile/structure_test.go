@@ -85,6 +85,11 @@ func TestUnsafe(t *testing.T) {
 		"a gate that is pressed before verify":   {[]string{"", second("  stage: promote_to_production\n  needs: [deploy_canary]\n  rules: [{when: manual}]\n")}, RuleVerified, "promote_second", "verify_canary has not succeeded"},
 		"the gate waits for nothing":             {[]string{gateRules, "  needs: []\n" + gateRules}, RuleVerified, "promote_to_production", ""},
 
+		"verify fails without failing":      {[]string{"    - crossbill verify --release-id \"$RELEASE_ID\" > verify.json\n", "    - crossbill verify --release-id \"$RELEASE_ID\" > verify.json || true\n"}, RuleRollsBack, "verify_canary", "goes on after"},
+		"a promotion fails without failing": {[]string{"> promote.json\n", "> promote.json || true\n"}, RuleRollsBack, "promote_to_production", "goes on after"},
+		"verify is skipped by a variable":   {[]string{"    - crossbill verify --release-id \"$RELEASE_ID\" > verify.json\n", "    - test -n \"$SKIP\" || crossbill verify --release-id \"$RELEASE_ID\" > verify.json\n"}, RuleVerified, "verify_canary", "can succeed without"},
+		"verify only says so":               {[]string{"    - crossbill verify --release-id \"$RELEASE_ID\" > verify.json\n", "    - echo verified\n"}, RuleVerified, "verify_canary", "does not run"},
+
 		// Pipelines without the gate.
 		"a rule leaves the gate out": {[]string{gateRules, "  rules:\n    - if: $SKIP_GATE == \"1\"\n      when: never\n    - when: manual\n  manual_confirmation", cleanupNeed, cleanupJob, "  needs: [promote_to_production]\n  rules:\n    - when: on_failure", "  rules:\n    - when: on_failure"}, RuleNothingAfter, "cleanup", "without a gate"},
 		"an optional need of the gate": {[]string{
@@ -209,6 +214,8 @@ func TestSafe(t *testing.T) {
 		"only on all of a part":                {"", reader("smoke", "  stage: cleanup\n  only: [triggers]\n") + reader("more", "  stage: cleanup\n  needs: [smoke]\n  only: [triggers]\n")},
 		"an auto-stop that rolls back":         {canaryStop, canaryStop + "    auto_stop_in: 1 day\n"},
 		"a rollback group of its own":          {".rollback:\n  extends: .release\n", ".rollback:\n  extends: .release\n  resource_group: rollback/$[[ inputs.app ]]\n"},
+		"variables of a report for nobody":     {"", "smoke:\n  stage: cleanup\n  needs: [deploy_canary]\n  script: [\"echo A=1 > a.env\"]\n  artifacts: {reports: {dotenv: a.env}}\n"},
+		"a database for a test":                {"", "test:\n  stage: deploy_canary\n  services: [postgres:16]\n  variables: {POSTGRES_PASSWORD: test}\n  script: [npm test]\n"},
 		"a header with a component":            {"spec:\n", "spec:\n  component: [name]\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -415,5 +422,64 @@ func TestDocuments(t *testing.T) {
 	}
 	if job := f.Job("a"); job == nil || job.Stage != "x" || job.Line != 3 || job.values.get("tags").texts()[0] != "$[[ inputs.b ]]" {
 		t.Errorf("%+v", job)
+	}
+}
+
+// TestOutcome: whether a job fails when crossbill verify fails, and cannot succeed without it. The runner's shell has
+// errexit and pipefail.
+func TestOutcome(t *testing.T) {
+	for script, want := range map[string]string{
+		`crossbill verify`:                                      "",
+		`crossbill verify > verify.json; echo done`:             "",
+		`crossbill verify | tee verify.json`:                    "",
+		`crossbill verify || exit 1`:                            "",
+		`crossbill verify || { echo bad; exit 3; }`:             "",
+		`crossbill verify && echo good`:                         "",
+		`crossbill verify && echo good || exit 1`:               "",
+		`code=0; crossbill verify || code=$?; echo; exit $code`: "",
+		`result=$(crossbill verify); echo "$result"`:            "",
+		`set +e; set -e; crossbill verify; echo`:                "",
+		`set +e; crossbill verify`:                              "",
+		`if [ -n "$A" ]; then echo; fi; crossbill verify`:       "",
+		`dagger call verify --release-id a || true`:             "hidden",
+		`crossbill verify || true`:                              "hidden",
+		`crossbill verify || echo bad`:                          "hidden",
+		`crossbill verify || exit 0`:                            "hidden",
+		`crossbill verify || code=$?; exit 0`:                   "hidden",
+		`crossbill verify && echo good; echo done`:              "hidden",
+		`! crossbill verify`:                                    "hidden",
+		`crossbill verify & wait`:                               "hidden",
+		`if crossbill verify; then echo; fi`:                    "hidden",
+		`while ! crossbill verify; do sleep 1; done`:            "hidden conditional",
+		`set +e; crossbill verify; exit 0`:                      "hidden",
+		`set +o errexit; crossbill verify; echo`:                "hidden",
+		`trap 'exit 0' EXIT; crossbill verify; echo`:            "hidden",
+		`echo "$(crossbill verify)"`:                            "hidden",
+		`check() { crossbill verify || true; }; check`:          "hidden",
+		`if [ -n "$A" ]; then crossbill verify; fi`:             "conditional",
+		`[ -n "$A" ] || crossbill verify`:                       "conditional",
+		`case $A in yes) crossbill verify ;; esac`:              "conditional",
+		`for r in $REGIONS; do crossbill verify; done`:          "conditional",
+		`[ -n "$A" ] && crossbill verify; crossbill verify`:     "",
+		`crossbill canary; [ -z "$A" ] || crossbill verify --x`: "conditional",
+	} {
+		f, err := Parse([]byte("verify_canary:\n  script:\n    - |\n      " + strings.ReplaceAll(script, "\n", "\n      ") + "\n"))
+		if err != nil {
+			t.Fatal(script, err)
+		}
+		o := outcomeOf(f.Job("verify_canary"))
+		var got []string
+		if line, hidden := o.hides("verify"); hidden {
+			got = append(got, "hidden")
+			if line != 4 {
+				t.Errorf("%s: line %d", script, line)
+			}
+		}
+		if !o.certain("verify") {
+			got = append(got, "conditional")
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
 	}
 }
