@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestBehaviors is GitLab's table of when and allow_failure.
@@ -482,7 +483,11 @@ func FuzzParse(f *testing.F) {
 		}
 		f.Add(string(data))
 	}
+	f.Add("a: {parallel: {matrix: [{A: [x, y]}]}, needs: [{job: b, optional: true, parallel: {matrix: [{A: x}]}}]}\nb: {rules: [{if: $X == \"1\" || $Y =~ /z/}]}\n")
+	f.Add("spec: {inputs: {a: {options: [on, 'x: [']}, b: {type: boolean}}}\n---\na: {when: $[[ inputs.a ]], allow_failure: $[[ inputs.b ]], script: [crossbill promote]}\n")
 	f.Fuzz(func(t *testing.T, text string) {
+		stuck := time.AfterFunc(20*time.Second, func() { panic("it takes too long: " + text) })
+		defer stuck.Stop()
 		if file, err := Parse([]byte(text)); err == nil {
 			Check(file, Options{})
 		}
