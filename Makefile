@@ -20,6 +20,7 @@ help:
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
+	@echo 'make lint-trials      crossbill lint on trial files (CASES=FOLDER for more) and on 100,000 made-up pipelines'
 	@echo 'make image-twice      the app image built twice in different folders: both digests, one a line'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
@@ -116,6 +117,16 @@ handoff-bench:
 .PHONY: verdict-bench
 verdict-bench:
 	go test ./internal/verdict -count=1 -v -timeout 30m -run 'TestMethods|TestErrorRates' -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
+
+# Compares the word of crossbill lint with what is right: for the trial files of this repository and of CASES, and for
+# made-up pipelines, which a simulation of GitLab judges. out/lint-trials.json has the counts; files of which the two
+# disagree are in out/lint-trials.
+GENERATED ?= 100000
+CASES ?= $(wildcard $(CURDIR)/../shared/cases/lint)
+.PHONY: lint-trials
+lint-trials:
+	go test ./internal/pipelinefile/trials -count=1 -v -timeout 5h -run 'TestGeneratedFiles|TestTheFilesAreWhatTheySay' -lint.generated=$(GENERATED) \
+		-lint.cases='$(CASES)' -lint.keep=$(CURDIR)/out/lint-trials -lint.json=$(CURDIR)/out/lint-trials.json
 
 # Builds the app's image twice and prints both digests; exit status 1 when they differ.
 .PHONY: image-twice

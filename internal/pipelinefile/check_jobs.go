@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // safeRetries are the failures after which a job has certainly not started its script, or was lost with its
@@ -163,16 +164,20 @@ var shellVariableInText = regexp.MustCompile(`\$\{?[A-Za-z_][A-Za-z0-9_]*\}?`)
 
 // tight says whether a pattern admits nothing but characters that mean nothing to a shell or to YAML.
 func tight(regex string) bool {
-	if regex == "" {
-		return false
+	if known, ok := tightPatterns.Load(regex); ok {
+		return known == true
 	}
 	admitted, err := parseLanguage(regex)
-	if err != nil {
+	if regex == "" || err != nil {
 		return false
 	}
 	_, more := admitted.contains(admitting(wordRunes))
+	tightPatterns.Store(regex, !more)
 	return !more
 }
+
+// tightPatterns are the answers that are known: a file's jobs have few patterns between them.
+var tightPatterns sync.Map
 
 // runner checks what a job runs on and in: whoever chooses that has the job's rights.
 func (c *checker) runner(job *Job) {

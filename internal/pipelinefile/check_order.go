@@ -102,7 +102,7 @@ func (c *checker) whole(p *pipeline) bool {
 		}
 	}
 	part, _ := p.upstream(parts...)
-	part.anyRetries = false
+	part.anyRetries, part.coarse = false, false
 	w := &wholePipeline{
 		checker: c, p: part, gates: slices.Concat(c.gatesOf(part)...),
 		canary: part.index(c.canary), verify: part.index(c.verify), rollbacks: make([]bool, len(part.jobs)),
@@ -228,6 +228,7 @@ func (c *checker) waitsFor(p *pipeline, gate int, name string) bool {
 		return true
 	}
 	part, places := p.upstream(gate, at)
+	part.anyRetries = len(part.jobs) <= mostWithAnyRetries
 	part.unsuccessful = map[int]bool{places[1]: true}
 	return part.explore(&c.budget, func(job int) bool { return job != places[0] }, func(s state, trace func() string) {
 		if status(s[places[0]]) == manual {

@@ -33,6 +33,7 @@ type pipeline struct {
 	jobs             []pipelineJob
 	cancelsOnFailure bool         // workflow:auto_cancel:on_job_failure
 	anyRetries       bool         // explore as many retries as there can be
+	coarse           bool         // a failure that is allowed is the same as success, as it is for all that waits
 	enough           *bool        // explore no further once this is true
 	unsuccessful     map[int]bool // jobs of which only those histories are explored in which they never succeed
 }
@@ -264,6 +265,9 @@ func (p *pipeline) retryAll(s state) state {
 func (p *pipeline) finish(s state, job int, now status) state {
 	return p.after(s, func(s []byte) {
 		s[job] = byte(now)
+		if p.coarse && p.jobs[job].kinds[now] == kindWarning {
+			s[job] = byte(success)
+		}
 		if p.cancelsOnFailure && now == failed && !p.jobs[job].Behavior.AllowFailure {
 			cancel(s)
 		}
@@ -338,7 +342,7 @@ func (p *pipeline) upstream(jobs ...int) (part *pipeline, at []int) {
 			todo = append(todo, p.jobs[job].waitsFor...)
 		}
 	}
-	part = &pipeline{cancelsOnFailure: p.cancelsOnFailure, anyRetries: true}
+	part = &pipeline{cancelsOnFailure: p.cancelsOnFailure, anyRetries: true, coarse: true}
 	place := map[int]int{}
 	for i, job := range p.jobs {
 		if needed[i] {
@@ -454,7 +458,8 @@ func (x *exploration) events(s state) {
 // cancels cancels a job that runs. One that may fail counts as done then, even before it had its turn.
 func (x *exploration) cancels(s state, job int) {
 	now := status(s[job])
-	if !x.jobs[job].leaf && (now == pending || now == scheduled || cancelable(now) && x.jobs[job].Behavior.AllowFailure) {
+	runs := !x.coarse && (now == pending || now == scheduled) // what waits for it starts on no other account than after a failure
+	if !x.jobs[job].leaf && (runs || cancelable(now) && x.jobs[job].Behavior.AllowFailure) {
 		x.reach(s, x.finish(s, job, canceled), "is canceled", job)
 	}
 }

@@ -177,7 +177,7 @@ func (l language) advance(c configuration, machine automaton, classes []rune, ad
 
 // matchesOther says whether an instruction matches a rune that is not special.
 func matchesOther(inst *syntax.Inst, special []rune) bool {
-	isSpecial := func(r rune) bool { return strings.ContainsRune(string(special), r) }
+	isSpecial := func(r rune) bool { return slices.Contains(special, r) }
 	switch {
 	case inst.Op == syntax.InstRuneAny || inst.Op == syntax.InstRuneAnyNotNL:
 		return true
