@@ -187,6 +187,7 @@ func completeBuild(b *provenance.Build, labels map[string]string) error {
 	fill(&b.Repository, labels["org.opencontainers.image.source"])
 	fill(&b.Commit, labels["org.opencontainers.image.revision"])
 	fill(&b.Base, labels["org.opencontainers.image.base.name"])
+	fill(&b.AssetsOf, labels[image.AssetsOfLabel])
 	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
 	if os.Getenv("GITHUB_ACTIONS") == "true" && repository != "" {
 		fill(&b.Repository, server+"/"+repository)

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/image"
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -19,6 +20,7 @@ import (
 
 type imageBuildOptions struct {
 	login            loginOptions
+	trust            trustOptions // for the image of --assets-of
 	output           outputOptions
 	appDir, base     string
 	push             string
@@ -30,6 +32,7 @@ type imageBuildOptions struct {
 	platforms []v1.Platform
 	keychain  authn.Keychain
 	out       io.Writer
+	warn      func(warning string)
 }
 
 // builtImage is what image build prints.
@@ -78,13 +81,23 @@ Environment:
 	f.StringVar(&o.labels.Revision, "revision", "", "label: the commit")
 	f.StringVar(&o.labels.Source, "source-url", "", "label: the repository's URL")
 	createdFlag(f, &o.created, "time of the image in seconds since 1970, for example the commit's (default $SOURCE_DATE_EPOCH, then 0)")
+	o.trust.add(cmd)
 	o.login.add(cmd)
 	o.output.add(cmd)
 	return cmd
 }
 
 func (o *imageBuildOptions) complete(cmd *cobra.Command, _ []string) error {
-	o.out = cmd.OutOrStdout()
+	o.out, o.warn = cmd.OutOrStdout(), func(warning string) { warn(cmd, warning) }
+	if o.assetsOf != "" {
+		manifests := "k8s"
+		if settings := configOf(cmd).settings; settings != nil {
+			manifests = settings.Value("manifests")
+		}
+		if err := o.trust.load(cmd, manifests); err != nil {
+			return err
+		}
+	}
 	if !strings.HasPrefix(o.base, "oci:") {
 		o.labels.Base = o.base
 	}
@@ -190,10 +203,35 @@ func (o *imageBuildOptions) bases(ctx context.Context) ([]v1.Image, error) {
 	return bases, nil
 }
 
+// checkAssetsOf asks the image policy about the image whose assets are included: they are served beside the app's own.
+func (o *imageBuildOptions) checkAssetsOf(ctx context.Context) error {
+	switch {
+	case o.trust.policy == nil:
+		o.warn(noPolicy + ": the origin of " + o.assetsOf + " was not checked")
+		return nil
+	case strings.HasPrefix(o.assetsOf, "oci:"):
+		return &usererr.Error{Field: "assetsOf", Problem: "an image in a folder has no provenance, and there is an image policy", Fix: "give the image in its registry, by digest"}
+	}
+	_, err := o.trust.policy.Verify(ctx, o.assetsOf, provenance.Wanted{AnyAge: true}, registry.Options(ctx, o.keychain)...)
+	return rejectedIsBadInput(err)
+}
+
+// nameOf is repository@digest of an image; the folder of a layout is nobody's matter.
+func nameOf(reference string, image v1.Image) (string, error) {
+	if !strings.HasPrefix(reference, "oci:") {
+		return release.ParseImage("assetsOf", reference)
+	}
+	digest, err := image.Digest()
+	return "layout@" + digest.String(), err
+}
+
 // earlierAssets is the layer with the assets of --assets-of, if it has some that this app lacks.
 func (o *imageBuildOptions) earlierAssets(ctx context.Context) ([]v1.Layer, error) {
 	if o.assetsOf == "" {
 		return nil, nil
+	}
+	if err := o.checkAssetsOf(ctx); err != nil {
+		return nil, err
 	}
 	earlier, err := registry.Pull(ctx, "assetsOf", o.assetsOf, o.keychain)
 	if err != nil {
@@ -201,6 +239,9 @@ func (o *imageBuildOptions) earlierAssets(ctx context.Context) ([]v1.Layer, erro
 	}
 	layer, err := image.Assets(earlier, o.appDir, o.assets, o.labels.Created)
 	if err != nil || layer == nil {
+		return nil, err
+	}
+	if o.labels.AssetsOf, err = nameOf(o.assetsOf, earlier); err != nil {
 		return nil, err
 	}
 	return []v1.Layer{layer}, nil

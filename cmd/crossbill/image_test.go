@@ -78,6 +78,66 @@ func TestImage(t *testing.T) {
 	golden(t, filepath.Join("testdata", "golden", "image-rejected.json"), []byte(shown(must(exitBadInput, "inspect", image, "--trust", dir+"/theirs.yaml", "-o", "json"))))
 }
 
+// TestAssetsOf: the image whose assets are included is held to the image policy, and named in the provenance.
+func TestAssetsOf(t *testing.T) {
+	for _, variable := range []string{"REGISTRY_USERNAME", "REGISTRY_PASSWORD", "SOURCE_DATE_EPOCH", "CROSSBILL_SIGNING_KEY", "GITHUB_ACTIONS", "CROSSBILL_CONFIG", "CROSSBILL_REQUIRE_PROVENANCE"} {
+		t.Setenv(variable, "")
+	}
+	server := httptest.NewServer(fake.New(fake.Logger(log.New(io.Discard, "", 0)), fake.WithReferrersSupport(true)))
+	t.Cleanup(server.Close)
+	repository := strings.TrimPrefix(server.URL, "http://") + "/our-org/app"
+	dir := t.TempDir()
+	writeKey(t, dir, "ours")
+	writeFiles(t, dir, map[string]string{
+		"app/server/entry.fastify.js": "serve()", "app/dist/build/q-1.js": "one",
+		"next/server/entry.fastify.js": "serve()", "next/dist/build/q-2.js": "two",
+	})
+	if _, err := registry.WriteLayout(empty.Image, filepath.Join(dir, "base")); err != nil {
+		t.Fatal(err)
+	}
+	build := func(app, tag string, more ...string) ran {
+		t.Helper()
+		return runLine(t, append([]string{"image", "build", "--app-dir", filepath.Join(dir, app), "--base", "oci:" + dir + "/base", "--push", repository + ":" + tag, "--revision", "c0ffee0", "--source-url", "https://github.com/our-org/app"}, more...)...)
+	}
+	first := build("app", "1")
+	live := repository + "@" + anyDigest.FindString(first.out)
+	if first.code != 0 {
+		t.Fatal(first.err)
+	}
+	trusted := []string{"--assets-of", live, "--trust", dir + "/ours.yaml"}
+	if r := build("next", "2", trusted...); r.code != exitBadInput || !strings.Contains(r.err, "it has no provenance") || r.out != "" {
+		t.Errorf("unsigned: exit code %d, %s", r.code, r.err)
+	}
+	if r := runLine(t, "image", "digest", repository+":2"); r.code == 0 {
+		t.Errorf("it was pushed: %s", r.out)
+	}
+	if r := build("next", "2", "--assets-of", live); r.code != 0 || !strings.Contains(r.err, "there is no image policy: the origin of "+live+" was not checked") {
+		t.Errorf("without a policy: exit code %d, %s", r.code, r.err)
+	}
+	if r := build("next", "2", "--assets-of", live, "--require-provenance"); r.code != exitBadInput || !strings.Contains(r.err, "there is no image policy; ") {
+		t.Errorf("without the policy that is required: exit code %d, %s", r.code, r.err)
+	}
+	if r := build("next", "2", "--assets-of", "oci:"+dir+"/base", "--trust", dir+"/ours.yaml"); r.code != exitBadInput || !strings.Contains(r.err, "--assets-of: an image in a folder has no provenance") {
+		t.Errorf("of a folder: exit code %d, %s", r.code, r.err)
+	}
+	if r := runLine(t, "image", "attest", live, "--ref", "refs/heads/main", "--key-file", dir+"/ours.pem"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	second := build("next", "2", trusted...)
+	if second.code != 0 {
+		t.Fatal(second.err)
+	}
+	b := provenance.Build{Ref: "refs/heads/main"}
+	inspected := runLine(t, "image", "inspect", repository+"@"+anyDigest.FindString(second.out), "-o", "json")
+	var shown struct{ Labels map[string]string }
+	if err := json.Unmarshal([]byte(inspected.out), &shown); err != nil {
+		t.Fatalf("%v, %s", err, inspected.err)
+	}
+	if err := completeBuild(&b, shown.Labels); err != nil || b.AssetsOf != live {
+		t.Errorf("the provenance names the assets of %q, %v; want %s", b.AssetsOf, err, live)
+	}
+}
+
 // writeKey writes a private key, and a policy that names its public key.
 func writeKey(t *testing.T, dir, name string) {
 	t.Helper()

@@ -43,7 +43,11 @@ type Labels struct {
 	Source   string    // URL of the repository
 	Created  time.Time // time of the commit, so that the same commit gives the same image; zero is the Unix epoch
 	Base     string    // reference of the base image
+	AssetsOf string    // repository@digest of the image whose assets are included; "" for none
 }
+
+// AssetsOfLabel is the label that names the image whose assets are included.
+const AssetsOfLabel = "com.github.our-org.crossbill.assets-of"
 
 // annotations are the labels under their standard keys, without empty ones.
 func (l Labels) annotations() map[string]string {
@@ -53,6 +57,7 @@ func (l Labels) annotations() map[string]string {
 		"org.opencontainers.image.revision":  l.Revision,
 		"org.opencontainers.image.source":    l.Source,
 		"org.opencontainers.image.base.name": l.Base,
+		AssetsOfLabel:                        l.AssetsOf,
 		"org.opencontainers.image.created":   l.created().Format(time.RFC3339),
 	}
 	maps.DeleteFunc(m, func(_, value string) bool { return value == "" })

@@ -375,9 +375,11 @@ func TestAge(t *testing.T) {
 		started  time.Duration // since the release started
 		verified bool          // signed just now, as an authority says
 		says     string
+		anyAge   bool
 	}{
 		"any age":                         {ago: 10000 * time.Hour},
 		"no time, any age":                {},
+		"no release's":                    {maxAge: hour, ago: 70 * time.Minute, anyAge: true},
 		"young":                           {maxAge: hour, ago: 50 * time.Minute},
 		"old":                             {maxAge: hour, ago: 70 * time.Minute, says: "its signer says that the build ended at"},
 		"old now, young when it started":  {maxAge: hour, ago: 70 * time.Minute, started: 30 * time.Minute},
@@ -412,7 +414,7 @@ func TestAge(t *testing.T) {
 				b.Builder = workflow
 				entity = f.attest(t, ofMain(), provenance(t, digest, b))
 			}
-			want := Wanted{Commit: commit}
+			want := Wanted{Commit: commit, AnyAge: test.anyAge}
 			if test.started != 0 {
 				want.At = time.Now().Add(-test.started)
 			}
@@ -506,6 +508,7 @@ func TestInspect(t *testing.T) {
 // TestProvenance: what Crossbill says of a build, in SLSA's terms.
 func TestProvenance(t *testing.T) {
 	b := good
+	b.AssetsOf = "registry.example.com/our-org/app@sha256:" + strings.Repeat("f", 64)
 	b.Invocation, b.SBOM, b.FinishedAt = "https://github.com/our-org/app/actions/runs/1", "sha256:"+strings.Repeat("e", 64), time.Unix(1700000000, 0)
 	var got any
 	text := provenance(t, "sha256:"+strings.Repeat("a", 64), b)
@@ -524,6 +527,7 @@ predicate:
     resolvedDependencies:
       - {uri: git+https://github.com/our-org/app@refs/heads/main, digest: {gitCommit: `+commit+`}}
       - {uri: oci://gcr.io/distroless/nodejs24-debian12, digest: {sha256: `+strings.Repeat("d", 64)+`}}
+      - {name: assets, uri: oci://registry.example.com/our-org/app, digest: {sha256: `+strings.Repeat("f", 64)+`}}
   runDetails:
     builder: {id: https://github.com/our-org/app/actions}
     metadata: {invocationId: https://github.com/our-org/app/actions/runs/1, finishedOn: "2023-11-14T22:13:20Z"}

@@ -41,6 +41,7 @@ type Build struct {
 	Builder    string    // who built: a URI
 	Invocation string    // URL of the run; "" if there is none
 	Base       string    // base image, by digest; "" if not known
+	AssetsOf   string    // image whose assets are included, by digest; "" for none
 	SBOM       string    // digest of the SBOM that is attached; "" for none
 	FinishedAt time.Time // zero: not known
 }
@@ -56,8 +57,10 @@ func (b Build) provenance() (*slsa.Provenance, error) {
 		source += "@" + b.Ref
 	}
 	dependencies := []*intoto.ResourceDescriptor{{Uri: source, Digest: map[string]string{"gitCommit": b.Commit}}}
-	if repository, digest, ok := strings.Cut(b.Base, "@sha256:"); ok {
-		dependencies = append(dependencies, &intoto.ResourceDescriptor{Uri: "oci://" + repository, Digest: map[string]string{"sha256": digest}})
+	for _, image := range []struct{ name, reference string }{{"", b.Base}, {"assets", b.AssetsOf}} {
+		if repository, digest, ok := strings.Cut(image.reference, "@sha256:"); ok {
+			dependencies = append(dependencies, &intoto.ResourceDescriptor{Name: image.name, Uri: "oci://" + repository, Digest: map[string]string{"sha256": digest}})
+		}
 	}
 	details := &slsa.RunDetails{Builder: &slsa.Builder{Id: b.Builder}}
 	if b.Invocation != "" || !b.FinishedAt.IsZero() {

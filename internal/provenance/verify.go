@@ -59,6 +59,7 @@ func (e *RejectedError) Error() string {
 type Wanted struct {
 	Commit string    // that it was built from; "" for any
 	At     time.Time // when the release started: until then the provenance ages; zero is now
+	AnyAge bool      // it is no release's: the policy's age does not count
 }
 
 // Verify finds a signed provenance of an image that the policy accepts, and that is what is wanted.
@@ -210,7 +211,7 @@ func (v *Verifier) checkOrigin(o *Origin, want Wanted) error {
 	case len(v.builders) > 0 && !slices.Contains(v.builders, o.Builder):
 		return fmt.Errorf("it names the builder %q, and the policy admits %s only", o.Builder, strings.Join(v.builders, ", "))
 	}
-	return v.checkAge(o, want.At)
+	return v.checkAge(o, want)
 }
 
 // clockSkew is how far ahead of this machine's clock another one may be.
@@ -218,7 +219,11 @@ const clockSkew = 5 * time.Minute
 
 // checkAge finds a provenance that is too old, or from the future: a signer who says any time must not make it young
 // for ever.
-func (v *Verifier) checkAge(o *Origin, at time.Time) error {
+func (v *Verifier) checkAge(o *Origin, want Wanted) error {
+	at, bound := want.At, v.maxAge
+	if want.AnyAge {
+		bound = 0
+	}
 	made, says := o.MadeAt(), "it was signed at"
 	if o.SignedAt.IsZero() {
 		says = "its signer says that the build ended at"
@@ -227,13 +232,13 @@ func (v *Verifier) checkAge(o *Origin, at time.Time) error {
 		at = time.Now()
 	}
 	switch age := at.Sub(made); {
-	case made.IsZero() && v.maxAge > 0:
-		return fmt.Errorf("it does not say when it was made, and the policy admits what is at most %s old", v.maxAge)
+	case made.IsZero() && bound > 0:
+		return fmt.Errorf("it does not say when it was made, and the policy admits what is at most %s old", bound)
 	case made.IsZero():
 	case made.After(time.Now().Add(clockSkew)):
 		return fmt.Errorf("%s %s, which is in the future", says, made.Format(time.RFC3339))
-	case v.maxAge > 0 && age > v.maxAge:
-		return fmt.Errorf("%s %s, and the policy admits what is at most %s old", says, made.Format(time.RFC3339), v.maxAge)
+	case bound > 0 && age > bound:
+		return fmt.Errorf("%s %s, and the policy admits what is at most %s old", says, made.Format(time.RFC3339), bound)
 	}
 	return nil
 }
