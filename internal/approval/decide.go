@@ -69,6 +69,7 @@ func (p *Policy) note(q Question, passed *release.Passed) {
 		}
 		return
 	}
+	passed.Remarks = append(passed.Remarks, fmt.Sprintf("verified: job %s of pipeline %s runs as %s, who is no approver of this release", t.Job, t.Pipeline, t.UserLogin))
 	passed.Pipeline = &release.Pipeline{Issuer: t.Issuer, Project: t.Project, ID: t.Pipeline, Source: t.Source, Users: []release.User{{ID: t.UserID, Login: t.UserLogin}}}
 }
 

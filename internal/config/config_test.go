@@ -582,6 +582,9 @@ func FuzzParse(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
+		if p := c.Approval; p != nil && (p.Issuer == "" || p.Project == "" || p.Environment == "" || p.Ref == "" || p.Audience == "" || p.Number < 1 || !p.Asks("promote")) {
+			t.Fatalf("a policy that asks for nothing: %+v", p)
+		}
 		if _, err := c.Resolve("canary", nil, environment()); err != nil {
 			t.Fatal(err)
 		}

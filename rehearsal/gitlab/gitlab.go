@@ -1,5 +1,5 @@
 // Package gitlab is the rehearsal's GitLab. Its API is the double in internal/gitlab/gitlabtest, which makes a
-// pipeline of each trigger. internal/pipelinefile decides which job comes next, as GitLab would. gitlab-ci-local
+// pipeline of each trigger, signs the ID tokens of its jobs, and knows who may press which. internal/pipelinefile decides which job comes next, as GitLab would. gitlab-ci-local
 // runs each job in a shell, from the repository's own pipeline file, with its inputs, variables and script.
 package gitlab
 
@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,7 +35,14 @@ type Options struct {
 	Runner    string // folder with gitlab-ci-local
 	Crossbill string // folder with crossbill, which the jobs' image has
 	Kube      string // kubeconfig of its agent
+
+	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
+	// no policy.
+	Environment string
 }
+
+// Approver is the person who presses the gate.
+const Approver = "mona"
 
 // GitLab has one project, and a runner.
 type GitLab struct {
@@ -68,8 +76,16 @@ func Start(o Options) (*GitLab, error) {
 		return nil, err
 	}
 	server := gitlabtest.New()
+	server.URL = "http://" + listener.Addr().String()
+	if o.Environment != "" {
+		server.ProtectedEnvironments = map[string][]string{o.Environment: {Approver}}
+		o.Config, err = configure(o.Config, map[string]any{"approval": map[string]any{"issuer": server.URL, "project": server.Project, "environment": o.Environment}})
+		if err != nil {
+			return nil, err
+		}
+	}
 	g := &GitLab{
-		URL: "http://" + listener.Addr().String(), Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
+		URL: server.URL, Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
 		options: o, file: file, text: text, server: server, http: &http.Server{Handler: server},
 	}
 	go g.http.Serve(listener) //nolint:errcheck // ends with Close
@@ -108,9 +124,16 @@ func Configure(file string, values map[string]any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if text, err = configure(text, values); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return text, nil
+}
+
+func configure(text []byte, values map[string]any) ([]byte, error) {
 	var config map[string]any
 	if err := yaml.Unmarshal(text, &config); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, err
 	}
 	for key, value := range values {
 		sections := strings.Split(key, ".")
@@ -128,9 +151,6 @@ func Configure(file string, values map[string]any) ([]byte, error) {
 	return yaml.Marshal(config)
 }
 
-// user starts every job and approves.
-const user = "rehearsal"
-
 // Pipeline is the pipeline of one release.
 type Pipeline struct {
 	ID int64
@@ -139,7 +159,8 @@ type Pipeline struct {
 	simulation *pipelinefile.Simulation
 	dir        string
 	inputs     map[string]any
-	checked    bool // against GitLab's JSON schema, which one job's run does for all
+	checked    bool              // against GitLab's JSON schema, which one job's run does for all
+	pressed    map[string]string // who has pressed a job, by its name; whoever started the pipeline runs the others
 	started    map[string]time.Time
 	finished   map[string]time.Time
 }
@@ -155,7 +176,7 @@ func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, started: map[string]time.Time{}, finished: map[string]time.Time{}}
+	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, pressed: map[string]string{}, started: map[string]time.Time{}, finished: map[string]time.Time{}}
 	p.show()
 	return p, p.checkout(ctx)
 }
@@ -212,10 +233,86 @@ func (p *Pipeline) Next() string {
 	return ""
 }
 
-// Press starts a manual job, as its button does.
-func (p *Pipeline) Press(job string) error {
+// Press starts a manual job, as its button does for a user.
+func (p *Pipeline) Press(job, user string) error {
+	if environment := p.environment(job); !p.gitlab.server.MayDeploy(environment, user) {
+		return fmt.Errorf("403 Forbidden: %s may not deploy to %s", user, environment)
+	}
 	defer p.show()
-	return p.simulation.Press(job)
+	if err := p.simulation.Press(job); err != nil {
+		return err
+	}
+	p.pressed[job] = user
+	return nil
+}
+
+// user is as whom a job runs.
+func (p *Pipeline) user(job string) string {
+	if user := p.pressed[job]; user != "" {
+		return user
+	}
+	return p.gitlab.server.TriggerUser
+}
+
+// reference is an input in a job's text.
+var reference = regexp.MustCompile(`\$\[\[\s*inputs\.(\w+)\s*\]\]`)
+
+// environment is a job's, with the inputs in its name.
+func (p *Pipeline) environment(job string) string {
+	j := p.gitlab.file.Job(job)
+	if j == nil {
+		return ""
+	}
+	return reference.ReplaceAllStringFunc(j.Environment.Name, func(text string) string {
+		return fmt.Sprint(p.inputs[reference.FindStringSubmatch(text)[1]])
+	})
+}
+
+// tokens are the ID tokens that a job asks for, by the name of their variable.
+func (p *Pipeline) tokens(job string) (map[string]string, error) {
+	asked, err := idTokens(p.gitlab.text, job)
+	if err != nil {
+		return nil, err
+	}
+	made := map[string]string{}
+	for variable, audience := range asked {
+		made[variable] = p.gitlab.server.IDToken(gitlabtest.TokenJob{
+			Pipeline: p.ID, Job: job, User: p.pressed[job], Audience: audience, Timeout: 30 * time.Minute,
+			Environment: p.environment(job), Action: p.gitlab.file.Job(job).Environment.Action,
+		})
+	}
+	return made, nil
+}
+
+// idTokens are the audiences of a job's id_tokens, by variable: its own, or else those of what it extends, or else the default.
+func idTokens(text []byte, job string) (map[string]string, error) {
+	_, body, _ := strings.Cut(string(text), "\n---\n")
+	var file map[string]any
+	if err := yaml.Unmarshal([]byte(body), &file); err != nil {
+		return nil, err
+	}
+	section := func(name string) map[string]any {
+		found, _ := file[name].(map[string]any)
+		return found
+	}
+	asked := map[string]string{}
+	add := func(tokens any) bool {
+		all, ok := tokens.(map[string]any)
+		for variable, token := range all {
+			fields, _ := token.(map[string]any)
+			asked[variable], _ = fields["aud"].(string)
+		}
+		return ok
+	}
+	for name := job; name != ""; {
+		found := section(name)
+		if add(found["id_tokens"]) {
+			return asked, nil
+		}
+		name, _ = found["extends"].(string)
+	}
+	add(section("default")["id_tokens"])
+	return asked, nil
 }
 
 // JobError is the error of a job whose script failed.
@@ -229,6 +326,17 @@ func (e *JobError) Unwrap() error { return e.Err }
 
 // Run runs a job that is pending and writes what it prints to log. A script that fails is a *JobError.
 func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
+	if environment := p.environment(job); !p.gitlab.server.MayDeploy(environment, p.user(job)) {
+		if err := p.simulation.Finish(job, false); err != nil {
+			return err
+		}
+		p.show()
+		return &JobError{job, fmt.Errorf("protected_environment_failure: %s may not deploy to %s", p.user(job), environment)}
+	}
+	tokens, err := p.tokens(job)
+	if err != nil {
+		return err
+	}
 	// It is already decided that the job runs now; gitlab-ci-local only runs it.
 	wrapper, err := yaml.Marshal(map[string]any{
 		"include": []any{map[string]any{"local": "/release.gitlab-ci.yml", "inputs": p.inputs}},
@@ -244,9 +352,12 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.gitlab.options.Runner, "gitlab-ci-local"), "--force-shell-executor", "--no-color",
 		"--json-schema-validation="+strconv.FormatBool(!p.checked), "--home", filepath.Join(p.gitlab.options.Dir, "home"), "--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PIPELINE_URL",
 		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
+	for variable, token := range tokens {
+		cmd.Args = append(cmd.Args, "--variable", variable+"="+token)
+	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}
-	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN="+user, "GIT_CONFIG_GLOBAL=/dev/null")
+	cmd.Env = append(os.Environ(), "PATH="+strings.Join(path, string(os.PathListSeparator)), "GITLAB_USER_LOGIN="+p.user(job), "GIT_CONFIG_GLOBAL=/dev/null")
 	p.checked = true
 	p.started[job] = time.Now()
 	p.showRunning(job)
@@ -281,9 +392,9 @@ func (p *Pipeline) showRunning(running string) {
 		if j.Name == running {
 			j.Status, status = "running", "running"
 		}
-		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, StartedAt: p.started[j.Name], FinishedAt: p.finished[j.Name]}
+		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, Environment: p.environment(j.Name), StartedAt: p.started[j.Name], FinishedAt: p.finished[j.Name]}
 		if !shown.StartedAt.IsZero() {
-			shown.User = user
+			shown.User = p.user(j.Name)
 		}
 		jobs = append(jobs, shown)
 	}

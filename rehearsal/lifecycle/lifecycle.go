@@ -287,7 +287,7 @@ func (r *Rehearsal) press(ctx context.Context, v Version, pipeline *gitlab.Pipel
 		if _, err := r.watch(ctx, "gate-"+v.Number, pipeline, 7); err != nil {
 			return "", err
 		}
-		return "waiting for an approver; the rehearsal approves " + promoteJob, pipeline.Press(promoteJob)
+		return fmt.Sprintf("waiting for an approver; %s presses %s", gitlab.Approver, promoteJob), pipeline.Press(promoteJob, gitlab.Approver)
 	})
 }
 

@@ -247,8 +247,9 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	return gitlab.Start(gitlab.Options{
 		Dir:  filepath.Join(o.work, "gitlab"),
 		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Config: config, Manifests: filepath.Join(o.repository, "k8s"),
-		Images: "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
-		Runner: o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
+		Images:      "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
+		Environment: "production/qwik-node-app",
+		Runner:      o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
 	})
 }
 
@@ -347,7 +348,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	s.Line("")
 	s.Line("  Try, for example, with an image from the registry:")
 	s.Line("    bin/crossbill status")
-	s.Line("    bin/crossbill canary --again --image $(bin/crossbill image digest %s/our-org/qwik-node-app:1.2.0)", at["registry"])
+	s.Line("    bin/crossbill canary --approve-as-operator --again --image $(bin/crossbill image digest %s/our-org/qwik-node-app:1.2.0)", at["registry"])
 	s.Line("    bin/crossbill verify")
 	select {
 	case <-ctx.Done():
