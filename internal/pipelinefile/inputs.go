@@ -179,7 +179,22 @@ func (f *File) structuralInputs() (closed []string, problems []problem) {
 			look(nil, "stages", v.line, v.text)
 		}
 	})
+	if f.interpolates {
+		for _, match := range block.FindAllStringSubmatch(f.body, -1) {
+			if name := inputBlock.FindStringSubmatch(match[1]); name != nil && f.Inputs[name[1]].changesYAML() {
+				found[name[1]] = true
+			}
+		}
+	}
 	return slices.Sorted(maps.Keys(found)), problems
+}
+
+// meaningful are the characters by which a value can be more than a text of the file.
+var meaningful = regexp.MustCompile("[\\n\\r\"'{}\\[\\],#&*!|>\\\\]|: ")
+
+// changesYAML says whether one of the values of a closed input can change more than the place where it is put in.
+func (i Input) changesYAML() bool {
+	return i.closed && slices.ContainsFunc(i.Options, meaningful.MatchString)
 }
 
 // freePlace says whether a value in a job may be any text: it does not decide whether or when the job runs. Scripts,

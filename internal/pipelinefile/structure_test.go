@@ -135,6 +135,7 @@ func TestUnsafe(t *testing.T) {
 		"stage from an input":           {[]string{inputsEnd, "    s:\n      options: [cleanup, deploy_canary]\n" + inputsEnd, "cleanup:\n  extends: .changes\n  stage: cleanup\n  needs: [promote_to_production]\n", "cleanup:\n  extends: .changes\n  stage: $[[ inputs.s ]]\n"}, RuleNothingAfter, "cleanup", "deploy_canary"},
 		"a need from an input":          {[]string{inputsEnd, "    n:\n      default: promote_to_production\n      options: [promote_to_production, verify_canary]\n" + inputsEnd, cleanupNeed, "  needs: [$[[ inputs.n ]]]\n" + cleanupJob}, RuleNothingAfter, "cleanup", ""},
 		"on_stop from an input":         {[]string{inputsEnd, "    n:\n      default: rollback\n      options: [rollback, promote_to_production]\n" + inputsEnd, "on_stop: rollback", "on_stop: $[[ inputs.n ]]"}, RuleGateBlocks, "promote_to_production", ""},
+		"an option that is a job":       {[]string{inputsEnd, "    n: {options: [x, \"x\\nfast: {stage: deploy_canary, script: [crossbill promote]}\\n#\"]}\n" + inputsEnd, "\nstages:", "\n# $[[ inputs.n ]]\nstages:"}, RuleNothingAfter, "fast", "promote"},
 		"options by rules of the input": {[]string{inputsEnd, "    w:\n      rules:\n        - if: $[[ inputs.app ]] == \"a\"\n          options: [manual]\n        - options: [manual, always]\n" + inputsEnd, "    - when: manual\n      allow_failure: false\n  manual", "    - when: $[[ inputs.w ]]\n      allow_failure: false\n  manual"}, RuleGateBlocks, "promote_to_production", "starts by itself"},
 
 		// Who starts the pipeline must not choose rights.
@@ -155,6 +156,7 @@ func TestUnsafe(t *testing.T) {
 		"the source as a variable of the file":   {[]string{gateRules, "  variables: {CI_PIPELINE_SOURCE: schedule}\n" + gateRules}, RuleNotUnderstood, "promote_to_production", "CI_PIPELINE_SOURCE"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			found := findingsOf(t, edited(t, test.edits...))
 			if !slices.ContainsFunc(found, func(f Finding) bool {
 				return f.Rule == test.rule && (test.job == "" || f.Job == test.job) && strings.Contains(f.Problem, test.says) && f.Fix != ""
@@ -219,6 +221,7 @@ func TestSafe(t *testing.T) {
 		"a header with a component":            {"spec:\n", "spec:\n  component: [name]\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			if found := findingsOf(t, edited(t, edits...)); len(found) > 0 {
 				t.Error(listed(found))
 			}
@@ -267,6 +270,7 @@ func TestNotUnderstood(t *testing.T) {
 		"a script that is a map":            {[]string{verifyJob, "  stage: verify_canary\n  after_script: {a: b}\n  script:\n"}, "after_script"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f, err := Parse([]byte(edited(t, test.edits...)))
 			if err != nil {
 				if name != "stage from an open input" {
