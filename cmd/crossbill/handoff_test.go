@@ -67,7 +67,7 @@ func TestBadHandoffLines(t *testing.T) {
 		"lint /nonexistent":                                            "FILE: ",
 		"lint lint.go":                                                 "lint.go: not YAML: ",
 		"lint ../../crossbill.yaml":                                    "../../crossbill.yaml: not a pipeline file: ",
-		"lint a b":                                                     "accepts at most 1 arg(s)",
+		"lint a b":                                                     "FILE: ",
 		"history --last 0":                                             "--last: 0 is not a number of releases",
 		"status --watch -o json":                                       "--watch: ",
 		"replay --file /nonexistent":                                   "--file: ",
@@ -147,10 +147,7 @@ func TestCancelNeedsTheCanarysJob(t *testing.T) {
 }
 
 func TestLint(t *testing.T) {
-	broken := filepath.Join(t.TempDir(), "broken.yml")
-	if err := os.WriteFile(broken, []byte("promote_to_production: {when: manual, rules: [{if: $A}], script: [x]}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	const broken = "testdata/broken.gitlab-ci.yml"
 	for _, test := range []struct {
 		line     string
 		wantCode int
@@ -162,6 +159,9 @@ func TestLint(t *testing.T) {
 		{"lint ../../.gitlab-ci.yml --gate promote", 1, "", `no job "promote"`},
 		{"lint ../../.gitlab-ci.yml --promote-job promote", 1, "", `no job "promote"`},
 		{"lint " + broken, 1, broken + ": ", " findings"},
+		{"lint ../../.gitlab-ci.yml ../../.gitlab/no-engine.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 10 jobs, no finding\nlint: ../../.gitlab/no-engine", ""},
+		{"lint ../../.gitlab-ci.yml " + broken, 1, broken + ": ", "lint: ../../.gitlab-ci.yml: 10 jobs, no finding"},
+		{"lint ../../.gitlab-ci.yml -o codequality", 0, "[]\n", ""},
 	} {
 		t.Run(test.line, func(t *testing.T) {
 			r := runLine(t, strings.Fields(test.line)...)

@@ -2,9 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -14,30 +20,37 @@ import (
 )
 
 type lintOptions struct {
-	path   string
+	paths  []string
 	jobs   pipelinefile.Options
 	out    io.Writer
-	file   *pipelinefile.File // after validate
+	files  []*pipelinefile.File // after validate
 	output outputOptions
 }
 
 func newLintCommand() *cobra.Command {
 	o := &lintOptions{}
 	cmd := &cobra.Command{
-		Use:   "lint [FILE]",
+		Use:   "lint [FILE...]",
 		Short: "Prove that a .gitlab-ci.yml promotes nothing before its approval gate",
-		Long: `Prove that in a .gitlab-ci.yml no job behind the approval gate can run before
-somebody has pressed it, that rollback can be reached from every state, and that
-nothing is deployed by tag. It reads only the file and sends nothing to GitLab.
-The default FILE is .gitlab-ci.yml.
+		Long: `Prove that in a .gitlab-ci.yml no job that changes the cluster can run before
+somebody has pressed the approval gate, that rollback can be reached from every
+state, and that nothing is deployed by tag. What cannot be proved is a finding
+as well. It reads only the file and sends nothing to GitLab. The default FILE is
+.gitlab-ci.yml.
+
+Each finding is one line: file:line: message (rule). -o sarif is SARIF 2.1.0,
+-o codequality is GitLab's Code Quality report.
 
 Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
 		Example: `  # Check the file of this repository
   crossbill lint
 
   # Check another file, whose jobs have other names, in a program
-  crossbill lint deploy.yml --promote-job promote --canary-job canary -o json`,
-		Args: cobra.MaximumNArgs(1),
+  crossbill lint deploy.yml --promote-job promote --canary-job canary -o json
+
+  # Show the findings in a merge request
+  crossbill lint -o codequality > gl-code-quality-report.json`,
+		Args: cobra.ArbitraryArgs,
 		RunE: runs(o),
 	}
 	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
@@ -54,14 +67,14 @@ Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
 		}
 		return pflag.NormalizedName(name)
 	})
-	o.output.add(cmd)
+	o.output.add(cmd, "sarif", "codequality")
 	return cmd
 }
 
 func (o *lintOptions) complete(cmd *cobra.Command, args []string) error {
-	o.out, o.path = cmd.OutOrStdout(), ".gitlab-ci.yml"
-	if len(args) == 1 {
-		o.path = args[0]
+	o.out, o.paths = cmd.OutOrStdout(), []string{".gitlab-ci.yml"}
+	if len(args) > 0 {
+		o.paths = args
 	}
 	return nil
 }
@@ -70,34 +83,79 @@ func (o *lintOptions) validate() error {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
-	data, err := os.ReadFile(o.path)
-	if err != nil {
-		return &usererr.Error{Field: "FILE", Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
-	}
-	if o.file, err = pipelinefile.Parse(data); err != nil {
-		return &usererr.Error{Field: o.path, Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
+	for _, path := range o.paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return &usererr.Error{Field: "FILE", Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
+		}
+		file, err := pipelinefile.Parse(data)
+		if err != nil {
+			return &usererr.Error{Field: path, Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
+		}
+		o.files = append(o.files, file)
 	}
 	return nil
 }
 
+// lintFinding is a finding with its file.
+type lintFinding struct {
+	File string `json:"file"`
+	pipelinefile.Finding
+}
+
+// message says what is wrong and what to do, without the place.
+func (f lintFinding) message() string {
+	text := f.Problem + "; " + f.Fix
+	if f.Job != "" {
+		text = f.Job + ": " + text
+	}
+	return text
+}
+
+// String is the form that editors and CI systems make a link of.
+func (f lintFinding) String() string {
+	where := f.File
+	if f.Line > 0 {
+		where += ":" + strconv.Itoa(f.Line)
+	}
+	return fmt.Sprintf("%s: %s (%s)", where, f.message(), f.Rule)
+}
+
 func (o *lintOptions) run(context.Context) error {
-	findings := pipelinefile.Check(o.file, o.jobs)
-	v := view{data: findings, text: func(out io.Writer) error {
-		for _, f := range findings {
-			fmt.Fprintf(out, "%s: %s\n", o.path, f)
+	findings := []lintFinding{}
+	clean := []string{}
+	for i, path := range o.paths {
+		found := pipelinefile.Check(o.files[i], o.jobs)
+		for _, f := range found {
+			findings = append(findings, lintFinding{path, f})
 		}
-		if len(findings) == 0 {
-			fmt.Fprintf(out, "lint: %s: %s, no finding\n", o.path, counted(len(o.file.Jobs), "job"))
+		if len(found) == 0 {
+			clean = append(clean, fmt.Sprintf("lint: %s: %s, no finding", path, counted(len(o.files[i].Jobs), "job")))
 		}
-		return nil
-	}}
+	}
+	v := view{
+		data: findings,
+		text: func(out io.Writer) error {
+			for _, f := range findings {
+				fmt.Fprintln(out, f)
+			}
+			for _, text := range clean {
+				fmt.Fprintln(out, text)
+			}
+			return nil
+		},
+		more: map[string]func(io.Writer) error{
+			"sarif":       func(out io.Writer) error { return printIndented(out, sarifOf(findings)) },
+			"codequality": func(out io.Writer) error { return printIndented(out, codeQualityOf(findings)) },
+		},
+	}
 	for _, f := range findings {
 		v.names = append(v.names, "rule/"+f.Rule)
 	}
 	if err := o.output.print(o.out, v); err != nil || len(findings) == 0 {
 		return err
 	}
-	return fmt.Errorf("%s: %s", o.path, counted(len(findings), "finding"))
+	return fmt.Errorf("%s: %s", strings.Join(o.paths, ", "), counted(len(findings), "finding"))
 }
 
 // counted is a number with its noun.
@@ -106,4 +164,124 @@ func counted(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// printIndented prints a document whose form is not ours: it gets no schemaVersion.
+func printIndented(out io.Writer, value any) error {
+	text, err := json.MarshalIndent(value, "", "  ")
+	if err == nil {
+		_, err = fmt.Fprintln(out, string(text))
+	}
+	return err
+}
+
+// lineOf is a finding's line, the first one for a finding about the whole file: both formats ask for a line.
+func (f lintFinding) lineOf() int { return max(f.Line, 1) }
+
+// uri is the finding's file as a relative reference.
+func (f lintFinding) uri() string { return filepath.ToSlash(filepath.Clean(f.File)) }
+
+// fingerprints are one for each finding. They do not change with the line, so that the same finding is known again.
+func fingerprints(findings []lintFinding) (all []string) {
+	seen := map[string]int{}
+	for _, f := range findings {
+		key := strings.Join([]string{f.uri(), f.Rule, f.Job, f.Keyword, f.Problem}, "\n")
+		seen[key]++
+		sum := sha256.Sum256([]byte(key + strconv.Itoa(seen[key])))
+		all = append(all, fmt.Sprintf("%x", sum[:16]))
+	}
+	return all
+}
+
+// codeQualityIssue is an item of GitLab's Code Quality report.
+type codeQualityIssue struct {
+	Description string `json:"description"`
+	CheckName   string `json:"check_name"`
+	Fingerprint string `json:"fingerprint"`
+	Severity    string `json:"severity"`
+	Location    struct {
+		Path  string `json:"path"`
+		Lines struct {
+			Begin int `json:"begin"`
+		} `json:"lines"`
+	} `json:"location"`
+}
+
+func codeQualityOf(findings []lintFinding) []codeQualityIssue {
+	marks := fingerprints(findings)
+	issues := make([]codeQualityIssue, len(findings))
+	for i, f := range findings {
+		issues[i] = codeQualityIssue{Description: f.message(), CheckName: f.Rule, Fingerprint: marks[i], Severity: "critical"}
+		if f.Rule == pipelinefile.RuleNotUnderstood {
+			issues[i].Severity = "major"
+		}
+		issues[i].Location.Path, issues[i].Location.Lines.Begin = f.uri(), f.lineOf()
+	}
+	return issues
+}
+
+// The part of SARIF 2.1.0 that findings need: a log with one run, its rules and its results.
+type (
+	sarifLog struct {
+		Schema  string     `json:"$schema"`
+		Version string     `json:"version"`
+		Runs    []sarifRun `json:"runs"`
+	}
+	sarifRun struct {
+		Tool    sarifTool     `json:"tool"`
+		Results []sarifResult `json:"results"`
+	}
+	sarifTool struct {
+		Driver sarifDriver `json:"driver"`
+	}
+	sarifDriver struct {
+		Name    string      `json:"name"`
+		Version string      `json:"version"`
+		Rules   []sarifRule `json:"rules"`
+	}
+	sarifRule struct {
+		ID string `json:"id"`
+	}
+	sarifText struct {
+		Text string `json:"text"`
+	}
+	sarifResult struct {
+		RuleID       string            `json:"ruleId"`
+		RuleIndex    int               `json:"ruleIndex"`
+		Level        string            `json:"level"`
+		Message      sarifText         `json:"message"`
+		Locations    []sarifLocation   `json:"locations"`
+		Fingerprints map[string]string `json:"partialFingerprints"`
+	}
+	sarifLocation struct {
+		Physical struct {
+			Artifact struct {
+				URI string `json:"uri"`
+			} `json:"artifactLocation"`
+			Region struct {
+				StartLine int `json:"startLine"`
+			} `json:"region"`
+		} `json:"physicalLocation"`
+	}
+)
+
+func sarifOf(findings []lintFinding) sarifLog {
+	run := sarifRun{Results: []sarifResult{}, Tool: sarifTool{sarifDriver{Name: "crossbill lint", Version: version, Rules: []sarifRule{}}}}
+	marks := fingerprints(findings)
+	for i, f := range findings {
+		rules := &run.Tool.Driver.Rules
+		at := slices.Index(*rules, sarifRule{f.Rule})
+		if at < 0 {
+			at = len(*rules)
+			*rules = append(*rules, sarifRule{f.Rule})
+		}
+		result := sarifResult{
+			RuleID: f.Rule, RuleIndex: at, Level: "error", Message: sarifText{f.message()},
+			Locations: make([]sarifLocation, 1), Fingerprints: map[string]string{"crossbill/v1": marks[i]},
+		}
+		result.Locations[0].Physical.Artifact.URI = f.uri()
+		result.Locations[0].Physical.Region.StartLine = f.lineOf()
+		run.Results = append(run.Results, result)
+	}
+	return sarifLog{Schema: "https://json.schemastore.org/sarif-2.1.0.json", Version: "2.1.0", Runs: []sarifRun{run}}
 }
