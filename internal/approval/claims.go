@@ -9,7 +9,7 @@ import (
 )
 
 // Claims are what an ID token of GitLab's says of the job that it was made for. GitLab writes numbers and truth values as
-// text; what is not there is "". A merge request from a fork has the fork in Project, and where it runs in JobProject.
+// text; what is missing is "". A merge request from a fork has the fork in Project, and where it runs in JobProject.
 type Claims struct {
 	ID       string // jti
 	Issuer   string

@@ -48,7 +48,7 @@ func (p *Policy) Decide(q Question) (*release.Passed, error) {
 	return passed, p.enough(q, approval)
 }
 
-// without decides for a command that has no token: what was approved before counts, and finishes what has begun.
+// without decides for a command that has no token: what was approved before counts, and finishes what has started.
 func (p *Policy) without(q Question, passed *release.Passed) (*release.Passed, error) {
 	if q.Command == Promote && q.Release.Stage == release.StagePromoting && p.enough(q, nil) == nil {
 		passed.Remarks = append(passed.Remarks, "the promotion was approved when it began, by "+q.Release.Approvers())
@@ -268,7 +268,7 @@ func (p *Policy) enough(q Question, also *release.Approval) error {
 		count(*also)
 	}
 	if len(have) >= p.Number || q.Command == Approve || q.Command == Canary && len(have) > 0 {
-		return nil // a canary has one approver: nobody can approve a release that is not there yet
+		return nil // a canary has one approver: nobody can approve a release that has not started
 	}
 	by := "nobody has"
 	if len(have) > 0 {

@@ -152,7 +152,7 @@ func (k *issuerKeys) keysAddress(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if configuration.Issuer != k.issuer {
-		k.wrong = &usererr.Error{Field: "approval.issuer", Problem: fmt.Sprintf("what is at %s calls itself %q", k.issuer, configuration.Issuer), Fix: "give the address that it calls itself, which is the claim iss of its tokens"}
+		k.wrong = &usererr.Error{Field: "approval.issuer", Problem: fmt.Sprintf("what is at %s calls itself %q", k.issuer, configuration.Issuer), Fix: "give the address that it calls itself, which is iss in its tokens"}
 		return "", k.wrong
 	}
 	if !sameOrigin(k.issuer, configuration.JWKSURI) {

@@ -48,7 +48,7 @@ type Policy struct {
 // Check finds what is wrong with a policy, and gives what it leaves out its default. Fields are relative to the section.
 func (p *Policy) Check() *usererr.Error {
 	if err := usererr.SecureURL("issuer", p.Issuer); err != nil {
-		return &usererr.Error{Field: "issuer", Problem: fmt.Sprintf("keys from %q could be anybody's", p.Issuer), Fix: "give the https address of your GitLab, as the claim iss has it"}
+		return &usererr.Error{Field: "issuer", Problem: fmt.Sprintf("keys from %q could be anybody's", p.Issuer), Fix: "give the https address of your GitLab, as iss in its tokens has it"}
 	}
 	if p.Audience == "" {
 		p.Audience = DefaultAudience

@@ -163,7 +163,7 @@ var Options = []Option{
 	{Key: "imagePolicy.trustedRoots", Doc: "Files with the roots of Sigstore services; without it Sigstore's public ones"},
 	{Key: "imagePolicy.trustedRoots[]", form: anything, Doc: "A file, relative to that of crossbill.yaml"},
 
-	{Key: "approval.issuer", Required: true, form: form{what: "a web address without user, password or spaces", example: "https://gitlab.example.com", pattern: address.pattern}, Doc: "Address of the GitLab whose ID tokens are believed, as their claim iss has it"},
+	{Key: "approval.issuer", Required: true, form: form{what: "a web address without user, password or spaces", example: "https://gitlab.example.com", pattern: address.pattern}, Doc: "Address of the GitLab whose ID tokens are believed, as iss in them has it"},
 	{Key: "approval.audience", Default: "crossbill", form: anything, Doc: "Whom the tokens are for: the aud of the jobs' id_tokens"},
 	{Key: "approval.project", Required: true, form: form{what: "a project", example: "our-org/infrastructure", pattern: `^[^\s/?#%]+(/[^\s/?#%]+)+$`}, Doc: "Project whose jobs approve"},
 	{Key: "approval.projectId", form: form{what: "the number of a project", example: "42", min: number(1), max: new(1e15)}, Doc: "Its number, so that no other project which gets the name is believed; without it the name alone"},

@@ -60,12 +60,12 @@ func TestTokens(t *testing.T) {
 			}
 			continue
 		}
-		claims, err := verifier.Verify(t.Context(), tokens["CROSSBILL_ID_TOKEN"])
+		token, err := verifier.Verify(t.Context(), tokens["CROSSBILL_ID_TOKEN"])
 		if err != nil {
 			t.Fatalf("%s: %v", job, err)
 		}
-		if claims.UserLogin != want.user || claims.Environment != want.environment || claims.EnvironmentAction != "start" || claims.Project != c.Approval.Project {
-			t.Errorf("%s: %+v", job, claims)
+		if token.UserLogin != want.user || token.Environment != want.environment || token.EnvironmentAction != "start" || token.Project != c.Approval.Project {
+			t.Errorf("%s: %+v", job, token)
 		}
 	}
 }
