@@ -1,7 +1,9 @@
 package pipelinefile
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -72,9 +74,10 @@ type effects struct {
 const (
 	mostSteps        = 60_000
 	mostScriptBytes  = 256 << 10
-	mostDepth        = 40 // of calls and nested command strings
-	mostAlternatives = 16 // values of one variable
-	mostCalls        = 1024
+	mostOpened       = 8_000 // commands that may be inside each other, for the parser
+	mostDepth        = 150   // of calls and nested command strings
+	mostAlternatives = 16    // values of one variable
+	mostCalls        = 2048
 )
 
 // analyze says what a script can do when its items run in one shell, in their order.
@@ -176,7 +179,19 @@ func endsInBackslash(text string) bool {
 	return (len(text)-len(trimmed))%2 == 1
 }
 
+// opens are texts that can begin something inside something else.
+var opens = regexp.MustCompile("[({`!|&]|\\b(if|elif|while|until|for|case|select|time|coproc|function)\\b")
+
+// controls are characters that shells and the parser may read differently.
+var controls = regexp.MustCompile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
 func parseShell(text string) (file *syntax.File, err error) {
+	if len(opens.FindAllStringIndex(text, mostOpened+1)) > mostOpened {
+		return nil, errors.New("too much of it is nested")
+	}
+	if at := controls.FindStringIndex(text); at != nil {
+		return nil, fmt.Errorf("it has the control character %q", text[at[0]])
+	}
 	defer func() { // a parser that fails is a script that cannot be read
 		if problem := recover(); problem != nil {
 			file, err = nil, fmt.Errorf("%v", problem)

@@ -54,8 +54,26 @@ func (a *analyzer) call(c *syntax.CallExpr, s *shellState, input stdin) {
 		if !before.known {
 			restored = []value{{{kind: pieceVariable, text: name}}}
 		}
-		s.vars[name] = union(restored, after) // before a function, some shells keep it
+		switch {
+		case keepsAssignments(lists, s): // some shells keep it
+			s.vars[name] = union(restored, after)
+		case before.known:
+			s.vars[name] = restored
+		default:
+			delete(s.vars, name)
+		}
 	}
+}
+
+// keepsAssignments says whether assignments before a command may last: those before functions and special builtins.
+func keepsAssignments(lists [][]field, s *shellState) bool {
+	return slices.ContainsFunc(lists, func(list []field) bool {
+		if len(list) == 0 {
+			return true
+		}
+		name, ok := list[0].literal()
+		return !ok || len(s.functions[name]) > 0 || name != "read" && slices.Contains(specialBuiltins, name)
+	})
 }
 
 // invokeAll executes a command for each list of words that it may get.
@@ -109,10 +127,28 @@ func (a *analyzer) invoke(i invocation, s *shellState) {
 		a.opaque(i.node, "the command may be another one: "+s.shell)
 	}
 	if builtin, ok := builtins[name]; ok {
+		if name != "echo" && name != ":" && name != "true" && name != "false" && name != "trap" && name != "eval" && hasSubscript(i.args[1:], name) {
+			a.opaque(i.node, "bash executes the command in the subscript")
+		}
 		builtin(a, i, s)
 		return
 	}
 	a.program(i, name, s)
+}
+
+// hasSubscript says whether bash may take a word for an element of an array, and execute the subscript.
+func hasSubscript(args []field, name string) bool {
+	for n, arg := range args {
+		if name == "printf" && (n != 1 || !args[0].pieces.equal(text("-v"))) {
+			continue
+		}
+		for _, p := range arg.pieces {
+			if p.kind == pieceText && strings.Contains(p.text, "[") && strings.ContainsAny(p.text, "$`") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (a *analyzer) alias(i invocation, words []string, s *shellState) {
@@ -439,12 +475,98 @@ func builtinDeclare(a *analyzer, i invocation, s *shellState) {
 	}
 }
 
-func builtinCd(_ *analyzer, i invocation, s *shellState) {
-	if len(i.args) == 2 && !i.args[1].many && i.args[1].pieces.equal(value{{kind: pieceVariable, text: "CI_PROJECT_DIR"}}) {
-		s.moved = false
-		return
+func builtinCd(a *analyzer, i invocation, s *shellState) {
+	name, _ := i.args[0].literal()
+	args := i.args[1:]
+	for len(args) > 0 {
+		if word, ok := args[0].literal(); !ok || !strings.HasPrefix(word, "-") || word == "-" {
+			break
+		}
+		args = args[1:]
 	}
-	s.moved = true
+	before := s.folders
+	switch {
+	case name == "popd":
+		s.folders = []string{unknownFolder}
+		if last := len(s.pushed) - 1; last >= 0 && len(args) == 0 {
+			s.folders, s.pushed = s.pushed[last], s.pushed[:last:last]
+		}
+		return
+	case len(args) == 0:
+		s.folders = []string{"~"}
+	case args[0].many && !args[0].absent:
+		s.folders = []string{unknownFolder}
+	default:
+		s.folders = a.folders(args[0].pieces, s)
+	}
+	if name == "pushd" {
+		s.pushed = append(slices.Clone(s.pushed), before)
+	}
+}
+
+// folders are those that a path names, from where the shell may be.
+func (a *analyzer) folders(target value, s *shellState) []string {
+	file, known := a.fileName(target)
+	switch {
+	case !known || file == "-":
+		return []string{unknownFolder}
+	case strings.HasPrefix(file, "/") || strings.HasPrefix(file, "~"):
+		return []string{path.Clean(file)}
+	case strings.HasPrefix(file, projectFolder):
+		return []string{strings.TrimPrefix(path.Clean(strings.TrimPrefix(file, projectFolder)), ".")}
+	}
+	var all []string
+	for _, folder := range s.folders {
+		if folder != unknownFolder {
+			folder = strings.TrimPrefix(path.Join(folder, file), ".")
+			if file == "." || folder == "." {
+				folder = ""
+			}
+		}
+		all = append(all, folder)
+	}
+	return mergeFolders(all, nil)
+}
+
+// projectFolder stands for the repository's folder at the beginning of a path.
+const projectFolder = "\x01/"
+
+// fileName is the path of a file: unknown parts of it are _. It is false when they may lead anywhere.
+func (a *analyzer) fileName(target value) (file string, known bool) {
+	for n, p := range target {
+		switch {
+		case p.kind == pieceText:
+			file += p.text
+		case p.kind == pieceVariable && p.text == "HOME" && n == 0:
+			file += "~"
+		case p.kind == pieceVariable && (p.text == "CI_PROJECT_DIR" || p.text == "CI_BUILDS_DIR") && n == 0:
+			file += projectFolder
+		case p.kind == pieceVariable && (predefined(p.text) || p.text == "KUBECONFIG"), p.kind == pieceOutput:
+			file += "_"
+		case p.kind == pieceInput && !a.mayHaveSlash(p):
+			file += "_"
+		default:
+			return "", false
+		}
+	}
+	return file, true
+}
+
+func (a *analyzer) mayHaveSlash(p piece) bool {
+	_, indexes := a.placeholders.split(p.text)
+	if len(indexes) != 1 || p.function != "" {
+		return true
+	}
+	input := a.placeholders.inputs[indexes[0]]
+	if len(input.input.Options) > 0 {
+		return slices.ContainsFunc(input.input.Options, func(o string) bool { return strings.Contains(o, "/") })
+	}
+	pattern, err := parseLanguage(input.input.Regex)
+	if err != nil {
+		return true
+	}
+	_, found := pattern.contains(forbidding("/"))
+	return found
 }
 
 func builtinTrap(a *analyzer, i invocation, s *shellState) {
@@ -494,8 +616,8 @@ func builtinAlias(a *analyzer, i invocation, s *shellState) {
 
 func builtinShopt(a *analyzer, i invocation, s *shellState) {
 	for _, arg := range i.args[1:] {
-		if _, ok := arg.literal(); !ok {
-			a.opaque(i.node, "its options are not known")
+		if word, ok := arg.literal(); !ok || !strings.HasPrefix(word, "-") && !slices.Contains([]string{"nullglob", "globstar", "expand_aliases", "nocasematch", "inherit_errexit", "dotglob", "failglob"}, word) {
+			a.opaque(i.node, "what the option changes is not understood")
 			s.forget()
 		}
 	}
@@ -557,11 +679,30 @@ func builtinExec(a *analyzer, i invocation, s *shellState) {
 func doubtful(name string) string {
 	switch {
 	case slices.Contains([]string{"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND", "BASH_FUNC", "CDPATH", "GLOBIGNORE", "BASH_LOADABLES_PATH", "PERL5OPT", "PERL5LIB", "RUBYOPT", "PYTHONSTARTUP", "PYTHONPATH", "NODE_PATH",
-		"KUBECTL_EXTERNAL_DIFF", "KUBE_EDITOR", "EDITOR", "VISUAL", "PAGER", "HELM_PLUGINS", "HELM_BIN", "CURL_HOME", "WGETRC", "OPENSSL_CONF", "TAR_OPTIONS", "POSIXLY_CORRECT", "XDG_CONFIG_HOME", "PATH", "HOME"}, name),
+		"KUBECTL_EXTERNAL_DIFF", "KUBE_EDITOR", "EDITOR", "VISUAL", "PAGER", "HELM_PLUGINS", "HELM_BIN", "CURL_HOME", "WGETRC", "OPENSSL_CONF", "TAR_OPTIONS", "POSIXLY_CORRECT", "XDG_CONFIG_HOME", "PATH", "HOME",
+		"NODE_OPTIONS", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "GOFLAGS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "MAVEN_OPTS", "MAVEN_ARGS", "GRADLE_OPTS", "RUSTC_WRAPPER", "RUSTFLAGS", "COREPACK_NPM_REGISTRY", "MAKEFLAGS", "GCONV_PATH", "LESSOPEN", "LESSCLOSE", "MANPAGER", "BROWSER", "JQ_LIBRARY_PATH", "HTTPS_PROXY_COMMAND"}, name),
+		strings.HasPrefix(strings.ToLower(name), "npm_config_"), strings.HasPrefix(name, "CARGO_"), strings.HasPrefix(name, "YARN_"), strings.HasPrefix(name, "PIP_CONFIG"), strings.HasPrefix(name, "HELM_PLUGIN"), strings.HasPrefix(name, "DAGGER_SESSION"), strings.HasPrefix(name, "_EXPERIMENTAL_DAGGER"),
 		strings.HasPrefix(name, "LD_"), strings.HasPrefix(name, "DYLD_"), strings.HasPrefix(name, "BASH_FUNC"), strings.HasPrefix(name, "GIT_") && !strings.HasPrefix(name, "GIT_AUTHOR_") && !strings.HasPrefix(name, "GIT_COMMITTER_"):
 		return name + " decides which code is executed"
 	}
 	return ""
+}
+
+// settled says whether a variable that decides which code is executed has a value that executes nothing.
+func settled(name string, values []value) bool {
+	for _, v := range values {
+		constant, known := v.constant()
+		switch {
+		case name == "NODE_OPTIONS" && known && strings.HasPrefix(constant, "--max-old-space-size=") && !strings.Contains(constant, " "):
+		case name == "GOFLAGS" && known && !strings.Contains(constant, "exec"), name == "GIT_DEPTH" || name == "GIT_STRATEGY" || name == "GIT_SUBMODULE_STRATEGY" || name == "GIT_TERMINAL_PROMPT":
+		case strings.HasSuffix(name, "PAGER") && (constant == "cat" || constant == "") && known, name == "PS4" && known && !strings.ContainsAny(constant, "$`"):
+		case (strings.ToLower(name) == "npm_config_cache" || strings.ToLower(name) == "npm_config_loglevel" || name == "YARN_CACHE_FOLDER" || name == "CARGO_HOME" || name == "CARGO_TERM_COLOR") && known:
+		case (name == "MAVEN_OPTS" || name == "GRADLE_OPTS" || name == "JAVA_TOOL_OPTIONS") && known && !strings.Contains(constant, "agent") && !strings.Contains(constant, "cp"):
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // binFolders are where the shell finds programs.
@@ -571,7 +712,7 @@ var binFolders = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/us
 // there, or in front of them one where programs are installed, they may not.
 func (a *analyzer) doubtfulVariable(assign *syntax.Assign, name, why string, s *shellState) {
 	if name != "PATH" {
-		if name == "HOME" && assign.Value != nil {
+		if settled(name, a.single(assign.Value, s)) {
 			return
 		}
 		a.opaque(assign, why)
@@ -592,11 +733,30 @@ func (a *analyzer) doubtfulVariable(assign *syntax.Assign, name, why string, s *
 			}
 		}
 		if len(rest) > 0 && rest[0].kind == pieceVariable && rest[0].text == "PATH" {
-			ok = len(rest) == 1 || rest[1].kind == pieceText && strings.HasPrefix(rest[1].text, ":")
+			ok = isAppended(rest[1:])
 		}
 		if !ok {
 			a.opaque(assign, "programs in the folders that it puts in front of the others may be anything")
 			s.shell = "PATH is changed"
 		}
 	}
+}
+
+// isAppended says whether what is behind $PATH are folders outside of the repository.
+func isAppended(v value) bool {
+	all := ""
+	for _, p := range v {
+		switch {
+		case p.kind == pieceText:
+			all += p.text
+		case p.kind == pieceVariable && p.text == "HOME":
+			all += "/root"
+		default:
+			return false
+		}
+	}
+	folders := strings.Split(strings.TrimPrefix(all, ":"), ":")
+	return all == "" || strings.HasPrefix(all, ":") && !slices.ContainsFunc(folders, func(f string) bool {
+		return !strings.HasPrefix(f, "/") && !strings.HasPrefix(f, "~") || strings.HasPrefix(f, "/builds") || strings.HasPrefix(f, "/tmp")
+	})
 }

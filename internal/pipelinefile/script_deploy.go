@@ -202,7 +202,7 @@ func (a *analyzer) daggerModule(i invocation, words []string, s *shellState) {
 		case !constant:
 			a.opaque(i.node, "which Dagger module it is, is not known")
 		case address == "" || address == "." || address == "./":
-			if s.moved {
+			if s.moved() {
 				a.opaque(i.node, "the folder of the Dagger module is not known")
 			}
 			if s.touched != "" {
@@ -219,7 +219,7 @@ var (
 	kubectlFlags  = []string{"--insecure-skip-tls-verify", "--match-server-version", "--warnings-as-errors", "--disable-compression", "--help", "-h"}
 	// kubectlReads are commands that change nothing in the cluster, by their first words.
 	kubectlReads = []string{
-		"get", "describe", "logs", "top", "wait", "rollout status", "rollout history", "auth can-i", "auth whoami", "diff", "version", "config", "cluster-info", "api-resources", "api-versions", "explain", "events", "completion", "options", "help", "port-forward", "kustomize",
+		"get", "describe", "logs", "top", "wait", "rollout status", "rollout history", "auth can-i", "auth whoami", "diff", "version", "config view", "config use-context", "config current-context", "config get-contexts", "config get-clusters", "config get-users", "config set-context", "config set-cluster", "config set-credentials", "config unset", "config delete-context", "config rename-context", "cluster-info", "api-resources", "api-versions", "explain", "events", "completion", "options", "help", "port-forward", "kustomize",
 		"whoami", "project", "projects", "status", "login", "logout", "argo rollouts get", "argo rollouts status", "argo rollouts list", "argo rollouts version",
 	}
 	kubectlDryRun      = []string{"--dry-run=client", "--dry-run=server"}
@@ -242,7 +242,7 @@ func programKubectl(a *analyzer, i invocation, _ *shellState) {
 	}
 	verb := words[at]
 	if slices.ContainsFunc(words, func(w string) bool {
-		return strings.HasPrefix(w, "--enable-") || strings.HasPrefix(w, "--external-diff") || strings.HasPrefix(w, "--as-plugin")
+		return strings.HasPrefix(w, "--enable-") || strings.HasPrefix(w, "--external-diff") || strings.HasPrefix(w, "--exec-") || strings.HasPrefix(w, "--auth-provider")
 	}) {
 		a.opaque(i.node, "it may execute plugins")
 	}
@@ -257,9 +257,10 @@ func programKubectl(a *analyzer, i invocation, _ *shellState) {
 		}
 	}
 	class, kind := classChanges, name+" "+verb
+	raw := slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--raw") })
 	switch {
 	case slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "edit", "rollout", "autoscale", "expose", "run", "label", "annotate", "taint", "cordon", "uncordon", "drain", "exec", "cp", "attach", "debug", "proxy", "certificate", "auth", "argo", "adm", "new-app", "start-build", "process", "import", "tag", "policy", "rsh", "rsync", "scale", "deploy", "convert", "plugin", "alpha", "krew"}, verb):
-		if isDryRun(words, kubectlDryRun, append(slices.Clone(kubectlFlags), kubectlChangeFlags...)) && slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "run", "label", "annotate", "expose", "autoscale"}, verb) {
+		if isDryRun(words, kubectlDryRun, append(slices.Clone(kubectlFlags), kubectlChangeFlags...)) && slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "run", "label", "annotate", "expose", "autoscale"}, verb) && !raw {
 			class = classReads
 		}
 	default:

@@ -41,6 +41,7 @@ func (a *analyzer) statement(statement *syntax.Stmt, s *shellState, input stdin)
 		return
 	}
 	input = a.redirects(statement, s, input)
+	a.writtenKubeconfig(statement)
 	if statement.Cmd != nil {
 		a.command(statement, s, input)
 	}
@@ -320,8 +321,11 @@ func (a *analyzer) declare(c *syntax.FuncDecl, s *shellState) {
 			a.opaque(c, "the name of the function is not known")
 			continue
 		}
-		if slices.Contains(specialBuiltins, name.Value) {
+		if slices.Contains(specialBuiltins, name.Value) || name.Value == "command_not_found_handle" {
 			a.opaque(c, "it redefines "+name.Value)
+		}
+		if c.RsrvWord && strings.Contains(a.source, "+e") { // other shells than bash execute the body at once, and go on
+			a.statement(c.Body, s.clone(), stdin{})
 		}
 		s.functions[name.Value] = []*syntax.Stmt{c.Body}
 		if !slices.Contains(a.everFunctions[name.Value], c.Body) {
@@ -353,6 +357,9 @@ func (a *analyzer) declaration(c *syntax.DeclClause, s *shellState) {
 		}
 		switch {
 		case len(flag) < 2 || flag[0] != '-' && flag[0] != '+' || strings.Contains(flag[1:], "n") && variant != "export":
+			if a.quotedAssignments(arg, s) {
+				continue
+			}
 			a.opaque(c, "the name of the variable is not known")
 			s.forget()
 			return
@@ -390,6 +397,28 @@ func (a *analyzer) declaration(c *syntax.DeclClause, s *shellState) {
 			s.readonly[arg.Name.Value] = true
 		}
 	}
+}
+
+// quotedAssignments executes an argument such as "NAME=value", whose name is known.
+func (a *analyzer) quotedAssignments(arg *syntax.Assign, s *shellState) bool {
+	byName := map[string][]value{}
+	for _, v := range a.single(arg.Value, s) {
+		if len(v) == 0 || v[0].kind != pieceText {
+			return false
+		}
+		name, rest, assigned := strings.Cut(v[0].text, "=")
+		if !assigned || !syntax.ValidName(name) || doubtful(name) != "" || a.placeholders.in(name) {
+			return false
+		}
+		byName[name] = append(byName[name], mergePieces(append(value{{kind: pieceText, text: rest}}, v[1:]...)))
+	}
+	for name, values := range byName {
+		if len(byName) > 1 || len(a.frames) > 0 {
+			values = union(s.lookup(name), values)
+		}
+		a.assign(s, name, values)
+	}
+	return true
 }
 
 // localize remembers a variable, to restore it at the end of the function.
@@ -487,6 +516,13 @@ func (a *analyzer) test(expression syntax.TestExpr, s *shellState) {
 		a.test(x.Y, s)
 	case *syntax.UnaryTest:
 		a.test(x.X, s)
+		if word, ok := x.X.(*syntax.Word); ok && x.Op == syntax.TsVarSet {
+			for _, v := range a.single(word, s) {
+				if hasSubscript([]field{{pieces: v}}, "") {
+					a.opaque(word, "bash executes the command in the subscript")
+				}
+			}
+		}
 	case *syntax.ParenTest:
 		a.test(x.X, s)
 	case *syntax.Word:
@@ -513,6 +549,9 @@ func (a *analyzer) pattern(word *syntax.Word, s *shellState) {
 // redirects opens files and here-documents.
 func (a *analyzer) redirects(statement *syntax.Stmt, s *shellState, input stdin) stdin {
 	for _, redirect := range statement.Redirs {
+		if call, ok := statement.Cmd.(*syntax.CallExpr); ok && (redirect.Op == syntax.RdrAll || redirect.Op == syntax.AppAll) && len(call.Args) > 0 && call.Args[len(call.Args)-1].Pos().After(redirect.Pos()) {
+			a.opaque(statement, "another shell than bash executes what is behind &> as a command")
+		}
 		if redirect.Hdoc != nil {
 			input = stdin{text: a.heredoc(redirect, s)}
 			continue
@@ -567,4 +606,17 @@ func (a *analyzer) heredoc(redirect *syntax.Redirect, s *shellState) []value {
 		parts = append(parts, part)
 	}
 	return a.single(&syntax.Word{Parts: []syntax.WordPart{&syntax.DblQuoted{Parts: parts}}}, s)
+}
+
+// writtenKubeconfig rejects a script that writes a kubeconfig which executes a command.
+func (a *analyzer) writtenKubeconfig(statement *syntax.Stmt) {
+	for _, redirect := range statement.Redirs {
+		if redirect.Hdoc == nil && redirect.Op != syntax.RdrOut && redirect.Op != syntax.AppOut && redirect.Op != syntax.RdrClob {
+			continue
+		}
+		if text := a.nodeText(statement); strings.Contains(text, "exec:") || strings.Contains(text, `"exec"`) || redirect.Hdoc != nil && strings.Contains(a.nodeText(redirect.Hdoc), "exec:") {
+			a.opaque(statement, "it may write a kubeconfig that executes a command")
+			return
+		}
+	}
 }

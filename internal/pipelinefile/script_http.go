@@ -280,6 +280,13 @@ var (
 // send says what a request does.
 func (a *analyzer) send(i invocation, r request, s *shellState, program string) {
 	a.download(i, r, s)
+	for _, target := range r.targets {
+		if len(target) > 0 && target[0].kind == pieceText {
+			if scheme, _, found := strings.Cut(target[0].text, "://"); found && scheme != "http" && scheme != "https" && scheme != "file" {
+				a.opaque(i.node, "what it sends by "+scheme+" is not known")
+			}
+		}
+	}
 	method := r.method
 	if method == "" {
 		method = map[bool]string{true: "POST", false: "GET"}[r.body]

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -76,8 +77,7 @@ func (p *placeholders) split(text string) (texts []string, inputs []int) {
 			return texts, inputs
 		}
 		digits, rest, _ := strings.Cut(after, "zz")
-		index := 0
-		_, _ = fmt.Sscan(digits, &index)
+		index, _ := strconv.Atoi(digits)
 		inputs = append(inputs, min(max(index, 0), len(p.inputs)-1))
 		text = rest
 	}
@@ -86,11 +86,12 @@ func (p *placeholders) split(text string) (texts []string, inputs []int) {
 // restore puts inputs back as they are written.
 func (p *placeholders) restore(text string) string {
 	texts, inputs := p.split(text)
-	all := texts[0]
+	var all strings.Builder
+	all.WriteString(texts[0])
 	for i, index := range inputs {
-		all += p.inputs[index].written + texts[i+1]
+		all.WriteString(p.inputs[index].written + texts[i+1])
 	}
-	return all
+	return all.String()
 }
 
 func (p *placeholders) in(text string) bool {

@@ -49,6 +49,11 @@ var onlyPrint = strings.Fields("cat tac head tail wc tr cut nl rev grep egrep fg
 
 // writtenPrograms takes into account that a program may write one of its arguments.
 func (a *analyzer) writtenPrograms(i invocation, base string, s *shellState) {
+	for _, word := range literals(i.args[1:]) {
+		if slices.ContainsFunc([]string{"--compress-program", "--filter", "--pre", "-engine", "-provider", "--strip-program", "--photo-viewer", "--exec", "-D"}, func(p string) bool { return strings.HasPrefix(word, p) }) && slices.Contains([]string{"sort", "split", "rg", "openssl", "install", "gpg", "ssh-keygen"}, base) {
+			a.opaque(i.node, base+" may execute a program")
+		}
+	}
 	if slices.Contains(onlyPrint, base) {
 		return
 	}
@@ -59,7 +64,7 @@ func (a *analyzer) writtenPrograms(i invocation, base string, s *shellState) {
 			} else if len(file) > 2 && strings.HasPrefix(file, "-o") {
 				file = file[2:]
 			}
-			if strings.Contains(file, "/") && !strings.Contains(file, "://") {
+			if strings.HasPrefix(file, "/") || strings.HasPrefix(file, "~") || strings.HasPrefix(file, "..") || s.moved() && !strings.Contains(file, "://") && !strings.HasPrefix(file, "-") {
 				a.writes(i.node, text(file), s, "is perhaps written by "+base)
 			}
 		}
@@ -73,9 +78,9 @@ func init() {
 	for _, name := range strings.Fields(`cat tac head tail wc tr cut sort uniq nl rev fold paste comm expand unexpand column fmt grep egrep fgrep rg zgrep zcat bzcat xzcat
 		diff cmp date sleep seq basename dirname realpath readlink ls stat du df free id whoami groups hostname uname arch nproc ps top uptime printenv which whereis getent
 		mktemp mkdir rmdir rm touch base64 base32 md5sum sha1sum sha256sum sha512sum shasum cksum sum b2sum od xxd hexdump strings file iconv dos2unix unix2dos
-		jq gron envsubst expr bc factor numfmt shuf yes sync tty logger uuidgen nslookup dig host ping traceroute tput clear env-vars locale lsb_release
-		true false test echo printf pwd gzip gunzip bzip2 xz zstd chown chgrp openssl gpg gpgconf ssh-keyscan ssh-keygen apk-tools html2text xmllint cal who last
-		dagger-version hadolint shellcheck yamllint markdownlint trivy grype syft gitleaks kubeconform kubeval kube-score conftest promtool amtool-check nc-z tree less more getconf lscpu pgrep pidof lsof ss netstat ip ifconfig jo dasel`) {
+		jq gron envsubst expr bc factor numfmt shuf yes sync tty logger uuidgen nslookup dig host ping traceroute tput clear locale lsb_release
+		true false test echo printf pwd gzip gunzip bzip2 xz zstd chown chgrp openssl gpg gpgconf ssh-keyscan ssh-keygen html2text xmllint cal who last
+		hadolint shellcheck yamllint markdownlint grype syft gitleaks kubeconform kubeval kube-score promtool tree getconf lscpu pgrep pidof lsof ss netstat ip ifconfig jo dasel`) {
 		harmless[name] = true
 	}
 }
@@ -132,7 +137,7 @@ var readingCommands = map[string]struct {
 	"terraform":         {reads: []string{"plan", "validate", "fmt", "init", "show", "output", "version", "providers", "graph", "state list", "state show", "workspace list", "workspace select", "workspace show"}, others: classChanges},
 	"tofu":              {reads: []string{"plan", "validate", "fmt", "init", "show", "output", "version", "providers", "graph", "state list", "state show", "workspace list", "workspace select", "workspace show"}, others: classChanges},
 	"skaffold":          {reads: []string{"build", "render", "diagnose", "version"}, others: classChanges},
-	"aws":               {reads: []string{"sts *", "configure *", "eks update-kubeconfig", "eks describe-*", "eks list-*", "ecr get-login-password", "ecr describe-*", "ecr list-*", "ecr get-*", "s3 ls", "ec2 describe-*", "iam get-*", "iam list-*", "secretsmanager get-*", "ssm get-*", "cloudwatch get-*", "logs get-*", "logs describe-*", "--version"}, others: classChanges},
+	"aws":               {reads: []string{"sts *", "configure list", "configure get", "configure set region", "configure set output", "configure set default.*", "configure set aws_*", "eks update-kubeconfig", "eks describe-*", "eks list-*", "ecr get-login-password", "ecr describe-*", "ecr list-*", "ecr get-*", "s3 ls", "ec2 describe-*", "iam get-*", "iam list-*", "secretsmanager get-*", "ssm get-*", "cloudwatch get-*", "logs get-*", "logs describe-*", "--version"}, others: classChanges},
 	"gcloud":            {reads: []string{"auth *", "config *", "container clusters get-credentials", "container clusters list", "container clusters describe", "container images list*", "info", "version", "--version", "projects list", "projects describe", "secrets versions access", "artifacts docker images list", "artifacts docker images describe"}, others: classChanges},
 	"az":                {reads: []string{"login", "logout", "account show", "account set", "account list", "aks get-credentials", "aks show", "aks list", "acr login", "acr show", "acr list", "version", "--version"}, others: classChanges},
 	"glab":              {reads: []string{"ci status", "ci list", "ci view", "ci lint", "ci get", "ci trace", "mr view", "mr list", "mr note", "mr diff", "issue *", "auth status", "auth login", "release view", "release list", "version", "--version", "repo view"}, others: classChanges},
@@ -159,11 +164,12 @@ var readingCommands = map[string]struct {
 	"python":            {reads: []string{"--version", "-V", "-m pytest", "-m json.tool", "-m venv", "-m pip install", "-m unittest"}, others: classOpaque},
 	"python3":           {reads: []string{"--version", "-V", "-m pytest", "-m json.tool", "-m venv", "-m pip install", "-m unittest"}, others: classOpaque},
 	"node":              {reads: []string{"--version", "-v"}, others: classOpaque},
-	"npm":               {reads: []string{"ci", "install", "i", "test", "t", "--version", "-v", "run test", "run lint", "run e2e", "run smoke", "run test:*", "audit", "ls", "outdated", "config *", "view"}, others: classOpaque},
+	"npm":               {reads: []string{"ci", "install", "i", "test", "t", "--version", "-v", "run test", "run lint", "run e2e", "run smoke", "run test:*", "audit", "ls", "outdated", "config get", "view"}, others: classOpaque},
 	"pnpm":              {reads: []string{"install", "i", "test", "t", "--version", "-v", "run test", "run lint", "run e2e", "run smoke", "run test:*", "audit", "ls", "lint", "outdated"}, others: classOpaque},
 	"yarn":              {reads: []string{"install", "test", "--version", "-v", "run test", "run lint", "run e2e", "run smoke", "run test:*", "audit", "lint"}, others: classOpaque},
 	"corepack":          {reads: []string{"enable", "prepare", "--version"}, others: classOpaque},
 	"npx":               {reads: []string{"playwright test", "playwright install", "cypress run", "newman run", "jest", "vitest", "eslint", "prettier", "tsc", "lighthouse", "lhci", "wait-on"}, others: classOpaque},
+	"trivy":             {reads: []string{"image", "fs", "filesystem", "config", "repo", "sbom", "version", "--version"}, others: classOpaque},
 	"k6":                {reads: []string{"run", "version", "inspect"}, others: classOpaque},
 	"newman":            {reads: []string{"run", "--version"}, others: classOpaque},
 	"pytest":            {reads: []string{"*"}, others: classOpaque},
@@ -186,8 +192,10 @@ var readingCommands = map[string]struct {
 	"amtool":            {reads: []string{"alert query", "alert", "config show", "check-config"}, others: classOpaque},
 	"systemctl":         {reads: []string{"status", "is-active"}, others: classOpaque},
 	"service":           {reads: []string{"* status"}, others: classOpaque},
-	"date-cli":          {reads: []string{"*"}, others: classOpaque},
 }
+
+// tableValued are options with a value that stand before the subcommand.
+var tableValued = strings.Fields("--region --profile --output --endpoint-url --subscription --project --account --format -R --repo --server --auth-token -n --namespace --context --kubeconfig -i --prefix")
 
 // codeRunners execute code of the repository, such as its tests. That is not a part of the pipeline file; only code
 // that the script itself writes is.
@@ -202,6 +210,19 @@ func programTable(a *analyzer, i invocation, s *shellState) {
 		a.opaque(i.node, "it executes code that the script itself has written: "+s.code)
 	}
 	words := literals(i.args[1:])
+	for len(words) > 1 && strings.HasPrefix(words[0], "-") && !slices.ContainsFunc(rule.reads, func(r string) bool { return strings.HasPrefix(r, words[0]) }) {
+		switch option, _, assigned := strings.Cut(words[0], "="); {
+		case assigned:
+			words = words[1:]
+		case slices.Contains(tableValued, option) && words[1] != unknownList:
+			words = words[2:]
+		default:
+			words = append([]string{unknownWord}, words[1:]...)
+		}
+	}
+	if why := executes(name, words); why != "" {
+		a.opaque(i.node, why)
+	}
 	for _, reads := range rule.reads {
 		pattern := strings.Fields(reads)
 		if len(words) >= len(pattern) && !slices.ContainsFunc(words[:len(pattern)], func(w string) bool { return strings.Contains(w, unknownWord) }) && matches(pattern, words) || reads == "*" {
@@ -217,6 +238,43 @@ func programTable(a *analyzer, i invocation, s *shellState) {
 		kind = "what `" + kind + "` does is not known"
 	}
 	a.effect(i, rule.others, kind)
+}
+
+// executes says why the options of a program make it execute something else, "" when they do not.
+func executes(name string, words []string) string {
+	for n, word := range words {
+		next := ""
+		if n+1 < len(words) {
+			next = words[n+1]
+		}
+		option, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+		switch name {
+		case "go":
+			if strings.HasPrefix(word, "-") && slices.Contains([]string{"exec", "toolexec", "vettool", "overlay"}, option) {
+				return "go may execute a program"
+			}
+		case "k6":
+			if word == "-" {
+				return "it executes what it reads"
+			}
+		case "apk":
+			repository := next
+			if _, assigned, ok := strings.Cut(word, "="); ok {
+				repository = assigned
+			}
+			if strings.HasPrefix(word, "--allow-untrusted") || (strings.HasPrefix(word, "--repositor") || strings.HasPrefix(word, "-X")) && !strings.HasPrefix(repository, "https://dl-cdn.alpinelinux.org/") || strings.HasSuffix(word, ".apk") || strings.HasPrefix(word, "--root") || strings.HasPrefix(word, "-p") {
+				return "it installs programs from elsewhere"
+			}
+		case "apt", "apt-get", "yum", "dnf", "microdnf":
+			if !strings.HasPrefix(word, "-") && strings.Contains(word, "/") && n > 0 && words[n-1] != "-t" {
+				return "it installs programs from elsewhere"
+			}
+			if (strings.HasPrefix(word, "-o") || strings.HasPrefix(word, "--option") || strings.HasPrefix(word, "-c")) && !strings.HasPrefix(strings.TrimPrefix(word, "-o")+next, "Acquire::") && !strings.HasPrefix(strings.TrimPrefix(word, "-o")+next, "Dpkg::Options::=--force-conf") {
+				return "its options may execute a program"
+			}
+		}
+	}
+	return ""
 }
 
 func matches(pattern, words []string) bool {
@@ -332,7 +390,7 @@ func subcommand(words []string, valued, flags []string) int {
 			return -1
 		case !strings.HasPrefix(word, "-") || word == "-":
 			return n
-		case assigned && strings.HasPrefix(word, "--"):
+		case assigned && (strings.HasPrefix(word, "--") || slices.Contains(valued, name)):
 		case slices.Contains(valued, name):
 			n++
 			if n < len(words) && words[n] == unknownList {

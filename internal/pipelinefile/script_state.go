@@ -93,7 +93,8 @@ type shellState struct {
 	dead      bool              // this point is not reached
 	trusted   map[string]string // files that were downloaded from where a program is published, and which program it is
 	code      string            // a file with code that the script has written
-	moved     bool              // it may be in another folder than the repository's
+	folders   []string          // where it may be: "" is the repository's folder
+	pushed    [][]string        // by pushd
 	touched   string            // what may have changed the repository's configuration or module
 	shell     string            // why options or variables of the shell make every command doubtful
 }
@@ -101,7 +102,7 @@ type shellState struct {
 func newShellState() *shellState {
 	return &shellState{
 		vars: map[string][]value{}, arrays: map[string][]field{}, readonly: map[string]bool{}, functions: map[string][]*syntax.Stmt{},
-		aliases: map[string][]string{}, replaced: map[string]string{}, trusted: map[string]string{},
+		aliases: map[string][]string{}, replaced: map[string]string{}, trusted: map[string]string{}, folders: []string{""},
 	}
 }
 
@@ -173,7 +174,7 @@ func (s *shellState) join(other *shellState) {
 func (s *shellState) joinFiles(other *shellState) {
 	maps.Copy(s.replaced, other.replaced)
 	maps.DeleteFunc(s.trusted, func(file, program string) bool { return other.trusted[file] != program })
-	s.moved = s.moved || other.moved
+	s.folders = mergeFolders(s.folders, other.folders)
 	if s.touched == "" {
 		s.touched = other.touched
 	}
@@ -181,6 +182,20 @@ func (s *shellState) joinFiles(other *shellState) {
 		s.code = other.code
 	}
 }
+
+// unknownFolder stands for any folder.
+const unknownFolder = "?"
+
+func mergeFolders(one, other []string) []string {
+	all := slices.Compact(slices.Sorted(slices.Values(slices.Concat(one, other))))
+	if len(all) > 8 {
+		return []string{unknownFolder}
+	}
+	return all
+}
+
+// moved says whether it may be in another folder than the repository's.
+func (s *shellState) moved() bool { return !slices.Equal(s.folders, []string{""}) }
 
 func (s *shellState) joinFunctions(other *shellState) {
 	names := map[string]bool{}
@@ -215,7 +230,7 @@ func equalFields(one, other []field) bool {
 // equal says whether another run of a loop's body can find anything new.
 func (s *shellState) equal(other *shellState) bool {
 	sameValues := func(a, b []value) bool { return slices.EqualFunc(a, b, value.equal) }
-	return s.dead == other.dead && s.code == other.code && maps.Equal(s.trusted, other.trusted) && s.moved == other.moved && s.touched == other.touched && s.shell == other.shell && s.anyParams == other.anyParams &&
+	return s.dead == other.dead && s.code == other.code && maps.Equal(s.trusted, other.trusted) && slices.Equal(s.folders, other.folders) && s.touched == other.touched && s.shell == other.shell && s.anyParams == other.anyParams &&
 		equalFields(s.params, other.params) && maps.EqualFunc(s.vars, other.vars, sameValues) && maps.EqualFunc(s.arrays, other.arrays, equalFields) &&
 		maps.EqualFunc(s.functions, other.functions, slices.Equal[[]*syntax.Stmt]) && maps.Equal(s.replaced, other.replaced) &&
 		maps.Equal(s.readonly, other.readonly) && maps.EqualFunc(s.aliases, other.aliases, slices.Equal[[]string])
@@ -229,7 +244,7 @@ func (s *shellState) forget() {
 	for name := range s.arrays {
 		s.arrays[name] = nil
 	}
-	s.anyParams, s.moved, s.touched = true, true, "something that cannot be proved ran in the same shell"
+	s.anyParams, s.folders, s.touched = true, []string{unknownFolder}, "something that cannot be proved ran in the same shell"
 	s.shell = s.touched
 }
 

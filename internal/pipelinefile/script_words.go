@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,15 +22,20 @@ type atom struct {
 func (a *analyzer) words(args []*syntax.Word, s *shellState) [][]field {
 	all := [][]field{nil}
 	for _, arg := range args {
+		expanded := a.expand(arg.Parts, s, false)
+		if len(all) == 1 && len(expanded) == 1 {
+			all[0] = append(all[0], fieldsOf(expanded[0])...)
+			continue
+		}
 		var next [][]field
-		for _, atoms := range a.expand(arg.Parts, s, false) {
+		for _, atoms := range expanded {
 			fields := fieldsOf(atoms)
 			for _, before := range all {
 				next = append(next, append(slices.Clone(before), fields...))
 			}
 		}
 		next = distinct(next)
-		if len(next) > mostCalls || !a.step(len(next)/8) {
+		if len(next) > mostCalls || !a.step(len(next)*(1+len(next[0])/64)/8) {
 			return nil
 		}
 		all = next
@@ -84,6 +90,9 @@ func mergePieces(v value) value {
 		} else if p.kind != pieceText || p.text != "" {
 			merged = append(merged, p)
 		}
+	}
+	if size := len(merged); size > 64 || size > 0 && len(merged[0].text) > 1<<15 || size > 1 && len(merged[size-1].text) > 1<<15 {
+		return value{{kind: pieceAny}} // too long to prove anything
 	}
 	return merged
 }
@@ -147,12 +156,20 @@ func (a *analyzer) expand(parts []syntax.WordPart, s *shellState, quoted bool) [
 				next = append(next, append(slices.Clone(before), one...))
 			}
 		}
-		if len(next) > mostCalls || !a.step(1+len(next)/8) {
+		if len(next) > mostCalls || longest(next) > 4096 || !a.step(1+len(next)/8) {
 			return [][]atom{{{piece: piece{kind: pieceAny}, many: !quoted}}}
 		}
 		all = next
 	}
 	return all
+}
+
+func longest(lists [][]atom) int {
+	most := 0
+	for _, list := range lists {
+		most = max(most, len(list))
+	}
+	return most
 }
 
 func one(p piece) [][]atom { return [][]atom{{{piece: p}}} }
@@ -163,6 +180,9 @@ func (a *analyzer) part(part syntax.WordPart, s *shellState, quoted, first bool)
 	case *syntax.Lit:
 		return a.literal(p.Value, quoted, first)
 	case *syntax.SglQuoted:
+		if p.Dollar && strings.Contains(p.Value, `\'`) {
+			a.opaque(part, "another shell than bash ends the quotes before the escaped one")
+		}
 		if p.Dollar && strings.Contains(p.Value, `\`) { // bash reads escapes, other shells do not
 			return one(piece{kind: pieceAny, quoted: true})
 		}
@@ -179,7 +199,9 @@ func (a *analyzer) part(part syntax.WordPart, s *shellState, quoted, first bool)
 		return a.parameter(p, s, quoted)
 	case *syntax.CmdSubst:
 		a.subshell(p.Stmts, s)
-		return [][]atom{{{piece: piece{kind: pieceOutput, quoted: quoted}, many: !quoted}}}
+		output := outputOf(p.Stmts)
+		output.quoted = quoted
+		return [][]atom{{{piece: output, many: !quoted}}}
 	case *syntax.ArithmExp:
 		a.arithmetic(p.X, s)
 		return one(piece{kind: pieceOutput, number: true, quoted: true})
@@ -213,8 +235,8 @@ func (a *analyzer) doubleQuoted(parts []syntax.WordPart, s *shellState) [][]atom
 				next = append(next, append(slices.Clone(before), one...))
 			}
 		}
-		if len(next) > mostCalls || !a.step(1+len(next)/8) {
-			return [][]atom{{{piece: piece{kind: pieceAny, quoted: true}}}}
+		if len(next) > mostCalls || longest(next) > 4096 || !a.step(1+len(next)/8) {
+			return [][]atom{{{piece: piece{kind: pieceAny, quoted: true}, many: true}}}
 		}
 		all = next
 	}
@@ -506,7 +528,7 @@ func derived(values []value) []value {
 	for _, v := range values {
 		kind := piece{kind: pieceOutput}
 		for _, p := range v {
-			if p.kind == pieceVariable || p.kind == pieceAny {
+			if p.kind == pieceVariable || p.kind == pieceAny || p.kind == pieceOutput && p.text != "" {
 				kind = piece{kind: p.kind, text: p.text}
 			}
 		}
@@ -694,9 +716,9 @@ func (a *analyzer) arithmetic(expression syntax.ArithmExpr, s *shellState) {
 				a.evaluated(n, n.Param.Value, s)
 			}
 		case *syntax.Lit:
-			if syntax.ValidName(n.Value) {
-				a.evaluated(n, n.Value, s)
-			}
+			a.evaluatedText(n, n.Value, s, 0)
+		case *syntax.SglQuoted:
+			a.evaluatedText(n, n.Value, s, 0)
 		}
 		return true
 	})
@@ -717,14 +739,59 @@ func (a *analyzer) assignNumber(name string, s *shellState) {
 
 // evaluated is a variable whose value bash reads as an expression: a[$(command)] in it would be executed.
 func (a *analyzer) evaluated(node syntax.Node, name string, s *shellState) {
-	for _, v := range s.lookup(name) {
-		for _, p := range v {
-			if p.kind == pieceVariable && !predefined(p.text) || p.kind == pieceAny || p.kind == pieceText && strings.ContainsAny(p.text, "[$`") {
-				a.opaque(node, "bash evaluates the value of $"+name+", which the script does not assign, as an expression")
-				return
+	a.evaluatedText(node, name, s, 0)
+}
+
+var identifiers = regexp.MustCompile(`[A-Za-z_][A-Za-z0-9_]*`)
+
+// evaluatedText is a text that bash reads as an expression, with the values of its variables.
+func (a *analyzer) evaluatedText(node syntax.Node, text string, s *shellState, depth int) {
+	if strings.ContainsAny(text, "$`") || depth > 8 {
+		a.opaque(node, "bash executes what is in the expression")
+		return
+	}
+	for _, name := range identifiers.FindAllString(text, 8) {
+		for _, v := range s.lookup(name) {
+			for _, p := range v {
+				switch {
+				case p.kind == pieceVariable && !predefined(p.text), p.kind == pieceAny:
+					a.opaque(node, "bash evaluates the value of $"+name+", which the script does not assign, as an expression")
+				case p.kind == pieceOutput && p.text == printed:
+					a.opaque(node, "bash evaluates the value of $"+name+", which may be any text, as an expression")
+				case p.kind == pieceText && !isNumber(p.text):
+					a.evaluatedText(node, p.text, s, depth+1)
+				}
 			}
 		}
 	}
+}
+
+// printed marks the output of a command that may print what the script tells it to.
+const printed = "printed"
+
+// outputOf says what a command substitution may be.
+func outputOf(list []*syntax.Stmt) piece {
+	p := piece{kind: pieceOutput}
+	for _, statement := range list {
+		syntax.Walk(statement, func(node syntax.Node) bool {
+			if call, ok := node.(*syntax.CallExpr); ok && len(call.Args) > 0 && slices.Contains([]string{"echo", "printf", "cat", "head", "tail", "sed", "tr", "base64", "rev", "curl", "wget", "xxd", "tac"}, call.Args[0].Lit()) {
+				text := ""
+				for _, word := range call.Args {
+					for _, part := range word.Parts {
+						if quoted, ok := part.(*syntax.SglQuoted); ok {
+							text += quoted.Value
+						}
+					}
+				}
+				if name := call.Args[0].Lit(); name == "echo" && !strings.ContainsAny(text, "$`") {
+					return true
+				}
+				p.text = printed
+			}
+			return true
+		})
+	}
+	return p
 }
 
 // predefined are variables that GitLab sets in each job.
