@@ -161,6 +161,7 @@ func ownFields(live *appsv1.Deployment) (*appsv1.Deployment, error) {
 		return nil, err
 	}
 	own.Spec.Selector, own.Spec.Replicas = live.Spec.Selector, nil
+	delete(own.Annotations, previousAnnotation) // of the template that is to go
 	return own, nil
 }
 

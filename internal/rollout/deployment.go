@@ -16,9 +16,9 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// applyDeployment applies a track's Deployment and returns what is live before and after. size, when given,
-// computes the number of replicas from what is live.
-func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, size func(live *appsv1.Deployment) int32) (before, after *appsv1.Deployment, err error) {
+// applyDeployment applies a track's Deployment and returns what is live before and after. shape, when given, makes of what
+// is live what else is desired: the number of replicas, a note.
+func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, shape func(live, desired *appsv1.Deployment) error) (before, after *appsv1.Deployment, err error) {
 	o := j.deployment(desired.Name)
 	return change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
 		if live != nil {
@@ -26,11 +26,13 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 				return nil, err
 			}
 		}
-		sized := desired.DeepCopy()
-		if size != nil {
-			sized.Spec.Replicas = new(size(live))
+		shaped := desired.DeepCopy()
+		if shape != nil {
+			if err := shape(live, shaped); err != nil {
+				return nil, err
+			}
 		}
-		return j.apply(o, sized), nil
+		return j.apply(o, shaped), nil
 	})
 }
 
@@ -62,12 +64,13 @@ func (j *job) applyCanary(size func(has int32) int32) step {
 		if err != nil {
 			return err
 		}
-		_, after, err := j.applyDeployment(ctx, desired, func(live *appsv1.Deployment) int32 {
+		_, after, err := j.applyDeployment(ctx, desired, func(live, desired *appsv1.Deployment) error {
 			has := int32(0)
 			if live != nil {
 				has = replicasOf(live)
 			}
-			return max(1, has, size(has))
+			desired.Spec.Replicas = new(max(1, has, size(has)))
+			return nil
 		})
 		if err != nil {
 			return err
@@ -92,7 +95,7 @@ func (j *job) applyPrimary(ctx context.Context) (*appsv1.Deployment, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, after, err := j.applyDeployment(ctx, desired, nil)
+	before, after, err := j.applyDeployment(ctx, desired, j.bindPrevious)
 	if err != nil {
 		return nil, err
 	}

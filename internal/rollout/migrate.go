@@ -151,11 +151,12 @@ func (j *job) primaryBeside(ctx context.Context, m migration) error {
 		j.record(o, nil, desired)
 		return nil
 	}
-	_, after, err := j.applyDeployment(ctx, desired, func(live *appsv1.Deployment) int32 {
-		if live == nil {
-			return m.replicas
+	_, after, err := j.applyDeployment(ctx, desired, func(live, desired *appsv1.Deployment) error {
+		desired.Spec.Replicas = &m.replicas
+		if live != nil {
+			desired.Spec.Replicas = new(max(m.replicas, replicasOf(live)))
 		}
-		return max(m.replicas, replicasOf(live))
+		return nil
 	})
 	if err != nil || j.planning() {
 		return err

@@ -95,6 +95,7 @@ func planText(object metav1.Object) string {
 	}
 	annotations := u.GetAnnotations()
 	delete(annotations, epochAnnotation)
+	delete(annotations, previousAnnotation)
 	delete(annotations, "deployment.kubernetes.io/revision")
 	u.SetAnnotations(annotations)
 	text, err := yaml.Marshal(u.Object)

@@ -152,7 +152,7 @@ func (j *job) restorePrimary(ctx context.Context, sticky stickiness) error {
 	if err != nil {
 		return err
 	}
-	if live != nil && (!j.ledger.Release.Reached(release.StagePromoting) || j.asBefore(live)) {
+	if live != nil && (!j.ledger.Release.Reached(release.StagePromoting) || j.asBefore(live) && !j.forged(live)) {
 		return j.backTo(ctx, live, need, urgent, sticky)
 	}
 	return j.backFromPromotion(ctx, live, share, need, urgent, sticky)
@@ -289,8 +289,8 @@ func (j *job) regrowOrGo(ctx context.Context, need int32) error {
 // applyPrevious puts primary back to what it ran before the release, and to the manifest's size if somebody has
 // deleted it.
 func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error {
-	desired, err := j.previousPrimary(live)
-	if err != nil {
+	desired, err := j.restorable(ctx, live)
+	if desired == nil || err != nil {
 		return err
 	}
 	before, after, err := j.applyDeployment(ctx, desired, nil)
@@ -302,7 +302,7 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 			return err
 		}
 	}
-	j.log(j.track(release.Primary).String(), "put back to %s", release.DigestOf(j.ledger.Release.Previous))
+	j.log(j.track(release.Primary).String(), "put back to %s", release.DigestOf(j.Manifests.Image(after)))
 	return nil
 }
 

@@ -1,0 +1,112 @@
+package rollout_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// forge changes what the ledger's ConfigMap keeps, as somebody would who may write ConfigMaps and no Deployments.
+func (w *world) forge(change func(data map[string]string)) {
+	w.Helper()
+	state := w.ledger()
+	change(state.Data)
+	w.must(w.kube.CoreV1().ConfigMaps(namespace).Update(w.Context(), state, metav1.UpdateOptions{FieldManager: "somebody"}))
+}
+
+// TestForgedTemplate: what a rollback puts on primary is what promotion found there, whatever the ConfigMap beside the
+// ledger says by then; and it always brings the traffic back to primary (invariant 5).
+func TestForgedTemplate(t *testing.T) {
+	evil := func(data map[string]string) {
+		data["previous-template.json"] = strings.ReplaceAll(data["previous-template.json"], image("1"), "evil.example.com/app@sha256:"+strings.Repeat("e", 64))
+	}
+	asNow := func(data map[string]string) { // as if primary had run the release before it
+		data["previous-template.json"] = strings.ReplaceAll(data["previous-template.json"], image("1"), image("2"))
+	}
+	promoting := func(data map[string]string) {
+		evil(data)
+		var ledger map[string]any
+		if err := json.Unmarshal([]byte(data["ledger.json"]), &ledger); err != nil {
+			t.Fatal(err)
+		}
+		r := ledger["release"].(map[string]any)
+		r["stage"] = "promoting"
+		r["steps"] = append(r["steps"].([]any), map[string]any{"stage": "promoting", "at": "2000-01-01T00:00:00Z", "by": "somebody"})
+		text, err := json.Marshal(ledger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data["ledger.json"] = string(text)
+	}
+	for name, test := range map[string]struct {
+		stages []string
+		forge  func(data map[string]string)
+		says   string
+	}{
+		"another template":       {[]string{"promoting", "rolling", "rolled", "promoted"}, evil, "is not the one that promotion replaced"},
+		"not readable":           {[]string{"promoting", "promoted"}, func(data map[string]string) { data["previous-template.json"] = "{" }, "is not the one that promotion replaced"},
+		"gone":                   {[]string{"promoting", "promoted"}, func(data map[string]string) { delete(data, "previous-template.json") }, "is not the one that promotion replaced"},
+		"what primary runs now":  {[]string{"promoting", "promoted"}, asNow, "is not the one that promotion replaced"},
+		"before it was replaced": {[]string{"moving"}, evil, "it stays as it is"},
+		"without any promotion":  {[]string{"canary", "healthy"}, promoting, "it stays as it is"},
+		"before promotion":       {[]string{"canary", "healthy"}, evil, ""},
+	} {
+		for _, stage := range test.stages {
+			for _, manifests := range []bool{true, false} {
+				at(t, stage, func(w *world) {
+					w.observer.started = false // a ledger that somebody edits is what this is about
+					w.forge(test.forge)
+					j := w.job("back")
+					if !manifests {
+						j = w.byLedger("back")
+					}
+					if _, err := j.Rollback(w.Context(), "test"); err != nil {
+						t.Errorf("%s at %s, manifests %v: %v", name, stage, manifests, err)
+						return
+					}
+					if unrest := w.unrest("1"); unrest != "" {
+						t.Errorf("%s at %s, manifests %v: %s", name, stage, manifests, unrest)
+					}
+					if got := strings.Join(j.logged, "\n"); !strings.Contains(got, test.says) || strings.Contains(got, "an older crossbill") {
+						t.Errorf("%s at %s, manifests %v: logged\n%s\nwant %q", name, stage, manifests, got, test.says)
+					}
+					if note := w.deployment(release.Primary).Annotations["crossbill.our-org.github.com/previous-template"]; note != "" && test.says != "it stays as it is" {
+						t.Errorf("%s at %s: the note stays: %s", name, stage, note)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestBoundTemplate: a promotion that goes on after a crash leaves the note of the one that wrote primary, and an older
+// crossbill's, which has none, is rolled back as it was.
+func TestBoundTemplate(t *testing.T) {
+	const note = "crossbill.our-org.github.com/previous-template"
+	at(t, "promoting", func(w *world) {
+		before := w.deployment(release.Primary).Annotations[note]
+		if !strings.HasPrefix(before, "sha256:") || !strings.HasSuffix(before, " "+image("1")) {
+			t.Errorf("the note is %q", before)
+		}
+		w.must(w.job("again").Promote(w.Context()))
+		if after := w.deployment(release.Primary).Annotations[note]; after != before {
+			t.Errorf("the note is %q after %q", after, before)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+	at(t, "promoted", func(w *world) {
+		w.patchDeployment(release.Primary, `[{"op":"remove","path":"/metadata/annotations/crossbill.our-org.github.com~1previous-template"}]`)
+		j := w.job("back")
+		w.must(j.Rollback(w.Context(), "test"))
+		if unrest := w.unrest("1"); unrest != "" || !strings.Contains(strings.Join(j.logged, "\n"), "an older crossbill") {
+			t.Errorf("%s, %q", unrest, j.logged)
+		}
+	})
+}
