@@ -118,7 +118,8 @@ func (m *Crossbill) packages() *dagger.Container {
 		WithMountedCache("/pnpm/store", dag.CacheVolume("crossbill-pnpm-store")).
 		WithDirectory("/app", manifests).
 		WithWorkdir("/app").
-		WithExec([]string{"sh", "-c", `npm install --global "$(node -p 'require("./package.json").packageManager.split("+")[0]')"`}).
+		WithEnvVariable("COREPACK_ENABLE_DOWNLOAD_PROMPT", "0").
+		WithExec([]string{"sh", "-c", "corepack enable pnpm && corepack install"}). // it holds pnpm against the hash in package.json
 		WithExec([]string{"pnpm", "install", "--frozen-lockfile", "--prefer-offline", "--store-dir", "/pnpm/store"})
 }
 

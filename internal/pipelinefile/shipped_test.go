@@ -319,3 +319,27 @@ while :; do sleep 0.05; done`
 		}
 	}
 }
+
+// TestPnpmHasItsHash: corepack holds what it downloads against the hash, as the Dagger module lets it. Everybody else runs
+// the same version.
+func TestPnpmHasItsHash(t *testing.T) {
+	text, err := os.ReadFile("../../app/package.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := regexp.MustCompile(`"packageManager": "(pnpm@[0-9.]+)\+sha512\.[0-9a-f]{128}"`).FindStringSubmatch(string(text))
+	if pinned == nil {
+		t.Fatal("package.json names no pnpm with its hash")
+	}
+	for _, path := range []string{"../../Makefile", "../../rehearsal/lifecycle/lifecycle.go"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range regexp.MustCompile(`pnpm@[0-9.]+`).FindAllString(string(text), -1) {
+			if found != pinned[1] {
+				t.Errorf("%s runs %s, package.json names %s", path, found, pinned[1])
+			}
+		}
+	}
+}

@@ -49,7 +49,7 @@ func TestPageInABrowser(t *testing.T) {
 	}
 	t.Parallel()
 	var weight atomic.Int64
-	page := gateway(t, start(t, "TRACK=primary"), start(t, "TRACK=canary"), &weight)
+	page := gateway(t, start(t, "TRACK=primary", "ORIGIN="), start(t, "TRACK=canary", "ORIGIN="), &weight) // its address is not known before
 	bounded, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
 	allocator, stop := chromedp.NewExecAllocator(bounded, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.NoSandbox)...)

@@ -170,7 +170,7 @@ func (s *server) raw(t *testing.T, request string) (status int, body string) {
 
 func TestHostileRequests(t *testing.T) {
 	t.Parallel()
-	s := start(t, "ORIGIN=https://app.example.com")
+	s := start(t) // with the Deployment's ORIGIN
 	get := func(path string) string {
 		return "GET " + path + " HTTP/1.1\r\nHost: app.example.com\r\nConnection: close\r\n\r\n"
 	}
@@ -216,6 +216,43 @@ func TestHostileRequests(t *testing.T) {
 	}
 	if _, limit := deployed(t); s.memory(t, "VmHWM") > limit {
 		t.Errorf("it took %d MiB, the limit is %d", s.memory(t, "VmHWM")>>20, limit>>20)
+	}
+}
+
+// TestIdleConnections: the app is never the first to close a connection that Envoy may still use. It says that it keeps an
+// idle one for longer than Envoy does, with the DestinationRule's timeout or without, and no other timeout closes it.
+func TestIdleConnections(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	set, err := manifest.Load(filepath.Join(root, "k8s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answers := bufio.NewReader(c)
+	for i, idle := range []time.Duration{0, 20 * time.Second} { // longer than requestTimeout and headersTimeout
+		time.Sleep(idle)
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.WriteString(c, "GET /api/version HTTP/1.1\r\nHost: app.example.com\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("request %d, after %s: %v", i+1, idle, err)
+		}
+		if _, err := io.Copy(io.Discard, response.Body); err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("request %d, after %s: %s, %v", i+1, idle, response.Status, err)
+		}
+		seconds, err := strconv.Atoi(strings.TrimPrefix(response.Header.Get("Keep-Alive"), "timeout="))
+		const envoys = time.Hour // HttpProtocolOptions.idle_timeout, where nobody sets it
+		ours, gateways := time.Duration(seconds)*time.Second, set.DestinationRule.Spec.GetTrafficPolicy().GetConnectionPool().GetHttp().GetIdleTimeout().AsDuration()
+		if err != nil || ours <= envoys || gateways == 0 || gateways > envoys {
+			t.Errorf("the app keeps an idle connection for %s (%v), Envoy for %s, or %s", ours, err, gateways, envoys)
+		}
 	}
 }
 

@@ -34,6 +34,11 @@ describe("the server", () => {
     expect(headers["content-security-policy"]).toContain("frame-ancestors 'none'");
   });
 
+  it("keeps an idle connection for longer than any proxy in front of it", () => {
+    const envoy = 3_600_000; // HttpProtocolOptions.idle_timeout, where nobody sets it
+    expect(app.server.keepAliveTimeout).toBeGreaterThan(envoy);
+  });
+
   it.each(["a b", "a<>", "/"])("refuses the host %j", async (host) => {
     expect((await app.inject({ url: "/api/version", headers: { host } })).statusCode).toBe(400);
   });
