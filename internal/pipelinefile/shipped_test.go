@@ -343,3 +343,75 @@ func TestPnpmHasItsHash(t *testing.T) {
 		}
 	}
 }
+
+// TestSamplesOnPages: what a page shows of a pipeline file, put into the shipped one, has no finding.
+func TestSamplesOnPages(t *testing.T) {
+	text, err := os.ReadFile(shipped[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, body, _ := strings.Cut(string(text), "\n---\n")
+	found := 0
+	err = filepath.WalkDir("../../docs", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		page, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```").FindAllStringSubmatch(string(page), -1) {
+			if !strings.Contains(block[1], "script:") {
+				continue
+			}
+			found++
+			file, err := pipelinefile.Parse([]byte(header + "\n---\n" + merged(t, body, block[1])))
+			if err != nil {
+				t.Errorf("%s: %v\n%s", path, err, block[1])
+				continue
+			}
+			for _, finding := range pipelinefile.Check(file, pipelinefile.Options{}) {
+				t.Errorf("%s: %s\n%s", path, finding, block[1])
+			}
+		}
+		return nil
+	})
+	if err != nil || found == 0 {
+		t.Errorf("%d samples, %v", found, err)
+	}
+}
+
+// merged puts the jobs of a sample into a pipeline file: what it says of a job that is there takes the place of that.
+func merged(t *testing.T, body, sample string) string {
+	t.Helper()
+	var file, changes yaml.Node
+	for text, into := range map[string]*yaml.Node{body: &file, sample: &changes} {
+		if err := yaml.Unmarshal([]byte(text), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var merge func(into, from *yaml.Node, deeper bool)
+	merge = func(into, from *yaml.Node, deeper bool) {
+	next:
+		for i := 0; i < len(from.Content); i += 2 {
+			for j := 0; j < len(into.Content); j += 2 {
+				if into.Content[j].Value != from.Content[i].Value {
+					continue
+				}
+				if deeper {
+					merge(into.Content[j+1], from.Content[i+1], false)
+				} else {
+					into.Content[j+1] = from.Content[i+1]
+				}
+				continue next
+			}
+			into.Content = append(into.Content, from.Content[i], from.Content[i+1])
+		}
+	}
+	merge(file.Content[0], changes.Content[0], true)
+	text, err := yaml.Marshal(&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
