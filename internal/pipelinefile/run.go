@@ -419,8 +419,11 @@ func (x *exploration) visit(s state, visit func(s state, trace func() string)) {
 		if well[job] == s[job] {
 			continue
 		}
-		if status(s[job]) != pending {
-			ended(s[:job]+state([]byte{byte(pending)})+s[job+1:], j.Name+" starts")
+		switch status(s[job]) {
+		case manual:
+			ended(s[:job]+state([]byte{byte(pending)})+s[job+1:], j.Name+" is pressed")
+		case scheduled:
+			ended(s[:job]+state([]byte{byte(pending)})+s[job+1:], j.Name+" starts, its time has come")
 		}
 		ended(state(well[:job])+state([]byte{byte(failed)})+state(well[job+1:]), j.Name+" fails")
 		if len(j.exitCodes) > 0 {
