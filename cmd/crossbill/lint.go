@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/our-org/crossbill/internal/gitlab"
 	"github.com/our-org/crossbill/internal/pipelinefile"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -24,7 +25,13 @@ type lintOptions struct {
 	jobs   pipelinefile.Options
 	out    io.Writer
 	files  []*pipelinefile.File // after validate
+	texts  []string
 	output outputOptions
+
+	merged bool
+	gitlab gitlabOptions
+	log    io.Writer
+	client *gitlab.Client // with merged
 }
 
 func newLintCommand() *cobra.Command {
@@ -38,6 +45,10 @@ state, and that nothing is deployed by tag. What cannot be proved is a finding
 as well. It reads only the file and sends nothing to GitLab. The default FILE is
 .gitlab-ci.yml.
 
+--merged has GitLab itself read the file in --project: its errors are findings,
+and what the file includes is checked as well. Inputs have their defaults there;
+what they can do is checked in the file. It needs GITLAB_TOKEN, scope api.
+
 Each finding is one line: file:line: message (rule). -o sarif is SARIF 2.1.0,
 -o codequality is GitLab's Code Quality report.
 
@@ -48,12 +59,16 @@ Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
   # Check another file, whose jobs have other names, in a program
   crossbill lint deploy.yml --promote-job promote --canary-job canary -o json
 
+  # With everything that the file includes
+  crossbill lint --merged --gitlab-url https://gitlab.example.com --project infra/deploy
+
   # Show the findings in a merge request
   crossbill lint -o codequality > gl-code-quality-report.json`,
 		Args: cobra.ArbitraryArgs,
 		RunE: runs(o),
 	}
 	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
+		flags.BoolVar(&o.merged, "merged", false, "also check the file as GitLab merges it with what it includes")
 		flags.StringVar(&o.jobs.Gate, "promote-job", "promote_to_production", "job that promotes the release: the approval gate")
 		flags.StringVar(&o.jobs.Canary, "canary-job", "deploy_canary", "job that starts the canary")
 		flags.StringVar(&o.jobs.Verify, "verify-job", "verify_canary", "job that judges the canary")
@@ -67,12 +82,13 @@ Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
 		}
 		return pflag.NormalizedName(name)
 	})
+	o.gitlab.add(cmd, "api")
 	o.output.add(cmd, "sarif", "codequality")
 	return cmd
 }
 
 func (o *lintOptions) complete(cmd *cobra.Command, args []string) error {
-	o.out, o.paths = cmd.OutOrStdout(), []string{".gitlab-ci.yml"}
+	o.out, o.log, o.paths = cmd.OutOrStdout(), cmd.ErrOrStderr(), []string{".gitlab-ci.yml"}
 	if len(args) > 0 {
 		o.paths = args
 	}
@@ -92,9 +108,73 @@ func (o *lintOptions) validate() error {
 		if err != nil {
 			return &usererr.Error{Field: path, Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
 		}
-		o.files = append(o.files, file)
+		o.files, o.texts = append(o.files, file), append(o.texts, string(data))
 	}
-	return nil
+	if !o.merged {
+		return nil
+	}
+	connection, err := o.gitlab.connection(o.log)
+	if err != nil {
+		return err
+	}
+	o.client, err = gitlab.Connect(connection)
+	return err
+}
+
+// check gives the findings of one of the files.
+func (o *lintOptions) check(ctx context.Context, i int) ([]pipelinefile.Finding, error) {
+	written := pipelinefile.Check(o.files[i], o.jobs)
+	if !o.merged {
+		return written, nil
+	}
+	answer, err := o.client.Merge(ctx, o.texts[i])
+	if err != nil {
+		return nil, err
+	}
+	if !answer.Valid {
+		for _, problem := range answer.Errors {
+			written = append(written, pipelinefile.Finding{Rule: ruleRejected, Problem: "GitLab rejects the file: " + problem, Fix: "correct it"})
+		}
+		return written, nil
+	}
+	merged, err := pipelinefile.Parse([]byte(answer.YAML))
+	if err != nil {
+		return append(written, pipelinefile.Finding{Rule: pipelinefile.RuleNotUnderstood, Problem: "the merged file cannot be read: " + err.Error(), Fix: "check it in GitLab's pipeline editor"}), nil
+	}
+	return together(o.files[i], written, pipelinefile.Check(merged, o.jobs)), nil
+}
+
+// ruleRejected is the rule of GitLab's own errors.
+const ruleRejected = "gitlab-accepts-the-file"
+
+// ofInputs are rules that are about inputs, or about what stands in their places: in a merged file their defaults do.
+var ofInputs = []string{pipelinefile.RuleInput, pipelinefile.RuleByDigest, pipelinefile.RuleOverridable, pipelinefile.RuleName, pipelinefile.RuleWorkflow}
+
+// together are the findings of a file and of the same file merged. What the file says about jobs that it includes is left
+// to the merged one; what inputs can do, to the file. A line is that of the job in the file, and missing for a job of an
+// included one.
+func together(file *pipelinefile.File, written, merged []pipelinefile.Finding) (all []pipelinefile.Finding) {
+	includes := slices.ContainsFunc(written, func(f pipelinefile.Finding) bool { return f.Rule == pipelinefile.RuleIncluded })
+	for _, f := range written {
+		if !includes || slices.Contains(ofInputs, f.Rule) {
+			all = append(all, f)
+		}
+	}
+	for _, f := range merged {
+		job := file.Job(f.Job)
+		if slices.Contains(ofInputs, f.Rule) && (job != nil || f.Job == "") {
+			continue
+		}
+		f.Line = 0
+		if job != nil {
+			f.Line = job.Line
+		}
+		known := slices.ContainsFunc(all, func(other pipelinefile.Finding) bool { return other.Rule == f.Rule && other.Job == f.Job })
+		if !known {
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // lintFinding is a finding with its file.
@@ -121,11 +201,14 @@ func (f lintFinding) String() string {
 	return fmt.Sprintf("%s: %s (%s)", where, f.message(), f.Rule)
 }
 
-func (o *lintOptions) run(context.Context) error {
+func (o *lintOptions) run(ctx context.Context) error {
 	findings := []lintFinding{}
 	clean := []string{}
 	for i, path := range o.paths {
-		found := pipelinefile.Check(o.files[i], o.jobs)
+		found, err := o.check(ctx, i)
+		if err != nil {
+			return err
+		}
 		for _, f := range found {
 			findings = append(findings, lintFinding{path, f})
 		}

@@ -2,9 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 )
 
 const brokenPipeline = "testdata/broken.gitlab-ci.yml"
@@ -119,5 +124,45 @@ func TestLintCodeQuality(t *testing.T) {
 	}
 	if len(issues) == 0 || r.code != 1 {
 		t.Errorf("%d issues, exit code %d", len(issues), r.code)
+	}
+}
+
+// TestLintMerged has a double of GitLab merge a file that includes its gate.
+func TestLintMerged(t *testing.T) {
+	whole, err := os.ReadFile("../../.gitlab-ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, body, _ := strings.Cut(string(whole), "\n---\n")
+	workflow, _, _ := strings.Cut(body, "\nstages:")
+	body = strings.ReplaceAll(body, "$[[ inputs.image ]]", "registry.example.com/our-org/a@sha256:"+strings.Repeat("0", 64))
+	body = regexp.MustCompile(`\$\[\[ inputs\.\w+ \]\]`).ReplaceAllString(body, "x")
+	path := filepath.Join(t.TempDir(), "ci.yml")
+	if err := os.WriteFile(path, []byte(header+"\n---\n"+workflow+"\ninclude: {local: release.yml}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := gitlabtest.New()
+	web := httptest.NewServer(server)
+	defer web.Close()
+	t.Setenv("GITLAB_TOKEN", server.APIToken)
+	line := []string{"lint", path, "--merged", "--gitlab-url", web.URL, "--project", server.Project}
+	for name, test := range map[string]struct {
+		lint gitlabtest.Lint
+		code int
+		want string
+	}{
+		"the included jobs are right": {gitlabtest.Lint{Merged: body}, 0, "no finding"},
+		"the included gate is not":    {gitlabtest.Lint{Merged: strings.Replace(body, "allow_failure: false", "allow_failure: true", 1)}, 1, "(gate-blocks)"},
+		"GitLab rejects it":           {gitlabtest.Lint{Errors: []string{"jobs:x config is empty"}}, 1, "GitLab rejects the file: jobs:x config is empty; correct it (gitlab-accepts-the-file)"},
+		"the merged file is none":     {gitlabtest.Lint{Merged: "- a"}, 1, "(not-understood)"},
+	} {
+		server.Lint = func(string) gitlabtest.Lint { return test.lint }
+		if r := runLine(t, line...); r.code != test.code || !strings.Contains(r.out, test.want) {
+			t.Errorf("%s: exit code %d: %s%s", name, r.code, r.out, r.err)
+		}
+	}
+	t.Setenv("GITLAB_TOKEN", server.ReadToken)
+	if r := runLine(t, line...); r.code != 2 || !strings.Contains(r.err, "scope api") {
+		t.Errorf("a token that reads: exit code %d: %s", r.code, r.err)
 	}
 }

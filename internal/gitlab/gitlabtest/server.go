@@ -64,8 +64,9 @@ type Server struct {
 	Project      string
 	Refs         []string
 	TriggerToken string
-	ReadToken    string // scope read_api
-	APIToken     string // scope api
+	ReadToken    string                    // scope read_api
+	APIToken     string                    // scope api
+	Lint         func(content string) Lint // default: the content itself
 
 	Now   func() time.Time    // default time.Now
 	Sleep func(time.Duration) // default time.Sleep
@@ -241,6 +242,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, rest string) {
 		write(w, http.StatusOK, map[string]any{"id": 7, "path_with_namespace": s.Project})
 	case rest == "pipelines":
 		s.list(w, r)
+	case rest == "ci/lint" && r.Method == http.MethodPost:
+		s.lint(w, r)
 	case parts[0] == "pipelines":
 		s.routePipeline(w, r, parts)
 	case parts[0] == "jobs" && len(parts) == 3 && r.Method == http.MethodPost:
