@@ -217,11 +217,11 @@ func (o *imageBuildOptions) checkAssetsOf(ctx context.Context) error {
 }
 
 // nameOf is repository@digest of an image; the folder of a layout is nobody's matter.
-func nameOf(reference string, image v1.Image) (string, error) {
+func nameOf(reference string, pulled v1.Image) (string, error) {
 	if !strings.HasPrefix(reference, "oci:") {
 		return release.ParseImage("assetsOf", reference)
 	}
-	digest, err := image.Digest()
+	digest, err := pulled.Digest()
 	return "layout@" + digest.String(), err
 }
 
