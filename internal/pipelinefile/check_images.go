@@ -84,20 +84,20 @@ func (a *analyzer) imageInput(p piece) (problem, fix string) {
 
 // describe is a value for a message.
 func (a *analyzer) describe(v value) string {
-	all := ""
+	var all strings.Builder
 	for _, p := range v {
 		switch p.kind {
 		case pieceText:
-			all += p.text
+			all.WriteString(p.text)
 		case pieceInput:
-			all += a.placeholders.restore(p.text)
+			all.WriteString(a.placeholders.restore(p.text))
 		case pieceVariable:
-			all += "$" + p.text
+			all.WriteString("$" + p.text)
 		default:
-			all += "…"
+			all.WriteString("…")
 		}
 	}
-	return all
+	return all.String()
 }
 
 // kubectlImages checks what kubectl deploys.

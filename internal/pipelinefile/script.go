@@ -322,19 +322,18 @@ func shorten(text string) string {
 }
 
 func errorLine(err error) int {
-	switch e := err.(type) {
-	case syntax.ParseError:
-		return int(e.Pos.Line())
-	case syntax.LangError:
-		return int(e.Pos.Line())
+	if parse, ok := errors.AsType[syntax.ParseError](err); ok {
+		return int(parse.Pos.Line())
+	}
+	if variant, ok := errors.AsType[syntax.LangError](err); ok {
+		return int(variant.Pos.Line())
 	}
 	return 1
 }
 
 func errorText(err error) string {
-	switch e := err.(type) {
-	case syntax.ParseError:
-		return e.Text
+	if parse, ok := errors.AsType[syntax.ParseError](err); ok {
+		return parse.Text
 	}
 	return err.Error()
 }

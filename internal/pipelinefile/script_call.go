@@ -268,7 +268,7 @@ func builtinRead(a *analyzer, i invocation, s *shellState) {
 		switch {
 		case !ok && command == "getopts" && n == 1 || command == "getopts" && (n == 1 || n > 2):
 		case ok && strings.HasPrefix(word, "-") && command != "getopts":
-			if len(word) == 2 && strings.Contains("adinNptuCcOs", word[1:]) && !(command == "read" && word == "-s") && !(command != "read" && word == "-t") {
+			if len(word) == 2 && strings.Contains("adinNptuCcOs", word[1:]) && (command != "read" || word != "-s") && (command == "read" || word != "-t") {
 				n++
 				if word == "-a" && n < len(i.args) {
 					a.assignUnknown(i, i.args[n], s)
@@ -337,14 +337,14 @@ func (a *analyzer) commandString(args []field) (string, bool) {
 
 // commandText is a value as the text of a script: inputs are their placeholders again.
 func (a *analyzer) commandText(v value) (string, bool) {
-	all := ""
+	var all strings.Builder
 	for _, p := range v {
 		if p.kind != pieceText && p.kind != pieceInput {
 			return "", false
 		}
-		all += p.text
+		all.WriteString(p.text)
 	}
-	return all, true
+	return all.String(), true
 }
 
 func builtinEval(a *analyzer, i invocation, s *shellState) {
@@ -387,7 +387,7 @@ func builtinSet(a *analyzer, i invocation, s *shellState) {
 			s.params, s.anyParams = slices.Clone(i.args[n+1:]), false
 			return
 		case len(word) > 1 && (word[0] == '-' || word[0] == '+'):
-			if strings.Contains(word, "k") || word[0] == '-' && strings.Contains(word, "f") && false {
+			if strings.Contains(word, "k") {
 				a.opaque(i.node, "it changes how commands are read")
 			}
 			if strings.HasSuffix(word, "o") {
@@ -605,7 +605,7 @@ func builtinAlias(a *analyzer, i invocation, s *shellState) {
 		name, command, assigned := strings.Cut(definition, "=")
 		switch {
 		case ok && (!assigned || strings.HasPrefix(definition, "-")):
-		case !ok || !plainOption.MatchString(name) || name == "" || !slices.ContainsFunc(strings.Fields(command), aliasWord) || slices.ContainsFunc(strings.Fields(command), func(w string) bool { return !aliasWord(w) }) || strings.HasSuffix(command, " ") || slices.Contains(specialBuiltins, name) || syntax.IsKeyword(name):
+		case !ok || !plainOption.MatchString(name) || name == "" || strings.TrimSpace(command) == "" || slices.ContainsFunc(strings.Fields(command), func(w string) bool { return !aliasWord(w) }) || strings.HasSuffix(command, " ") || slices.Contains(specialBuiltins, name) || syntax.IsKeyword(name):
 			a.opaque(i.node, "what the alias does is not understood")
 			s.shell = "an alias that is not understood"
 		default:
@@ -723,7 +723,7 @@ func (a *analyzer) doubtfulVariable(assign *syntax.Assign, name, why string, s *
 		rest := v
 		if len(rest) > 0 && rest[0].kind == pieceText { // folders in front
 			fine := true
-			for _, folder := range strings.Split(strings.TrimSuffix(rest[0].text, ":"), ":") {
+			for folder := range strings.SplitSeq(strings.TrimSuffix(rest[0].text, ":"), ":") {
 				fine = fine && (slices.Contains(binFolders, path.Clean(folder)) || strings.HasPrefix(folder, "/usr/local/go/") || strings.HasPrefix(folder, "/usr/lib/"))
 			}
 			if !fine || !strings.HasSuffix(rest[0].text, ":") {
@@ -744,19 +744,19 @@ func (a *analyzer) doubtfulVariable(assign *syntax.Assign, name, why string, s *
 
 // isAppended says whether what is behind $PATH are folders outside of the repository.
 func isAppended(v value) bool {
-	all := ""
+	var all strings.Builder
 	for _, p := range v {
 		switch {
 		case p.kind == pieceText:
-			all += p.text
+			all.WriteString(p.text)
 		case p.kind == pieceVariable && p.text == "HOME":
-			all += "/root"
+			all.WriteString("/root")
 		default:
 			return false
 		}
 	}
-	folders := strings.Split(strings.TrimPrefix(all, ":"), ":")
-	return all == "" || strings.HasPrefix(all, ":") && !slices.ContainsFunc(folders, func(f string) bool {
+	folders := strings.Split(strings.TrimPrefix(all.String(), ":"), ":")
+	return all.String() == "" || strings.HasPrefix(all.String(), ":") && !slices.ContainsFunc(folders, func(f string) bool {
 		return !strings.HasPrefix(f, "/") && !strings.HasPrefix(f, "~") || strings.HasPrefix(f, "/builds") || strings.HasPrefix(f, "/tmp")
 	})
 }

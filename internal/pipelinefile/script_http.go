@@ -345,33 +345,33 @@ func (a *analyzer) download(i invocation, r request, s *shellState) {
 
 // classOfRequest decides about one request that may change something.
 func (a *analyzer) classOfRequest(target value, r request, method string) (effectClass, string) {
-	address := ""
+	var address strings.Builder
 	names := ""
 	for _, p := range target {
 		switch p.kind {
 		case pieceText:
-			address += p.text
+			address.WriteString(p.text)
 		case pieceVariable:
-			address += "$" + p.text
+			address.WriteString("$" + p.text)
 			names += p.text + " "
 		default:
-			address += "*"
+			address.WriteString("*")
 		}
 	}
 	switch {
-	case strings.Contains(address, "/graphql"):
+	case strings.Contains(address.String(), "/graphql"):
 		return classChanges, method + " to GitLab's GraphQL API"
-	case strings.Contains(address, "/api/v4") || strings.Contains(address, "$CI_API_V4_URL"):
-		if gitlabNotes.MatchString(address) && !strings.Contains(address, "*") || strings.Contains(address, "/packages/generic/") {
+	case strings.Contains(address.String(), "/api/v4") || strings.Contains(address.String(), "$CI_API_V4_URL"):
+		if gitlabNotes.MatchString(address.String()) && !strings.Contains(address.String(), "*") || strings.Contains(address.String(), "/packages/generic/") {
 			return classReads, method + " to GitLab's API"
 		}
 		return classChanges, method + " to GitLab's API"
-	case strings.Contains(address, "/apis/") || strings.Contains(address, "/api/v1/") || strings.Contains(names, "KUBE"):
+	case strings.Contains(address.String(), "/apis/") || strings.Contains(address.String(), "/api/v1/") || strings.Contains(names, "KUBE"):
 		return classChanges, method + " to Kubernetes' API"
-	case chatHost.MatchString(address), notifyPath.MatchString(address) && method != "DELETE":
+	case chatHost.MatchString(address.String()), notifyPath.MatchString(address.String()) && method != "DELETE":
 		return classReads, "notice"
-	case names != "" && strings.HasPrefix(address, "$") && chatName.MatchString(names) && method == "POST" && !r.rights:
+	case names != "" && strings.HasPrefix(address.String(), "$") && chatName.MatchString(names) && method == "POST" && !r.rights:
 		return classReads, "notice"
 	}
-	return classOpaque, "what a " + method + " to " + a.placeholders.restore(address) + " does is not known"
+	return classOpaque, "what a " + method + " to " + a.placeholders.restore(address.String()) + " does is not known"
 }

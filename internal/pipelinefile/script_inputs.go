@@ -197,8 +197,8 @@ func placeOf(node syntax.Node, parents []syntax.Node) inputPlace {
 		return placeName
 	}
 	child := node
-	for i := len(parents) - 1; i >= 0; i-- {
-		switch parent := parents[i].(type) {
+	for _, parent := range slices.Backward(parents) {
+		switch parent := parent.(type) {
 		case *syntax.DblQuoted:
 			if parent.Dollar {
 				return placeName
@@ -233,7 +233,7 @@ func placeOf(node syntax.Node, parents []syntax.Node) inputPlace {
 		case *syntax.CmdSubst, *syntax.ProcSubst, *syntax.CallExpr, *syntax.Stmt:
 			return placeWord
 		}
-		child = parents[i]
+		child = parent
 	}
 	return placeWord
 }
@@ -258,14 +258,14 @@ func inBackquotes(parents []syntax.Node) bool {
 // isCommandName says whether a node is in the first word of a command.
 func isCommandName(node syntax.Node, parents []syntax.Node) bool {
 	child := node
-	for i := len(parents) - 1; i >= 0; i-- {
-		if call, ok := parents[i].(*syntax.CallExpr); ok {
+	for _, parent := range slices.Backward(parents) {
+		if call, ok := parent.(*syntax.CallExpr); ok {
 			return len(call.Args) > 0 && call.Args[0] == child
 		}
-		if _, ok := parents[i].(*syntax.Stmt); ok {
+		if _, ok := parent.(*syntax.Stmt); ok {
 			return false
 		}
-		child = parents[i]
+		child = parent
 	}
 	return false
 }

@@ -75,7 +75,7 @@ func (a *analyzer) writtenPrograms(i invocation, base string, s *shellState) {
 var harmless = map[string]bool{}
 
 func init() {
-	for _, name := range strings.Fields(`cat tac head tail wc tr cut sort uniq nl rev fold paste comm expand unexpand column fmt grep egrep fgrep rg zgrep zcat bzcat xzcat
+	for name := range strings.FieldsSeq(`cat tac head tail wc tr cut sort uniq nl rev fold paste comm expand unexpand column fmt grep egrep fgrep rg zgrep zcat bzcat xzcat
 		diff cmp date sleep seq basename dirname realpath readlink ls stat du df free id whoami groups hostname uname arch nproc ps top uptime printenv which whereis getent
 		mktemp mkdir rmdir rm touch base64 base32 md5sum sha1sum sha256sum sha512sum shasum cksum sum b2sum od xxd hexdump strings file iconv dos2unix unix2dos
 		jq gron envsubst expr bc factor numfmt shuf yes sync tty logger uuidgen nslookup dig host ping traceroute tput clear locale lsb_release

@@ -3,6 +3,7 @@ package pipelinefile
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
 )
@@ -39,14 +40,14 @@ func text(s string) value {
 
 // constant is the text of a value that has no unknown piece.
 func (v value) constant() (string, bool) {
-	all := ""
+	var all strings.Builder
 	for _, p := range v {
 		if p.kind != pieceText {
 			return "", false
 		}
-		all += p.text
+		all.WriteString(p.text)
 	}
-	return all, true
+	return all.String(), true
 }
 
 func (v value) equal(other value) bool { return slices.Equal(v, other) }

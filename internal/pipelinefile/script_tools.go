@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -186,9 +187,7 @@ func programEnv(a *analyzer, i invocation, s *shellState) {
 		return
 	}
 	env := map[string][]value{}
-	for name, values := range i.env {
-		env[name] = values
-	}
+	maps.Copy(env, i.env)
 	for len(args) > 0 {
 		first := args[0]
 		if len(first.pieces) == 0 || first.pieces[0].kind != pieceText || first.many {
@@ -210,9 +209,7 @@ func programEnv(a *analyzer, i invocation, s *shellState) {
 	}
 	i.env = env
 	inner := s.clone()
-	for name, values := range env {
-		inner.vars[name] = values
-	}
+	maps.Copy(inner.vars, env)
 	a.prefixed(i, args, inner)
 	s.keepFiles(inner)
 }

@@ -133,16 +133,16 @@ func fieldsOf(atoms []atom) []field {
 
 // hasBraces says whether bash makes several words of one with {a,b}.
 func hasBraces(pieces value) bool {
-	all := ""
+	var all strings.Builder
 	for _, p := range pieces {
 		switch {
 		case p.quoted || p.kind != pieceText:
-			all += "_"
+			all.WriteString("_")
 		default:
-			all += p.text
+			all.WriteString(p.text)
 		}
 	}
-	_, inner, open := strings.Cut(all, "{")
+	_, inner, open := strings.Cut(all.String(), "{")
 	return open && strings.Contains(inner, "}") && (strings.Contains(inner, ",") || strings.Contains(inner, ".."))
 }
 
@@ -671,19 +671,19 @@ func (a *analyzer) withOperator(p *syntax.ParamExp, s *shellState, values []valu
 // present says whether a variable of this value may be set, and whether it may be unset. orEmpty: an empty one counts as
 // unset.
 func present(v value, orEmpty bool) (set, unset bool) {
-	known := ""
+	var known strings.Builder
 	unknown := false
 	for _, p := range v {
-		known += map[bool]string{true: p.text}[p.kind == pieceText]
+		known.WriteString(map[bool]string{true: p.text}[p.kind == pieceText])
 		unknown = unknown || p.kind != pieceText && !p.number
 	}
 	for _, p := range v {
 		if p.number {
-			known += "0"
+			known.WriteString("0")
 		}
 	}
 	switch {
-	case known != "":
+	case known.String() != "":
 		return true, false
 	case unknown:
 		return true, true
@@ -775,15 +775,15 @@ func outputOf(list []*syntax.Stmt) piece {
 	for _, statement := range list {
 		syntax.Walk(statement, func(node syntax.Node) bool {
 			if call, ok := node.(*syntax.CallExpr); ok && len(call.Args) > 0 && slices.Contains([]string{"echo", "printf", "cat", "head", "tail", "sed", "tr", "base64", "rev", "curl", "wget", "xxd", "tac"}, call.Args[0].Lit()) {
-				text := ""
+				var text strings.Builder
 				for _, word := range call.Args {
 					for _, part := range word.Parts {
 						if quoted, ok := part.(*syntax.SglQuoted); ok {
-							text += quoted.Value
+							text.WriteString(quoted.Value)
 						}
 					}
 				}
-				if name := call.Args[0].Lit(); name == "echo" && !strings.ContainsAny(text, "$`") {
+				if name := call.Args[0].Lit(); name == "echo" && !strings.ContainsAny(text.String(), "$`") {
 					return true
 				}
 				p.text = printed
