@@ -145,7 +145,7 @@ func (c *Client) askReader(ctx context.Context, deadline time.Time) error {
 	}
 	err := c.repeat(ctx, deadline, "reading the access token's user", func(o gitlab.RequestOptionFunc) error {
 		user, _, err := c.read.Users.CurrentUser(o)
-		if err == nil {
+		if err == nil && user != nil {
 			c.origins.reader = user.Username
 		}
 		return err

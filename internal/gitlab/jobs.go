@@ -69,7 +69,7 @@ func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any,
 	var bridges []*gitlab.Bridge
 	err = c.repeat(ctx, deadline, fmt.Sprintf("listing the child pipelines of pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
 		got, _, err := c.read.Jobs.ListPipelineBridges(project, id, &gitlab.ListJobsOptions{ListOptions: gitlab.ListOptions{PerPage: 100}}, o)
-		bridges = got
+		bridges = withoutNil(got)
 		return err
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func (c *Client) ownJobs(ctx context.Context, deadline time.Time, project any, i
 		err := c.repeat(ctx, deadline, fmt.Sprintf("listing the jobs of pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
 			got, resp, err := c.read.Jobs.ListPipelineJobs(project, id, options, o)
 			if err == nil {
-				page, options.Page = got, resp.NextPage
+				page, options.Page = withoutNil(got), resp.NextPage
 			}
 			return err
 		})

@@ -3,6 +3,7 @@ package gitlab
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,12 +62,20 @@ func (c *Client) pipelinesOf(ctx context.Context, deadline time.Time, app, relea
 	return rows, nil
 }
 
+// errNull is for the answer null where GitLab has an object.
+var errNull = errors.New("GitLab answered null")
+
+// withoutNil leaves out what a list has as null.
+func withoutNil[T any](rows []*T) []*T {
+	return slices.DeleteFunc(rows, func(row *T) bool { return row == nil })
+}
+
 // pipelinesPage lists one page of pipelines; next is 0 on the last one.
 func (c *Client) pipelinesPage(ctx context.Context, deadline time.Time, options *gitlab.ListProjectPipelinesOptions) (rows []*gitlab.PipelineInfo, next int64, err error) {
 	err = c.repeat(ctx, deadline, "listing pipelines", func(o gitlab.RequestOptionFunc) error {
 		got, resp, err := c.read.Pipelines.ListProjectPipelines(c.project, options, o)
 		if err == nil {
-			rows, next = got, resp.NextPage
+			rows, next = withoutNil(got), resp.NextPage
 		}
 		return err
 	})
@@ -117,6 +126,9 @@ func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target
 func (c *Client) pipeline(ctx context.Context, deadline time.Time, id int64) (found *gitlab.Pipeline, err error) {
 	err = c.repeat(ctx, deadline, fmt.Sprintf("reading pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
 		got, _, err := c.read.Pipelines.GetPipeline(c.project, id, o)
+		if err == nil && got == nil {
+			return errNull
+		}
 		found = got
 		return err
 	})

@@ -29,6 +29,9 @@ type answer struct {
 func (s *sender) send(ctx context.Context) answer {
 	s.sends++
 	p, resp, err := s.once.PipelineTriggers.RunPipelineTrigger(s.project, s.request(), gitlab.WithContext(ctx))
+	if err == nil && p == nil {
+		err = errNull
+	}
 	if err == nil {
 		return answerOf201(p)
 	}

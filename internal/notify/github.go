@@ -169,7 +169,7 @@ func (r *repository) deployment(ctx context.Context, releaseID string) (*deploym
 			Release  string `json:"release"`
 			Pipeline string `json:"pipeline"`
 		}
-		if json.Unmarshal(row.Payload, &payload) == nil && payload.Release == releaseID { // others' payloads have any form
+		if row != nil && json.Unmarshal(row.Payload, &payload) == nil && payload.Release == releaseID { // others' payloads have any form
 			return &deployment{row, payload.Pipeline}, nil
 		}
 	}
