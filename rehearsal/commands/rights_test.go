@@ -27,10 +27,10 @@ import (
 )
 
 // asked is one request to the API server, in the words of its authorizer.
-type asked struct{ verb, group, resource, namespace, name string }
+type asked struct{ action, group, resource, namespace, name string }
 
 func (r asked) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%s %s.%s %s/%s", r.verb, r.resource, r.group, r.namespace, r.name))
+	return strings.TrimSpace(fmt.Sprintf("%s %s.%s %s/%s", r.action, r.resource, r.group, r.namespace, r.name))
 }
 
 var verboseLine = regexp.MustCompile(`(?m)^(GET|POST|PUT|PATCH|DELETE) (https?://\S+) (\d+)`)
@@ -50,8 +50,8 @@ func requestsIn(t *testing.T, out string) (all, forbidden []asked) {
 		if all = append(all, request); line[3] == "403" {
 			forbidden = append(forbidden, request)
 		}
-		if request.verb == "patch" && line[3] == "201" { // server-side apply of a new object: the API server asks for both
-			request.verb = "create"
+		if request.action == "patch" && line[3] == "201" { // server-side apply of a new object: the API server asks for both
+			request.action = "create"
 			all = append(all, request)
 		}
 	}
@@ -79,13 +79,13 @@ func askedBy(method string, u *url.URL) (r asked, ok bool) {
 	}
 	query := u.Query()
 	named, isNamed := strings.CutPrefix(query.Get("fieldSelector"), "metadata.name=")
-	switch r.verb = map[string]string{"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get"}[method]; {
+	switch r.action = map[string]string{"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": "get"}[method]; {
 	case method != "GET" || r.name != "":
 		return r, true
 	case query.Get("watch") != "":
-		r.verb = "watch"
+		r.action = "watch"
 	default:
-		r.verb = "list"
+		r.action = "list"
 	}
 	if isNamed { // RBAC holds such a list or watch against resourceNames
 		r.name = named
@@ -96,14 +96,14 @@ func askedBy(method string, u *url.URL) (r asked, ok bool) {
 // rights is a Role, and what of it was used.
 type rights struct {
 	rules []rbacv1.PolicyRule
-	used  map[string]bool // "rule/resource/verb", "rule/name"
+	used  map[string]bool // "rule/resource/action", "rule/name"
 }
 
 func (r *rights) use(a asked) (allowed bool) {
 	for i, rule := range r.rules {
-		if slices.Contains(rule.APIGroups, a.group) && slices.Contains(rule.Resources, a.resource) && slices.Contains(rule.Verbs, a.verb) &&
+		if slices.Contains(rule.APIGroups, a.group) && slices.Contains(rule.Resources, a.resource) && slices.Contains(rule.Verbs, a.action) &&
 			(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.name)) {
-			r.used[fmt.Sprint(i, a.resource, a.verb)], r.used[fmt.Sprint(i, a.name)] = true, true
+			r.used[fmt.Sprint(i, a.resource, a.action)], r.used[fmt.Sprint(i, a.name)] = true, true
 			return true
 		}
 	}
@@ -114,9 +114,9 @@ func (r *rights) use(a asked) (allowed bool) {
 func (r *rights) unused() (unused []string) {
 	for i, rule := range r.rules {
 		for _, resource := range rule.Resources {
-			for _, verb := range rule.Verbs {
-				if !r.used[fmt.Sprint(i, resource, verb)] {
-					unused = append(unused, fmt.Sprintf("rule %d: %s %s %v", i+1, verb, resource, rule.ResourceNames))
+			for _, action := range rule.Verbs {
+				if !r.used[fmt.Sprint(i, resource, action)] {
+					unused = append(unused, fmt.Sprintf("rule %d: %s %s %v", i+1, action, resource, rule.ResourceNames))
 				}
 			}
 		}
@@ -193,8 +193,8 @@ func (a *app) kubeconfigOf(account string) string {
 // courtesies are what the commands ask for and do without: whether a dead pod's node is gone, and who else in the cluster
 // has a route for the app's host. A Role of one namespace cannot grant them.
 func courtesies(r asked) bool {
-	elsewhere := r.namespace == "" && r.verb == "list" && slices.Contains([]string{"virtualservices", "destinationrules", "pods"}, r.resource)
-	return elsewhere || r.verb == "get" && (r.resource == "nodes" || r.resource == "namespaces")
+	elsewhere := r.namespace == "" && r.action == "list" && slices.Contains([]string{"virtualservices", "destinationrules", "pods"}, r.resource)
+	return elsewhere || r.action == "get" && (r.resource == "nodes" || r.resource == "namespaces")
 }
 
 // testTheLeastRights: every command works with exactly the Role of k8s/guard, asks for nothing else, and there is no part
