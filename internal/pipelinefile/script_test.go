@@ -62,6 +62,7 @@ const digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef012345678
 // with ~ need not be found: "changes ~opaque".
 var scripts = map[string][]string{
 	"reads": {
+		`awk -v t="$THRESHOLD" '$1 > t' list.txt`,
 		`kubectl get pods -n "$NAMESPACE"`,
 		`kubectl get pods -n $NAMESPACE`,
 		`kubectl get pods --namespace=$NAMESPACE`,
@@ -506,6 +507,9 @@ EOF`,
 		`kustomize build k8s | kubectl apply -f -`,
 	},
 	"opaque": {
+		`awk "$PROGRAM" list.txt`,
+		`awk -v t=1 "$PROGRAM"`,
+		`awk -v $X list.txt`,
 		`cat > kubeconfig <<'EOF'
 users: [{name: x, user: {exec: {command: sh}}}]
 EOF

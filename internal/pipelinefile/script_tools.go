@@ -586,8 +586,11 @@ func (a *analyzer) isEdit(script value) bool {
 }
 
 func programAwk(a *analyzer, i invocation, _ *shellState) {
-	for _, arg := range i.args[1:] {
+	for n, arg := range i.args[1:] {
 		word, ok := arg.literal()
+		if previous, _ := i.args[n].literal(); previous == "-v" && n > 0 && !arg.many {
+			continue // a value
+		}
 		if !ok {
 			word, _ = arg.pieces.constant()
 			if !isFileName(arg) || word == "" {
