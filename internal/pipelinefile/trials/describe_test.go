@@ -231,7 +231,7 @@ func (d *description) harmless(r *rand.Rand) {
 	default:
 		j.allow = text("true")
 	}
-	if chance(r, 8) && j.only == "" && j.stage.text == "cleanup" {
+	if chance(r, 8) && len(d.inputs) == 0 && j.only == "" && j.stage.text == "cleanup" {
 		d.inputs = append(d.inputs, input{name: "late", values: []string{"cleanup", ".post"}})
 		j.stage = value{input: "late"}
 	}
