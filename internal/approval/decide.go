@@ -21,7 +21,7 @@ type Question struct {
 
 // Decide says whether the command may go on, and what is noted of that. Errors are *usererr.Error: nothing was changed.
 func (p *Policy) Decide(q Question) (*release.Passed, error) {
-	passed := &release.Passed{Policy: p.Hash()}
+	passed := &release.Passed{Policy: p.Hash(), Where: p.where()}
 	if was := q.Ledger.Policy; was != nil && was.Hash != passed.Policy {
 		passed.Remarks = append(passed.Remarks, fmt.Sprintf("the policy has changed: it is %s, and was %s since %s", passed.Policy, was.Hash, was.Since.Format("2006-01-02")))
 	}

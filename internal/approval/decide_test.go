@@ -315,6 +315,36 @@ func TestDowngrade(t *testing.T) {
 	}
 }
 
+// TestAnotherPlace: a crossbill.yaml of another protected ref does not take the gate there, with approvers of its own.
+func TestAnotherPlace(t *testing.T) {
+	for name, move := range map[string]func(*Policy){
+		"ref":         func(p *Policy) { p.Ref = "hotfix" },
+		"project":     func(p *Policy) { p.Project = "evil/deploy" },
+		"environment": func(p *Policy) { p.Environment = "playground" },
+		"issuer":      func(p *Policy) { p.Issuer = "https://gitlab.evil.example" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.note(Canary, w.pressed("release-bot", func(j *gitlabtest.TokenJob) { j.Environment = production + "-canary" }))
+			move(w.policy)
+			for _, command := range []string{Canary, Approve, Promote} {
+				if _, err := w.ask(command, w.pressed("mona")); !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "this app is approved by the jobs of infra/deploy") {
+					t.Errorf("%s: %v", command, err)
+				}
+			}
+			g := &Gate{Policy: w.policy, Operator: true, By: "ann@laptop"}
+			passed, err := g.Ask(t.Context(), Canary, w.ledger, w.ledger.Release)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.ledger.Pass(passed, g.By, time.Now())
+			if w.ledger.Policy.Where != w.policy.where() {
+				t.Errorf("noted %+v", w.ledger.Policy)
+			}
+		})
+	}
+}
+
 // TestWithoutPolicy: an app that never had a policy promotes as before, and the ledger says that nobody was asked.
 func TestWithoutPolicy(t *testing.T) {
 	l := &release.Ledger{Release: &release.Release{ID: "one"}}

@@ -29,6 +29,11 @@ func (g *Gate) Ask(ctx context.Context, command string, l *release.Ledger, r *re
 			Field: "approval", Problem: fmt.Sprintf("crossbill.yaml has no such section, and this app has had a policy since %s (%s)", l.Policy.Since.Format("2006-01-02"), l.Policy.Hash),
 			Fix: "use the crossbill.yaml of the protected branch; a person with rights in the cluster can give --approve-as-operator. Nothing was changed",
 		}
+	case g.Policy != nil && l.Policy != nil && l.Policy.Where != g.Policy.where():
+		return nil, &usererr.Error{
+			Field: "approval", Problem: fmt.Sprintf("crossbill.yaml asks %s, and this app is approved by %s since %s", g.Policy.where(), l.Policy.Where, l.Policy.Since.Format("2006-01-02")),
+			Fix: "use the crossbill.yaml of the protected branch; where the gate has moved, a person with rights in the cluster gives --approve-as-operator once. Nothing was changed",
+		}
 	case g.Policy == nil && command == Approve:
 		return nil, &usererr.Error{Field: "approval", Problem: "crossbill.yaml has no such section: there is no policy to approve by", Fix: "add it, or give --approve-as-operator"}
 	case g.Policy == nil:
@@ -55,7 +60,7 @@ func (g *Gate) operator(command string, l *release.Ledger) *release.Passed {
 	passed := &release.Passed{Approval: &release.Approval{Kind: release.ApprovalOperator, By: g.By, Command: command}}
 	passed.Remarks = []string{fmt.Sprintf("%s acts as operator: no approval was verified", g.By)}
 	if g.Policy != nil {
-		passed.Policy = g.Policy.Hash()
+		passed.Policy, passed.Where = g.Policy.Hash(), g.Policy.where()
 		passed.Approval.Policy = passed.Policy
 	} else if l.Policy != nil {
 		passed.Remarks = append(passed.Remarks, "crossbill.yaml has no approval policy; the app's stays "+l.Policy.Hash)

@@ -88,6 +88,12 @@ func (p *Policy) Hash() string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// where says whose jobs the policy asks. It does not change with a crossbill.yaml: another protected ref has its own, which
+// could name itself and its own approvers.
+func (p *Policy) where() string {
+	return fmt.Sprintf("the jobs of %s at %s on %s for %s", p.Project, p.Issuer, p.Ref, p.Environment)
+}
+
 // Asks says whether the policy is asked before a command.
 func (p *Policy) Asks(command string) bool {
 	return command == Approve || slices.Contains(p.Before, command)

@@ -61,6 +61,7 @@ type User struct {
 // PolicySeen is the approval policy that an app's commands were last run with.
 type PolicySeen struct {
 	Hash  string    `json:"hash"`
+	Where string    `json:"where"` // issuer, project, ref and environment of its jobs
 	Since time.Time `json:"since"`
 	By    string    `json:"by"`
 }
@@ -71,6 +72,7 @@ type Passed struct {
 	Approval *Approval // a new one; nil when there is none to note
 	Pipeline *Pipeline // of the canary's job
 	Policy   string    // hash of the policy; "" without one
+	Where    string    // the policy's issuer, project, ref and environment
 	Remarks  []string  // for the log
 }
 
@@ -80,7 +82,7 @@ func (l *Ledger) Pass(p *Passed, by string, now time.Time) {
 		return
 	}
 	if p.Policy != "" && (l.Policy == nil || l.Policy.Hash != p.Policy) {
-		l.Policy = &PolicySeen{Hash: p.Policy, Since: now, By: by}
+		l.Policy = &PolicySeen{Hash: p.Policy, Where: p.Where, Since: now, By: by}
 	}
 	r := l.Release
 	if r == nil {
