@@ -92,8 +92,8 @@ func (c *checker) oneByOne(job *Job) {
 	}
 }
 
-// resourceGroup checks that two pipelines of an app have the same resource_group: it may depend on nothing but what the
-// environment depends on.
+// resourceGroup checks that two pipelines of an app have the same resource_group: it may depend on nothing but the app, and
+// what the environment depends on.
 func (c *checker) resourceGroup(job *Job) {
 	if job.ResourceGroup == "" {
 		c.report(job, RuleOneByOne, "two pipelines may run it at the same time", "add `resource_group`")
@@ -105,7 +105,7 @@ func (c *checker) resourceGroup(job *Job) {
 	}
 	of := variableInText.FindAllString(environment, -1)
 	for _, variable := range variableInText.FindAllString(job.ResourceGroup, -1) {
-		if environment != "" && !slices.Contains(of, variable) {
+		if input := interpolated.FindStringSubmatch(variable); environment != "" && !slices.Contains(of, variable) && (input == nil || input[1] != "app") {
 			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("its resource_group depends on %s and its environment does not: two pipelines may run it at the same time", variable), "use nothing in resource_group that is not in the environment's name")
 		}
 	}

@@ -290,7 +290,7 @@ func cancelable(now status) bool {
 	return now == created || now == requeued || now == pending || now == scheduled
 }
 
-// mostRetries bounds the retries by hand in one history of a whole pipeline; upstream of a job there is no bound.
+// mostRetries bounds the manual retries in one history of a whole pipeline; upstream of a job there is no bound.
 const mostRetries = 1
 
 // explore visits every state that a pipeline can reach: each job that runs can succeed, fail or be canceled, each one
@@ -458,16 +458,17 @@ func (x *exploration) events(s state) {
 	x.reach(s, x.cancelAll(s), "the pipeline is canceled", -1)
 }
 
-// cancels cancels a job that runs. One that may fail counts as done then, even before it had its turn.
+// cancels cancels a job that runs, or that waits: one that may fail counts as done then, even before it had its turn, and
+// beside a failure one that may not is no reason to skip an on_failure job, as a skipped need is.
 func (x *exploration) cancels(s state, job int) {
 	now := status(s[job])
 	runs := !x.coarse && (now == pending || now == scheduled) // what waits for it starts on no other account than after a failure
-	if !x.jobs[job].leaf && (runs || cancelable(now) && x.jobs[job].Behavior.AllowFailure) {
+	if !x.jobs[job].leaf && (runs || cancelable(now) && (x.jobs[job].Behavior.AllowFailure || x.coarse && now == created)) {
 		x.reach(s, x.finish(s, job, canceled), "is canceled", job)
 	}
 }
 
-// retries are the retries by hand that are possible in a state.
+// retries are the manual retries that are possible in a state.
 func (x *exploration) retries(s state) {
 	for job, j := range x.jobs {
 		if status(s[job]).ended() && !j.leaf && (j.Behavior.When != "manual" || x.mayPress(job)) {

@@ -80,7 +80,7 @@ func init() {
 		mktemp mkdir rmdir rm touch base64 base32 md5sum sha1sum sha256sum sha512sum shasum cksum sum b2sum od xxd hexdump strings file iconv dos2unix unix2dos
 		jq gron envsubst expr bc factor numfmt shuf yes sync tty logger uuidgen nslookup dig host ping traceroute tput clear locale lsb_release
 		true false test echo printf pwd gzip gunzip bzip2 xz zstd chown chgrp openssl gpg gpgconf ssh-keyscan ssh-keygen html2text xmllint cal who last
-		hadolint shellcheck yamllint markdownlint grype syft gitleaks kubeconform kubeval kube-score promtool tree getconf lscpu pgrep pidof lsof ss netstat ip ifconfig jo dasel`) {
+		hadolint shellcheck yamllint markdownlint grype syft gitleaks kubeconform kubeval kube-score promtool tree getconf lscpu pgrep pidof lsof ss netstat ip ifconfig jo dasel sendmail msmtp`) {
 		harmless[name] = true
 	}
 }
