@@ -30,7 +30,7 @@ func (o *gitlabOptions) add(cmd *cobra.Command, scope string) {
 	_ = cmd.MarkFlagFilename("token-file")
 }
 
-// addOrigin adds the flags that tell a release's pipeline from others of its name.
+// addOrigin adds the flags that distinguish a release's pipeline from others of its name.
 func (o *gitlabOptions) addOrigin(cmd *cobra.Command, ref *string) {
 	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
 		flags.StringVar(ref, "ref", "main", "branch or tag of the GitLab project that releases run on")

@@ -19,8 +19,8 @@ var lintLine = regexp.MustCompile(`^testdata/broken\.gitlab-ci\.yml(:\d+)?: .+; 
 
 func TestLintLines(t *testing.T) {
 	r := runLine(t, "lint", brokenPipeline)
-	lines := strings.Split(strings.TrimSpace(r.out), "\n")
-	for _, line := range lines {
+	lines := strings.SplitSeq(strings.TrimSpace(r.out), "\n")
+	for line := range lines {
 		if !lintLine.MatchString(line) {
 			t.Errorf("%q", line)
 		}

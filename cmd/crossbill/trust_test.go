@@ -156,7 +156,7 @@ func TestNoPolicy(t *testing.T) {
 	}
 }
 
-// TestRootsThatAreMissing: a file with trusted roots that is not there is found before anything is asked.
+// TestRootsThatAreMissing: a file with trusted roots that does not exist is found before anything is asked.
 func TestRootsThatAreMissing(t *testing.T) {
 	t.Setenv("CROSSBILL_CONFIG", "")
 	dir := t.TempDir()

@@ -134,7 +134,7 @@ type wholePipeline struct {
 func (c *checker) gatesOf(p *pipeline) (found [][]int) {
 	index := map[*Job]int{}
 	for i, job := range p.jobs {
-		written := job.Job.written()
+		written := job.written()
 		if job.Behavior.When != "manual" || job.Behavior.AllowFailure || !c.isGate(written) {
 			continue
 		}

@@ -188,11 +188,11 @@ func (o *outcome) context(parents []syntax.Node) (c call) {
 // isValue says whether a substitution is the value of an assignment of its own, whose status is that of the
 // command.
 func isValue(parents []syntax.Node) bool {
-	for i := len(parents) - 1; i >= 0; i-- {
-		if expression, ok := parents[i].(*syntax.CallExpr); ok {
+	for _, parent := range slices.Backward(parents) {
+		if expression, ok := parent.(*syntax.CallExpr); ok {
 			return len(expression.Args) == 0
 		}
-		if _, ok := parents[i].(*syntax.DeclClause); ok {
+		if _, ok := parent.(*syntax.DeclClause); ok {
 			return false
 		}
 	}
@@ -213,8 +213,8 @@ func (o *outcome) binary(parent *syntax.BinaryCmd, child syntax.Node, above []sy
 
 // isLeftOfOr says whether what follows || takes care of the failure: that is looked at for itself.
 func isLeftOfOr(above []syntax.Node, node syntax.Node) bool {
-	for i := len(above) - 1; i >= 0; i-- {
-		switch parent := above[i].(type) {
+	for _, a := range slices.Backward(above) {
+		switch parent := a.(type) {
 		case *syntax.Stmt:
 			node = parent
 		case *syntax.BinaryCmd:

@@ -39,18 +39,18 @@ var processingCases = []processingCase{
 	},
 	{
 		"a failure that is allowed is none: on_failure is skipped, the next stage runs", "stage_build_fails_with_allow_failure_test_on_failure",
-		"a: {stage: one, allow_failure: true}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, mend created, c created", "-a pending: a failed, mend skipped, c pending", "+c success: c success"},
+		"a: {stage: one, allow_failure: true}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, fix created, c created", "-a pending: a failed, fix skipped, c pending", "+c success: c success"},
 	},
 	{
 		"a canceled stage skips everything after it, on_failure too", "stage_build_cancels_test1_and_test2_have_when",
-		"a: {stage: one}\nb: {stage: two, when: on_success}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, b created, mend created, c created", "xa canceled: a canceled, b skipped, mend skipped, c skipped"},
+		"a: {stage: one}\nb: {stage: two, when: on_success}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, b created, fix created, c created", "xa canceled: a canceled, b skipped, fix skipped, c skipped"},
 	},
 	{
 		"a canceled job that may fail counts as done", "stage_build_cancels_with_allow_failure_test1_and_test2_have_when",
-		"a: {stage: one, allow_failure: true}\nb: {stage: two, when: on_success}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, b created, mend created, c created", "xa pending: a canceled, b pending, mend skipped"},
+		"a: {stage: one, allow_failure: true}\nb: {stage: two, when: on_success}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, b created, fix created, c created", "xa pending: a canceled, b pending, fix skipped"},
 	},
 	{
 		"an optional manual job holds no stage up", "stage_build_succeeds_test_manual_allow_failure_true",
@@ -58,7 +58,7 @@ var processingCases = []processingCase{
 		[]string{"pending: a pending, b created, c created", "+a running: a success, b manual, c pending"},
 	},
 	{
-		"an optional manual job beside others waits for a person, they for each other", "stage_build_test_manual_review_deploy",
+		"an optional manual job beside others waits for an approver, they for each other", "stage_build_test_manual_review_deploy",
 		"a: {stage: one}\nb: {stage: two}\noffer: {stage: two, when: manual, allow_failure: true}\nc: {stage: three}\nd: {stage: four}\ne: {stage: four}",
 		[]string{
 			"pending: a pending, b created, offer created, c created, d created, e created",
@@ -92,23 +92,23 @@ var processingCases = []processingCase{
 	},
 	{
 		"a press revives an on_failure job of a later stage; a failure that is allowed skips it again", "stage_test_manual_allow_failure_true_deploy_on_failure",
-		"offer: {stage: one, when: manual, allow_failure: true}\nmend: {stage: two, when: on_failure}",
-		[]string{"skipped: offer manual, mend skipped", "!offer pending: offer pending, mend created", "-offer success: offer failed, mend skipped"},
+		"offer: {stage: one, when: manual, allow_failure: true}\nfix: {stage: two, when: on_failure}",
+		[]string{"skipped: offer manual, fix skipped", "!offer pending: offer pending, fix created", "-offer success: offer failed, fix skipped"},
 	},
 	{
 		"on_failure without an earlier stage is skipped at once", "stage_test_on_failure_no_prev_stage",
-		"a: {stage: one}\nmend: {stage: one, when: on_failure}",
-		[]string{"pending: a pending, mend skipped", "+a success: a success"},
+		"a: {stage: one}\nfix: {stage: one, when: on_failure}",
+		[]string{"pending: a pending, fix skipped", "+a success: a success"},
 	},
 	{
 		"on_failure runs after a failed stage, and the stages behind it stay skipped", "stage_test_on_failure_with_failure",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, mend created, c created", "-a running: a failed, mend pending", "+mend failed: mend success, c skipped"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, fix created, c created", "-a running: a failed, fix pending", "+fix failed: fix success, c skipped"},
 	},
 	{
 		"on_failure is skipped when nothing failed, and holds nobody up", "stage_test_on_failure_with_success",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, mend created, c created", "+a running: a success, mend skipped, c pending", "+c success: c success"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, fix created, c created", "+a running: a success, fix skipped, c pending", "+c success: c success"},
 	},
 
 	// Needs.
@@ -169,38 +169,38 @@ var processingCases = []processingCase{
 	},
 	{
 		"on_failure runs after a failed need", "dag_build_fails_test_on_failure",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure, needs: [a]}",
-		[]string{"pending: a pending, mend created", "-a running: a failed, mend pending"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure, needs: [a]}",
+		[]string{"pending: a pending, fix created", "-a running: a failed, fix pending"},
 	},
 	{
 		"what needs an on_failure job follows it, though the pipeline failed", "dag_build_fails_test_on_failure_deploy_needs_test",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three, needs: [mend]}",
-		[]string{"pending: a pending, mend created, c created", "-a running: a failed, mend pending", "+mend running: mend success, c pending", "+c failed: c success"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three, needs: [fix]}",
+		[]string{"pending: a pending, fix created, c created", "-a running: a failed, fix pending", "+fix running: fix success, c pending", "+c failed: c success"},
 	},
 	{
 		"on_failure with a failed and a skipped need is skipped", "dag_build_fails_test_skips_rollback_on_failure",
-		"a: {stage: one}\nb: {stage: two}\nc: {stage: three, needs: [a, b]}\nmend: {stage: three, when: on_failure, needs: [a, b]}",
-		[]string{"pending: a pending, b created, c created, mend created", "-a failed: a failed, b skipped, c skipped, mend skipped"},
+		"a: {stage: one}\nb: {stage: two}\nc: {stage: three, needs: [a, b]}\nfix: {stage: three, when: on_failure, needs: [a, b]}",
+		[]string{"pending: a pending, b created, c created, fix created", "-a failed: a failed, b skipped, c skipped, fix skipped"},
 	},
 	{
 		"on_failure after a need whose failure is allowed is skipped, and what needs it", "dag_build_fails_with_allow_failure_test_on_failure",
-		"a: {stage: one, allow_failure: true}\nmend: {stage: two, when: on_failure, needs: [a]}\nc: {stage: three, needs: [mend]}",
-		[]string{"pending: a pending, mend created, c created", "-a success: a failed, mend skipped, c skipped"},
+		"a: {stage: one, allow_failure: true}\nfix: {stage: two, when: on_failure, needs: [a]}\nc: {stage: three, needs: [fix]}",
+		[]string{"pending: a pending, fix created, c created", "-a success: a failed, fix skipped, c skipped"},
 	},
 	{
-		"one need that is an optional manual job skips what needs several", "dag_build_succeds_test_manual_allow_failure_true_deploy_needs_both",
+		"one need that is an optional manual job skips what needs several", "dag_build_succeeds_test_manual_allow_failure_true_deploy_needs_both",
 		"a: {stage: one}\noffer: {stage: two, when: manual, allow_failure: true}\nc: {stage: three, needs: [a, offer]}",
 		[]string{"pending: a pending, offer created, c created", "+a success: a success, offer manual, c skipped"},
 	},
 	{
-		"a need that is an optional manual job skips what needs it", "dag_build_succeds_test_manual_allow_failure_true_deploy_needs_test",
+		"a need that is an optional manual job skips what needs it", "dag_build_succeeds_test_manual_allow_failure_true_deploy_needs_test",
 		"a: {stage: one}\noffer: {stage: two, when: manual, allow_failure: true}\nc: {stage: three, needs: [offer]}",
 		[]string{"pending: a pending, offer created, c created", "+a success: a success, offer manual, c skipped"},
 	},
 	{
 		"on_failure is skipped after a need that succeeded", "dag_build_succeeds_test_on_failure",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure, needs: [a]}",
-		[]string{"pending: a pending, mend created", "+a success: a success, mend skipped"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure, needs: [a]}",
+		[]string{"pending: a pending, fix created", "+a success: a success, fix skipped"},
 	},
 	{
 		"what needs an optional manual job is skipped at once, while its other need still runs", "dag_build_test_manual_review_deploy",
@@ -213,23 +213,23 @@ var processingCases = []processingCase{
 	{
 		"a press revives what was skipped because of it, and no more stays revived", "dag_build_test_two_manual_review_test_staging_production",
 		"a: {stage: one}\nb: {stage: two}\noffer1: {stage: two, when: manual}\noffer2: {stage: two, when: manual}\nboth: {stage: three, needs: [b, offer1, offer2]}\n" +
-			"first: {stage: four, needs: [offer1]}\nsecond: {stage: four, needs: [offer2]}\nlater: {stage: five, needs: [second]}\nmend: {stage: five, when: on_failure}",
+			"first: {stage: four, needs: [offer1]}\nsecond: {stage: four, needs: [offer2]}\nlater: {stage: five, needs: [second]}\nfix: {stage: five, when: on_failure}",
 		[]string{
-			"pending: a pending, b created, offer1 created, offer2 created, both created, first created, second created, later created, mend created",
+			"pending: a pending, b created, offer1 created, offer2 created, both created, first created, second created, later created, fix created",
 			"+a running: a success, b pending, offer1 manual, offer2 manual, both skipped, first skipped, second skipped, later skipped",
-			"+b success: b success, mend skipped", "!offer1 running: offer1 pending, first created, mend created",
-			"+offer1 running: offer1 success, first pending", "+first success: first success, mend skipped",
+			"+b success: b success, fix skipped", "!offer1 running: offer1 pending, first created, fix created",
+			"+offer1 running: offer1 success, first pending", "+first success: first success, fix skipped",
 		},
 	},
 	{
 		"a need that is on_failure and was skipped skips what needs it", "dag_builds_succeed_test_on_failure_deploy_needs_one_build_and_test",
-		"a: {stage: one}\nother: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three, needs: [a, mend]}",
-		[]string{"pending: a pending, other pending, mend created, c created", "+a running: a success", "+other success: other success, mend skipped, c skipped"},
+		"a: {stage: one}\nother: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three, needs: [a, fix]}",
+		[]string{"pending: a pending, other pending, fix created, c created", "+a running: a success", "+other success: other success, fix skipped, c skipped"},
 	},
 	{
 		"always runs although an on_failure need was skipped", "dag_builds_succeed_test_on_failure_deploy_needs_one_build_and_test_when_always",
-		"a: {stage: one}\nother: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three, when: always, needs: [a, mend]}",
-		[]string{"pending: a pending, other pending, mend created, c created", "+a running: a success", "+other running: other success, mend skipped, c pending", "+c success: c success"},
+		"a: {stage: one}\nother: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three, when: always, needs: [a, fix]}",
+		[]string{"pending: a pending, other pending, fix created, c created", "+a running: a success", "+other running: other success, fix skipped, c pending", "+c success: c success"},
 	},
 	{
 		"needs: [] starts a job at once", "dag_deploy_needs_empty",
@@ -276,8 +276,8 @@ var processingCases = []processingCase{
 	},
 	{
 		"a blocking manual job that fails starts on_failure", "dag_test_manual_allow_failure_false_deploy_on_failure",
-		"gate: {stage: one, when: manual, allow_failure: false}\nmend: {stage: two, when: on_failure, needs: [gate]}",
-		[]string{"manual: gate manual, mend created", "!gate pending: gate pending", "-gate running: gate failed, mend pending"},
+		"gate: {stage: one, when: manual, allow_failure: false}\nfix: {stage: two, when: on_failure, needs: [gate]}",
+		[]string{"manual: gate manual, fix created", "!gate pending: gate pending", "-gate running: gate failed, fix pending"},
 	},
 	{
 		"a blocking manual job holds what needs it and another one", "dag_test_manual_allow_failure_false_other_test_succeeds_deploy_needs_both",
@@ -291,8 +291,8 @@ var processingCases = []processingCase{
 	},
 	{
 		"a press revives on_failure; a failure that is allowed skips it again", "dag_test_manual_allow_failure_true_deploy_on_failure",
-		"offer: {stage: one, when: manual, allow_failure: true}\nmend: {stage: two, when: on_failure, needs: [offer]}",
-		[]string{"skipped: offer manual, mend skipped", "!offer pending: offer pending, mend created", "-offer success: offer failed, mend skipped"},
+		"offer: {stage: one, when: manual, allow_failure: true}\nfix: {stage: two, when: on_failure, needs: [offer]}",
+		[]string{"skipped: offer manual, fix skipped", "!offer pending: offer pending, fix created", "-offer success: offer failed, fix skipped"},
 	},
 	{
 		"an optional manual job that fails lets what needs it run", "dag_test_manual_allow_failure_true dag_test_manual_allow_failure_true_fails",
@@ -329,13 +329,13 @@ var processingCases = []processingCase{
 	},
 	{
 		"on_failure with needs: [] is skipped at once", "dag_test_on_failure_no_needs",
-		"a: {stage: one, needs: []}\nmend: {stage: one, when: on_failure, needs: []}",
-		[]string{"pending: a pending, mend skipped", "+a success: a success"},
+		"a: {stage: one, needs: []}\nfix: {stage: one, when: on_failure, needs: []}",
+		[]string{"pending: a pending, fix skipped", "+a success: a success"},
 	},
 	{
 		"a skipped on_failure job skips what needs it", "dag_test_on_failure_with_success",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure}\nc: {stage: three, needs: [mend]}",
-		[]string{"pending: a pending, mend created, c created", "+a success: a success, mend skipped, c skipped"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure}\nc: {stage: three, needs: [fix]}",
+		[]string{"pending: a pending, fix created, c created", "+a success: a success, fix skipped, c skipped"},
 	},
 
 	// workflow:auto_cancel:on_job_failure.
@@ -353,8 +353,8 @@ var processingCases = []processingCase{
 	// What GitLab's source says beyond its cases (the specification of the service, and the services it calls).
 	{
 		"a failure cancels what waits, an automatic rollback too, but no job with a button", "",
-		"workflow: {auto_cancel: {on_job_failure: all}}\na: {stage: one}\nmend: {stage: two, when: on_failure}\noffer: {stage: two, when: manual, needs: []}",
-		[]string{"pending: a pending, mend created, offer manual", "-a failed: a failed, mend canceled"},
+		"workflow: {auto_cancel: {on_job_failure: all}}\na: {stage: one}\nfix: {stage: two, when: on_failure}\noffer: {stage: two, when: manual, needs: []}",
+		[]string{"pending: a pending, fix created, offer manual", "-a failed: a failed, fix canceled"},
 	},
 	{
 		"a delayed job is scheduled, and blocks", "",
@@ -368,13 +368,13 @@ var processingCases = []processingCase{
 	},
 	{
 		"an exit code of allow_failure:exit_codes makes the failure a warning, another one does not", "",
-		"a: {stage: one, allow_failure: {exit_codes: [3, 4]}}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, mend created, c created", "a=3 pending: a failed, mend skipped, c pending", "~a pending: a pending, mend created", "a=5 running: a failed, mend pending", "~a running: a pending", "a=0 running: a success"},
+		"a: {stage: one, allow_failure: {exit_codes: [3, 4]}}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, fix created, c created", "a=3 pending: a failed, fix skipped, c pending", "~a pending: a pending, fix created", "a=5 running: a failed, fix pending", "~a running: a pending", "a=0 running: a success"},
 	},
 	{
 		"an exit code that is not allowed is a failure", "",
-		"a: {stage: one, allow_failure: {exit_codes: 3}}\nmend: {stage: two, when: on_failure}\nc: {stage: three}",
-		[]string{"pending: a pending, mend created, c created", "a=1 running: a failed, mend pending"},
+		"a: {stage: one, allow_failure: {exit_codes: 3}}\nfix: {stage: two, when: on_failure}\nc: {stage: three}",
+		[]string{"pending: a pending, fix created, c created", "a=1 running: a failed, fix pending"},
 	},
 	{
 		"a retry does not start what failed meanwhile: it waits for its turn", "",
@@ -383,8 +383,8 @@ var processingCases = []processingCase{
 	},
 	{
 		"a retry revives on_failure jobs for a second failure", "",
-		"a: {stage: one}\nmend: {stage: two, when: on_failure, needs: [a]}",
-		[]string{"pending: a pending, mend created", "+a success: a success, mend skipped", "~a running: a pending, mend created", "-a running: a failed, mend pending"},
+		"a: {stage: one}\nfix: {stage: two, when: on_failure, needs: [a]}",
+		[]string{"pending: a pending, fix created", "+a success: a success, fix skipped", "~a running: a pending, fix created", "-a running: a failed, fix pending"},
 	},
 	{
 		"a job that waits can be canceled; one that may fail then counts as done", "",
@@ -511,7 +511,7 @@ func TestExploreSeesPressesRetriesAndCancels(t *testing.T) {
 		"an optional job is pressed":           {"gate: {stage: five, when: manual}\noffer: {stage: one, when: manual}\nz: {stage: two, needs: [offer]}", true},
 		"the gate is not":                      {"gate: {stage: one, when: manual}\nz: {stage: two, needs: [gate]}", false},
 		"a chain behind the gate":              {"gate: {stage: one, when: manual}\nb: {stage: two, needs: [gate]}\nz: {stage: three, needs: [b]}", false},
-		"a failure, then a retry that is well": {"gate: {stage: five, when: manual}\na: {stage: one}\nmend: {stage: two, when: on_failure, needs: [a]}\nz: {stage: three, needs: [a, mend]}", true},
+		"a failure, then a retry that is well": {"gate: {stage: five, when: manual}\na: {stage: one}\nfix: {stage: two, when: on_failure, needs: [a]}\nz: {stage: three, needs: [a, fix]}", true},
 		"two failures, two retries":            {"gate: {stage: five, when: manual}\na: {stage: one}\nb: {stage: one, needs: [a]}\nm1: {stage: two, when: on_failure, needs: [a]}\nm2: {stage: two, when: on_failure, needs: [b]}\nz: {stage: three, needs: [a, b, m1, m2]}", true},
 		"a job that waits is canceled":         {"gate: {stage: one, when: manual, allow_failure: false}\nb: {stage: two, allow_failure: true}\nz: {stage: three, needs: [b]}", true},
 		"the same, but it may not fail":        {"gate: {stage: one, when: manual, allow_failure: false}\nb: {stage: two}\nz: {stage: three, needs: [b]}", false},

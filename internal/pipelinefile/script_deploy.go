@@ -240,7 +240,7 @@ func programKubectl(a *analyzer, i invocation, _ *shellState) {
 		a.effect(i, classReads, name)
 		return
 	}
-	verb := words[at]
+	subcommand := words[at]
 	if slices.ContainsFunc(words, func(w string) bool {
 		return strings.HasPrefix(w, "--enable-") || strings.HasPrefix(w, "--external-diff") || strings.HasPrefix(w, "--exec-") || strings.HasPrefix(w, "--auth-provider")
 	}) {
@@ -248,7 +248,7 @@ func programKubectl(a *analyzer, i invocation, _ *shellState) {
 	}
 	for _, reads := range kubectlReads {
 		pattern := strings.Fields(reads)
-		if verb != pattern[0] {
+		if subcommand != pattern[0] {
 			continue
 		}
 		if len(pattern) == 1 || hasWords(words[at+1:], pattern[1:]) {
@@ -256,15 +256,15 @@ func programKubectl(a *analyzer, i invocation, _ *shellState) {
 			return
 		}
 	}
-	class, kind := classChanges, name+" "+verb
+	class, kind := classChanges, name+" "+subcommand
 	raw := slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--raw") })
 	switch {
-	case slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "edit", "rollout", "autoscale", "expose", "run", "label", "annotate", "taint", "cordon", "uncordon", "drain", "exec", "cp", "attach", "debug", "proxy", "certificate", "auth", "argo", "adm", "new-app", "start-build", "process", "import", "tag", "policy", "rsh", "rsync", "scale", "deploy", "convert", "plugin", "alpha", "krew"}, verb):
-		if isDryRun(words, kubectlDryRun, append(slices.Clone(kubectlFlags), kubectlChangeFlags...)) && slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "run", "label", "annotate", "expose", "autoscale"}, verb) && !raw {
+	case slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "edit", "rollout", "autoscale", "expose", "run", "label", "annotate", "taint", "cordon", "uncordon", "drain", "exec", "cp", "attach", "debug", "proxy", "certificate", "auth", "argo", "adm", "new-app", "start-build", "process", "import", "tag", "policy", "rsh", "rsync", "scale", "deploy", "convert", "plugin", "alpha", "krew"}, subcommand):
+		if isDryRun(words, kubectlDryRun, append(slices.Clone(kubectlFlags), kubectlChangeFlags...)) && slices.Contains([]string{"apply", "create", "set", "patch", "delete", "scale", "replace", "run", "label", "annotate", "expose", "autoscale"}, subcommand) && !raw {
 			class = classReads
 		}
 	default:
-		class, kind = classOpaque, "`"+name+" "+verb+"` is not known: it may be a plugin"
+		class, kind = classOpaque, "`"+name+" "+subcommand+"` is not known: it may be a plugin"
 	}
 	a.effect(i, class, kind)
 	if class != classReads {
@@ -305,20 +305,20 @@ func programHelm(a *analyzer, i invocation, _ *shellState) {
 	if slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, "--post-renderer") || w == unknownList }) {
 		a.opaque(i.node, "it may execute a post-renderer")
 	}
-	switch verb := words[at]; {
-	case slices.Contains(helmReads, verb):
-		a.effect(i, classReads, "helm "+verb)
-	case slices.Contains([]string{"upgrade", "install", "uninstall", "delete", "del", "un", "rollback", "test"}, verb):
+	switch subcommand := words[at]; {
+	case slices.Contains(helmReads, subcommand):
+		a.effect(i, classReads, "helm "+subcommand)
+	case slices.Contains([]string{"upgrade", "install", "uninstall", "delete", "del", "un", "rollback", "test"}, subcommand):
 		class := classChanges
 		if isDryRun(words, []string{"--dry-run", "--dry-run=client", "--dry-run=server"}, append(slices.Clone(helmFlags), "--install", "-i", "--wait", "--atomic", "--create-namespace", "--reuse-values", "--reset-values", "--force")) {
 			class = classReads
 		}
-		a.effect(i, class, "helm "+verb)
+		a.effect(i, class, "helm "+subcommand)
 		if class != classReads {
 			a.helmImages(i, words)
 		}
 	default:
-		a.effect(i, classOpaque, "`helm "+verb+"` is not known: it may be a plugin")
+		a.effect(i, classOpaque, "`helm "+subcommand+"` is not known: it may be a plugin")
 	}
 }
 

@@ -346,14 +346,14 @@ func (a *analyzer) download(i invocation, r request, s *shellState) {
 // classOfRequest decides about one request that may change something.
 func (a *analyzer) classOfRequest(target value, r request, method string) (effectClass, string) {
 	var address strings.Builder
-	names := ""
+	var names strings.Builder
 	for _, p := range target {
 		switch p.kind {
 		case pieceText:
 			address.WriteString(p.text)
 		case pieceVariable:
 			address.WriteString("$" + p.text)
-			names += p.text + " "
+			names.WriteString(p.text + " ")
 		default:
 			address.WriteString("*")
 		}
@@ -366,11 +366,11 @@ func (a *analyzer) classOfRequest(target value, r request, method string) (effec
 			return classReads, method + " to GitLab's API"
 		}
 		return classChanges, method + " to GitLab's API"
-	case strings.Contains(address.String(), "/apis/") || strings.Contains(address.String(), "/api/v1/") || strings.Contains(names, "KUBE"):
+	case strings.Contains(address.String(), "/apis/") || strings.Contains(address.String(), "/api/v1/") || strings.Contains(names.String(), "KUBE"):
 		return classChanges, method + " to Kubernetes' API"
 	case chatHost.MatchString(address.String()), notifyPath.MatchString(address.String()) && method != "DELETE":
 		return classReads, "notice"
-	case names != "" && strings.HasPrefix(address.String(), "$") && chatName.MatchString(names) && method == "POST" && !r.rights:
+	case names.String() != "" && strings.HasPrefix(address.String(), "$") && chatName.MatchString(names.String()) && method == "POST" && !r.rights:
 		return classReads, "notice"
 	}
 	return classOpaque, "what a " + method + " to " + a.placeholders.restore(address.String()) + " does is not known"

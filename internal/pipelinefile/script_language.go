@@ -87,11 +87,11 @@ func (l language) contains(bad runeSet) (string, bool) {
 
 // configuration is where a search of the pattern and the automaton are together.
 type configuration struct {
-	pc    uint32
-	phase int // 0 before the match, 1 in it, 2 behind it
-	begun bool
-	ended bool
-	state int
+	pc      uint32
+	phase   int // 0 before the match, 1 in it, 2 behind it
+	started bool
+	ended   bool
+	state   int
 }
 
 // after are the states in which an automaton may be behind a text of the language, from any of the given ones.
@@ -114,15 +114,15 @@ func (l language) after(starts map[int]bool, machine automaton) map[int]bool {
 		queue = queue[:len(queue)-1]
 		switch c.phase {
 		case 0:
-			add(configuration{pc: uint32(l.program.Start), phase: 1, begun: c.begun, state: c.state})
+			add(configuration{pc: uint32(l.program.Start), phase: 1, started: c.started, state: c.state})
 			for _, r := range classes {
-				add(configuration{phase: 0, begun: true, state: machine.next(c.state, r)})
+				add(configuration{phase: 0, started: true, state: machine.next(c.state, r)})
 			}
 		case 2:
 			results[c.state] = true
 			if !c.ended {
 				for _, r := range classes {
-					add(configuration{phase: 2, begun: true, state: machine.next(c.state, r)})
+					add(configuration{phase: 2, started: true, state: machine.next(c.state, r)})
 				}
 			}
 		default:
@@ -151,7 +151,7 @@ func (l language) advance(c configuration, machine automaton, classes []rune, ad
 		add(to(inst.Out))
 	case syntax.InstEmptyWidth:
 		op := syntax.EmptyOp(inst.Arg)
-		if op&syntax.EmptyBeginText != 0 && c.begun {
+		if op&syntax.EmptyBeginText != 0 && c.started {
 			return
 		}
 		n := to(inst.Out)
@@ -168,7 +168,7 @@ func (l language) advance(c configuration, machine automaton, classes []rune, ad
 		for _, r := range classes {
 			if r == -1 && matchesOther(inst, machine.special) || r != -1 && inst.MatchRune(r) {
 				n := to(inst.Out)
-				n.begun, n.state = true, machine.next(c.state, r)
+				n.started, n.state = true, machine.next(c.state, r)
 				add(n)
 			}
 		}

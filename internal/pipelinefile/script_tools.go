@@ -653,10 +653,10 @@ func programGit(a *analyzer, i invocation, s *shellState) {
 		}
 	}
 	a.writtenPrograms(i, "git", s)
-	switch verb := words[at]; {
-	case verb == "push":
+	switch subcommand := words[at]; {
+	case subcommand == "push":
 		a.effect(i, classChanges, "git push")
-	case verb == "config":
+	case subcommand == "config":
 		for _, word := range words[at+1:] {
 			if !strings.HasPrefix(word, "-") {
 				if !slices.Contains([]string{"user.name", "user.email", "safe.directory", "advice.detachedHead", "init.defaultBranch", "http.sslVerify", "core.autocrlf"}, word) {
@@ -666,13 +666,13 @@ func programGit(a *analyzer, i invocation, s *shellState) {
 			}
 		}
 		a.effect(i, classReads, "git config")
-	case slices.Contains(gitReads, verb):
-		if slices.Contains([]string{"pull", "checkout", "switch", "restore", "reset", "merge", "stash", "clean", "submodule"}, verb) {
-			s.touched = "git " + verb + " may change it"
+	case slices.Contains(gitReads, subcommand):
+		if slices.Contains([]string{"pull", "checkout", "switch", "restore", "reset", "merge", "stash", "clean", "submodule"}, subcommand) {
+			s.touched = "git " + subcommand + " may change it"
 		}
-		a.effect(i, classReads, "git "+verb)
+		a.effect(i, classReads, "git "+subcommand)
 	default:
-		a.opaque(i.node, "what `git "+verb+"` does is not known")
+		a.opaque(i.node, "what `git "+subcommand+"` does is not known")
 	}
 }
 
@@ -688,16 +688,16 @@ func programDocker(a *analyzer, i invocation, _ *shellState) {
 		a.effect(i, classReads, name)
 		return
 	}
-	switch verb := words[at]; {
-	case slices.Contains([]string{"login", "logout", "pull", "push", "build", "buildx", "tag", "images", "image", "info", "version", "ps", "logs", "inspect", "manifest", "save", "load", "rmi", "rm", "stop", "port", "top", "stats", "search", "history", "bud", "from"}, verb):
-		if (verb == "build" || verb == "buildx" || verb == "bud") && slices.ContainsFunc(words, func(w string) bool {
+	switch subcommand := words[at]; {
+	case slices.Contains([]string{"login", "logout", "pull", "push", "build", "buildx", "tag", "images", "image", "info", "version", "ps", "logs", "inspect", "manifest", "save", "load", "rmi", "rm", "stop", "port", "top", "stats", "search", "history", "bud", "from"}, subcommand):
+		if (subcommand == "build" || subcommand == "buildx" || subcommand == "bud") && slices.ContainsFunc(words, func(w string) bool {
 			return strings.HasPrefix(w, "--secret") || strings.HasPrefix(w, "--ssh") || strings.HasPrefix(w, "--allow") || w == "bake"
 		}) {
 			a.opaque(i.node, "the build gets secrets or rights")
 		}
-		a.effect(i, classReads, name+" "+verb)
-	case slices.Contains([]string{"stack", "service", "swarm", "node"}, verb):
-		a.effect(i, classChanges, name+" "+verb)
+		a.effect(i, classReads, name+" "+subcommand)
+	case slices.Contains([]string{"stack", "service", "swarm", "node"}, subcommand):
+		a.effect(i, classChanges, name+" "+subcommand)
 	default:
 		a.opaque(i.node, "what it executes in a container is not known")
 	}

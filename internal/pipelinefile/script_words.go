@@ -100,9 +100,9 @@ func mergePieces(v value) value {
 // fieldsOf makes words of atoms.
 func fieldsOf(atoms []atom) []field {
 	var fields []field
-	current, begun, certain := field{}, false, false
+	current, started, certain := field{}, false, false
 	end := func() {
-		if begun {
+		if started {
 			current.many = current.many || hasBraces(current.pieces)
 			if !certain && !current.many {
 				current.many, current.absent = true, true
@@ -114,7 +114,7 @@ func fieldsOf(atoms []atom) []field {
 			current.pieces = mergePieces(current.pieces)
 			fields = append(fields, current)
 		}
-		current, begun, certain = field{}, false, false
+		current, started, certain = field{}, false, false
 	}
 	for _, at := range atoms {
 		switch {
@@ -122,7 +122,7 @@ func fieldsOf(atoms []atom) []field {
 			end()
 		case at.kind == pieceText && at.text == "" && !at.quoted && !at.many:
 		default:
-			begun, certain = true, certain || !at.empty
+			started, certain = true, certain || !at.empty
 			current.many = current.many || at.many
 			current.pieces = append(current.pieces, at.piece)
 		}
@@ -766,7 +766,7 @@ func (a *analyzer) evaluatedText(node syntax.Node, text string, s *shellState, d
 	}
 }
 
-// printed marks the output of a command that may print what the script tells it to.
+// printed marks the output of a command that may print what the script asks for.
 const printed = "printed"
 
 // outputOf says what a command substitution may be.

@@ -81,10 +81,10 @@ func TestOnlyTheGateNamesProduction(t *testing.T) {
 		_, jobs := jobsIn(t, path)
 		for job, values := range jobs {
 			environment, _ := values["environment"].(map[string]any)
-			name, _ := environment["name"].(string)
-			production := regexp.MustCompile(`^production/(\$\[\[ inputs\.app \]\]|qwik-node-app)$`).MatchString(name)
-			if production != (job == gate) || !production && !strings.HasSuffix(name, "-canary") {
-				t.Errorf("%s: %s has the environment %q", path, job, name)
+			named, _ := environment["name"].(string)
+			production := regexp.MustCompile(`^production/(\$\[\[ inputs\.app \]\]|qwik-node-app)$`).MatchString(named)
+			if production != (job == gate) || !production && !strings.HasSuffix(named, "-canary") {
+				t.Errorf("%s: %s has the environment %q", path, job, named)
 			}
 			if tier := environment["deployment_tier"]; tier != map[bool]string{true: "production", false: "other"}[production] {
 				t.Errorf("%s: %s has the tier %v", path, job, tier)

@@ -79,7 +79,7 @@ func TestUnsafe(t *testing.T) {
 		"a promotion before the sources":         {[]string{verifyJob, "  stage: verify_canary\n  hooks: {pre_get_sources_script: [crossbill promote]}\n  script:\n"}, RuleNothingAfter, "verify_canary", ""},
 		"a promotion in default's hooks":         {[]string{"", "default: {hooks: {pre_get_sources_script: [crossbill promote]}}\n"}, RuleNothingAfter, "verify_canary", ""},
 		"a promotion in the older before_script": {[]string{"", "before_script: [crossbill promote]\n" + reader("smoke", "  stage: deploy_canary\n")}, RuleNothingAfter, "smoke", ""},
-		"cleanup is pressed by hand":             {[]string{cleanupNeed, "  needs: []\n  when: manual\n" + cleanupJob}, RuleNothingAfter, "cleanup", "cleanup is pressed"},
+		"cleanup is pressed manually":            {[]string{cleanupNeed, "  needs: []\n  when: manual\n" + cleanupJob}, RuleNothingAfter, "cleanup", "cleanup is pressed"},
 		"a delayed promotion":                    {[]string{"", second("  stage: cleanup\n  needs: [verify_canary]\n  when: delayed\n  start_in: 1 hour\n")}, RuleNothingAfter, "promote_second", "its time has come"},
 		"a manual promotion that does not block": {[]string{"", second("  stage: promote_to_production\n  when: manual\n")}, RuleGateBlocks, "promote_second", "not blocking"},
 		"a gate that is pressed before verify":   {[]string{"", second("  stage: promote_to_production\n  needs: [deploy_canary]\n  rules: [{when: manual}]\n")}, RuleVerified, "promote_second", "verify_canary has not succeeded"},

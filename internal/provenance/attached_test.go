@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -25,7 +26,7 @@ import (
 // registries are known to do. It differs from real ones so: it asks for no credentials and never answers 401, 403 or 429
 // by itself; it lists all attachments on one page, where a real one may give the next page's address in Link; without
 // referrers support it answers 404 to a list, as the spec has it, where some answer 400 or 405; it takes a fallback tag of
-// any content, as all registries do, which is how somebody can list what is not there.
+// any content, as all registries do, which is how somebody can list what does not exist.
 type double struct {
 	next     http.Handler
 	fault    func(w http.ResponseWriter, r *http.Request) bool // true: it has answered
@@ -62,9 +63,7 @@ func (d *double) lists(t *testing.T, descriptors []v1.Descriptor, header http.He
 			return before != nil && before(w, r)
 		}
 		w.Header().Set("Content-Type", string(types.OCIImageIndex))
-		for key, values := range header {
-			w.Header()[key] = values
-		}
+		maps.Copy(w.Header(), header)
 		_, _ = w.Write(text)
 		return true
 	}

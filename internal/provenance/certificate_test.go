@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,13 +70,13 @@ func (f *fulcio) FulcioCertificateAuthorities() []root.CertificateAuthority {
 type claims map[int]string
 
 const (
-	signerURI, runnerEnvironment, repositoryURI, repositoryDigest, repositoryRef, configURI, trigger, invocation = 9, 11, 12, 13, 14, 18, 20, 21
+	issuer, signerURI, runnerEnvironment, repositoryURI, repositoryDigest, repositoryRef, configURI, trigger, invocation = 8, 9, 11, 12, 13, 14, 18, 20, 21
 )
 
 // ofMain are the claims of the release workflow on main.
 func ofMain() claims {
 	return claims{
-		signerURI: workflow, runnerEnvironment: "github-hosted", repositoryURI: repository, repositoryDigest: commit, repositoryRef: "refs/heads/main",
+		issuer: gitHub, signerURI: workflow, runnerEnvironment: "github-hosted", repositoryURI: repository, repositoryDigest: commit, repositoryRef: "refs/heads/main",
 		configURI: workflow, trigger: "push", invocation: repository + "/actions/runs/1/attempts/1",
 	}
 }
@@ -92,14 +93,13 @@ func (c issuance) GetCertificate(_ context.Context, pair sign.Keypair, _ *sign.C
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), URIs: []*url.URL{subject}, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(10 * time.Minute),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		ExtraExtensions: []pkix.Extension{{Id: certificate.OIDIssuer, Value: []byte(gitHub)}},
 	}
 	for number, text := range c.claims {
 		value, err := asn1.MarshalWithParams(text, "utf8")
 		if err != nil {
 			return nil, err
 		}
-		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: append(certificate.OIDIssuer[:len(certificate.OIDIssuer)-1:len(certificate.OIDIssuer)-1], number), Value: value})
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: append(slices.Clone(certificate.OIDIssuerV2[:len(certificate.OIDIssuerV2)-1]), number), Value: value})
 	}
 	return x509.CreateCertificate(rand.Reader, template, c.fulcio.intermediate, pair.GetPublicKey(), c.fulcio.key)
 }

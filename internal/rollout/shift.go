@@ -30,7 +30,7 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 			return struct{}{}, nothing, err
 		},
 		start: func(j *job, _ struct{}) error { j.notePassed(); return nil },
-		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.shift(ctx, steps, pause) },
+		act:   func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.shift(ctx, steps, pause) },
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -510,17 +511,23 @@ func TestMissingObjects(t *testing.T) {
 	}
 }
 
+// drain is the variable DRAIN_MS of a Deployment.
+func drain(d *appsv1.Deployment) *corev1.EnvVar {
+	env := d.Spec.Template.Spec.Containers[0].Env
+	return &env[slices.IndexFunc(env, func(v corev1.EnvVar) bool { return v.Name == "DRAIN_MS" })]
+}
+
 // TestPreviousTemplate: a rollback of a promotion puts primary's template back as it was, not only its image.
 func TestPreviousTemplate(t *testing.T) {
 	at(t, "rest", func(w *world) {
 		env := func() string {
 			d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
 			w.must(d, err)
-			return d.Spec.Template.Spec.Containers[0].Env[1].Value
+			return drain(d).Value
 		}
 		j := w.job("job")
 		j.Manifests = w.own()
-		j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "9000"
+		drain(j.Manifests.Deployment).Value = "9000"
 		w.must(j.Canary(w.Context(), wanted("2")))
 		w.must(judge(w.Context(), j.Cluster, release.Healthy))
 		w.must(j.Promote(w.Context()))

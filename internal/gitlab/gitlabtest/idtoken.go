@@ -123,11 +123,11 @@ func (i *issuerState) keys() []jose.JSONWebKey {
 }
 
 func keyID(key *rsa.PrivateKey) string {
-	print, err := (&jose.JSONWebKey{Key: key.Public()}).Thumbprint(crypto.SHA256)
+	thumbprint, err := (&jose.JSONWebKey{Key: key.Public()}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		panic(err)
 	}
-	return base64.RawURLEncoding.EncodeToString(print)
+	return base64.RawURLEncoding.EncodeToString(thumbprint)
 }
 
 // discover answers a request for the configuration or the keys; false when it is for neither.

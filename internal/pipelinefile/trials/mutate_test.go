@@ -121,10 +121,10 @@ var mutations = []mutation{
 		j := d.extra(r, "cleanup")
 		j.hasNeeds, j.needs = true, on("look")
 	}},
-	{"behind a failure that is mended", func(r *rand.Rand, d *description) {
-		d.jobs = append(d.jobs, &job{name: "mend", stage: text("verify_canary"), when: text("on_failure"), hasNeeds: true, needs: on("deploy_canary"), does: []act{notifies}})
+	{"behind a failure that is fixed", func(r *rand.Rand, d *description) {
+		d.jobs = append(d.jobs, &job{name: "fix", stage: text("verify_canary"), when: text("on_failure"), hasNeeds: true, needs: on("deploy_canary"), does: []act{notifies}})
 		j := d.extra(r, "cleanup")
-		j.hasNeeds, j.needs = true, on("deploy_canary", "mend")
+		j.hasNeeds, j.needs = true, on("deploy_canary", "fix")
 	}},
 	{"behind a job that may fail and can be canceled", func(r *rand.Rand, d *description) {
 		d.jobs = append(d.jobs, &job{name: "warm up", stage: text("cleanup"), allow: text("true"), does: []act{reads}})

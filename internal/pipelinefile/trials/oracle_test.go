@@ -36,7 +36,7 @@ func verdictOf(d *description) string {
 	return why
 }
 
-// eachChoice gives every choice of the inputs' values and of the conditions, until told to stop.
+// eachChoice gives every choice of the inputs' values and of the conditions, until it is to stop.
 func eachChoice(d *description, use func(map[string]string) bool) {
 	var names []string
 	values := map[string][]string{}

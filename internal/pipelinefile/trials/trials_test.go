@@ -186,14 +186,14 @@ func (o *outcome) trials(t *testing.T) {
 				continue
 			}
 			rules := lint(string(text))
-			switch {
-			case right == "unsafe":
+			switch right {
+			case "unsafe":
 				o.Unsafe++
 				if len(rules) == 0 {
 					o.Missed++
 					t.Errorf("%s/%s is unsafe, and lint finds nothing", dir, name)
 				}
-			case right == "safe":
+			case "safe":
 				o.Safe++
 				if len(rules) > 0 {
 					o.Complained++
