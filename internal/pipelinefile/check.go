@@ -64,6 +64,7 @@ const (
 	RuleRetry         = "retry-is-safe"
 	RuleWorkflow      = "started-on-purpose"
 	RuleName          = "named-by-release"
+	RuleOperator      = "approved-by-a-person"
 	RuleTooLarge      = "too-large-to-prove"
 )
 

@@ -44,6 +44,7 @@ func (c *checker) jobs() {
 // scripts reports what is wrong with the scripts of a job, whenever it runs.
 func (c *checker) scripts(job *Job) {
 	r := c.roleOf(job)
+	c.operator(job)
 	for _, use := range r.images {
 		c.reportAt(job, use.Line, "script", RuleByDigest, fmt.Sprintf("`%s`: %s", use.Command, use.Problem), use.Fix)
 	}
@@ -57,6 +58,18 @@ func (c *checker) scripts(job *Job) {
 			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("it uses input %q, which the header does not declare", use.Name), "declare it in spec:inputs")
 		case harm != "":
 			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("input %q is used in its script and %s: whoever starts the pipeline can run commands", use.Name, harm), "give the input options, or a regex with ^, $ and the characters that it may contain")
+		}
+	}
+}
+
+// operator checks that no job says to be the person who may go on without an approval. The command rejects it in a job,
+// which it knows by variables that a script can unset.
+func (c *checker) operator(job *Job) {
+	for _, keyword := range []string{"before_script", "script", "after_script", "hooks"} {
+		for _, line := range linesOf(job.shell(keyword)) {
+			if strings.Contains(line.Text, "--approve-as-operator") {
+				c.reportAt(job, line.Line, keyword, RuleOperator, "it gives --approve-as-operator: a job is no person", "leave it out, and give the job an ID token")
+			}
 		}
 	}
 }

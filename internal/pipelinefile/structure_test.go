@@ -147,6 +147,7 @@ func TestUnsafe(t *testing.T) {
 		// Who starts the pipeline must not choose rights.
 		"the environment is an input":            {[]string{inputsEnd, "    env: {regex: '^[a-z/-]+$'}\n" + inputsEnd, "    name: production/$[[ inputs.app ]]\n", "    name: $[[ inputs.env ]]\n"}, RuleOverridable, "promote_to_production", "chooses it"},
 		"the environment from an open input":     {[]string{inputsEnd, "    env: {regex: ^prod}\n" + inputsEnd, "    name: production/$[[ inputs.app ]]\n", "    name: production/$[[ inputs.env ]]\n"}, RuleInput, "promote_to_production", "no tight pattern"},
+		"an operator in a job":                   {[]string{"crossbill promote --release-id", "GITLAB_CI= crossbill promote --approve-as-operator --release-id"}, RuleOperator, "promote_to_production", "a job is no person"},
 		"the environment from a variable":        {[]string{"    name: production/$[[ inputs.app ]]\n", "    name: production/$TARGET\n"}, RuleOverridable, "promote_to_production", "$TARGET"},
 		"the image from an open input":           {[]string{inputsEnd, "    runner: {regex: '^[a-z0-9./:@-]+$'}\n" + inputsEnd, "  image: docker:29", "  image: $[[ inputs.runner ]] #"}, RuleOverridable, "deploy_canary", "the job's secrets"},
 		"the image from a variable":              {[]string{"  image: docker:29", "  image: $TOOLS_IMAGE #"}, RuleOverridable, "deploy_canary", "$TOOLS_IMAGE"},
