@@ -34,7 +34,8 @@ func (p *Policy) Decide(q Question) (*release.Passed, error) {
 	if q.Command == Canary {
 		p.note(q, passed)
 	}
-	if !p.Asks(q.Command) {
+	started := q.Command == Canary && !q.Release.StartedAt.IsZero() && q.Release.Stage != release.StageStarted // nothing is left to do
+	if started || !p.Asks(q.Command) {
 		return passed, nil
 	}
 	if q.Token == nil {
@@ -67,6 +68,10 @@ func (p *Policy) note(q Question, passed *release.Passed) {
 		if len(p.Approvers) == 0 {
 			passed.Remarks = append(passed.Remarks, "this job has no ID token, so that who started the pipeline is not known: promote will be refused until approval.approvers names who may")
 		}
+		return
+	}
+	if !q.Release.StartedAt.IsZero() && q.Release.Pipeline == nil { // who goes on with it is not who started it
+		passed.Remarks = append(passed.Remarks, "the job that started release "+q.Release.ID+" had no ID token, so that who started the pipeline is not known: promote will be refused until approval.approvers names who may")
 		return
 	}
 	passed.Remarks = append(passed.Remarks, fmt.Sprintf("verified: job %s of pipeline %s runs as %s, who is no approver of this release", t.Job, t.Pipeline, t.UserLogin))
@@ -218,13 +223,14 @@ func (p *Policy) approver(q Question, u release.User) error {
 		return refused(fmt.Sprintf("%s is not among the approvers", u.Login), "one of "+strings.Join(p.Approvers, ", ")+" has to start the job")
 	case !named && bot.MatchString(u.Login):
 		return refused(u.Login+" is no person", "a person has to start the job, or approval.approvers names "+u.Login)
-	case origin != nil && slices.ContainsFunc(origin.Users, func(was release.User) bool { return was.ID == u.ID || sameLogin(was.Login, u.Login) }):
-		return refused(fmt.Sprintf("nobody pressed it: the job ran as %s, who started the pipeline", u.Login), press)
-	case origin == nil && q.Command != Canary && !named:
-		return refused("who started the pipeline is not known, so that a job which nobody pressed looks the same",
-			"give the canary's job `id_tokens: {CROSSBILL_ID_TOKEN: {aud: "+p.Audience+"}}` too, or name approvers in approval.approvers")
 	case q.Command == Canary && !named:
 		return refused("a canary's job is the first of its pipeline, so that one which nobody pressed looks the same", "name approvers in approval.approvers")
+	case q.Command == Canary: // whoever approves it starts the release, and goes on with it after a crash
+	case origin != nil && slices.ContainsFunc(origin.Users, func(was release.User) bool { return was.ID == u.ID || sameLogin(was.Login, u.Login) }):
+		return refused(fmt.Sprintf("nobody pressed it: the job ran as %s, who started the pipeline", u.Login), press)
+	case origin == nil && !named:
+		return refused("who started the pipeline is not known, so that a job which nobody pressed looks the same",
+			"give the canary's job `id_tokens: {CROSSBILL_ID_TOKEN: {aud: "+p.Audience+"}}` too, or name approvers in approval.approvers")
 	}
 	return nil
 }

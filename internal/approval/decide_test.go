@@ -266,6 +266,31 @@ func TestBeforeCanary(t *testing.T) {
 	if err := ask(""); err == nil || !strings.Contains(err.Error(), "release-bot is not among the approvers") {
 		t.Errorf("the bot: %v", err)
 	}
+	w.start("new", w.pipeline, "mona")
+	w.ledger.Release.Stage = release.StageStarted // the job has died
+	if _, err := w.ask(Canary, w.pressed("mona")); err != nil {
+		t.Errorf("the approver, who goes on after a crash: %v", err)
+	}
+	if _, err := w.ask(Promote, w.pressed("mona")); err == nil || !strings.Contains(err.Error(), "nobody pressed it") {
+		t.Errorf("who has started the canary promotes it: %v", err)
+	}
+	w.ledger.Release.Stage = release.StageCanary // done: who runs the job again is noted, and approves nothing
+	if passed, err := w.ask(Canary, w.pressed("eve")); err != nil || passed.Approval != nil || passed.Pipeline == nil {
+		t.Errorf("eve, after the canary has its traffic: %+v, %v", passed, err)
+	}
+}
+
+// TestStarterStaysUnknown: whoever goes on with a release whose first job had no token is not who started the pipeline, as
+// whom all runs that nobody starts.
+func TestStarterStaysUnknown(t *testing.T) {
+	for _, stage := range []release.Stage{release.StageStarted, release.StageCanary} {
+		w := newWorld(t)
+		w.ledger.Release.Pipeline, w.ledger.Release.Stage = nil, stage
+		w.note(Canary, w.gitlab.IDToken(gitlabtest.TokenJob{Pipeline: w.pipeline, User: "mona", Environment: production + "-canary"}))
+		if _, err := w.ask(Promote, w.pressed("")); err == nil || !strings.Contains(err.Error(), "which pipeline runs release one is not known") {
+			t.Errorf("%s: a job that nobody pressed, after mona has run canary again: %v", stage, err)
+		}
+	}
 }
 
 // TestOperator: a person with rights in the cluster goes on without a token, and the ledger says so; it does not take the

@@ -35,11 +35,15 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// start puts a release in flight, and notes who started it, as canary does.
-func (w *world) start(id string, pipeline int64) {
+// start puts a release in flight, and notes who started it, as canary does: the pipeline's own user, or the one that is named.
+func (w *world) start(id string, pipeline int64, user ...string) {
 	w.t.Helper()
 	want := release.Release{ID: id, Image: "registry.example.com/shop@" + digest, Weight: 10, Template: "t"}
-	gate := w.gate(w.gitlab.IDToken(gitlabtest.TokenJob{Pipeline: pipeline, ID: pipeline*100 + 1, Environment: production + "-canary"}))
+	job := gitlabtest.TokenJob{Pipeline: pipeline, ID: pipeline*100 + 1, Environment: production + "-canary"}
+	if len(user) > 0 {
+		job.User, job.Environment = user[0], production
+	}
+	gate := w.gate(w.gitlab.IDToken(job))
 	passed, err := gate.Ask(w.t.Context(), Canary, w.ledger, &want)
 	if err != nil {
 		w.t.Fatal(err)
