@@ -116,7 +116,7 @@ func (r *Release) runBy(p *Pipeline) {
 	case r.Pipeline == nil:
 		noted := *p
 		r.Pipeline = &noted
-	case r.Pipeline.Issuer == p.Issuer && r.Pipeline.ID == p.ID:
+	case r.Pipeline.same(p):
 		noted := *r.Pipeline
 		for _, u := range p.Users {
 			if !slices.Contains(noted.Users, u) {
@@ -126,6 +126,13 @@ func (r *Release) runBy(p *Pipeline) {
 		r.Pipeline = &noted
 	}
 }
+
+// NewUser says whether a job of the release's pipeline ran as somebody who is not noted yet.
+func (r *Release) NewUser(p *Pipeline) bool {
+	return p != nil && r.Pipeline != nil && r.Pipeline.same(p) && slices.ContainsFunc(p.Users, func(u User) bool { return !slices.Contains(r.Pipeline.Users, u) })
+}
+
+func (p *Pipeline) same(q *Pipeline) bool { return p.Issuer == q.Issuer && p.ID == q.ID }
 
 // Approvers names who approved the release, for people; "" when nothing is noted.
 func (r *Release) Approvers() string {

@@ -20,6 +20,7 @@ type canaryFound struct {
 	primary *appsv1.Deployment // as it is live; nil when the app has none
 	routed  bool               // the VirtualService has the release's route
 	served  bool               // the Service is there
+	rerun   *Result            // the canary has its traffic: all that is left is to note who has run the job again
 	ruled   bool               // the DestinationRule has both subsets
 	// takeOver: primary has fields of an older apply that promotion is to remove.
 	takeOver bool
@@ -50,7 +51,12 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 			}
 			return err
 		},
-		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) { return j.canary(ctx, found) },
+		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) {
+			if found.rerun != nil {
+				return *found.rerun, nil
+			}
+			return j.canary(ctx, found)
+		},
 	})
 }
 
@@ -58,6 +64,12 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	found = canaryFound{want: want, resumed: j.ledger.Release != nil}
 	if found.resumed {
 		nothing, err = j.lookResumed(want)
+	}
+	if nothing != nil && err == nil {
+		if again, err := j.lookRerun(ctx); again || err != nil {
+			found.rerun = nothing
+			return found, nil, err
+		}
 	}
 	if nothing != nil || err != nil {
 		return found, nothing, err
@@ -134,6 +146,19 @@ func (j *job) lookResumed(want release.Release) (*Result, error) {
 		return j.nothing("the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), nil
 	}
 	return nil, nil
+}
+
+// lookRerun says whether the canary of a release that waits for its approver runs as somebody who is not noted yet. From then
+// on GitLab may start the jobs after it as that user, whom promote therefore refuses.
+func (j *job) lookRerun(ctx context.Context) (again bool, err error) {
+	r := j.ledger.Release
+	if r.Stage != release.StageCanary && r.Stage != release.StageVerified {
+		return false, nil
+	}
+	if err := j.pass(ctx, r); err != nil || j.passed == nil {
+		return false, err
+	}
+	return r.NewUser(j.passed.Pipeline), nil
 }
 
 // notePrimary notes in a release what primary runs when it starts. A Deployment that Crossbill could not

@@ -110,6 +110,55 @@ func TestApproverIsTheVerifiedOne(t *testing.T) {
 	})
 }
 
+// TestCanaryRunAgain: who runs the canary's job again while the release waits is noted as whom its jobs may run, once, and
+// nothing else is changed.
+func TestCanaryRunAgain(t *testing.T) {
+	runs := func(user string) func(context.Context, string, *release.Ledger, *release.Release) (*release.Passed, error) {
+		return func(context.Context, string, *release.Ledger, *release.Release) (*release.Passed, error) {
+			return &release.Passed{By: user, Pipeline: &release.Pipeline{ID: "9", Users: []release.User{{ID: user, Login: user}}}}, nil
+		}
+	}
+	at(t, "rest", func(w *world) {
+		canary := func(user string) *job {
+			j := w.job(user)
+			j.Gate = runs(user)
+			result, err := j.Canary(w.Context(), wanted("2"))
+			w.must(result, err)
+			return j
+		}
+		canary("bot")
+		if again := canary("bot"); len(again.every) > 0 {
+			t.Errorf("the same user: it wrote %q", again.every)
+		}
+		j := canary("mona")
+		for _, e := range w.did(j) {
+			if !strings.HasPrefix(e, "note ") {
+				t.Errorf("it did %s", e)
+			}
+		}
+		w.must(commands["verify healthy"](w.Context(), w.job("judge")))
+		canary("lisa")
+		status, err := w.job("look").Status(w.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var users []string
+		for _, u := range status.Release.Pipeline.Users {
+			users = append(users, u.Login)
+		}
+		if got := strings.Join(users, " "); got != "bot mona lisa" || status.Release.Stage != release.StageVerified {
+			t.Errorf("the pipeline's jobs run as %s, stage %s", got, status.Release.Stage)
+		}
+		refused := w.job("eve")
+		refused.Gate = func(context.Context, string, *release.Ledger, *release.Release) (*release.Passed, error) {
+			return nil, errors.New("the issuer is away")
+		}
+		if _, err := refused.Canary(w.Context(), wanted("2")); err == nil || len(refused.every) > 0 {
+			t.Errorf("who cannot be noted: %v, it wrote %q", err, refused.every)
+		}
+	})
+}
+
 // TestApproveChangesTheLedgerOnly: and asks for a release with a canary.
 func TestApproveChangesTheLedgerOnly(t *testing.T) {
 	for stage, want := range map[string]string{"new": "stage", "rest": "stage", "started": "stage", "canary": "", "healthy": "", "promoting": "", "promoted": "", "rolling_back": "stage"} {
