@@ -58,18 +58,21 @@ func (j *job) restorable(ctx context.Context, live *appsv1.Deployment) (*appsv1.
 	if live == nil {
 		return j.previousPrimary(live)
 	}
-	if j.forged(live) {
-		return j.noted(live)
-	}
-	hash, _, _ := strings.Cut(live.Annotations[previousAnnotation], " ")
-	if j.previous == "" || hash == hashOf(j.previous) {
+	hash, _, noted := strings.Cut(live.Annotations[previousAnnotation], " ")
+	if hash == hashOf(j.previous) {
 		return j.previousPrimary(live)
 	}
 	o := j.track(release.Primary).String()
 	canary, err := j.liveTrack(ctx, release.Canary)
-	if err == nil && canary != nil && j.Manifests.Image(canary) != j.Manifests.Image(live) {
+	switch {
+	case err == nil && canary != nil && j.Manifests.Image(canary) != j.Manifests.Image(live):
 		j.log(o, "the ledger says that promotion has replaced its pod template, and it does not run the canary's image: it stays as it is")
 		return nil, nil
+	case noted && !j.forged(live): // the note is an earlier promotion's
+		j.log(o, "the ledger says that promotion has replaced its pod template, and it does not run the release's image: it stays as it is")
+		return nil, nil
+	case noted:
+		return j.noted(live)
 	}
 	j.log(o, "its pod template before the release is not bound to it, as with a promotion by an older crossbill; it is restored as it was kept")
 	return j.previousPrimary(live)

@@ -2,6 +2,7 @@ package rollout_test
 
 import (
 	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 
@@ -18,29 +19,82 @@ func (w *world) forge(change func(data map[string]string)) {
 	w.must(w.kube.CoreV1().ConfigMaps(namespace).Update(w.Context(), state, metav1.UpdateOptions{FieldManager: "somebody"}))
 }
 
+var evilImage = "evil.example.com/app@sha256:" + strings.Repeat("e", 64)
+
+// forgeRelease makes the release in flight one whose promotion has begun, with other fields as well.
+func forgeRelease(t *testing.T, data map[string]string, fields map[string]any) {
+	t.Helper()
+	var ledger map[string]any
+	if err := json.Unmarshal([]byte(data["ledger.json"]), &ledger); err != nil {
+		t.Fatal(err)
+	}
+	if ledger["release"] == nil { // the last one once more
+		ledger["release"] = ledger["history"].([]any)[0]
+	}
+	r := ledger["release"].(map[string]any)
+	r["stage"] = "promoting"
+	r["steps"] = append(r["steps"].([]any), map[string]any{"stage": "promoting", "at": "2000-01-01T00:00:00Z", "by": "somebody"})
+	maps.Copy(r, fields)
+	text, err := json.Marshal(ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data["ledger.json"] = string(text)
+}
+
+// TestForgedRelease: the note of an earlier promotion does not make a release in the ledger one that was promoted.
+func TestForgedRelease(t *testing.T) {
+	template := func(data map[string]string) { data["previous-template.json"] = `{"metadata":{},"spec":{}}` }
+	for name, test := range map[string]struct {
+		inFlight bool // the next release, which has a canary
+		forge    func(data map[string]string)
+	}{
+		"of the image that primary runs": {true, func(data map[string]string) {
+			template(data)
+			forgeRelease(t, data, map[string]any{"image": image("2")})
+		}},
+		"of another image": {false, func(data map[string]string) {
+			template(data)
+			forgeRelease(t, data, map[string]any{"image": image("9"), "previous": evilImage})
+		}},
+		"of another image, without a template": {false, func(data map[string]string) {
+			forgeRelease(t, data, map[string]any{"image": image("9"), "previous": evilImage})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			at(t, "promoted", func(w *world) {
+				w.must(commands["cleanup"](w.Context(), w.job("cleanup")))
+				if test.inFlight {
+					w.must(w.job("canary").Canary(w.Context(), wanted("3")))
+				}
+				w.observer.started = false // a ledger that somebody edits is what this is about
+				w.forge(test.forge)
+				j := w.job("back")
+				w.must(j.Rollback(w.Context(), "test"))
+				if unrest := w.unrest("2"); unrest != "" || !strings.Contains(strings.Join(j.logged, "\n"), "it stays as it is") {
+					t.Errorf("%s, %q", unrest, j.logged)
+				}
+			})
+		})
+	}
+}
+
 // TestForgedTemplate: what a rollback puts on primary is what promotion found there, whatever the ConfigMap beside the
 // ledger says by then; and it always brings the traffic back to primary (invariant 5).
 func TestForgedTemplate(t *testing.T) {
 	evil := func(data map[string]string) {
-		data["previous-template.json"] = strings.ReplaceAll(data["previous-template.json"], image("1"), "evil.example.com/app@sha256:"+strings.Repeat("e", 64))
+		data["previous-template.json"] = strings.ReplaceAll(data["previous-template.json"], image("1"), evilImage)
 	}
 	asNow := func(data map[string]string) { // as if primary had run the release before it
 		data["previous-template.json"] = strings.ReplaceAll(data["previous-template.json"], image("1"), image("2"))
 	}
 	promoting := func(data map[string]string) {
 		evil(data)
-		var ledger map[string]any
-		if err := json.Unmarshal([]byte(data["ledger.json"]), &ledger); err != nil {
-			t.Fatal(err)
-		}
-		r := ledger["release"].(map[string]any)
-		r["stage"] = "promoting"
-		r["steps"] = append(r["steps"].([]any), map[string]any{"stage": "promoting", "at": "2000-01-01T00:00:00Z", "by": "somebody"})
-		text, err := json.Marshal(ledger)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data["ledger.json"] = string(text)
+		forgeRelease(t, data, nil)
+	}
+	imageAlone := func(data map[string]string) {
+		delete(data, "previous-template.json")
+		forgeRelease(t, data, map[string]any{"previous": evilImage})
 	}
 	for name, test := range map[string]struct {
 		stages []string
@@ -53,6 +107,7 @@ func TestForgedTemplate(t *testing.T) {
 		"what primary runs now":  {[]string{"promoting", "promoted"}, asNow, "is not the one that promotion replaced"},
 		"before it was replaced": {[]string{"moving"}, evil, "it stays as it is"},
 		"without any promotion":  {[]string{"canary", "healthy"}, promoting, "it stays as it is"},
+		"without a template":     {[]string{"canary", "healthy"}, imageAlone, "it stays as it is"},
 		"before promotion":       {[]string{"canary", "healthy"}, evil, ""},
 	} {
 		for _, stage := range test.stages {
