@@ -41,7 +41,8 @@ func (o *trustOptions) load(cmd *cobra.Command, manifests string) error {
 		return err
 	}
 	warn(cmd, warning)
-	if policy == nil && o.required {
+	// What crossbill.yaml requires, no flag or variable takes back: whoever triggers could set the latter.
+	if policy == nil && (o.required || configOf(cmd).Image.RequireProvenance) {
 		return &usererr.Error{Field: "image.requireProvenance", Problem: noPolicy, Fix: "write the section imagePolicy of crossbill.yaml, or name a file with --trust (docs/guides/provenance.md)"}
 	}
 	o.policy = policy

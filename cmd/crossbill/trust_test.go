@@ -149,6 +149,16 @@ func TestNoPolicy(t *testing.T) {
 			t.Errorf("%s, without the file's name: exit code %d, %s", command, r.code, r.err)
 		}
 	}
+	// What the file requires, no variable of a trigger's takes back.
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"crossbill.yaml": "image: {requireProvenance: true}\n"})
+	t.Setenv("CROSSBILL_REQUIRE_PROVENANCE", "false")
+	for _, flags := range []string{"", " --require-provenance=false"} {
+		line := "image inspect " + image + " --config " + filepath.Join(dir, "crossbill.yaml") + flags
+		if r := runLine(t, strings.Fields(line)...); r.code != exitBadInput || !strings.Contains(r.err, "there is no image policy; ") {
+			t.Errorf("%s: exit code %d, %s", line, r.code, r.err)
+		}
+	}
 	// A rollback is asked nothing of this.
 	t.Setenv("CROSSBILL_REQUIRE_PROVENANCE", "true")
 	if r := runLine(t, append([]string{"rollback"}, server...)...); strings.Contains(r.err, "image policy") {
