@@ -21,15 +21,24 @@ type Question struct {
 
 // Decide says whether the command may go on, and what is noted of that. Errors are *usererr.Error: nothing was changed.
 func (p *Policy) Decide(q Question) (*release.Passed, error) {
-	passed := &release.Passed{Policy: p.Hash(), Where: p.where()}
+	passed := &release.Passed{Policy: p.Hash(), Where: p.where(), Before: p.beyond()}
 	if was := q.Ledger.Policy; was != nil && was.Hash != passed.Policy {
 		passed.Remarks = append(passed.Remarks, fmt.Sprintf("the policy has changed: it is %s, and was %s since %s", passed.Policy, was.Hash, was.Since.Format("2006-01-02")))
 	}
-	if q.Token != nil {
+	switch was := q.Ledger.Policy; {
+	case q.Token != nil:
 		if err := p.place(q.Token); err != nil {
 			return nil, err
 		}
 		passed.By = q.Token.UserLogin + "@gitlab-job-" + q.Token.Job
+	case was == nil:
+	case !p.Asks(q.Command) && slices.Contains(was.Before, q.Command):
+		return nil, &usererr.Error{
+			Field: "approval.before", Problem: fmt.Sprintf("crossbill.yaml asks nobody before %s, and this app's policy has done so since %s: without an ID token it could be any branch's", q.Command, was.Since.Format("2006-01-02")),
+			Fix: "run it in a job of " + p.Ref + " with `id_tokens: {CROSSBILL_ID_TOKEN: {aud: " + p.Audience + "}}`; a person with rights in the cluster can give --approve-as-operator. Nothing was changed",
+		}
+	default:
+		passed.Policy = was.Hash // what proves nothing of where it runs does not change what is noted
 	}
 	if q.Command == Canary {
 		p.note(q, passed)

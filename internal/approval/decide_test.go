@@ -370,6 +370,31 @@ func TestAnotherPlace(t *testing.T) {
 	}
 }
 
+// TestAsksLess: a crossbill.yaml of another ref that asks before fewer commands does not open them to jobs that prove nothing of
+// where they run.
+func TestAsksLess(t *testing.T) {
+	for _, command := range []string{Canary, Shift} {
+		w := newWorld(t)
+		w.policy.Before, w.policy.Approvers = []string{command, Promote}, []string{"mona"}
+		w.ledger.Pass(&release.Passed{Policy: w.policy.Hash(), Where: w.policy.where(), Before: w.policy.beyond()}, "job", time.Now())
+		w.ledger.Release.Stage = release.StageStarted
+		w.policy.Before = []string{Promote}
+		if command == Shift {
+			w.note(Canary, "") // which does not need a token, and does not change the policy that is noted
+		}
+		if _, err := w.ask(command, ""); !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "asks nobody before "+command) {
+			t.Errorf("%s without a token: %v", command, err)
+		}
+		if _, err := w.ask(command, w.gitlab.IDToken(gitlabtest.TokenJob{Pipeline: w.pipeline, Claims: map[string]any{"ref": "old", "ref_path": "refs/heads/old"}})); err == nil {
+			t.Errorf("%s of another ref", command)
+		}
+		w.note(command, w.pressed("")) // the protected branch has changed its mind
+		if _, err := w.ask(command, ""); err != nil {
+			t.Errorf("%s, once the change is noted: %v", command, err)
+		}
+	}
+}
+
 // TestWithoutPolicy: an app that never had a policy promotes as before, and the ledger says that nobody was asked.
 func TestWithoutPolicy(t *testing.T) {
 	l := &release.Ledger{Release: &release.Release{ID: "one"}}

@@ -60,7 +60,7 @@ func (g *Gate) operator(command string, l *release.Ledger) *release.Passed {
 	passed := &release.Passed{Approval: &release.Approval{Kind: release.ApprovalOperator, By: g.By, Command: command}}
 	passed.Remarks = []string{fmt.Sprintf("%s acts as operator: no approval was verified", g.By)}
 	if g.Policy != nil {
-		passed.Policy, passed.Where = g.Policy.Hash(), g.Policy.where()
+		passed.Policy, passed.Where, passed.Before = g.Policy.Hash(), g.Policy.where(), g.Policy.beyond()
 		passed.Approval.Policy = passed.Policy
 	} else if l.Policy != nil {
 		passed.Remarks = append(passed.Remarks, "crossbill.yaml has no approval policy; the app's stays "+l.Policy.Hash)

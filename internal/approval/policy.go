@@ -94,6 +94,11 @@ func (p *Policy) where() string {
 	return fmt.Sprintf("the jobs of %s at %s on %s for %s", p.Project, p.Issuer, p.Ref, p.Environment)
 }
 
+// beyond are the commands that the policy is asked before beside promote, which every policy is.
+func (p *Policy) beyond() []string {
+	return slices.DeleteFunc(slices.Sorted(slices.Values(p.Before)), func(command string) bool { return command == Promote })
+}
+
 // Asks says whether the policy is asked before a command.
 func (p *Policy) Asks(command string) bool {
 	return command == Approve || slices.Contains(p.Before, command)

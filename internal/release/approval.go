@@ -60,10 +60,11 @@ type User struct {
 
 // PolicySeen is the approval policy that an app's commands were last run with.
 type PolicySeen struct {
-	Hash  string    `json:"hash"`
-	Where string    `json:"where"` // issuer, project, ref and environment of its jobs
-	Since time.Time `json:"since"`
-	By    string    `json:"by"`
+	Hash   string    `json:"hash"`
+	Where  string    `json:"where"`            // issuer, project, ref and environment of its jobs
+	Before []string  `json:"before,omitempty"` // commands that it asks before, beside promote
+	Since  time.Time `json:"since"`
+	By     string    `json:"by"`
 }
 
 // Passed is what the approval gate has found: what is noted together with the work that it admits.
@@ -73,6 +74,7 @@ type Passed struct {
 	Pipeline *Pipeline // of the canary's job
 	Policy   string    // hash of the policy; "" without one
 	Where    string    // the policy's issuer, project, ref and environment
+	Before   []string  // commands that the policy asks before, beside promote
 	Remarks  []string  // for the log
 }
 
@@ -82,7 +84,7 @@ func (l *Ledger) Pass(p *Passed, by string, now time.Time) {
 		return
 	}
 	if p.Policy != "" && (l.Policy == nil || l.Policy.Hash != p.Policy) {
-		l.Policy = &PolicySeen{Hash: p.Policy, Where: p.Where, Since: now, By: by}
+		l.Policy = &PolicySeen{Hash: p.Policy, Where: p.Where, Before: p.Before, Since: now, By: by}
 	}
 	r := l.Release
 	if r == nil {
