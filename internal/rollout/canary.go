@@ -79,6 +79,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	}
 	if found.resumed {
 		found.takeOver = true // the job before may have died before it did so
+		if r := j.ledger.Release; r.Previous == "" && j.isPrevious(found.primary) {
+			return found, nil, &StageError{fmt.Errorf("release %s is noted as the app's first, which goes straight to primary, and %s runs %s; nothing was changed, rollback ends the release", r.ID, j.track(release.Primary), release.DigestOf(j.Manifests.Image(found.primary)))}
+		}
 		if err := j.pass(ctx, j.ledger.Release); err != nil {
 			return found, nil, err
 		}

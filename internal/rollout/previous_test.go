@@ -79,6 +79,50 @@ func TestForgedRelease(t *testing.T) {
 	}
 }
 
+// TestForgedFirst: a release in the ledger that claims to be the app's first neither takes the place of the primary that serves,
+// nor removes it.
+func TestForgedFirst(t *testing.T) {
+	for _, command := range []string{"canary", "rollback", "rollback, rolling back", "rollback, without a route"} {
+		t.Run(command, func(t *testing.T) {
+			at(t, "started", func(w *world) {
+				w.observer.started = false // a ledger that somebody edits is what this is about
+				w.forge(func(data map[string]string) {
+					var l release.Ledger
+					if err := json.Unmarshal([]byte(data["ledger.json"]), &l); err != nil {
+						t.Fatal(err)
+					}
+					l.Release.Previous = ""
+					if command == "rollback, rolling back" {
+						l.Release.Stage = release.StageRollingBack
+					}
+					data["ledger.json"] = l.String()
+				})
+				if command == "rollback, without a route" {
+					w.patchRoute(`[{"op":"remove","path":"/spec/http/0/route/1"}]`)
+				}
+				j := w.job("job")
+				_, err := j.Canary(w.Context(), wanted("2"))
+				if command != "canary" {
+					_, err = w.job("back").Rollback(w.Context(), "test")
+				}
+				if (err != nil) != (command == "canary") {
+					t.Errorf("%v", err)
+				}
+				primary := w.deployment(release.Primary)
+				if primary == nil || primary.DeletionTimestamp != nil || primary.Spec.Template.Spec.Containers[0].Image != image("1") {
+					t.Errorf("primary is %+v, after %v", primary, err)
+				}
+				if command != "canary" {
+					status, err := w.job("look").Status(w.Context())
+					if err != nil || status.Release != nil || status.History[0].Outcome != release.OutcomeRolledBack {
+						t.Errorf("it ends as %+v, %v", status, err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestForgedTemplate: what a rollback puts on primary is what promotion found there, whatever the ConfigMap beside the
 // ledger says by then; and it always brings the traffic back to primary (invariant 5).
 func TestForgedTemplate(t *testing.T) {

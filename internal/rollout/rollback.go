@@ -310,6 +310,21 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 // which never had traffic, is removed.
 func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) {
 	r := j.ledger.Release
+	primary, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return Result{}, err
+	}
+	if j.isPrevious(primary) {
+		j.log(j.track(release.Primary).String(), "release %s is noted as the app's first, and it runs %s: it stays", r.ID, release.DigestOf(j.Manifests.Image(primary)))
+		r.Previous = j.Manifests.Image(primary)
+		if r.Stage != release.StageRollingBack {
+			r.Reason = reason
+		}
+		if err := j.reach(release.StageRollingBack)(ctx); err != nil {
+			return Result{}, err
+		}
+		return j.rollback(ctx, reason)
+	}
 	if r.Stage == release.StageStarted {
 		live, err := j.firstIsLive(ctx)
 		if err != nil {
@@ -323,7 +338,7 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		}
 		r.Reason = reason
 	}
-	err := inOrder(ctx,
+	err = inOrder(ctx,
 		j.reach(release.StageRollingBack),
 		j.removeFirst,
 		j.waitGone(release.Primary),
@@ -333,6 +348,16 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "the first release is removed: the app has no primary")
+}
+
+// isPrevious says whether a primary is not what the app's first release has made, whatever the ledger says: it runs another
+// image.
+func (j *job) isPrevious(primary *appsv1.Deployment) bool {
+	if primary == nil {
+		return false
+	}
+	image := j.Manifests.Image(primary)
+	return image != "" && image != j.ledger.Release.Image
 }
 
 // removeFirst deletes the primary of a first release that did not come up.
