@@ -2,12 +2,15 @@ package pipelinefile
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
 // inputs checks the inputs as text of the file: GitLab puts them in before it reads the YAML, in comments too. What
 // they can do in a script is checked with the script.
 func (c *checker) inputs() {
+	c.matchable()
 	if !c.file.interpolates {
 		return
 	}
@@ -17,6 +20,20 @@ func (c *checker) inputs() {
 		number++
 		for _, match := range block.FindAllStringSubmatch(line, -1) {
 			c.inputInYAML(number, line, match, scripts[number])
+		}
+	}
+}
+
+// matchable checks that the patterns of the inputs match something: nothing can be said of the values of one that does
+// not, and no pipeline can be started with it.
+func (c *checker) matchable() {
+	for _, name := range slices.Sorted(maps.Keys(c.file.Inputs)) {
+		input := c.file.Inputs[name]
+		if input.Regex == "" {
+			continue
+		}
+		if language, err := parseLanguage(input.Regex); err == nil && language.empty() {
+			c.reportAt(nil, input.line, "spec:inputs:"+name+":regex", RuleInput, fmt.Sprintf("input %q has a pattern that matches nothing: %s", name, input.Regex), "write the pattern without slashes around it, with ^ at its beginning and $ at its end")
 		}
 	}
 }

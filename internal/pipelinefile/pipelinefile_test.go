@@ -2,6 +2,7 @@ package pipelinefile
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -473,6 +474,27 @@ func TestCondition(t *testing.T) {
 }
 
 // FuzzParse: no file makes the checker panic or run for ever.
+// hostilePatterns are regular expressions of which no text, or an odd one, is in the language.
+var hostilePatterns = []string{
+	"/^[a-z]+$/", "/^$/i", "a^b", "$x", "^", "$", "()", "|", "[", "(?i)^a$", "^\\z", "\\C", "(?-s).", "a{1001}", "^[^\\x00-\\x{10FFFF}]$", "\\ba\\B", "\xff",
+}
+
+// TestPatternsThatMatchNothing: GitLab reads a pattern as RE2, without slashes around it.
+func TestPatternsThatMatchNothing(t *testing.T) {
+	const commit = "      regex: ^([0-9a-f]{7,64})?$\n"
+	for _, pattern := range []string{"/^[a-z]+$/", "/^$/i", "a^b", "$x"} {
+		t.Run(pattern, func(t *testing.T) {
+			findings := findingsOf(t, edited(t, commit, fmt.Sprintf("      regex: '%s'\n", pattern)))
+			if len(findings) != 1 || findings[0].Rule != RuleInput || !strings.Contains(findings[0].Problem, "matches nothing") || findings[0].Line == 0 {
+				t.Errorf("%v", findings)
+			}
+		})
+	}
+	if found := findingsOf(t, edited(t, commit, "      regex: ^$\n")); len(found) > 0 {
+		t.Errorf("nothing but the empty text: %v", found)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(".a: &a {when: manual}\nb: {<<: *a, extends: .a, needs: [b], rules: [{if: $X, when: never}]}\n")
 	f.Add("spec: {inputs: {a: {regex: x}}}\n---\na: {script: ['$[[ inputs.a ]]', !reference [a, script]]}\n")
@@ -485,6 +507,9 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add("a: {parallel: {matrix: [{A: [x, y]}]}, needs: [{job: b, optional: true, parallel: {matrix: [{A: x}]}}]}\nb: {rules: [{if: $X == \"1\" || $Y =~ /z/}]}\n")
 	f.Add("spec: {inputs: {a: {options: [on, 'x: [']}, b: {type: boolean}}}\n---\na: {when: $[[ inputs.a ]], allow_failure: $[[ inputs.b ]], script: [crossbill promote]}\n")
+	for _, pattern := range hostilePatterns {
+		f.Add(fmt.Sprintf("spec: {inputs: {a: {regex: %q}}}\n---\na: {environment: 'x$[[ inputs.a ]]', script: [\"A='$[[ inputs.a ]]'\", crossbill promote]}\n", pattern))
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		stuck := time.AfterFunc(20*time.Second, func() { panic("it takes too long: " + text) })
 		defer stuck.Stop()

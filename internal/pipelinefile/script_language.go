@@ -53,6 +53,11 @@ func (s runeSet) and(runes string) runeSet {
 
 func (s runeSet) has(r rune) bool { return strings.ContainsRune(s.runes, r) != s.excluded }
 
+// empty says whether no text matches: a pattern in slashes is one, as its ^ stands behind a character.
+func (l language) empty() bool {
+	return len(l.after(map[int]bool{0: true}, automaton{next: func(int, rune) int { return 0 }})) == 0
+}
+
 // contains finds a rune of the set in a text of the language.
 func (l language) contains(bad runeSet) (string, bool) {
 	special := []rune(bad.runes)
@@ -71,6 +76,9 @@ func (l language) contains(bad runeSet) (string, bool) {
 		return 0
 	}}
 	states := slices.Sorted(maps.Keys(l.after(map[int]bool{0: true}, seen)))
+	if len(states) == 0 { // no text matches
+		return "", false
+	}
 	for _, state := range states { // a printable one is the better example
 		if state > int(' ') && state < 1<<22 {
 			return fmt.Sprintf("%q", string(rune(state-1))), true

@@ -978,11 +978,15 @@ func TestOnlyDigests(t *testing.T) {
 func FuzzAnalyze(f *testing.F) {
 	for _, group := range scripts {
 		for _, script := range group {
-			f.Add(script)
+			f.Add(script, "")
 		}
 	}
-	f.Fuzz(func(t *testing.T, script string) {
+	for _, pattern := range hostilePatterns {
+		f.Add("A='$[[ inputs.hostile ]]'; crossbill canary --image \"$A\"", pattern)
+	}
+	f.Fuzz(func(t *testing.T, script, pattern string) {
 		start := time.Now()
+		analyze([]scriptLine{{script, 1}}, scriptContext{Inputs: map[string]Input{"hostile": {Regex: pattern}}})
 		analyzed(script)
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("%s", took)
