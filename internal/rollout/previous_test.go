@@ -5,7 +5,9 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -121,6 +123,52 @@ func TestForgedFirst(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestForgedService: a rollback takes back of the Service what promotion has changed, whatever the ConfigMap beside the ledger
+// says by then.
+func TestForgedService(t *testing.T) {
+	for _, stage := range []string{"canary", "promoting", "promoted", "promoted with a Service"} {
+		for _, forged := range []string{`{"metadata":{"name":"qwik-node-app-service","namespace":"prod"},"spec":{"selector":{"app":"evil"},"ports":[{"port":80}]}}`, "{"} {
+			at(t, stage, func(w *world) {
+				w.observer.started = false // a ledger that somebody edits is what this is about
+				before, err := w.kube.CoreV1().Services(namespace).Get(w.Context(), w.set.Service.Name, metav1.GetOptions{})
+				w.must(before, err)
+				w.forge(func(data map[string]string) { data["previous-service.json"] = forged })
+				j := w.job("back")
+				w.must(j.Rollback(w.Context(), "test"))
+				after, err := w.kube.CoreV1().Services(namespace).Get(w.Context(), w.set.Service.Name, metav1.GetOptions{})
+				w.must(after, err)
+				if diff := cmp.Diff(before.Spec, after.Spec); diff != "" {
+					t.Errorf("%s: %s", stage, diff)
+				}
+			})
+		}
+	}
+	at(t, "rest", func(w *world) { // before a promotion that goes on after a crash has written the Service
+		w.observer.started = false
+		j := w.job("first")
+		j.Manifests = w.moved()
+		w.must(j.Canary(w.Context(), wanted("2")))
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		j.killOn = "update primary image 2"
+		if _, err := j.Promote(j.ctx); err == nil {
+			t.Fatal("the promotion is not interrupted")
+		}
+		time.Sleep(150 * time.Second)
+		w.forge(func(data map[string]string) {
+			data["previous-service.json"] = `{"metadata":{"name":"qwik-node-app-service","namespace":"prod"},"spec":{"selector":{"app":"evil"}}}`
+		})
+		again := w.job("again")
+		again.Manifests = w.moved()
+		w.must(again.Promote(w.Context()))
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		service, err := w.kube.CoreV1().Services(namespace).Get(w.Context(), w.set.Service.Name, metav1.GetOptions{})
+		w.must(service, err)
+		if service.Spec.Selector["app"] == "evil" {
+			t.Error("the forged Service is applied")
+		}
+	})
 }
 
 // TestForgedTemplate: what a rollback puts on primary is what promotion found there, whatever the ConfigMap beside the

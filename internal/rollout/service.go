@@ -245,35 +245,54 @@ func (j *job) promoteService(ctx context.Context) error {
 	if j.previousService == "" {
 		return nil
 	}
-	if err := j.applyService(ctx); err != nil {
+	o := j.service()
+	_, _, err := change(ctx, j, o, func(live *corev1.Service) (write, error) {
+		desired := j.desiredService().DeepCopy()
+		before, err := j.serviceBefore(live)
+		if err != nil {
+			return nil, err
+		}
+		note := "" // as for primary's pod template: of what is live, and a promotion that goes on after a crash leaves it
+		switch {
+		case before != "":
+			note = hashOf(before)
+		case live != nil:
+			note = live.Annotations[previousAnnotation]
+		}
+		if note != "" {
+			metav1.SetMetaDataAnnotation(&desired.ObjectMeta, previousAnnotation, note)
+		}
+		return j.apply(o, desired), nil
+	})
+	if err != nil {
 		return err
 	}
 	j.log(j.service().String(), "applied as the manifest has it: it fits both tracks")
 	return j.waitEndpoints(release.Primary, "")(ctx)
 }
 
-// restoreService is the step that takes back what a promotion has changed of the Service.
+// restoreService is the step that takes back what a promotion has changed of the Service. What is kept beside the ledger is
+// only believed if promotion has noted its hash on the Service: see previousAnnotation.
 func (j *job) restoreService(ctx context.Context) error {
 	if j.previousService == "" {
 		return nil
 	}
-	previous := &unstructured.Unstructured{}
-	if err := utiljson.Unmarshal([]byte(j.previousService), &previous.Object); err != nil { // integers stay integers
-		return fmt.Errorf("%s: the Service as it was before is not readable: %w", j.ledgerName(), err)
-	}
 	o := j.service()
 	before, after, err := change(ctx, j, o, func(live *corev1.Service) (write, error) {
-		if live == nil {
+		switch {
+		case live == nil:
 			return nil, errors.New("somebody has deleted it")
+		case live.Annotations[previousAnnotation] != hashOf(j.previousService): // not written by the promotion, or by an older crossbill's
+			j.log(o.String(), "stays as it is: promotion has not changed it, or %s does not keep what it was", j.ledgerName())
+			return nil, nil
 		}
-		is, err := content(live)
-		if err != nil || covers(is, previous.Object) {
-			return nil, err
+		previous := &unstructured.Unstructured{}
+		if err := utiljson.Unmarshal([]byte(j.previousService), &previous.Object); err != nil { // integers stay integers
+			return nil, fmt.Errorf("%s: the Service as it was before is not readable: %w", j.ledgerName(), err)
 		}
-		again := previous.DeepCopy()
-		again.SetAPIVersion("v1")
-		again.SetKind("Service")
-		return j.apply(o, again), nil
+		previous.SetAPIVersion("v1")
+		previous.SetKind("Service")
+		return j.apply(o, previous), nil
 	})
 	if err == nil && before != after {
 		j.log(o.String(), "put back as it was before the release")
@@ -293,6 +312,10 @@ func content(o metav1.Object) (map[string]any, error) {
 	metadata, _ := object["metadata"].(map[string]any)
 	for _, key := range []string{"creationTimestamp", "managedFields", "resourceVersion", "uid", "generation"} {
 		delete(metadata, key)
+	}
+	if annotations, ok := metadata["annotations"].(map[string]any); ok {
+		delete(annotations, previousAnnotation)
+		delete(annotations, epochAnnotation)
 	}
 	return object, nil
 }
