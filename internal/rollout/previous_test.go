@@ -23,7 +23,7 @@ func (w *world) forge(change func(data map[string]string)) {
 
 var evilImage = "evil.example.com/app@sha256:" + strings.Repeat("e", 64)
 
-// forgeRelease makes the release in flight one whose promotion has begun, with other fields as well.
+// forgeRelease makes the release in flight one whose promotion has started, with other fields as well.
 func forgeRelease(t *testing.T, data map[string]string, fields map[string]any) {
 	t.Helper()
 	var ledger map[string]any
@@ -81,7 +81,7 @@ func TestForgedRelease(t *testing.T) {
 	}
 }
 
-// TestForgedFirst: a release in the ledger that claims to be the app's first neither takes the place of the primary that serves,
+// TestForgedFirst: a release in the ledger that says that it is the app's first neither takes the place of the primary that serves,
 // nor removes it.
 func TestForgedFirst(t *testing.T) {
 	for _, command := range []string{"canary", "rollback", "rollback, rolling back", "rollback, without a route"} {
