@@ -32,7 +32,7 @@ func optionValues(args []field, name string) []field {
 func (a *analyzer) imageOptions(i invocation, names ...string) {
 	for _, name := range names {
 		for _, image := range optionValues(i.args, name) {
-			if image.many && !image.absent || !a.endsInDigest(image.pieces) {
+			if image.many && !image.absent || !a.endsInDigest(image.pieces) || a.foreign(image.pieces) != "" {
 				a.tag(i, image.pieces)
 			}
 		}
@@ -41,7 +41,7 @@ func (a *analyzer) imageOptions(i invocation, names ...string) {
 
 // image checks one image that a command deploys.
 func (a *analyzer) image(i invocation, v value) {
-	if !a.endsInDigest(v) {
+	if !a.endsInDigest(v) || a.foreign(v) != "" {
 		a.tag(i, v)
 	}
 }
@@ -75,6 +75,9 @@ func (a *analyzer) imageInput(p piece) (problem, fix string) {
 		return "it deploys an input that is not known", "give repository@sha256:…"
 	}
 	input := a.placeholders.inputs[indexes[0]]
+	if input.declared && input.input.Regex != "" && a.endsInDigest(value{p}) {
+		return fmt.Sprintf("the pattern of input %q admits images of any registry", input.name), "write the registry and the folder of your images in the pattern, behind ^"
+	}
 	if !input.declared || input.input.Regex == "" {
 		return fmt.Sprintf("it deploys the input %q, which has no pattern", input.name), "give the input a regex that ends in @sha256:[0-9a-f]{64}$"
 	}

@@ -51,6 +51,7 @@ func (c *checker) scripts(job *Job) {
 	for _, use := range r.uses {
 		c.reportAt(job, use.Line, "script", RuleOverridable, fmt.Sprintf("`%s` depends on $%s, which the script does not assign: a trigger variable can set it", use.Command, use.Variable), "assign it in the script, or use an input with options")
 	}
+	c.targets(job, r.targets)
 	for _, use := range r.inputs {
 		input, declared := c.file.Inputs[use.Name]
 		switch harm := use.harm(input); {
@@ -58,6 +59,21 @@ func (c *checker) scripts(job *Job) {
 			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("it uses input %q, which the header does not declare", use.Name), "declare it in spec:inputs")
 		case harm != "":
 			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("input %q is used in its script and %s: whoever starts the pipeline can run commands", use.Name, harm), "give the input options, or a regex with ^, $ and the characters that it may contain")
+		}
+	}
+}
+
+// targets reports where whoever starts the pipeline chooses the cluster, the judge or crossbill's configuration.
+func (c *checker) targets(job *Job, uses []targetUse) {
+	const fix = "assign it in the script, or use an input with options"
+	for _, use := range uses {
+		switch {
+		case use.Variable != "":
+			c.reportAt(job, use.Line, "script", RuleOverridable, fmt.Sprintf("where `%s` acts depends on $%s: whoever starts the pipeline can choose it", use.Command, use.Variable), fix)
+		case use.Input != "":
+			c.reportAt(job, use.Line, "script", RuleInput, fmt.Sprintf("where `%s` acts depends on %s, whose values are not listed: whoever starts the pipeline can choose it", use.Command, use.Input), "give the input options")
+		default:
+			c.reportAt(job, use.Line, "script", RuleOverridable, fmt.Sprintf("where `%s` acts depends on %s", use.Command, use.Problem), fix)
 		}
 	}
 }

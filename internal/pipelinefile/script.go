@@ -68,6 +68,7 @@ type effects struct {
 	uses    []variableUse
 	images  []imageUse
 	inputs  []inputUse
+	targets []targetUse
 }
 
 // Bounds of the analysis. Beyond them a script is opaque.
@@ -108,6 +109,8 @@ type analyzer struct {
 	branches     int // how many conditions surround the statement
 
 	traps         []trap
+	statementNow  *syntax.Stmt // which is executed, without calls
+	inputNow      *syntax.Stmt // the other side of its pipe
 	ever          map[string][]value
 	everFunctions map[string][]*syntax.Stmt
 }

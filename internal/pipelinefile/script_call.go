@@ -14,7 +14,8 @@ type invocation struct {
 	args     []field
 	env      map[string][]value // assigned for this command alone
 	input    stdin
-	external bool // functions of the script are not looked up
+	state    *shellState // of the shell that starts a program
+	external bool        // functions of the script are not looked up
 }
 
 func (i invocation) with(args []field) invocation {

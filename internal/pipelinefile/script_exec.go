@@ -40,6 +40,9 @@ func (a *analyzer) statement(statement *syntax.Stmt, s *shellState, input stdin)
 		a.separate(s, func(s *shellState) { a.statement(&copied, s, input) })
 		return
 	}
+	now, from := a.statementNow, a.inputNow
+	a.statementNow, a.inputNow = statement, input.from
+	defer func() { a.statementNow, a.inputNow = now, from }()
 	input = a.redirects(statement, s, input)
 	a.writtenKubeconfig(statement)
 	if statement.Cmd != nil {
@@ -61,6 +64,7 @@ func (a *analyzer) separate(s *shellState, execute func(*shellState)) {
 func (s *shellState) keepFiles(inner *shellState) {
 	maps.Copy(s.replaced, inner.replaced)
 	s.trusted = inner.trusted
+	maps.Copy(s.chosen, inner.chosen)
 	if s.touched == "" {
 		s.touched = inner.touched
 	}

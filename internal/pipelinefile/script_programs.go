@@ -9,6 +9,8 @@ import (
 
 // program executes a command that is neither a function nor one of the shell's own.
 func (a *analyzer) program(i invocation, name string, s *shellState) {
+	i.state = s
+	a.setsUpTarget(i)
 	base := name
 	if strings.Contains(name, "/") {
 		base = path.Base(name)
@@ -293,6 +295,9 @@ func (a *analyzer) effect(i invocation, class effectClass, kind string) {
 		return
 	}
 	a.usesOf(i)
+	if i.state != nil {
+		a.targetsOf(i, i.state)
+	}
 }
 
 // where are options that say where a command acts, with which rights or by which code.

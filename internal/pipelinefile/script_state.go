@@ -24,8 +24,9 @@ type piece struct {
 	text     string
 	function string // of an input: the function behind it, such as expand_vars
 	quoted   bool
-	pattern  bool // unquoted text with wildcards: it may become the names of files
-	number   bool // an output without spaces
+	pattern  bool   // unquoted text with wildcards: it may become the names of files
+	number   bool   // an output without spaces
+	from     string // what an output depends on that whoever starts the pipeline chooses
 }
 
 // value is what a variable holds: a sequence of pieces.
@@ -91,6 +92,7 @@ type shellState struct {
 	params    []field
 	anyParams bool              // params are not known
 	replaced  map[string]string // programs that the script has put in the place of others, and how
+	chosen    map[string]string // files that the script has made of a variable or an input, and of which
 	dead      bool              // this point is not reached
 	trusted   map[string]string // files that were downloaded from where a program is published, and which program it is
 	code      string            // a file with code that the script has written
@@ -103,7 +105,7 @@ type shellState struct {
 func newShellState() *shellState {
 	return &shellState{
 		vars: map[string][]value{}, arrays: map[string][]field{}, readonly: map[string]bool{}, functions: map[string][]*syntax.Stmt{},
-		aliases: map[string][]string{}, replaced: map[string]string{}, trusted: map[string]string{}, folders: []string{""},
+		aliases: map[string][]string{}, replaced: map[string]string{}, chosen: map[string]string{}, trusted: map[string]string{}, folders: []string{""},
 	}
 }
 
@@ -111,6 +113,7 @@ func (s *shellState) clone() *shellState {
 	c := *s
 	c.vars, c.arrays, c.readonly = maps.Clone(s.vars), maps.Clone(s.arrays), maps.Clone(s.readonly)
 	c.functions, c.aliases, c.replaced = maps.Clone(s.functions), maps.Clone(s.aliases), maps.Clone(s.replaced)
+	c.chosen = maps.Clone(s.chosen)
 	c.trusted = maps.Clone(s.trusted)
 	c.params = slices.Clone(s.params)
 	return &c

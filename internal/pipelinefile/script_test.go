@@ -968,8 +968,38 @@ func TestOnlyDigests(t *testing.T) {
 		``:                                                      false,
 	} {
 		e := analyze([]scriptLine{{`crossbill canary --image '$[[ inputs.image ]]'`, 1}}, scriptContext{Inputs: map[string]Input{"image": {Regex: pattern}}})
-		if got := len(e.images) == 0; got != want {
+		tagged := slices.ContainsFunc(e.images, func(u imageUse) bool { return !strings.Contains(u.Problem, "any registry") })
+		if got := !tagged; got != want {
 			t.Errorf("%s: %t, want %t", pattern, got, want)
+		}
+	}
+}
+
+// TestTargets: whoever starts the pipeline chooses neither the cluster nor the configuration.
+func TestTargets(t *testing.T) {
+	inputs := map[string]Input{"open": {Regex: `^[a-z-]+$`}, "listed": {Regex: `^(staging|production)$`}}
+	for script, want := range map[string]bool{
+		`kubectl delete -n '$[[ inputs.open ]]' pod x`:                                         true,
+		`kubectl delete -n '$[[ inputs.listed ]]' pod x`:                                       false,
+		`kubectl delete -n production pod x`:                                                   false,
+		`kubectl config use-context "$DEPLOY_CONTEXT"`:                                         true,
+		`kubectl config use-context "$CI_PROJECT_PATH:production"`:                             false,
+		`kubectl config use-context "$CI_COMMIT_REF_NAME"`:                                     true,
+		`aws eks update-kubeconfig --name '$[[ inputs.open ]]'`:                                true,
+		`cp "config/$CLUSTER.yaml" crossbill.yaml; crossbill promote`:                          true,
+		`echo "$CONFIG" | base64 -d > /tmp/kc; export KUBECONFIG=/tmp/kc; kubectl delete po x`: true,
+		`N=$(printenv X); kubectl delete -n "$N" pod x`:                                        true,
+		`export CROSSBILL_PROMETHEUS="$PROM"; crossbill verify`:                                true,
+		`crossbill promote --kubeconfig "$KUBECONFIG"`:                                         false,
+	} {
+		e := analyze([]scriptLine{{script, 1}}, scriptContext{Inputs: inputs})
+		if got := len(e.targets)+len(e.uses) > 0; got != want {
+			t.Errorf("%s: %t, want %t", script, got, want)
+		}
+	}
+	for pattern, want := range map[string]bool{`^([a-z0-9./_-]+@sha256:[0-9a-f]{64})?$`: false, `^(registry\.example\.com/our-org/[a-z]+@sha256:[0-9a-f]{64})?$`: true} {
+		if hostIsFixed(pattern) != want {
+			t.Errorf("%s: want %t", pattern, want)
 		}
 	}
 }

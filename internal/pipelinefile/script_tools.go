@@ -327,6 +327,7 @@ var codeFile = regexp.MustCompile(`(^|/)(package(-lock)?|deno|nx|turbo|project|l
 
 // writes takes into account that a command writes a file.
 func (a *analyzer) writes(node syntax.Node, target value, s *shellState, how string) {
+	a.chooses(target, s)
 	file, known := a.fileName(target)
 	var files []string
 	if known && file != "" && !outputFiles.MatchString(file) && !strings.HasPrefix(file, "/dev/") {

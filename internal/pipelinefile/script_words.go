@@ -200,6 +200,11 @@ func (a *analyzer) part(part syntax.WordPart, s *shellState, quoted, first bool)
 	case *syntax.CmdSubst:
 		a.subshell(p.Stmts, s)
 		output := outputOf(p.Stmts)
+		for _, statement := range p.Stmts {
+			if why := a.chooser(statement, s, nil); why != "" {
+				output.from = why
+			}
+		}
 		output.quoted = quoted
 		return [][]atom{{{piece: output, many: !quoted}}}
 	case *syntax.ArithmExp:
@@ -528,8 +533,8 @@ func derived(values []value) []value {
 	for _, v := range values {
 		kind := piece{kind: pieceOutput}
 		for _, p := range v {
-			if p.kind == pieceVariable || p.kind == pieceAny || p.kind == pieceOutput && p.text != "" {
-				kind = piece{kind: p.kind, text: p.text}
+			if p.kind == pieceVariable || p.kind == pieceAny || p.kind == pieceOutput && (p.text != "" || p.from != "") {
+				kind = piece{kind: p.kind, text: p.text, from: p.from}
 			}
 		}
 		all = union(all, []value{{kind}})
@@ -796,7 +801,7 @@ func outputOf(list []*syntax.Stmt) piece {
 
 // predefined are variables that GitLab sets in each job.
 func predefined(name string) bool {
-	return strings.HasPrefix(name, "CI_") || name == "CI" || strings.HasPrefix(name, "GITLAB_") || name == "HOME" || name == "PWD" || name == "HOSTNAME" ||
+	return slices.Contains(gitlabVariables, name) || name == "HOME" || name == "PWD" || name == "HOSTNAME" ||
 		isNumber(name) || slices.Contains([]string{"LINENO", "RANDOM", "SECONDS", "BASHPID", "PPID", "UID", "EUID", "#", "?", "$", "!", "-"}, name)
 }
 
