@@ -111,6 +111,8 @@ func (c *checker) check() {
 	c.order()
 	c.jobs()
 	c.outcomes()
+	c.rollbacks()
+	c.promoted()
 	c.inputs()
 	c.workflow()
 }

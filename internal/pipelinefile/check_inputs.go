@@ -3,6 +3,7 @@ package pipelinefile
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -114,7 +115,10 @@ func (c *checker) workflow() {
 	if c.file.cancelsOnFailure {
 		c.reportAt(nil, c.file.cancelsLine, "workflow:auto_cancel:on_job_failure", RuleRollsBack, "the failure of a job cancels the others, the ones that roll back too", "set it to none")
 	}
-	if name := strings.Join(strings.Fields(interpolated.ReplaceAllString(c.file.Name, "<$1>")), " "); name != "release <app> <release_id>" {
+	if name := strings.Join(strings.Fields(wholeInput.ReplaceAllString(c.file.Name, "<$1>")), " "); name != "release <app> <release_id>" {
 		c.report(nil, RuleName, fmt.Sprintf("workflow:name is %q: `crossbill trigger` cannot find the pipeline again", c.file.Name), "set it to \"release $[[ inputs.app ]] $[[ inputs.release_id ]]\"")
 	}
 }
+
+// wholeInput is an interpolation without functions: truncate would leave out a part of the value.
+var wholeInput = regexp.MustCompile(`\$\[\[\s*inputs\.([A-Za-z0-9_-]+)\s*\]\]`)

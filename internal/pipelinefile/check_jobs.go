@@ -109,7 +109,9 @@ func (c *checker) oneByOne(job *Job) {
 		c.report(job, RuleOneByOne, "a newer pipeline may stop it halfway", "add `interruptible: false`")
 	}
 	if !c.isRollback(job) {
-		c.resourceGroup(job)
+		if r := c.roleOf(job); c.isGate(job) || len(r.canary)+len(r.changes) > 0 { // others do not change the cluster, or are not understood
+			c.resourceGroup(job)
+		}
 		return
 	}
 	for i := range c.file.Jobs {

@@ -52,11 +52,18 @@ func (s *source) readInputs(header *yamlValue, d *decoder) {
 		}
 		input.closed = len(input.Options) > 0
 		if rules := v.get("rules"); rules != nil {
-			input.closed = len(rules.list) > 0
+			input.closed = false // a value is checked by the first rule that matches, and perhaps by none
 			for _, rule := range rules.list {
 				options := rule.get("options").words()
 				input.Options = append(input.Options, options...)
-				input.closed = input.closed && len(options) > 0
+				if len(options) == 0 {
+					input.closed = false
+					break
+				}
+				input.closed = input.closed || rule.get("if") == nil
+			}
+			if !input.closed {
+				input.Options = nil
 			}
 		}
 		if input.Type == "boolean" {

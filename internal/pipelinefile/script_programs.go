@@ -79,7 +79,7 @@ var harmless = map[string]bool{}
 func init() {
 	for name := range strings.FieldsSeq(`cat tac head tail wc tr cut sort uniq nl rev fold paste comm expand unexpand column fmt grep egrep fgrep rg zgrep zcat bzcat xzcat
 		diff cmp date sleep seq basename dirname realpath readlink ls stat du df free id whoami groups hostname uname arch nproc ps top uptime printenv which whereis getent
-		mktemp mkdir rmdir rm touch base64 base32 md5sum sha1sum sha256sum sha512sum shasum cksum sum b2sum od xxd hexdump strings file iconv dos2unix unix2dos
+		mktemp mkdir rmdir rm touch update-ca-certificates base64 base32 md5sum sha1sum sha256sum sha512sum shasum cksum sum b2sum od xxd hexdump strings file iconv dos2unix unix2dos
 		jq gron envsubst expr bc factor numfmt shuf yes sync tty logger uuidgen nslookup dig host ping traceroute tput clear locale lsb_release
 		true false test echo printf pwd gzip gunzip bzip2 xz zstd chown chgrp openssl gpg gpgconf ssh-keyscan ssh-keygen html2text xmllint cal who last
 		hadolint shellcheck yamllint markdownlint grype syft gitleaks kubeconform kubeval kube-score promtool tree getconf lscpu pgrep pidof lsof ss netstat ip ifconfig jo dasel sendmail msmtp`) {

@@ -36,13 +36,16 @@ func findingsOf(t *testing.T, text string) []Finding {
 
 // Places of the repository's file.
 const (
-	gateRules   = "  rules:\n    - when: manual\n      allow_failure: false\n  manual_confirmation"
-	cleanupNeed = "  needs: [promote_to_production]\n  script:\n    - crossbill cleanup"
-	cleanupJob  = "  script:\n    - crossbill cleanup"
-	verifyJob   = "  stage: verify_canary\n  script:\n"
-	inputsEnd   = "---\nworkflow:"
-	canaryStop  = "    on_stop: rollback\n"
-	sourcesRule = `    - if: $CI_PIPELINE_SOURCE == "trigger" || $CI_PIPELINE_SOURCE == "api" || $CI_PIPELINE_SOURCE == "web"`
+	gateRules       = "  rules:\n    - when: manual\n      allow_failure: false\n  manual_confirmation"
+	cleanupNeed     = "  needs: [promote_to_production]\n  script:\n    - crossbill cleanup"
+	cleanupJob      = "  script:\n    - crossbill cleanup"
+	verifyJob       = "  stage: verify_canary\n  script:\n"
+	inputsEnd       = "---\nworkflow:"
+	promoteCall     = "    - crossbill promote --release-id \"$RELEASE_ID\" > promote.json\n"
+	rollbackCall    = "    - crossbill rollback --release-id \"$RELEASE_ID\" --reason \"$CI_JOB_NAME of $CI_PIPELINE_URL\" > rollback.json\n"
+	gateEnvironment = "  environment:\n    name: production/$[[ inputs.app ]]\n    url: https://app.example.com\n    deployment_tier: production\n"
+	canaryStop      = "    on_stop: rollback\n"
+	sourcesRule     = `    - if: $CI_PIPELINE_SOURCE == "trigger" || $CI_PIPELINE_SOURCE == "api" || $CI_PIPELINE_SOURCE == "web"`
 )
 
 // second is a job that promotes another part of the release.
@@ -136,13 +139,29 @@ func TestUnsafe(t *testing.T) {
 		"null inherits":             {[]string{"  interruptible: false\n", "  interruptible: ~\n", "", "default: {interruptible: true}\n"}, RuleOneByOne, "deploy_canary", ""},
 
 		// Inputs in places that decide.
-		"when from an input":            {[]string{inputsEnd, "    w:\n      default: on_success\n      options: [on_success, always]\n" + inputsEnd, "", second("  stage: cleanup\n  when: $[[ inputs.w ]]\n")}, RuleNothingAfter, "promote_second", `w is "always"`},
-		"allow_failure from a boolean":  {[]string{inputsEnd, "    soft:\n      type: boolean\n      default: false\n" + inputsEnd, "      allow_failure: false\n  manual", "      allow_failure: $[[ inputs.soft ]]\n  manual"}, RuleGateBlocks, "promote_to_production", `soft is "true"`},
-		"stage from an input":           {[]string{inputsEnd, "    s:\n      options: [cleanup, deploy_canary]\n" + inputsEnd, "cleanup:\n  extends: .changes\n  stage: cleanup\n  needs: [promote_to_production]\n", "cleanup:\n  extends: .changes\n  stage: $[[ inputs.s ]]\n"}, RuleNothingAfter, "cleanup", "deploy_canary"},
-		"a need from an input":          {[]string{inputsEnd, "    n:\n      default: promote_to_production\n      options: [promote_to_production, verify_canary]\n" + inputsEnd, cleanupNeed, "  needs: [$[[ inputs.n ]]]\n" + cleanupJob}, RuleNothingAfter, "cleanup", ""},
-		"on_stop from an input":         {[]string{inputsEnd, "    n:\n      default: rollback\n      options: [rollback, promote_to_production]\n" + inputsEnd, "on_stop: rollback", "on_stop: $[[ inputs.n ]]"}, RuleGateBlocks, "promote_to_production", ""},
-		"an option that is a job":       {[]string{inputsEnd, "    n: {options: [x, \"x\\nfast: {stage: deploy_canary, script: [crossbill promote]}\\n#\"]}\n" + inputsEnd, "\nstages:", "\n# $[[ inputs.n ]]\nstages:"}, RuleNothingAfter, "fast", "promote"},
-		"options by rules of the input": {[]string{inputsEnd, "    w:\n      rules:\n        - if: $[[ inputs.app ]] == \"a\"\n          options: [manual]\n        - options: [manual, always]\n" + inputsEnd, "    - when: manual\n      allow_failure: false\n  manual", "    - when: $[[ inputs.w ]]\n      allow_failure: false\n  manual"}, RuleGateBlocks, "promote_to_production", "starts by itself"},
+		"when from an input":               {[]string{inputsEnd, "    w:\n      default: on_success\n      options: [on_success, always]\n" + inputsEnd, "", second("  stage: cleanup\n  when: $[[ inputs.w ]]\n")}, RuleNothingAfter, "promote_second", `w is "always"`},
+		"allow_failure from a boolean":     {[]string{inputsEnd, "    soft:\n      type: boolean\n      default: false\n" + inputsEnd, "      allow_failure: false\n  manual", "      allow_failure: $[[ inputs.soft ]]\n  manual"}, RuleGateBlocks, "promote_to_production", `soft is "true"`},
+		"stage from an input":              {[]string{inputsEnd, "    s:\n      options: [cleanup, deploy_canary]\n" + inputsEnd, "cleanup:\n  extends: .changes\n  stage: cleanup\n  needs: [promote_to_production]\n", "cleanup:\n  extends: .changes\n  stage: $[[ inputs.s ]]\n"}, RuleNothingAfter, "cleanup", "deploy_canary"},
+		"a need from an input":             {[]string{inputsEnd, "    n:\n      default: promote_to_production\n      options: [promote_to_production, verify_canary]\n" + inputsEnd, cleanupNeed, "  needs: [$[[ inputs.n ]]]\n" + cleanupJob}, RuleNothingAfter, "cleanup", ""},
+		"on_stop from an input":            {[]string{inputsEnd, "    n:\n      default: rollback\n      options: [rollback, promote_to_production]\n" + inputsEnd, "on_stop: rollback", "on_stop: $[[ inputs.n ]]"}, RuleGateBlocks, "promote_to_production", ""},
+		"an option that is a job":          {[]string{inputsEnd, "    n: {options: [x, \"x\\nfast: {stage: deploy_canary, script: [crossbill promote]}\\n#\"]}\n" + inputsEnd, "\nstages:", "\n# $[[ inputs.n ]]\nstages:"}, RuleNothingAfter, "fast", "promote"},
+		"a gate that only prints":          {[]string{promoteCall, "    - echo yes\n"}, RuleGreen, "promote_to_production", "runs `crossbill promote`"},
+		"a gate that only shows":           {[]string{promoteCall, "    - crossbill promote --release-id \"$RELEASE_ID\" --dry-run\n"}, RuleGreen, "promote_to_production", "runs `crossbill promote`"},
+		"a gate without an environment":    {[]string{gateEnvironment, ""}, RuleEnvironment, "promote_to_production", "cannot be protected"},
+		"verification in the gate's place": {[]string{"-canary\n    action: verify", "\n    action: verify"}, RuleEnvironment, "verify_canary", "GitLab drops"},
+		"a rollback that only shows":       {[]string{rollbackCall, "    - crossbill rollback --release-id \"$RELEASE_ID\" --dry-run\n"}, RuleRollback, "rollback", "only shows"},
+		"a rollback on a variable":         {[]string{rollbackCall, "    - if [ -n \"$ROLLBACK\" ]; then crossbill rollback; fi\n"}, RuleRollback, "rollback", "a condition"},
+		"a rollback behind false":          {[]string{rollbackCall, "    - false && crossbill rollback\n"}, RuleRollback, "rollback", "a condition"},
+		"a rollback with a file":           {[]string{rollbackCall, "    - test -f rollback.allowed\n    - crossbill rollback\n"}, RuleRollback, "rollback", "a file"},
+		"a rollback that verifies":         {[]string{rollbackCall, "    - crossbill verify\n    - crossbill rollback\n"}, RuleRollback, "rollback", "crossbill verify"},
+		"a rollback that asks":             {[]string{rollbackCall, "    - read -p sure x\n    - crossbill rollback\n"}, RuleRollback, "rollback", "an answer"},
+		"a rollback in the background":     {[]string{rollbackCall, "    - crossbill rollback &\n"}, RuleRollback, "rollback", "background"},
+		"a rollback without its function":  {[]string{".rollback:\n  extends: .release\n", ".rollback:\n"}, RuleRollback, "rollback", "is not defined"},
+		"a rollback after a success":       {[]string{"", "rollback_late:\n  extends: .rollback\n  needs: [promote_to_production]\n"}, RuleRollsBack, "rollback_late", "starts by itself"},
+		"a rollback at the end":            {[]string{"", "rollback_late:\n  extends: .rollback\n  stage: .post\n  when: always\n"}, RuleRollsBack, "rollback_late", "starts by itself"},
+		"a name of a part of the release":  {[]string{"$[[ inputs.release_id ]]\n  auto_cancel", "$[[ inputs.release_id | truncate(0,4) ]]\n  auto_cancel"}, RuleName, "", "cannot find"},
+		"rules of the input, none for all": {[]string{"      regex: ^([0-9a-f]{7,64})?$\n", "      rules:\n        - if: $[[ inputs.again ]] == 'yes'\n          options: ['', a]\n"}, RuleInput, "", "commit"},
+		"options by rules of the input":    {[]string{inputsEnd, "    w:\n      rules:\n        - if: $[[ inputs.app ]] == \"a\"\n          options: [manual]\n        - options: [manual, always]\n" + inputsEnd, "    - when: manual\n      allow_failure: false\n  manual", "    - when: $[[ inputs.w ]]\n      allow_failure: false\n  manual"}, RuleGateBlocks, "promote_to_production", "starts by itself"},
 
 		// Who starts the pipeline must not choose rights.
 		"the environment is an input":            {[]string{inputsEnd, "    env: {regex: '^[a-z/-]+$'}\n" + inputsEnd, "    name: production/$[[ inputs.app ]]\n", "    name: $[[ inputs.env ]]\n"}, RuleOverridable, "promote_to_production", "chooses it"},
