@@ -464,39 +464,56 @@ func TestDocuments(t *testing.T) {
 // errexit and pipefail.
 func TestOutcome(t *testing.T) {
 	for script, want := range map[string]string{
-		`crossbill verify`:                                      "",
-		`crossbill verify > verify.json; echo done`:             "",
-		`crossbill verify | tee verify.json`:                    "",
-		`crossbill verify || exit 1`:                            "",
-		`crossbill verify || { echo bad; exit 3; }`:             "",
-		`crossbill verify && echo good`:                         "",
-		`crossbill verify && echo good || exit 1`:               "",
-		`code=0; crossbill verify || code=$?; echo; exit $code`: "",
-		`result=$(crossbill verify); echo "$result"`:            "",
-		`set +e; set -e; crossbill verify; echo`:                "",
-		`set +e; crossbill verify`:                              "",
-		`if [ -n "$A" ]; then echo; fi; crossbill verify`:       "",
-		`dagger call verify --release-id a || true`:             "hidden",
-		`crossbill verify || true`:                              "hidden",
-		`crossbill verify || echo bad`:                          "hidden",
-		`crossbill verify || exit 0`:                            "hidden",
-		`crossbill verify || code=$?; exit 0`:                   "hidden",
-		`crossbill verify && echo good; echo done`:              "hidden",
-		`! crossbill verify`:                                    "hidden",
-		`crossbill verify & wait`:                               "hidden",
-		`if crossbill verify; then echo; fi`:                    "hidden",
-		`while ! crossbill verify; do sleep 1; done`:            "hidden conditional",
-		`set +e; crossbill verify; exit 0`:                      "hidden",
-		`set +o errexit; crossbill verify; echo`:                "hidden",
-		`trap 'exit 0' EXIT; crossbill verify; echo`:            "hidden",
-		`echo "$(crossbill verify)"`:                            "hidden",
-		`check() { crossbill verify || true; }; check`:          "hidden",
-		`if [ -n "$A" ]; then crossbill verify; fi`:             "conditional",
-		`[ -n "$A" ] || crossbill verify`:                       "conditional",
-		`case $A in yes) crossbill verify ;; esac`:              "conditional",
-		`for r in $REGIONS; do crossbill verify; done`:          "conditional",
-		`[ -n "$A" ] && crossbill verify; crossbill verify`:     "",
-		`crossbill canary; [ -z "$A" ] || crossbill verify --x`: "conditional",
+		`crossbill verify`:                                                                    "",
+		`crossbill verify > verify.json; echo done`:                                           "",
+		`crossbill verify | tee verify.json`:                                                  "",
+		`crossbill verify || exit 1`:                                                          "",
+		`crossbill verify || { echo bad; exit 3; }`:                                           "",
+		`crossbill verify && echo good`:                                                       "",
+		`crossbill verify && echo good || exit 1`:                                             "",
+		`code=0; crossbill verify || code=$?; echo; exit $code`:                               "",
+		`result=$(crossbill verify); echo "$result"`:                                          "",
+		`set +e; set -e; crossbill verify; echo`:                                              "",
+		`set +e; crossbill verify`:                                                            "",
+		`if [ -n "$A" ]; then echo; fi; crossbill verify`:                                     "",
+		`dagger call verify --release-id a || true`:                                           "hidden",
+		`crossbill verify || true`:                                                            "hidden",
+		`judge() { crossbill verify; cat v; }; judge || exit 1`:                               "hidden",
+		`j() { crossbill verify; }; if j; then echo; fi`:                                      "hidden",
+		`run() { "$@" || echo; }; run crossbill verify`:                                       "hidden",
+		`env crossbill verify || true`:                                                        "hidden",
+		`timeout 600 crossbill verify || [ $? -eq 124 ]`:                                      "hidden",
+		`(exec crossbill verify) || true`:                                                     "hidden",
+		`sh -c 'crossbill verify; echo done'`:                                                 "hidden",
+		`eval 'crossbill verify' || true`:                                                     "hidden",
+		`set +o pipefail; crossbill verify | tee v`:                                           "hidden",
+		`f() { exit 0; }; trap f EXIT; crossbill verify`:                                      "hidden",
+		`code=0; crossbill verify || code=$?; code=0; exit $code`:                             "hidden",
+		`crossbill verify --help`:                                                             "conditional",
+		`if ! crossbill verify; then echo; exit 1; fi`:                                        "",
+		`set +e; crossbill verify; code=$?; set -e; cat v; exit $code`:                        "",
+		`code=0; crossbill verify || code=$?; case $code in 0) echo ;; *) exit $code ;; esac`: "",
+		`( cd . && crossbill verify )`:                                                        "",
+		`true && crossbill verify`:                                                            "",
+		`crossbill verify || echo bad`:                                                        "hidden",
+		`crossbill verify || exit 0`:                                                          "hidden",
+		`crossbill verify || code=$?; exit 0`:                                                 "hidden",
+		`crossbill verify && echo good; echo done`:                                            "hidden",
+		`! crossbill verify`:                                                                  "hidden",
+		`crossbill verify & wait`:                                                             "hidden",
+		`if crossbill verify; then echo; fi`:                                                  "hidden",
+		`while ! crossbill verify; do sleep 1; done`:                                          "hidden conditional",
+		`set +e; crossbill verify; exit 0`:                                                    "hidden",
+		`set +o errexit; crossbill verify; echo`:                                              "hidden",
+		`trap 'exit 0' EXIT; crossbill verify; echo`:                                          "hidden",
+		`echo "$(crossbill verify)"`:                                                          "hidden",
+		`check() { crossbill verify || true; }; check`:                                        "hidden",
+		`if [ -n "$A" ]; then crossbill verify; fi`:                                           "conditional",
+		`[ -n "$A" ] || crossbill verify`:                                                     "conditional",
+		`case $A in yes) crossbill verify ;; esac`:                                            "conditional",
+		`for r in $REGIONS; do crossbill verify; done`:                                        "conditional",
+		`[ -n "$A" ] && crossbill verify; crossbill verify`:                                   "",
+		`crossbill canary; [ -z "$A" ] || crossbill verify --x`:                               "conditional",
 	} {
 		f, err := Parse([]byte("verify_canary:\n  script:\n    - |\n      " + strings.ReplaceAll(script, "\n", "\n      ") + "\n"))
 		if err != nil {
@@ -504,13 +521,13 @@ func TestOutcome(t *testing.T) {
 		}
 		o := outcomeOf(f.Job("verify_canary"))
 		var got []string
-		if line, hidden := o.hides("verify"); hidden {
+		if line, hidden := o.hides("crossbill verify"); hidden {
 			got = append(got, "hidden")
 			if line != 4 {
 				t.Errorf("%s: line %d", script, line)
 			}
 		}
-		if !o.certain("verify") {
+		if !o.certain("crossbill verify") {
 			got = append(got, "conditional")
 		}
 		if strings.Join(got, " ") != want {
