@@ -394,7 +394,7 @@ func (p *proof) forEach(cmd *syntax.ForClause, c course, tested bool) []course {
 		name = words.Name.Value
 		for _, word := range words.Items {
 			courses = p.substitutions(word, courses)
-			certain = certain || word.Lit() != "" && !strings.ContainsAny(word.Lit(), "*?[{")
+			certain = certain || isOne(word)
 		}
 	} else {
 		courses[0].vars = nil
@@ -410,6 +410,18 @@ func (p *proof) forEach(cmd *syntax.ForClause, c course, tested bool) []course {
 			after = append(after, c.finished(true))
 		}
 		return after
+	})
+}
+
+// isOne says whether a word is one word for certain: it is written out, or quoted and no list.
+func isOne(word *syntax.Word) bool {
+	if text := word.Lit(); text != "" {
+		return !strings.ContainsAny(text, "*?[{")
+	}
+	quoted, ok := word.Parts[0].(*syntax.DblQuoted)
+	return ok && len(word.Parts) == 1 && !slices.ContainsFunc(quoted.Parts, func(part syntax.WordPart) bool {
+		parameter, ok := part.(*syntax.ParamExp)
+		return ok && (parameter.Index != nil || parameter.Excl || parameter.Param == nil || parameter.Param.Value == "@")
 	})
 }
 
