@@ -308,3 +308,17 @@ func (s *rollbackScript) dependsOnAFailure(condition syntax.Node) bool {
 	})
 	return asks
 }
+
+// literalWords are the words of a command, with "" for what is not written out.
+func literalWords(expression *syntax.CallExpr) (words []string) {
+	for _, arg := range expression.Args {
+		word := arg.Lit()
+		if len(arg.Parts) == 1 {
+			if quoted, ok := arg.Parts[0].(*syntax.SglQuoted); ok {
+				word = quoted.Value
+			}
+		}
+		words = append(words, word)
+	}
+	return words
+}
