@@ -109,7 +109,7 @@ func (c *checker) oneByOne(job *Job) {
 		c.report(job, RuleOneByOne, "a newer pipeline may stop it halfway", "add `interruptible: false`")
 	}
 	if !c.isRollback(job) {
-		if r := c.roleOf(job); c.isGate(job) || len(r.canary)+len(r.changes) > 0 { // others do not change the cluster, or are not understood
+		if r := c.roleOf(job); c.isGate(job) || r.starts || len(r.canary)+len(r.changes) > 0 { // others do not change the cluster, or are not understood
 			c.resourceGroup(job)
 		}
 		return
