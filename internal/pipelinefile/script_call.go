@@ -633,9 +633,9 @@ func builtinHash(a *analyzer, i invocation, s *shellState) {
 	}
 }
 
-func builtinCommand(a *analyzer, i invocation, s *shellState) {
-	self, _ := i.args[0].literal()
-	args := i.args[1:]
+// leadingOptions are the options of a builtin that starts a program, and the words of that program behind them. valued says
+// which options have a word of their own.
+func leadingOptions(args []field, valued func(string) bool) (options []string, program []field) {
 	for len(args) > 0 {
 		word, ok := args[0].literal()
 		if !ok || !strings.HasPrefix(word, "-") {
@@ -645,29 +645,26 @@ func builtinCommand(a *analyzer, i invocation, s *shellState) {
 		if word == "--" {
 			break
 		}
-		if strings.ContainsAny(word, "vV") && self == "command" {
-			return
+		options = append(options, word)
+		if valued(word) && len(args) > 0 {
+			args = args[1:]
 		}
+	}
+	return options, args
+}
+
+func builtinCommand(a *analyzer, i invocation, s *shellState) {
+	self, _ := i.args[0].literal()
+	options, args := leadingOptions(i.args[1:], func(string) bool { return false })
+	if self == "command" && slices.ContainsFunc(options, func(word string) bool { return strings.ContainsAny(word, "vV") }) {
+		return
 	}
 	i.external = true
 	a.invoke(i.with(args), s)
 }
 
 func builtinExec(a *analyzer, i invocation, s *shellState) {
-	args := i.args[1:]
-	for len(args) > 0 {
-		word, ok := args[0].literal()
-		if !ok || !strings.HasPrefix(word, "-") {
-			break
-		}
-		args = args[1:]
-		if word == "--" {
-			break
-		}
-		if strings.HasSuffix(word, "a") && len(args) > 0 {
-			args = args[1:]
-		}
-	}
+	_, args := leadingOptions(i.args[1:], func(word string) bool { return strings.HasSuffix(word, "a") })
 	if len(args) == 0 {
 		return // redirections for the shell itself
 	}

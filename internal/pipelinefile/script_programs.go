@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"iter"
 	"path"
 	"regexp"
 	"slices"
@@ -303,25 +304,37 @@ func (a *analyzer) effect(i invocation, class effectClass, kind string) {
 // where are options that say where a command acts, with which rights or by which code.
 var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|prometheus|prometheus-service|cli|cli-image|cli-source|image|mod|kube-apiserver|kube-token|app|app-name))$`)
 
-// usesOf reports variables that decide where or what, and that only the job's environment sets.
-func (a *analyzer) usesOf(i invocation) {
-	option := ""
-	for n, arg := range i.args {
-		if n == 0 {
-			continue
-		}
-		current := option
-		option = ""
-		pieces := arg.pieces
-		if len(pieces) > 0 && pieces[0].kind == pieceText && strings.HasPrefix(pieces[0].text, "-") {
-			name, _, assigned := strings.Cut(pieces[0].text, "=")
-			current = name
-			if !assigned && len(pieces) == 1 {
-				option = name
+// byOption gives the value of each argument of a call with the option that it belongs to, as --option=value or as the word behind it;
+// "" for an argument of the command itself.
+func byOption(call []field) iter.Seq2[string, value] {
+	return func(yield func(string, value) bool) {
+		next := ""
+		for n, arg := range call {
+			if n == 0 {
+				continue // the command
+			}
+			option, pieces := next, arg.pieces
+			next = ""
+			if len(pieces) > 0 && pieces[0].kind == pieceText && strings.HasPrefix(pieces[0].text, "-") {
+				flag, rest, assigned := strings.Cut(pieces[0].text, "=")
+				option = flag
+				if !assigned && len(pieces) == 1 {
+					next = flag
+				}
+				pieces = append(value{{kind: pieceText, text: rest}}, pieces[1:]...)
+			}
+			if !yield(option, pieces) {
+				return
 			}
 		}
+	}
+}
+
+// usesOf reports variables that decide where or what, and that only the job's environment sets.
+func (a *analyzer) usesOf(i invocation) {
+	for option, pieces := range byOption(i.args) {
 		for _, p := range pieces {
-			if p.kind == pieceVariable && (guarded.MatchString(p.text) || where.MatchString(current)) && !trusted(p.text) {
+			if p.kind == pieceVariable && (guarded.MatchString(p.text) || where.MatchString(option)) && !trusted(p.text) {
 				a.use(i, p.text)
 			}
 		}

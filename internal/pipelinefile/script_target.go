@@ -210,12 +210,12 @@ func fixes(name string) bool {
 var chosenNames = regexp.MustCompile(`^(CI_COMMIT_.*|CI_MERGE_REQUEST_.*|CI_EXTERNAL_PULL_REQUEST_.*|CI_OPEN_MERGE_REQUESTS|CI_BUILD_REF.*|CI_PIPELINE_NAME|CI_PIPELINE_SOURCE|CI_RELEASE_DESCRIPTION|CI_PROJECT_DESCRIPTION|GITLAB_USER_.*|CI_RUNNER_TAGS|CI_DEBUG_.*)$`)
 
 // chooser is what a part of a script depends on that whoever starts the pipeline chooses, "" when it is nothing.
-func (a *analyzer) chooser(node shell.Node, s *shellState, allowed func(value, piece) bool) string {
+func (a *analyzer) chooser(node shell.Node, s *shellState) string {
 	found := ""
 	look := func(v value) {
 		for _, p := range v {
 			switch {
-			case found != "" || allowed != nil && allowed(v, p):
+			case found != "":
 			case p.kind == pieceVariable && !fixes(p.text):
 				found = "$" + p.text
 			case p.kind == pieceInput && !a.isClosed(p):
@@ -304,20 +304,8 @@ func (a *analyzer) printedVariable(call *shell.CallExpr, name string, s *shellSt
 func (a *analyzer) targetsOf(i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
 	name = path.Base(name)
-	option := ""
-	for _, arg := range i.args[1:] {
-		current := option
-		option = ""
-		pieces := arg.pieces
-		if len(pieces) > 0 && pieces[0].kind == pieceText && strings.HasPrefix(pieces[0].text, "-") {
-			flag, rest, assigned := strings.Cut(pieces[0].text, "=")
-			current = flag
-			if !assigned && len(pieces) == 1 {
-				option = flag
-			}
-			pieces = append(value{{kind: pieceText, text: rest}}, pieces[1:]...)
-		}
-		if !targets.MatchString(current) || name == "dagger" && current == "-n" {
+	for option, pieces := range byOption(i.args) {
+		if !targets.MatchString(option) || name == "dagger" && option == "-n" {
 			continue
 		}
 		a.target(i, pieces)
@@ -361,9 +349,9 @@ func (a *analyzer) chooses(target value, s *shellState) {
 	if key == "" || a.statementNow == nil {
 		return
 	}
-	why := a.chooser(a.statementNow, s, nil)
+	why := a.chooser(a.statementNow, s)
 	if why == "" && a.inputNow != nil {
-		why = a.chooser(a.inputNow, s, nil)
+		why = a.chooser(a.inputNow, s)
 	}
 	delete(s.chosen, key)
 	if why != "" {

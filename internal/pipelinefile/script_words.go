@@ -201,7 +201,7 @@ func (a *analyzer) part(part syntax.WordPart, s *shellState, quoted, first bool)
 		a.subshell(p.Stmts, s)
 		output := outputOf(p.Stmts)
 		for _, statement := range p.Stmts {
-			if why := a.chooser(statement, s, nil); why != "" {
+			if why := a.chooser(statement, s); why != "" {
 				output.from = why
 			}
 		}
