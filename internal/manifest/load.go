@@ -261,6 +261,7 @@ func (s *Set) addForeign(file string, raw []byte, err error) error {
 var groups = map[string][]string{
 	"Service": {""}, "Deployment": {"apps"},
 	"DestinationRule": {istioGroup}, "VirtualService": {istioGroup}, "Gateway": {istioGroup},
+	"ConfigMap": {""}, "Secret": {""},
 }
 
 const istioGroup = "networking.istio.io"
@@ -286,7 +287,9 @@ func (s *Set) addObject(file string, raw []byte, gvk schema.GroupVersionKind, me
 	if again, err := s.once(file, raw, gvk.Kind, meta.Name); again || err != nil {
 		return err
 	}
-	s.taken++
+	if gvk.Kind != "ConfigMap" && gvk.Kind != "Secret" { // what these hold may be a template of the app's
+		s.taken++
+	}
 	switch gvk.Kind {
 	case "Service":
 		return decode(&s.Service, raw, nil)
@@ -296,6 +299,10 @@ func (s *Set) addObject(file string, raw []byte, gvk schema.GroupVersionKind, me
 		return decode(&s.DestinationRule, raw, &networkingapi.DestinationRule{})
 	case "VirtualService":
 		return decode(&s.VirtualService, raw, &networkingapi.VirtualService{})
+	case "ConfigMap":
+		return keep(&s.ConfigMaps, raw)
+	case "Secret":
+		return keep(&s.Secrets, raw)
 	}
 	var gateway *networking.Gateway
 	err := decode(&gateway, raw, &networkingapi.Gateway{})
@@ -312,7 +319,7 @@ type origin struct {
 // once notes an object of a kind that an app has once; again says that this very object was read before.
 func (s *Set) once(file string, raw []byte, kind, name string) (again bool, err error) {
 	key := kind
-	if kind == "Gateway" {
+	if slices.Contains([]string{"Gateway", "ConfigMap", "Secret"}, kind) {
 		key += " " + name
 	}
 	first, ok := s.origins[key]
@@ -329,6 +336,22 @@ func (s *Set) once(file string, raw []byte, kind, name string) (again bool, err 
 	}
 	s.origins[key] = origin{file, name, raw}
 	return false, nil
+}
+
+// keep decodes an object of which an app may have several.
+func keep[T any, P interface {
+	*T
+	metav1.Object
+}](place *map[string]*T, raw []byte) error {
+	var decoded *T
+	if err := decode(&decoded, raw, nil); err != nil {
+		return err
+	}
+	if *place == nil {
+		*place = map[string]*T{}
+	}
+	(*place)[P(decoded).GetName()] = decoded
+	return nil
 }
 
 // decode decodes an object. spec is an empty one of an Istio object.

@@ -7,12 +7,16 @@
 package manifest
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // TrackLabel is the label that distinguishes the tracks, on pods and in subsets. Its values never change.
@@ -40,6 +44,14 @@ type Set struct {
 	DestinationRule *networking.DestinationRule
 	VirtualService  *networking.VirtualService
 	Gateways        []*networking.Gateway
+	ConfigMaps      map[string]*corev1.ConfigMap // by name: of those, pods get copies
+	Secrets         map[string]*corev1.Secret
+
+	// Copies and Config are what Bind makes of these.
+	Copies Copies
+	Config []release.Config
+	bound  bool
+
 	Skipped         []string // what else is in the folder, as "Kind name" or the file's name; it is left alone
 	rendered        string   // how a kustomization was read; "" without one
 
@@ -65,8 +77,27 @@ func (s *Set) Remarks() (remarks []string) {
 	if s.rendered != "" {
 		remarks = append(remarks, s.rendered)
 	}
-	if len(s.Skipped) > 0 {
-		remarks = append(remarks, "left alone, to be applied separately if at all: "+strings.Join(s.Skipped, ", "))
+	if left := append(slices.Clone(s.Skipped), s.unread()...); len(left) > 0 {
+		remarks = append(remarks, "left alone, to be applied separately if at all: "+strings.Join(left, ", "))
 	}
 	return remarks
+}
+
+// unread are the ConfigMaps and Secrets that no container of the app reads.
+func (s *Set) unread() (names []string) {
+	read := map[string]bool{}
+	for _, r := range References(&s.Deployment.Spec.Template.Spec) {
+		read[r.Kind+" "+r.Name] = !r.Node
+	}
+	for _, kind := range []struct {
+		name  string
+		names []string
+	}{{"ConfigMap", slices.Sorted(maps.Keys(s.ConfigMaps))}, {"Secret", slices.Sorted(maps.Keys(s.Secrets))}} {
+		for _, name := range kind.names {
+			if !read[kind.name+" "+name] {
+				names = append(names, kind.name+" "+name)
+			}
+		}
+	}
+	return names
 }

@@ -178,6 +178,13 @@ type Release struct {
 	Authors   []string   `json:"authors,omitempty"` // names of who wrote it, as whoever started it says
 	Pipeline  *Pipeline  `json:"pipeline,omitempty"`
 	Approvals []Approval `json:"approvals,omitempty"`
+
+	// Config is what its pods read beside the image: Template covers the copies, which are named by their content.
+	Config []Config `json:"config,omitempty"`
+	// Bundle is the OCI artifact that its manifests came from: repository@sha256:…; "" when they were files.
+	Bundle string `json:"bundle,omitempty"`
+	// Pod is the pod template as primary got it, as JSON: what a return to this release puts back. Kept of the last releases.
+	Pod string `json:"pod,omitempty"`
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.
