@@ -185,11 +185,12 @@ type process struct {
 // process starts the container's process.
 func (c *container) process(image *image) (*process, error) {
 	object := c.pod.current()
-	settings, err := settingsOf(object, c.spec, image)
+	read := c.pod.k.configuration(c.pod.ctx, object.Namespace)
+	settings, err := settingsOf(object, c.spec, image, read)
 	if err != nil {
 		return nil, configError{err}
 	}
-	volumes, err := emptyDirs(object, c.spec, filepath.Join(c.pod.dir, "volumes"))
+	volumes, err := makeVolumes(object, c.spec, filepath.Join(c.pod.dir, "volumes"), read)
 	if err != nil {
 		return nil, configError{err}
 	}

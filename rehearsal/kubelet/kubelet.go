@@ -21,8 +21,11 @@
 //     so connections are accepted and never answered, where a real node's are not accepted either.
 //     The pod is marked as not ready after 50 seconds; it is not evicted after another 300. The Node stays
 //     Ready: other pods are on it.
-//   - No init containers, exec probes or hooks, no volumes but emptyDir. A pod that asks for one of these
-//     waits with CreateContainerConfigError.
+//   - No init containers, exec probes or hooks, no volumes but emptyDir and those of ConfigMaps and Secrets, and no
+//     subPath. A pod that asks for one of these waits with CreateContainerConfigError.
+//   - A volume of ConfigMaps and Secrets is written when its container starts, and not again when one of them changes; a
+//     kubelet does that within a minute or so, where they are not immutable. A pod whose volume cannot be made waits with
+//     CreateContainerConfigError, where a kubelet's stays in ContainerCreating.
 //
 // The rest was checked against pkg/kubelet of Kubernetes 1.37: a container that ends is noticed at the next
 // look, one a second (the generic PLEG's), and is started again at once the first time, then after 10 s,

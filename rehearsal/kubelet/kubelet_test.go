@@ -16,6 +16,46 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+func has(name string) corev1.LocalObjectReference { return corev1.LocalObjectReference{Name: name} }
+
+// kept is the configuration that tests have: ConfigMap c and Secret s, each with one key.
+func kept(kind, name string) (content, error) {
+	if kind+name == "ConfigMapc" || kind+name == "Secrets" {
+		return content{"key": []byte("of " + name)}, nil
+	}
+	return nil, nil
+}
+
+func TestVolumesOfConfiguration(t *testing.T) {
+	yes, base := true, t.TempDir()
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{
+		{Name: "plain", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: has("c")}}},
+		{Name: "items", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: []corev1.KeyToPath{{Key: "key", Path: "deep/file"}}}}},
+		{Name: "both", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: has("c")}}, {Secret: &corev1.SecretProjection{LocalObjectReference: has("none"), Optional: &yes}},
+		}}}},
+		{Name: "missing", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "none"}}},
+		{Name: "outside", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: has("c"), Items: []corev1.KeyToPath{{Key: "key", Path: "../file"}}}}},
+		{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/"}}},
+	}}}
+	for volume, want := range map[string]string{"plain": "key: of c", "items": "deep/file: of s", "both": "key: of c"} {
+		dirs, err := makeVolumes(pod, &corev1.Container{Name: "app", VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/etc/app"}}}, base, kept)
+		if err != nil {
+			t.Fatalf("%s: %v", volume, err)
+		}
+		path, text, _ := strings.Cut(want, ": ")
+		if got, err := os.ReadFile(filepath.Join(dirs["/etc/app"], path)); string(got) != text {
+			t.Errorf("%s: %s holds %q (%v), want %q", volume, path, got, err, text)
+		}
+	}
+	for volume, want := range map[string]string{"missing": `secret "none" not found`, "outside": "leads out of the volume", "host": "not supported"} {
+		_, err := makeVolumes(pod, &corev1.Container{Name: "app", VolumeMounts: []corev1.VolumeMount{{Name: volume, MountPath: "/etc/app"}}}, base, kept)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error with %q", volume, err, want)
+		}
+	}
+}
+
 func TestSettingsAreTheImagesUnderThePods(t *testing.T) {
 	uid, gid, yes := int64(7), int64(8), true
 	img := &image{config: v1.Config{
@@ -45,14 +85,23 @@ func TestSettingsAreTheImagesUnderThePods(t *testing.T) {
 			container: corev1.Container{SecurityContext: &corev1.SecurityContext{RunAsUser: &uid, RunAsNonRoot: &yes}},
 			args:      []string{"/bin/entry", "cmd"}, dir: "/app", uid: 7, gid: 8},
 		{name: "root refused", pod: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{RunAsNonRoot: &yes, RunAsUser: new(int64)}}, err: "runAsNonRoot"},
-		{name: "secret", container: corev1.Container{Env: []corev1.EnvVar{{Name: "S", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}}}, err: "variable S"},
+		{name: "configuration", container: corev1.Container{
+			EnvFrom: []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: has("c")}}, {Prefix: "S_", SecretRef: &corev1.SecretEnvSource{LocalObjectReference: has("s")}}, {ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: has("none"), Optional: &yes}}},
+			Env: []corev1.EnvVar{
+				{Name: "A", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: has("c"), Key: "key"}}},
+				{Name: "B", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: has("s"), Key: "key"}}},
+				{Name: "HOSTNAME", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: has("s"), Key: "none", Optional: &yes}}},
+			}}, args: []string{"/bin/entry", "cmd"}, env: []string{"key=of c", "S_key=of s", "A=of c", "B=of s", "HOSTNAME=p"}, dir: "/app", uid: 65532, gid: 65533},
+		{name: "no Secret", container: corev1.Container{Env: []corev1.EnvVar{{Name: "S", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: has("none"), Key: "key"}}}}}, err: `variable S: secret "none" not found`},
+		{name: "no key", container: corev1.Container{Env: []corev1.EnvVar{{Name: "S", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{LocalObjectReference: has("c"), Key: "k"}}}}}, err: "couldn't find key k in ConfigMap c"},
+		{name: "no ConfigMap", container: corev1.Container{EnvFrom: []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: has("none")}}}}, err: `configmap "none" not found`},
 		{name: "unknown field", container: corev1.Container{Env: []corev1.EnvVar{{Name: "F", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.x"}}}}}, err: "metadata.x"},
 		{name: "exec probe", container: corev1.Container{ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{}}}}, err: "readiness probe"},
 		{name: "exec hook", container: corev1.Container{Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{}}}}, err: "preStop"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &corev1.Pod{ObjectMeta: meta, Spec: tt.pod, Status: corev1.PodStatus{PodIP: "10.0.0.1"}}
-			s, err := settingsOf(p, &tt.container, img)
+			s, err := settingsOf(p, &tt.container, img, kept)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("error %v, want one with %q", err, tt.err)

@@ -18,8 +18,8 @@ type rootfs struct {
 	base string // all of it, removed at the end
 }
 
-// emptyDirs makes the container's volumes and returns the folder for each path in the container.
-func emptyDirs(p *corev1.Pod, c *corev1.Container, base string) (map[string]string, error) {
+// makeVolumes makes the container's volumes and returns the folder for each path in the container.
+func makeVolumes(p *corev1.Pod, c *corev1.Container, base string, read configuration) (map[string]string, error) {
 	volumes := map[string]string{}
 	for _, mount := range c.VolumeMounts {
 		for _, v := range p.Spec.Volumes {
@@ -36,7 +36,18 @@ func emptyDirs(p *corev1.Pod, c *corev1.Container, base string) (map[string]stri
 				volumes[mount.MountPath] = dir
 			case v.Projected != nil && strings.HasPrefix(v.Name, "kube-api-access-"): // added by the API server
 			default:
-				return nil, fmt.Errorf("volume %s is not an emptyDir: not supported in the rehearsal", v.Name)
+				files, ok, err := read.files(&v)
+				switch {
+				case err != nil:
+					return nil, fmt.Errorf("volume %s: %w", v.Name, err)
+				case !ok || mount.SubPath != "":
+					return nil, fmt.Errorf("volume %s is neither an emptyDir nor made of ConfigMaps and Secrets, or a part of one is mounted: not supported in the rehearsal", v.Name)
+				}
+				dir := filepath.Join(base, c.Name, v.Name) // of this container alone: the other ones may start later
+				if err := write(dir, files); err != nil {
+					return nil, err
+				}
+				volumes[mount.MountPath] = dir
 			}
 		}
 	}

@@ -26,7 +26,7 @@ type settings struct {
 
 // settingsOf refuses what this kubelet cannot do, so that no manifest seems to work that would
 // be treated otherwise in a real cluster.
-func settingsOf(p *corev1.Pod, c *corev1.Container, i *image) (settings, error) {
+func settingsOf(p *corev1.Pod, c *corev1.Container, i *image, read configuration) (settings, error) {
 	if err := supported(p, c); err != nil {
 		return settings{}, err
 	}
@@ -42,7 +42,7 @@ func settingsOf(p *corev1.Pod, c *corev1.Container, i *image) (settings, error) 
 		return settings{}, fmt.Errorf("no command specified")
 	}
 	var err error
-	if s.env, err = environment(p, c, i.config.Env); err != nil {
+	if s.env, err = environment(p, c, i.config.Env, read); err != nil {
 		return settings{}, err
 	}
 	if err := s.setUser(p, c, i.config.User); err != nil {
@@ -71,13 +71,10 @@ func supported(p *corev1.Pod, c *corev1.Container) error {
 			return fmt.Errorf("the preStop hook is neither sleep nor httpGet: not supported in the rehearsal")
 		}
 	}
-	if len(c.EnvFrom) > 0 {
-		return fmt.Errorf("envFrom is not supported in the rehearsal")
-	}
 	return nil
 }
 
-func environment(p *corev1.Pod, c *corev1.Container, image []string) (map[string]string, error) {
+func environment(p *corev1.Pod, c *corev1.Container, image []string, read configuration) (map[string]string, error) {
 	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	for _, e := range image {
 		name, value, _ := strings.Cut(e, "=")
@@ -85,18 +82,20 @@ func environment(p *corev1.Pod, c *corev1.Container, image []string) (map[string
 	}
 	env["HOSTNAME"] = p.Name
 	env["HOST"] = p.Status.PodIP // see the package comment
+	if err := read.from(c.EnvFrom, env); err != nil {
+		return nil, err
+	}
 	for _, e := range c.Env {
-		value := e.Value
+		value, ok := e.Value, true
 		if e.ValueFrom != nil {
-			if e.ValueFrom.FieldRef == nil {
-				return nil, fmt.Errorf("variable %s: only plain values and fieldRef are supported in the rehearsal", e.Name)
-			}
 			var err error
-			if value, err = field(p, e.ValueFrom.FieldRef.FieldPath); err != nil {
+			if value, ok, err = read.variable(p, e.ValueFrom); err != nil {
 				return nil, fmt.Errorf("variable %s: %w", e.Name, err)
 			}
 		}
-		env[e.Name] = value
+		if ok {
+			env[e.Name] = value
+		}
 	}
 	return env, nil
 }
