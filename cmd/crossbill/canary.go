@@ -123,9 +123,9 @@ func (o *canaryOptions) validate() error {
 		return err
 	}
 	if o.release.ID == "" {
-		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit)
+		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit, o.release.Bundle)
 	}
-	if err := release.CheckNewID("--release-id", o.release.ID, o.cluster.set.App, o.release.Digest(), o.commit); err != nil {
+	if err := release.CheckNewID("--release-id", o.release.ID, o.cluster.set.App, o.release.Digest(), o.commit, o.release.Bundle); err != nil {
 		return err
 	}
 	if err := o.approval.load(o.cmd, o.by); err != nil {

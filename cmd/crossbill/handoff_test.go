@@ -47,6 +47,8 @@ func TestBadHandoffLines(t *testing.T) {
 	trigger := "trigger --project infra/deploy --app app --commit c0ffee0 --image registry.example.com/app@sha256:" + strings.Repeat("0a", 32)
 	for line, want := range map[string]string{
 		trigger + " --image registry.example.com/app:v1":               `--image: "registry.example.com/app:v1"`,
+		trigger + " --bundle registry.example.com/app:v1":              "--bundle: a bundle and an image are given",
+		strings.Replace(trigger, "--image", "--bundle", 1) + ":v":      `--bundle: "registry.example.com/app@sha256:`,
 		trigger + " --gitlab-url http://gitlab.example.com":            "--gitlab-url: ",
 		trigger + " --project infra#deploy":                            `--project: "infra#deploy" is not a project`,
 		trigger + " --token-file /nonexistent":                         "--token-file: ",

@@ -130,7 +130,7 @@ func absolute(t *testing.T, path string) string {
 func TestReleaseIDIsOfItsImage(t *testing.T) {
 	quiet(t)
 	_, digest, _ := strings.Cut(byDigest, "@")
-	made := release.NewID("qwik-node-app", digest, "c0ffee0")
+	made := release.NewID("qwik-node-app", digest, "c0ffee0", "")
 	server := &apiServer{}
 	there := server.serve(t, "shop")
 	away := []string{"--kubeconfig", kubeconfigOf(t, "http://127.0.0.1:1"), "--namespace", "shop", "--manifests", "../../k8s"}
@@ -140,11 +140,11 @@ func TestReleaseIDIsOfItsImage(t *testing.T) {
 	}{
 		"its own":           {made, "c0ffee0", 0},
 		"a name":            {"mine", "c0ffee0", 0},
-		"another image's":   {release.NewID("qwik-node-app", "sha256:"+strings.Repeat("0b", 32), "c0ffee0"), "c0ffee0", exitBadInput},
-		"another app's":     {release.NewID("shop", digest, "c0ffee0"), "c0ffee0", exitBadInput},
+		"another image's":   {release.NewID("qwik-node-app", "sha256:"+strings.Repeat("0b", 32), "c0ffee0", ""), "c0ffee0", exitBadInput},
+		"another app's":     {release.NewID("shop", digest, "c0ffee0", ""), "c0ffee0", exitBadInput},
 		"another commit's":  {made, "c0ffee1", exitBadInput},
 		"without a commit":  {made, "", exitBadInput},
-		"of no commit":      {release.NewID("qwik-node-app", digest, ""), "", 0},
+		"of no commit":      {release.NewID("qwik-node-app", digest, "", ""), "", 0},
 		"made up":           {"0123456789ab", "c0ffee0", exitBadInput},
 		"not an id at all":  {"A", "c0ffee0", exitBadInput},
 		"12 digits, a date": {"202611261641", "c0ffee0", exitBadInput},

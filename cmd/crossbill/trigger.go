@@ -18,7 +18,7 @@ type triggerOptions struct {
 func newTriggerCommand() *cobra.Command {
 	o := &triggerOptions{}
 	cmd := &cobra.Command{
-		Use:   "trigger --project GROUP/PROJECT --app NAME --image REPOSITORY@sha256:… --commit SHA",
+		Use:   "trigger --project GROUP/PROJECT --app NAME (--image | --bundle) REPOSITORY@sha256:… --commit SHA",
 		Short: "Start GitLab's pipeline for a release, once, or adopt the existing one",
 		Long: `Start GitLab's pipeline for a release, once, or adopt the existing one.
 
@@ -28,12 +28,18 @@ release appear, the lowest id is kept and the others are canceled. Pipelines of
 the same name that the trigger token did not start, or that run on another ref,
 are left alone and named in the log.
 
+A bundle carries the manifests and names the image: GitLab's jobs take both from
+it.
+
 Environment:
   GITLAB_TRIGGER_TOKEN  pipeline trigger token (or --trigger-token-file)
   GITLAB_TOKEN          access token, scope read_api, or api to cancel
                         duplicates (or --token-file)`,
 		Example: `  # In a GitHub workflow, which sets the commit and the page of the run
   crossbill trigger --project infra/deploy --app shop --image registry.example.com/our-org/shop@sha256:…
+
+  # Hand over a bundle, as the command bundle printed it
+  crossbill trigger --project infra/deploy --app shop --bundle registry.example.com/our-org/shop@sha256:…
 
   # Print the id and the page of the pipeline
   crossbill trigger --project infra/deploy --app shop --image registry.example.com/our-org/shop@sha256:… \
@@ -44,6 +50,7 @@ Environment:
 	flags := cmd.Flags()
 	flags.StringVar(&o.trigger.Release.App, "app", "", "name of the app")
 	flags.StringVar(&o.trigger.Release.Image, "image", "", "image to release, by digest: repository@sha256:…")
+	flags.StringVar(&o.trigger.Release.Bundle, "bundle", "", "bundle to release in place of an image, by digest: repository@sha256:…")
 	flags.StringVar(&o.trigger.Release.Commit, "commit", "", "commit that the image was built from")
 	flags.StringVar(&o.trigger.Release.ID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.trigger.Release.SourceURL, "source-url", "", "page of the run that hands the release over")

@@ -14,7 +14,6 @@ import (
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -63,7 +62,7 @@ func TestCancel(t *testing.T) {
 						c.Token = test.token
 					}
 				})
-				options := CancelOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}, Jobs: test.names}
+				options := CancelOptions{Target: Target{ReleaseID: idOf(toRelease), App: toRelease.App}, Jobs: test.names}
 				_, done, err := Cancel(t.Context(), c, options)
 				var input *usererr.Error
 				if errors.As(err, &input) != (test.field != "") || input != nil && input.Field != test.field || input == nil && err != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -43,7 +42,7 @@ func TestStrangersAreLeftAlone(t *testing.T) {
 				stranger := server.Add(test.pipeline)
 				var log []string
 				c := connect(t, server, func(c *Connection) { c.Log = func(line string) { log = append(log, line) } })
-				target := Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}
+				target := Target{ReleaseID: idOf(toRelease), App: toRelease.App}
 				if _, err := Watch(t.Context(), c, WatchOptions{Target: target}); !inputError(err, "releaseId") || !strings.Contains(err.Error(), "others started 1") {
 					t.Errorf("watch of a stranger alone: %v", err)
 				}

@@ -29,12 +29,13 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// Release is what GitLab is to release.
+// Release is what GitLab is to release: an image, or a bundle, which names its image.
 type Release struct {
 	App       string
-	Image     string // repository@sha256:…
+	Image     string // repository@sha256:…, or
+	Bundle    string // repository@sha256:…
 	Commit    string // that the image was built from, hexadecimal
-	ID        string // default: release.NewID of app, digest and commit
+	ID        string // default: release.NewID of app, digest, commit and bundle
 	SourceURL string // page of the run that triggers it; may be empty
 }
 
@@ -55,14 +56,9 @@ func (r *Release) check() error {
 	if !appPattern.MatchString(r.App) {
 		return &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q is not the name of an app", r.App), Fix: "use lower-case letters, digits and hyphens, at most 53"}
 	}
-	image, err := release.ParseImage("image", r.Image)
-	if err != nil {
+	if err := r.checkContent(); err != nil {
 		return err
 	}
-	if !imagePattern.MatchString(image) {
-		return &usererr.Error{Field: "image", Problem: fmt.Sprintf("%q has no sha256 digest or no registry", r.Image), Fix: "give registry/repository@sha256:…"}
-	}
-	r.Image = image
 	if err := release.CheckCommit("commit", r.Commit); err != nil {
 		return err
 	}
@@ -70,9 +66,29 @@ func (r *Release) check() error {
 		return &usererr.Error{Field: "sourceUrl", Problem: fmt.Sprintf("%q is not a plain web address", r.SourceURL), Fix: "give https://host/path, without query"}
 	}
 	if r.ID == "" {
-		r.ID = release.NewID(r.App, release.DigestOf(image), r.Commit)
+		r.ID = release.NewID(r.App, release.DigestOf(r.Image), r.Commit, r.Bundle)
 	}
-	return release.CheckNewID("releaseId", r.ID, r.App, release.DigestOf(image), r.Commit)
+	return release.CheckNewID("releaseId", r.ID, r.App, release.DigestOf(r.Image), r.Commit, r.Bundle)
+}
+
+// checkContent checks what is released: one of an image and a bundle, by digest.
+func (r *Release) checkContent() error {
+	field, given, parse := "image", &r.Image, release.ParseImage
+	if r.Bundle != "" {
+		if r.Image != "" {
+			return &usererr.Error{Field: "bundle", Problem: "a bundle and an image are given", Fix: "leave the image out: the bundle names it"}
+		}
+		field, given, parse = "bundle", &r.Bundle, release.ParseBundle
+	}
+	reference, err := parse(field, *given)
+	if err != nil {
+		return err
+	}
+	if !imagePattern.MatchString(reference) {
+		return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q has no sha256 digest or no registry", *given), Fix: "give registry/repository@sha256:…"}
+	}
+	*given = reference
+	return nil
 }
 
 func checkID(id string) error { return release.CheckID("releaseId", id) }

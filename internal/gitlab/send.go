@@ -72,7 +72,12 @@ func answerOf201(p *gitlab.Pipeline) answer {
 // request is the body of the POST: the token travels in it, not in the address.
 func (s *sender) request() *gitlab.RunPipelineTriggerOptions {
 	r := s.options.Release
-	values := map[string]string{"app": r.App, "image": r.Image, "release_id": r.ID, "commit": r.Commit, "source_url": r.SourceURL}
+	values := map[string]string{"app": r.App, "release_id": r.ID, "commit": r.Commit, "source_url": r.SourceURL}
+	if r.Bundle != "" { // a file of an earlier version, which has no such input, is not started
+		values["bundle"] = r.Bundle
+	} else {
+		values["image"] = r.Image
+	}
 	if s.options.Again {
 		values["again"] = "yes"
 	}

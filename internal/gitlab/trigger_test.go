@@ -38,7 +38,17 @@ var toRelease = Release{
 	Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe", SourceURL: "https://github.com/our-org/qwik-node-app/actions/runs/1",
 }
 
-func nameOf(r Release) string { return pipelineName(r.App, release.NewID(r.App, digest, r.Commit)) }
+// bundled is the same as a bundle.
+var bundled = Release{
+	App: toRelease.App, Bundle: "registry.example.com/our-org/qwik-node-app@sha256:" + strings.Repeat("0b", 32),
+	Commit: toRelease.Commit, SourceURL: toRelease.SourceURL,
+}
+
+func idOf(r Release) string {
+	return release.NewID(r.App, release.DigestOf(r.Image), r.Commit, r.Bundle)
+}
+
+func nameOf(r Release) string { return pipelineName(r.App, idOf(r)) }
 
 // connect gives a client of a double, without a network.
 func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) *Client {
@@ -89,12 +99,12 @@ func TestTriggerThroughFaults(t *testing.T) {
 		"list's connection is lost":             {reads: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, posts: 1},
 		"both are down":                         {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, reads: append([]gitlabtest.Fault{{}}, unreachable...), posts: 1, adopted: true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		throughFaults := func(t *testing.T, r Release) {
 			synctest.Test(t, func(t *testing.T) {
 				server := gitlabtest.New()
 				server.Faults, server.ReadFaults, server.Lag = test.faults, test.reads, test.lag
 				start := time.Now()
-				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -110,13 +120,34 @@ func TestTriggerThroughFaults(t *testing.T) {
 				if took := time.Since(start); took < test.atLeast || took > 6*time.Minute {
 					t.Errorf("took %s, want at least %s", took, test.atLeast)
 				}
-				if p.URL == "" || p.ReleaseID != release.NewID(toRelease.App, digest, toRelease.Commit) {
+				if p.URL == "" || p.ReleaseID != idOf(r) {
 					t.Errorf("pipeline %+v", p)
 				}
 				server.Wait()
 			})
-		})
+		}
+		t.Run(name, func(t *testing.T) { throughFaults(t, toRelease) })
+		t.Run(name+", a bundle", func(t *testing.T) { throughFaults(t, bundled) })
 	}
+}
+
+// TestAnImageAndABundleAreTwoReleases: each has its own pipeline, and finds it again.
+func TestAnImageAndABundleAreTwoReleases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		ids := map[bool]int64{}
+		for n, r := range []Release{toRelease, bundled, toRelease, bundled} {
+			p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
+			isBundle := r.Bundle != ""
+			if err != nil || p.Adopted != (n > 1) || n > 1 && p.ID != ids[isBundle] {
+				t.Errorf("call %d: %+v, %v; the first one was %d", n+1, p, err, ids[isBundle])
+			}
+			ids[isBundle] = p.ID
+		}
+		if got := server.Effective(); len(got) != 2 {
+			t.Errorf("pipelines %v", got)
+		}
+	})
 }
 
 // TestTriggerAgain is what a second call finds.
@@ -192,11 +223,23 @@ func TestTriggerExplainsRefusals(t *testing.T) {
 		"filtered by rules": {server: func(s *gitlabtest.Server) {
 			s.Refusal = "Pipeline will not run for the selected trigger. The rules configuration prevented any jobs from being added to the pipeline."
 		}, field: "gitlab.ref", posts: 1},
-		"words to come":          {server: func(s *gitlabtest.Server) { s.Refusal = "the moon is full" }, field: ".gitlab-ci.yml", posts: 1},
-		"invalid file, as 422":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile}} }, field: ".gitlab-ci.yml", posts: 1},
-		"invalid file, as 201":   {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile201}} }, field: ".gitlab-ci.yml", posts: 1},
-		"image by tag":           {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/app:v1" }, field: "image"},
-		"image with a command":   {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "image"},
+		"words to come":        {server: func(s *gitlabtest.Server) { s.Refusal = "the moon is full" }, field: ".gitlab-ci.yml", posts: 1},
+		"invalid file, as 422": {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile}} }, field: ".gitlab-ci.yml", posts: 1},
+		"invalid file, as 201": {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile201}} }, field: ".gitlab-ci.yml", posts: 1},
+		"image by tag":         {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/app:v1" }, field: "image"},
+		"image with a command": {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "image"},
+		"bundle by tag":        {options: func(o *TriggerOptions) { o.Release = bundled; o.Release.Bundle = "registry.example.com/app:v1" }, field: "bundle"},
+		"bundle with a command": {options: func(o *TriggerOptions) {
+			o.Release = bundled
+			o.Release.Bundle = "registry.example.com/$(id)@" + digest
+		}, field: "bundle"},
+		"bundle of no registry": {options: func(o *TriggerOptions) { o.Release = bundled; o.Release.Bundle = "oci://" }, field: "bundle"},
+		"bundle and image":      {options: func(o *TriggerOptions) { o.Release.Bundle = bundled.Bundle }, field: "bundle"},
+		"neither":               {options: func(o *TriggerOptions) { o.Release.Image = "" }, field: "image"},
+		"an image's id":         {options: func(o *TriggerOptions) { o.Release = bundled; o.Release.ID = idOf(toRelease) }, field: "releaseId"},
+		"a file without bundles": {server: func(s *gitlabtest.Server) {
+			s.Refusal = "Given inputs not defined in the `spec` section of the included configuration file"
+		}, options: func(o *TriggerOptions) { o.Release = bundled }, field: "gitlab.ref", posts: 1},
 		"app with a quote":       {options: func(o *TriggerOptions) { o.Release.App = "app'; id '" }, field: "app"},
 		"commit with a newline":  {options: func(o *TriggerOptions) { o.Release.Commit = "c0ffee0\nid" }, field: "commit"},
 		"id with a space":        {options: func(o *TriggerOptions) { o.Release.ID = "a b" }, field: "releaseId"},
@@ -307,7 +350,7 @@ func TestTriggerOfALateCommit(t *testing.T) {
 		if got := server.Effective(); len(got) != 2 {
 			t.Fatalf("pipelines %v: the double did not do what this test is about", got)
 		}
-		progress, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit), App: toRelease.App}, Timeout: time.Second})
+		progress, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: idOf(toRelease), App: toRelease.App}, Timeout: time.Second})
 		if !errors.As(err, new(*DeadlineError)) {
 			t.Fatal(err)
 		}
@@ -320,24 +363,26 @@ func TestTriggerOfALateCommit(t *testing.T) {
 // TestTriggerRequest is what goes over the wire.
 func TestTriggerRequest(t *testing.T) {
 	for _, variables := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			server := gitlabtest.New()
-			if _, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease, Variables: variables, Again: true}); err != nil {
-				t.Fatal(err)
-			}
-			var body map[string]any
-			if err := json.Unmarshal([]byte(server.Bodies()[0]), &body); err != nil {
-				t.Fatal(err)
-			}
-			key, image, again := "inputs", "image", "again"
-			if variables {
-				key, image, again = "variables", "CROSSBILL_IMAGE", "CROSSBILL_AGAIN"
-			}
-			values, _ := body[key].(map[string]any)
-			if len(body) != 3 || len(values) != 6 || values[image] != toRelease.Image || values[again] != "yes" || body["token"] != server.TriggerToken || body["ref"] != "main" {
-				t.Errorf("body %v", body)
-			}
-		})
+		for what, r := range map[string]Release{"image": toRelease, "bundle": bundled} {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				if _, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r, Variables: variables, Again: true}); err != nil {
+					t.Fatal(err)
+				}
+				var body map[string]any
+				if err := json.Unmarshal([]byte(server.Bodies()[0]), &body); err != nil {
+					t.Fatal(err)
+				}
+				key, content, again := "inputs", what, "again"
+				if variables {
+					key, content, again = "variables", "CROSSBILL_"+strings.ToUpper(what), "CROSSBILL_AGAIN"
+				}
+				values, _ := body[key].(map[string]any)
+				if len(body) != 3 || len(values) != 6 || values[content] != r.Image+r.Bundle || values[again] != "yes" || body["token"] != server.TriggerToken || body["ref"] != "main" {
+					t.Errorf("body %v", body)
+				}
+			})
+		}
 	}
 }
 
@@ -452,7 +497,7 @@ func schedules() *rapid.Generator[schedule] {
 }
 
 // run runs the senders of a schedule, and then one more. It gives what they returned.
-func (s schedule) run(t *testing.T, server *gitlabtest.Server) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
+func (s schedule) run(t *testing.T, server *gitlabtest.Server, r Release) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
 	results, errs = make([]Pipeline, s.Senders), make([]error, s.Senders)
 	synctest.Test(t, func(t *testing.T) {
 		server.Faults, server.ReadFaults, server.Lag = s.Faults, s.Reads, s.Lag
@@ -460,12 +505,12 @@ func (s schedule) run(t *testing.T, server *gitlabtest.Server) (results []Pipeli
 		for i := range s.Senders {
 			senders.Go(func() {
 				time.Sleep(s.Starts[i])
-				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
 			})
 		}
 		senders.Wait()
 		server.Wait()
-		last, lastErr = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+		last, lastErr = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
 	})
 	return results, errs, last, lastErr
 }
@@ -476,7 +521,7 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		s := schedules().Draw(r, "schedule")
 		server := gitlabtest.New()
-		results, errs, last, lastErr := s.run(t, server)
+		results, errs, last, lastErr := s.run(t, server, rapid.SampledFrom([]Release{toRelease, bundled}).Draw(r, "release"))
 		posts := 0
 		for i, err := range errs {
 			if err != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
-	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -84,7 +83,7 @@ func TestWatchIsBounded(t *testing.T) {
 		server.ReadFaults = []gitlabtest.Fault{{}, {Kind: gitlabtest.Refuse}, {Kind: gitlabtest.Drop}, {Kind: gitlabtest.Limit, Delay: time.Hour}}
 		server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running"}, {After: 20 * time.Minute, Status: "manual", Jobs: jobs("manual", "manual")}}})
 		c := connect(t, server, nil)
-		id := release.NewID(toRelease.App, digest, toRelease.Commit)
+		id := idOf(toRelease)
 		start := time.Now()
 		_, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: id}, Timeout: 10 * time.Minute})
 		var deadline *DeadlineError
@@ -148,7 +147,7 @@ func TestWatchFindsTheRelease(t *testing.T) {
 					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("success", "manual")}}}))
 				}
 				server.Add(gitlabtest.Pipeline{Name: "release other-app 0123456789ab", Status: "manual"})
-				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{ReleaseID: release.NewID(toRelease.App, digest, toRelease.Commit)}})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{ReleaseID: idOf(toRelease)}})
 				if err != nil || p.PipelineID != ids[test.want] {
 					t.Errorf("%+v, %v; of %v", p, err, ids)
 				}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -245,6 +246,21 @@ func ParseImage(field, image string) (string, error) {
 			Field:   field,
 			Problem: fmt.Sprintf("%q is not an image with a digest", image),
 			Fix:     "give repository@sha256:…, as `crossbill image build --push` or `crossbill image digest` prints it",
+		}
+	}
+	return ref.Context().Name() + "@" + ref.DigestStr(), nil
+}
+
+// ParseBundle checks that a reference to a bundle has a digest, and drops its tag. Accepts what ParseImage does, also
+// behind oci://, and gives repository@sha256:….
+func ParseBundle(field, bundle string) (string, error) {
+	reference := strings.TrimPrefix(bundle, "oci://")
+	ref, err := name.NewDigest(reference)
+	if err != nil || strings.Contains(reference, "://") {
+		return "", &usererr.Error{
+			Field:   field,
+			Problem: fmt.Sprintf("%q is not a bundle with a digest", bundle),
+			Fix:     "give repository@sha256:…, as `crossbill bundle` prints it",
 		}
 	}
 	return ref.Context().Name() + "@" + ref.DigestStr(), nil

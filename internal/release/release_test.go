@@ -64,13 +64,37 @@ func TestParseWeight(t *testing.T) {
 }
 
 func TestNewID(t *testing.T) {
-	id := NewID("app", digestA, "c0ffee")
-	if id != NewID("app", digestA, "c0ffee") {
-		t.Error("the same release has two names")
+	if got, want := NewID("app", "sha256:"+strings.Repeat("0a", 32), "c0ffee0", ""), "a68eb40f85db"; got != want {
+		t.Errorf("a release without a bundle is %s, and was %s in earlier versions", got, want)
 	}
-	for _, other := range []string{NewID("app2", digestA, "c0ffee"), NewID("app", digestB, "c0ffee"), NewID("app", digestA, "c0ffed"), NewID("app"+digestA, "", "c0ffee")} {
-		if other == id {
-			t.Error("two releases have one name")
+	bundle := repo + "@" + digestB
+	if NewID("app", digestA, "c0ffee", bundle) != NewID("app", "", "c0ffee", "oci://mirror.example.com/app@"+digestB) {
+		t.Error("who has not read the bundle, or reads it elsewhere, gives it another name")
+	}
+	ids := map[string]bool{}
+	all := []string{
+		NewID("app", digestA, "c0ffee", ""), NewID("app2", digestA, "c0ffee", ""), NewID("app", digestB, "c0ffee", ""), NewID("app", digestA, "c0ffed", ""), NewID("app"+digestA, "", "c0ffee", ""),
+		NewID("app", digestA, "c0ffee", bundle), NewID("app2", digestA, "c0ffee", bundle), NewID("app", digestA, "c0ffed", bundle), NewID("app", digestA, "c0ffee", repo+"@"+digestA), NewID("app", "", "c0ffee", ""),
+	}
+	for _, id := range all {
+		ids[id] = true
+	}
+	if len(ids) != len(all) {
+		t.Errorf("%d releases have %d names: %q", len(all), len(ids), all)
+	}
+}
+
+func TestParseBundle(t *testing.T) {
+	const want = "registry.example.com/our-org/app@" + digestA
+	for _, good := range []string{want, "oci://" + want, "oci://registry.example.com/our-org/app:1@" + digestA} {
+		if got, err := ParseBundle("--bundle", good); err != nil || got != want {
+			t.Errorf("%s: %q, %v", good, got, err)
+		}
+	}
+	for _, bad := range []string{"", "oci://", "registry.example.com/our-org/app", "registry.example.com/our-org/app:1", "https://" + want, "oci://oci://" + want, digestA, want + "\n"} {
+		_, err := ParseBundle("--bundle", bad)
+		if input, ok := errors.AsType[*usererr.Error](err); !ok || input.Field != "--bundle" || input.Fix == "" {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (j *job) cookieName() string { return "crossbill-" + j.app() }
 
 // cookie is a track's cookie in this release: that of an earlier one means nothing.
 func (j *job) cookie(track release.Track) string {
-	return fmt.Sprintf("%s=%s.%s", j.cookieName(), release.NewID(j.app(), j.ledger.Release.Digest(), j.ledger.Release.ID), track)
+	return fmt.Sprintf("%s=%s.%s", j.cookieName(), release.NewID(j.app(), j.ledger.Release.Digest(), j.ledger.Release.ID, ""), track)
 }
 
 // stickyOps are the operations that bring a VirtualService's sticky routes and cookies to what they should
