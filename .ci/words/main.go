@@ -47,7 +47,7 @@ var rules = []rule{
 	avoid(`by hand`, `manually`),
 	avoid(`(is|are|was|were|be|isn't|aren't)( not|n't) there`, `not found, or does not exist`),
 	avoid(`claim(s|ed|ing)?`, `lock`,
-		`PersistentVolumeClaim`, `claimName`, `\b(OIDC|JWT|token|certificate|identity)('s)? claims?`, `claims? of (the|a|its) (\w+ )?(token|certificate)`),
+		`Persistent ?Volume ?Claim`, `claim ?Name`, `\b(OIDC|JWT|token|certificate|identity)('s)? claims?`, `claims? of (the|a|its) (\w+ )?(token|certificate)`),
 	avoid(`verbs?`, `command`,
 		`\bverbs?"?: ?\[`, `\bVerbs?: +(\[\]string)?["{]`, `(HTTP|RBAC|Kubernetes|API|allowed|printf|format) verbs?`, `\.(Get)?Verbs?\b`),
 	avoid(`begun`, `started`),

@@ -39,6 +39,7 @@ type clusterOptions struct {
 	unread   error  // why the manifests could not be read
 
 	verbose   bool
+	cmd       *cobra.Command // after complete
 	log       io.Writer
 	set       *manifest.Set // after loadManifests
 	config    *rest.Config  // after loadKubeconfig, as are namespace and api
@@ -89,7 +90,7 @@ func (o *clusterOptions) addKubectl(flags *pflag.FlagSet) {
 }
 
 func (o *clusterOptions) complete(cmd *cobra.Command) {
-	o.log = cmd.ErrOrStderr()
+	o.cmd, o.log = cmd, cmd.ErrOrStderr()
 	o.appGiven = cmd.Flags().Changed("app")
 	o.verbose, _ = cmd.Flags().GetBool("verbose")
 }

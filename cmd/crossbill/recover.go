@@ -45,7 +45,7 @@ func configured(cmd *cobra.Command, named string, getenv func(string) string) (*
 // asked of the cluster. A command that recovers does without what it cannot read, and without those of another app that
 // its flag names; crossbill.yaml's app is for it only a name for where there are no manifests.
 func (o *clusterOptions) loadManifests() error {
-	set, err := manifest.Load(o.manifests)
+	set, err := o.readManifests()
 	if err == nil && o.app != "" && set.App != o.app && (o.appGiven || !o.recovers) {
 		err = &usererr.Error{
 			Field: "app", Problem: fmt.Sprintf("%q is meant, and the manifests in %s are those of %s", o.app, o.manifests, set.App),
@@ -59,6 +59,16 @@ func (o *clusterOptions) loadManifests() error {
 		o.set = set
 	}
 	return nil
+}
+
+// readManifests renders what --manifests names and finds the app in it.
+func (o *clusterOptions) readManifests() (*manifest.Set, error) {
+	source := manifest.Source{Path: o.manifests, App: o.app}
+	ctx := context.Background() // of a completion
+	if o.cmd != nil {
+		ctx = o.cmd.Context()
+	}
+	return manifest.Read(ctx, source)
 }
 
 // findApp finds the app by its ledger where there are no manifests.

@@ -12,9 +12,9 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// addKustomization adds what a folder's kustomization renders to the set, and leaves the files that it names out of
+// addKustomization adds what a folder's kustomization renders, and leaves the files that it names out of
 // the plain files. It gives those that are left, which are read as they are.
-func (s *Set) addKustomization(folder folder) (beside []string, err error) {
+func (r *Rendered) addKustomization(folder folder) (beside []string, err error) {
 	bad := func(err error, fix string) ([]string, error) {
 		return nil, &usererr.Error{Field: folder.kustomization, Problem: strings.TrimSpace(err.Error()), Fix: fix}
 	}
@@ -35,22 +35,23 @@ func (s *Set) addKustomization(folder folder) (beside []string, err error) {
 	}
 	for _, resource := range rendered.Resources() {
 		raw, err := resource.MarshalJSON()
-		if err == nil {
-			err = s.add(folder.kustomization, raw)
-		}
 		if err != nil {
 			return bad(err, "")
 		}
+		if err := r.add(Object{From: folder.kustomization}, raw); err != nil {
+			return nil, err
+		}
 	}
-	s.rendered = folder.kustomization + " is rendered"
+	remark := folder.kustomization + " is rendered"
 	for _, file := range folder.plain {
 		if !named[filepath.Base(file)] {
 			beside = append(beside, file)
 		}
 	}
 	if len(beside) > 0 {
-		s.rendered += "; what it does not name is read as it is: " + strings.Join(beside, ", ")
+		remark += "; what it does not name is read as it is: " + strings.Join(beside, ", ")
 	}
+	r.Remarks = append(r.Remarks, remark)
 	return beside, nil
 }
 

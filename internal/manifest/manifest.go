@@ -7,6 +7,7 @@
 package manifest
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -52,11 +54,12 @@ type Set struct {
 	Config []release.Config
 	bound  bool
 
-	Skipped         []string // what else is in the folder, as "Kind name" or the file's name; it is left alone
-	rendered        string   // how a kustomization was read; "" without one
+	// Others are the objects that a canary has no opinion on, in the order in which they are applied.
+	Others  []*unstructured.Unstructured
+	Skipped []string // what is no object of the release, with why
+	remarks []string // on how the source was read
 
 	origins map[string]origin // where each kind was read from
-	taken   int               // objects so far
 }
 
 // In says which namespace the app is in, for what the manifests leave open, and checks them again.
@@ -72,15 +75,21 @@ func (s *Set) In(namespace string) error {
 	return s.check()
 }
 
-// Remarks are what a reader of the folder may not expect of how it was read.
-func (s *Set) Remarks() (remarks []string) {
-	if s.rendered != "" {
-		remarks = append(remarks, s.rendered)
-	}
-	if left := append(slices.Clone(s.Skipped), s.unread()...); len(left) > 0 {
+// Remarks are what a reader of the source may not expect of how it was read.
+func (s *Set) Remarks() []string {
+	remarks := slices.Clone(s.remarks)
+	if left := append(s.left(), s.unread()...); len(left) > 0 {
 		remarks = append(remarks, "left alone, to be applied separately if at all: "+strings.Join(left, ", "))
 	}
 	return remarks
+}
+
+// left names what is in the source and is left alone.
+func (s *Set) left() (names []string) {
+	for _, o := range s.Others {
+		names = append(names, strings.TrimSpace(o.GetKind()+" "+cmp.Or(o.GetName(), o.GetGenerateName())))
+	}
+	return append(names, s.Skipped...)
 }
 
 // unread are the ConfigMaps and Secrets that no container of the app reads.

@@ -187,9 +187,9 @@ func FuzzLoad(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		set := &Set{}
-		if err := set.read("fuzz.yaml", text); err == nil && set.complete(folder{}) == nil {
-			_ = set.check()
+		r := &Rendered{}
+		if err := r.addText("fuzz.yaml", text, true); err == nil {
+			_, _ = r.Set()
 		}
 	})
 }

@@ -12,7 +12,7 @@ type Config struct {
 	// Copy is the name of the immutable copy that the pods read; "" of one that is not in the manifests: it is others', and
 	// only watched.
 	Copy string `json:"copy,omitempty"`
-	// Hash identifies the content of a watched one: keyed, so that nobody can try values. "": it was not there, or could not be read.
+	// Hash identifies the content of a watched one: keyed, so that nobody can try values. "": it did not exist, or could not be read.
 	Hash string `json:"hash,omitempty"`
 }
 
