@@ -5,7 +5,8 @@ package release
 const ledgerBudget = 512 << 10
 
 // Fit makes room until the ledger and what is kept beside it are within the budget: the evidence of finished releases
-// goes first, the oldest first, then the oldest of the history, and last what the release in flight can do without.
+// goes first, then the pod templates that can be returned to, both the oldest first, then the oldest of the history, and last
+// what the release in flight can do without.
 // The release in flight itself stays.
 func (l *Ledger) Fit(beside int) {
 	most := max(ledgerBudget-beside, ledgerBudget/4)
@@ -19,6 +20,9 @@ func (l *Ledger) shed() bool {
 		if l.History[i].shedEvidence() {
 			return true
 		}
+	}
+	if l.shedPod() {
+		return true
 	}
 	if n := len(l.History); n > 0 {
 		l.History = l.History[:n-1]

@@ -186,6 +186,8 @@ type Release struct {
 	Bundle string `json:"bundle,omitempty"`
 	// Pod is the pod template as primary got it, as JSON: what a return to this release puts back. Kept of the last releases.
 	Pod string `json:"pod,omitempty"`
+	// Return: it goes back to a release that had all of the traffic before. Nil: it has a canary that is judged.
+	Return *Return `json:"return,omitempty"`
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.

@@ -27,6 +27,7 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 			}
 		}
 		shaped := desired.DeepCopy()
+		carryBound(live, shaped)
 		if shape != nil {
 			if err := shape(live, shaped); err != nil {
 				return nil, err
@@ -55,12 +56,17 @@ func sameSelector(live, desired *appsv1.Deployment) error {
 	}
 }
 
+// desired is what the release in flight gives a track, without a number of replicas. This is the one place that says so.
+func (j *job) desired(_ context.Context, track release.Track) (*appsv1.Deployment, error) {
+	return j.Manifests.Track(track, j.Namespace, j.ledger.Release.Image)
+}
+
 // applyCanary is the step that applies the canary's Deployment with as many replicas as it needs, which may depend on
 // how many it has: never fewer than that, and at least one.
 func (j *job) applyCanary(size func(has int32) int32) step {
 	return func(ctx context.Context) error {
 		r := j.ledger.Release
-		desired, err := j.Manifests.Track(release.Canary, j.Namespace, r.Image)
+		desired, err := j.desired(ctx, release.Canary)
 		if err != nil {
 			return err
 		}
@@ -91,16 +97,28 @@ func replicasOf(d *appsv1.Deployment) int32 {
 // applyPrimary puts the release's digest on primary.
 func (j *job) applyPrimary(ctx context.Context) (*appsv1.Deployment, error) {
 	r := j.ledger.Release
-	desired, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
+	desired, err := j.desired(ctx, release.Primary)
 	if err != nil {
 		return nil, err
 	}
-	before, after, err := j.applyDeployment(ctx, desired, j.bindPrevious)
+	canary, err := j.provenCanary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	before, after, err := j.applyDeployment(ctx, desired, func(live, desired *appsv1.Deployment) error {
+		if err := j.bindPrevious(live, desired); err != nil {
+			return err
+		}
+		return j.bindAhead(canary, live, desired)
+	})
 	if err != nil {
 		return nil, err
 	}
 	j.log(j.track(release.Primary).String(), "applied with %s", r.Digest())
-	if err := j.proven(ctx, after); err != nil {
+	if err := j.proven(after, canary); err != nil {
+		return nil, err
+	}
+	if after, err = j.keepPod(ctx, after); err != nil {
 		return nil, err
 	}
 	return after, j.sizePrimary(ctx, before, after)

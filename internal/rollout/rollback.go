@@ -293,7 +293,7 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 	if desired == nil || err != nil {
 		return err
 	}
-	before, after, err := j.applyDeployment(ctx, desired, nil)
+	before, after, err := j.applyDeployment(ctx, desired, j.unbind)
 	if err != nil {
 		return err
 	}

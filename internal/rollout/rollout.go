@@ -83,6 +83,8 @@ type Cluster struct {
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)
+	// KeepReleases is how many of the last good releases can be returned to. Default release.DefaultKeepReleases.
+	KeepReleases int
 	// MaxVerdictAge is how old a verdict may be that Promote promotes by. 0: any age.
 	MaxVerdictAge time.Duration
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be
@@ -133,6 +135,14 @@ func (c *Cluster) timeout() time.Duration {
 		return c.Timeout
 	}
 	return 5 * time.Minute
+}
+
+// keepReleases is how many of the last good releases can be returned to.
+func (c *Cluster) keepReleases() int {
+	if c.KeepReleases > 0 {
+		return c.KeepReleases
+	}
+	return release.DefaultKeepReleases
 }
 
 func (c *Cluster) app() string { return c.Manifests.App }

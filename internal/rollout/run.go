@@ -261,6 +261,7 @@ func (j *job) finish(outcome release.Outcome, format string, args ...any) (Resul
 	if err := j.ledger.Finish(outcome, j.By, now()); err != nil {
 		return Result{}, err
 	}
+	j.ledger.KeepPods(j.keepReleases())
 	result := j.result(format, args...)
 	result.Release, result.Outcome = &j.ledger.History[0].Release, outcome
 	return result, nil

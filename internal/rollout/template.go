@@ -194,17 +194,19 @@ func (j *job) provable(live map[release.Track]*appsv1.Deployment) error {
 	}
 }
 
-// proven checks that primary, once promotion has put the release on it, runs what the canary does.
-func (j *job) proven(ctx context.Context, primary *appsv1.Deployment) error {
+// provenCanary is the canary that promotion is to compare primary with, as it is live; nil where there is none: one that
+// somebody has deleted proves nothing more.
+func (j *job) provenCanary(ctx context.Context) (*appsv1.Deployment, error) {
 	if j.ledger.Release.Stage != release.StagePromoting || j.planning() {
-		return nil
+		return nil, nil
 	}
-	canary := as[*appsv1.Deployment](j.recall(j.track(release.Canary)))
+	return recent[*appsv1.Deployment](ctx, j, j.track(release.Canary))
+}
+
+// proven checks that primary, once promotion has put the release on it, runs what the canary does.
+func (j *job) proven(primary, canary *appsv1.Deployment) error {
 	if canary == nil {
-		var err error
-		if canary, err = j.liveTrack(ctx, release.Canary); canary == nil || err != nil { // one that somebody has deleted proves nothing more
-			return err
-		}
+		return nil
 	}
 	different, err := differences(primary, canary)
 	if err != nil || different.Empty() {

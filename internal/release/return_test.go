@@ -1,0 +1,69 @@
+package release
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// ended is a release that is over.
+func ended(id, image, pod string, outcome Outcome) Finished {
+	return Finished{Release: Release{ID: id, Image: image, Pod: pod}, Outcome: outcome}
+}
+
+// TestKeepPods: of the newest good releases, each content once, the pod template is kept.
+func TestKeepPods(t *testing.T) {
+	l := &Ledger{History: []Finished{
+		ended("6", "b", "pod", OutcomeRolledBack),
+		ended("5", "a", "", OutcomeUnchanged),
+		ended("4", "a", "pod", OutcomePromoted),
+		ended("3", "a", "other pod", OutcomePromoted),
+		ended("2", "a", "pod", OutcomePromoted), // as 4
+		ended("1", "c", "pod", OutcomeFirst),
+	}}
+	ids := func() (ids []string) {
+		for _, f := range l.Returnable() {
+			ids = append(ids, f.ID)
+		}
+		return ids
+	}
+	for most, want := range map[int][]string{5: {"4", "3", "1"}, 2: {"4", "3"}, 1: {"4"}} {
+		was := *l
+		l.History = append([]Finished(nil), l.History...)
+		l.KeepPods(most)
+		if diff := cmp.Diff(want, ids()); diff != "" {
+			t.Errorf("of %d (-want +got):\n%s", most, diff)
+		}
+		for _, f := range l.History {
+			if f.Pod != "" && !strings.Contains(strings.Join(want, " "), f.ID) {
+				t.Errorf("of %d: that of %s is kept", most, f.ID)
+			}
+		}
+		*l = was
+	}
+}
+
+// TestPodsAreShed: where there is no room, evidence goes before pod templates, old ones before new ones, and these before the
+// history.
+func TestPodsAreShed(t *testing.T) {
+	l := &Ledger{Version: LedgerVersion, App: "app"}
+	for _, id := range []string{"3", "2", "1"} {
+		f := ended(id, id, strings.Repeat("p", 100_000), OutcomePromoted)
+		f.Verdict = &Verdict{Outcome: Healthy, Evidence: strings.Repeat("e", 100_000)}
+		l.History = append(l.History, f)
+	}
+	l.Fit(ledgerBudget - 250_000)
+	var kept []string
+	for _, f := range l.History {
+		if f.Verdict.Evidence != "" {
+			t.Errorf("the evidence of %s is kept", f.ID)
+		}
+		if f.Pod != "" {
+			kept = append(kept, f.ID)
+		}
+	}
+	if diff := cmp.Diff([]string{"3", "2"}, kept); diff != "" || len(l.History) != 3 {
+		t.Errorf("%d releases (-want +got):\n%s", len(l.History), diff)
+	}
+}
