@@ -30,11 +30,7 @@ type canaryFound struct {
 // traffic. An app without a primary has nothing to protect: its first release goes straight to primary. want
 // needs ID, Image and Weight.
 func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, error) {
-	template, err := c.Manifests.TemplateHash()
-	if err != nil {
-		return Result{}, err
-	}
-	want.Template = template
+	var err error
 	if want.Objects, err = c.Manifests.Objects(c.Namespace); err != nil {
 		return Result{}, err
 	}
@@ -61,6 +57,13 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 }
 
 func (j *job) lookCanary(ctx context.Context, want release.Release) (found canaryFound, nothing *Result, err error) {
+	if err := j.bind(ctx); err != nil {
+		return found, nil, err
+	}
+	if want.Template, err = j.Manifests.TemplateHash(); err != nil {
+		return found, nil, err
+	}
+	want.Config = j.Manifests.Config
 	found = canaryFound{want: want, resumed: j.ledger.Release != nil}
 	if found.resumed {
 		nothing, err = j.lookResumed(want)
@@ -290,6 +293,9 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		j.log("ledger", "release %s of %s starts", r.ID, r.Digest())
 	}
 	if r.Previous == "" {
+		if err := j.ensureCopies(ctx); err != nil {
+			return Result{}, err
+		}
 		return j.canaryFirst(ctx)
 	}
 	var steps []step
@@ -306,6 +312,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		steps = append(steps, j.takeOverTemplate)
 	}
 	err := inOrder(ctx, append(steps,
+		j.ensureCopies,
 		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),
 		j.waitTrack(release.Canary, r.Image),
 		j.route(r.Weight),

@@ -33,9 +33,11 @@ type write func(ctx context.Context, live metav1.Object) (after metav1.Object, e
 // change is the one way to write an object: read it, check the fence, change it, record it. decide makes the
 // write out of what is live; nil when there is nothing to do. It is safe to try again after an unknown
 // outcome: each attempt reads anew, and its write names what it read. The first one takes what this job has read
-// already, if there is something to write to it: where that has changed since, the write is a conflict.
+// already, if there is something to write to it: where that has changed since, the write is a conflict. So is one that makes
+// an object that is there already.
 func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
 	known, fresh := j.recall(o), j.fresh(o)
+	unread := o.unread && known == nil
 	err = j.retried(ctx, o.String(), func() error {
 		live, do, err := known, write(nil), error(nil)
 		enough := live != nil && j.fence(live) == nil
@@ -45,9 +47,12 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 			enough = err == nil && (do != nil || fresh)
 		}
 		if !enough {
-			if live, err = j.readFenced(ctx, o); err != nil {
-				return err
+			if live = nil; !unread {
+				if live, err = j.readFenced(ctx, o); err != nil {
+					return err
+				}
 			}
+			unread = false
 			if do, err = decide(as[T](live)); err != nil {
 				return err
 			}

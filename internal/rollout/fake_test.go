@@ -49,7 +49,7 @@ import (
 // names another one than the live object's (a PUT, an apply, and a JSON patch that replaces it);
 // preconditions of a DELETE; field managers and their conflicts by Kubernetes' own code, lists of
 // custom resources atomic; managedFields reset by [{}]; generation by spec and, for Deployments,
-// annotations; replicas of a Deployment that nobody names are 1; immutable selectors; status kept from
+// annotations; replicas of a Deployment that nobody names are 1; immutable selectors, ConfigMaps and Secrets; status kept from
 // who writes the object; a write that changes nothing leaves the resourceVersion; dry runs that store
 // nothing; finalizers for foreground and orphan deletion; watches from a resourceVersion, with label
 // and field selectors, initial events and bookmarks, that end after their timeout.
@@ -120,6 +120,7 @@ var kinds = []kind{
 	{schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, "namespaces", false},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Node"}, "nodes", false},
 	{schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}, "configmaps", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "Secret"}, "secrets", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Service"}, "services", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, "pods", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Event"}, "events", true},
@@ -569,7 +570,15 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		if problems := validateDeployment(object); len(problems) > 0 {
 			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, problems)
 		}
+	case "Secret":
+		if object.Object["type"] == nil {
+			object.Object["type"] = string(corev1.SecretTypeOpaque)
+		}
+		return immutable(q, live, object)
 	case "ConfigMap":
+		if err := immutable(q, live, object); err != nil {
+			return err
+		}
 		data, _, _ := unstructured.NestedStringMap(object.Object, "data")
 		total := 0
 		for key, value := range data {
@@ -600,6 +609,29 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 					return apierrors.NewBadRequest(fmt.Sprintf("admission webhook denied the request: weight %v < 0 or > 100", weight))
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// immutable refuses a change of what a ConfigMap or a Secret has (pkg/apis/core/validation: ValidateConfigMapUpdate,
+// ValidateSecretUpdate).
+func immutable(q request, live *stored, object *unstructured.Unstructured) error {
+	if live == nil {
+		return nil
+	}
+	refused := func(name string) error {
+		return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.Forbidden(field.NewPath(name), "field is immutable when `immutable` is set")})
+	}
+	if q.kind.Kind == "Secret" && !reflect.DeepEqual(live.object.Object["type"], object.Object["type"]) {
+		return refused("type")
+	}
+	if live.object.Object["immutable"] != true {
+		return nil
+	}
+	for _, name := range []string{"immutable", "data", "binaryData"} {
+		if !reflect.DeepEqual(live.object.Object[name], object.Object[name]) {
+			return refused(name)
 		}
 	}
 	return nil

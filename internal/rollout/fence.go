@@ -10,6 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/our-org/crossbill/internal/manifest"
 )
 
 // epochAnnotation is the epoch of the lock that wrote an object last.
@@ -17,7 +19,7 @@ const epochAnnotation = "crossbill.our-org.github.com/epoch"
 
 // fence refuses an object that a newer lock has written.
 func (j *job) fence(o metav1.Object) error {
-	if o == nil {
+	if o == nil || o.GetLabels()[manifest.CopyLabel] != "" && !j.ownCopy(o) { // another app's copy has that app's epochs
 		return nil
 	}
 	epoch, err := epochOf(o)
@@ -89,6 +91,9 @@ func (j *job) stamp(ctx context.Context) error {
 		if err := j.stampOne(ctx, o); err != nil {
 			return err
 		}
+	}
+	if err := j.stampCopies(ctx); err != nil {
+		return err
 	}
 	// What migrate removes. Only migrate needs the permissions for that: rollback must not depend on them.
 	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector))

@@ -49,6 +49,7 @@ func (j *job) parseLedger(state *corev1.ConfigMap) error {
 	if err != nil {
 		return err
 	}
+	j.resumed = ledger.Release != nil
 	j.state, j.ledger, j.previous, j.previousService = state, ledger, state.Data[previousKey], state.Data[serviceKey]
 	return nil
 }

@@ -22,6 +22,8 @@ type object struct {
 	create func(context.Context, metav1.Object, metav1.CreateOptions) (metav1.Object, error)
 	patch  func(context.Context, types.PatchType, []byte, metav1.PatchOptions) (metav1.Object, error)
 	delete func(context.Context, metav1.DeleteOptions) error
+
+	unread bool // nobody is known to have made it: the first attempt to write it does not read it
 }
 
 func (o object) String() string { return o.kind + " " + o.namespace + "/" + o.name }

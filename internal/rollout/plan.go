@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -63,7 +64,7 @@ func (p *Plan) note(text string) {
 // add notes a planned write, unless it changes nothing. A dry run leaves nothing, so the same write can come
 // twice.
 func (p *Plan) add(o object, before, after metav1.Object) {
-	old, planned := planText(before), planText(after)
+	old, planned := planText(o, before, after, "live"), planText(o, after, before, "planned")
 	if old == planned {
 		return
 	}
@@ -80,14 +81,18 @@ func (p *Plan) add(o object, before, after metav1.Object) {
 	}
 }
 
-// planText is an object as YAML, without what the server keeps for itself; "" for nil.
-func planText(object metav1.Object) string {
+// planText is an object as YAML, without what the server keeps for itself; "" for nil. other is the same object on the
+// other side of the write; side names this one.
+func planText(o object, object, other metav1.Object, side string) string {
 	if object == nil {
 		return ""
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+	content, err := contentOf(object)
 	if err != nil {
 		return fmt.Sprintf("not shown: %s\n", err)
+	}
+	if o.kind == "Secret" {
+		mask(content, other, side)
 	}
 	u := unstructured.Unstructured{Object: content}
 	for _, path := range []string{"status", "metadata.managedFields", "metadata.resourceVersion", "metadata.uid", "metadata.creationTimestamp", "metadata.generation"} {
@@ -103,4 +108,30 @@ func planText(object metav1.Object) string {
 		return fmt.Sprintf("not shown: %s\n", err)
 	}
 	return string(text)
+}
+
+func contentOf(object metav1.Object) (map[string]any, error) {
+	return runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+}
+
+// mask takes the values out of a Secret. The keys stay, and a value that is another one on the other side shows as such.
+func mask(content map[string]any, other metav1.Object, side string) {
+	var others map[string]any
+	if other != nil {
+		others, _ = contentOf(other) // without it every value shows as another one
+	}
+	for _, field := range []string{"data", "stringData"} {
+		values, _, _ := unstructured.NestedMap(content, field)
+		for key, value := range values {
+			was, _, _ := unstructured.NestedFieldNoCopy(others, field, key)
+			values[key] = "(masked)"
+			if other != nil && was != value {
+				values[key] = "(masked, " + side + ")"
+			}
+		}
+		if values != nil {
+			content[field] = values
+		}
+	}
+	unstructured.RemoveNestedField(content, "metadata", "annotations", corev1.LastAppliedConfigAnnotation)
 }

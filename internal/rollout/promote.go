@@ -48,16 +48,11 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if err := j.ledger.Promotable(); err != nil {
 		return nil, &StageError{err}
 	}
-	template, err := j.Manifests.TemplateHash()
-	if err != nil {
+	if err := j.bind(ctx); err != nil {
 		return nil, err
 	}
-	if template != r.Template {
-		return nil, &usererr.Error{
-			Field:   "manifests",
-			Problem: fmt.Sprintf("the pod template is not the one that the canary of release %s proved", r.ID),
-			Fix:     "promote with the manifests that canary was run with",
-		}
+	if err := j.sameTemplate(); err != nil {
+		return nil, err
 	}
 	if err := j.pass(ctx, r); err != nil {
 		return nil, err
@@ -76,6 +71,21 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
 	}
 	return nil, j.provable(status.live)
+}
+
+// sameTemplate refuses manifests with another pod template, or another content of what pods read, than those that the
+// release in flight started with.
+func (j *job) sameTemplate() error {
+	r := j.ledger.Release
+	template, err := j.Manifests.TemplateHash()
+	if err != nil || template == r.Template {
+		return err
+	}
+	return &usererr.Error{
+		Field:   "manifests",
+		Problem: fmt.Sprintf("the pod template, or what its pods read, is not what the canary of release %s proved", r.ID),
+		Fix:     "run " + j.command + " with the manifests that canary was run with",
+	}
 }
 
 // StaleVerdictError says that a release was judged too long ago to be promoted. Nothing was changed.
@@ -125,7 +135,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.prepare(primary)} // canary has made the subsets that the routes name
+	steps := []step{j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
 	switch replaced := primary == nil || j.Manifests.Image(primary) == r.Image && !j.asBefore(primary); {
 	case replaced: // and wherever the traffic is, it stays there
 	case j.behindCanary():

@@ -93,7 +93,8 @@ type Cluster struct {
 	// Log gets one event for each step. Nil: none.
 	Log func(Event)
 
-	ledgerRead *justRead // by Preflight
+	ledgerRead *justRead     // by Preflight
+	unbound    *manifest.Set // what Manifests were before bind
 }
 
 // Event is one step of a command.

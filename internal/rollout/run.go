@@ -8,6 +8,7 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -51,6 +52,10 @@ type job struct {
 
 	known           map[string]known // objects as this job has read or written them last, by their names
 	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
+
+	newKey  []byte                              // of hashes of Secrets, until makeKey has written it
+	copies  map[string]map[string]metav1.Object // of the app's configuration, by kind and name, as they were listed
+	resumed bool                                // the release was in flight when this job began
 
 	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
 	waited map[release.Track]int32                    // replicas that a track had when it was seen ready
@@ -101,7 +106,7 @@ func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result
 		before = &job{Cluster: c, command: cmd.name}
 	}
 	looked := time.Now()
-	return c.withLock(ctx, func(ctx context.Context, l *lock) (Result, error) {
+	return before.withLock(ctx, func(ctx context.Context, l *lock) (Result, error) {
 		before.locked = true
 		if before.ledger != nil && time.Since(looked) < backFor {
 			result, err := runLocked(ctx, before, l, cmd, found)
@@ -119,6 +124,9 @@ func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result
 // runPlan does the work as a plan: the ledger is never written.
 func runPlan[Found any](ctx context.Context, j *job, cmd command[Found], found Found) (Result, error) {
 	j.epoch = j.ledger.Epoch + 1
+	if err := j.makeKey(ctx); err != nil {
+		return Result{}, err
+	}
 	if cmd.start != nil {
 		if err := cmd.start(j, found); err != nil {
 			return Result{}, err
@@ -170,6 +178,11 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 	}
 	if cmd.act == nil { // the note is all: this job writes nothing more
 		j.ledger.Open = unclean
+	}
+	if err := j.makeKey(ctx); errors.Is(err, errMoved) {
+		return Result{}, errMoved
+	} else if err != nil {
+		return Result{}, j.stopped(ctx, err)
 	}
 	if err := j.commit(ctx); errors.Is(err, ErrLockLost) {
 		return Result{}, errMoved

@@ -49,6 +49,12 @@ func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
 	case r.Stage == release.StageVerified && r.Verdict.Outcome != release.Healthy:
 		return nil, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, r.Verdict.Outcome, r.Verdict.Reason)}
 	}
+	if err := j.bind(ctx); err != nil {
+		return nil, err
+	}
+	if err := j.sameTemplate(); err != nil {
+		return nil, err
+	}
 	status, err := j.status(ctx)
 	if err != nil {
 		return nil, err
@@ -61,6 +67,9 @@ func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
 
 func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Result, error) {
 	r := j.ledger.Release
+	if err := j.ensureCopies(ctx); err != nil {
+		return Result{}, err
+	}
 	for i, weight := range steps {
 		if weight < r.Weight {
 			continue
