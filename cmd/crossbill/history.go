@@ -52,6 +52,9 @@ func (o *historyOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if status.Hold != nil && !o.output.structured() {
+		fmt.Fprintln(o.log, "the app is", status.Hold)
+	}
 	history := report.History(status.History[:min(o.last, len(status.History))])
 	if len(history) == 0 && !o.output.structured() {
 		_, err := fmt.Fprintln(o.log, "no release has finished yet")

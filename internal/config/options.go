@@ -61,7 +61,7 @@ var (
 )
 
 // clusterCommands are the commands whose --timeout ends a wait for the cluster.
-var clusterCommands = []string{"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "guard", "migrate"}
+var clusterCommands = []string{"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "migrate"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
 // only flags and variables set.

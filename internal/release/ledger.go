@@ -27,6 +27,8 @@ type Ledger struct {
 	Serving *Serving   `json:"serving,omitempty"` // on primary, where its origin is known
 	History []Finished `json:"history,omitempty"` // newest first
 
+	Hold *Hold `json:"hold,omitempty"` // no new release starts; nil: not on hold
+
 	Policy *PolicySeen `json:"approvalPolicy,omitempty"` // the last one; nil: none was ever there
 }
 

@@ -210,14 +210,18 @@ type Step struct {
 	Weight int       `json:"weight,omitempty"` // the canary's from here on, in percent, where a stage gives it one
 }
 
-// WithoutEvidence is the release for people to read: what its verdict rests on is long, and left out.
+// WithoutEvidence is the release for people to read: what its verdict rests on and the pod template are long, and left out.
 func (r *Release) WithoutEvidence() *Release {
-	if r == nil || r.Verdict == nil || r.Verdict.Evidence == "" {
+	if r == nil || r.Pod == "" && (r.Verdict == nil || r.Verdict.Evidence == "") {
 		return r
 	}
-	short, verdict := *r, *r.Verdict
-	verdict.Evidence = ""
-	short.Verdict = &verdict
+	short := *r
+	short.Pod = ""
+	if r.Verdict != nil {
+		verdict := *r.Verdict
+		verdict.Evidence = ""
+		short.Verdict = &verdict
+	}
 	return &short
 }
 

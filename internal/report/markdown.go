@@ -47,6 +47,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if s.Weights != nil {
 		row("Traffic now", fmt.Sprintf("%d%% primary, %d%% canary", s.Weights.Primary, s.Weights.Canary))
 	}
+	if s.Hold != nil {
+		row("Hold", escapeMarkdown(s.Hold.String()))
+	}
 	row("Duration", r.Duration)
 	b.WriteString("\n| Time (UTC) | Source | Event | Detail | By |\n|---|---|---|---|---|\n")
 	for _, e := range r.Entries {

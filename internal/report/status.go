@@ -44,6 +44,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 	} else {
 		fmt.Fprintf(w, "release\tnone in flight\n")
 	}
+	if s.Hold != nil {
+		fmt.Fprintf(w, "hold\t%s; `crossbill resume` ends it\n", s.Hold)
+	}
 	if s.Lock != "" {
 		died := ""
 		if s.Expired {

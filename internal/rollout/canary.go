@@ -93,8 +93,14 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.notePrimary(&found.want, found.primary); err != nil {
 		return found, nil, err
 	}
-	if nothing, err = j.lookBefore(found.want); nothing != nil || err != nil {
+	if nothing, err = j.lookBefore(found.want); nothing != nil {
 		return found, nothing, err
+	}
+	if held := j.held(); held != nil { // said before what --again admits
+		return found, nil, held
+	}
+	if err != nil {
+		return found, nil, err
 	}
 	if err := j.lookShared(ctx, &found); err != nil {
 		return found, nil, err

@@ -40,6 +40,8 @@ var commands = map[string]func(context.Context, *job) (rollout.Result, error){
 	"guard early": func(ctx context.Context, j *job) (rollout.Result, error) {
 		return j.Guard(ctx, rollout.Limits{Dead: time.Hour, Waiting: time.Hour})
 	},
+	"hold":    func(ctx context.Context, j *job) (rollout.Result, error) { return j.Hold(ctx, "a test") },
+	"resume":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Resume(ctx) },
 	"migrate": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Migrate(ctx, "") },
 }
 
@@ -201,6 +203,21 @@ var atStages = []struct{ stage, command, changes, refusal string }{
 	{"rolled_back", "guard", "", ""},
 	{"rolled_back", "guard early", "", ""},
 	{"rolled_back", "migrate", "", ""},
+	{"new", "hold", "note hold", ""},
+	{"new", "resume", "", ""},
+	{"rest", "hold", "note hold", ""},
+	{"canary", "hold", "note hold", ""},
+	{"canary", "resume", "", ""},
+	{"held", "hold", "", ""},
+	{"held", "resume", "note resume", ""},
+	{"held", "canary", "", "stage"},
+	{"held", "rollback", "", ""},
+	{"held", "guard", "", ""},
+	{"held in flight", "canary", "", ""},
+	{"held in flight", "canary of 3", "", "in flight"},
+	{"held in flight", "shift", "note r2 canary 25%, update vs 75/25, update canary x2, note r2 canary 60%, update vs 40/60", ""},
+	{"held in flight", "verify healthy", "note r2 verified healthy", ""},
+	{"held in flight", "rollback", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
 }
 
 // TestCommands runs each command at each stage. What is refused or has nothing to do writes nothing at

@@ -23,6 +23,7 @@ type Status struct {
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
 	History   []release.Finished             `json:"history,omitempty"`
+	Hold      *release.Hold                  `json:"hold,omitempty"` // no new release starts
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
 
@@ -84,7 +85,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 // statusWith is the same with the Deployments as they are known; nil is one that is gone.
 func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (*Status, error) {
 	c := j.Cluster
-	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Tracks: map[release.Track]*TrackStatus{}, live: live}
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
 		if d != nil {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}

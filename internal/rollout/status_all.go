@@ -26,6 +26,7 @@ type AppStatus struct {
 	App       string                         `json:"app"`
 	Release   *release.Release               `json:"release,omitempty"` // in flight
 	Last      *release.Finished              `json:"last,omitempty"`    // that has ended
+	Hold      *release.Hold                  `json:"hold,omitempty"`    // no new release starts
 	Lock      string                         `json:"lock,omitempty"`
 	Expired   bool                           `json:"lockExpired,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
@@ -131,7 +132,7 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 		ledger, err := release.ParseLedger(app, text)
 		if err != nil {
 			s.Problem = err.Error()
-		} else if s.Release = ledger.Release.WithoutEvidence(); len(ledger.History) > 0 {
+		} else if s.Hold, s.Release = ledger.Hold, ledger.Release.WithoutEvidence(); len(ledger.History) > 0 {
 			last := ledger.History[0]
 			last.Release = *last.WithoutEvidence()
 			s.Last = &last

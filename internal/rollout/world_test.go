@@ -377,7 +377,13 @@ func describe(set *manifest.Set, e event) effect {
 		if e.before != nil {
 			was = ledgerText(set, e.before)
 		}
-		if is = ledgerText(set, e.after); e.kind == watch.Deleted || was == is {
+		if e.kind == watch.Deleted {
+			return effect{}
+		}
+		if before, after := e.before != nil && holdsOn(set, e.before), holdsOn(set, e.after); before != after {
+			return effect{action: "note", detail: map[bool]string{true: "hold", false: "resume"}[after]}
+		}
+		if is = ledgerText(set, e.after); was == is {
 			return effect{}
 		}
 		return effect{action: "note", detail: is}
@@ -465,6 +471,12 @@ func ledgerText(set *manifest.Set, s *stored) string {
 	return ""
 }
 
+// holdsOn says whether a ledger has the app on hold.
+func holdsOn(set *manifest.Set, s *stored) bool {
+	ledger, err := release.ParseLedger(set.App, decode[corev1.ConfigMap](s).Data[ledgerKey])
+	return err == nil && ledger.Hold != nil
+}
+
 // wanted is a release of an image.
 func wanted(digit string) release.Release {
 	return release.Release{ID: "r" + digit, Image: image(digit), Weight: 10}
@@ -542,6 +554,11 @@ func (w *world) bring(stage string) {
 		if stage == "ended" {
 			run(before.Cleanup(ctx))
 		}
+	case "held", "held in flight":
+		if stage == "held in flight" {
+			canary()
+		}
+		run(before.Hold(ctx, "an incident"))
 	case "rolling_back":
 		canary()
 		before.killOn = "note r2 rolling_back"
