@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -19,6 +21,7 @@ type canaryOptions struct {
 	trust        trustOptions
 	approval     approvalOptions
 	image        string
+	bundle       string
 	weight       int
 	sticky       bool
 	stickyAssets string
@@ -35,7 +38,7 @@ type canaryOptions struct {
 func newCanaryCommand() *cobra.Command {
 	o := &canaryOptions{}
 	cmd := &cobra.Command{
-		Use:   "canary --image REPOSITORY@sha256:…",
+		Use:   "canary (--image | --bundle) REPOSITORY@sha256:…",
 		Short: "Start a release: create the canary and route a little traffic to it",
 		Long: `Start a release, or go on with the same one after a crash.
 
@@ -49,6 +52,9 @@ token of the job records who started the pipeline: whom promote then refuses.`,
 
   # Start with 5%, and keep each browser on the version that answered it first
   crossbill canary --image registry.example.com/our-org/app@sha256:… --weight 5 --sticky
+
+  # Release a bundle: image, manifests and configuration
+  crossbill canary --bundle oci://registry.example.com/our-org/app@sha256:…
 
   # See what it would write
   crossbill canary --image registry.example.com/our-org/app@sha256:… --dry-run`,
@@ -73,6 +79,7 @@ func (o *canaryOptions) addAll(cmd *cobra.Command) {
 func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.image, "image", "", "image to release, by digest: repository@sha256:…")
+	flags.StringVar(&o.bundle, "bundle", "", "bundle to release in place of an image and manifests, by digest: oci://repository@sha256:…")
 	flags.IntVar(&o.weight, "weight", 10, "the canary's share of the traffic, in percent")
 	flags.BoolVar(&o.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has finished")
 	flags.StringVar(&o.stickyAssets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
@@ -86,10 +93,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 }
 
 func (o *canaryOptions) validate() error {
-	if o.image == "" {
-		return &usererr.Error{Field: "--image", Problem: "is missing", Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
-	}
-	image, err := release.ParseImage("--image", o.image)
+	image, err := o.parseImage()
 	if err != nil {
 		return err
 	}
@@ -119,7 +123,14 @@ func (o *canaryOptions) validate() error {
 		}
 		o.release.Sticky = &release.Sticky{Assets: o.stickyAssets}
 	}
+	if err := o.trust.load(o.cmd, o.cluster.manifests); err != nil {
+		return err
+	}
+	o.trust.admitBundle(&o.cluster, provenance.Wanted{Commit: o.commit})
 	if err := o.lifecycleOptions.validate(); err != nil {
+		return err
+	}
+	if err := o.takeBundle(); err != nil {
 		return err
 	}
 	if o.release.ID == "" {
@@ -128,10 +139,42 @@ func (o *canaryOptions) validate() error {
 	if err := release.CheckNewID("--release-id", o.release.ID, o.cluster.set.App, o.release.Digest(), o.commit, o.release.Bundle); err != nil {
 		return err
 	}
-	if err := o.approval.load(o.cmd, o.by); err != nil {
-		return err
+	return o.approval.load(o.cmd, o.by)
+}
+
+// parseImage gives the image of --image; "" when the bundle names it.
+func (o *canaryOptions) parseImage() (string, error) {
+	if o.bundle != "" {
+		switch {
+		case o.image != "":
+			return "", &usererr.Error{Field: "--bundle", Problem: "an image is given as well", Fix: "give one of them: the bundle names its image"}
+		case o.cmd.Flags().Changed("manifests"):
+			return "", &usererr.Error{Field: "--bundle", Problem: "--manifests is given as well", Fix: "give one of them: the bundle carries its manifests"}
+		}
+		reference, err := bundle.Parse("--bundle", o.bundle)
+		o.cluster.manifests = bundle.Scheme + reference
+		return "", err
 	}
-	return o.trust.load(o.cmd, o.cluster.manifests)
+	if o.image == "" {
+		if bundle.Named(o.cluster.manifests) {
+			return "", nil
+		}
+		return "", &usererr.Error{Field: "--image", Problem: "is missing", Fix: "give repository@sha256:…; `crossbill image digest` gives it for a tag"}
+	}
+	return release.ParseImage("--image", o.image)
+}
+
+// takeBundle makes the image that the bundle names the release's.
+func (o *canaryOptions) takeBundle() error {
+	given := o.cluster.bundle
+	if given == nil {
+		return nil
+	}
+	if o.release.Image != "" && o.release.Digest() != release.DigestOf(given.Image) {
+		return &usererr.Error{Field: "--image", Problem: fmt.Sprintf("%s is another image than the bundle's, %s", o.release.Image, given.Image), Fix: "leave it out, or give the bundle that was made of this image"}
+	}
+	o.release.Image, o.release.Bundle = given.Image, given.Reference
+	return nil
 }
 
 func (o *canaryOptions) run(ctx context.Context) error {

@@ -23,6 +23,7 @@ waited out.`,
 		Args:    cobra.NoArgs,
 		RunE:    runs(o),
 	}
+	o.cluster.byLedger = true
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
 	o.add(cmd)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	istio "istio.io/client-go/pkg/clientset/versioned"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/registry"
@@ -33,7 +35,11 @@ type clusterOptions struct {
 	connectTo  string
 	manifests  string
 
+	// admitBundle decides on the bundle that the manifests come from, before it is read; nil where nothing is deployed.
+	admitBundle func(ctx context.Context, reference string, keychain authn.Keychain) error
+
 	recovers bool   // what cannot be read is done without
+	byLedger bool   // a bundle is done without
 	app      string // that is meant; "" for the manifests'
 	appGiven bool   // by its flag
 	unread   error  // why the manifests could not be read
@@ -41,8 +47,9 @@ type clusterOptions struct {
 	verbose   bool
 	cmd       *cobra.Command // after complete
 	log       io.Writer
-	set       *manifest.Set // after loadManifests
-	config    *rest.Config  // after loadKubeconfig, as are namespace and api
+	set       *manifest.Set  // after loadManifests
+	bundle    *bundle.Bundle // that the set comes from, if it does
+	config    *rest.Config   // after loadKubeconfig, as are namespace and api
 	api       *rollout.Contact
 	namespace string
 }
@@ -100,7 +107,10 @@ func (o *clusterOptions) validate() error {
 	if err := o.loadManifests(); err != nil {
 		return err
 	}
-	return o.loadKubeconfig()
+	if err := o.loadKubeconfig(); err != nil {
+		return err
+	}
+	return o.checkBundle()
 }
 
 // loadKubeconfig resolves the kubeconfig as kubectl does.

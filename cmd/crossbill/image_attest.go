@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
@@ -188,6 +189,7 @@ func completeBuild(b *provenance.Build, labels map[string]string) error {
 	fill(&b.Commit, labels["org.opencontainers.image.revision"])
 	fill(&b.Base, labels["org.opencontainers.image.base.name"])
 	fill(&b.AssetsOf, labels[image.AssetsOfLabel])
+	fill(&b.Image, labels[bundle.ImageAnnotation])
 	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
 	if os.Getenv("GITHUB_ACTIONS") == "true" && repository != "" {
 		fill(&b.Repository, server+"/"+repository)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -70,6 +71,10 @@ func (o *promoteOptions) validate() error {
 	if o.bake > 0 && o.traffic.prometheus == "" {
 		return &usererr.Error{Field: "--prometheus", Problem: "is missing beside --bake", Fix: "give Prometheus's URL"}
 	}
+	if err := o.trust.load(o.cmd, o.cluster.manifests); err != nil {
+		return err
+	}
+	o.trust.admitBundle(&o.cluster, provenance.Wanted{AnyAge: true}) // canary has looked at commit and age
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
@@ -78,10 +83,7 @@ func (o *promoteOptions) validate() error {
 			return err
 		}
 	}
-	if err := o.approval.load(o.cmd, o.by); err != nil {
-		return err
-	}
-	return o.trust.load(o.cmd, o.cluster.manifests)
+	return o.approval.load(o.cmd, o.by)
 }
 
 func (o *promoteOptions) run(ctx context.Context) error {
@@ -89,6 +91,7 @@ func (o *promoteOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
+		requireBundle(c, o.cluster.bundle)
 		o.approval.apply(c)
 		c.MaxVerdictAge, c.PromoteTraffic = o.maxAge, release.Track(o.track)
 		by := func() (analysis.Options, error) { return o.analysis.options(c, &o.traffic, o.log) }

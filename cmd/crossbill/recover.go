@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -18,7 +20,7 @@ const recoverable = "crossbill/recovers"
 
 // addRecovery makes a command one that recovers.
 func (o *lifecycleOptions) addRecovery(cmd *cobra.Command) {
-	o.recovers, o.cluster.recovers = true, true
+	o.recovers, o.cluster.recovers, o.cluster.byLedger = true, true, true
 	cmd.Annotations = map[string]string{recoverable: "true"}
 	cmd.Flags().Lookup("app").Usage = "name of the app: where the manifests cannot be read or are another app's, its ledger names the objects (default: the manifests', else the only app in the namespace)"
 }
@@ -52,7 +54,7 @@ func (o *clusterOptions) loadManifests() error {
 			Fix: "name the app of the manifests, or give its folder with --manifests",
 		}
 	}
-	if err != nil && !o.recovers {
+	if err != nil && !o.recovers && !errors.Is(err, errBundle) {
 		return err
 	}
 	if o.unread = err; err == nil {
@@ -68,7 +70,53 @@ func (o *clusterOptions) readManifests() (*manifest.Set, error) {
 	if o.cmd != nil {
 		ctx = o.cmd.Context()
 	}
+	if bundle.Named(o.manifests) {
+		return o.readBundle(ctx)
+	}
 	return manifest.Read(ctx, source)
+}
+
+// readBundle pulls the bundle that --manifests names. A command that deploys lets the image policy decide first; one that
+// ends a release goes by the ledger: it must not need a registry.
+func (o *clusterOptions) readBundle(ctx context.Context) (*manifest.Set, error) {
+	if o.byLedger {
+		return nil, errBundle
+	}
+	reference, err := bundle.Parse("manifests", o.manifests)
+	if err != nil {
+		return nil, err
+	}
+	keychain, err := environmentLogin()
+	if err != nil {
+		return nil, err
+	}
+	if o.admitBundle != nil {
+		if err := o.admitBundle(ctx, reference, keychain); err != nil {
+			return nil, err
+		}
+	}
+	pulled, err := bundle.Pull(ctx, "manifests", reference, keychain)
+	if err != nil {
+		return nil, err
+	}
+	o.bundle = pulled
+	return pulled.Set, nil
+}
+
+// errBundle is why manifests in a bundle are not read.
+var errBundle = errors.New("the manifests are in a bundle, which this command does without")
+
+// checkBundle finds what the bundle policy does not admit, where the command deploys.
+func (o *clusterOptions) checkBundle() error {
+	if o.bundle == nil || o.admitBundle == nil {
+		return nil
+	}
+	objects, err := bundle.Objects(o.bundle.Rendered)
+	if err != nil {
+		return err
+	}
+	policy := configOf(o.cmd).Bundle
+	return bundle.Rejection(o.bundle.Reference, policy.Check(objects, o.bundle.Set.App, o.namespace))
 }
 
 // findApp finds the app by its ledger where there are no manifests.
@@ -84,7 +132,11 @@ func (o *clusterOptions) findApp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, o.unread)
 	}
-	fmt.Fprintf(o.log, "crossbill: warning: %v; going by the ledger of %s\n", o.unread, app.Name)
+	level := "warning: "
+	if errors.Is(o.unread, errBundle) {
+		level = ""
+	}
+	fmt.Fprintf(o.log, "crossbill: %s%v; going by the ledger of %s\n", level, o.unread, app.Name)
 	o.set = app.Manifests
 	return nil
 }

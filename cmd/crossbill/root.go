@@ -76,7 +76,7 @@ over the environment, the environment over the file.`
 	}{
 		{"Release lifecycle", []*cobra.Command{newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand()}},
 		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newPlanCommand()}},
-		{"Image", []*cobra.Command{newImageCommand()}},
+		{"Image and bundle", []*cobra.Command{newImageCommand(), newBundleCommand()}},
 		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
@@ -49,13 +50,14 @@ func (o *shiftOptions) validate() error {
 	if err := release.CheckSteps("--steps", o.steps); err != nil {
 		return err
 	}
+	if err := o.trust.load(o.cmd, o.cluster.manifests); err != nil {
+		return err
+	}
+	o.trust.admitBundle(&o.cluster, provenance.Wanted{AnyAge: true}) // canary has looked at commit and age
 	if err := o.lifecycleOptions.validate(); err != nil {
 		return err
 	}
-	if err := o.approval.load(o.cmd, o.by); err != nil {
-		return err
-	}
-	return o.trust.load(o.cmd, o.cluster.manifests)
+	return o.approval.load(o.cmd, o.by)
 }
 
 func (o *shiftOptions) run(ctx context.Context) error {
@@ -63,6 +65,7 @@ func (o *shiftOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
+		requireBundle(c, o.cluster.bundle)
 		o.approval.apply(c)
 		result, err := c.Shift(ctx, o.steps, o.pause)
 		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)

@@ -11,6 +11,7 @@ import (
 	registryapi "github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
@@ -73,7 +74,7 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 	}
 	c.Admit = func(ctx context.Context, r *release.Release) error {
 		if r.Commit == "" {
-			return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
+			return commitMissing()
 		}
 		origin, err := o.verify(ctx, c, r, keychain)
 		if err != nil {
@@ -95,25 +96,75 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 // registry client's own, shorter, repetitions within.
 var admissionPauses = []time.Duration{5 * time.Second, 10 * time.Second, 20 * time.Second, 40 * time.Second}
 
-// verify verifies a release's image, again for a while when that cannot be done. A canary that is healthy stays as it is
-// then.
+// verify verifies a release's image. A canary that is healthy stays as it is when that cannot be done.
 func (o *trustOptions) verify(ctx context.Context, c *rollout.Cluster, r *release.Release, keychain authn.Keychain) (*provenance.Origin, error) {
+	log := func(message string) {
+		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: message})
+	}
+	origin, err := o.ask(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, keychain, log)
+	switch {
+	case err == nil || decided(err) || ctx.Err() != nil:
+		return origin, err
+	case r.Stage == "":
+		return nil, fmt.Errorf("the image's origin could not be checked: %w; run the command again when the registry answers", err)
+	}
+	return nil, fmt.Errorf("the image's origin could not be checked: %w; release %s stays as it is, at stage %s: run the command again when the registry answers, or rollback", err, r.ID, r.Stage)
+}
+
+// ask asks the policy about what a registry has, again for a while when that cannot be done.
+func (o *trustOptions) ask(ctx context.Context, reference string, want provenance.Wanted, keychain authn.Keychain, log func(message string)) (*provenance.Origin, error) {
 	for attempt := 0; ; attempt++ {
-		origin, err := o.policy.Verify(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, registry.Options(ctx, keychain)...)
-		switch {
-		case err == nil || decided(err) || ctx.Err() != nil:
+		origin, err := o.policy.Verify(ctx, reference, want, registry.Options(ctx, keychain)...)
+		if err == nil || decided(err) || ctx.Err() != nil || attempt == len(admissionPauses) {
 			return origin, err
-		case attempt == len(admissionPauses) && r.Stage == "":
-			return nil, fmt.Errorf("the image's origin could not be checked: %w; run the command again when the registry answers", err)
-		case attempt == len(admissionPauses):
-			return nil, fmt.Errorf("the image's origin could not be checked: %w; release %s stays as it is, at stage %s: run the command again when the registry answers, or rollback", err, r.ID, r.Stage)
 		}
-		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("its origin could not be checked, and is again in %s: %v", admissionPauses[attempt], err)})
+		log(fmt.Sprintf("its origin could not be checked, and is again in %s: %v", admissionPauses[attempt], err))
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w (interrupted while the image's origin was to be checked again; nothing was changed)", ctx.Err())
+			return nil, fmt.Errorf("%w (interrupted while the origin of %s was to be checked again; nothing was changed)", ctx.Err(), reference)
 		case <-time.After(admissionPauses[attempt]):
 		}
+	}
+}
+
+// admitBundle lets a cluster's manifests come only from a bundle that the policy admits: it is asked before anything in the
+// bundle is read. Where there is no policy, apply says so.
+func (o *trustOptions) admitBundle(cluster *clusterOptions, want provenance.Wanted) {
+	cluster.admitBundle = func(ctx context.Context, reference string, keychain authn.Keychain) error {
+		switch {
+		case o.policy == nil:
+			return nil
+		case want.Commit == "" && !want.AnyAge:
+			return commitMissing()
+		}
+		log := func(message string) { fmt.Fprintf(cluster.log, "bundle: %s\n", message) }
+		origin, err := o.ask(ctx, reference, want, keychain, log)
+		if err != nil {
+			return rejectedIsBadInput(err)
+		}
+		log(fmt.Sprintf("made from %s at %s (%s), signed by %s", origin.Repository, origin.Commit, origin.Ref, origin.SignedBy))
+		return nil
+	}
+}
+
+func commitMissing() error {
+	return &usererr.Error{Field: "--commit", Problem: "is missing: the policy admits what was built from the release's commit", Fix: "give it, from canary on"}
+}
+
+// requireBundle refuses to go on with a release by another bundle than its own.
+func requireBundle(c *rollout.Cluster, given *bundle.Bundle) {
+	if given == nil {
+		return
+	}
+	admit := c.Admit
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		switch {
+		case r.Bundle != "" && release.DigestOf(r.Bundle) != release.DigestOf(given.Reference):
+			return &usererr.Error{Field: "manifests", Problem: fmt.Sprintf("release %s was started with the bundle %s, not with %s", r.ID, r.Bundle, given.Reference), Fix: "give --manifests " + bundle.Scheme + r.Bundle}
+		case r.Digest() != release.DigestOf(given.Image):
+			return &usererr.Error{Field: "manifests", Problem: fmt.Sprintf("release %s is of the image %s, and the bundle names %s", r.ID, r.Image, given.Image), Fix: "give the bundle, or the manifests, that the release was started with"}
+		}
+		return admit(ctx, r)
 	}
 }
 

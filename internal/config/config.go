@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/approval"
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -47,6 +48,7 @@ type Config struct {
 	Probe       Probe              `json:"probe,omitzero"`
 	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
 	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
+	Bundle      bundle.Policy      `json:"bundle,omitzero"`
 	Approval    *approval.Policy   `json:"approval,omitempty"`
 
 	file     string               // "" when there is none
@@ -216,6 +218,9 @@ func (c *Config) Policy(named, manifests string) (verifier *provenance.Verifier,
 
 // legacy finds a file that has become a section of crossbill.yaml.
 func (c *Config) legacy(manifests, name, section string, both bool) (file, warning string, err error) {
+	if bundle.Named(manifests) {
+		return "", "", nil
+	}
 	file = filepath.Join(manifests, name)
 	switch _, err := os.Lstat(file); { // a link that leads nowhere is there as well: reading it says so
 	case errors.Is(err, fs.ErrNotExist):

@@ -163,6 +163,18 @@ var Options = []Option{
 	{Key: "imagePolicy.trustedRoots", Doc: "Files with the roots of Sigstore services; without it Sigstore's public ones"},
 	{Key: "imagePolicy.trustedRoots[]", form: anything, Doc: "A file, relative to that of crossbill.yaml"},
 
+	{Key: "bundle.kinds", Doc: "Kinds of objects that a bundle may hold; without it those that a web service usually has"},
+	{Key: "bundle.kinds[]", form: form{what: "a kind", example: "Deployment, ServiceMonitor.monitoring.coreos.com, or *", pattern: `^(\*|[A-Z][A-Za-z0-9]*(\.[a-z0-9.-]+)?)$`}, Doc: "A kind of Kubernetes' or Istio's, Kind.group of others, or * for any"},
+	{Key: "bundle.namespaces", Doc: "Namespaces of its objects, beside the app's own"},
+	{Key: "bundle.namespaces[]", form: form{what: "the name of a namespace", example: "istio-system", pattern: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`}, Doc: "A namespace"},
+	{Key: "bundle.podSecurity", Default: "baseline", form: form{what: "restricted, baseline or privileged", example: "restricted", pattern: `^(restricted|baseline|privileged)$`}, Doc: "Level of Kubernetes' Pod Security Standards that its pods keep"},
+	{Key: "bundle.serviceAccounts", Doc: "Service accounts of its pods, beside default and the one with the app's name"},
+	{Key: "bundle.serviceAccounts[]", form: form{what: "the name of a service account, or *", example: "shop-reader", pattern: `^(\*|[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)$`}, Doc: "A service account; * is any"},
+	{Key: "bundle.maxCPU", form: form{what: "an amount of CPU", example: "500m or 2, in quotes", pattern: `^[0-9]+(\.[0-9]+)?m?$`}, Doc: "Highest limit of CPU of a container; with it each needs one"},
+	{Key: "bundle.maxMemory", form: form{what: "an amount of memory", example: "512Mi or 2Gi", pattern: `^[0-9]+(\.[0-9]+)?([KMGT]i?|k)?$`}, Doc: "Highest limit of memory of a container; with it each needs one"},
+	{Key: "bundle.maxReplicas", form: form{what: "a whole number above 0", example: "20", min: number(1), max: number(100000)}, Doc: "Highest number of pods of a workload, also of an autoscaler"},
+	{Key: "bundle.allowSecrets", Flags: []string{"allow-secrets"}, Default: "false", form: form{what: "true or false", example: "true"}, Doc: "A bundle may hold Secrets with values, which everybody can read who can pull it"},
+
 	{Key: "approval.issuer", Required: true, form: form{what: "a web address without user, password or spaces", example: "https://gitlab.example.com", pattern: address.pattern}, Doc: "Address of the GitLab whose ID tokens are believed, as iss in them has it"},
 	{Key: "approval.audience", Default: "crossbill", form: anything, Doc: "Whom the tokens are for: the aud of the jobs' id_tokens"},
 	{Key: "approval.project", Required: true, form: form{what: "a project", example: "our-org/infrastructure", pattern: `^[^\s/?#%]+(/[^\s/?#%]+)+$`}, Doc: "Project whose jobs approve"},

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
@@ -286,7 +287,7 @@ func (d *decoder) scalar(node *yaml.Node, line int, path string, into reflect.Va
 		case f.checkText("", text) != nil:
 			bad(fix)
 		default:
-			if f.path && !filepath.IsAbs(text) {
+			if f.path && !filepath.IsAbs(text) && !bundle.Named(text) {
 				text = filepath.Join(filepath.Dir(d.file), text)
 			}
 			into.SetString(text)
@@ -365,6 +366,7 @@ func (d *decoder) check(c *Config) {
 		c.verifier, input = provenance.NewVerifier(c.ImagePolicy, d.file)
 		d.section("imagePolicy", input)
 	}
+	d.section("bundle", c.Bundle.Validate())
 	if c.Approval != nil {
 		d.section("approval", c.Approval.Check())
 	}

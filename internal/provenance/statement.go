@@ -42,6 +42,7 @@ type Build struct {
 	Invocation string    // URL of the run; "" if there is none
 	Base       string    // base image, by digest; "" if not known
 	AssetsOf   string    // image whose assets are included, by digest; "" for none
+	Image      string    // that a bundle names, by digest; "" of an image
 	SBOM       string    // digest of the SBOM that is attached; "" for none
 	FinishedAt time.Time // zero: not known
 }
@@ -57,7 +58,7 @@ func (b Build) provenance() (*slsa.Provenance, error) {
 		source += "@" + b.Ref
 	}
 	dependencies := []*intoto.ResourceDescriptor{{Uri: source, Digest: map[string]string{"gitCommit": b.Commit}}}
-	for _, image := range []struct{ name, reference string }{{"", b.Base}, {"assets", b.AssetsOf}} {
+	for _, image := range []struct{ name, reference string }{{"", b.Base}, {"assets", b.AssetsOf}, {"image", b.Image}} {
 		if repository, digest, ok := strings.Cut(image.reference, "@sha256:"); ok {
 			dependencies = append(dependencies, &intoto.ResourceDescriptor{Name: image.name, Uri: "oci://" + repository, Digest: map[string]string{"sha256": digest}})
 		}
