@@ -67,6 +67,7 @@ token of the job records who started the pipeline: whom promote then refuses.`,
 
 func (o *canaryOptions) addAll(cmd *cobra.Command) {
 	o.addRelease(cmd)
+	o.addOthers(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
 	o.approval.add(cmd)
@@ -179,7 +180,9 @@ func (o *canaryOptions) takeBundle() error {
 
 func (o *canaryOptions) run(ctx context.Context) error {
 	o.releaseID = o.release.ID
-	o.remark()
+	if err := o.remark(); err != nil {
+		return err
+	}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err

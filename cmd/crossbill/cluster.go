@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -246,8 +247,12 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 			return nil, err
 		}
 	}
+	kinds, err := dynamic.NewForConfig(o.config)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
+	}
 	return &rollout.Cluster{
-		Kube: kube, Istio: mesh, API: o.api, Namespace: o.namespace, Manifests: o.set,
+		Kube: kube, Istio: mesh, Kinds: rollout.NewKinds(kinds, kube.Discovery()), API: o.api, Namespace: o.namespace, Manifests: o.set,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {
 			keychain, err := environmentLogin()
 			if err != nil {

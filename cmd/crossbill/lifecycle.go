@@ -26,6 +26,7 @@ type lifecycleOptions struct {
 	releaseID string
 	takeover  bool
 	dryRun    bool
+	others    bool // the other objects of the manifests are applied with the release
 	recovers  bool // bad notification options do not hold it up
 
 	cmd      *cobra.Command
@@ -60,6 +61,11 @@ func (o *lifecycleOptions) addReleaseID(cmd *cobra.Command) {
 // addTakeover adds --takeover of the commands that wait for the lock.
 func (o *lifecycleOptions) addTakeover(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.takeover, "takeover", false, "take the lock of a dead job at once; one that lives stops with exit code 5")
+}
+
+// addOthers adds --apply-others of the commands that release.
+func (o *lifecycleOptions) addOthers(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.others, "apply-others", false, "apply the manifests' other objects (ServiceAccount, HorizontalPodAutoscaler, NetworkPolicy, …) with the release, and take them back with it")
 }
 
 func (o *lifecycleOptions) complete(cmd *cobra.Command, _ []string) error {
@@ -100,10 +106,18 @@ type outcome struct {
 type act func(context.Context, *rollout.Cluster) (outcome, error)
 
 // remark says how the manifests were read, where that may surprise.
-func (o *lifecycleOptions) remark() {
-	for _, remark := range o.cluster.set.Remarks() {
+func (o *lifecycleOptions) remark() error {
+	remarks := o.cluster.set.Remarks()
+	if o.others {
+		var err error
+		if remarks, err = o.cluster.set.RemarksApplied(o.cluster.namespace); err != nil {
+			return err
+		}
+	}
+	for _, remark := range remarks {
 		fmt.Fprintf(o.log, "manifests: %s\n", remark)
 	}
+	return nil
 }
 
 // change does it, or with --dry-run prints what it would write.
@@ -150,6 +164,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 	}
 	start := time.Now()
 	c.By, c.Timeout, c.Takeover, c.ReleaseID = o.by, o.timeout, o.takeover, o.releaseID
+	c.ApplyOthers = o.others
 	c.Log = func(e rollout.Event) {
 		fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
 		o.steps = append(o.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})

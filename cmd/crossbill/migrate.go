@@ -49,7 +49,9 @@ func (o *migrateOptions) validate() error {
 }
 
 func (o *migrateOptions) run(ctx context.Context) error {
-	o.remark()
+	if err := o.remark(); err != nil {
+		return err
+	}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		result, err := c.Migrate(ctx, o.from)
 		return outcome{Result: result}, err

@@ -52,6 +52,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 		RunE: runs(o),
 	}
 	o.addReleaseID(cmd)
+	o.addOthers(cmd)
 	o.addTakeover(cmd)
 	o.trust.add(cmd)
 	o.approval.add(cmd)

@@ -41,6 +41,7 @@ type Config struct {
 	GitLab      GitLab             `json:"gitlab,omitzero"`
 	Notify      Notify             `json:"notify,omitzero"`
 	Image       Image              `json:"image,omitzero"`
+	ApplyOthers bool               `json:"applyOthers,omitempty"`
 	Canary      Canary             `json:"canary,omitzero"`
 	Shift       Shift              `json:"shift,omitzero"`
 	Promote     Promote            `json:"promote,omitzero"`

@@ -108,6 +108,8 @@ var Options = []Option{
 	{Key: "image.assetsFolder", Flags: []string{"assets-folder"}, Commands: []string{"build"}, Default: "dist/build", form: form{what: "a path below the app's folder", example: "dist/build", pattern: `\S`}, Doc: "Folder of files whose names have a hash of their content, below the app's folder"},
 	{Key: "image.requireProvenance", Flags: []string{"require-provenance"}, Variable: "CROSSBILL_REQUIRE_PROVENANCE", Default: "false", form: form{what: "true or false", example: "true", pattern: `^(true|false)$`}, Doc: "Refuse releases where there is no image policy, instead of saying that the image's origin was not checked"},
 
+	{Key: "applyOthers", Flags: []string{"apply-others"}, Default: "false", form: form{what: "true or false", example: "true", pattern: `^(true|false)$`}, Doc: "Apply the manifests' other objects with the release, and take them back with it; without it they are listed and left alone"},
+
 	{Key: "canary.weight", Flags: []string{"weight"}, Default: "10", form: form{what: "a whole number from 1 to 99", example: "10, which is 10% of the traffic", min: number(1), max: number(99)}, Doc: "The canary's share of the traffic, in percent"},
 	{Key: "canary.sticky", Flags: []string{"sticky"}, Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Keep a browser on the version that answered it first, by a cookie, until the release has finished"},
 	{Key: "canary.stickyAssets", Flags: []string{"sticky-assets"}, Default: "/build/", form: form{what: "a path below /", example: "/build/", pattern: `^/\S+$`}, Doc: "With sticky: prefix of the paths of files that have a hash in their names"},

@@ -202,6 +202,7 @@ notify:
   pushgateway: http://pushgateway:9091
   otlpEndpoint: http://collector:4318
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets, requireProvenance: true}
+applyOthers: true
 canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
@@ -237,6 +238,7 @@ var invalid = map[string][]string{
 	"notify.github.token":      {"secret"},
 	"image.base":               {"node:24", "node@sha256:12"},
 	"image.platforms":          {"linux/amd64", "[linux]", "[1]"},
+	"applyOthers":              {"yes", "'true'", "1"},
 	"canary.weight":            {"0", "100", "-1", "9.5", "10%", "'10'", "10m", "true", ".inf"},
 	"canary.sticky":            {"yes", "1", "'true'"},
 	"canary.stickyAssets":      {"/", "build/"},

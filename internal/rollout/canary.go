@@ -22,6 +22,9 @@ type canaryFound struct {
 	served  bool               // the Service is there
 	rerun   *Result            // the canary has its traffic: all that is left is to note who has run the job again
 	ruled   bool               // the DestinationRule has both subsets
+	others  othersFound        // what the release changes of the other objects
+	// keptOthers is what the ledger is to keep of these from the start.
+	keptOthers string
 	// takeOver: primary has fields of an older apply that promotion is to remove.
 	takeOver bool
 }
@@ -41,6 +44,9 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 			started, err := j.ledger.Start(found.want, j.By, now())
 			if err == nil && started && found.primary != nil {
 				j.previous, err = templateText(found.primary)
+			}
+			if started {
+				j.previousOthers = found.keptOthers
 			}
 			if err == nil {
 				j.notePassed()
@@ -85,6 +91,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		if r := j.ledger.Release; r.Previous == "" && j.isPrevious(found.primary) {
 			return found, nil, &StageError{fmt.Errorf("release %s is noted as the app's first, which goes straight to primary, and %s runs %s; nothing was changed, rollback ends the release", r.ID, j.track(release.Primary), release.DigestOf(j.Manifests.Image(found.primary)))}
 		}
+		if err := j.resumeOthers(); err != nil {
+			return found, nil, err
+		}
 		if err := j.pass(ctx, j.ledger.Release); err != nil {
 			return found, nil, err
 		}
@@ -115,6 +124,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		return found, nil, err
 	}
 	if err := j.notOlder(&found.want); err != nil {
+		return found, nil, err
+	}
+	if err := j.lookCanaryOthers(ctx, &found); err != nil {
 		return found, nil, err
 	}
 	found.takeOver, err = j.rehearse(ctx, &found)
@@ -291,7 +303,7 @@ func (j *job) notOlder(want *release.Release) error {
 func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	r := j.ledger.Release
 	switch {
-	case !found.resumed && r.Previous == r.Image:
+	case !found.resumed && r.Previous == r.Image && !found.others.changed():
 		return j.finish(release.OutcomeUnchanged, "primary already runs %s: nothing to do", r.Digest())
 	case found.resumed:
 		j.log("ledger", "resuming release %s from stage %s", r.ID, r.Stage)
@@ -317,7 +329,9 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	if found.takeOver {
 		steps = append(steps, j.takeOverTemplate)
 	}
+	j.sayOthers(found.others)
 	err := inOrder(ctx, append(steps,
+		j.createNeeded,
 		j.ensureCopies,
 		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),
 		j.waitTrack(release.Canary, r.Image),
@@ -335,6 +349,7 @@ func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
 	err := inOrder(ctx,
 		j.applyService,
+		j.promoteOthers,
 		func(ctx context.Context) error { _, err := j.applyPrimary(ctx); return err },
 		j.waitTrack(release.Primary, r.Image),
 		j.ensureSubsets,

@@ -9,7 +9,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -151,7 +150,7 @@ func (j *job) create(o object, desired metav1.Object, owned bool) write {
 func (j *job) apply(o object, desired metav1.Object) write {
 	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
 		j.stampOnto(desired)
-		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(desired)
+		content, err := plain(desired)
 		if err != nil {
 			return nil, err
 		}

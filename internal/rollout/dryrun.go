@@ -20,7 +20,7 @@ import (
 // differ from the canary. Nothing is written. takeOver: fields of primary are to be taken over first.
 func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, err error) {
 	switch {
-	case found.want.Previous == found.want.Image:
+	case found.want.Previous == found.want.Image && !found.others.changed():
 		return false, nil
 	case found.primary == nil:
 		return false, j.rehearseFirst(ctx, found.want)

@@ -95,6 +95,11 @@ func (j *job) stamp(ctx context.Context) error {
 	if err := j.stampCopies(ctx); err != nil {
 		return err
 	}
+	for _, o := range j.fencedOthers() { // nor must it depend on those for objects that somebody has taken from this account since
+		if err := j.stampOne(ctx, o); err != nil && !lacksPermission(err) {
+			return err
+		}
+	}
 	// What migrate removes. Only migrate needs the permissions for that: rollback must not depend on them.
 	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector))
 	for i := 0; err == nil && i < len(orphans); i++ {
@@ -119,8 +124,11 @@ func (j *job) stampOne(ctx context.Context, o object) error {
 // newestEpoch is the highest epoch on the app's objects, for a ledger that was lost.
 func (j *job) newestEpoch(ctx context.Context) (int64, error) {
 	newest := int64(0)
-	for _, o := range j.fenced() {
+	for _, o := range append(j.fenced(), j.fencedOthers()...) {
 		live, err := o.read(ctx)
+		if lacksPermission(err) {
+			continue
+		}
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w; nothing was changed", o, err)
 		}

@@ -17,6 +17,7 @@ const (
 	ledgerKey   = "ledger.json"
 	previousKey = "previous-template.json"
 	serviceKey  = "previous-service.json"
+	othersKey   = "previous-others.json"
 )
 
 // ledgerLabel selects the ledgers of all apps.
@@ -50,7 +51,10 @@ func (j *job) parseLedger(state *corev1.ConfigMap) error {
 		return err
 	}
 	j.resumed = ledger.Release != nil
-	j.state, j.ledger, j.previous, j.previousService = state, ledger, state.Data[previousKey], state.Data[serviceKey]
+	j.state, j.ledger, j.previous, j.previousService, j.previousOthers = state, ledger, state.Data[previousKey], state.Data[serviceKey], ""
+	if ledger.Release != nil {
+		j.previousOthers = state.Data[othersKey]
+	}
 	return nil
 }
 
@@ -98,8 +102,11 @@ func (j *job) commit(ctx context.Context) error {
 		return nil
 	}
 	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
-	j.ledger.Fit(len(j.previous))
-	text, base := j.ledger.String(), j.state.Data[ledgerKey]
+	j.ledger.Fit(len(j.previous) + len(j.previousService) + len(j.previousOthers))
+	text, base, others := j.ledger.String(), j.state.Data[ledgerKey], j.previousOthers
+	if j.ledger.Release == nil {
+		others = ""
+	}
 	following := j.state // what this write follows
 	return j.retried(ctx, j.ledgerName(), func() error {
 		if following == nil {
@@ -111,7 +118,7 @@ func (j *job) commit(ctx context.Context) error {
 				return ErrLockLost // somebody has deleted it
 			case err != nil:
 				return err
-			case live.Data[ledgerKey] == text: // this very write was done, its answer lost
+			case live.Data[ledgerKey] == text && live.Data[othersKey] == others: // this very write was done, its answer lost
 				j.state = live
 				return nil
 			case live.Data[ledgerKey] != base:
@@ -130,6 +137,9 @@ func (j *job) commit(ctx context.Context) error {
 		}
 		if next.Data[serviceKey] = j.previousService; j.previousService == "" || j.ledger.Release == nil {
 			delete(next.Data, serviceKey)
+		}
+		if next.Data[othersKey] = others; others == "" {
+			delete(next.Data, othersKey)
 		}
 		written, err := j.writeLedger(ctx, next)
 		if err == nil {

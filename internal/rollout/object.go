@@ -26,7 +26,12 @@ type object struct {
 	unread bool // nobody is known to have made it: the first attempt to write it does not read it
 }
 
-func (o object) String() string { return o.kind + " " + o.namespace + "/" + o.name }
+func (o object) String() string {
+	if o.namespace == "" {
+		return o.kind + " " + o.name
+	}
+	return o.kind + " " + o.namespace + "/" + o.name
+}
 
 // client is what the generated clients of all kinds have in common.
 type client[T any] interface {

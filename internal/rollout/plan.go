@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 )
 
@@ -87,7 +86,7 @@ func planText(o object, object, other metav1.Object, side string) string {
 	if object == nil {
 		return ""
 	}
-	content, err := contentOf(object)
+	content, err := plain(object)
 	if err != nil {
 		return fmt.Sprintf("not shown: %s\n", err)
 	}
@@ -110,15 +109,11 @@ func planText(o object, object, other metav1.Object, side string) string {
 	return string(text)
 }
 
-func contentOf(object metav1.Object) (map[string]any, error) {
-	return runtime.DefaultUnstructuredConverter.ToUnstructured(object)
-}
-
 // mask takes the values out of a Secret. The keys stay, and a value that is another one on the other side shows as such.
 func mask(content map[string]any, other metav1.Object, side string) {
 	var others map[string]any
 	if other != nil {
-		others, _ = contentOf(other) // without it every value shows as another one
+		others, _ = plain(other) // without it every value shows as another one
 	}
 	for _, field := range []string{"data", "stringData"} {
 		values, _, _ := unstructured.NestedMap(content, field)

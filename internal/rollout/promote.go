@@ -17,22 +17,29 @@ import (
 // of the traffic to primary. The canary has all of the traffic until then, or, if PromoteTraffic says so, keeps its
 // share.
 func (c *Cluster) Promote(ctx context.Context) (Result, error) {
-	return run(ctx, c, command[string]{
+	return run(ctx, c, command[promoteFound]{
 		name: "promote",
-		look: func(ctx context.Context, j *job) (service string, nothing *Result, err error) {
+		look: func(ctx context.Context, j *job) (found promoteFound, nothing *Result, err error) {
 			nothing, err = j.lookPromote(ctx)
 			if nothing == nil && err == nil {
-				service, err = j.lookPromotedService(ctx)
+				found.service, err = j.lookPromotedService(ctx)
+			}
+			if nothing == nil && err == nil {
+				found.others, err = j.lookPromotedOthers(ctx)
 			}
 			if nothing == nil && err == nil {
 				err = j.admit(ctx, j.ledger.Release)
 			}
-			return service, nothing, err
+			return found, nothing, err
 		},
-		start: func(j *job, service string) error { return j.startPromote(service) },
-		act:   func(ctx context.Context, j *job, _ string) (Result, error) { return j.promote(ctx) },
+		start: func(j *job, found promoteFound) error { return j.startPromote(found) },
+		act:   func(ctx context.Context, j *job, _ promoteFound) (Result, error) { return j.promote(ctx) },
 	})
 }
+
+// promoteFound is what promotion is about to change of what both tracks share, as it is before: see lookPromotedService and
+// lookPromotedOthers.
+type promoteFound struct{ service, others string }
 
 func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
@@ -111,8 +118,8 @@ func (j *job) lookPromoted() (*Result, error) {
 }
 
 // startPromote notes that promotion begins, and keeps primary's pod template as the look has just read it: rollback
-// puts it back as it was, not only its image. So it does with service, which is what promotion changes of the Service.
-func (j *job) startPromote(service string) error {
+// puts it back as it was, not only its image. So it does with what promotion changes of what both tracks share.
+func (j *job) startPromote(found promoteFound) error {
 	j.notePassed()
 	if j.ledger.Release.Stage == release.StagePromoting {
 		return nil
@@ -125,7 +132,7 @@ func (j *job) startPromote(service string) error {
 	if err != nil {
 		return err
 	}
-	j.previous, j.previousService = text, service
+	j.previous, j.previousService, j.previousOthers = text, found.service, found.others
 	return j.ledger.Reach(release.StagePromoting, j.By, now())
 }
 
@@ -143,7 +150,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	default:
 		steps = append(steps, j.fitCanary)
 	}
-	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.shrinkPrimary)...)
+	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.promoteOthers, j.shrinkPrimary)...)
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}

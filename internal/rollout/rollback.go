@@ -68,11 +68,11 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	steps := []step{j.restoreFirst, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
@@ -342,6 +342,7 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		j.reach(release.StageRollingBack),
 		j.removeFirst,
 		j.waitGone(release.Primary),
+		j.restoreOthers,
 		j.handBack,
 	)
 	if err != nil {

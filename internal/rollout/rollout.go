@@ -38,6 +38,7 @@ type Cluster struct {
 	Kube      kubernetes.Interface
 	API       *Contact // of both clients; nil: reads are not tried again, and the server's clock is not known
 	Istio     istio.Interface
+	Kinds     *Kinds // what reaches the other objects of the manifests; nil: there are none
 	Namespace string
 	Manifests *manifest.Set
 
@@ -80,6 +81,8 @@ type Cluster struct {
 	// Shift, Promote and Approve ask it before they write anything, and after it they act as the user that it has verified.
 	// Nil: nobody is asked.
 	Gate func(ctx context.Context, command string, l *release.Ledger, r *release.Release) (*release.Passed, error)
+	// ApplyOthers: the objects of the manifests that a canary is not made of are applied with the release.
+	ApplyOthers bool
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)

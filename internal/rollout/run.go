@@ -53,9 +53,10 @@ type job struct {
 	known           map[string]known // objects as this job has read or written them last, by their names
 	previousService string           // what promotion changes of the Service, as it was, as JSON; "" when it changes nothing
 
-	newKey  []byte                              // of hashes of Secrets, until makeKey has written it
-	copies  map[string]map[string]metav1.Object // of the app's configuration, by kind and name, as they were listed
-	resumed bool                                // the release was in flight when this job began
+	newKey         []byte                              // of hashes of Secrets, until makeKey has written it
+	copies         map[string]map[string]metav1.Object // of the app's configuration, by kind and name, as they were listed
+	resumed        bool                                // the release was in flight when this job began
+	previousOthers string                              // what the release changes of the other objects, as they were, as JSON
 
 	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
 	waited map[release.Track]int32                    // replicas that a track had when it was seen ready

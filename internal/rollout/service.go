@@ -302,7 +302,7 @@ func (j *job) restoreService(ctx context.Context) error {
 
 // content is an object as plain data, without what nobody applies.
 func content(o metav1.Object) (map[string]any, error) {
-	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	object, err := plain(o)
 	if err != nil {
 		return nil, err
 	}
@@ -316,6 +316,9 @@ func content(o metav1.Object) (map[string]any, error) {
 	if annotations, ok := metadata["annotations"].(map[string]any); ok {
 		delete(annotations, previousAnnotation)
 		delete(annotations, epochAnnotation)
+		if len(annotations) == 0 {
+			delete(metadata, "annotations")
+		}
 	}
 	return object, nil
 }
