@@ -57,7 +57,7 @@ type clusterOptions struct {
 
 func (o *clusterOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), clusterSection, func(flags *pflag.FlagSet) {
-		flags.StringVar(&o.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
+		flags.StringVar(&o.manifests, "manifests", "k8s", "the app's Kubernetes manifests: a folder, a kustomization, a Helm chart, - for the standard input, or oci://REPOSITORY@sha256:… for a bundle")
 		o.addKubectl(flags)
 		flags.StringVar(&o.connectTo, "connect-to", "", "host:port where the API server is reached, when not at the kubeconfig's address; its certificate is still checked for the kubeconfig's name")
 	})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/bundle"
@@ -51,7 +53,7 @@ func (o *clusterOptions) loadManifests() error {
 	if err == nil && o.app != "" && set.App != o.app && (o.appGiven || !o.recovers) {
 		err = &usererr.Error{
 			Field: "app", Problem: fmt.Sprintf("%q is meant, and the manifests in %s are those of %s", o.app, o.manifests, set.App),
-			Fix: "name the app of the manifests, or give its folder with --manifests",
+			Fix: "name the app of the manifests, or give them with --manifests",
 		}
 	}
 	if err != nil && !o.recovers && !errors.Is(err, errBundle) {
@@ -65,7 +67,6 @@ func (o *clusterOptions) loadManifests() error {
 
 // readManifests renders what --manifests names and finds the app in it.
 func (o *clusterOptions) readManifests() (*manifest.Set, error) {
-	source := manifest.Source{Path: o.manifests, App: o.app}
 	ctx := context.Background() // of a completion
 	if o.cmd != nil {
 		ctx = o.cmd.Context()
@@ -73,7 +74,25 @@ func (o *clusterOptions) readManifests() (*manifest.Set, error) {
 	if bundle.Named(o.manifests) {
 		return o.readBundle(ctx)
 	}
+	if o.cmd == nil {
+		return manifest.Read(ctx, manifest.Source{Path: o.manifests, App: o.app})
+	}
+	source := sourceOf(o.cmd, o.manifests, o.app)
+	source.Namespace, _, _ = o.clientConfig().Namespace() // what is wrong with the kubeconfig is said when it is needed
 	return manifest.Read(ctx, source)
+}
+
+// sourceOf is a source of manifests, with what crossbill.yaml says of how it is rendered.
+func sourceOf(cmd *cobra.Command, path, app string) manifest.Source {
+	render, in := configOf(cmd).Render, cmd.InOrStdin()
+	if file, ok := in.(*os.File); ok && isatty.IsTerminal(file.Fd()) {
+		in = nil
+	}
+	return manifest.Source{
+		Path: path, App: app, Stdin: in,
+		Subfolders: render.Subfolders, Values: render.Values, ReleaseName: render.ReleaseName, KubeVersion: render.KubeVersion,
+		AllowRemote: render.AllowRemote, Gateway: render.Gateway, Hosts: render.Hosts,
+	}
 }
 
 // readBundle pulls the bundle that --manifests names. A command that deploys lets the image policy decide first; one that

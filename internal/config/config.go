@@ -36,6 +36,7 @@ const Variable = "CROSSBILL_CONFIG"
 type Config struct {
 	App         string             `json:"app,omitempty"`
 	Manifests   string             `json:"manifests,omitempty"`
+	Render      Render             `json:"render,omitzero"`
 	Cluster     Cluster            `json:"cluster,omitzero"`
 	Prometheus  Prometheus         `json:"prometheus,omitzero"`
 	GitLab      GitLab             `json:"gitlab,omitzero"`
@@ -55,6 +56,17 @@ type Config struct {
 	file     string               // "" when there is none
 	verifier *provenance.Verifier // of ImagePolicy; nil when there is none
 	found    map[string]setting
+}
+
+// Render is how the manifests are rendered.
+type Render struct {
+	Subfolders  bool     `json:"subfolders,omitempty"`
+	Values      []string `json:"values,omitempty"`
+	ReleaseName string   `json:"releaseName,omitempty"`
+	KubeVersion string   `json:"kubeVersion,omitempty"`
+	AllowRemote bool     `json:"allowRemote,omitempty"`
+	Gateway     string   `json:"gateway,omitempty"`
+	Hosts       []string `json:"hosts,omitempty"`
 }
 
 // Cluster is where the app runs.

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/our-org/crossbill/internal/manifest"
 )
 
 // Option is one thing that can be set.
@@ -52,6 +54,7 @@ var (
 	positiveDuration = form{what: "a duration above 0 with a unit", example: "30s, 5m or 1h30m", pattern: durationPattern, above: number(0)}
 	address          = form{what: "a web address without user, password or spaces", example: "https://example.com", pattern: `^https?://[^\s/?#@]+([/?#]\S*)?$`}
 	name             = form{what: "a name without spaces", example: "production", pattern: `^\S+$`}
+	source           = form{what: "a path, - for the standard input, or a bundle by digest", example: "k8s", pattern: `\S`, path: true}
 	folder           = form{what: "a path", example: "k8s", pattern: `\S`, path: true}
 	jobName          = form{what: "the name of a job", example: "deploy_canary", pattern: `\S`}
 	share            = form{what: "a percentage above 0 and below 50", example: "1", above: number(0), below: number(50)}
@@ -68,7 +71,19 @@ var clusterCommands = []string{"canary", "shift", "verify", "approve", "promote"
 var Options = []Option{
 	{Key: "app", Flags: []string{"app"}, Variable: "CROSSBILL_APP", Doc: "Name of the app",
 		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "qwik-node-app", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
-	{Key: "manifests", Flags: []string{"manifests"}, Variable: "CROSSBILL_MANIFESTS", Default: "k8s", form: folder, Doc: "Folder with the app's Kubernetes manifests"},
+	{Key: "manifests", Flags: []string{"manifests"}, Variable: "CROSSBILL_MANIFESTS", Default: "k8s", form: source, Doc: "The app's Kubernetes manifests: a folder, a kustomization, a Helm chart, - for the standard input, or a bundle as oci://REPOSITORY@sha256:…"},
+
+	{Key: "render.subfolders", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Read a folder's manifests with those of the folders in it"},
+	{Key: "render.values", Doc: "Files of values for a Helm chart; a later one wins over an earlier one, and all of them over the chart's"},
+	{Key: "render.values[]", form: folder, Doc: "A file, relative to that of crossbill.yaml"},
+	{Key: "render.releaseName", Doc: "Name of the release that a Helm chart is rendered as; without it the app's name, else the chart's",
+		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "shop", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
+	{Key: "render.kubeVersion", Default: manifest.DefaultKubeVersion, form: form{what: "a version of Kubernetes", example: "v1.34.0", pattern: `^v?[0-9]+\.[0-9]+(\.[0-9]+)?$`}, Doc: "Version of Kubernetes that a Helm chart is rendered for; the cluster is not asked"},
+	{Key: "render.allowRemote", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Let a kustomization name what is fetched from elsewhere: each command then depends on it"},
+	{Key: "render.gateway", Doc: "Gateway of the mesh, for manifests without a VirtualService: one is made for it",
+		form: form{what: "the name of a gateway, with its namespace", example: "istio-system/public-gateway", pattern: `^([a-z0-9][a-z0-9.-]*/)?[a-z0-9][a-z0-9.-]*$`}},
+	{Key: "render.hosts", Doc: "Hosts of that VirtualService; without it those of the Ingress or HTTPRoute in the manifests"},
+	{Key: "render.hosts[]", Doc: "A host", form: form{what: "a host", example: "app.example.com", pattern: `^[A-Za-z0-9*]([A-Za-z0-9.-]*[A-Za-z0-9])?$`}},
 
 	{Key: "cluster.context", Flags: []string{"context"}, Variable: "CROSSBILL_CONTEXT", form: name, Doc: "Context of the kubeconfig; without it its current one"},
 	{Key: "cluster.namespace", Flags: []string{"namespace"}, Variable: "CROSSBILL_NAMESPACE", Doc: "Namespace of the app; without it the context's",

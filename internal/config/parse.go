@@ -287,7 +287,7 @@ func (d *decoder) scalar(node *yaml.Node, line int, path string, into reflect.Va
 		case f.checkText("", text) != nil:
 			bad(fix)
 		default:
-			if f.path && !filepath.IsAbs(text) && !bundle.Named(text) {
+			if f.path && !filepath.IsAbs(text) && text != "-" && !bundle.Named(text) {
 				text = filepath.Join(filepath.Dir(d.file), text)
 			}
 			into.SetString(text)

@@ -36,6 +36,7 @@ var sections = map[string]string{
 	"canary":                   "How a release starts",
 	"shift":                    "How the canary's weight grows",
 	"promote":                  "How a release is promoted",
+	"render":                   "How the manifests are rendered",
 	"guard":                    "When a release counts as abandoned",
 	"probe":                    "Requests that verify makes itself, for an app with too little traffic",
 	"analysis":                 "What a canary is judged by",
@@ -194,6 +195,7 @@ var valid = []string{
 	"", "# only a comment\n", "app: shop",
 	`app: shop
 manifests: deploy/k8s
+render: {subfolders: true, values: [values.yaml, prod.yaml], releaseName: shop, kubeVersion: v1.33.1, allowRemote: true, gateway: istio-system/public, hosts: [shop.example.com, "*.example.com"]}
 cluster: {context: "our-org/agents:production", namespace: prod, timeout: 10m}
 prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml, matcher: 'cluster="eu-1", job="envoy"'}
 gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, user: release-bot, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
@@ -209,6 +211,7 @@ promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,
+	"manifests: oci://registry.example.com/our-org/shop@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "manifests: '-'",
 	"gitlab: {project: \"1234\"}",
 	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, warmUp: 0s, callersLeft: 0, clientErrors: 2.5, cutStreams: 0, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
 	"analysis: {}",
@@ -224,6 +227,13 @@ var invalid = map[string][]string{
 	"app":                      {"Shop", "5", "true", "[a]", "{a: b}", "''", "a b", "null"},
 	"ap":                       {"x"},
 	"manifests":                {"5", "''", "' '"},
+	"render.subfolders":        {"yes", "1"},
+	"render.values":            {"values.yaml", "['']", "[1]"},
+	"render.releaseName":       {"Shop", "''", "5"},
+	"render.kubeVersion":       {"1.34", "latest", "''"},
+	"render.allowRemote":       {"'true'"},
+	"render.gateway":           {"a/b/c", "''", "Public"},
+	"render.hosts":             {"a.example.com", "['https://a']", "['']"},
 	"cluster":                  {"x", "[]", "null", "{nmespace: a}"},
 	"cluster.context":          {"a b", "1", "''"},
 	"cluster.namespace":        {"UP", "a.b", "-a"},

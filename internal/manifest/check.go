@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,7 +29,8 @@ func (s *Set) check() error {
 
 // problem is the error of a field of an object.
 func (s *Set) problem(kind, name, field, problem, fix string) error {
-	return &usererr.Error{Field: fmt.Sprintf("%s: %s %s: %s", s.origins[kind].file, kind, name, field), Problem: problem, Fix: fix}
+	file := cmp.Or(s.origins[kind+" "+name], s.origins[kind])
+	return &usererr.Error{Field: fmt.Sprintf("%s: %s %s: %s", file, kind, name, field), Problem: problem, Fix: fix}
 }
 
 func (s *Set) checkDeployment() error {
@@ -36,10 +38,8 @@ func (s *Set) checkDeployment() error {
 		return s.problem("Deployment", s.Deployment.Name, field, problem, fix)
 	}
 	pods := s.Deployment.Spec.Template.Labels
-	app, ok := strings.CutSuffix(s.Deployment.Name, "-"+string(release.Primary))
-	if s.App, s.Label = app, pods[AppLabel]; !ok || app == "" {
-		return problem("metadata.name", "the name does not end with -primary", "use "+s.Deployment.Name+"-primary; the canary's name is derived from it")
-	}
+	app := strings.TrimSuffix(s.Deployment.Name, "-"+string(release.Primary))
+	s.App, s.Label = app, pods[AppLabel]
 	for _, where := range []struct {
 		field  string
 		labels map[string]string

@@ -364,7 +364,7 @@ func (s *Set) checkConfiguration() error {
 		for _, key := range r.Keys {
 			if s.owns(r) && !s.has(r, key) {
 				return &usererr.Error{
-					Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.%s", s.origins["Deployment"].file, s.Deployment.Name, r.Field),
+					Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.%s", s.origins["Deployment"], s.Deployment.Name, r.Field),
 					Problem: fmt.Sprintf("%s %s has no key %q", r.Kind, r.Name, key),
 					Fix:     "add the key, name another one, or say optional: true",
 				}

@@ -1,42 +1,46 @@
 package manifest
 
 import (
+	"context"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// addKustomization adds what a folder's kustomization renders, and leaves the files that it names out of
-// the plain files. It gives those that are left, which are read as they are.
-func (r *Rendered) addKustomization(folder folder) (beside []string, err error) {
-	bad := func(err error, fix string) ([]string, error) {
-		return nil, &usererr.Error{Field: folder.kustomization, Problem: strings.TrimSpace(err.Error()), Fix: fix}
-	}
-	text, err := os.ReadFile(folder.kustomization)
+// kustomizationFiles are the names that a kustomization's file may have.
+var kustomizationFiles = []string{"kustomization.yaml", "kustomization.yml", "Kustomization"}
+
+// addKustomization adds what a folder's kustomization renders, and leaves the files that it names out of the plain files.
+// It gives those that are left, which are read as they are.
+func (r *Rendered) addKustomization(ctx context.Context, folder folder, allowRemote bool) (beside []string, err error) {
+	named, err := checkKustomization(folder.kustomization, allowRemote, map[string]bool{})
 	if err != nil {
-		return bad(err, "make the file readable")
+		return nil, err
 	}
-	named, remote, err := namedBy(text)
+	var result resmap.ResMap
+	err = alone(ctx, folder.kustomization, func() error {
+		result, err = krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder.dir)
+		if err != nil {
+			return &usererr.Error{Field: folder.kustomization, Problem: strings.TrimSpace(err.Error()), Fix: "`kubectl kustomize " + folder.dir + "` shows what it renders"}
+		}
+		return nil
+	})
 	if err != nil {
-		return bad(err, "")
+		return nil, err
 	}
-	if remote != "" { // a rollback must not depend on it
-		return nil, &usererr.Error{Field: folder.kustomization, Problem: remote + " is fetched from elsewhere", Fix: "keep a copy in the repository, and name that"}
-	}
-	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder.dir)
-	if err != nil {
-		return bad(err, "`kubectl kustomize "+folder.dir+"` shows what it renders")
-	}
-	for _, resource := range rendered.Resources() {
+	for _, resource := range result.Resources() {
 		raw, err := resource.MarshalJSON()
 		if err != nil {
-			return bad(err, "")
+			return nil, &usererr.Error{Field: folder.kustomization, Problem: err.Error()}
 		}
 		if err := r.add(Object{From: folder.kustomization}, raw); err != nil {
 			return nil, err
@@ -55,41 +59,144 @@ func (r *Rendered) addKustomization(folder folder) (beside []string, err error) 
 	return beside, nil
 }
 
-// namedBy are the files beside a kustomization that it names, in whichever field, and something that it fetches.
-func namedBy(text []byte) (named map[string]bool, remote string, err error) {
-	var content any
-	if err := yaml.Unmarshal(text, &content); err != nil {
-		return nil, "", err
+// checkKustomization refuses what a kustomization, or one that it is made of, would fetch or run, and gives what it names
+// beside it, in whichever field.
+func checkKustomization(file string, allowRemote bool, seen map[string]bool) (named map[string]bool, err error) {
+	bad := func(problem, fix string) (map[string]bool, error) {
+		return nil, &usererr.Error{Field: file, Problem: problem, Fix: fix}
 	}
 	named = map[string]bool{}
+	if seen[file] {
+		return named, nil // Kustomize says that it is a cycle
+	}
+	seen[file] = true
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return bad(err.Error(), "make the file readable")
+	}
+	var content map[string]any
+	if err := yaml.Unmarshal(text, &content); err != nil {
+		return bad(plain(err), "")
+	}
+	for _, field := range []string{"helmCharts", "helmChartInflationGenerator"} {
+		if content[field] != nil {
+			return bad(field+" would run helm and fetch a chart", "keep the chart in the repository and give its folder as manifests, or name what `helm template` renders among the resources")
+		}
+	}
+	eachText(content, func(text string) {
+		if _, path, generated := strings.Cut(text, "="); generated { // configMapGenerator: key=file
+			text = path
+		}
+		named[filepath.Clean(text)] = true
+	})
+	paths := kustomizationPaths(content)
+	for _, field := range []string{"generators", "transformers", "validators"} {
+		eachText(content[field], func(text string) { paths = append(paths, pluginPaths(filepath.Dir(file), text)...) })
+	}
+	for _, path := range paths {
+		if isRemote(path) {
+			if !allowRemote { // a rollback must not depend on it
+				return bad(path+" is fetched from elsewhere", "keep a copy in the repository and name that, or allow it with render.allowRemote")
+			}
+			continue
+		}
+		for _, name := range kustomizationFiles {
+			inner := filepath.Join(filepath.Dir(file), path, name)
+			if _, err := os.Stat(inner); err != nil {
+				continue
+			}
+			if _, err := checkKustomization(inner, allowRemote, seen); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return named, nil
+}
+
+// kustomizationPaths are all paths that a kustomization reads: in fields of paths, and of what has them.
+func kustomizationPaths(content map[string]any) (paths []string) {
+	for _, field := range []string{"resources", "bases", "components", "crds", "configurations", "generators", "transformers", "validators", "patchesStrategicMerge"} {
+		eachText(content[field], func(text string) {
+			if !strings.Contains(text, "\n") { // else it is what would be in the file
+				paths = append(paths, text)
+			}
+		})
+	}
+	for _, field := range []string{"patches", "patchesJson6902", "replacements", "openapi", "configMapGenerator", "secretGenerator"} {
+		list, ok := content[field].([]any)
+		if !ok {
+			list = []any{content[field]}
+		}
+		for _, entry := range list {
+			fields, _ := entry.(map[string]any)
+			for _, key := range []string{"path", "files", "envs", "env"} {
+				eachText(fields[key], func(text string) {
+					if _, path, ok := strings.Cut(text, "="); ok && !isRemote(text) {
+						text = path
+					}
+					paths = append(paths, text)
+				})
+			}
+		}
+	}
+	return paths
+}
+
+// pluginPaths are what a generator or transformer reads, whose configuration is text or in a file.
+func pluginPaths(dir, text string) (paths []string) {
+	if !strings.Contains(text, "\n") {
+		read, err := os.ReadFile(filepath.Join(dir, text))
+		if err != nil {
+			return nil // a folder, or Kustomize says so
+		}
+		text = string(read)
+	}
 	var walk func(value any)
 	walk = func(value any) {
 		switch v := value.(type) {
 		case map[string]any:
-			for _, inner := range v {
+			for key, inner := range v {
+				if slices.Contains([]string{"path", "paths", "files", "envs", "env"}, key) {
+					eachText(inner, func(text string) { paths = append(paths, text) })
+				}
 				walk(inner)
 			}
 		case []any:
 			for _, inner := range v {
 				walk(inner)
 			}
-		case string:
-			_, path, generated := strings.Cut(v, "=") // configMapGenerator: key=file
-			if !generated {
-				path = v
-			}
-			named[filepath.Clean(path)] = true
 		}
 	}
-	walk(content)
-	fields, _ := content.(map[string]any)
-	for _, field := range []string{"resources", "bases", "components"} {
-		list, _ := fields[field].([]any)
-		for _, entry := range list {
-			if at, ok := entry.(string); ok && (strings.Contains(at, "://") || strings.HasPrefix(at, "git@") || strings.HasPrefix(at, "github.com/") || strings.Contains(at, "?ref=")) {
-				remote = at
-			}
+	for _, document := range documentsOf([]byte(text)) {
+		var content any
+		if yaml.Unmarshal([]byte(document), &content) == nil {
+			walk(content)
 		}
 	}
-	return named, remote, nil
+	return paths
+}
+
+// isRemote says whether Kustomize would fetch a path: by HTTP, or as a repository, by running git
+// (sigs.k8s.io/kustomize/api/internal: loader.IsRemoteFile, git.NewRepoSpecFromURL).
+func isRemote(path string) bool {
+	u, err := url.Parse(path)
+	lower := strings.ToLower(path)
+	return err == nil && slices.Contains([]string{"http", "https"}, u.Scheme) || strings.Contains(lower, "://") || strings.Contains(lower, "@") ||
+		strings.HasPrefix(lower, "git::") || strings.HasPrefix(lower, "github.com") || strings.HasPrefix(lower, "www.github.com")
+}
+
+// eachText calls do for every text in a value.
+func eachText(value any, do func(string)) {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, inner := range v {
+			eachText(inner, do)
+		}
+	case []any:
+		for _, inner := range v {
+			eachText(inner, do)
+		}
+	case string:
+		do(v)
+	}
 }

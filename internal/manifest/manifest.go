@@ -8,7 +8,6 @@ package manifest
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
@@ -40,6 +39,7 @@ const TrustFile = "trust.yaml"
 type Set struct {
 	App             string // the Deployment's name without -primary
 	Label           string // of the pods, by which ledgers before 0.2 name the app
+	Written         string // the Deployment's name in the source
 	NamesOnly       bool   // the set was made from the names in a ledger: it has no pod template
 	Service         *corev1.Service
 	Deployment      *appsv1.Deployment // primary's, and the template of the canary's
@@ -59,7 +59,7 @@ type Set struct {
 	Skipped []string // what is no object of the release, with why
 	remarks []string // on how the source was read
 
-	origins map[string]origin // where each kind was read from
+	origins map[string]string // the file of each kind, or of an object as "Kind name"
 }
 
 // In says which namespace the app is in, for what the manifests leave open, and checks them again.
@@ -78,7 +78,7 @@ func (s *Set) In(namespace string) error {
 // Remarks are what a reader of the source may not expect of how it was read.
 func (s *Set) Remarks() []string {
 	remarks := slices.Clone(s.remarks)
-	if left := append(s.left(), s.unread()...); len(left) > 0 {
+	if left := s.left(); len(left) > 0 {
 		remarks = append(remarks, "left alone, to be applied separately if at all: "+strings.Join(left, ", "))
 	}
 	return remarks
@@ -90,23 +90,4 @@ func (s *Set) left() (names []string) {
 		names = append(names, strings.TrimSpace(o.GetKind()+" "+cmp.Or(o.GetName(), o.GetGenerateName())))
 	}
 	return append(names, s.Skipped...)
-}
-
-// unread are the ConfigMaps and Secrets that no container of the app reads.
-func (s *Set) unread() (names []string) {
-	read := map[string]bool{}
-	for _, r := range References(&s.Deployment.Spec.Template.Spec) {
-		read[r.Kind+" "+r.Name] = !r.Node
-	}
-	for _, kind := range []struct {
-		name  string
-		names []string
-	}{{"ConfigMap", slices.Sorted(maps.Keys(s.ConfigMaps))}, {"Secret", slices.Sorted(maps.Keys(s.Secrets))}} {
-		for _, name := range kind.names {
-			if !read[kind.name+" "+name] {
-				names = append(names, kind.name+" "+name)
-			}
-		}
-	}
-	return names
 }

@@ -1,13 +1,10 @@
 package manifest
 
 import (
-	"cmp"
-	"maps"
 	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -57,35 +54,6 @@ func (s *Set) Applied(namespace string) (applied []*unstructured.Unstructured, l
 		}
 		applied = append(applied, o)
 	}
-	read := map[string]bool{}
-	for _, r := range References(&s.Deployment.Spec.Template.Spec) {
-		read[r.Kind+" "+r.Name] = !r.Node
-	}
-	for _, c := range s.Config { // of a bound set, whose pods name the copies
-		read[c.Kind+" "+c.Name] = true
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.ConfigMaps)) {
-		if read["ConfigMap "+name] {
-			continue
-		}
-		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(s.ConfigMaps[name])
-		if err != nil {
-			return nil, nil, err
-		}
-		o := &unstructured.Unstructured{Object: content}
-		o.SetAPIVersion("v1")
-		o.SetKind("ConfigMap")
-		unstructured.RemoveNestedField(o.Object, "metadata", "creationTimestamp")
-		applied = append(applied, o)
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Secrets)) {
-		if !read["Secret "+name] {
-			left = append(left, secretLeft(name))
-		}
-	}
-	slices.SortStableFunc(applied, func(a, b *unstructured.Unstructured) int {
-		return cmp.Compare(order(a), order(b))
-	})
 	return applied, left, nil
 }
 
@@ -109,14 +77,14 @@ func (s *Set) RemarksApplied(namespace string) ([]string, error) {
 }
 
 func secretLeft(name string) string {
-	return "Secret " + name + " (no container reads it, and a rollback could not put it back: its values are kept nowhere)"
+	return "Secret " + name + " (no container of the app reads it by this name, and a rollback could not put it back: its values are kept nowhere)"
 }
 
 // retarget leads what scales the Deployment, by the name that it has in its manifest, to primary's.
 func (s *Set) retarget(o *unstructured.Unstructured) error {
 	for _, field := range []string{"scaleTargetRef", "targetRef"} {
 		target, found, _ := unstructured.NestedStringMap(o.Object, "spec", field)
-		if !found || target["name"] != s.Deployment.Name && target["name"] != s.origins["Deployment"].name || target["kind"] != "Deployment" && target["kind"] != "" {
+		if !found || target["name"] != s.Deployment.Name && target["name"] != s.Written || target["kind"] != "Deployment" && target["kind"] != "" {
 			continue
 		}
 		target["name"] = s.Name(release.Primary)

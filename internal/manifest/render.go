@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,9 @@ type Rendered struct {
 
 	path   string // of the source
 	advice string // where to look for a kind that is missing
+
+	gateway string   // of the VirtualService that is made where there is none; "" for none
+	hosts   []string // of it
 }
 
 // Object is one object of a source.
@@ -65,23 +69,33 @@ func (r *Rendered) YAML() []byte {
 // RenderedFrom reads what YAML has written. name is what errors call it.
 func RenderedFrom(name string, text []byte) (*Rendered, error) {
 	r := &Rendered{path: name}
-	return r, r.addText(name, text, false)
+	return r, r.addText(name, text, rendered)
 }
 
-// addText adds the documents of a file. In one that somebody wrote, what looks like a template was meant to be rendered.
-func (r *Rendered) addText(file string, text []byte, written bool) error {
+// kindOfText says where a text is from.
+type kindOfText bool
+
+const (
+	written  kindOfText = true  // somebody wrote it: what looks like a template was meant to be rendered
+	rendered kindOfText = false // what looks like a template is meant for the app
+)
+
+// addText adds the documents of a text.
+func (r *Rendered) addText(file string, text []byte, kind kindOfText) error {
 	if bytes.HasPrefix(text, []byte{0xFF, 0xFE}) || bytes.HasPrefix(text, []byte{0xFE, 0xFF}) {
 		return &usererr.Error{Field: file, Problem: "it is UTF-16", Fix: "save it as UTF-8"}
 	}
 	for i, document := range documentsOf(text) {
-		place := fmt.Sprintf("document %d: ", i+1)
-		template := 0
-		if written {
+		place, template := fmt.Sprintf("document %d: ", i+1), 0
+		switch kind {
+		case rendered:
+			place = "as it is rendered, " + place
+		case written:
 			template = lineWith(document, leftover.MatchString)
 		}
 		raw, err := yaml.YAMLToJSONStrict([]byte(document))
 		if err != nil {
-			if line := lineWith(document, func(line string) bool { return strings.Contains(line, "{{") }); written && line > 0 {
+			if line := lineWith(document, func(line string) bool { return strings.Contains(line, "{{") }); kind == written && line > 0 {
 				return templated(file, place, line)
 			}
 			return &usererr.Error{Field: file, Problem: place + plain(err)}
@@ -178,12 +192,21 @@ func (r *Rendered) add(what Object, raw []byte) error {
 	case meta.Kind == "" || meta.APIVersion == "":
 		return what.problem("has no kind or no apiVersion")
 	}
+	for _, key := range hookAnnotations {
+		if when := meta.Annotations[key]; when != "" {
+			r.Skipped = append(r.Skipped, fmt.Sprintf("%s (a %s hook of %s: nothing runs it)", strings.TrimSpace(meta.Kind+" "+cmp.Or(meta.Name, meta.GenerateName)), when, strings.TrimPrefix(strings.TrimSuffix(key, "/hook"), "argocd.")))
+			return nil
+		}
+	}
 	what.GroupVersionKind, what.Namespace, what.Name = meta.GroupVersionKind(), meta.Namespace, meta.Name
 	if what.Raw, err = withoutServers(raw); err != nil {
 		return what.problem(plain(err))
 	}
 	return r.once(what)
 }
+
+// hookAnnotations are on what Helm or Argo CD runs before or after they apply the rest: tests, migrations.
+var hookAnnotations = []string{"helm.sh/hook", "argocd.argoproj.io/hook"}
 
 // foreign says whether a document looks like no Kubernetes object at all: a chart's values, for example.
 func foreign(raw []byte) bool {

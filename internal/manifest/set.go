@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,60 +11,23 @@ import (
 	"github.com/golang/protobuf/jsonpb" //nolint:staticcheck // Istio's own clients read with it: it takes durations as Istio does
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/protoadapt"
-	networkingapi "istio.io/api/networking/v1alpha3"
-	networking "istio.io/client-go/pkg/apis/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
-
-	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Set finds the app in the objects, and checks that they fit together. Errors are *usererr.Error and name the file.
 func (r *Rendered) Set() (*Set, error) {
-	s := &Set{Skipped: slices.Clone(r.Skipped), remarks: slices.Clone(r.Remarks), origins: map[string]origin{}}
-	for i := range r.Objects {
-		o := &r.Objects[i]
-		err := s.add(o)
-		switch own := slices.Contains(groups[o.Kind], o.Group); {
-		case o.template > 0 && own && (err != nil || o.Kind != "ConfigMap" && o.Kind != "Secret"): // what these hold may be a template of the app's
-			return nil, templated(o.From, o.place, o.template)
-		case err != nil:
-			return nil, o.problem(plain(err))
+	s := &Set{Skipped: slices.Clone(r.Skipped), remarks: slices.Clone(r.Remarks), origins: map[string]string{}}
+	c := &choice{r: r, set: s}
+	for _, step := range []func() error{c.deployment, c.service, c.destinationRule, c.virtualService, c.rest, s.check} {
+		if err := step(); err != nil {
+			return nil, err
 		}
-	}
-	if err := s.complete(r); err != nil {
-		return nil, err
-	}
-	slices.SortStableFunc(s.Others, func(a, b *unstructured.Unstructured) int { return cmp.Compare(order(a), order(b)) })
-	if err := s.check(); err != nil {
-		return nil, err
 	}
 	return s, nil
-}
-
-// complete finds what an app needs and the source does not have.
-func (s *Set) complete(r *Rendered) error {
-	for _, kind := range []struct {
-		name  string
-		found bool
-	}{
-		{"Service", s.Service != nil}, {"Deployment", s.Deployment != nil},
-		{"DestinationRule", s.DestinationRule != nil}, {"VirtualService", s.VirtualService != nil},
-	} {
-		if kind.found {
-			continue
-		}
-		problem := "no manifest of kind " + kind.name + " was found"
-		if left := s.left(); len(left) > 0 {
-			problem += " (not read as one: " + strings.Join(left, ", ") + ")"
-		}
-		return &usererr.Error{Field: r.path, Problem: problem, Fix: cmp.Or(r.advice, "add one")}
-	}
-	return nil
 }
 
 // The groups of the kinds that an app is made of.
@@ -77,50 +39,31 @@ var groups = map[string][]string{
 
 const istioGroup = "networking.istio.io"
 
-// add adds an object to the set.
-func (s *Set) add(o *Object) error {
-	if !slices.Contains(groups[o.Kind], o.Group) {
-		if o.Kind == "Deployment" && o.Group == "extensions" {
-			return errors.New("apiVersion extensions/v1beta1 is gone since Kubernetes 1.16: use apps/v1")
-		}
-		return s.addOther(o)
+// own says whether an object is of a kind that an app is made of.
+func own(o *Object) bool { return slices.Contains(groups[o.Kind], o.Group) }
+
+// read decodes an object of the app.
+func read[T any](place **T, o *Object, spec protoadapt.MessageV1) error {
+	err := checkName(o)
+	if err == nil {
+		err = decode(place, o.Raw, spec)
 	}
+	switch holds := o.Kind == "ConfigMap" || o.Kind == "Secret"; { // what these hold may be a template of the app's
+	case o.template > 0 && (err != nil || !holds):
+		return templated(o.From, o.place, o.template)
+	case err != nil:
+		return o.problem(plain(err))
+	}
+	return nil
+}
+
+func checkName(o *Object) error {
 	if o.Name == "" {
 		return fmt.Errorf("%s has no metadata.name", o.Kind)
 	}
 	if len(validation.IsDNS1123Subdomain(o.Name)) > 0 {
 		return fmt.Errorf("metadata.name: %q is not a name of lower-case letters, digits, '-' and '.'", o.Name)
 	}
-	if err := s.place(o); err != nil {
-		return err
-	}
-	switch o.Kind {
-	case "Service":
-		return decode(&s.Service, o.Raw, nil)
-	case "Deployment":
-		return decode(&s.Deployment, o.Raw, nil)
-	case "DestinationRule":
-		return decode(&s.DestinationRule, o.Raw, &networkingapi.DestinationRule{})
-	case "VirtualService":
-		return decode(&s.VirtualService, o.Raw, &networkingapi.VirtualService{})
-	case "ConfigMap":
-		return keep(&s.ConfigMaps, o.Raw)
-	case "Secret":
-		return keep(&s.Secrets, o.Raw)
-	}
-	var gateway *networking.Gateway
-	err := decode(&gateway, o.Raw, &networkingapi.Gateway{})
-	s.Gateways = append(s.Gateways, gateway)
-	return err
-}
-
-// addOther adds an object that a canary has no opinion on.
-func (s *Set) addOther(o *Object) error {
-	object := &unstructured.Unstructured{}
-	if err := object.UnmarshalJSON(o.Raw); err != nil {
-		return err
-	}
-	s.Others = append(s.Others, object)
 	return nil
 }
 
@@ -138,38 +81,6 @@ func order(o *unstructured.Unstructured) int {
 		return i
 	}
 	return slices.Index(kindOrder, "")
-}
-
-// origin is where an object was read from.
-type origin struct{ file, name string }
-
-// place notes an object of a kind that an app has once.
-func (s *Set) place(o *Object) error {
-	key := o.Kind
-	if slices.Contains([]string{"Gateway", "ConfigMap", "Secret"}, o.Kind) {
-		key += " " + o.Name
-	}
-	if first, ok := s.origins[key]; ok {
-		return fmt.Errorf("%s is a second one of its kind, after %s in %s: one app has one Service, Deployment, DestinationRule and VirtualService; give each app a folder of its own", o.String(), first.name, first.file)
-	}
-	s.origins[key] = origin{o.From, o.Name}
-	return nil
-}
-
-// keep decodes an object of which an app may have several.
-func keep[T any, P interface {
-	*T
-	metav1.Object
-}](place *map[string]*T, raw []byte) error {
-	var decoded *T
-	if err := decode(&decoded, raw, nil); err != nil {
-		return err
-	}
-	if *place == nil {
-		*place = map[string]*T{}
-	}
-	(*place)[P(decoded).GetName()] = decoded
-	return nil
 }
 
 // decode decodes an object. spec is an empty one of an Istio object.

@@ -45,15 +45,42 @@ func (s *Set) Track(track release.Track, namespace, image string) (*appsv1.Deplo
 
 // container is the index of the container that runs the app in the manifest.
 func (s *Set) container() (int, error) {
-	containers := s.Deployment.Spec.Template.Spec.Containers
+	template := s.Deployment.Spec.Template
+	containers := template.Spec.Containers
+	named := template.Annotations["kubectl.kubernetes.io/default-container"]
+	if i := slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == named }); i >= 0 {
+		return i, nil
+	}
 	if i := appContainer(containers, s.App, s.Label); i >= 0 {
 		return i, nil
 	}
-	return 0, &usererr.Error{
-		Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.containers", s.origins["Deployment"].file, s.Deployment.Name),
-		Problem: fmt.Sprintf("none of the %d containers is named app or %s", len(containers), s.App),
-		Fix:     "name the container that runs the app `app`",
+	if i := appContainer(containers, s.Written, template.Labels["app.kubernetes.io/name"], template.Labels["app.kubernetes.io/component"]); i >= 0 {
+		return i, nil
 	}
+	if i := s.served(containers); i >= 0 {
+		return i, nil
+	}
+	return 0, &usererr.Error{
+		Field:   fmt.Sprintf("%s: Deployment %s: spec.template.spec.containers", s.origins["Deployment"], s.Deployment.Name),
+		Problem: fmt.Sprintf("none of the %d containers is named app or %s", len(containers), s.App),
+		Fix:     "name the container that runs the app `app`, or name it in the pods' annotation kubectl.kubernetes.io/default-container",
+	}
+}
+
+// served is the index of the only container that has a port of the Service; -1 if there is none, or another.
+func (s *Set) served(containers []corev1.Container) int {
+	found := -1
+	for i := range containers {
+		pod := corev1.PodSpec{Containers: containers[i : i+1]}
+		if s.Service == nil || !slices.ContainsFunc(s.Service.Spec.Ports, func(p corev1.ServicePort) bool { return Declares(pod, p.TargetPort, p.Protocol) }) {
+			continue
+		}
+		if found >= 0 {
+			return -1
+		}
+		found = i
+	}
+	return found
 }
 
 // appContainer is the index of the container that runs an app: the only one, or the one named app or like the
