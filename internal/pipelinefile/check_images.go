@@ -32,8 +32,9 @@ func optionValues(args []field, name string) []field {
 func (a *analyzer) imageOptions(i invocation, names ...string) {
 	for _, name := range names {
 		for _, image := range optionValues(i.args, name) {
-			if image.many && !image.absent || !a.endsInDigest(image.pieces) || a.foreign(image.pieces) != "" {
-				a.tag(i, image.pieces)
+			reference, _ := bundleReference(image.pieces)
+			if image.many && !image.absent || !a.endsInDigest(reference) || a.foreign(reference) != "" {
+				a.tag(i, reference)
 			}
 		}
 	}
@@ -52,7 +53,11 @@ func (a *analyzer) tag(i invocation, v value) {
 	switch {
 	case len(v) == 1 && v[0].kind == pieceVariable:
 		problem = fmt.Sprintf("it deploys $%s, which a trigger variable can set to a tag", v[0].text)
-		fix = fmt.Sprintf("assign it in the script: %s='$[[ inputs.image ]]'", v[0].text)
+		input := "image"
+		if strings.Contains(strings.ToLower(v[0].text), "bundle") {
+			input = "bundle"
+		}
+		fix = fmt.Sprintf("assign it in the script: %s='$[[ inputs.%s ]]'", v[0].text, input)
 	case len(v) == 1 && v[0].kind == pieceInput:
 		problem, fix = a.imageInput(v[0])
 	default:

@@ -45,6 +45,7 @@ func (c *checker) jobs() {
 func (c *checker) scripts(job *Job) {
 	r := c.roleOf(job)
 	c.operator(job)
+	c.persons(job)
 	for _, use := range r.images {
 		c.reportAt(job, use.Line, "script", RuleByDigest, fmt.Sprintf("`%s`: %s", use.Command, use.Problem), use.Fix)
 	}
@@ -90,6 +91,24 @@ func (c *checker) operator(job *Job) {
 	}
 }
 
+// persons checks that nothing starts by itself that a person has to answer for.
+func (c *checker) persons(job *Job) {
+	for _, p := range []struct{ command, problem string }{
+		{"approve", "it approves by itself, as whoever started the pipeline"},
+		{"resume", "it releases the app by itself, which a person has put on hold"},
+	} {
+		if !c.roleOf(job).runs(p.command) || c.pressed(job) {
+			continue
+		}
+		for _, b := range job.Behaviors() {
+			if b.When != "manual" && b.When != "never" {
+				c.report(job, RuleOperator, fmt.Sprintf("%s (when: %s)", p.problem, b.When), "give every rule `when: manual`, with `allow_failure: true`")
+				break
+			}
+		}
+	}
+}
+
 // oneByOne checks that a job that acts is not stopped halfway, does not run twice at a time, and is retried only if that
 // is safe.
 func (c *checker) oneByOne(job *Job) {
@@ -107,6 +126,9 @@ func (c *checker) oneByOne(job *Job) {
 	}
 	if interruptible {
 		c.report(job, RuleOneByOne, "a newer pipeline may stop it halfway", "add `interruptible: false`")
+	}
+	if c.roleOf(job).returns() {
+		return // like a rollback, it waits for nothing: it ends the release in flight first
 	}
 	if !c.isRollback(job) {
 		if r := c.roleOf(job); c.isGate(job) || r.starts || len(r.canary)+len(r.changes) > 0 { // others do not change the cluster, or are not understood

@@ -75,7 +75,8 @@ func (c *checker) pipeline(p *pipeline) bool {
 	all := slices.Concat(gates...)
 	for i := range p.jobs {
 		job := p.jobs[i]
-		optional := job.Behavior.When == "manual" && job.Behavior.AllowFailure && c.isGate(job.Job) // gate() has reported it
+		// A gate that does not block was reported by gate(), and protected() looks at a return that somebody presses.
+		optional := job.Behavior.When == "manual" && (job.Behavior.AllowFailure && c.isGate(job.Job) || c.roleOf(job.Job).returns())
 		if c.roleOf(job.Job).belongsBehind() && !slices.Contains(all, i) && !optional && !c.behind(p, i, gates) {
 			return false
 		}

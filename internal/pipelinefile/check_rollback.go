@@ -96,6 +96,9 @@ func (c *checker) protected() {
 	}
 	for i := range c.file.Jobs {
 		job := &c.file.Jobs[i]
+		if job.Name != gate.Name && job.Environment.Name != name && c.roleOf(job).returns() {
+			c.reportAt(job, job.values.lines["environment"], "environment:name", RuleEnvironment, fmt.Sprintf("it gives an earlier release all of the traffic, and is not in the environment of %s: people who are no approvers can press it", gate.Name), "give it the gate's environment, with an action other than start")
+		}
 		if job.Name == gate.Name || job.Environment.Name != name || c.isGate(job) {
 			continue
 		}

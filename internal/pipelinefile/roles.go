@@ -90,6 +90,11 @@ func (r role) promotes() bool {
 	return slices.ContainsFunc(r.changes, func(e effect) bool { return e.Class == classPromotes })
 }
 
+// returns says whether all that a job does to production is to return to an earlier release.
+func (r role) returns() bool {
+	return len(r.changes) > 0 && len(r.opaque) == 0 && !slices.ContainsFunc(r.changes, func(e effect) bool { return e.Kind != "crossbill "+returning })
+}
+
 // belongsBehind says whether a job must be behind the gate, or be the gate.
 func (r role) belongsBehind() bool { return len(r.changes)+len(r.opaque) > 0 }
 

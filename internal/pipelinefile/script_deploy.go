@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "--version", "--help", "-h"}
+var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "bundle", "--version", "--help", "-h"}
 
 // crossbillClass is what a command of crossbill does.
 func crossbillClass(command string) (effectClass, bool) {
 	switch {
 	case command == "promote":
 		return classPromotes, true
-	case slices.Contains([]string{"canary", "verify", "approve", "rollback", "guard", "cancel"}, command):
+	case slices.Contains([]string{"canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
 		return classCanary, true
 	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "release"}, command):
 		return classChanges, true
@@ -71,13 +71,46 @@ func programCrossbill(a *analyzer, i invocation, _ *shellState) {
 	case isDryRun(words, []string{"--dry-run", "--dry-run=true"}, crossbillFlags):
 		class = classReads
 	}
-	a.crossbillEffect(i, class, words[at])
+	a.crossbillCall(i, class, words[at], words[at+1:])
+}
+
+// crossbillCall reports a command of crossbill with the words behind it. A rollback to a release that it names gives that
+// one all of the traffic, and so does what a promotion does.
+func (a *analyzer) crossbillCall(i invocation, class effectClass, command string, words []string) {
+	if command == "rollback" && class != classReads {
+		switch namesRelease(words) {
+		case yes:
+			class, command = classChanges, returning
+		case unknown:
+			a.opaque(i.node, "whether it returns to another release is not known")
+		}
+	}
+	a.crossbillEffect(i, class, command)
+}
+
+// returning is the command that gives an earlier release all of the traffic.
+const returning = "rollback --to"
+
+// namesRelease says whether a rollback names the release that it goes back to. A word that is not known may be an option, if
+// it is not behind one.
+func namesRelease(words []string) truth {
+	found := no
+	for n, word := range words {
+		valued := n > 0 && strings.HasPrefix(words[n-1], "-") && !strings.Contains(words[n-1], "=") && !slices.Contains(crossbillFlags, words[n-1])
+		switch {
+		case word == "--to" || strings.HasPrefix(word, "--to="):
+			return yes
+		case word == unknownList || word == unknownWord && !valued:
+			found = unknown
+		}
+	}
+	return found
 }
 
 func (a *analyzer) crossbillEffect(i invocation, class effectClass, command string) {
 	a.effect(i, class, "crossbill "+command)
 	if class != classReads {
-		a.imageOptions(i, "--image")
+		a.imageOptions(i, "--image", "--bundle", "--manifests-bundle")
 	}
 }
 
@@ -126,7 +159,7 @@ func programDagger(a *analyzer, i invocation, s *shellState) {
 		a.opaque(i.node, "the function "+function+" of the Dagger module is not known")
 		return
 	}
-	a.crossbillEffect(i, class, function)
+	a.crossbillCall(i, class, function, words[slices.Index(words, function)+1:])
 }
 
 // daggerFunction finds the function that `dagger call` calls, "" when it is not known. An option may be one without a
@@ -158,7 +191,7 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 
 // daggerOptions are options of crossbill's module, and of dagger, that have a value.
 var daggerOptions = []string{
-	"-m", "--mod", "-o", "--output", "--progress", "--cli", "--cli-image", "--cli-source", "--manifests", "--manifests-dir", "--config-file", "--kubeconfig", "--kubeconfig-file", "--context", "--namespace",
+	"-m", "--mod", "-o", "--output", "--progress", "--cli", "--cli-image", "--cli-source", "--manifests", "--manifests-dir", "--manifests-bundle", "--config-file", "--kubeconfig", "--kubeconfig-file", "--context", "--namespace",
 	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -271,6 +272,9 @@ func (a *analyzer) endsInDigest(v value) bool {
 	return true
 }
 
+// afterPatterns are the answers of afterInput that are known: the variants of a call have few patterns between them.
+var afterPatterns sync.Map
+
 // afterInput are the states behind all values of an input; nil when it is not known which they are.
 func (a *analyzer) afterInput(p piece, states map[int]bool) map[int]bool {
 	_, indexes := a.placeholders.split(p.text)
@@ -293,11 +297,17 @@ func (a *analyzer) afterInput(p piece, states map[int]bool) map[int]bool {
 	if input.Regex == "" || input.Type == "array" {
 		return nil
 	}
+	key := fmt.Sprint(states, input.Regex) // fmt sorts maps
+	if known, ok := afterPatterns.Load(key); ok {
+		return known.(map[int]bool)
+	}
 	pattern, err := parseLanguage(input.Regex)
 	if err != nil {
 		return nil
 	}
-	return pattern.after(states, digests)
+	after := pattern.after(states, digests)
+	afterPatterns.Store(key, after)
+	return after
 }
 
 func classOf(r rune) rune {

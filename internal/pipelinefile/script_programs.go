@@ -302,7 +302,7 @@ func (a *analyzer) effect(i invocation, class effectClass, kind string) {
 }
 
 // where are options that say where a command acts, with which rights or by which code.
-var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|prometheus|prometheus-service|cli|cli-image|cli-source|image|mod|kube-apiserver|kube-token|app|app-name))$`)
+var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|manifests-bundle|prometheus|prometheus-service|cli|cli-image|cli-source|image|bundle|mod|kube-apiserver|kube-token|app|app-name))$`)
 
 // byOption gives the value of each argument of a call with the option that it belongs to, as --option=value or as the word behind it;
 // "" for an argument of the command itself.

@@ -22,7 +22,7 @@ type targetUse struct {
 }
 
 // targets are options that choose where a command acts, and what judges.
-var targets = regexp.MustCompile(`^(-n|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|as|manifests|manifests-dir|trust|prometheus|prometheus-service|kube-apiserver))$`)
+var targets = regexp.MustCompile(`^(-n|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|as|manifests|manifests-dir|manifests-bundle|trust|prometheus|prometheus-service|kube-apiserver))$`)
 
 // targetEnvironment are variables that programs read for the same.
 var targetEnvironment = regexp.MustCompile(`^(KUBECONFIG|KUBE_CONTEXT|HELM_KUBECONTEXT|HELM_KUBEAPISERVER|HELM_NAMESPACE|DOCKER_HOST|DOCKER_CONTEXT|_EXPERIMENTAL_DAGGER_RUNNER_HOST)$`)
@@ -305,7 +305,7 @@ func (a *analyzer) targetsOf(i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
 	name = path.Base(name)
 	for option, pieces := range byOption(i.args) {
-		if !targets.MatchString(option) || name == "dagger" && option == "-n" {
+		if !targets.MatchString(option) || name == "dagger" && option == "-n" || a.manifestsOfBundle(i, option, pieces) {
 			continue
 		}
 		a.target(i, pieces)
@@ -314,6 +314,9 @@ func (a *analyzer) targetsOf(i invocation, s *shellState) {
 	for variable, values := range s.vars {
 		if targetEnvironment.MatchString(variable) || name == "crossbill" && strings.HasPrefix(variable, "CROSSBILL_") && !trusted(variable) {
 			for _, v := range values {
+				if a.manifestsOfBundle(i, variable, v) {
+					continue
+				}
 				a.target(i, v)
 				a.chosenFile(i, v, s)
 			}
@@ -325,6 +328,29 @@ func (a *analyzer) targetsOf(i invocation, s *shellState) {
 		a.chosenFile(i, text("crossbill.yaml"), s)
 		a.chosenFile(i, text("crossbill.yml"), s)
 	}
+}
+
+// manifestsOfBundle says whether the manifests are a bundle, and checks that it is one of the file's own registry, by
+// digest: whoever starts the pipeline may choose that as they choose the image, since the configuration beside the file
+// says what a bundle may hold.
+func (a *analyzer) manifestsOfBundle(i invocation, option string, v value) bool {
+	bundle, prefixed := bundleReference(v)
+	if option != "--manifests-bundle" && (!prefixed || option != "--manifests" && option != "CROSSBILL_MANIFESTS") {
+		return false
+	}
+	if slices.ContainsFunc(bundle, func(p piece) bool { return p.kind != pieceText && p.kind != pieceInput }) {
+		return false
+	}
+	a.image(i, bundle)
+	return true
+}
+
+// bundleReference is a reference to a bundle without oci://, and whether it had that.
+func bundleReference(v value) (value, bool) {
+	if len(v) == 0 || v[0].kind != pieceText || !strings.HasPrefix(v[0].text, "oci://") {
+		return v, false
+	}
+	return append(text(strings.TrimPrefix(v[0].text, "oci://")), v[1:]...), true
 }
 
 // chosenFile reports a file whose content the script has made of a variable.

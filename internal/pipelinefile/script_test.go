@@ -11,6 +11,8 @@ import (
 // scriptInputs are inputs that scripts of tests use.
 var scriptInputs = map[string]Input{
 	"image":   {Regex: `^(registry\.example\.com/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$`},
+	"bundle":  {Regex: `^(registry\.example\.com/our-org/app@sha256:[0-9a-f]{64})?$`},
+	"any":     {Regex: `^([a-z0-9./-]+@sha256:[0-9a-f]{64})?$`},
 	"digest":  {Regex: `^sha256:[0-9a-f]{64}$`},
 	"tag":     {Regex: `^[a-z0-9.]+$`},
 	"id":      {Regex: `^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$`},
@@ -147,6 +149,10 @@ curl -fsS -d @msg.json https://hooks.slack.com/services/x`,
 		`crossbill lint`,
 		`crossbill --verbose status`,
 		`crossbill image digest registry.example.com/app:1`,
+		`crossbill bundle --image registry.example.com/our-org/app@` + digest + ` --metadata-file bundle.json`,
+		`crossbill bundle diff "$OLD" "$NEW"; crossbill bundle inspect "$NEW"`,
+		`dagger call -m . bundle --image registry.example.com/our-org/app@` + digest,
+		`crossbill rollback --to previous --dry-run`,
 		`dagger call -m . status`,
 		`DAGGER_MODULE=.
 dagger call --kubeconfig-file "file:$KUBECONFIG" report -o report.html`,
@@ -293,6 +299,12 @@ crossbill canary --image "$IMAGE" > canary.json`,
 		`rolls_back_on() { code=$(cat exit-code 2>/dev/null) || code=none; case " $* " in *" $code "*) return ;; esac; exit 1; }
 rolls_back_on 3 4 6
 crossbill rollback`,
+		`BUNDLE='$[[ inputs.bundle ]]'; crossbill canary ${BUNDLE:+--bundle "$BUNDLE"} ${IMAGE:+--again}`,
+		`crossbill canary --bundle 'oci://$[[ inputs.bundle ]]'`,
+		`crossbill canary --bundle=oci://registry.example.com/our-org/app@` + digest,
+		`crossbill hold --reason "$CI_JOB_NAME"; crossbill resume`,
+		`dagger call -m . hold --reason maintenance`,
+		`crossbill rollback --release-id "$RELEASE_ID" --takeover`,
 		`timeout 20m crossbill verify`,
 		`env KUBECONFIG="$KUBECONFIG" crossbill verify`,
 		`exec crossbill verify`,
@@ -717,6 +729,9 @@ kubectl --kubeconfig kubeconfig get pods`,
 		`dagger call -m . trigger`,
 		`X=promote; unset X; crossbill ${X:-promote}`,
 	},
+	"changes opaque": {
+		`crossbill rollback $OPTIONS --to previous; crossbill rollback "$X"`,
+	},
 	"changes uses": {
 		`curl -k -X DELETE "https://$KUBE/api/v1/namespaces/production/pods/x"`,
 		`kubectl --context "$KUBE_CONTEXT" apply -f x`,
@@ -766,6 +781,11 @@ kubectl --kubeconfig kubeconfig get pods`,
 		`crossbill canary --image app@` + digest + `0`,
 		`crossbill canary --image '$[[ inputs.tag ]]'`,
 		`crossbill canary --image 'app:$[[ inputs.tag ]]'`,
+		`crossbill canary --bundle registry.example.com/our-org/app:latest`,
+		`crossbill canary --bundle 'oci://$[[ inputs.any ]]'`,
+		`BUNDLE=$(cat bundle.txt); crossbill canary --bundle "oci://$BUNDLE"`,
+		`crossbill canary --bundle 'oci://registry.example.com/app:$[[ inputs.tag ]]'`,
+		`BUNDLE='$[[ inputs.bundle ]]'; [ -n "$X" ] && BUNDLE=app:latest; crossbill canary --bundle "$BUNDLE"`,
 		`crossbill canary --image '$[[ inputs.open ]]'`,
 		`crossbill canary --image '$[[ inputs.undeclared ]]'`,
 		`crossbill canary --image '$[[ inputs.image | truncate(0,20) ]]'`,
@@ -815,6 +835,55 @@ kubectl --kubeconfig kubeconfig get pods`,
 		`kubectl set image deployment/x app="$APP_IMAGE"`,
 		`helm upgrade app ./chart --set image="$IMAGE"`,
 	},
+}
+
+// TestReturns: what names the release to go back to changes production, and what may do so is not understood.
+func TestReturns(t *testing.T) {
+	for script, want := range map[string]string{
+		`crossbill rollback --to previous`:               "changes",
+		`crossbill rollback --reason x --to=one`:         "changes",
+		`crossbill rollback --to "$RELEASE"`:             "changes",
+		`dagger call -m . rollback --to previous`:        "changes",
+		`dagger call -m . rollback --reason x`:           "canary",
+		`crossbill rollback $OPTIONS`:                    "opaque",
+		`crossbill rollback --takeover "$X"`:             "opaque",
+		`crossbill rollback --reason "$X" "$Y"`:          "opaque",
+		`crossbill rollback --reason "$X" -n production`: "canary",
+		`f() { crossbill rollback "$@"; }; f --to x`:     "changes",
+		`f() { crossbill rollback "$@"; }; f --reason x`: "canary",
+	} {
+		if got := verdictOf(analyzed(script)); got != want {
+			t.Errorf("%s is %s, want %s", script, got, want)
+		}
+	}
+}
+
+// TestManifestsOfABundle: who starts the pipeline may choose a bundle of the file's own registry, and no other source.
+func TestManifestsOfABundle(t *testing.T) {
+	for script, want := range map[string]struct{ images, targets int }{
+		`crossbill verify --manifests 'oci://$[[ inputs.bundle ]]'`:                                                                     {0, 0},
+		`export CROSSBILL_MANIFESTS='oci://$[[ inputs.bundle ]]'; crossbill verify`:                                                     {0, 0},
+		`B='$[[ inputs.bundle ]]'; dagger call -m . ${B:+--manifests-bundle "$B"} verify`:                                               {0, 0},
+		`unset CROSSBILL_MANIFESTS; if [ -n "$X" ]; then export CROSSBILL_MANIFESTS='oci://$[[ inputs.bundle ]]'; fi; crossbill verify`: {0, 0},
+		`crossbill verify --manifests oci://registry.example.com/our-org/app@` + digest:                                                 {0, 0},
+		`crossbill verify --manifests k8s`:                                                                                              {0, 0},
+		`crossbill verify --manifests oci://registry.example.com/our-org/app:latest`:                                                    {1, 0},
+		`crossbill verify --manifests 'oci://$[[ inputs.any ]]'`:                                                                        {1, 0},
+		`crossbill verify --manifests 'oci://registry.example.com/app:$[[ inputs.tag ]]'`:                                               {1, 0},
+		`crossbill verify --manifests 'oci://$[[ inputs.open ]]'`:                                                                       {1, 0},
+		`crossbill verify --manifests "oci://$BUNDLE"`:                                                                                  {0, 1},
+		`crossbill verify --manifests '$[[ inputs.bundle ]]'`:                                                                           {0, 1}, // a folder
+		`crossbill verify --manifests '$[[ inputs.tag ]]'`:                                                                              {0, 1},
+		`export CROSSBILL_MANIFESTS="oci://$BUNDLE"; crossbill verify`:                                                                  {0, 1},
+		`if [ -n "$X" ]; then export CROSSBILL_MANIFESTS='oci://$[[ inputs.bundle ]]'; fi; crossbill verify`:                            {0, 1},
+		`dagger call -m . --manifests-bundle '$[[ inputs.any ]]' verify`:                                                                {1, 0},
+		`dagger call -m . --manifests-bundle "$BUNDLE" verify`:                                                                          {1, 1},
+	} {
+		e := analyzed(script)
+		if len(e.images) != want.images || len(e.targets)+len(e.uses) != want.targets || len(e.opaque) > 0 {
+			t.Errorf("%s: images %v, targets %v, uses %v, opaque %v; want %+v", script, e.images, e.targets, e.uses, e.opaque, want)
+		}
+	}
 }
 
 func TestAnalyze(t *testing.T) {

@@ -62,6 +62,13 @@ func reader(name, keywords string) string {
 	return name + ":\n" + keywords + "  script: [\"curl -fsS https://app.example.com/health\"]\n"
 }
 
+// returnJob is a job that goes back to the release before.
+func returnJob(when, environment, keywords string) string {
+	return "return_to_previous:\n  extends: .release\n  stage: cleanup\n" + keywords + "  rules:\n    - when: " + when + "\n      allow_failure: true\n" +
+		"  script:\n    - crossbill rollback --to previous --reason \"$CI_JOB_NAME of $CI_PIPELINE_URL\" > rollback.json\n" +
+		"  environment:\n    name: production/$[[ inputs.app ]]" + environment + "\n    action: access\n    deployment_tier: production\n"
+}
+
 // TestUnsafe: the repository's file with one change that lets something reach production without a press, or that takes
 // rollback away.
 func TestUnsafe(t *testing.T) {
@@ -167,6 +174,16 @@ func TestUnsafe(t *testing.T) {
 		"the environment is an input":            {[]string{inputsEnd, "    env: {regex: '^[a-z/-]+$'}\n" + inputsEnd, "    name: production/$[[ inputs.app ]]\n", "    name: $[[ inputs.env ]]\n"}, RuleOverridable, "promote_to_production", "chooses it"},
 		"the environment from an open input":     {[]string{inputsEnd, "    env: {regex: ^prod}\n" + inputsEnd, "    name: production/$[[ inputs.app ]]\n", "    name: production/$[[ inputs.env ]]\n"}, RuleInput, "promote_to_production", "no tight pattern"},
 		"an operator in a job":                   {[]string{"crossbill promote --release-id", "GITLAB_CI= crossbill promote --approve-as-operator --release-id"}, RuleOperator, "promote_to_production", "a job is no person"},
+		"an approval that starts by itself":      {[]string{"", "approve:\n  extends: .changes\n  stage: verify_canary\n  script: [crossbill approve]\n"}, RuleOperator, "approve", "by itself"},
+		"a hold that is released by itself":      {[]string{"    - crossbill canary ", "    - crossbill resume\n    - crossbill canary "}, RuleOperator, "deploy_canary", "put on hold"},
+		"a hold that is released behind":         {[]string{cleanupJob, "  script:\n    - crossbill resume\n    - crossbill cleanup"}, RuleOperator, "cleanup", "put on hold"},
+		"a return that starts by itself":         {[]string{"", returnJob("on_failure", "", "  needs: [verify_canary]\n")}, RuleNothingAfter, "return_to_previous", "crossbill rollback --to"},
+		"a return by everybody":                  {[]string{"", returnJob("manual", "-canary", "  needs: []\n")}, RuleEnvironment, "return_to_previous", "no approvers"},
+		"a return that blocks":                   {[]string{"", strings.Replace(returnJob("manual", "", "  needs: []\n"), "allow_failure: true", "allow_failure: false", 1)}, RuleNotBlocking, "return_to_previous", "waits for it forever"},
+		"a return that starts a promotion":       {[]string{"", returnJob("manual", "", "  needs: []\n  after_script: [kubectl apply -f x]\n")}, RuleNothingAfter, "return_to_previous", ""},
+		"a bundle of any registry":               {[]string{"    release_id:\n", "    any: {default: '', regex: '^([a-z0-9./-]+@sha256:[0-9a-f]{64})?$'}\n    release_id:\n", "    - BUNDLE='$[[ inputs.bundle ]]'\n", "    - BUNDLE='$[[ inputs.any ]]'\n"}, RuleByDigest, "deploy_canary", "any registry"},
+		"a bundle by tag":                        {[]string{"      regex: ^(registry\\.example\\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64})?$\n    release_id", "      regex: ^(registry\\.example\\.com/our-org/qwik-node-app:[0-9a-f]+)?$\n    release_id"}, RuleByDigest, "deploy_canary", "without a digest"},
+		"a bundle from a variable":               {[]string{"    - BUNDLE='$[[ inputs.bundle ]]'\n", ""}, RuleOverridable, "deploy_canary", "$BUNDLE"},
 		"the environment from a variable":        {[]string{"    name: production/$[[ inputs.app ]]\n", "    name: production/$TARGET\n"}, RuleOverridable, "promote_to_production", "$TARGET"},
 		"the image from an open input":           {[]string{inputsEnd, "    runner: {regex: '^[a-z0-9./:@-]+$'}\n" + inputsEnd, "  image: docker:29", "  image: $[[ inputs.runner ]] #"}, RuleOverridable, "deploy_canary", "the job's secrets"},
 		"the image from a variable":              {[]string{"  image: docker:29", "  image: $TOOLS_IMAGE #"}, RuleOverridable, "deploy_canary", "$TOOLS_IMAGE"},
@@ -251,6 +268,11 @@ func TestSafe(t *testing.T) {
 		"reading from options":                  {inputsEnd, "    n: {options: [report, status], default: status}\n" + inputsEnd, "", "look:\n  stage: verify_canary\n  script: [\"crossbill $[[ inputs.n ]]\"]\n"},
 		"variables of a report for nobody":      {"", "smoke:\n  stage: cleanup\n  needs: [deploy_canary]\n  script: [\"echo A=1 > a.env\"]\n  artifacts: {reports: {dotenv: a.env}}\n"},
 		"a database for a test":                 {"", "test:\n  stage: deploy_canary\n  services: [postgres:16]\n  variables: {POSTGRES_PASSWORD: test}\n  script: [npm test]\n"},
+		"a return that an approver presses":     {"", returnJob("manual", "", "  needs: []\n")},
+		"an approval that somebody presses":     {"", "approve:\n  extends: .changes\n  stage: promote_to_production\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill approve]\n"},
+		"holding and releasing by hand":         {"", "hold:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill hold --reason maintenance]\nresume:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill resume]\n"},
+		"a bundle for the next stage":           {"", "bundle:\n  stage: deploy_canary\n  script: [\"crossbill bundle --image registry.example.com/app@" + digest + "\"]\n"},
+		"bundles alone":                         {"      regex: ^(registry\\.example\\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64})?$\n    bundle", "      options: [\"\"]\n    bundle"},
 		"a header with a component":             {"spec:\n", "spec:\n  component: [name]\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
