@@ -127,7 +127,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
+	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -324,7 +324,7 @@ func published(t *testing.T, text string) []call {
 
 // needs are the constructor's arguments that functions do nothing without.
 var needs = map[string][]string{
-	"kubeconfig-file": {"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "guard", "status", "history", "plan", "report"},
+	"kubeconfig-file": {"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report"},
 	"gitlab-token":    {"trigger", "watch", "cancel", "release"},
 }
 

@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 )
+
+// deploying are the commands that an image policy is asked before.
+var deploying = []string{"canary", "shift", "promote"}
 
 // gated are the commands that an approval policy can be asked before.
 var gated = []string{"canary", "shift", "approve", "promote"}
@@ -17,7 +21,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 		return "", err
 	}
 	var prometheus []string
-	if command != "approve" { // which asks for no metrics
+	if !slices.Contains([]string{"approve", "hold", "resume"}, command) { // which ask for no metrics
 		if prometheus, err = m.addPrometheus(ctx, i); err != nil {
 			return "", err
 		}
@@ -26,6 +30,9 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
 	if slices.Contains(gated, command) {
 		i.setSecret("id-token", "CROSSBILL_ID_TOKEN", m.IdToken)
+	}
+	if m.RequireProvenance && slices.Contains(deploying, command) {
+		args = append(args, "--require-provenance=true")
 	}
 	result, err := i.run(ctx, command, cluster, prometheus, flags("--output", "json", "--timeout", timeout, "--by", m.By, "--app", m.AppName), args)
 	if err == nil {
@@ -37,6 +44,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 // look runs a command that only reads, and returns what it printed.
 func (m *Crossbill) look(ctx context.Context, command, format string, args ...string) (string, error) {
 	i := m.crossbill()
+	m.addBundleRegistry(i)
 	cluster, err := m.addCluster(ctx, i)
 	if err != nil {
 		return "", err
@@ -49,13 +57,29 @@ func (m *Crossbill) addCluster(ctx context.Context, i *invocation) ([]string, er
 	if m.KubeconfigFile == nil {
 		return nil, missing("kubeconfig-file")
 	}
-	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
-	args := flags("--manifests", manifestsFolder, "--kubeconfig", i.mountSecret("kubeconfig-file", "kubeconfig", m.KubeconfigFile))
+	manifests := m.addManifests(i)
+	args := flags("--manifests", manifests, "--kubeconfig", i.mountSecret("kubeconfig-file", "kubeconfig", m.KubeconfigFile))
 	if m.KubernetesService == nil {
 		return args, nil
 	}
 	address, err := i.bind(ctx, "kubernetes-service", "kubernetes.localhost", m.KubernetesService)
 	return append(args, "--connect-to="+address), err
+}
+
+// addBundleRegistry lets a command that only reads fetch the manifests, if they are in a bundle.
+func (m *Crossbill) addBundleRegistry(i *invocation) {
+	if m.ManifestsBundle != "" {
+		m.addRegistry(i)
+	}
+}
+
+// addManifests gives the command the manifests, and returns where they are: in a folder, or in the registry.
+func (m *Crossbill) addManifests(i *invocation) string {
+	if m.ManifestsBundle != "" {
+		return "oci://" + strings.TrimPrefix(m.ManifestsBundle, "oci://")
+	}
+	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
+	return manifestsFolder
 }
 
 // addPrometheus lets the command reach Prometheus, and returns its flags for it.

@@ -16,14 +16,19 @@ import (
 func (m *Crossbill) Trigger(
 	ctx context.Context,
 
-	// Image to release, by digest: repository@sha256:….
-	image string,
-
 	// Commit that the image was built from.
 	commit string,
 
 	// Pipeline trigger token.
 	triggerToken *dagger.Secret,
+
+	// Image to release, by digest: repository@sha256:…. Give this or bundle.
+	// +optional
+	image string,
+
+	// Bundle to release, by digest: repository@sha256:…. It has the manifests and names the image.
+	// +optional
+	bundle string,
 
 	// Branch or tag of the GitLab project. By default that of the configuration, or main.
 	// +optional
@@ -51,7 +56,7 @@ func (m *Crossbill) Trigger(
 	}
 	i.setSecret("trigger-token", "GITLAB_TRIGGER_TOKEN", triggerToken)
 	return i.run(ctx, "trigger", gitlab, flags(
-		"--output", "json", "--image", image, "--commit", commit, "--ref", ref, "--release-id", releaseId,
+		"--output", "json", "--image", image, "--bundle", bundle, "--commit", commit, "--ref", ref, "--release-id", releaseId,
 		"--source-url", sourceUrl, "--again", boolean(again), "--variables", boolean(variables)))
 }
 
@@ -168,7 +173,7 @@ func (m *Crossbill) Release(
 	if err != nil {
 		return "", err
 	}
-	triggered, err := m.Trigger(ctx, image, sourceCommit, triggerToken, ref, "", "", false, false)
+	triggered, err := m.Trigger(ctx, sourceCommit, triggerToken, image, "", ref, "", "", false, false)
 	if err != nil {
 		return "", err
 	}

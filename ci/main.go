@@ -25,6 +25,8 @@ type Crossbill struct {
 	// +private
 	ManifestsDir *dagger.Directory
 	// +private
+	ManifestsBundle string
+	// +private
 	AppDir *dagger.Directory
 	// +private
 	CliImage string
@@ -64,6 +66,8 @@ type Crossbill struct {
 	By string
 	// +private
 	AppName string
+	// +private
+	RequireProvenance bool
 }
 
 // New takes what is the same for every function. A function that lacks one of them says so.
@@ -78,6 +82,11 @@ func New(
 	// Folder of the app's Kubernetes manifests. By default k8s in the module's repository.
 	// +defaultPath="/k8s"
 	manifestsDir *dagger.Directory,
+
+	// Bundle that the manifests come from in place of a folder, by digest: repository@sha256:…. It names the image that
+	// canary releases.
+	// +optional
+	manifestsBundle string,
 
 	// Folder of the app. By default app in the module's repository.
 	// +defaultPath="/app"
@@ -156,14 +165,18 @@ func New(
 	// configuration's, else the manifests'.
 	// +optional
 	appName string,
+
+	// Go on only with an image policy: without one, an image's origin is not checked.
+	// +optional
+	requireProvenance bool,
 ) (*Crossbill, error) {
 	m := &Crossbill{
-		ConfigFile: configFile, ManifestsDir: manifestsDir, AppDir: appDir, CliImage: cliImage, CliSource: cliSource,
+		ConfigFile: configFile, ManifestsDir: manifestsDir, ManifestsBundle: manifestsBundle, AppDir: appDir, CliImage: cliImage, CliSource: cliSource,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
 		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl,
-		IdToken: idToken, By: by, AppName: appName,
+		IdToken: idToken, By: by, AppName: appName, RequireProvenance: requireProvenance,
 	}
 	return m, m.useImages(toolImages)
 }

@@ -83,6 +83,7 @@ func (m *Crossbill) Report(
 ) (*dagger.File, error) {
 	i := m.crossbill()
 	m.addGitHub(i)
+	m.addBundleRegistry(i)
 	where, err := m.addCluster(ctx, i)
 	if err != nil {
 		return nil, err

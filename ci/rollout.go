@@ -10,7 +10,8 @@ import "context"
 func (m *Crossbill) Canary(
 	ctx context.Context,
 
-	// Image to release, by digest: repository@sha256:….
+	// Image to release, by digest: repository@sha256:…. By default that of the bundle that the manifests come from.
+	// +optional
 	image string,
 
 	// The canary's share of the traffic, in percent. By default that of the configuration, or 10.
@@ -227,6 +228,37 @@ func (m *Crossbill) Rollback(
 	timeout string,
 ) (string, error) {
 	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason)...)
+}
+
+// Keep new releases of the app from starting
+//
+// Until resume is called. A release in flight goes on. Returns the result as JSON.
+// +cache="never"
+func (m *Crossbill) Hold(
+	ctx context.Context,
+
+	// Why, for the ledger and whoever is refused.
+	reason string,
+
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
+	timeout string,
+) (string, error) {
+	return m.change(ctx, "hold", timeout, flags("--reason", reason)...)
+}
+
+// Let new releases of an app that is on hold start again
+//
+// Returns the result as JSON.
+// +cache="never"
+func (m *Crossbill) Resume(
+	ctx context.Context,
+
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
+	timeout string,
+) (string, error) {
+	return m.change(ctx, "resume", timeout)
 }
 
 // Finish a release that no job works on any more

@@ -193,15 +193,22 @@ const image = "registry.example.com/our-org/app@sha256:0123"
 func everything() *Crossbill {
 	secret := func(name string) *dagger.Secret { return dag.SetSecret(name, "plaintext of "+name) }
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
-	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
+	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
 		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
-		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"), "jane", "shop"))
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"), "jane", "shop", true))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
-	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
-		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, "", ""))
+	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, "", "", false))
+}
+
+// bundled is that with a bundle in place of the folder of the manifests.
+func bundled() *Crossbill {
+	m := some()
+	m.ManifestsBundle = image
+	return m
 }
 
 func made(m *Crossbill, err error) *Crossbill {
@@ -227,7 +234,14 @@ func TestCommandLines(t *testing.T) {
 		"canary": func() (string, error) {
 			return some().Canary(ctx, image, 0, false, "", "", "", "", nil, false, false, "")
 		},
-		"shift": func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
+		"canary of a bundle": func() (string, error) {
+			return bundled().Canary(ctx, "", 0, false, "id", "abc", "", "", nil, false, false, "")
+		},
+		"rollback, bundle": func() (string, error) { return bundled().Rollback(ctx, "id", "", "") },
+		"status, bundle":   func() (string, error) { return bundled().Status(ctx, false, "text") },
+		"hold":             func() (string, error) { return everything().Hold(ctx, "maintenance", "5m") },
+		"resume":           func() (string, error) { return some().Resume(ctx, "5m") },
+		"shift":            func() (string, error) { return some().Shift(ctx, []int{20, 50}, "0s", "id", true, "5m") },
 		"verify, all": func() (string, error) {
 			return everything().Verify(ctx, "id", "3m", true, true, "http://app", true, "5m")
 		},
@@ -247,10 +261,13 @@ func TestCommandLines(t *testing.T) {
 			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"), "refs/heads/main")
 		},
 		"trigger, all": func() (string, error) {
-			return everything().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "main", "id", "s", true, true)
+			return everything().Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext"), image, "", "main", "id", "s", true, true)
 		},
 		"trigger": func() (string, error) {
-			return some().Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "", "", "", false, false)
+			return some().Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext"), image, "", "", "", "", false, false)
+		},
+		"trigger, bundle": func() (string, error) {
+			return some().Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext"), "", image, "", "", "", false, false)
 		},
 		"watch":  func() (string, error) { return some().Watch(ctx, "", 7, "") },
 		"cancel": func() (string, error) { return some().Cancel(ctx, "id", 0) },
@@ -325,6 +342,10 @@ func TestWhatAnExecHas(t *testing.T) {
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
 			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
 		},
+		"status of a bundle": {
+			func(m *Crossbill) (string, error) { m.ManifestsBundle = image; return m.Status(ctx, false, "text") },
+			append(everywhere, "REGISTRY_USERNAME=ci"), []string{"REGISTRY_PASSWORD"}, []string{"/run/secrets/kubeconfig"},
+		},
 		"status": {
 			func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
 			everywhere, nil, []string{"/run/secrets/kubeconfig"},
@@ -335,7 +356,7 @@ func TestWhatAnExecHas(t *testing.T) {
 		},
 		"trigger": {
 			func(m *Crossbill) (string, error) {
-				return m.Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext of trigger"), "main", "", "", false, false)
+				return m.Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext of trigger"), image, "", "main", "", "", false, false)
 			},
 			everywhere, []string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN"}, nil,
 		},
@@ -426,7 +447,7 @@ func TestASecretThatCannotBeRead(t *testing.T) {
 		"webhook":    {"--webhook-url", func(m *Crossbill) (string, error) { return m.Promote(ctx, "", "", false, "") }},
 		"gitlab":     {"--gitlab-token", func(m *Crossbill) (string, error) { return m.Watch(ctx, "", 7, "") }},
 		"trigger": {"--trigger-token", func(m *Crossbill) (string, error) {
-			return m.Trigger(ctx, image, "abc", dag.SetSecret("trigger", "plaintext"), "", "", "", false, false)
+			return m.Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext"), image, "", "", "", "", false, false)
 		}},
 	} {
 		s := begin(t)

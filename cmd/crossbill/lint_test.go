@@ -136,6 +136,7 @@ func TestLintMerged(t *testing.T) {
 	header, body, _ := strings.Cut(string(whole), "\n---\n")
 	workflow, _, _ := strings.Cut(body, "\nstages:")
 	body = strings.ReplaceAll(body, "$[[ inputs.image ]]", "registry.example.com/our-org/a@sha256:"+strings.Repeat("0", 64))
+	body = strings.ReplaceAll(body, "$[[ inputs.bundle ]]", "")
 	body = regexp.MustCompile(`\$\[\[ inputs\.\w+ \]\]`).ReplaceAllString(body, "x")
 	path := filepath.Join(t.TempDir(), "ci.yml")
 	if err := os.WriteFile(path, []byte(header+"\n---\n"+workflow+"\ninclude: {local: release.yml}\n"), 0o600); err != nil {

@@ -32,6 +32,7 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 	)
 	// GitLab's side also names the app's own repository.
 	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64}$`)
+	ours["bundle"] = ours["image"]
 	if apps := file.Inputs["app"].Options; !slices.Contains(apps, "") || slices.ContainsFunc(apps, func(app string) bool { return app != "" && !appPattern.MatchString(app) }) {
 		t.Errorf("apps %q: the empty one must be among them, and every other one must be one that Trigger accepts", apps)
 	}
@@ -48,8 +49,8 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 			if pattern.MatchString(value) != theirs.MatchString(value) {
 				r.Errorf("%s: %q is valid on one side only", name, value)
 			}
-			if name == "image" && theirs.MatchString(value) && !imagePattern.MatchString(value) {
-				r.Errorf("image: %q could be released, but not triggered", value)
+			if ours[name] == ours["image"] && theirs.MatchString(value) && !imagePattern.MatchString(value) {
+				r.Errorf("%s: %q could be released, but not triggered", name, value)
 			}
 			if pattern.MatchString(value) && strings.ContainsAny(value, "'\"`$\\;&|<>(){} \t\r\n\x00*?![]#") {
 				r.Errorf("%s: %q could leave its quotes", name, value)

@@ -106,7 +106,6 @@ func TestAJobsCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := interpolated.ReplaceAllString(strings.Join(file.Job("rollback").Script, "\n"), "the-$1")
 	dir := t.TempDir()
 	for _, name := range []string{"dagger", "wget", "sha256sum", "tar"} {
 		text := "#!/bin/sh\n"
@@ -118,24 +117,29 @@ func TestAJobsCall(t *testing.T) {
 		}
 	}
 	for name, test := range map[string]struct {
-		env      []string
-		notified []string
+		empty     string // of the inputs image and bundle
+		env       []string
+		manifests []string
+		notified  []string
 	}{
-		"nobody is notified": {},
+		"nobody is notified": {empty: "bundle", manifests: []string{"k8s", "--manifests-bundle", ""}},
+		"a bundle":           {empty: "image", manifests: []string{".", "--manifests-bundle", "the-bundle"}},
 		"all are notified": {
-			[]string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
+			"bundle", []string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
+			[]string{"k8s", "--manifests-bundle", ""},
 			[]string{
 				"--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
 				"--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--webhook-url", "env:CROSSBILL_WEBHOOK",
 			},
 		},
 	} {
-		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", script)
+		script := strings.ReplaceAll(strings.Join(file.Job("rollback").Script, "\n"), "$[[ inputs."+test.empty+" ]]", "")
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(script, "the-$1"))
 		cmd.Dir = dir
 		cmd.Env = append([]string{
 			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
 			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p",
-			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", "APP=another", // trigger variables, which do not win
+			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", "APP=another", "BUNDLE=another", "MANIFESTS=another", // trigger variables, which do not win
 		}, test.env...)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
@@ -145,7 +149,8 @@ func TestAJobsCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := slices.Concat(
-			[]string{".", "call", "--config-file", "crossbill.yaml", "--manifests-dir", "k8s", "--kubeconfig-file", "file:/builds/my kubeconfig", "--by", "jane@gitlab-job-7", "--app-name", "the-app"},
+			[]string{".", "call", "--config-file", "crossbill.yaml", "--manifests-dir"}, test.manifests,
+			[]string{"--kubeconfig-file", "file:/builds/my kubeconfig", "--by", "jane@gitlab-job-7", "--app-name", "the-app"},
 			test.notified,
 			[]string{"rollback", "--release-id", "the-release_id", "--reason", "rollback of https://gitlab.example.com/1"},
 		)
@@ -256,23 +261,29 @@ func TestTriggerVariablesDoNotConfigure(t *testing.T) {
 		t.Fatal(err)
 	}
 	job := file.Job("deploy_canary")
-	cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(strings.Join(job.Script, "\n"), "the-$1"))
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CROSSBILL_GITHUB_TOKEN=token", "CROSSBILL_WEBHOOK=https://hooks.example.com",
-		"CROSSBILL_CONFIG=/builds/of/a/stranger.yaml", "CROSSBILL_NAMESPACE=kube-system", "CROSSBILL_PROMETHEUS=http://stranger",
-	}
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "environment"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "canary: CROSSBILL_GITHUB_TOKEN=token\ncanary: CROSSBILL_WEBHOOK=https://hooks.example.com\n"
-	want += strings.ReplaceAll(want, "canary:", "report:")
-	if got := string(text); got != want {
-		t.Errorf("crossbill has\n%swant\n%s", got, want)
+	for empty, manifests := range map[string]string{"bundle": "", "image": "canary: CROSSBILL_MANIFESTS=oci://the-bundle\n"} {
+		script := strings.ReplaceAll(strings.Join(job.Script, "\n"), "$[[ inputs."+empty+" ]]", "")
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(script, "the-$1"))
+		cmd.Dir = dir
+		cmd.Env = []string{
+			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CROSSBILL_GITHUB_TOKEN=token", "CROSSBILL_WEBHOOK=https://hooks.example.com",
+			"CROSSBILL_CONFIG=/builds/of/a/stranger.yaml", "CROSSBILL_NAMESPACE=kube-system", "CROSSBILL_PROMETHEUS=http://stranger", "CROSSBILL_MANIFESTS=oci://stranger",
+		}
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, "environment"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "canary: CROSSBILL_GITHUB_TOKEN=token\n" + manifests + "canary: CROSSBILL_WEBHOOK=https://hooks.example.com\n"
+		want += strings.ReplaceAll(want, "canary:", "report:")
+		if got := string(text); got != want {
+			t.Errorf("without %s, crossbill has\n%swant\n%s", empty, got, want)
+		}
+		if err := os.Remove(filepath.Join(dir, "environment")); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -109,11 +109,13 @@ func withImages(text []byte, images string) ([]byte, error) {
 	if err := yaml.Unmarshal([]byte(header), &spec); err != nil {
 		return nil, err
 	}
-	image := spec.Spec.Inputs["image"]
-	if image == nil {
-		return nil, errors.New(`it has no input "image"`)
+	for _, name := range []string{"image", "bundle"} { // which is in the image's repository
+		input := spec.Spec.Inputs[name]
+		if input == nil {
+			return nil, fmt.Errorf("it has no input %q", name)
+		}
+		input["regex"] = images
 	}
-	image["regex"] = images
 	changed, err := yaml.Marshal(spec)
 	return []byte(string(changed) + "---\n" + body), err
 }

@@ -51,8 +51,10 @@ func TestWithImages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := file.Inputs["image"].Regex; got != images {
-		t.Errorf("the input takes %s, want %s", got, images)
+	for _, name := range []string{"image", "bundle"} {
+		if got := file.Inputs[name].Regex; got != images {
+			t.Errorf("the input %s takes %s, want %s", name, got, images)
+		}
 	}
 	if findings := pipelinefile.Check(file, pipelinefile.Options{}); len(findings) > 0 {
 		t.Errorf("findings %v", findings)
