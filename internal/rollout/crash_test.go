@@ -59,6 +59,16 @@ var crashes = []struct{ stage, command, end string }{
 	{"rolling", "rollback", "1"},
 	{"rolled", "rollback", "1"},
 	{"canary", "guard", "1"},
+	{othersApp + "new", "canary", "2"},
+	{othersApp + "rest", "canary", "2"},
+	{othersApp + "healthy", "promote", "2"},
+	{othersApp + "healthy", "promote under traffic", "2"},
+	{othersApp + "started", "rollback", "1"},
+	{othersApp + "canary", "rollback", "1"},
+	{othersApp + "promoting", "rollback", "1"},
+	{othersApp + "promoted", "rollback", "1"},
+	{othersApp + "promoted", "cleanup", "2"},
+	{othersApp + "canary", "guard", "1"},
 	{"unhealthy", "guard early", "1"},
 	{"rolling_back", "guard early", "1"},
 }
@@ -195,6 +205,11 @@ func (w *world) settled(where, end string, rolledBack bool) {
 	status, err := w.job("look").Status(w.Context())
 	if err != nil {
 		w.Fatal(err)
+	}
+	if status.Tracks[release.Primary] == nil && w.applies {
+		if unrest := w.unrestOfOthers(false); unrest != "" {
+			w.Errorf("%s, rollback: %s", where, unrest)
+		}
 	}
 	if len(status.History) > 0 && status.Tracks[release.Primary] == nil && status.History[0].Outcome == release.OutcomeRolledBack && status.History[0].Previous == "" {
 		return // of a first release nothing is left

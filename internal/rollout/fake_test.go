@@ -57,7 +57,7 @@ import (
 // Where it differs:
 //   - validation is limited to immutable selectors, a Deployment's labels, strategy, images and resources, the 1 MiB
 //     of a ConfigMap and Istio's weights (-1 and 101 are rejected, as istiod's webhook does); only Deployments are
-//     defaulted, and protocol and targetPort of a Service's ports;
+//     defaulted, protocol and targetPort of a Service's ports, and the selectPolicy of a HorizontalPodAutoscaler;
 //   - no strict field validation, no quotas, no authorization (a test can refuse requests);
 //   - its watch history has no end: there is no 410 Gone;
 //   - strategic merge patches are not supported;
@@ -124,6 +124,12 @@ var kinds = []kind{
 	{schema.GroupVersionKind{Version: "v1", Kind: "Service"}, "services", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, "pods", true},
 	{schema.GroupVersionKind{Version: "v1", Kind: "Event"}, "events", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "ServiceAccount"}, "serviceaccounts", true},
+	{schema.GroupVersionKind{Version: "v1", Kind: "PersistentVolumeClaim"}, "persistentvolumeclaims", true},
+	{schema.GroupVersionKind{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"}, "roles", true},
+	{schema.GroupVersionKind{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "ClusterRole"}, "clusterroles", false},
+	{schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "PodDisruptionBudget"}, "poddisruptionbudgets", true},
+	{schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy"}, "networkpolicies", true},
 	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, "deployments", true},
 	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, "replicasets", true},
 	{schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}, "horizontalpodautoscalers", true},
@@ -554,7 +560,7 @@ func specChanged(k kind, a, b *unstructured.Unstructured) bool {
 	if k.Kind == "Deployment" && !maps.Equal(a.GetAnnotations(), b.GetAnnotations()) {
 		return true
 	}
-	return !reflect.DeepEqual(a.Object["spec"], b.Object["spec"])
+	return !reflect.DeepEqual(a.Object["spec"], b.Object["spec"]) || !reflect.DeepEqual(a.Object["rules"], b.Object["rules"])
 }
 
 // check is what validation and admission refuse.
@@ -599,6 +605,10 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		}
 		if len(ports) > 0 {
 			return unstructured.SetNestedSlice(object.Object, ports, "spec", "ports")
+		}
+	case "HorizontalPodAutoscaler":
+		if down, found, _ := unstructured.NestedMap(object.Object, "spec", "behavior", "scaleDown"); found && down["selectPolicy"] == nil {
+			return unstructured.SetNestedField(object.Object, "Max", "spec", "behavior", "scaleDown", "selectPolicy")
 		}
 	case "VirtualService":
 		routes, _, _ := unstructured.NestedSlice(object.Object, "spec", "http")

@@ -114,6 +114,10 @@ func (o *observer) see(e event) {
 		}
 	case "configmaps":
 		o.ledgerChange(e)
+	case "serviceaccounts", "roles", "poddisruptionbudgets", "networkpolicies":
+		o.written(e)
+		o.kept(e)
+		o.shared(e)
 	case "endpointslices":
 		slice := decode[discoveryv1.EndpointSlice](e.after)
 		ready := map[string]bool{}
@@ -127,6 +131,18 @@ func (o *observer) see(e event) {
 		o.tracks[e.after.object.GetName()] = e.after.object.GetLabels()[manifest.TrackLabel]
 	}
 	o.routing(e)
+}
+
+// shared checks that no other object changes under a release in flight before its promotion, and that none is made that its
+// pods do not need to start.
+func (o *observer) shared(e event) {
+	if o.ledger == nil || o.ledger.Release == nil || o.ledger.Release.Previous == "" || e.kind == watch.Deleted {
+		return
+	}
+	before := slices.Contains([]release.Stage{release.StageStarted, release.StageCanary, release.StageVerified}, o.ledger.Release.Stage)
+	if made := e.before == nil && e.resource != "serviceaccounts"; before && (made || e.before != nil && specChanged(kindOf(e.resource), e.before.object, e.after.object)) {
+		o.found(e, "it changes at stage %s", o.ledger.Release.Stage)
+	}
 }
 
 func (o *observer) readyOn(track release.Track) int {

@@ -101,6 +101,9 @@ func planText(o object, object, other metav1.Object, side string) string {
 	delete(annotations, epochAnnotation)
 	delete(annotations, previousAnnotation)
 	delete(annotations, "deployment.kubernetes.io/revision")
+	if len(annotations) == 0 {
+		annotations = nil
+	}
 	u.SetAnnotations(annotations)
 	text, err := yaml.Marshal(u.Object)
 	if err != nil {

@@ -72,6 +72,7 @@ type world struct {
 	mesh        istio.Interface
 	effects     []effect
 	jobs        int
+	applies     bool // its releases apply the other objects of the manifests
 }
 
 // manifests are the app's. They are shared: who changes them loads their own.
@@ -117,7 +118,10 @@ func at(t *testing.T, stage string, test func(w *world)) {
 	if start == nil {
 		t.Fatalf("stage %s could not be prepared", stage)
 	}
-	inWorld(t, start, test)
+	inWorld(t, start, func(w *world) {
+		w.applies = strings.HasPrefix(stage, othersApp)
+		test(w)
+	})
 }
 
 // moment is the cluster as it is.
@@ -226,6 +230,10 @@ func (w *world) job(name string) *job {
 	j.Cluster = &rollout.Cluster{Namespace: namespace, Manifests: w.set, By: j.name}
 	j.API = &rollout.Contact{}
 	j.Kube, j.Istio = w.clients(j.name, j.API.Wrap(j.network))
+	j.Kinds = rollout.NewKinds(w.dynamic(j.name, j.API.Wrap(j.network)), j.Kube.Discovery())
+	if j.ApplyOthers = w.applies; w.applies {
+		j.Manifests = w.withOthers()
+	}
 	var mu sync.Mutex
 	j.Log = func(e rollout.Event) {
 		mu.Lock()
@@ -485,6 +493,10 @@ func wanted(digit string) release.Release {
 // bring takes a new app to a stage.
 func (w *world) bring(stage string) {
 	w.Helper()
+	var others bool
+	if stage, others = strings.CutPrefix(stage, othersApp); others {
+		w.makeOthers()
+	}
 	if stage == "new" {
 		w.observer.started = true
 		return
@@ -496,6 +508,7 @@ func (w *world) bring(stage string) {
 	}
 	first := w.job("first")
 	w.must(first.Canary(w.Context(), wanted("1")))
+	w.applies = others
 	w.observer.started = true
 	before := w.job("before")
 	run := func(_ rollout.Result, err error) {
@@ -674,6 +687,9 @@ func (w *world) unrest(digit string) string {
 		if slices.ContainsFunc(object.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "crossbill" }) {
 			return object.GetName() + " has fields that crossbill still owns"
 		}
+	}
+	if w.applies {
+		return w.unrestOfOthers(digit != "1")
 	}
 	return ""
 }
