@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -78,7 +81,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusOK, map[string]any{"kind": "NamespaceList", "apiVersion": "v1", "items": []any{map[string]any{"metadata": map[string]any{"name": "shop"}}}})
 	case r.Method == http.MethodGet && lists[filepath.Base(r.URL.Path)] != "":
 		answer(http.StatusOK, map[string]any{"apiVersion": "networking.istio.io/v1", "kind": lists[filepath.Base(r.URL.Path)], "items": []any{}})
-	case r.Method == http.MethodGet && slices.Contains([]string{"configmaps", "deployments", "leases", "endpointslices", "pods", "events", "replicasets", "horizontalpodautoscalers"}, filepath.Base(r.URL.Path)):
+	case r.Method == http.MethodGet && slices.Contains([]string{"configmaps", "secrets", "deployments", "leases", "endpointslices", "pods", "events", "replicasets", "horizontalpodautoscalers"}, filepath.Base(r.URL.Path)):
 		answer(http.StatusOK, map[string]any{"kind": "List", "apiVersion": "v1", "metadata": map[string]any{"resourceVersion": "1"}, "items": []any{}})
 	case r.Method == http.MethodGet:
 		status(http.StatusNotFound, "NotFound")
@@ -91,7 +94,14 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		body, err := io.ReadAll(r.Body)
 		var object map[string]any
-		if err == nil {
+		switch {
+		case err != nil:
+		case bytes.HasPrefix(body, []byte("k8s\x00")): // protobuf, as client-go writes Kubernetes' own types
+			var decoded runtime.Object
+			if decoded, _, err = scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil); err == nil {
+				object, err = runtime.DefaultUnstructuredConverter.ToUnstructured(decoded)
+			}
+		default:
 			err = yaml.Unmarshal(body, &object)
 		}
 		if err != nil {

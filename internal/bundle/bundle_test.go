@@ -361,7 +361,7 @@ func TestPullRefuses(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a digest that is not there", func(t *testing.T) {
+	t.Run("a digest that is not found", func(t *testing.T) {
 		_, err := Pull(t.Context(), "bundle", own.Context().Name()+"@sha256:"+strings.Repeat("0c", 32), keychain())
 		var input *usererr.Error
 		if !errors.As(err, &input) || !strings.Contains(err.Error(), "does not have") {

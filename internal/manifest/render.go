@@ -149,9 +149,18 @@ func lineWith(text string, is func(string) bool) int {
 // wrongType is what sigs.k8s.io/json says of a value of another type, in Go's words.
 var wrongType = regexp.MustCompile(`cannot unmarshal (\S+) into Go (?:struct field [^\s.]+\.(\S+)|value) of type \S*?([^\s.]+)$`)
 
-// plain is a decoder's error without the decoders it came through.
+// value is what YAML's decoder quotes of the text, which may be a Secret's: a password that begins with * is an alias to it.
+var value = regexp.MustCompile("unknown anchor '.*' referenced|`[^`]*`")
+
+// plain is a decoder's error without the decoders it came through, and without values.
 func plain(err error) string {
-	text := strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: ")
+	text := value.ReplaceAllStringFunc(err.Error(), func(quoted string) string {
+		if quoted[0] == '`' {
+			return "a value"
+		}
+		return "a value that begins with * and is no alias: write it in quotes"
+	})
+	text = strings.TrimPrefix(text, "error unmarshaling JSON: while decoding JSON: ")
 	text = strings.TrimPrefix(strings.TrimPrefix(text, "error converting YAML to JSON: "), "yaml: ")
 	return wrongType.ReplaceAllString(strings.TrimPrefix(text, "json: "), "$2: a $1 is not of type $3")
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // Described is what a registry says of an image: how others refer to it, and the labels and the time of the image itself, of
-// an index those of its image for linux/amd64.
+// an index those of its first image.
 type Described struct {
 	v1.Descriptor
 	Labels  map[string]string
@@ -34,15 +34,38 @@ func Describe(ctx context.Context, option, reference string, keychain authn.Keyc
 	if err != nil {
 		return nil, missingIsBadInput(option, reference, err)
 	}
-	image, err := found.Image()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", reference, explained(err))
-	}
-	config, err := image.ConfigFile()
+	config, err := firstConfig(found)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", reference, explained(err))
 	}
 	return &Described{v1.Descriptor{MediaType: found.MediaType, Digest: found.Digest, Size: found.Size}, config.Config.Labels, config.Created}, nil
+}
+
+// firstConfig is the configuration of an image, or of the first one of an index.
+func firstConfig(found *remote.Descriptor) (*v1.ConfigFile, error) {
+	if !found.MediaType.IsIndex() {
+		image, err := found.Image()
+		if err != nil {
+			return nil, err
+		}
+		return image.ConfigFile()
+	}
+	index, err := found.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	if len(manifest.Manifests) == 0 {
+		return nil, errors.New("the index is empty")
+	}
+	image, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		return nil, err
+	}
+	return image.ConfigFile()
 }
 
 // PushByDigest pushes an image to a repository, without a tag, and returns repository@digest after it has asked the
