@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/manifest"
@@ -21,6 +22,7 @@ type bundleOptions struct {
 	output       outputOptions
 	manifests    string
 	app          string
+	namespace    string
 	image        string
 	repository   string
 	revision     string
@@ -73,8 +75,8 @@ Environment:
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.image, "image", "", "image to release, by digest: repository@sha256:…")
-	f.StringVar(&o.manifests, "manifests", "k8s", "folder with the app's Kubernetes manifests")
-	f.StringVar(&o.app, "app", "", "app that is meant, where the manifests have several")
+	f.StringVar(&o.manifests, "manifests", "k8s", "the app's Kubernetes manifests: a folder, a kustomization, a Helm chart, or - for the standard input")
+	addRendering(f, &o.app, &o.namespace)
 	f.StringVar(&o.repository, "repository", "", "repository to push to (default: the image's)")
 	f.BoolVar(&o.allowSecrets, "allow-secrets", false, "let the bundle hold Secrets with values, which everybody can read who can pull it")
 	f.StringVar(&o.sourceURL, "source-url", "", "annotation: the repository's URL (default: the image's label)")
@@ -116,7 +118,10 @@ func (o *bundleOptions) validate() (err error) {
 	if o.keychain, err = o.login.keychain(); err != nil {
 		return err
 	}
-	rendered, err := manifest.Render(o.cmd.Context(), manifest.Source{Path: o.manifests, App: o.app})
+	if bundle.Named(o.manifests) {
+		return &usererr.Error{Field: "manifests", Problem: o.manifests + " is a bundle already", Fix: "give what it is to be made of"}
+	}
+	rendered, err := renderManifests(o.cmd, o.manifests, o.app, o.namespace)
 	if err != nil {
 		return err
 	}
@@ -144,6 +149,19 @@ func (o *bundleOptions) run(ctx context.Context) error {
 		}
 	}
 	return o.output.print(o.out, view{data: made, text: line("%s", reference), names: bundleNames(reference)})
+}
+
+// addRendering adds the flags that say what manifests are rendered for.
+func addRendering(flags *pflag.FlagSet, app, namespace *string) {
+	flags.StringVar(app, "app", "", "app that is meant, where the manifests have several")
+	flags.StringVar(namespace, "namespace", "", "namespace that a Helm chart is rendered for")
+}
+
+// renderManifests renders what --manifests takes, without a cluster.
+func renderManifests(cmd *cobra.Command, path, app, namespace string) (*manifest.Rendered, error) {
+	source := sourceOf(cmd, path, app)
+	source.Namespace = namespace
+	return manifest.Render(cmd.Context(), source)
 }
 
 // objectsOf are the objects of what was rendered, for people.

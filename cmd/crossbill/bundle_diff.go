@@ -14,9 +14,10 @@ import (
 )
 
 type bundleDiffOptions struct {
-	login  loginOptions
-	output outputOptions
-	app    string
+	login     loginOptions
+	output    outputOptions
+	app       string
+	namespace string
 
 	cmd      *cobra.Command
 	sides    []string
@@ -52,7 +53,7 @@ of Secrets are masked; that one changes is shown. Nothing is asked of a cluster.
 		},
 		RunE: runs(o),
 	}
-	cmd.Flags().StringVar(&o.app, "app", "", "app that is meant, where the manifests have several")
+	addRendering(cmd.Flags(), &o.app, &o.namespace)
 	o.login.add(cmd)
 	o.output.add(cmd)
 	return cmd
@@ -111,7 +112,7 @@ func (o *bundleDiffOptions) run(ctx context.Context) error {
 // read reads one of the two sides.
 func (o *bundleDiffOptions) read(ctx context.Context, option, side string) (*manifest.Rendered, error) {
 	if !bundle.Named(side) {
-		return manifest.Render(ctx, manifest.Source{Path: side, App: o.app})
+		return renderManifests(o.cmd, side, o.app, o.namespace)
 	}
 	pulled, err := bundle.Pull(ctx, option, side, o.keychain)
 	if err != nil {

@@ -359,9 +359,10 @@ func TestBadBundleLines(t *testing.T) {
 	for line, want := range map[string]string{
 		"":                      "--image: is missing",
 		"--image app:1":         `--image: "app:1"`,
-		image:                   "--manifests: open k8s",
+		image:                   "--manifests: stat k8s",
 		image + " --created -1": "--created: -1 is not a time",
 		image + " --manifests ../../k8s --repository a:1": `--repository: "a:1" is not a repository`,
+		image + " --manifests oci://app@sha256:" + hex:    "is a bundle already",
 		image + " --metadata-file /nonexistent/a":         "--metadata-file: ",
 		image + " --username u":                           "--password-file: is missing",
 		image + " --manifests ../../docs":                 "no manifest of kind",

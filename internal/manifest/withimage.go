@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	jsonutil "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // WithImage gives what a set was found in with a release's image in the app's Deployment, wherever that names one of the app's
@@ -20,16 +22,20 @@ func (r *Rendered) WithImage(s *Set, image string) (*Rendered, error) {
 	}
 	filled := *r
 	filled.Objects = slices.Clone(r.Objects)
-	for i := range filled.Objects {
-		o := &filled.Objects[i]
-		if o.Kind != "Deployment" || o.Group != "apps" || o.Name != s.Deployment.Name && o.Name+"-"+string(release.Primary) != s.Deployment.Name {
-			continue
-		}
-		if o.Raw, err = withImages(o.Raw, &d.Spec.Template.Spec); err != nil {
-			return nil, o.problem(err.Error())
+	for _, name := range []string{s.Deployment.Name, strings.TrimSuffix(s.Deployment.Name, "-"+string(release.Primary))} {
+		for i := range filled.Objects {
+			o := &filled.Objects[i]
+			if o.Kind != "Deployment" || o.Group != "apps" || o.Name != name || o.Namespace != s.Deployment.Namespace {
+				continue
+			}
+			o.Raw, err = withImages(o.Raw, &d.Spec.Template.Spec)
+			if err != nil {
+				err = o.problem(err.Error())
+			}
+			return &filled, err
 		}
 	}
-	return &filled, nil
+	return nil, &usererr.Error{Field: r.path, Problem: "Deployment " + s.Deployment.Name + " was not found in it"}
 }
 
 // withImages is a Deployment with the images of a pod, which has the same containers and volumes.
