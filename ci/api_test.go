@@ -127,7 +127,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
+	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}

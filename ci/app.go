@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/our-org/crossbill/ci/internal/dagger"
 )
@@ -81,6 +82,46 @@ func (m *Crossbill) Publish(
 	i.setSecret("signing-key", "CROSSBILL_SIGNING_KEY", signingKey)
 	_, err = i.run(ctx, "image", []string{"attest", image, "--app-dir=/app"}, flags("--ref", sourceRef))
 	return published, err
+}
+
+// Push the manifests as a bundle that names the image, and return repository@sha256:… as the registry has it
+//
+// The same manifests and the same image are the same bundle. GitLab's jobs need nothing else: not the manifests, and not
+// the image's name.
+// +cache="never"
+func (m *Crossbill) Bundle(
+	ctx context.Context,
+
+	// Image that it names, by digest: repository@sha256:….
+	image string,
+
+	// Where to push: registry/repository. By default the image's.
+	// +optional
+	repository string,
+
+	// Take Secrets with values into it, which everybody who can pull it can read.
+	// +optional
+	allowSecrets bool,
+
+	// Private key as PEM. With it the bundle gets a provenance and a signature in the registry.
+	// +optional
+	signingKey *dagger.Secret,
+
+	// Branch or tag of the source's commit, for example refs/heads/main: what the provenance says, and image policies ask.
+	// +optional
+	sourceRef string,
+) (string, error) {
+	i := m.crossbill()
+	m.addRegistry(i)
+	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
+	printed, err := i.run(ctx, "bundle", flags("--image", image, "--manifests", manifestsFolder, "--app", m.AppName, "--repository", repository, "--allow-secrets", boolean(allowSecrets)))
+	bundle := strings.TrimSpace(printed)
+	if err != nil || signingKey == nil {
+		return bundle, err
+	}
+	i.setSecret("signing-key", "CROSSBILL_SIGNING_KEY", signingKey)
+	_, err = i.run(ctx, "image", []string{"attest", bundle}, flags("--ref", sourceRef))
+	return bundle, err
 }
 
 // Show what an image is, what is attached to it, and whether the policy admits it

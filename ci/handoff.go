@@ -114,7 +114,7 @@ func (m *Crossbill) Cancel(
 	return i.run(ctx, "cancel", gitlab, pipelineFlags(releaseId, pipeline))
 }
 
-// Carry the app from source to GitLab: check, publish, trigger, watch
+// Carry the app from source to GitLab: check, publish, bundle, trigger, watch
 //
 // What GitHub Actions does on main, from a laptop. GitLab's approval gate stays: the release waits there for an
 // approver. Returns what watch saw as JSON.
@@ -173,7 +173,11 @@ func (m *Crossbill) Release(
 	if err != nil {
 		return "", err
 	}
-	triggered, err := m.Trigger(ctx, sourceCommit, triggerToken, image, "", ref, "", "", false, false)
+	bundle, err := m.Bundle(ctx, image, "", false, signingKey, sourceRef)
+	if err != nil {
+		return "", err
+	}
+	triggered, err := m.Trigger(ctx, sourceCommit, triggerToken, "", bundle, ref, "", "", false, false)
 	if err != nil {
 		return "", err
 	}

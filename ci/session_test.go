@@ -48,6 +48,9 @@ func begin(t *testing.T) *session {
 		if args[1] == "image" {
 			return "r/a:1@sha256:89ab", "", 0
 		}
+		if args[1] == "bundle" {
+			return "r/a@sha256:cdef\n", "", 0
+		}
 		return "{}", "", 0
 	}}
 	client, err := connect(s.answer)
@@ -259,6 +262,10 @@ func TestCommandLines(t *testing.T) {
 		"inspect":     func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
 		"publish": func() (string, error) {
 			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"), "refs/heads/main")
+		},
+		"bundle": func() (string, error) { return some().Bundle(ctx, image, "", false, nil, "") },
+		"bundle, all": func() (string, error) {
+			return everything().Bundle(ctx, image, "r/b", true, dag.SetSecret("key", "plaintext"), "refs/heads/main")
 		},
 		"trigger, all": func() (string, error) {
 			return everything().Trigger(ctx, "abc", dag.SetSecret("trigger", "plaintext"), image, "", "main", "id", "s", true, true)
@@ -535,6 +542,8 @@ func TestRelease(t *testing.T) {
 		switch args[1] {
 		case "image":
 			return "registry.example.com/our-org/app:1.0@sha256:89ab\n", "", 0
+		case "bundle":
+			return "registry.example.com/our-org/app@sha256:cdef\n", "", 0
 		case "trigger":
 			return `{"pipelineId": 7}`, "", 0
 		}
@@ -548,7 +557,9 @@ func TestRelease(t *testing.T) {
 		"pnpm check",
 		"crossbill image build --app-dir=/app --created=0 --revision=abc --source-url=https://github.com/our-org/app --push=registry.example.com/our-org/app:1.0",
 		"crossbill image attest registry.example.com/our-org/app@sha256:89ab --app-dir=/app --ref=refs/heads/main",
-		"crossbill trigger --output=json --image=registry.example.com/our-org/app@sha256:89ab --commit=abc --ref=main",
+		"crossbill bundle --image=registry.example.com/our-org/app@sha256:89ab --manifests=/work/k8s",
+		"crossbill image attest registry.example.com/our-org/app@sha256:cdef --ref=refs/heads/main",
+		"crossbill trigger --output=json --bundle=registry.example.com/our-org/app@sha256:cdef --commit=abc --ref=main",
 		"crossbill watch --output=json --pipeline=7 --timeout=30m",
 	}
 	if ran := s.ran(); !slices.Equal(ran, want) {

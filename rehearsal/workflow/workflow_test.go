@@ -27,6 +27,7 @@ import (
 
 const (
 	digest     = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	bundle     = "sha256:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"
 	repository = "registry.example.com/our-org/qwik-node-app"
 
 	gitHubVariable    = "WORKFLOW_TEST_GITHUB"    // URL of the double
@@ -136,6 +137,12 @@ func dagger(args []string) int {
 	case "publish":
 		fmt.Println(repository + ":tag@" + digest)
 		return 0
+	case "bundle":
+		if !slices.Contains(passed, repository+"@"+digest) {
+			return 2
+		}
+		fmt.Println(repository + "@" + bundle)
+		return 0
 	case "trigger":
 		passed = append(passed, "--settle", "1s")
 	}
@@ -153,7 +160,7 @@ type gitHub struct {
 	mu       sync.Mutex
 	payload  map[string]any
 	states   []string
-	attested string
+	attested []string
 }
 
 func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -163,7 +170,7 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewDecoder(r.Body).Decode(&body)
 	switch {
 	case r.URL.Path == "/attest":
-		g.attested, _ = body["subject"].(string)
+		g.attested = append(g.attested, fmt.Sprint(body["subject"]))
 	case strings.HasSuffix(r.URL.Path, "/deployments/77/statuses"):
 		g.states = append(g.states, fmt.Sprint(body["state"]))
 	case strings.HasSuffix(r.URL.Path, "/deployments") && r.Method == http.MethodPost:
@@ -288,11 +295,11 @@ func TestReleaseWorkflow(t *testing.T) {
 			if !bytes.Contains(log, []byte(test.row)) {
 				t.Errorf("no %q in the job's summary\n%s", test.row, log)
 			}
-			if double.attested != "true "+repository+"@"+digest {
-				t.Errorf("attested %q", double.attested)
+			if want := []string{"true " + repository + "@" + digest, "true " + repository + "@" + bundle}; !slices.Equal(double.attested, want) {
+				t.Errorf("attested %q, want %q", double.attested, want)
 			}
 			pipelines := server.Pipelines()
-			if len(pipelines) != 1 || pipelines[0].Inputs["image"] != repository+"@"+digest || double.payload["release"] != pipelines[0].Inputs["release_id"] || !strings.HasSuffix(fmt.Sprint(double.payload["pipeline"]), fmt.Sprint(pipelines[0].ID)) {
+			if len(pipelines) != 1 || pipelines[0].Inputs["bundle"] != repository+"@"+bundle || pipelines[0].Inputs["image"] != nil || double.payload["image"] != repository+"@"+digest || double.payload["release"] != pipelines[0].Inputs["release_id"] || !strings.HasSuffix(fmt.Sprint(double.payload["pipeline"]), fmt.Sprint(pipelines[0].ID)) {
 				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
 			}
 			for _, secret := range []string{"registry-password", server.TriggerToken, server.APIToken} {
