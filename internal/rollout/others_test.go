@@ -310,7 +310,7 @@ func TestOthersOfSomebody(t *testing.T) {
 		j := w.job("job")
 		j.before = func(r *http.Request) error { // after the look of promote, before its write
 			if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/deployments/qwik-node-app-primary") && r.URL.Query().Get("dryRun") == "" && before["NetworkPolicy"] == "" {
-				w.patchOther("Role", `[{"op":"replace","path":"/rules/0/verbs","value":["watch"]}]`)
+				w.patchOther("Role", `[{"op":"replace","path":"/rules/0","value":{"apiGroups":[""],"resources":["configmaps"],"verbs":["watch"]}}]`)
 				np.SetAnnotations(map[string]string{"theirs/note": "n"})
 				w.must(w.any(np).Create(w.Context(), np.DeepCopy(), metav1.CreateOptions{}))
 				before = w.contents()
