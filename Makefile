@@ -17,6 +17,7 @@ help:
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
+	@echo 'make test-cosign      cosign itself verifies an image and a bundle that Crossbill signed'
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
@@ -76,6 +77,12 @@ test-dagger:
 	mkdir -p out
 	cd rehearsal && go test -tags dagger ./dagger -count=1 -timeout 90m -v -dagger.images='$(IMAGES)' \
 		-dagger.page=$(CURDIR)/$(if $(DOCS),docs,out)/dagger-functions.md
+
+# Has cosign itself verify what Crossbill signs. It has a module of its own, and is compiled the first time, in minutes.
+.PHONY: test-cosign
+test-cosign:
+	go build -modfile=$(CURDIR)/tools/cosign/go.mod -o bin/cosign github.com/sigstore/cosign/v3/cmd/cosign
+	cd rehearsal && go test ./signing -count=1 -v -run TestCosign -cosign=$(CURDIR)/bin/cosign
 
 # Our own words to avoid; .ci/words has the list.
 .PHONY: lint-words
