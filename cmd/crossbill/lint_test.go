@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
+	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
 const brokenPipeline = "testdata/broken.gitlab-ci.yml"
@@ -124,6 +125,21 @@ func TestLintCodeQuality(t *testing.T) {
 	}
 	if len(issues) == 0 || r.code != 1 {
 		t.Errorf("%d issues, exit code %d", len(issues), r.code)
+	}
+}
+
+// TestLintKnowsEveryCommand: a command that lint does not know is a finding in every file that calls it.
+func TestLintKnowsEveryCommand(t *testing.T) {
+	for _, command := range newRootCommand().Commands() {
+		file, err := pipelinefile.Parse([]byte("job:\n  script: [crossbill " + command.Name() + "]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, finding := range pipelinefile.Check(file, pipelinefile.Options{}) {
+			if strings.Contains(finding.Problem, "`crossbill "+command.Name()+"` is not known") {
+				t.Errorf("%s: %s", command.Name(), finding)
+			}
+		}
 	}
 }
 

@@ -24,7 +24,7 @@ func crossbillClass(command string) (effectClass, bool) {
 }
 
 // crossbillFlags are options of the crossbill command without a value.
-var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator"}
+var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold"}
 
 // isDryRun says whether --dry-run is certainly an option, and not the value of another one.
 func isDryRun(words []string, accepted, flags []string) bool {

@@ -847,6 +847,7 @@ func TestReturns(t *testing.T) {
 		`dagger call -m . rollback --reason x`:           "canary",
 		`crossbill rollback $OPTIONS`:                    "opaque",
 		`crossbill rollback --takeover "$X"`:             "opaque",
+		`crossbill rollback --hold "$X"`:                 "opaque",
 		`crossbill rollback --reason "$X" "$Y"`:          "opaque",
 		`crossbill rollback --reason "$X" -n production`: "canary",
 		`f() { crossbill rollback "$@"; }; f --to x`:     "changes",

@@ -270,7 +270,7 @@ func TestSafe(t *testing.T) {
 		"a database for a test":                 {"", "test:\n  stage: deploy_canary\n  services: [postgres:16]\n  variables: {POSTGRES_PASSWORD: test}\n  script: [npm test]\n"},
 		"a return that an approver presses":     {"", returnJob("manual", "", "  needs: []\n")},
 		"an approval that somebody presses":     {"", "approve:\n  extends: .changes\n  stage: promote_to_production\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill approve]\n"},
-		"holding and releasing by hand":         {"", "hold:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill hold --reason maintenance]\nresume:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill resume]\n"},
+		"holding and releasing manually":         {"", "hold:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill hold --reason maintenance]\nresume:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill resume]\n"},
 		"a bundle for the next stage":           {"", "bundle:\n  stage: deploy_canary\n  script: [\"crossbill bundle --image registry.example.com/app@" + digest + "\"]\n"},
 		"bundles alone":                         {"      regex: ^(registry\\.example\\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64})?$\n    bundle", "      options: [\"\"]\n    bundle"},
 		"a header with a component":             {"spec:\n", "spec:\n  component: [name]\n"},
