@@ -22,6 +22,7 @@ help:
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
 	@echo 'make lint-trials      crossbill lint on trial files (CASES=FOLDER for more) and on 100,000 made-up pipelines'
+	@echo 'make sources          which charts and kustomizations, in the form that public ones have, can be released as they are'
 	@echo 'make image-twice      the app image built twice in different folders: both digests, one a line'
 	@echo 'make build            the crossbill command, into bin/'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
@@ -134,6 +135,11 @@ CASES ?= $(wildcard $(CURDIR)/../shared/cases/lint)
 lint-trials:
 	go test ./internal/pipelinefile/trials -count=1 -v -timeout 5h -run 'TestGeneratedFiles|TestTheFilesAreWhatTheySay' -lint.generated=$(GENERATED) \
 		-lint.cases='$(CASES)' -lint.keep=$(CURDIR)/out/lint-trials -lint.json=$(CURDIR)/out/lint-trials.json
+
+# Renders charts and kustomizations in the form that public ones have: out/sources.json says of each whether it works, and why.
+.PHONY: sources
+sources:
+	go test ./internal/manifest -count=1 -v -run TestSources -sources.json=$(CURDIR)/out/sources.json
 
 # Builds the app's image twice and prints both digests; exit status 1 when they differ.
 .PHONY: image-twice

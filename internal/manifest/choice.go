@@ -178,6 +178,10 @@ func (c *choice) deployment() error {
 		(*labels)[TrackLabel] = string(release.Primary)
 	}
 	c.remark("Deployment %s is released as %s and %s, with the label %s; `crossbill migrate` takes one that serves already to these, since its selector cannot be changed", s.Written, d.Name, s.Name(release.Canary), TrackLabel)
+	if rolling := d.Spec.Strategy.RollingUpdate; rolling != nil && rolling.MaxUnavailable != nil && !isZero(*rolling.MaxUnavailable) {
+		c.remark("Deployment %s: maxUnavailable: %s gives way to 0: a rollout of primary takes no pod away before another is ready", s.Written, rolling.MaxUnavailable)
+		d.Spec.Strategy.RollingUpdate = nil
+	}
 	if was != "" {
 		c.remark("the pods' label %s: %s gives way to that of the tracks", TrackLabel, was)
 	}
@@ -362,7 +366,6 @@ func (c *choice) rest() error {
 			read[r.Kind+" "+r.Name] = true
 		}
 	}
-	var texts map[string]bool // of the others, made when it is needed
 	for i := range c.r.Objects {
 		o := &c.r.Objects[i]
 		if slices.Contains(c.taken, o) {
@@ -376,13 +379,13 @@ func (c *choice) rest() error {
 			if kept && o.Kind == "Gateway" {
 				continue
 			}
-			if kept && read[o.String()] {
-				if texts == nil {
-					texts = c.textsOfOthers()
-				}
-				if !texts[o.Name] {
-					continue
-				}
+			if kept && read[o.String()] && !c.readElsewhere(o.String()) {
+				continue
+			}
+		}
+		if o.Kind == "PersistentVolumeClaim" {
+			if err := c.shared(o); err != nil {
+				return err
 			}
 		}
 		other := &unstructured.Unstructured{}
@@ -392,6 +395,23 @@ func (c *choice) rest() error {
 		s.Others = append(s.Others, other)
 	}
 	slices.SortStableFunc(s.Others, func(a, b *unstructured.Unstructured) int { return cmp.Compare(order(a), order(b)) })
+	return nil
+}
+
+// shared looks at a volume that the pods of both tracks mount.
+func (c *choice) shared(o *Object) error {
+	mounted := slices.ContainsFunc(c.set.Deployment.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == o.Name
+	})
+	modes := viewOf(o).Spec.Access
+	has := func(mode corev1.PersistentVolumeAccessMode) bool { return slices.Contains(modes, string(mode)) }
+	switch {
+	case !mounted || has(corev1.ReadWriteMany) || has(corev1.ReadOnlyMany):
+	case has(corev1.ReadWriteOncePod):
+		return o.problem(o.String() + " is ReadWriteOncePod: the canary's pod would wait for primary's to end; keep the data outside of the pods, or in a volume that is ReadWriteMany")
+	default:
+		c.remark("%s is ReadWriteOnce, and the pods of both tracks mount it: they run on one node, and write to the same files", o.String())
+	}
 	return nil
 }
 
@@ -427,15 +447,22 @@ func (c *choice) keep(o *Object) (kept bool, err error) {
 	return true, err
 }
 
-// textsOfOthers are all texts in objects that are not the app's: a CronJob that reads the app's ConfigMap names it.
-func (c *choice) textsOfOthers() map[string]bool {
-	texts := map[string]bool{}
-	for i := range c.r.Objects {
-		if o := &c.r.Objects[i]; !slices.Contains(c.taken, o) && o.Kind != "ConfigMap" && o.Kind != "Secret" {
-			var content any
-			_ = json.Unmarshal(o.Raw, &content)
-			eachText(content, func(text string) { texts[text] = true })
+// readElsewhere says whether pods of another object read a ConfigMap or Secret of the app, by its own name.
+func (c *choice) readElsewhere(name string) bool {
+	return slices.ContainsFunc(c.r.Objects, func(o Object) bool {
+		var pods struct {
+			Spec struct {
+				Template corev1.PodTemplateSpec `json:"template"`
+				Job      struct {
+					Spec struct {
+						Template corev1.PodTemplateSpec `json:"template"`
+					} `json:"spec"`
+				} `json:"jobTemplate"`
+			} `json:"spec"`
 		}
-	}
-	return texts
+		if o.Kind == "Deployment" && o.Name == c.set.Written && own(&o) || json.Unmarshal(o.Raw, &pods) != nil {
+			return false
+		}
+		return slices.ContainsFunc(append(References(&pods.Spec.Template.Spec), References(&pods.Spec.Job.Spec.Template.Spec)...), func(r Reference) bool { return r.Kind+" "+r.Name == name })
+	})
 }

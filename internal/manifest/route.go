@@ -188,9 +188,9 @@ func (c *choice) makeVirtualService() error {
 	if gateway != "" && len(hosts) > 0 && (e.more == "" || len(c.r.hosts) > 0) {
 		s.VirtualService = c.route(gateway, hosts, e.port)
 		s.origins["VirtualService"] = "render.gateway"
-		c.remark("VirtualService %s is made, for %s at gateway %s", s.Service.Name, strings.Join(hosts, ", "), gateway)
+		c.r.Remarks = append(c.r.Remarks, fmt.Sprintf("VirtualService %s is made, for %s at gateway %s", s.Service.Name, strings.Join(hosts, ", "), gateway))
 		if len(e.by) > 0 {
-			c.remark("what comes by %s is not split: it leads past the gateway", strings.Join(e.by, ", "))
+			c.r.Remarks = append(c.r.Remarks, fmt.Sprintf("what comes by %s is not split: it leads past the gateway", strings.Join(e.by, ", ")))
 		}
 		return nil
 	}
@@ -264,6 +264,5 @@ func (r *Rendered) addRoute() error {
 	if err != nil {
 		return &usererr.Error{Field: "render.gateway", Problem: err.Error()}
 	}
-	r.Remarks = append(r.Remarks, s.remarks[len(s.remarks)-1])
 	return r.add(Object{From: "render.gateway"}, raw)
 }
