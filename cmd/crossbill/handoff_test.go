@@ -131,6 +131,38 @@ func TestHandoffOutput(t *testing.T) {
 	}
 }
 
+// TestABundleIsHandedOver: what trigger sends is what GitLab's job releases, and the id that both make of it is the same
+// although trigger does not read the bundle.
+func TestABundleIsHandedOver(t *testing.T) {
+	b := newBundles(t)
+	reference := b.make(t, "../../k8s")
+	server := gitlabtest.New()
+	listener := httptest.NewServer(server)
+	defer listener.Close()
+	t.Setenv("GITLAB_TOKEN", server.APIToken)
+	t.Setenv("GITLAB_TRIGGER_TOKEN", server.TriggerToken)
+	asked := b.asked()
+	trigger := runLine(t, "trigger", "--gitlab-url", listener.URL, "--project", server.Project, "--app", "qwik-node-app", "--bundle", "oci://"+reference, "--commit", "c0ffee0", "--settle", "1ms")
+	if trigger.code != 0 || b.asked() != asked {
+		t.Fatalf("exit code %d, %d requests to the registry\n%s", trigger.code, b.asked()-asked, trigger.err)
+	}
+	inputs := server.Pipelines()[0].Inputs
+	if inputs["bundle"] != reference || inputs["image"] != nil {
+		t.Fatalf("inputs %v", inputs)
+	}
+	t.Setenv("CROSSBILL_MANIFESTS", "oci://"+reference) // as the jobs have it
+	flags := (&apiServer{}).serve(t, "shop")
+	canary := append([]string{"canary", "--dry-run", "--app", "qwik-node-app", "--release-id", fmt.Sprint(inputs["release_id"])}, flags[:len(flags)-2]...)
+	if r := runLine(t, append(canary, "--commit", fmt.Sprint(inputs["commit"]))...); r.code != 0 || !strings.Contains(r.out, "image: "+b.image) {
+		t.Errorf("exit code %d, %s%s", r.code, r.out, r.err)
+	}
+	other := b.make(t, b.manifests(t, `value: "5000"`, `value: "6000"`, nil))
+	t.Setenv("CROSSBILL_MANIFESTS", "oci://"+other)
+	if r := runLine(t, append(canary, "--commit", fmt.Sprint(inputs["commit"]))...); r.code != exitBadInput || !strings.Contains(r.err, "--release-id: ") {
+		t.Errorf("another bundle's configuration: exit code %d, %s", r.code, r.err)
+	}
+}
+
 // TestCancelNeedsTheCanarysJob: a pipeline whose canary job has another name is left alone. It was canceled, with
 // exit code 0, while its canary had traffic.
 func TestCancelNeedsTheCanarysJob(t *testing.T) {
