@@ -261,6 +261,7 @@ func (o *observer) onPrimary(e event, d *appsv1.Deployment) {
 	case r == nil:
 		o.found(e, "primary takes %s without a release in flight", is)
 	case is == release.DigestOf(r.Previous), r.Previous == "" && is == r.Digest():
+	case r.Return != nil && is == r.Digest() && r.Stage == release.StagePromoting && slices.ContainsFunc(o.ledger.Returnable(), func(f release.Finished) bool { return f.Image == r.Image && f.Pod == r.Pod }):
 	case is != r.Digest(), r.Verdict == nil || r.Verdict.Digest != is || r.Verdict.Outcome != release.Healthy, r.Stage != release.StagePromoting:
 		o.found(e, "primary takes %s at stage %s with verdict %+v", is, r.Stage, r.Verdict)
 	}

@@ -52,6 +52,9 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	case r.Stage == release.StagePromoted:
 		return j.nothing("release %s is promoted: continue with cleanup", r.ID), nil
 	}
+	if r.Return != nil {
+		return nil, &StageError{fmt.Errorf("release %s is returned to: `rollback --to %s` goes on with it, rollback without --to takes it back", r.ID, r.ID)}
+	}
 	if err := j.ledger.Promotable(); err != nil {
 		return nil, &StageError{err}
 	}
@@ -172,28 +175,36 @@ func (j *job) prepare(primary *appsv1.Deployment) step {
 		if primary == nil {
 			return nil
 		}
-		share, err := j.liveShare(ctx)
+		need, s, err := j.needed(ctx, primary)
 		if err != nil {
 			return err
 		}
-		s, hpa, err := j.sizes(ctx, primary, share)
-		if err != nil {
-			return err
-		}
-		if s.scaled {
-			canary, err := j.liveTrack(ctx, release.Canary)
-			if err != nil {
-				return err
-			}
-			if canary != nil {
-				s.canary = replicasOf(canary)
-			}
-		}
-		need := j.within(s.need(), s, hpa)
 		j.note(need, s)
 		j.sayCapacity(primary, need)
 		return nil
 	}
+}
+
+// needed is how many replicas all of the traffic needs now, with the sizes that show it.
+func (j *job) needed(ctx context.Context, primary *appsv1.Deployment) (int32, sizes, error) {
+	share, err := j.liveShare(ctx)
+	if err != nil {
+		return 0, sizes{}, err
+	}
+	s, hpa, err := j.sizes(ctx, primary, share)
+	if err != nil {
+		return 0, s, err
+	}
+	if s.scaled {
+		canary, err := j.liveTrack(ctx, release.Canary)
+		if err != nil {
+			return 0, s, err
+		}
+		if canary != nil {
+			s.canary = replicasOf(canary)
+		}
+	}
+	return j.within(s.need(), s, hpa), s, nil
 }
 
 // templateText is a Deployment's pod template, as it is kept beside the ledger.

@@ -567,6 +567,22 @@ func (w *world) bring(stage string) {
 		if stage == "ended" {
 			run(before.Cleanup(ctx))
 		}
+	case "next", "next healthy, promoted", "returning", "returning to primary", "returned":
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		run(before.Promote(ctx))
+		run(before.Cleanup(ctx))
+		switch stage {
+		case "next", "next healthy, promoted":
+			run(before.Canary(ctx, wanted("3")))
+			if stage != "next" {
+				run(judge(ctx, before.Cluster, release.Healthy))
+				run(before.Promote(ctx))
+			}
+		default:
+			before.killOn = map[string]string{"returning": "update vs 0/100", "returning to primary": "update primary image 1", "returned": "note r1 promoted"}[stage]
+			run(before.RollbackTo(ctx, "r1", "test", true))
+		}
 	case "held", "held in flight":
 		if stage == "held in flight" {
 			canary()
