@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -306,16 +307,26 @@ func TestSeveralApps(t *testing.T) {
 	}
 }
 
-// TestAChartOfThirtyTemplates is rendered in less than a second, as often as it takes to see that it is the same each time.
+// TestAChartOfThirtyTemplates is rendered in less than a second of a processor's, as often as it takes to see that it is the
+// same each time.
 func TestAChartOfThirtyTemplates(t *testing.T) {
-	dir := thirtyTemplates(t)
-	start := time.Now()
+	dir, before := thirtyTemplates(t), processorTime(t)
 	if _, err := Render(t.Context(), Source{Path: dir}); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := processorTime(t) - before; took > time.Second {
 		t.Errorf("rendered in %v", took)
 	}
+}
+
+// processorTime is what this process has used so far, on however busy a machine.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func thirtyTemplates(t testing.TB) string {
