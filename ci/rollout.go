@@ -208,7 +208,7 @@ func (m *Crossbill) Cleanup(
 	return m.change(ctx, "cleanup", timeout, flags("--release-id", releaseId, "--takeover", boolean(takeover))...)
 }
 
-// Send all traffic back to primary, then remove the canary
+// Send all traffic back to primary, then remove the canary; or return to an earlier release
 //
 // It works at any time, from any stage. Returns the result as JSON.
 // +cache="never"
@@ -223,11 +223,24 @@ func (m *Crossbill) Rollback(
 	// +optional
 	reason string,
 
+	// Finished release to return to, by its id in history, or previous. By default what primary ran before the release in
+	// flight.
+	// +optional
+	to string,
+
+	// With to: let new releases start, without resume.
+	// +optional
+	noHold bool,
+
 	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
 	// +optional
 	timeout string,
 ) (string, error) {
-	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason)...)
+	hold := ""
+	if noHold {
+		hold = "false"
+	}
+	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason, "--to", to, "--hold", hold)...)
 }
 
 // Keep new releases of the app from starting

@@ -240,7 +240,10 @@ func TestCommandLines(t *testing.T) {
 		"canary of a bundle": func() (string, error) {
 			return bundled().Canary(ctx, "", 0, false, "id", "abc", "", "", nil, false, false, "")
 		},
-		"rollback, bundle": func() (string, error) { return bundled().Rollback(ctx, "id", "", "") },
+		"rollback, to": func() (string, error) {
+			return everything().Rollback(ctx, "", "because", "previous", true, "5m")
+		},
+		"rollback, bundle": func() (string, error) { return bundled().Rollback(ctx, "id", "", "", false, "") },
 		"status, bundle":   func() (string, error) { return bundled().Status(ctx, false, "text") },
 		"hold":             func() (string, error) { return everything().Hold(ctx, "maintenance", "5m") },
 		"resume":           func() (string, error) { return some().Resume(ctx, "5m") },
@@ -252,7 +255,7 @@ func TestCommandLines(t *testing.T) {
 		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
 		"approve":     func() (string, error) { return everything().Approve(ctx, "id", "5m") },
 		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
-		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "5m") },
+		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "", false, "5m") },
 		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
 		"status":      func() (string, error) { return everything().Status(ctx, true, "wide") },
 		"history":     func() (string, error) { return some().History(ctx, "text") },
@@ -344,7 +347,7 @@ func TestWhatAnExecHas(t *testing.T) {
 			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
 		},
 		"rollback": { // which never needs a token
-			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "5m") },
+			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, "5m") },
 			append(everywhere, "REGISTRY_USERNAME=ci"),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
 			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
