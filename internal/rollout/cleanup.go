@@ -34,15 +34,11 @@ func (j *job) lookCleanup() (*Result, error) {
 }
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
-	r := j.ledger.Release
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained)); err != nil {
+	digest := j.ledger.Release.Digest()
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained), j.collect); err != nil {
 		return Result{}, err
 	}
-	outcome := release.OutcomePromoted
-	if r.Return != nil {
-		outcome = release.OutcomeReturned
-	}
-	return j.finish(outcome, "%s is released; the canary is gone", r.Digest())
+	return j.finish(release.OutcomePromoted, "%s is released; the canary is gone", digest)
 }
 
 // removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and gives back
