@@ -11,7 +11,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/notify"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // lifecycleOptions are those of the commands that change what is deployed.
@@ -25,6 +27,7 @@ type lifecycleOptions struct {
 	by        string
 	releaseID string
 	takeover  bool
+	keep      int // releases that can be returned to
 	dryRun    bool
 	others    bool // the other objects of the manifests are applied with the release
 	recovers  bool // bad notification options do not hold it up
@@ -49,6 +52,7 @@ func (o *lifecycleOptions) add(cmd *cobra.Command) {
 
 func (o *lifecycleOptions) addBound(flags *pflag.FlagSet) {
 	positiveDuration(flags, &o.timeout, "timeout", 5*time.Minute, "how long a wait for the cluster may see no progress")
+	flags.IntVar(&o.keep, "keep-releases", release.DefaultKeepReleases, "how many of the last releases that ended well can be returned to by rollback --to")
 	flags.StringVar(&o.by, "by", "", "who acts, for the ledger (default: user and job of GitLab CI or GitHub Actions, else user and host)")
 }
 
@@ -80,6 +84,9 @@ func (o *lifecycleOptions) complete(cmd *cobra.Command, _ []string) error {
 func (o *lifecycleOptions) validate() error {
 	if err := o.output.validate(); err != nil {
 		return err
+	}
+	if o.keep < 1 || o.keep > 20 {
+		return &usererr.Error{Field: "--keep-releases", Problem: fmt.Sprintf("%d is not a number of releases", o.keep), Fix: "give 1 to 20"}
 	}
 	if err := o.cluster.validate(); err != nil {
 		return err
@@ -163,7 +170,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 		return nil, err
 	}
 	start := time.Now()
-	c.By, c.Timeout, c.Takeover, c.ReleaseID = o.by, o.timeout, o.takeover, o.releaseID
+	c.By, c.Timeout, c.Takeover, c.ReleaseID, c.KeepReleases = o.by, o.timeout, o.takeover, o.releaseID, o.keep
 	c.ApplyOthers = o.others
 	c.Log = func(e rollout.Event) {
 		fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)

@@ -46,6 +46,7 @@ type Config struct {
 	Canary      Canary             `json:"canary,omitzero"`
 	Shift       Shift              `json:"shift,omitzero"`
 	Promote     Promote            `json:"promote,omitzero"`
+	Rollback    Rollback           `json:"rollback,omitzero"`
 	Guard       Guard              `json:"guard,omitzero"`
 	Probe       Probe              `json:"probe,omitzero"`
 	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
@@ -144,6 +145,11 @@ type Promote struct {
 	Bake          metav1.Duration `json:"bake,omitzero"`
 	Traffic       string          `json:"traffic,omitempty"`
 	MaxVerdictAge metav1.Duration `json:"maxVerdictAge,omitzero"`
+}
+
+// Rollback is what is kept to go back to.
+type Rollback struct {
+	KeepReleases int `json:"keepReleases,omitempty"`
 }
 
 // Guard is when a release counts as abandoned.

@@ -37,6 +37,7 @@ var sections = map[string]string{
 	"shift":                    "How the canary's weight grows",
 	"promote":                  "How a release is promoted",
 	"render":                   "How the manifests are rendered",
+	"rollback":                 "What is kept to go back to",
 	"guard":                    "When a release counts as abandoned",
 	"probe":                    "Requests that verify makes itself, for an app with too little traffic",
 	"analysis":                 "What a canary is judged by",
@@ -208,6 +209,7 @@ applyOthers: true
 canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
+rollback: {keepReleases: 8}
 guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,

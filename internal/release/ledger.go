@@ -44,6 +44,10 @@ type Finished struct {
 type InFlightError struct{ Release Release }
 
 func (e *InFlightError) Error() string {
+	if r := e.Release; r.Return != nil {
+		return fmt.Sprintf("the return to release %s (%s) is in flight: stage %s since %s, started by %s; finish it with rollback --to %s, or take it back with rollback",
+			r.ID, r.Digest(), r.Stage, r.Steps[len(r.Steps)-1].At.Format(time.RFC3339), r.StartedBy, r.ID)
+	}
 	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or with rollback",
 		e.Release.ID, e.Release.Digest(), e.Release.Stage, e.Release.Steps[len(e.Release.Steps)-1].At.Format(time.RFC3339), e.Release.StartedBy)
 }
@@ -84,7 +88,7 @@ func (l *Ledger) String() string {
 // Start puts a release in flight, or resumes the same one. started says which.
 func (l *Ledger) Start(r Release, by string, now time.Time) (started bool, err error) {
 	if l.Release != nil {
-		if l.Release.ID != r.ID || l.Release.Image != r.Image {
+		if l.Release.ID != r.ID || l.Release.Image != r.Image || l.Release.Return != nil {
 			return false, &InFlightError{*l.Release}
 		}
 		if l.Release.Template != r.Template {
@@ -112,7 +116,7 @@ func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
 	if r.Stage == stage {
 		return nil
 	}
-	if !allowed(r.Stage, stage) {
+	if straight := r.Return != nil && r.Stage == StageStarted && stage == StagePromoting; !straight && !allowed(r.Stage, stage) {
 		return fmt.Errorf("release %s cannot go from stage %s to %s", r.ID, r.Stage, stage)
 	}
 	if stage == StagePromoting {
@@ -221,6 +225,8 @@ func (l *Ledger) Promotable() error {
 		return ErrNoRelease
 	case r.Stage == StageRollingBack:
 		return fmt.Errorf("release %s is rolling back (%s): finish with rollback", r.ID, r.Reason)
+	case r.Return != nil: // it was judged when it was released
+		return nil
 	case r.Verdict == nil:
 		return fmt.Errorf("release %s has no verdict: run verify first", r.ID)
 	case r.Verdict.Outcome != Healthy:
@@ -240,8 +246,8 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	if r == nil {
 		return ErrNoRelease
 	}
-	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
-	if r.Stage != want {
+	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeReturned: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
+	if r.Stage != want || outcome.Good() && (outcome == OutcomeReturned) != (r.Return != nil) {
 		return fmt.Errorf("release %s is at stage %s and cannot end as %s", r.ID, r.Stage, outcome)
 	}
 	if outcome.Good() {
@@ -275,11 +281,14 @@ func (l *Ledger) Serves() *Finished {
 	return nil
 }
 
-// Failed is the newest finished release of the same as one that is wanted if it was rolled back, or nil. One that made
-// nothing says nothing of what it was of.
-func (l *Ledger) Failed(want *Release) *Finished {
+// Failed is the newest finished release of a digest if it was rolled back, or nil. One that made nothing says nothing
+// of its digest.
+func (l *Ledger) Failed(digest string) *Finished {
 	for i := range l.History {
-		if !l.History[i].Same(want) || l.History[i].Untried {
+		if f := &l.History[i]; f.Return != nil && !f.Outcome.Good() { // it was taken back, and was good before
+			continue
+		}
+		if l.History[i].Digest() != digest || l.History[i].Untried {
 			continue
 		}
 		if l.History[i].Outcome.Good() {

@@ -54,6 +54,7 @@ type Outcome string
 const (
 	OutcomeFirst      Outcome = "first"       // no primary to protect: straight to primary
 	OutcomePromoted   Outcome = "promoted"    // the digest has all of the traffic
+	OutcomeReturned   Outcome = "returned"    // the digest, which had it before, has all of the traffic again
 	OutcomeRolledBack Outcome = "rolled_back" // the old primary has all of the traffic
 	OutcomeUnchanged  Outcome = "unchanged"   // primary ran the digest already
 )

@@ -10,6 +10,26 @@ type Return struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// Why is why a release is taken back, or returned to, for people.
+func (r *Release) Why() string {
+	if r.Reason != "" || r.Return == nil {
+		return r.Reason
+	}
+	why := "in place of release " + r.Return.From
+	if r.Return.Reason != "" {
+		why += ": " + r.Return.Reason
+	}
+	return why
+}
+
+// Again is the release that returns to a finished one: its content under its name.
+func (f *Finished) Again(back Return) Release {
+	return Release{
+		ID: f.ID, Image: f.Image, Template: f.Template, Pod: f.Pod, Config: f.Config, Bundle: f.Bundle,
+		Commit: f.Commit, Origin: f.Origin, SourceURL: f.SourceURL, Authors: f.Authors, Return: &back,
+	}
+}
+
 // Returnable are the finished releases that can be returned to, newest first, each content once: they had all of the
 // traffic, and the pod template that they had on primary is kept.
 func (l *Ledger) Returnable() (found []Finished) {

@@ -49,7 +49,7 @@ func appRow(s rollout.AppStatus, now time.Time, wide bool) []string {
 		}
 	case s.Last != nil:
 		row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), s.Last.FinishedBy
-		row[7] = fmt.Sprintf("%s %s%s", colored(string(s.Last.Outcome)), shortDigest(s.Last.Digest()), suffix(s.Last.Reason))
+		row[7] = fmt.Sprintf("%s %s%s", colored(string(s.Last.Outcome)), shortDigest(s.Last.Digest()), suffix(s.Last.Why()))
 	}
 	if s.Hold != nil {
 		row[7] += "; " + s.Hold.String()

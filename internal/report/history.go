@@ -34,7 +34,7 @@ func History(finished []release.Finished) []FinishedRelease {
 	for i := range finished {
 		f := &finished[i]
 		p := FinishedRelease{
-			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Reason, StartedAt: f.StartedAt, StartedBy: f.StartedBy,
+			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Why(), StartedAt: f.StartedAt, StartedBy: f.StartedBy,
 			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Links(), ApprovedBy: f.Approvers(),
 		}
 		if f.Verdict != nil {

@@ -19,6 +19,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 	if r := s.Release; r != nil {
 		fmt.Fprintf(w, "release\t%s, %s\n", r.ID, r.Digest())
 		fmt.Fprintf(w, "stage\t%s, started %s by %s\n", colored(string(r.Stage)), r.StartedAt.Format(time.RFC3339), r.StartedBy)
+		if r.Return != nil {
+			fmt.Fprintf(w, "returns\t%s\n", r.Why())
+		}
 		if r.Verdict != nil {
 			fmt.Fprintf(w, "verdict\t%s: %s\n", colored(string(r.Verdict.Outcome)), r.Verdict.Reason)
 		}
@@ -77,7 +80,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 			fmt.Fprintf(w, "\t… %d more in `crossbill history`\n", len(s.History)-i)
 			break
 		}
-		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), colored(string(f.Outcome)), shortDigest(f.Digest()), suffix(f.Reason))
+		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), colored(string(f.Outcome)), shortDigest(f.Digest()), suffix(f.Why()))
 	}
 	return w.Flush()
 }

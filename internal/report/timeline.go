@@ -35,7 +35,7 @@ func Timeline(s *rollout.Status, others ...Entry) []Entry {
 	entries := append([]Entry{}, others...)
 	for _, f := range s.History {
 		entries = append(entries, entriesOf(&f.Release)...)
-		entries = append(entries, entry(&f.Release, f.FinishedAt, string(f.Outcome), f.Reason, f.FinishedBy))
+		entries = append(entries, entry(&f.Release, f.FinishedAt, string(f.Outcome), f.Why(), f.FinishedBy))
 	}
 	if s.Release != nil {
 		entries = append(entries, entriesOf(s.Release)...)

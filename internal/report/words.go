@@ -15,7 +15,7 @@ import (
 func colored(word string) string {
 	paint := color.New(color.FgCyan)
 	switch word {
-	case string(release.OutcomePromoted), string(release.OutcomeFirst), string(release.OutcomeUnchanged), string(release.Healthy):
+	case string(release.OutcomePromoted), string(release.OutcomeFirst), string(release.OutcomeReturned), string(release.OutcomeUnchanged), string(release.Healthy):
 		paint = color.New(color.FgGreen)
 	case string(release.OutcomeRolledBack), string(release.StageRollingBack), string(release.Unhealthy):
 		paint = color.New(color.FgRed)
@@ -49,6 +49,9 @@ func dash(text string) string {
 
 // nextStep is what an approver or a pipeline does from a stage on.
 func nextStep(r *release.Release) string {
+	if r.Return != nil && (r.Stage == release.StageStarted || r.Stage == release.StagePromoting) {
+		return "rollback --to " + r.ID + " (it is not finished; run it again) or rollback"
+	}
 	switch r.Stage {
 	case release.StageStarted:
 		return "canary (it is not finished; run it again)"

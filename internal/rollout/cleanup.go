@@ -34,11 +34,15 @@ func (j *job) lookCleanup() (*Result, error) {
 }
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
-	digest := j.ledger.Release.Digest()
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained), j.collect); err != nil {
+	r := j.ledger.Release
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained)); err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomePromoted, "%s is released; the canary is gone", digest)
+	outcome := release.OutcomePromoted
+	if r.Return != nil {
+		outcome = release.OutcomeReturned
+	}
+	return j.finish(outcome, "%s is released; the canary is gone", r.Digest())
 }
 
 // removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and gives back

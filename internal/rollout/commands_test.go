@@ -16,8 +16,8 @@ import (
 
 // commands are all that change something, as a job runs them.
 var commands = map[string]func(context.Context, *job) (rollout.Result, error){
-	"canary":      func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, j.wanted("2")) },
-	"canary of 3": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, j.wanted("3")) },
+	"canary":      func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("2")) },
+	"canary of 3": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("3")) },
 	"shift": func(ctx context.Context, j *job) (rollout.Result, error) {
 		return j.Shift(ctx, []int{25, 60}, time.Minute)
 	},
@@ -34,6 +34,12 @@ var commands = map[string]func(context.Context, *job) (rollout.Result, error){
 	"promote":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Promote(ctx) },
 	"cleanup":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Cleanup(ctx) },
 	"rollback": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Rollback(ctx, "a test") },
+	"return": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return j.RollbackTo(ctx, "r1", "a test", false)
+	},
+	"previous": func(ctx context.Context, j *job) (rollout.Result, error) {
+		return j.RollbackTo(ctx, rollout.Previous, "a test", false)
+	},
 	"guard": func(ctx context.Context, j *job) (rollout.Result, error) {
 		return j.Guard(ctx, rollout.Limits{Dead: time.Second, Waiting: time.Second})
 	},
@@ -203,6 +209,36 @@ var atStages = []struct{ stage, command, changes, refusal string }{
 	{"rolled_back", "guard", "", ""},
 	{"rolled_back", "guard early", "", ""},
 	{"rolled_back", "migrate", "", ""},
+	{"new", "return", "", "input"},
+	{"new", "previous", "", "stage"},
+	{"rest", "return", "", ""},
+	{"rest", "previous", "", "stage"},
+	{"canary", "return", "note r2 rolling_back, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"canary", "previous", "", "stage"},
+	{"promoted", "return", "note r2 rolling_back, update vs 0/100, update primary image 1, update vs 100/0, delete canary, note r2 ended: rolled_back", ""},
+	{"ended", "return", "note r1 started, create canary image 1 x2, note r1 promoting, update vs 0/100, update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"ended", "previous", "note r1 started, create canary image 1 x2, note r1 promoting, update vs 0/100, update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"next", "return", "note r3 rolling_back, update vs 100/0, delete canary, note r3 ended: rolled_back, note r1 started, create canary image 1 x2, note r1 promoting, update vs 0/100, update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"next", "previous", "", "stage"},
+	{"rolled_back", "return", "", ""},
+	{"returning", "return", "update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"returning", "previous", "update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"returning", "canary", "", "in flight"},
+	{"returning", "shift", "", ""},
+	{"returning", "verify healthy", "", "stage"},
+	{"returning", "promote", "", "stage"},
+	{"returning", "cleanup", "", "stage"},
+	{"returning", "rollback", "note r1 rolling_back, update vs 100/0, delete canary, note r1 ended: rolled_back", ""},
+	{"returning", "guard", "note r1 rolling_back, update vs 100/0, delete canary, note r1 ended: rolled_back", ""},
+	{"returning", "guard early", "", ""},
+	{"returning to primary", "return", "update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"returning to primary", "rollback", "note r1 rolling_back, update primary image 2, update vs 100/0, delete canary, note r1 ended: rolled_back", ""},
+	{"returned", "return", "delete canary, note r1 ended: returned", ""},
+	{"returned", "cleanup", "delete canary, note r1 ended: returned", ""},
+	{"returned", "guard", "delete canary, note r1 ended: returned", ""},
+	{"returned", "guard early", "", ""},
+	{"returned", "promote", "", ""},
+	{"returned", "rollback", "note r1 rolling_back, update vs 0/100, update primary image 2, update vs 100/0, delete canary, note r1 ended: rolled_back", ""},
 	{"new", "hold", "note hold", ""},
 	{"new", "resume", "", ""},
 	{"rest", "hold", "note hold", ""},

@@ -57,7 +57,10 @@ func sameSelector(live, desired *appsv1.Deployment) error {
 }
 
 // desired is what the release in flight gives a track, without a number of replicas. This is the one place that says so.
-func (j *job) desired(_ context.Context, track release.Track) (*appsv1.Deployment, error) {
+func (j *job) desired(ctx context.Context, track release.Track) (*appsv1.Deployment, error) {
+	if j.ledger.Release.Return != nil {
+		return j.returned(ctx, track)
+	}
 	return j.Manifests.Track(track, j.Namespace, j.ledger.Release.Image)
 }
 

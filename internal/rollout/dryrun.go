@@ -20,7 +20,7 @@ import (
 // differ from the canary. Nothing is written. takeOver: fields of primary are to be taken over first.
 func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, err error) {
 	switch {
-	case found.same:
+	case found.want.Previous == found.want.Image && !found.others.changed():
 		return false, nil
 	case found.primary == nil:
 		return false, j.rehearseFirst(ctx, found.want)
@@ -34,13 +34,11 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 	if err != nil {
 		return false, err
 	}
-	if found.trial == nil {
-		found.trial, err = j.dryApply(ctx, desired)
-	}
-	if found.trial == nil || err != nil {
+	canary, err := j.dryApply(ctx, desired)
+	if canary == nil || err != nil {
 		return false, err
 	}
-	return j.judgeTemplates(found.primary, found.trial)
+	return j.judgeTemplates(found.primary, canary)
 }
 
 // rehearseFirst rehearses the first release of an app, which has none of its objects yet.

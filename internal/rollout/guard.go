@@ -68,6 +68,7 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (*Result, error) {
 	switch {
 	case r.Stage == release.StageRollingBack, judgedBad(r):
 		limit = 0
+	case r.Return != nil: // nobody is waited for
 	case r.Stage == release.StageCanary, r.Stage == release.StageVerified, r.Stage == release.StagePromoted: // promoted: it may be baking
 		limit = limits.Waiting
 	}

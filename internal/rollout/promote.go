@@ -52,6 +52,9 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	case r.Stage == release.StagePromoted:
 		return j.nothing("release %s is promoted: continue with cleanup", r.ID), nil
 	}
+	if r.Return != nil {
+		return nil, &StageError{fmt.Errorf("release %s is returned to: `rollback --to %s` goes on with it, rollback without --to takes it back", r.ID, r.ID)}
+	}
 	if err := j.ledger.Promotable(); err != nil {
 		return nil, &StageError{err}
 	}
@@ -71,11 +74,8 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if drift := status.drift(); len(drift) > 0 { // copies that are missing are made again
-		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(drift, "; "))}
-	}
-	if unseen := status.reads.unseen; len(unseen) > 0 {
-		return nil, &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read what the pods read, and verify again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
+	if len(status.Drift) > 0 {
+		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(status.Drift, "; "))}
 	}
 	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
 		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
@@ -146,8 +146,8 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	steps := []step{j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
-	switch {
-	case primary == nil, j.replaced(primary) && !j.asBefore(primary): // and wherever the traffic is, it stays there
+	switch replaced := primary == nil || j.Manifests.Image(primary) == r.Image && !j.asBefore(primary); {
+	case replaced: // and wherever the traffic is, it stays there
 	case j.behindCanary():
 		steps = append(steps, j.moveToCanary(r.Image, leaveFor))
 	default:
@@ -175,28 +175,36 @@ func (j *job) prepare(primary *appsv1.Deployment) step {
 		if primary == nil {
 			return nil
 		}
-		share, err := j.liveShare(ctx)
+		need, s, err := j.needed(ctx, primary)
 		if err != nil {
 			return err
 		}
-		s, hpa, err := j.sizes(ctx, primary, share)
-		if err != nil {
-			return err
-		}
-		if s.scaled {
-			canary, err := j.liveTrack(ctx, release.Canary)
-			if err != nil {
-				return err
-			}
-			if canary != nil {
-				s.canary = replicasOf(canary)
-			}
-		}
-		need := j.within(s.need(), s, hpa)
 		j.note(need, s)
 		j.sayCapacity(primary, need)
 		return nil
 	}
+}
+
+// needed is how many replicas all of the traffic needs now, with the sizes that show it.
+func (j *job) needed(ctx context.Context, primary *appsv1.Deployment) (int32, sizes, error) {
+	share, err := j.liveShare(ctx)
+	if err != nil {
+		return 0, sizes{}, err
+	}
+	s, hpa, err := j.sizes(ctx, primary, share)
+	if err != nil {
+		return 0, s, err
+	}
+	if s.scaled {
+		canary, err := j.liveTrack(ctx, release.Canary)
+		if err != nil {
+			return 0, s, err
+		}
+		if canary != nil {
+			s.canary = replicasOf(canary)
+		}
+	}
+	return j.within(s.need(), s, hpa), s, nil
 }
 
 // templateText is a Deployment's pod template, as it is kept beside the ledger.

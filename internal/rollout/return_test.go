@@ -7,8 +7,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 const boundAnnotation = "crossbill.our-org.github.com/releases"
@@ -67,6 +70,188 @@ func TestPodIsKept(t *testing.T) {
 		want := []string{"r5", "r4", "r3"}
 		if kept, noted := w.returnable(); !cmp.Equal(kept, want) || !cmp.Equal(noted, want) {
 			t.Errorf("%q are kept, %q are noted; want %q", kept, noted, want)
+		}
+	})
+}
+
+// edit changes the ledger as somebody does who may write ConfigMaps.
+func (w *world) edit(change func(*release.Ledger)) {
+	w.Helper()
+	state := w.ledger()
+	ledger, err := release.ParseLedger(w.set.App, state.Data[ledgerKey])
+	w.must(ledger, err)
+	change(ledger)
+	state.Data[ledgerKey] = ledger.String()
+	w.must(w.kube.CoreV1().ConfigMaps(namespace).Update(w.Context(), state, metav1.UpdateOptions{}))
+}
+
+// TestReturn: primary has the pod template that it had, byte for byte, the app is on hold for what was taken back, and what
+// was taken back can be returned to in its turn.
+func TestReturn(t *testing.T) {
+	at(t, "ended", func(w *world) {
+		podOf := func(id string) string {
+			ledger, err := release.ParseLedger(w.set.App, w.ledger().Data[ledgerKey])
+			w.must(ledger, err)
+			for _, f := range ledger.Returnable() {
+				if f.ID == id {
+					return f.Pod
+				}
+			}
+			return ""
+		}
+		first, second := podOf("r1"), podOf("r2")
+		j := w.job("back")
+		result, err := j.RollbackTo(w.Context(), "r1", "orders are lost", true)
+		if err != nil || result.Outcome != release.OutcomeReturned || result.Release.ID != "r1" || result.Release.Return.From != "r2" {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		if diff := cmp.Diff(first, podOf("r1")); diff != "" || first == "" {
+			t.Errorf("what primary runs (-as release r1 +now):\n%s", diff)
+		}
+		status, err := w.job("look").Status(w.Context())
+		w.must(status, err)
+		if h := status.Hold; h == nil || h.Release != "r2" || h.Reason != "orders are lost" || h.By != j.name {
+			t.Errorf("the hold is %+v", h)
+		}
+		if _, err := w.job("merge").Canary(w.Context(), wanted("3")); refusal(err) != "stage" || !strings.Contains(err.Error(), "who has taken release r2 back: orders are lost") {
+			t.Errorf("the next merge: %v", err)
+		}
+		w.must(w.job("person").Resume(w.Context()))
+		if _, err := w.job("again").Canary(w.Context(), wanted("2")); refusal(err) != "stage" || !strings.Contains(err.Error(), "--again") {
+			t.Errorf("what was taken back: %v", err)
+		}
+		w.must(w.job("forth").RollbackTo(w.Context(), "r2", "it was not the release", false))
+		if diff := cmp.Diff(second, podOf("r2")); diff != "" || second == "" {
+			t.Errorf("what primary runs (-as release r2 +now):\n%s", diff)
+		}
+		if unrest := w.unrest("2"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestBadReturn: what cannot be returned to is refused with what to do instead, before anything is written.
+func TestBadReturn(t *testing.T) {
+	history := func(change func(*release.Finished)) func(*world) {
+		return func(w *world) {
+			w.edit(func(l *release.Ledger) { change(l.Find("r1")) })
+		}
+	}
+	for name, c := range map[string]struct {
+		do    func(*world)
+		to    string
+		kind  string
+		says  []string
+		stage string
+	}{
+		"nobody":        {func(*world) {}, "r9", "input", []string{`"r9" is no release`, "give one of r2, r1"}, "ended"},
+		"rolled back":   {func(*world) {}, "r2", "input", []string{"ended as rolled_back", "give one of r1"}, "rolled_back"},
+		"not kept":      {history(func(f *release.Finished) { f.Pod = "" }), "r1", "input", []string{"not kept any more", "rollback.keepReleases", "canary --image " + image("1") + " --again"}, "ended"},
+		"another image": {history(func(f *release.Finished) { f.Image = image("7") }), "r1", "input", []string{"does not note", "canary --image"}, "ended"},
+		"another pod": {history(func(f *release.Finished) {
+			f.Pod = strings.Replace(f.Pod, image("1"), image("7"), 1)
+		}), "r1", "input", []string{"does not note"}, "ended"},
+		"called good": {func(w *world) {
+			w.edit(func(l *release.Ledger) {
+				l.Find("r2").Outcome, l.Find("r2").Pod = release.OutcomePromoted, l.Find("r1").Pod
+			})
+		}, "r2", "input", []string{"does not note"}, "rolled_back"},
+		"no names": {func(w *world) {
+			w.edit(func(l *release.Ledger) { l.Find("r1").Objects, l.Find("r2").Objects = nil, nil })
+		}, "r1", "input", []string{"does not name the app's objects"}, "ended"},
+		"configuration gone": {history(func(f *release.Finished) {
+			f.Config = []release.Config{{Kind: "ConfigMap", Name: "web", Copy: "web-abc"}}
+		}), "r1", "input", []string{"its configuration is gone: ConfigMap prod/web-abc"}, "ended"},
+		"another Service": {func(w *world) {
+			w.must(w.kube.CoreV1().Services(namespace).Patch(w.Context(), w.set.Service.Name, types.JSONPatchType, []byte(`[{"op":"add","path":"/spec/selector/tier","value":"web"}]`), metav1.PatchOptions{}))
+		}, "r1", "input", []string{"release r1", "tier: web"}, "ended"},
+		"no route": {func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/0/route/1"}]`) }, "r1", "input", []string{"no http route"}, "ended"},
+		"paused": {func(w *world) {
+			w.patchDeployment(release.Primary, `[{"op":"add","path":"/spec/paused","value":true}]`)
+		}, "r1", "input", []string{"paused"}, "ended"},
+		"no primary": {func(w *world) { w.delete(release.Primary) }, "r1", "stage", []string{"not found"}, "ended"},
+		"a new app":  {func(*world) {}, rollout.Previous, "stage", []string{"no release before"}, "new"},
+		"taken back": {func(w *world) { w.must(w.job("back").Rollback(w.Context(), "test")) }, "r2", "", nil, "returning"},
+		"rolling back": {func(w *world) {
+			j := w.job("back")
+			j.killOn = "note r1 rolling_back"
+			_, _ = j.Rollback(j.ctx, "test")
+		}, "r1", "stage", []string{"finish with rollback"}, "returning"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at(t, c.stage, func(w *world) {
+				w.observer.started = false // the test makes things that nobody else would
+				c.do(w)
+				j := w.job("job")
+				_, err := j.RollbackTo(w.Context(), c.to, "test", true)
+				if refusal(err) != c.kind || len(j.every) > 0 {
+					t.Fatalf("%v, after %q", err, j.every)
+				}
+				for _, says := range c.says {
+					if !strings.Contains(err.Error(), says) {
+						t.Errorf("%q does not say %q", err, says)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestForgedReturn: who may write the ledger, and no Deployment, deploys nothing by it, before a return or while it is under
+// way.
+func TestForgedReturn(t *testing.T) {
+	for _, stage := range []string{"returning", "returning to primary"} {
+		at(t, stage, func(w *world) {
+			w.edit(func(l *release.Ledger) {
+				l.Release.Pod = strings.ReplaceAll(l.Release.Pod, `"containers":[`, `"hostNetwork":true,"containers":[`)
+			})
+			if _, err := w.job("again").RollbackTo(w.Context(), "r1", "test", true); refusal(err) != "stage" || !strings.Contains(err.Error(), "rollback ends the return") {
+				t.Errorf("%s: %v", stage, err)
+			}
+			for _, track := range []release.Track{release.Primary, release.Canary} {
+				if w.deployment(track).Spec.Template.Spec.HostNetwork {
+					t.Errorf("%s: %s has what the ledger said", stage, track)
+				}
+			}
+			w.must(w.job("back").Rollback(w.Context(), "test"))
+			if unrest := w.unrest("2"); unrest != "" {
+				t.Errorf("%s: %s", stage, unrest)
+			}
+		})
+	}
+}
+
+// TestReturnPlan: a dry run shows the writes, and makes none.
+func TestReturnPlan(t *testing.T) {
+	for _, stage := range []string{"ended", "next"} {
+		at(t, stage, func(w *world) {
+			j := w.job("plan")
+			j.Plan = &rollout.Plan{}
+			if _, err := j.RollbackTo(w.Context(), "r1", "test", true); err != nil || len(w.did(j)) > 0 {
+				t.Errorf("%s: %v, after %q", stage, err, w.did(j))
+			}
+			var objects []string
+			for _, change := range j.Plan.Changes {
+				objects = append(objects, change.Action+" "+change.Object)
+			}
+			if text := strings.Join(objects, ", "); !strings.Contains(text, "Deployment prod/qwik-node-app-primary") || !strings.Contains(text, "VirtualService") {
+				t.Errorf("%s: the plan is %s", stage, text)
+			}
+		})
+	}
+}
+
+// TestReturnWithoutManifests: the ledger names the objects.
+func TestReturnWithoutManifests(t *testing.T) {
+	at(t, "ended", func(w *world) {
+		app, err := rollout.FindApp(w.Context(), w.kube, namespace, w.set.App)
+		w.must(app, err)
+		j := w.job("back")
+		j.Manifests = app.Manifests
+		w.must(j.RollbackTo(w.Context(), rollout.Previous, "test", true))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
 		}
 	})
 }

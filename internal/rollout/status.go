@@ -31,7 +31,6 @@ type Status struct {
 	unsplit []string      // routes that lead to the Service without a subset
 	pinned  bool          // sticky routes are there
 	live    map[release.Track]*appsv1.Deployment
-	reads   configurationDrift
 }
 
 // routeStatus is one http route of the release.
@@ -112,10 +111,7 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
-	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
-		return nil, err
-	}
-	status.Drift = append(status.drift(), status.reads.missing...)
+	status.Drift = status.drift()
 	return status, nil
 }
 
@@ -169,9 +165,6 @@ func (s *Status) drift() []string {
 		case t != nil && t.Image != image:
 			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
 		}
-	}
-	for _, text := range s.reads.changed {
-		found = append(found, text+remedy)
 	}
 	slices.Sort(found)
 	return found
