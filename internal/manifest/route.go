@@ -212,14 +212,17 @@ func (c *choice) makeVirtualService() error {
 	if len(hosts) == 0 {
 		hosts = []string{"app.example.com"}
 	}
-	text, err := json.Marshal(c.route(gateways[0], hosts, e.port))
+	raw, err := json.Marshal(c.route(gateways[0], hosts, e.port))
 	if err == nil {
-		text, err = yaml.JSONToYAML(text)
+		raw, err = withoutServers(raw)
+	}
+	if err == nil {
+		raw, err = yaml.JSONToYAML(raw)
 	}
 	if err != nil {
 		return &usererr.Error{Field: c.r.path, Problem: err.Error()}
 	}
-	return c.missing("VirtualService", fix+":\n\n"+strings.ReplaceAll(string(text), "  creationTimestamp: null\n", "")+"\n")
+	return c.missing("VirtualService", fix+":\n\n"+string(raw))
 }
 
 // route is the VirtualService over both tracks.
