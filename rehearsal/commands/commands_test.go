@@ -69,6 +69,7 @@ func TestCommands(t *testing.T) {
 	t.Run("what somebody deletes", testWhatSomebodyDeletes)
 	t.Run("promotion of what was not judged", testPromotionOfWhatWasNotJudged)
 	t.Run("pods that have ended", testPodsThatHaveEnded)
+	t.Run("the configuration of pods that restart", testTheConfigurationOfPodsThatRestart)
 	t.Run("a first release that was not noted", testAFirstReleaseThatWasNotNoted)
 	t.Run("a ledger that others label", testALedgerThatOthersLabel)
 	t.Run("a write that comes late", testAWriteThatComesLate)

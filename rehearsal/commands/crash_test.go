@@ -96,7 +96,21 @@ type commandCase struct {
 func (v commandCase) rollsBack() bool { return v.name == "rollback" || v.name == "unstick" }
 
 func wanted(c *rollout.Cluster, image string) release.Release {
+	configured(c, image)
 	return release.Release{ID: "crash-" + image[len(image)-8:], Image: image, Weight: 10}
+}
+
+// configured gives the manifests of a job the configuration that goes with an image: each release of these tests has its own.
+func configured(c *rollout.Cluster, image string) *rollout.Cluster {
+	for _, own := range c.Manifests.ConfigMaps {
+		if own.Data[releaseKey] != "" {
+			own.Data[releaseKey] = digest(image)
+		}
+	}
+	for _, own := range c.Manifests.Secrets {
+		own.StringData = map[string]string{"SECRET": planted + digest(image)}
+	}
+	return c
 }
 
 func (a *app) prepare(run func(*rollout.Cluster) (rollout.Result, error)) {
@@ -121,21 +135,21 @@ var commandCases = []commandCase{
 	}},
 	{"shift", func(a *app, image string) {
 		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
-	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
-		_, err := c.Shift(ctx, []int{25, 60}, 0)
+	}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+		_, err := configured(c, image).Shift(ctx, []int{25, 60}, 0)
 		return err
 	}},
 	{"promote", func(a *app, image string) {
 		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
-	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
-		_, err := c.Promote(ctx)
+	}, func(ctx context.Context, c *rollout.Cluster, image string) error {
+		_, err := configured(c, image).Promote(ctx)
 		return err
 	}},
 	{"cleanup", func(a *app, image string) {
 		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
-		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return configured(c, image).Promote(a.Context()) })
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Cleanup(ctx)
 		return err
@@ -143,7 +157,7 @@ var commandCases = []commandCase{
 	{"rollback", func(a *app, image string) {
 		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Canary(a.Context(), wanted(c, image)) })
 		a.healthy()
-		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return c.Promote(a.Context()) })
+		a.prepare(func(c *rollout.Cluster) (rollout.Result, error) { return configured(c, image).Promote(a.Context()) })
 	}, func(ctx context.Context, c *rollout.Cluster, _ string) error {
 		_, err := c.Rollback(ctx, "test")
 		return err
@@ -193,7 +207,7 @@ func TestCrashMatrix(t *testing.T) {
 					}
 					t.Run(command.name+" "+short+" "+out, func(t *testing.T) {
 						t.Parallel()
-						a := released(t, strings.Join([]string{"crash", command.name[:2], short, out[:2]}, "-"))
+						a := configuredApp(t, strings.Join([]string{"crash", command.name[:2], short, out[:2]}, "-"))
 						a.foreign()
 						a.autoscaled()
 						for at := 1; ; at += *crashStride {
@@ -211,6 +225,7 @@ func TestCrashMatrix(t *testing.T) {
 					t.Parallel()
 					for at := 1; ; at += *crashStride {
 						a := newApp(t, fmt.Sprintf("crash-first-%s-%s-%d", short, out[:2], at))
+						a.configure(digest(images["two"]))
 						if !a.crash(&count, firstCase, f, at, out == "rollback") {
 							break
 						}

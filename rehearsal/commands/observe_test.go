@@ -49,7 +49,8 @@ func (a *app) observe() (stop func()) {
 // in which it happened and checks the design's invariants at each change: no weight above 0 on a subset
 // without a ready endpoint (1), no route to a subset that does not exist (2), nothing on primary that this
 // release's canary has not proved (3), no write of an older lock after one of a newer (4), everybody
-// else's routes as they were (7), subsets whose labels never move (12). It gives what it found, in how
+// else's routes as they were (7), subsets whose labels never move (12), an image only ever with its own
+// configuration, which is there for as long as something reads it (14). It gives what it found, in how
 // many states. That every death is followed by rest (5, 6) is for the caller to see.
 func (a *app) observing() (stop func() (problems []string, states int)) {
 	a.Helper()
@@ -106,6 +107,9 @@ type mesh struct {
 	slices map[string]*discoveryv1.EndpointSlice
 	tracks map[string]string // of pods by name
 
+	configs   map[string]map[string]string // what ConfigMaps have, by name
+	templates map[string]corev1.PodSpec    // of the Deployments, by name
+
 	ledger  *release.Ledger
 	primary string           // the digest on it
 	epochs  map[string]int64 // of the lock that wrote an object last
@@ -118,7 +122,7 @@ func (a *app) replay(changes []change) (problems []string, states int) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}}
+	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}, configs: map[string]map[string]string{}, templates: map[string]corev1.PodSpec{}}
 	// Objects that existed before have the revisions of their last changes, which do not show what existed at the
 	// same time, so they come first.
 	for _, c := range changes {
@@ -159,6 +163,11 @@ func (m *mesh) apply(event watch.Event) (problems []string) {
 		}
 	case *appsv1.Deployment:
 		problems = m.written(o, "Deployment", gone)
+		if m.templates[o.Name] = o.Spec.Template.Spec; gone {
+			delete(m.templates, o.Name)
+		} else {
+			problems = append(problems, m.configured("Deployment "+o.Name, o.Spec.Template.Spec)...)
+		}
 		if o.Name == m.set.Name(release.Primary) {
 			problems = append(problems, m.onPrimary(release.DigestOf(m.set.Image(o)))...)
 		}
@@ -174,6 +183,13 @@ func (m *mesh) apply(event watch.Event) (problems []string) {
 				problems = append(problems, fmt.Sprintf("release %s began before %s had ended", ledger.Release.ID, m.ledger.Release.ID))
 			}
 			m.ledger = ledger
+			return problems
+		}
+		if m.configs[o.Name] = o.Data; gone {
+			delete(m.configs, o.Name)
+			for name, pod := range m.templates {
+				problems = append(problems, m.configured("Deployment "+name, pod)...)
+			}
 		}
 	case *discoveryv1.EndpointSlice:
 		m.slices[o.Name] = o
@@ -182,6 +198,30 @@ func (m *mesh) apply(event watch.Event) (problems []string) {
 		}
 	case *corev1.Pod:
 		m.tracks[o.Name] = o.Labels[manifest.TrackLabel]
+		if event.Type == watch.Added {
+			problems = m.configured("pod "+o.Name, o.Spec)
+		}
+	}
+	return problems
+}
+
+// releaseKey is what the configuration of a test's release has, where it has any: the digest of the image that it goes with, or a name.
+const releaseKey = "RELEASE"
+
+// configured checks that what a pod reads is there, and goes with its image.
+func (m *mesh) configured(what string, pod corev1.PodSpec) (problems []string) {
+	for _, r := range manifest.References(&pod) {
+		if r.Kind != "ConfigMap" || r.Optional {
+			continue
+		}
+		data, ok := m.configs[r.Name]
+		image := pod.Containers[0].Image
+		switch of := data[releaseKey]; {
+		case !ok:
+			problems = append(problems, fmt.Sprintf("%s reads ConfigMap %s, which does not exist", what, r.Name))
+		case strings.HasPrefix(of, "sha256:") && of != digest(image):
+			problems = append(problems, fmt.Sprintf("%s runs %s with the configuration of %s", what, image, of))
+		}
 	}
 	return problems
 }

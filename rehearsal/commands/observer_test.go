@@ -47,7 +47,12 @@ func TestObserver(t *testing.T) {
 			t.Fatal(err)
 		}
 		d.ObjectMeta = meta(d.Name, epoch)
+		reads := corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "config-" + digest[7:8]}}
+		d.Spec.Template.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &reads}}
 		return d
+	}
+	config := func(name, of string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{releaseKey: of}}
 	}
 	ledger := func(change func(*release.Ledger)) *corev1.ConfigMap {
 		l := &release.Ledger{Version: release.LedgerVersion, App: set.App, Epoch: 5}
@@ -68,7 +73,7 @@ func TestObserver(t *testing.T) {
 			{TargetRef: &corev1.ObjectReference{Name: "c"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}},
 		}}
 	}
-	start := []runtime.Object{ledger(nil), pod("p", "primary"), pod("c", "canary"), rule("canary"), primary("5", one), route("5", 0, "theirs"), endpoints(true)}
+	start := []runtime.Object{ledger(nil), config("config-1", one), config("config-2", two), pod("p", "primary"), pod("c", "canary"), rule("canary"), primary("5", one), route("5", 0, "theirs"), endpoints(true)}
 	healthy := func(l *release.Ledger) {
 		l.Release.Stage = release.StagePromoting
 		l.Release.Verdict = &release.Verdict{Outcome: release.Healthy, Digest: two}
@@ -77,21 +82,26 @@ func TestObserver(t *testing.T) {
 		then []runtime.Object
 		want string // "" is nothing
 	}{
-		"weight on ready pods":              {[]runtime.Object{route("5", 10, "theirs")}, ""},
-		"weight without a ready endpoint":   {[]runtime.Object{endpoints(false), route("5", 10, "theirs")}, "weight 10 on canary, which has no ready endpoint"},
-		"endpoints that go under a weight":  {[]runtime.Object{route("5", 10, "theirs"), endpoints(false)}, "weight 10 on canary, which has no ready endpoint"},
-		"a subset whose labels moved":       {[]runtime.Object{rule("other")}, "the labels of subset canary have moved"},
-		"a route of others that is changed": {[]runtime.Object{route("5", 0, "mine")}, "other people's routes were"},
-		"promotion of what was proved":      {[]runtime.Object{ledger(healthy), primary("5", two)}, ""},
-		"promotion without a verdict":       {[]runtime.Object{primary("5", two)}, "primary takes sha256:2222"},
-		"a write of an older lock":          {[]runtime.Object{primary("4", one)}, "was written by lock 4 after lock 5"},
-		"a write before the ledger":         {[]runtime.Object{primary("6", one)}, "was written by lock 6, the ledger knows 5"},
-		"a ledger that falls back":          {[]runtime.Object{ledger(func(l *release.Ledger) { l.Epoch = 4 })}, "the ledger's epoch fell"},
-		"two releases at a time":            {[]runtime.Object{ledger(func(l *release.Ledger) { l.Release.ID = "s" })}, "release s began before r had ended"},
+		"weight on ready pods":                       {[]runtime.Object{route("5", 10, "theirs")}, ""},
+		"weight without a ready endpoint":            {[]runtime.Object{endpoints(false), route("5", 10, "theirs")}, "weight 10 on canary, which has no ready endpoint"},
+		"endpoints that go under a weight":           {[]runtime.Object{route("5", 10, "theirs"), endpoints(false)}, "weight 10 on canary, which has no ready endpoint"},
+		"a subset whose labels moved":                {[]runtime.Object{rule("other")}, "the labels of subset canary have moved"},
+		"a route of others that is changed":          {[]runtime.Object{route("5", 0, "mine")}, "other people's routes were"},
+		"promotion of what was proved":               {[]runtime.Object{ledger(healthy), primary("5", two)}, ""},
+		"promotion without a verdict":                {[]runtime.Object{primary("5", two)}, "primary takes sha256:2222"},
+		"a write of an older lock":                   {[]runtime.Object{primary("4", one)}, "was written by lock 4 after lock 5"},
+		"a write before the ledger":                  {[]runtime.Object{primary("6", one)}, "was written by lock 6, the ledger knows 5"},
+		"a ledger that falls back":                   {[]runtime.Object{ledger(func(l *release.Ledger) { l.Epoch = 4 })}, "the ledger's epoch fell"},
+		"the configuration of another image":         {[]runtime.Object{config("config-1", two), primary("5", one)}, "runs registry.example.com/app@" + one + " with the configuration of " + two},
+		"configuration that somebody reads, deleted": {nil, "Deployment qwik-node-app-primary reads ConfigMap config-1, which does not exist"},
+		"two releases at a time":                     {[]runtime.Object{ledger(func(l *release.Ledger) { l.Release.ID = "s" })}, "release s began before r had ended"},
 	} {
 		var changes []change
 		for i, object := range append(append([]runtime.Object{}, start...), c.then...) {
 			changes = append(changes, change{false, int64(i), watch.Event{Type: watch.Modified, Object: object}})
+		}
+		if name == "configuration that somebody reads, deleted" {
+			changes = append(changes, change{false, int64(len(changes)), watch.Event{Type: watch.Deleted, Object: config("config-1", one)}})
 		}
 		problems, _ := (&app{T: t, manifests: "../../k8s"}).replay(changes)
 		if found := strings.Join(problems, "\n"); (c.want == "") != (found == "") || !strings.Contains(found, c.want) {

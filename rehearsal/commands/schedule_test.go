@@ -126,7 +126,7 @@ func TestRandomSchedules(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(r *rapid.T) {
 				s := schedules.Draw(r, "schedule")
-				for _, problem := range released(t, fmt.Sprintf("schedule-%d", played.Add(1))).play(s) {
+				for _, problem := range configuredApp(t, fmt.Sprintf("schedule-%d", played.Add(1))).play(s) {
 					r.Error(problem)
 				}
 			})
@@ -201,15 +201,23 @@ func (a *app) take(ctx context.Context, s step, name string) {
 		_, _ = c.Promote(ctx)
 		_, _ = c.Cleanup(ctx)
 	case "shift":
-		_, _ = c.Shift(ctx, []int{30, 60}, 0)
+		_, _ = a.inFlight(ctx, c).Shift(ctx, []int{30, 60}, 0)
 	case "promote":
 		a.judge(ctx, c)
-		_, _ = c.Promote(ctx)
+		_, _ = a.inFlight(ctx, c).Promote(ctx)
 	case "cleanup":
 		_, _ = c.Cleanup(ctx)
 	case "rollback":
 		_, _ = c.Rollback(ctx, name)
 	}
+}
+
+// inFlight gives a job the configuration of the release that is in flight.
+func (a *app) inFlight(ctx context.Context, c *rollout.Cluster) *rollout.Cluster {
+	if status, err := c.Status(ctx); err == nil && status.Release != nil {
+		return configured(c, status.Release.Image)
+	}
+	return c
 }
 
 // judge puts a healthy verdict on whatever is in flight.

@@ -56,7 +56,7 @@ func (read configuration) want(kind, name string, optional *bool) (content, erro
 	return found, err
 }
 
-// key reads one key; ok is false when it is not there and need not be.
+// key reads one key; ok is false when it does not exist and need not.
 func (read configuration) key(kind, name, key string, optional *bool) (value string, ok bool, err error) {
 	found, err := read.want(kind, name, optional)
 	if err != nil {

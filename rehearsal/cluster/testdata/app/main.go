@@ -115,6 +115,7 @@ func main() {
 		first.Do(turn)
 		w.Header().Set("x-app-track", os.Getenv("TRACK"))
 		w.Header().Set("x-app-version", os.Getenv("VERSION"))
+		w.Header().Set("x-app-configuration", os.Getenv("RELEASE")+os.Getenv("SECRET"))
 		time.Sleep(slow)
 		switch {
 		case rand.IntN(100) < number("HANGS"):
