@@ -30,7 +30,7 @@ type Options struct {
 	Dir       string // for the checkouts of its jobs; it is created
 	File      string // pipeline file
 	Config    []byte // crossbill.yaml of the project
-	Manifests string // folder of the app's manifests
+	Manifests string // folder of the app's manifests; "" where releases are bundles, which have them
 	Images    string // regular expression of the images that it accepts, instead of the file's
 	Runner    string // folder with gitlab-ci-local
 	Crossbill string // folder with crossbill, which the jobs' image has
@@ -188,8 +188,10 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 	if err := os.MkdirAll(p.dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
-		return err
+	if p.gitlab.options.Manifests != "" {
+		if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
+			return err
+		}
 	}
 	if err := os.WriteFile(filepath.Join(p.dir, "crossbill.yaml"), p.gitlab.options.Config, 0o644); err != nil {
 		return err

@@ -1,5 +1,6 @@
-// Package lifecycle releases the real app three times, through the whole lifecycle: a first release, a changed
-// version that goes through its canary, and a bad version that must be rolled back. It uses the crossbill
+// Package lifecycle releases the real app four times, through the whole lifecycle: a first release, a changed
+// version that goes through its canary, a bad version that must be rolled back, and the good image with a bad
+// configuration, which must be rolled back as well. It uses the crossbill
 // command as a person or a job would, and watches from outside what callers see.
 package lifecycle
 
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +49,7 @@ type Rehearsal struct {
 	GitLab     *gitlab.GitLab
 
 	traffic *load.Generator
+	images  map[string]string     // of each version, by digest
 	builds  map[string]chan error // the result of each version's build; the builds run in the background, one after the other
 }
 
@@ -54,6 +57,8 @@ type Rehearsal struct {
 type Version struct {
 	Number  string
 	Overlay string // folder under rehearsal/apps; "" for the app as it is
+	Timeout string // for prices, in milliseconds: a setting of the app's; "" for the usual one
+	Image   string // the version whose image it has; "" for its own
 	What    string
 	Bad     bool
 }
@@ -64,17 +69,25 @@ const Source = "https://github.com/our-org/" + name
 // commit stands for the commit that the version is built from.
 func (v Version) commit() string { return fmt.Sprintf("%x", sha1.Sum([]byte(v.Number))) }
 
-// Versions are the three that are released, in order.
+// Versions are those that are released, in order.
 var Versions = []Version{
 	{Number: "1.0.0", What: "the unchanged app; the first release goes straight to primary"},
 	{Number: "1.1.0", Overlay: "changed", What: "a changed app; canary, verify, promote, cleanup"},
 	{Number: "1.2.0", Overlay: "bad", What: "a bad version with 30% errors; verify must roll it back", Bad: true},
+	{Number: "1.1.0-config", Image: "1.1.0", Timeout: badConfig, What: "the image of 1.1.0 with a configuration that fails 30% of the requests; verify must roll it back", Bad: true},
 }
+
+// The timeout for prices, which version 1.1.0 answers with: the usual one, and one that is too short.
+const (
+	goodConfig = "1000"
+	badConfig  = "700"
+)
 
 // Release is the result of one release.
 type Release struct {
 	Version  string  `json:"version"`
 	Digest   string  `json:"digest"`
+	Bundle   string  `json:"bundle"`  // its digest
 	Outcome  string  `json:"outcome"` // promoted, rolled_back or first
 	Requests int     `json:"requests"`
 	Lost     int     `json:"lost"`   // not answered by any version of the app
@@ -85,27 +98,29 @@ type Release struct {
 
 // Summary is what the rehearsal writes to rehearsal.json.
 type Summary struct {
-	ControlPlaneSeconds float64    `json:"controlPlaneSeconds"`
-	TotalSeconds        float64    `json:"totalSeconds"`
-	RequestsPerSecond   int        `json:"requestsPerSecond"`
-	Requests            int        `json:"requests"`
-	Lost                int        `json:"lost"`
-	Failed              int        `json:"failed"`
-	CanaryShare         float64    `json:"canaryShare"`        // percent of the requests at weight 10
-	CanaryShareOf       int        `json:"canaryShareOf"`      // requests that it was measured over
-	RollbackSeconds     float64    `json:"rollbackSeconds"`    // from the bad canary's first request to its last
-	Problems            []string   `json:"problems,omitempty"` // why requests were lost
-	Releases            []*Release `json:"releases"`
+	ControlPlaneSeconds   float64    `json:"controlPlaneSeconds"`
+	TotalSeconds          float64    `json:"totalSeconds"`
+	RequestsPerSecond     int        `json:"requestsPerSecond"`
+	Requests              int        `json:"requests"`
+	Lost                  int        `json:"lost"`
+	Failed                int        `json:"failed"`
+	CanaryShare           float64    `json:"canaryShare"`           // percent of the requests at weight 10
+	CanaryShareOf         int        `json:"canaryShareOf"`         // requests that it was measured over
+	RollbackSeconds       float64    `json:"rollbackSeconds"`       // from the bad canary's first request to its last
+	ConfigRollbackSeconds float64    `json:"configRollbackSeconds"` // the same of the bad configuration
+	Problems              []string   `json:"problems,omitempty"`    // why requests were lost
+	Releases              []*Release `json:"releases"`
 }
 
 // Check runs the app's own checks, and starts to build its versions.
 func (r *Rehearsal) Check(ctx context.Context) error {
-	r.builds = map[string]chan error{}
-	for _, v := range Versions {
+	r.builds, r.images = map[string]chan error{}, map[string]string{}
+	own := slices.DeleteFunc(slices.Clone(Versions), func(v Version) bool { return v.Image != "" })
+	for _, v := range own {
 		r.builds[v.Number] = make(chan error, 1)
 	}
 	go func() {
-		for _, v := range Versions {
+		for _, v := range own {
 			r.builds[v.Number] <- r.build(ctx, v)
 		}
 	}()
@@ -124,6 +139,30 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	r.Screen.Title("Release %s: %s", v.Number, v.What)
 	result := &Release{Version: v.Number}
 	summary.Releases = append(summary.Releases, result)
+	if v.Image == "" {
+		if err := r.publish(ctx, v, result); err != nil {
+			return err
+		}
+	}
+	bundle, err := r.bundle(ctx, v)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := r.rollOut(ctx, v, bundle, result, summary); err != nil {
+		return err
+	}
+	end := time.Now()
+	tally := r.traffic.Between(start, end)
+	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
+	for problem, n := range tally.Problems {
+		summary.Problems = append(summary.Problems, fmt.Sprintf("release %s: %d × %s", v.Number, n, problem))
+	}
+	return nil
+}
+
+// publish builds, pushes and signs a version's own image.
+func (r *Rehearsal) publish(ctx context.Context, v Version, result *Release) error {
 	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
 		progress("client and server bundles")
 		return "client and server bundles, built in the background", <-r.builds[v.Number]
@@ -139,32 +178,52 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 		progress("pushing the image")
 		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
 			"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
-		result.Digest, result.ImageMB = image.Digest, float64(image.SizeBytes)/1e6
+		result.ImageMB = float64(image.SizeBytes) / 1e6
+		r.images[v.Number] = image.Reference
 		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
 	})
 	if err != nil {
 		return err
 	}
-	err = r.Screen.Step("sign", func(progress func(string)) (string, error) {
+	return r.Screen.Step("sign", func(progress func(string)) (string, error) {
 		progress("SBOM, provenance, signature")
 		var made struct{ SBOM, Provenance string }
 		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--ref", "refs/heads/main", "--key-file", r.SigningKey)
 		return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
 	})
+}
+
+// bundle pushes and signs what is released: the version's manifests and configuration, which name its image.
+func (r *Rehearsal) bundle(ctx context.Context, v Version) (reference string, err error) {
+	manifests, err := r.manifests(v)
 	if err != nil {
-		return err
+		return "", err
 	}
-	start := time.Now()
-	if err := r.rollOut(ctx, v, image.Reference, result, summary); err != nil {
-		return err
+	err = r.Screen.Step("bundle", func(progress func(string)) (string, error) {
+		progress("manifests and configuration")
+		var made struct{ Reference, Digest string }
+		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[or(v.Image, v.Number)], "--manifests", manifests)
+		if err != nil {
+			return "", err
+		}
+		reference = made.Reference
+		return shortDigests(made.Digest), r.crossbill(ctx, "sign-bundle-"+v.Number, &struct{}{}, "image", "attest", reference, "--ref", "refs/heads/main", "--key-file", r.SigningKey)
+	})
+	return reference, err
+}
+
+// manifests makes the folder with a version's manifests: a kustomization of the app's own.
+func (r *Rehearsal) manifests(v Version) (folder string, err error) {
+	folder = filepath.Join(r.Work, "manifests-"+v.Number)
+	if err := os.CopyFS(folder, os.DirFS(filepath.Join(r.Repository, "k8s"))); err != nil {
+		return "", err
 	}
-	end := time.Now()
-	tally := r.traffic.Between(start, end)
-	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
-	for problem, n := range tally.Problems {
-		summary.Problems = append(summary.Problems, fmt.Sprintf("release %s: %d × %s", v.Number, n, problem))
+	text, err := os.ReadFile(filepath.Join(r.Repository, "rehearsal", "apps", "settings", "kustomization.yaml"))
+	if err != nil {
+		return "", err
 	}
-	return nil
+	text = bytes.ReplaceAll(text, []byte("TIMEOUT_MS="+goodConfig), []byte("TIMEOUT_MS="+or(v.Timeout, goodConfig)))
+	return folder, os.WriteFile(filepath.Join(folder, "kustomization.yaml"), text, 0o644)
 }
 
 // commandResult is the part of a command's JSON output that the rehearsal reads.
@@ -187,8 +246,11 @@ func commandOf(job string) string {
 }
 
 // rollOut hands the release to GitLab and runs its pipeline to the end, with the approval.
-func (r *Rehearsal) rollOut(ctx context.Context, v Version, image string, result *Release, summary *Summary) error {
-	pipeline, err := r.trigger(ctx, v, image)
+func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, result *Release, summary *Summary) error {
+	result.Digest = r.images[or(v.Image, v.Number)]
+	result.Digest = result.Digest[strings.LastIndex(result.Digest, "@")+1:]
+	result.Bundle = bundle[strings.LastIndex(bundle, "@")+1:]
+	pipeline, err := r.trigger(ctx, v, bundle)
 	if err != nil {
 		return err
 	}
@@ -218,6 +280,13 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, image string, result
 			}
 		case job == canaryJob:
 			routed = time.Now()
+			if v.Timeout != "" {
+				if err := r.restartPrimary(ctx, routed); err != nil {
+					return err
+				}
+			}
+		case job == verifyJob && v.Timeout != "":
+			summary.ConfigRollbackSeconds = seconds(r.configSeen(badConfig, true).Sub(r.configSeen(badConfig, false)))
 		case job == verifyJob && v.Bad:
 			summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
 		case job == verifyJob && !routed.IsZero():
@@ -229,15 +298,13 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, image string, result
 }
 
 // trigger starts the release's pipeline, as GitHub's workflow does.
-func (r *Rehearsal) trigger(ctx context.Context, v Version, image string) (*gitlab.Pipeline, error) {
+func (r *Rehearsal) trigger(ctx context.Context, v Version, bundle string) (*gitlab.Pipeline, error) {
 	var pipeline *gitlab.Pipeline
 	err := r.Screen.Step("trigger", func(progress func(string)) (string, error) {
 		progress("starting the pipeline exactly once")
 		var started struct{ PipelineID int64 }
-		_, byDigest, _ := strings.Cut(image, "@")
-		repository := r.Cluster.RegistryHost + "/our-org/" + name
 		err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
-			"--image", repository+"@"+byDigest, "--commit", v.commit(), "--settle", "1s")
+			"--bundle", bundle, "--commit", v.commit(), "--settle", "1s")
 		if err != nil {
 			return "", err
 		}
@@ -391,6 +458,41 @@ func (r *Rehearsal) StopTraffic() {
 
 func (r *Rehearsal) firstSeen(version string) time.Time { return r.traffic.Seen(version, false) }
 func (r *Rehearsal) lastSeen(version string) time.Time  { return r.traffic.Seen(version, true) }
+
+// configSeen is when the first or the last request that a configuration answered was sent.
+func (r *Rehearsal) configSeen(config string, last bool) (seen time.Time) {
+	for _, a := range r.traffic.Answers(time.Time{}, time.Now()) {
+		if a.Config == config && (seen.IsZero() || a.Sent.After(seen) == last) {
+			seen = a.Sent
+		}
+	}
+	return seen
+}
+
+// restartPrimary deletes a pod of primary in the middle of a release: its successor has the old configuration.
+func (r *Rehearsal) restartPrimary(ctx context.Context, since time.Time) error {
+	return r.Screen.Step("restart", func(progress func(string)) (string, error) {
+		progress("a pod of primary is deleted")
+		pod, err := r.Cluster.RestartPod(ctx, "version=primary")
+		if err != nil {
+			return "", err
+		}
+		for _, a := range r.traffic.Answers(since, time.Now()) {
+			if a.Track == "primary" && a.Config != goodConfig {
+				return "", fmt.Errorf("primary answers with configuration %q, want %q", a.Config, goodConfig)
+			}
+		}
+		return fmt.Sprintf("pod %s of primary, deleted meanwhile: its successor has the old configuration", pod), nil
+	})
+}
+
+// or is a text, or another one where it is empty.
+func or(text, other string) string {
+	if text == "" {
+		return other
+	}
+	return text
+}
 
 // built is the folder with a version's dist and server.
 func (r *Rehearsal) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }

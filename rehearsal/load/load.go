@@ -26,6 +26,7 @@ type Answer struct {
 	Code    uint16 // 0: no answer
 	Version string // of the app that answered; "" when none did
 	Track   string
+	Config  string // what the app says of its configuration, if anything
 	Latency time.Duration
 	Problem string
 }
@@ -57,7 +58,7 @@ func StartImpatient(url, host string, rate int, patience time.Duration) *Generat
 
 func (g *Generator) add(r *vegeta.Result) {
 	a := Answer{Sent: r.Timestamp, Code: r.Code, Latency: r.Latency, Problem: r.Error}
-	a.Version, a.Track = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track")
+	a.Version, a.Track, a.Config = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track"), r.Headers.Get("x-app-configuration")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.answers = append(g.answers, a)

@@ -246,7 +246,7 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	}
 	return gitlab.Start(gitlab.Options{
 		Dir:  filepath.Join(o.work, "gitlab"),
-		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Config: config, Manifests: filepath.Join(o.repository, "k8s"),
+		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Config: config,
 		Images:      "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
 		Environment: "production/qwik-node-app",
 		Runner:      o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
@@ -282,7 +282,7 @@ func currentContext(kubeconfig string) (string, error) {
 	return config.CurrentContext, nil
 }
 
-// rehearse releases the three versions and prints the results.
+// rehearse releases all versions and prints the results.
 func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	summary := &lifecycle.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
 	if err := r.Check(ctx); err != nil {
@@ -306,13 +306,14 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	}
 	r.Screen.Title("What callers saw, at %d requests per second", o.rate)
 	for _, release := range summary.Releases {
-		r.Screen.Line("  %s  %-12s %7d requests  %d lost  %d answered with an error   %s", release.Version, release.Outcome, release.Requests, release.Lost, release.Failed, release.Digest[:19])
+		r.Screen.Line("  %-12s  %-12s %7d requests  %d lost  %d answered with an error   %s", release.Version, release.Outcome, release.Requests, release.Lost, release.Failed, release.Digest[:19])
 	}
 	for _, problem := range summary.Problems {
 		r.Screen.Line("  lost: %s", problem)
 	}
 	r.Screen.Line("  The canary of 1.1.0 got %.2f%% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
 	r.Screen.Line("  The bad version got requests for %.1fs until all traffic was back on primary.", summary.RollbackSeconds)
+	r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
 	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
 	r.Screen.Line("  Report with plots: %s", relative(report))
 	return nil
