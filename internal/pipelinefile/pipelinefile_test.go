@@ -123,7 +123,7 @@ func TestAJobsCall(t *testing.T) {
 		notified  []string
 	}{
 		"nobody is notified": {empty: "bundle", manifests: []string{"k8s", "--manifests-bundle", ""}},
-		"a bundle":           {empty: "image", manifests: []string{".", "--manifests-bundle", "the-bundle"}},
+		"a bundle":           {empty: "image", manifests: []string{"k8s", "--manifests-bundle", "the-bundle"}},
 		"all are notified": {
 			"bundle", []string{"CROSSBILL_GITHUB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
 			[]string{"k8s", "--manifests-bundle", ""},
@@ -139,7 +139,7 @@ func TestAJobsCall(t *testing.T) {
 		cmd.Env = append([]string{
 			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=/builds/my kubeconfig", "GITLAB_USER_LOGIN=jane", "CI_JOB_ID=7", "CI_JOB_NAME=rollback",
 			"CI_PIPELINE_URL=https://gitlab.example.com/1", "CI_SERVER_URL=u", "CI_PROJECT_PATH=p",
-			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", "APP=another", "BUNDLE=another", "MANIFESTS=another", // trigger variables, which do not win
+			"RELEASE_ID=another", "DAGGER_MODULE=github.com/stranger/module", "CLI=stranger", "APP=another", "BUNDLE=another", // trigger variables, which do not win
 		}, test.env...)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
