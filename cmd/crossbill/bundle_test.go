@@ -195,6 +195,7 @@ func TestBundleIsRejected(t *testing.T) {
 		"no policy":              {"canary --require-provenance --bundle " + signed, []string{"there is no image policy"}},
 		"shift":                  {"shift --steps 20 --manifests oci://" + reference + strings.Replace(trusted, " --commit c0ffee0", "", 1), []string{"it has no provenance"}},
 		"promote":                {"promote --manifests oci://" + reference + strings.Replace(trusted, " --commit c0ffee0", "", 1), []string{"it has no provenance"}},
+		"migrate":                {"migrate --manifests oci://" + privileged, []string{"violates the bundle policy"}},
 		"what it holds":          {"canary --bundle " + privileged + trusted, []string{privileged + " violates the bundle policy", "Deployment qwik-node-app-primary: spec.template.spec: host namespaces: hostNetwork=true (bundle.podSecurity: baseline)", "RoleBinding all: the kind RoleBinding.rbac.authorization.k8s.io is not admitted (bundle.kinds)", "nothing was changed"}},
 		"promote what it holds":  {"promote --manifests oci://" + privileged, []string{"violates the bundle policy"}},
 		"another namespace":      {"canary --bundle " + elsewhere, []string{`Service qwik-node-app-service: the namespace "kube-system" is not admitted (bundle.namespaces)`}},
@@ -244,6 +245,9 @@ func TestBundleOfAnImageThatNobodySigned(t *testing.T) {
 	b.sign(t, b.image, "ours")
 	if r := runLine(t, append(canary, "--dry-run")...); r.code != 0 || !strings.Contains(r.out, "image: "+b.image) {
 		t.Errorf("signed: exit code %d, %s", r.code, r.err)
+	}
+	if shown := runLine(t, "image", "inspect", reference); !strings.Contains(shown.out, "bundle    of "+b.image+"\n") || strings.Contains(shown.out, "command") {
+		t.Errorf("%s%s", shown.out, shown.err)
 	}
 	var inspected struct{ Attachments []struct{ Kind string } }
 	shown := runLine(t, "image", "inspect", reference, "--trust", filepath.Join(b.dir, "ours.yaml"), "-o", "json")

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
 )
@@ -106,7 +107,11 @@ func (i inspectedImage) text(out io.Writer) error {
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	row("image", "%s", i.Reference)
 	row("type", "%s", strings.Join(append([]string{i.MediaType, fmt.Sprintf("%.1f MB compressed", float64(i.SizeBytes)/1e6)}, i.Platforms...), ", "))
-	row("command", "%s, as user %s", strings.Join(i.Command, " "), i.User)
+	if released := i.Labels[bundle.ImageAnnotation]; released != "" {
+		row("bundle", "of %s", released)
+	} else {
+		row("command", "%s, as user %s", strings.Join(i.Command, " "), i.User)
+	}
 	for _, label := range []string{"title", "version", "revision", "source", "base.name"} {
 		if value := i.Labels["org.opencontainers.image."+label]; value != "" {
 			row(label, "%s", value)

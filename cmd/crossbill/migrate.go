@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -44,6 +46,13 @@ before its first canary.`,
 func (o *migrateOptions) validate() error {
 	if o.from != "" && len(validation.IsDNS1123Subdomain(o.from)) > 0 {
 		return &usererr.Error{Field: "--from", Problem: fmt.Sprintf("%q is not the name of a Deployment", o.from), Fix: "`kubectl get deployments` lists them"}
+	}
+	if bundle.Named(o.cluster.manifests) {
+		trust := &trustOptions{}
+		if err := trust.load(o.cmd, o.cluster.manifests); err != nil {
+			return err
+		}
+		trust.admitBundle(&o.cluster, provenance.Wanted{AnyAge: true})
 	}
 	return o.lifecycleOptions.validate()
 }

@@ -345,6 +345,16 @@ func TestPullRefuses(t *testing.T) {
 		"a subject that is not its image":   {elsewhere, "and refers to sha256:0b0b"},
 		"a Deployment with an image by tag": {made(func(c *Content) { c.Rendered = render(t, app) }), "runs \"registry.example.com/our-org/shop:dev\""},
 		"manifests that are no app's":       {made(func(c *Content) { c.Rendered = render(t, "apiVersion: v1\nkind: Service\nmetadata: {name: shop}\n") }), "kind Deployment"},
+		"a field that only Go reads": {made(func(c *Content) {
+			c.Rendered = inAnotherCase(t, content, "initContainers:", "hostnetwork: true\n      initContainers:")
+		}), `unknown field "spec.template.spec.hostnetwork"`},
+		"a kind that only Go reads": {made(func(c *Content) { c.Rendered = inAnotherCase(t, content, "kind: Deployment", "Kind: Deployment") }), `unknown field "Kind"`},
+		"a namespace that only Go reads": {made(func(c *Content) {
+			c.Rendered = inAnotherCase(t, content, "name: shop-primary", "name: shop-primary\n  Namespace: kube-system")
+		}), `unknown field "metadata.Namespace"`},
+		"a Secret that only Go reads": {made(func(c *Content) {
+			c.Rendered = render(t, string(content.Rendered.YAML()), strings.Replace(secret, "stringData", "StringData", 1))
+		}), `unknown field "StringData"`},
 		"a sidecar that is named like theirs": {made(func(c *Content) {
 			c.Rendered = render(t, strings.Replace(app, "- name: app", "- {name: other, image: \""+image+"\"}\n      - name: app", 1))
 		}), "runs \"registry.example.com/our-org/shop:dev\""},
@@ -375,6 +385,17 @@ func TestPullRefuses(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// inAnotherCase is a bundle's content with a text replaced: encoding/json would take a field for the one that is meant, and what
+// looks for that in the object would see nothing.
+func inAnotherCase(t *testing.T, content *Content, old, changed string) *manifest.Rendered {
+	t.Helper()
+	text := string(content.Rendered.YAML())
+	if !strings.Contains(text, old) {
+		t.Fatalf("no %q in\n%s", old, text)
+	}
+	return render(t, strings.Replace(text, old, changed, 1))
 }
 
 func TestDiff(t *testing.T) {
@@ -419,6 +440,7 @@ func TestDiffOfSecretsOfEveryForm(t *testing.T) {
 		"---\napiVersion: v1\nkind: Secret\nmetadata: {name: shop}\ndata: " + planted + "\n",
 		"---\napiVersion: v1\nkind: Secret\nmetadata: {name: shop}\ndata: {A: [" + planted + "], B: {C: " + planted + "}}\n",
 		"---\napiVersion: v1\nkind: Secret\nmetadata: {name: shop}\nstringData: {A: " + planted + ", PASSWORD: other}\n",
+		"---\napiVersion: v1\nkind: Secret\nmetadata: {name: shop}\nStringData: {A: " + planted + "}\nother: " + planted + "\n",
 		"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\n",
 	}
 	for _, a := range forms {

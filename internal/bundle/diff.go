@@ -108,7 +108,10 @@ func masked(before, after *unstructured.Unstructured) (old, wanted map[string]an
 	if !isSecret(before) && !isSecret(after) {
 		return old, wanted
 	}
-	for _, field := range []string{"data", "stringData"} {
+	for _, field := range keysOf(old, wanted) {
+		if slices.Contains([]string{"apiVersion", "kind", "metadata", "type", "immutable"}, field) {
+			continue // all else is, or was meant as, a value
+		}
 		was, is := values(old, field), values(wanted, field)
 		for _, key := range keysOf(was, is) {
 			oldMask, newMask := mask, mask

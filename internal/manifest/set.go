@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
-	"sigs.k8s.io/yaml"
+	kjson "sigs.k8s.io/json"
 )
 
 // Set finds the app in the objects, and checks that they fit together. Errors are *usererr.Error and name the file.
@@ -91,8 +91,13 @@ func decode[T any](place **T, raw []byte, spec protoadapt.MessageV1) error {
 		}
 	}
 	decoded := new(T)
-	if err := yaml.UnmarshalStrict(raw, decoded); err != nil {
+	// As the API server decodes: encoding/json would take hostnetwork for hostNetwork, where whoever looks at the manifest
+	// for that sees neither.
+	switch unknown, err := kjson.UnmarshalStrict(raw, decoded); {
+	case err != nil:
 		return err
+	case len(unknown) > 0:
+		return unknown[0]
 	}
 	if kind := any(decoded).(runtime.Object).GetObjectKind(); spec != nil { // every version is the same type to Istio; the client's is v1
 		kind.SetGroupVersionKind(schema.GroupVersionKind{Group: istioGroup, Version: "v1", Kind: kind.GroupVersionKind().Kind})

@@ -14,6 +14,7 @@ type FinishedRelease struct {
 	ID              string                 `json:"id"`
 	Digest          string                 `json:"digest"`
 	Commit          string                 `json:"commit,omitempty"`
+	Bundle          string                 `json:"bundle,omitempty"`
 	Outcome         release.Outcome        `json:"outcome"`
 	Reason          string                 `json:"reason,omitempty"`
 	StartedAt       time.Time              `json:"startedAt"`
@@ -34,7 +35,7 @@ func History(finished []release.Finished) []FinishedRelease {
 	for i := range finished {
 		f := &finished[i]
 		p := FinishedRelease{
-			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Outcome: f.Outcome, Reason: f.Why(), StartedAt: f.StartedAt, StartedBy: f.StartedBy,
+			ID: f.ID, Digest: f.Digest(), Commit: f.Commit, Bundle: f.Bundle, Outcome: f.Outcome, Reason: f.Why(), StartedAt: f.StartedAt, StartedBy: f.StartedBy,
 			FinishedAt: f.FinishedAt, FinishedBy: f.FinishedBy, DurationSeconds: f.FinishedAt.Sub(f.StartedAt).Seconds(), Links: f.Links(), ApprovedBy: f.Approvers(),
 		}
 		if f.Verdict != nil {

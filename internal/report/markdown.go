@@ -26,6 +26,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	b.WriteString("| | |\n|---|---|\n")
 	row := func(name, value string) { fmt.Fprintf(&b, "| %s | %s |\n", name, value) }
 	row("Image", "`"+r.Image+"`")
+	if r.Bundle != "" {
+		row("Bundle", "`"+r.Bundle+"`")
+	}
 	if r.Commit != "" {
 		row("Commit", link(r.Commit, r.Links.CommitURL))
 	}
