@@ -249,6 +249,16 @@ func TestBundleOfAnImageThatNobodySigned(t *testing.T) {
 	if shown := runLine(t, "image", "inspect", reference); !strings.Contains(shown.out, "bundle    of "+b.image+"\n") || strings.Contains(shown.out, "command") {
 		t.Errorf("%s%s", shown.out, shown.err)
 	}
+	// A later commit that changes the configuration alone has a bundle of its own, and the older image.
+	later := b.make(t, b.manifests(t, "DRAIN_MS", "DRAIN_MS_", nil), "--revision", "abcdef0")
+	b.sign(t, later, "ours")
+	canary[2] = later
+	if r := runLine(t, append(canary, "--dry-run")...); r.code != exitBadInput || !strings.Contains(r.err, later+" is rejected by the image policy") {
+		t.Errorf("a later bundle as the older commit's: exit code %d, %s", r.code, r.err)
+	}
+	if r := runLine(t, append(canary, "--commit", "abcdef0", "--dry-run")...); r.code != 0 || !strings.Contains(r.err, "bundle: made from https://github.com/our-org/app at abcdef0") || !strings.Contains(r.err, "built from https://github.com/our-org/app at c0ffee0") {
+		t.Errorf("a later bundle: exit code %d, %s", r.code, r.err)
+	}
 	var inspected struct{ Attachments []struct{ Kind string } }
 	shown := runLine(t, "image", "inspect", reference, "--trust", filepath.Join(b.dir, "ours.yaml"), "-o", "json")
 	if err := json.Unmarshal([]byte(shown.out), &inspected); err != nil || shown.code != 0 || len(inspected.Attachments) != 2 {

@@ -25,6 +25,7 @@ type trustOptions struct {
 	required bool
 
 	policy *provenance.Verifier // after load; nil when there is none
+	bundle *provenance.Origin   // of the bundle that the manifests came from, once it is admitted
 }
 
 func (o *trustOptions) add(cmd *cobra.Command) {
@@ -81,6 +82,9 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 			return rejectedIsBadInput(err)
 		}
 		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: fmt.Sprintf("built from %s at %s (%s), signed by %s", origin.Repository, origin.Commit, origin.Ref, origin.SignedBy)})
+		if r.Bundle != "" && o.bundle != nil { // what is released is the bundle
+			origin = o.bundle
+		}
 		if r.Origin == nil || r.Origin.Unchecked != "" {
 			r.Origin = &release.Origin{
 				Repository: origin.Repository, Commit: origin.Commit, Ref: origin.Ref, Builder: origin.Builder, SignedBy: origin.SignedBy,
@@ -101,7 +105,11 @@ func (o *trustOptions) verify(ctx context.Context, c *rollout.Cluster, r *releas
 	log := func(message string) {
 		c.Log(rollout.Event{At: time.Now(), Object: "image", Message: message})
 	}
-	origin, err := o.ask(ctx, r.Image, provenance.Wanted{Commit: r.Commit, At: r.StartedAt}, keychain, log)
+	want := provenance.Wanted{Commit: r.Commit, At: r.StartedAt}
+	if r.Bundle != "" { // it is of the release's commit, and was asked for that; the image that it names may be an older one
+		want = provenance.Wanted{AnyAge: true}
+	}
+	origin, err := o.ask(ctx, r.Image, want, keychain, log)
 	switch {
 	case err == nil || decided(err) || ctx.Err() != nil:
 		return origin, err
@@ -143,6 +151,7 @@ func (o *trustOptions) admitBundle(cluster *clusterOptions, want provenance.Want
 			return rejectedIsBadInput(err)
 		}
 		log(fmt.Sprintf("made from %s at %s (%s), signed by %s", origin.Repository, origin.Commit, origin.Ref, origin.SignedBy))
+		o.bundle = origin
 		return nil
 	}
 }

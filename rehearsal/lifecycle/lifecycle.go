@@ -202,7 +202,7 @@ func (r *Rehearsal) bundle(ctx context.Context, v Version) (reference string, er
 	err = r.Screen.Step("bundle", func(progress func(string)) (string, error) {
 		progress("manifests and configuration")
 		var made struct{ Reference, Digest string }
-		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[or(v.Image, v.Number)], "--manifests", manifests)
+		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[or(v.Image, v.Number)], "--manifests", manifests, "--revision", v.commit())
 		if err != nil {
 			return "", err
 		}
