@@ -91,7 +91,7 @@ func sourceOf(cmd *cobra.Command, path, app string) manifest.Source {
 	return manifest.Source{
 		Path: path, App: app, Stdin: in,
 		Subfolders: render.Subfolders, Values: render.Values, ReleaseName: render.ReleaseName, KubeVersion: render.KubeVersion,
-		AllowRemote: render.AllowRemote, Gateway: render.Gateway, Hosts: render.Hosts,
+		AllowLookup: render.AllowLookup, AllowRemote: render.AllowRemote, Gateway: render.Gateway, Hosts: render.Hosts,
 	}
 }
 

@@ -65,6 +65,7 @@ type Render struct {
 	Values      []string `json:"values,omitempty"`
 	ReleaseName string   `json:"releaseName,omitempty"`
 	KubeVersion string   `json:"kubeVersion,omitempty"`
+	AllowLookup bool     `json:"allowLookup,omitempty"`
 	AllowRemote bool     `json:"allowRemote,omitempty"`
 	Gateway     string   `json:"gateway,omitempty"`
 	Hosts       []string `json:"hosts,omitempty"`

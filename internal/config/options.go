@@ -79,6 +79,7 @@ var Options = []Option{
 	{Key: "render.releaseName", Doc: "Name of the release that a Helm chart is rendered as; without it the app's name, else the chart's",
 		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "shop", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
 	{Key: "render.kubeVersion", Default: manifest.DefaultKubeVersion, form: form{what: "a version of Kubernetes", example: "v1.34.0", pattern: `^v?[0-9]+\.[0-9]+(\.[0-9]+)?$`}, Doc: "Version of Kubernetes that a Helm chart is rendered for; the cluster is not asked"},
+	{Key: "render.allowLookup", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Let a Helm chart's lookup find nothing, instead of refusing it: for a chart that looks up what its values give it"},
 	{Key: "render.allowRemote", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Let a kustomization name what is fetched from elsewhere: each command then depends on it"},
 	{Key: "render.gateway", Doc: "Gateway of the mesh, for manifests without a VirtualService: one is made for it",
 		form: form{what: "the name of a gateway, with its namespace", example: "istio-system/public-gateway", pattern: `^([a-z0-9][a-z0-9.-]*/)?[a-z0-9][a-z0-9.-]*$`}},

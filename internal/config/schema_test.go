@@ -196,7 +196,7 @@ var valid = []string{
 	"", "# only a comment\n", "app: shop",
 	`app: shop
 manifests: deploy/k8s
-render: {subfolders: true, values: [values.yaml, prod.yaml], releaseName: shop, kubeVersion: v1.33.1, allowRemote: true, gateway: istio-system/public, hosts: [shop.example.com, "*.example.com"]}
+render: {subfolders: true, values: [values.yaml, prod.yaml], releaseName: shop, kubeVersion: v1.33.1, allowLookup: true, allowRemote: true, gateway: istio-system/public, hosts: [shop.example.com, "*.example.com"]}
 cluster: {context: "our-org/agents:production", namespace: prod, timeout: 10m}
 prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConfig: prometheus.yaml, matcher: 'cluster="eu-1", job="envoy"'}
 gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, user: release-bot, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
@@ -233,6 +233,7 @@ var invalid = map[string][]string{
 	"render.values":            {"values.yaml", "['']", "[1]"},
 	"render.releaseName":       {"Shop", "''", "5"},
 	"render.kubeVersion":       {"1.34", "latest", "''"},
+	"render.allowLookup":       {"1"},
 	"render.allowRemote":       {"'true'"},
 	"render.gateway":           {"a/b/c", "''", "Public"},
 	"render.hosts":             {"a.example.com", "['https://a']", "['']"},

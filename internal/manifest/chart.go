@@ -247,7 +247,12 @@ func (c *chartRun) render(later bool) (map[string]string, error) {
 	if err != nil {
 		return nil, c.problem(c.path, strings.TrimSpace(err.Error()), "correct the values: render.values names files of them")
 	}
-	files, err := engine.RenderWithClientProvider(c.loaded, values, noCluster{})
+	var files map[string]string
+	if c.source.AllowLookup {
+		files, err = engine.Render(c.loaded, values)
+	} else {
+		files, err = engine.RenderWithClientProvider(c.loaded, values, noCluster{})
+	}
 	if err != nil {
 		return nil, c.explain(err)
 	}
@@ -288,7 +293,7 @@ func (c *chartRun) explain(err error) error {
 	}
 	fix := "correct the template, or give the value it needs in a file that render.values names"
 	if strings.Contains(text, errLookup.Error()) {
-		fix = "give what it looks up as a value, or leave that part of the chart out"
+		fix = "give what it looks up as a value, or leave that part of the chart out; where the values make it unnecessary, render.allowLookup lets it find nothing"
 	}
 	return c.problem(at, problem, fix)
 }

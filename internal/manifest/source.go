@@ -20,6 +20,7 @@ type Source struct {
 	ReleaseName string    // a chart's; "" for the app's name
 	Namespace   string    // a chart's
 	KubeVersion string    // a chart's; "" for DefaultKubeVersion
+	AllowLookup bool      // a chart's lookup finds nothing, as with `helm template`, and is no error
 	AllowRemote bool      // a kustomization may name what is fetched from elsewhere
 	Stdin       io.Reader // what - stands for
 
