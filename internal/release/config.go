@@ -25,3 +25,35 @@ func Watched(all []Config) []Config {
 func SortConfig(all []Config) {
 	slices.SortFunc(all, func(a, b Config) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 }
+
+// Same says whether two releases are of the same: the image, the pod template with the copies that it names, and what is
+// watched, as far as both know its content.
+func (r *Release) Same(other *Release) bool {
+	return r.Digest() == other.Digest() && r.Template == other.Template && len(r.Changed(other)) == 0
+}
+
+// Changed are those of a release's watched configuration whose content is known not to be what it was with another release.
+func (r *Release) Changed(since *Release) []Config {
+	return slices.DeleteFunc(Watched(r.Config), func(c Config) bool {
+		was := since.watched(c)
+		return was == "" || c.Hash == "" || was == c.Hash
+	})
+}
+
+// Compared are those of a release's configuration that are known to be what they were with another release of the same pod
+// template.
+func (r *Release) Compared(since *Release) []Config {
+	return slices.DeleteFunc(slices.Clone(r.Config), func(c Config) bool {
+		return c.Copy == "" && (c.Hash == "" || since == nil || since.watched(c) != c.Hash)
+	})
+}
+
+// watched is the hash of a watched ConfigMap or Secret; "" when it is not known.
+func (r *Release) watched(of Config) string {
+	for _, c := range r.Config {
+		if c.Kind == of.Kind && c.Name == of.Name && c.Copy == "" {
+			return c.Hash
+		}
+	}
+	return ""
+}

@@ -281,14 +281,14 @@ func (l *Ledger) Serves() *Finished {
 	return nil
 }
 
-// Failed is the newest finished release of a digest if it was rolled back, or nil. One that made nothing says nothing
-// of its digest.
-func (l *Ledger) Failed(digest string) *Finished {
+// Failed is the newest finished release of the same as one that is wanted if it was rolled back, or nil. One that made
+// nothing says nothing of what it was of.
+func (l *Ledger) Failed(want *Release) *Finished {
 	for i := range l.History {
 		if f := &l.History[i]; f.Return != nil && !f.Outcome.Good() { // it was taken back, and was good before
 			continue
 		}
-		if l.History[i].Digest() != digest || l.History[i].Untried {
+		if !l.History[i].Same(want) || l.History[i].Untried {
 			continue
 		}
 		if l.History[i].Outcome.Good() {

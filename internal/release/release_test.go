@@ -350,11 +350,11 @@ func TestADigestFailsUntilItIsReleased(t *testing.T) {
 		{Release: Release{ID: "1", Image: image("b")}, Outcome: OutcomeRolledBack},
 		{Release: Release{ID: "0", Image: image("a")}, Outcome: OutcomePromoted},
 	}}
-	if f := l.Failed(DigestOf(image("a"))); f == nil || f.ID != "3" {
+	if f := l.Failed(&Release{Image: image("a")}); f == nil || f.ID != "3" {
 		t.Errorf("%+v", f)
 	}
 	for _, c := range []string{"b", "c"} {
-		if f := l.Failed(DigestOf(image(c))); f != nil {
+		if f := l.Failed(&Release{Image: image(c)}); f != nil {
 			t.Errorf("%s: %+v", c, f)
 		}
 	}

@@ -166,9 +166,15 @@ func ownFields(live *appsv1.Deployment) (*appsv1.Deployment, error) {
 }
 
 // previousPrimary is primary as it was before the release, to be applied.
-func (j *job) previousPrimary(live *appsv1.Deployment) (desired *appsv1.Deployment, err error) {
-	if j.Manifests.NamesOnly && j.previous == "" {
+func (j *job) previousPrimary(ctx context.Context, live *appsv1.Deployment) (desired *appsv1.Deployment, err error) {
+	switch {
+	case j.previous != "":
+	case j.Manifests.NamesOnly:
 		return nil, errors.New("the ledger does not have primary's previous pod template: give the app's manifests")
+	default:
+		if err := inOrder(ctx, j.bind, j.ensureCopies); err != nil {
+			return nil, err
+		}
 	}
 	if desired, err = j.Manifests.Track(release.Primary, j.Namespace, j.ledger.Release.Previous); err != nil {
 		return nil, err

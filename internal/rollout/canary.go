@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -21,10 +22,14 @@ type canaryFound struct {
 	routed  bool               // the VirtualService has the release's route
 	served  bool               // the Service is there
 	rerun   *Result            // the canary has its traffic: all that is left is to note who has run the job again
+	recopy  bool               // copies that the release's pods read are missing
 	ruled   bool               // the DestinationRule has both subsets
 	others  othersFound        // what the release changes of the other objects
 	// keptOthers is what the ledger is to keep of these from the start.
 	keptOthers string
+	serving    *release.Finished  // what primary serves, as far as the ledger knows it
+	same       bool               // primary runs all of what is wanted
+	trial      *appsv1.Deployment // the canary, as the API server would make it, once it was asked
 	// takeOver: primary has fields of an older apply that promotion is to remove.
 	takeOver bool
 }
@@ -54,7 +59,10 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 			return err
 		},
 		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) {
-			if found.rerun != nil {
+			switch {
+			case found.recopy:
+				return *found.rerun, j.ensureCopies(ctx)
+			case found.rerun != nil:
 				return *found.rerun, nil
 			}
 			return j.canary(ctx, found)
@@ -75,9 +83,17 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		nothing, err = j.lookResumed(want)
 	}
 	if nothing != nil && err == nil {
-		if again, err := j.lookRerun(ctx); again || err != nil {
-			found.rerun = nothing
+		again, err := j.lookRerun(ctx)
+		if err != nil {
 			return found, nil, err
+		}
+		reads, err := j.readsConfiguration(ctx, nil)
+		if err != nil {
+			return found, nil, err
+		}
+		if found.recopy = len(reads.missing) > 0; again || found.recopy {
+			found.rerun = nothing
+			return found, nil, nil
 		}
 	}
 	if nothing != nil || err != nil {
@@ -102,7 +118,13 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.notePrimary(&found.want, found.primary); err != nil {
 		return found, nil, err
 	}
-	if nothing, err = j.lookBefore(found.want); nothing != nil {
+	if found.want.Config, err = j.lookWatched(ctx); err != nil {
+		return found, nil, err
+	}
+	if err := j.lookUnchanged(ctx, &found); err != nil {
+		return found, nil, err
+	}
+	if nothing, err = j.lookBefore(&found); nothing != nil {
 		return found, nothing, err
 	}
 	if held := j.held(); held != nil { // said before what --again admits
@@ -126,8 +148,10 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.notOlder(&found.want); err != nil {
 		return found, nil, err
 	}
-	if err := j.lookCanaryOthers(ctx, &found); err != nil {
-		return found, nil, err
+	if !found.same {
+		if err := j.lookCanaryOthers(ctx, &found); err != nil {
+			return found, nil, err
+		}
 	}
 	found.takeOver, err = j.rehearse(ctx, &found)
 	return found, nil, err
@@ -217,17 +241,72 @@ func (j *job) notePrimary(want *release.Release, primary *appsv1.Deployment) err
 	return nil
 }
 
-// lookBefore finds a release that has finished before, with this name or this digest.
-func (j *job) lookBefore(want release.Release) (*Result, error) {
+// lookUnchanged says whether primary runs what is wanted already: the image, the pod template with all that it reads, as the
+// API server would make the canary's, what others own of that as it was when primary got it, and the other objects.
+func (j *job) lookUnchanged(ctx context.Context, found *canaryFound) error {
+	found.serving = j.ledger.Serves()
+	if found.want.Previous == "" || found.want.Previous != found.want.Image {
+		return nil
+	}
+	if err := j.lookRuns(ctx, found); err != nil || !found.same {
+		return err
+	}
+	err := j.lookCanaryOthers(ctx, found)
+	found.same = err == nil && !found.others.changed()
+	return err
+}
+
+// lookRuns says whether primary's pods are what is wanted.
+func (j *job) lookRuns(ctx context.Context, found *canaryFound) error {
+	if found.serving != nil && len(found.want.Changed(&found.serving.Release)) > 0 {
+		return nil
+	}
+	desired, err := j.Manifests.Track(release.Canary, j.Namespace, found.want.Image)
+	if err != nil {
+		return err
+	}
+	if found.trial, err = j.dryApply(ctx, desired); err != nil {
+		return err
+	}
+	if found.trial == nil { // a webhook knows no dry runs
+		found.same = found.serving != nil && found.serving.Template == found.want.Template
+		return nil
+	}
+	different, err := differences(found.primary, found.trial)
+	found.same = err == nil && different.Empty()
+	return err
+}
+
+// unchanged is the result of a release of what primary runs, with what was compared.
+func (found *canaryFound) unchanged(result Result) Result {
+	result.Compared = []string{"image", "pod template"}
+	var serving *release.Release
+	if found.serving != nil {
+		serving = &found.serving.Release
+	}
+	for _, c := range found.want.Compared(serving) {
+		result.Compared = append(result.Compared, c.Kind+" "+c.Name)
+	}
+	for _, other := range found.others.all {
+		result.Compared = append(result.Compared, other.object.kind+" "+other.object.name)
+	}
+	last := len(result.Compared) - 1
+	result.Message = fmt.Sprintf("primary already runs %s: %s and %s are the same; nothing to do", found.want.Digest(), strings.Join(result.Compared[:last], ", "), result.Compared[last])
+	return result
+}
+
+// lookBefore finds a release that has finished before, with this name or of the same.
+func (j *job) lookBefore(found *canaryFound) (*Result, error) {
+	want := &found.want
 	if finished := j.ledger.Find(want.ID); finished != nil {
 		switch {
-		case finished.Outcome.Good() && want.Previous == want.Image:
-			return j.nothing("primary already runs %s: nothing to do", want.Digest()), nil
-		case want.Previous != want.Image && !j.Again && !finished.Untried:
+		case finished.Outcome.Good() && found.same:
+			return new(found.unchanged(j.result(""))), nil
+		case !found.same && finished.Same(want) && !j.Again && !finished.Untried:
 			return nil, &StageError{fmt.Errorf("release %s has finished before: %s at %s%s; --again releases it once more", want.ID, finished.Outcome, finished.FinishedAt.Format(time.RFC3339), because(finished.Reason))}
 		}
 	}
-	if failed := j.ledger.Failed(want.Digest()); failed != nil && want.Previous != want.Image && !j.Again {
+	if failed := j.ledger.Failed(want); failed != nil && !found.same && !j.Again {
 		return nil, &StageError{fmt.Errorf("%s was rolled back in release %s at %s%s; --again releases it once more", want.Digest(), failed.ID, failed.FinishedAt.Format(time.RFC3339), because(failed.Reason))}
 	}
 	return nil, nil
@@ -303,8 +382,9 @@ func (j *job) notOlder(want *release.Release) error {
 func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	r := j.ledger.Release
 	switch {
-	case !found.resumed && r.Previous == r.Image && !found.others.changed():
-		return j.finish(release.OutcomeUnchanged, "primary already runs %s: nothing to do", r.Digest())
+	case found.same:
+		result, err := j.finish(release.OutcomeUnchanged, "")
+		return found.unchanged(result), err
 	case found.resumed:
 		j.log("ledger", "resuming release %s from stage %s", r.ID, r.Stage)
 	default:

@@ -35,7 +35,7 @@ func (j *job) lookCleanup() (*Result, error) {
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained)); err != nil {
+	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained), j.collect); err != nil {
 		return Result{}, err
 	}
 	outcome := release.OutcomePromoted

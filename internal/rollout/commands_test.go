@@ -16,8 +16,8 @@ import (
 
 // commands are all that change something, as a job runs them.
 var commands = map[string]func(context.Context, *job) (rollout.Result, error){
-	"canary":      func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("2")) },
-	"canary of 3": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, wanted("3")) },
+	"canary":      func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, j.wanted("2")) },
+	"canary of 3": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, j.wanted("3")) },
 	"shift": func(ctx context.Context, j *job) (rollout.Result, error) {
 		return j.Shift(ctx, []int{25, 60}, time.Minute)
 	},

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -172,7 +173,7 @@ func (j *job) ownCopy(o metav1.Object) bool {
 	return ok && of == manifest.CopyLabelValue(j.app())
 }
 
-// ensureCopies is the step that makes the copies that the release's pods read, where they are not there.
+// ensureCopies is the step that makes the copies that the release's pods read, where they are missing.
 func (j *job) ensureCopies(ctx context.Context) error {
 	for _, c := range j.Manifests.Copies.ConfigMaps {
 		if j.inLedger("ConfigMap", c.Name) {
@@ -283,7 +284,7 @@ func (j *job) stampCopies(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for name := range copies {
+		for _, name := range slices.Sorted(maps.Keys(copies)) {
 			if name == j.keyName() { // nobody deletes it
 				continue
 			}
@@ -302,4 +303,76 @@ func (j *job) reads(kind string) bool {
 	}
 	return of(j.Manifests.Config) || j.ledger.Release != nil && of(j.ledger.Release.Config) ||
 		slices.ContainsFunc(j.ledger.History, func(f release.Finished) bool { return of(f.Config) })
+}
+
+// lookWatched is the configuration of the release that is wanted, with the content of what others own of it as it is now.
+// What pods cannot start without is refused when it is missing.
+func (j *job) lookWatched(ctx context.Context) ([]release.Config, error) {
+	all := slices.Clone(j.Manifests.Config)
+	for i := range all {
+		if all[i].Copy != "" {
+			continue
+		}
+		o := j.configuration(all[i].Kind, all[i].Name)
+		live, err := o.read(ctx)
+		switch {
+		case lacksPermission(err):
+			j.log(o.String(), "is others', and this account may not read it: a change of it is not noticed")
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("%s: %w; nothing was changed", o, err)
+		}
+		if err := j.startable(o, live); err != nil {
+			return nil, err
+		}
+		if all[i].Hash, err = j.contentHash(ctx, live); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// startable refuses a ConfigMap or a Secret of others without which no pod would start.
+func (j *job) startable(o object, live metav1.Object) error {
+	for _, r := range manifest.References(&j.Manifests.Deployment.Spec.Template.Spec) {
+		if r.Node || r.Optional || r.Kind != o.kind || r.Name != o.name {
+			continue
+		}
+		bad := &usererr.Error{Field: "Deployment " + j.Manifests.Deployment.Name + ": spec.template.spec." + r.Field, Fix: "make it, add it to the manifests, or say optional: true; nothing was changed"}
+		if live == nil {
+			bad.Problem = o.String() + " not found, and the manifests do not have it"
+			return bad
+		}
+		for _, key := range r.Keys {
+			if !hasKey(live, key) {
+				bad.Problem = fmt.Sprintf("%s, which is not in the manifests, has no key %q", o, key)
+				return bad
+			}
+		}
+	}
+	return nil
+}
+
+func hasKey(o metav1.Object, key string) (ok bool) {
+	switch o := o.(type) {
+	case *corev1.ConfigMap:
+		if _, ok = o.Data[key]; !ok {
+			_, ok = o.BinaryData[key]
+		}
+	case *corev1.Secret:
+		_, ok = o.Data[key]
+	}
+	return ok
+}
+
+// contentHash identifies the content of a ConfigMap or a Secret that others own; "" when there is none.
+func (j *job) contentHash(ctx context.Context, live metav1.Object) (string, error) {
+	switch live := live.(type) {
+	case *corev1.ConfigMap:
+		return manifest.ConfigMapHash(live), nil
+	case *corev1.Secret:
+		key, err := j.key(ctx)
+		return manifest.SecretHash(key, live.Type, live.Data), err
+	}
+	return "", nil
 }

@@ -321,6 +321,8 @@ func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 		case state != nil:
 			pod.Status = *state
 			waiting = true
+		case !isReady(pod) && missing(c.server, pod) != "":
+			pod.Status = *ofContainer(&corev1.ContainerStatus{Name: "app", State: waits("CreateContainerConfigError", missing(c.server, pod)+" not found")})
 		case c.slow > 0 && !isReady(pod) && time.Since(c.ready) < c.slow:
 			waiting = true
 			continue

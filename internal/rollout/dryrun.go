@@ -20,7 +20,7 @@ import (
 // differ from the canary. Nothing is written. takeOver: fields of primary are to be taken over first.
 func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, err error) {
 	switch {
-	case found.want.Previous == found.want.Image && !found.others.changed():
+	case found.same:
 		return false, nil
 	case found.primary == nil:
 		return false, j.rehearseFirst(ctx, found.want)
@@ -34,11 +34,13 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 	if err != nil {
 		return false, err
 	}
-	canary, err := j.dryApply(ctx, desired)
-	if canary == nil || err != nil {
+	if found.trial == nil {
+		found.trial, err = j.dryApply(ctx, desired)
+	}
+	if found.trial == nil || err != nil {
 		return false, err
 	}
-	return j.judgeTemplates(found.primary, canary)
+	return j.judgeTemplates(found.primary, found.trial)
 }
 
 // rehearseFirst rehearses the first release of an app, which has none of its objects yet.

@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -28,7 +29,7 @@ const (
 // track without a ready endpoint (1), no route to a subset that is missing (2), nothing on primary that
 // this release's canary has not proved (3), no write of an older lock after one of a newer (4), other
 // people's routes, subsets, labels and annotations as they were (7), subsets whose labels stay (12), and
-// capacity before traffic (13). That every death is followed by rest (5, 6) is for a test to see.
+// capacity before traffic (13), and pods that would start again with the configuration that they have (14). That every death is followed by rest (5, 6) is for a test to see.
 type observer struct {
 	set      *manifest.Set
 	problems []string
@@ -40,11 +41,15 @@ type observer struct {
 	ledger  *release.Ledger
 	primary *appsv1.Deployment
 	epochs  map[string]int64
-	started bool // by a test, once the app is as it is to be
+	canary  *appsv1.Deployment
+	before  string                       // what primary was to run when the release in flight started
+	content map[string]string            // of ConfigMaps and Secrets, by kind and name
+	pods    map[string]map[string]string // what a pod read when it got ready, by its name
+	started bool                         // by a test, once the app is as it is to be
 }
 
 func newObserver(set *manifest.Set) *observer {
-	return &observer{set: set, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}}
+	return &observer{set: set, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}}
 }
 
 func (o *observer) found(e event, format string, args ...any) {
@@ -111,9 +116,14 @@ func (o *observer) see(e event) {
 			if gone {
 				o.primary = nil
 			}
+		} else if d.Name == o.set.Name(release.Canary) {
+			if o.canary = d; gone {
+				o.canary = nil
+			}
 		}
-	case "configmaps":
+	case "configmaps", "secrets":
 		o.ledgerChange(e)
+		o.configuration(e)
 	case "serviceaccounts", "roles", "poddisruptionbudgets", "networkpolicies":
 		o.written(e)
 		o.kept(e)
@@ -128,6 +138,7 @@ func (o *observer) see(e event) {
 		}
 		o.ready[slice.Name] = ready
 	case "pods":
+		o.pod(e)
 		o.tracks[e.after.object.GetName()] = e.after.object.GetLabels()[manifest.TrackLabel]
 	}
 	o.routing(e)
@@ -253,23 +264,66 @@ func (o *observer) onPrimary(e event, d *appsv1.Deployment) {
 	if o.primary == nil || o.primary.UID != d.UID || o.ledger == nil || e.kind == watch.Deleted {
 		return
 	}
-	was, is := release.DigestOf(o.set.Image(o.primary)), release.DigestOf(o.set.Image(d))
+	was, is := o.identity(o.primary.Spec.Template), o.identity(d.Spec.Template)
 	if was == is {
 		return
 	}
+	digest := release.DigestOf(o.set.Image(d))
 	switch r := o.ledger.Release; {
 	case r == nil:
 		o.found(e, "primary takes %s without a release in flight", is)
-	case is == release.DigestOf(r.Previous), r.Previous == "" && is == r.Digest():
-	case r.Return != nil && is == r.Digest() && r.Stage == release.StagePromoting && slices.ContainsFunc(o.ledger.Returnable(), func(f release.Finished) bool { return f.Image == r.Image && f.Pod == r.Pod }):
-	case is != r.Digest(), r.Verdict == nil || r.Verdict.Digest != is || r.Verdict.Outcome != release.Healthy, r.Stage != release.StagePromoting:
+	case is == o.before, digest != r.Digest() && digest == release.DigestOf(r.Previous), r.Previous == "" && digest == r.Digest():
+	case r.Return != nil && digest == r.Digest() && r.Stage == release.StagePromoting && slices.ContainsFunc(o.ledger.Returnable(), func(f release.Finished) bool { return f.Image == r.Image && f.Pod == r.Pod }):
+	case digest != r.Digest(), r.Verdict == nil || r.Verdict.Digest != digest || r.Verdict.Template != r.Template || r.Verdict.Outcome != release.Healthy, r.Stage != release.StagePromoting:
 		o.found(e, "primary takes %s at stage %s with verdict %+v", is, r.Stage, r.Verdict)
+	case o.canary != nil && is != o.identity(o.canary.Spec.Template):
+		o.found(e, "primary takes %s, its canary ran %s", is, o.identity(o.canary.Spec.Template))
+	}
+}
+
+// identity is what the pods of a template run and read.
+func (o *observer) identity(t corev1.PodTemplateSpec) string {
+	text := release.DigestOf(o.set.Image(&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: t}}))
+	for _, r := range manifest.References(&t.Spec) {
+		text += " " + r.Kind + "/" + r.Name
+	}
+	return text
+}
+
+// pod keeps what a pod reads when it gets ready.
+func (o *observer) pod(e event) {
+	p := decode[corev1.Pod](e.after)
+	if e.kind == watch.Deleted || p.DeletionTimestamp != nil {
+		delete(o.pods, p.Name)
+		return
+	}
+	if o.pods[p.Name] != nil || !isReady(p) {
+		return
+	}
+	o.pods[p.Name] = map[string]string{}
+	for _, r := range manifest.References(&p.Spec) {
+		name := r.Kind + "/" + r.Name
+		o.pods[p.Name][name] = o.content[name]
+	}
+}
+
+// configuration checks that each pod would start again with what it started with.
+func (o *observer) configuration(e event) {
+	name, text := e.after.object.GetKind()+"/"+e.after.object.GetName(), ""
+	if e.kind != watch.Deleted {
+		text = fmt.Sprint(e.after.object.Object["data"], e.after.object.Object["binaryData"])
+	}
+	o.content[name] = text
+	for pod, reads := range o.pods {
+		if was, ok := reads[name]; ok && was != text {
+			o.found(e, "pod %s would start again with another content", pod)
+		}
 	}
 }
 
 // ledgerChange checks that the ledger goes forward, one release after the other.
 func (o *observer) ledgerChange(e event) {
-	if !strings.HasPrefix(e.after.object.GetName(), "crossbill-") {
+	if _, copied := e.after.object.GetLabels()[manifest.CopyLabel]; copied || e.resource != "configmaps" || !strings.HasPrefix(e.after.object.GetName(), "crossbill-") {
 		return
 	}
 	if e.kind == watch.Deleted {
@@ -282,6 +336,12 @@ func (o *observer) ledgerChange(e event) {
 		return // a test has damaged it
 	}
 	o.ledger = ledger
+	if before == nil || before.Release == nil && ledger.Release != nil {
+		var was corev1.PodTemplateSpec
+		if o.before = ""; json.Unmarshal([]byte(decode[corev1.ConfigMap](e.after).Data["previous-template.json"]), &was) == nil {
+			o.before = o.identity(was)
+		}
+	}
 	if before == nil {
 		return
 	}

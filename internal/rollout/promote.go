@@ -74,8 +74,11 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(status.Drift) > 0 {
-		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(status.Drift, "; "))}
+	if drift := status.drift(); len(drift) > 0 { // copies that are missing are made again
+		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(drift, "; "))}
+	}
+	if unseen := status.reads.unseen; len(unseen) > 0 {
+		return nil, &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read what the pods read, and verify again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
 	}
 	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
 		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
@@ -146,8 +149,8 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	steps := []step{j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
-	switch replaced := primary == nil || j.Manifests.Image(primary) == r.Image && !j.asBefore(primary); {
-	case replaced: // and wherever the traffic is, it stays there
+	switch {
+	case primary == nil, j.replaced(primary) && !j.asBefore(primary): // and wherever the traffic is, it stays there
 	case j.behindCanary():
 		steps = append(steps, j.moveToCanary(r.Image, leaveFor))
 	default:

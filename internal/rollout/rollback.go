@@ -72,7 +72,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.collect)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
@@ -352,13 +352,13 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 }
 
 // isPrevious says whether a primary is not what the app's first release has made, whatever the ledger says: it runs another
-// image.
+// image, or a promotion has written it.
 func (j *job) isPrevious(primary *appsv1.Deployment) bool {
 	if primary == nil {
 		return false
 	}
 	image := j.Manifests.Image(primary)
-	return image != "" && image != j.ledger.Release.Image
+	return image != "" && (image != j.ledger.Release.Image || noteOf(primary).there)
 }
 
 // removeFirst deletes the primary of a first release that did not come up.

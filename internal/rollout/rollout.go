@@ -114,6 +114,8 @@ type Result struct {
 	Release *release.Release `json:"release,omitempty"`
 	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release finished with this command
 	Message string           `json:"message"`
+	// Compared is what an unchanged release was found to be the same in as what primary runs.
+	Compared []string `json:"compared,omitempty"`
 }
 
 // say logs, and notes in a plan.

@@ -378,6 +378,9 @@ func TestPlan(t *testing.T) {
 					if strings.HasSuffix(name, "(at promotion)") {
 						continue
 					}
+					if kind, _, _ := strings.Cut(change.Object, " "); kind == "ConfigMap" || kind == "Secret" {
+						name = "copy"
+					}
 					planned = append(planned, change.Action+" "+strings.TrimPrefix(name, w.set.App+"-"))
 					if change.Diff == "" || strings.Contains(change.Diff, "resourceVersion") || strings.Contains(change.Diff, epochAnnotation) {
 						t.Errorf("diff of %s: %s", change.Object, change.Diff)

@@ -31,6 +31,7 @@ type Status struct {
 	unsplit []string      // routes that lead to the Service without a subset
 	pinned  bool          // sticky routes are there
 	live    map[release.Track]*appsv1.Deployment
+	reads   configurationDrift
 }
 
 // routeStatus is one http route of the release.
@@ -111,7 +112,10 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
 		}
 	}
-	status.Drift = status.drift()
+	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
+		return nil, err
+	}
+	status.Drift = append(status.drift(), status.reads.missing...)
 	return status, nil
 }
 
@@ -165,6 +169,9 @@ func (s *Status) drift() []string {
 		case t != nil && t.Image != image:
 			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
 		}
+	}
+	for _, text := range s.reads.changed {
+		found = append(found, text+remedy)
 	}
 	slices.Sort(found)
 	return found

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -162,7 +161,7 @@ func (j *job) hoping(ctx context.Context, track release.Track, image string, liv
 				pods[pod.Name] = *pod
 			}
 		case <-tick.C:
-			if reason := hope.hopeless(live(), slices.Collect(maps.Values(pods)), time.Now()); reason != "" {
+			if reason := hope.hopeless(live(), j.madeSince(track, image, live(), pods), time.Now()); reason != "" {
 				give(&NotReadyError{Reason: "it cannot come up: " + reason})
 				return pods
 			}
@@ -209,6 +208,29 @@ func runs(pod corev1.PodSpec, image string) bool {
 	return slices.ContainsFunc(pod.Containers, func(c corev1.Container) bool { return c.Image == image })
 }
 
+// madeSince are those of the pods that run an image which were made since its Deployment was applied, where primary ran that
+// image before as well: a release can change no more than the pod template, or what pods read.
+func (j *job) madeSince(track release.Track, image string, live *appsv1.Deployment, pods map[string]corev1.Pod) (found []corev1.Pod) {
+	r := j.ledger.Release
+	alike := track == release.Primary && r != nil && r.Previous == image
+	for _, pod := range pods {
+		if !alike || live != nil && !pod.CreationTimestamp.Time.Before(appliedAt(live)) {
+			found = append(found, pod)
+		}
+	}
+	return found
+}
+
+// appliedAt is when Crossbill last applied a Deployment.
+func appliedAt(d *appsv1.Deployment) (at time.Time) {
+	for _, entry := range d.ManagedFields {
+		if ours(entry) && entry.Operation == metav1.ManagedFieldsOperationApply && entry.Time != nil {
+			at = entry.Time.Time
+		}
+	}
+	return at
+}
+
 func (j *job) untilRolledOut(ctx context.Context, track release.Track, image string, seen func(mark)) error {
 	o := j.track(track)
 	ctx, give := context.WithCancelCause(ctx)
@@ -252,7 +274,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 		j.log(o.String(), "every replica is ready")
 		j.waited = map[release.Track]int32{track: size}
 		if give(nil); image != "" {
-			j.keepPods(track, live.Load(), slices.Collect(maps.Values(<-watched)))
+			j.keepPods(track, live.Load(), j.madeSince(track, image, live.Load(), <-watched))
 		}
 		return nil
 	}

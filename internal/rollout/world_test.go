@@ -73,6 +73,9 @@ type world struct {
 	effects     []effect
 	jobs        int
 	applies     bool // its releases apply the other objects of the manifests
+	// configured: the app's pods read configuration, and its releases change nothing else: what is called an image
+	// elsewhere is a version of it here.
+	configured bool
 }
 
 // manifests are the app's. They are shared: who changes them loads their own.
@@ -99,16 +102,19 @@ type moment struct {
 // stages are moments that many tests begin at, each made once by the commands themselves.
 var stages sync.Map // of func(*testing.T) *moment by name
 
+// configuredApp is the prefix of a stage of the app that reads configuration.
+const configuredApp = "configured, "
+
 // at runs a test in a cluster whose app is at a stage of the release of image 2, on a primary that runs image
-// 1. In the end no invariant has been broken.
+// 1; with the prefix, of the release of version 2 of its configuration. In the end no invariant has been broken.
 func at(t *testing.T, stage string, test func(w *world)) {
 	t.Helper()
 	var once sync.Once
 	var made *moment
 	entry, _ := stages.LoadOrStore(stage, func(t *testing.T) *moment {
 		once.Do(func() {
-			inWorld(t, nil, func(w *world) {
-				w.bring(stage)
+			inWorld(t, stage, nil, func(w *world) {
+				w.bring(strings.TrimPrefix(stage, configuredApp))
 				made = w.moment()
 			})
 		})
@@ -118,7 +124,7 @@ func at(t *testing.T, stage string, test func(w *world)) {
 	if start == nil {
 		t.Fatalf("stage %s could not be prepared", stage)
 	}
-	inWorld(t, start, func(w *world) {
+	inWorld(t, stage, start, func(w *world) {
 		w.applies = strings.HasPrefix(stage, othersApp)
 		test(w)
 	})
@@ -132,14 +138,17 @@ func (w *world) moment() *moment {
 }
 
 // inWorld runs a test in a cluster of its own, new or as it was at a moment.
-func inWorld(t *testing.T, start *moment, test func(w *world)) {
+func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		set, err := manifests()
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{T: t, server: newAPIServer(), set: set, observer: newObserver(set)}
+		w := &world{T: t, server: newAPIServer(), set: set, observer: newObserver(set), configured: strings.HasPrefix(stage, configuredApp)}
+		if w.configured {
+			w.set = w.version("1")
+		}
 		w.controllers = newControllers(w.server)
 		w.server.changed = append(w.server.changed, w.observer.see, w.note)
 		w.kube, w.mesh = w.clients("them", w.server)
@@ -228,6 +237,9 @@ func (w *world) job(name string) *job {
 	ctx, cancel := context.WithCancel(w.Context())
 	j.network = &network{world: w, by: j.name, ctx: ctx, kill: cancel}
 	j.Cluster = &rollout.Cluster{Namespace: namespace, Manifests: w.set, By: j.name}
+	if w.configured {
+		j.Manifests = w.version("2")
+	}
 	j.API = &rollout.Contact{}
 	j.Kube, j.Istio = w.clients(j.name, j.API.Wrap(j.network))
 	j.Kinds = rollout.NewKinds(w.dynamic(j.name, j.API.Wrap(j.network)), j.Kube.Discovery())
@@ -354,7 +366,7 @@ func (w *world) note(e event) {
 	if e.by == "" || e.by == "them" {
 		return
 	}
-	if found := describe(w.set, e); found.action != "" {
+	if found := w.describe(e); found.action != "" {
 		found.by = e.by
 		w.effects = append(w.effects, found)
 	}
@@ -376,7 +388,8 @@ func (w *world) did(j *job) []string {
 	return done
 }
 
-func describe(set *manifest.Set, e event) effect {
+func (w *world) describe(e event) effect {
+	set := w.set
 	object := strings.TrimPrefix(e.after.object.GetName(), set.App+"-")
 	action := map[watch.EventType]string{watch.Added: "create", watch.Modified: "update", watch.Deleted: "delete"}[e.kind]
 	switch e.resource {
@@ -384,6 +397,9 @@ func describe(set *manifest.Set, e event) effect {
 		was, is := "", ""
 		if e.before != nil {
 			was = ledgerText(set, e.before)
+		}
+		if _, ok := e.after.object.GetLabels()[manifest.CopyLabel]; ok {
+			return copyEffect(e, action)
 		}
 		if e.kind == watch.Deleted {
 			return effect{}
@@ -395,6 +411,8 @@ func describe(set *manifest.Set, e event) effect {
 			return effect{}
 		}
 		return effect{action: "note", detail: is}
+	case "secrets":
+		return copyEffect(e, action)
 	case "leases":
 		return effect{}
 	case "deployments":
@@ -409,8 +427,8 @@ func describe(set *manifest.Set, e event) effect {
 			return effect{action: "delete", object: object, detail: map[bool]string{true: "but not its pods"}[slices.Contains(d.Finalizers, metav1.FinalizerOrphanDependents)]}
 		}
 		var details []string
-		if set.Image(d) != set.Image(was) {
-			details = append(details, "image "+digitOf(set.Image(d)))
+		if before := e.before; before == nil || w.runs(d) != w.runs(was) {
+			details = append(details, "image "+w.runs(d))
 		} else if templateOf(d.Spec.Template) != templateOf(was.Spec.Template) {
 			details = append(details, "template")
 		}
@@ -485,6 +503,23 @@ func holdsOn(set *manifest.Set, s *stored) bool {
 	return err == nil && ledger.Hold != nil
 }
 
+// wanted is a release of an image, or of a version of the app's configuration, which the job then has.
+func (j *job) wanted(digit string) release.Release {
+	if !j.world.configured {
+		return wanted(digit)
+	}
+	j.Manifests = j.world.version(digit)
+	return release.Release{ID: "r" + digit, Image: image("1"), Weight: 10}
+}
+
+// runs is what a Deployment runs, as a digit.
+func (w *world) runs(d *appsv1.Deployment) string {
+	if !w.configured {
+		return digitOf(w.set.Image(d))
+	}
+	return versionOf(w.server, d)
+}
+
 // wanted is a release of an image.
 func wanted(digit string) release.Release {
 	return release.Release{ID: "r" + digit, Image: image(digit), Weight: 10}
@@ -507,7 +542,7 @@ func (w *world) bring(stage string) {
 		return
 	}
 	first := w.job("first")
-	w.must(first.Canary(w.Context(), wanted("1")))
+	w.must(first.Canary(w.Context(), first.wanted("1")))
 	w.applies = others
 	w.observer.started = true
 	before := w.job("before")
@@ -518,7 +553,7 @@ func (w *world) bring(stage string) {
 		}
 	}
 	ctx := before.ctx
-	canary := func() { run(before.Canary(ctx, wanted("2"))) }
+	canary := func() { run(before.Canary(ctx, before.wanted("2"))) }
 	switch stage {
 	case "rest":
 	case "foreign":
@@ -599,6 +634,15 @@ func (w *world) bring(stage string) {
 		w.Fatalf("no stage %q", stage)
 	}
 	time.Sleep(150 * time.Second) // whoever was killed is dead, by any clock, and all that is made is ready
+}
+
+// running is what a track runs, as a digit.
+func (w *world) running(track release.Track) string {
+	w.Helper()
+	d := w.deployment(track)
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	return w.runs(d)
 }
 
 // patchRoute changes the VirtualService as a person would.
@@ -686,8 +730,10 @@ func (w *world) unrest(digit string) string {
 		return fmt.Sprintf("weights are %+v", status.Weights)
 	case status.Tracks[release.Canary] != nil:
 		return "the canary is there"
-	case primary == nil || digitOf(primary.Image) != digit:
-		return fmt.Sprintf("primary is %+v, want image %s", primary, digit)
+	case primary == nil:
+		return "primary is gone"
+	case w.running(release.Primary) != digit:
+		return fmt.Sprintf("primary is %+v and runs %s, want image %s", primary, w.running(release.Primary), digit)
 	case status.Lock != "" && !status.Expired:
 		return "the lock is held by " + status.Lock
 	}
