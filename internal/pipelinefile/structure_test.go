@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // edited is the repository's file with texts replaced: pairs of old and new. An empty old one appends.
@@ -270,7 +269,7 @@ func TestSafe(t *testing.T) {
 		"a database for a test":                 {"", "test:\n  stage: deploy_canary\n  services: [postgres:16]\n  variables: {POSTGRES_PASSWORD: test}\n  script: [npm test]\n"},
 		"a return that an approver presses":     {"", returnJob("manual", "", "  needs: []\n")},
 		"an approval that somebody presses":     {"", "approve:\n  extends: .changes\n  stage: promote_to_production\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill approve]\n"},
-		"holding and releasing manually":         {"", "hold:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill hold --reason maintenance]\nresume:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill resume]\n"},
+		"holding and releasing manually":        {"", "hold:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill hold --reason maintenance]\nresume:\n  extends: .changes\n  stage: promote_to_production\n  needs: []\n  rules: [{when: manual, allow_failure: true}]\n  script: [crossbill resume]\n"},
 		"a bundle for the next stage":           {"", "bundle:\n  stage: deploy_canary\n  script: [\"crossbill bundle --image registry.example.com/app@" + digest + "\"]\n"},
 		"bundles alone":                         {"      regex: ^(registry\\.example\\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64})?$\n    bundle", "      options: [\"\"]\n    bundle"},
 		"a header with a component":             {"spec:\n", "spec:\n  component: [name]\n"},
@@ -341,7 +340,7 @@ func TestNotUnderstood(t *testing.T) {
 	}
 }
 
-// TestTooMany: bounds are findings.
+// TestTooMany: bounds are findings. Without them this does not end.
 func TestTooMany(t *testing.T) {
 	inputs, jobs, rules := "", "", ""
 	for i := range 8 {
@@ -355,13 +354,9 @@ func TestTooMany(t *testing.T) {
 		"values of inputs": {inputsEnd, inputs + inputsEnd, "", jobs},
 		"sets of rules":    {"", rules},
 	} {
-		began := time.Now()
 		found := findingsOf(t, edited(t, edits...))
 		if !slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == RuleTooLarge }) {
 			t.Errorf("%s: %s", name, listed(found))
-		}
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("%s: %s", name, took)
 		}
 	}
 }
