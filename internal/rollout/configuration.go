@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -288,7 +289,7 @@ func (j *job) stampCopies(ctx context.Context) error {
 			if name == j.keyName() { // nobody deletes it
 				continue
 			}
-			if err := j.stampOne(ctx, j.configuration(kind, name)); err != nil {
+			if err := j.stampOne(ctx, j.configuration(kind, name)); err != nil && !apierrors.IsForbidden(err) {
 				return err
 			}
 		}
