@@ -18,13 +18,15 @@ func newCleanupCommand() *cobra.Command {
 		Long: `Wait until nobody calls the canary of a promoted release any more, delete it,
 give back the ownership of fields that others own, and finish the release. With
 --prometheus the canary's counters are the evidence; without it, a delay is
-waited out.`,
+waited out. With --keep-warm the canary's Deployment gets the pods of the version
+before instead, which get no traffic; guard or the next release removes them.`,
 		Example: `  crossbill cleanup --prometheus http://prometheus.istio-system:9090`,
 		Args:    cobra.NoArgs,
 		RunE:    runs(o),
 	}
 	o.cluster.byLedger = true
 	o.addReleaseID(cmd)
+	o.addKeepWarm(cmd)
 	o.addTakeover(cmd)
 	o.add(cmd)
 	o.traffic.add(cmd)

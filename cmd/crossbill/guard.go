@@ -47,6 +47,7 @@ bad is rolled back (exit code 3).`,
 	positiveDuration(cmd.Flags(), &o.limits.Waiting, "waiting", 24*time.Hour, "how long a canary may wait for its verdict, or for an approver")
 	cmd.Flags().BoolVar(&o.all, "all", false, "all apps of the namespace; needs no manifests")
 	cmd.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
+	o.addKeepWarm(cmd)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)

@@ -27,6 +27,7 @@ type lifecycleOptions struct {
 	by        string
 	releaseID string
 	takeover  bool
+	keepWarm  time.Duration
 	keep      int // releases that can be returned to
 	dryRun    bool
 	others    bool // the other objects of the manifests are applied with the release
@@ -60,6 +61,11 @@ func (o *lifecycleOptions) addBound(flags *pflag.FlagSet) {
 func (o *lifecycleOptions) addReleaseID(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.releaseID, "release-id", "", "release that is meant: any other one in flight is left alone, exit code 5 (default: the one in flight)")
 	completeReleases(cmd, "release-id", &o.cluster, false)
+}
+
+// addKeepWarm adds --keep-warm of the commands that end a promoted release.
+func (o *lifecycleOptions) addKeepWarm(cmd *cobra.Command) {
+	anyDuration(cmd.Flags(), &o.keepWarm, "keep-warm", 0, "how long to keep the pods of the version before, without traffic, so that rollback --to returns in seconds (default: not)")
 }
 
 // addTakeover adds --takeover of the commands that wait for the lock.
@@ -170,7 +176,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 		return nil, err
 	}
 	start := time.Now()
-	c.By, c.Timeout, c.Takeover, c.ReleaseID, c.KeepReleases = o.by, o.timeout, o.takeover, o.releaseID, o.keep
+	c.By, c.Timeout, c.Takeover, c.ReleaseID, c.KeepReleases, c.KeepWarm = o.by, o.timeout, o.takeover, o.releaseID, o.keep, o.keepWarm
 	c.ApplyOthers = o.others
 	c.Log = func(e rollout.Event) {
 		fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)

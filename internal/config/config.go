@@ -150,7 +150,8 @@ type Promote struct {
 
 // Rollback is what is kept to go back to.
 type Rollback struct {
-	KeepReleases int `json:"keepReleases,omitempty"`
+	KeepWarm     metav1.Duration `json:"keepWarm,omitzero"`
+	KeepReleases int             `json:"keepReleases,omitempty"`
 }
 
 // Guard is when a release counts as abandoned.

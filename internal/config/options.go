@@ -141,6 +141,7 @@ var Options = []Option{
 	{Key: "promote.bake", Flags: []string{"bake"}, Default: "0s", form: duration, Doc: "How long primary is judged after it has all of the traffic; 0s for not at all"},
 	{Key: "promote.traffic", Flags: []string{"promote-traffic"}, Default: "canary", form: form{what: "canary or primary", example: "canary", pattern: `^(canary|primary)$`}, Doc: "Which track has the traffic while primary's pods are replaced: the canary, grown for all of it, or primary, under traffic"},
 
+	{Key: "rollback.keepWarm", Flags: []string{"keep-warm"}, Default: "0s", form: duration, Doc: "How long cleanup keeps the pods of the version before, without traffic, so that a return to it takes seconds; 0s for not at all"},
 	{Key: "rollback.keepReleases", Flags: []string{"keep-releases"}, Default: "5", form: form{what: "a whole number from 1 to 20", example: "5", min: number(1), max: number(20)}, Doc: "How many of the last releases that ended well can be returned to: their pod templates and the configuration that their pods read are kept"},
 
 	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},

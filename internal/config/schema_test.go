@@ -209,7 +209,7 @@ applyOthers: true
 canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
-rollback: {keepReleases: 8}
+rollback: {keepWarm: 10m, keepReleases: 8}
 guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,

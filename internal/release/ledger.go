@@ -27,6 +27,7 @@ type Ledger struct {
 	Serving *Serving   `json:"serving,omitempty"` // on primary, where its origin is known
 	History []Finished `json:"history,omitempty"` // newest first
 
+	Warm *Warm `json:"warm,omitempty"` // pods that are kept for a return
 	Hold *Hold `json:"hold,omitempty"` // no new release starts; nil: not on hold
 
 	Policy *PolicySeen `json:"approvalPolicy,omitempty"` // the last one; nil: none was ever there
@@ -100,6 +101,7 @@ func (l *Ledger) Start(r Release, by string, now time.Time) (started bool, err e
 		}
 		return false, nil
 	}
+	l.Warm = nil // its Deployment is the canary's
 	r.Stage, r.StartedAt, r.StartedBy = StageStarted, now, by
 	r.Steps = []Step{{Stage: StageStarted, At: now, By: by}}
 	l.Release = &r

@@ -47,6 +47,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 	} else {
 		fmt.Fprintf(w, "release\tnone in flight\n")
 	}
+	if s.Warm != nil {
+		fmt.Fprintf(w, "warm\tthe pods of release %s until %s; `crossbill rollback --to %s` returns to them\n", s.Warm.Release, s.Warm.Until.Format(time.RFC3339), s.Warm.Release)
+	}
 	if s.Hold != nil {
 		fmt.Fprintf(w, "hold\t%s; `crossbill resume` ends it\n", s.Hold)
 	}

@@ -3,28 +3,33 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// Cleanup drains and deletes the canary of a promoted release, and ends the release.
+// Cleanup drains and deletes the canary of a promoted release, or gives it the pods that primary ran before, and ends the
+// release.
 func (c *Cluster) Cleanup(ctx context.Context) (Result, error) {
 	return run(ctx, c, command[struct{}]{
 		name: "cleanup",
-		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
-			nothing, err := j.lookCleanup()
+		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
+			nothing, err := j.lookCleanup(ctx)
 			return struct{}{}, nothing, err
 		},
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.cleanup(ctx) },
 	})
 }
 
-func (j *job) lookCleanup() (*Result, error) {
+func (j *job) lookCleanup(ctx context.Context) (*Result, error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
 		return nil, err
 	}
 	r := j.ledger.Release
 	if r == nil {
+		if late, err := j.orphaned(ctx); late && j.ledger.Warm != nil || err != nil { // it was kept, and its time is over
+			return nil, err
+		}
 		return j.nothing("no release is in flight: nothing to do"), nil
 	}
 	if r.Stage != release.StagePromoted {
@@ -35,12 +40,18 @@ func (j *job) lookCleanup() (*Result, error) {
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
-	if err := inOrder(ctx, j.routeBack(free), j.removeCanary(j.waitDrained), j.collect); err != nil {
+	if r == nil {
+		return j.removeOrphan(ctx)
+	}
+	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect); err != nil {
 		return Result{}, err
 	}
 	outcome := release.OutcomePromoted
 	if r.Return != nil {
 		outcome = release.OutcomeReturned
+	}
+	if warm := j.ledger.Warm; warm != nil {
+		return j.finish(outcome, "%s is released; the pods of release %s are kept until %s", r.Digest(), warm.Release, warm.Until.Format(time.RFC3339))
 	}
 	return j.finish(outcome, "%s is released; the canary is gone", r.Digest())
 }
@@ -60,6 +71,7 @@ func (j *job) removeCanary(drain step) step {
 // deleteDrained is the step that deletes the canary's Deployment, if there is one, when it is drained.
 func (j *job) deleteDrained(drain step) step {
 	return func(ctx context.Context) error {
+		j.ledger.Warm = nil
 		live, err := j.liveTrack(ctx, release.Canary)
 		if err != nil || live == nil {
 			return err

@@ -34,6 +34,10 @@ var commands = map[string]func(context.Context, *job) (rollout.Result, error){
 	"promote":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Promote(ctx) },
 	"cleanup":  func(ctx context.Context, j *job) (rollout.Result, error) { return j.Cleanup(ctx) },
 	"rollback": func(ctx context.Context, j *job) (rollout.Result, error) { return j.Rollback(ctx, "a test") },
+	"cleanup warm": func(ctx context.Context, j *job) (rollout.Result, error) {
+		j.KeepWarm = 10 * time.Minute
+		return j.Cleanup(ctx)
+	},
 	"return": func(ctx context.Context, j *job) (rollout.Result, error) {
 		return j.RollbackTo(ctx, "r1", "a test", false)
 	},
@@ -209,6 +213,15 @@ var atStages = []struct{ stage, command, changes, refusal string }{
 	{"rolled_back", "guard", "", ""},
 	{"rolled_back", "guard early", "", ""},
 	{"rolled_back", "migrate", "", ""},
+	{"promoted", "cleanup warm", "delete canary, note r2 ended: promoted", ""}, // callers in the mesh would get the old version
+	{"promoted in the mesh", "cleanup warm", "update canary image 1, note r2 ended: promoted", ""},
+	{"warm", "return", "note r1 started, note r1 promoting, update vs 0/100, update primary image 1, update vs 100/0, note r1 promoted, delete canary, note r1 ended: returned", ""},
+	{"warm", "canary", "", ""},
+	{"warm", "canary of 3", "note r3 started, update canary image 3, update vs 90/10, note r3 canary 10%", ""},
+	{"warm", "cleanup", "", ""},
+	{"warm", "rollback", "", ""},
+	{"warm", "guard", "", ""},
+	{"warm", "migrate", "delete canary", ""},
 	{"new", "return", "", "input"},
 	{"new", "previous", "", "stage"},
 	{"rest", "return", "", ""},

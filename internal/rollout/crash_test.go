@@ -71,6 +71,8 @@ var crashes = []struct{ stage, command, end string }{
 	{othersApp + "canary", "guard", "1"},
 	{"unhealthy", "guard early", "1"},
 	{"rolling_back", "guard early", "1"},
+	{"promoted in the mesh", "cleanup warm", "2"},
+	{"warm", "return", "1"},
 	{"ended", "return", "1"},
 	{"next", "return", "1"},
 	{"next healthy, promoted", "return", "1"},

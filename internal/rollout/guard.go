@@ -88,6 +88,9 @@ func (j *job) lookOrphan(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if warm := j.ledger.Warm; warm.Lasts(now()) {
+		return j.nothing("no release is in flight; the pods of release %s are kept until %s", warm.Release, warm.Until.Format(time.RFC3339)), nil
+	}
 	if !orphan {
 		return j.nothing("no release is in flight"), nil
 	}

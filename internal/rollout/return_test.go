@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -217,6 +218,43 @@ func TestForgedReturn(t *testing.T) {
 			w.must(w.job("back").Rollback(w.Context(), "test"))
 			if unrest := w.unrest("2"); unrest != "" {
 				t.Errorf("%s: %s", stage, unrest)
+			}
+		})
+	}
+}
+
+// TestKeepWarm: a return to pods that are kept only moves the route; they are no orphan while they are kept, and guard and
+// cleanup remove them afterwards.
+func TestKeepWarm(t *testing.T) {
+	at(t, "warm", func(w *world) {
+		started := time.Now()
+		j := w.job("back")
+		j.killOn = "update vs 0/100"
+		_, _ = j.RollbackTo(j.ctx, "r1", "test", true)
+		if took := time.Since(started); took > 3*time.Second {
+			t.Errorf("the traffic was there after %s", took)
+		}
+		if got, want := strings.Join(w.did(j), ", "), "note hold, note r1 promoting, update vs 0/100"; got != want {
+			t.Errorf("it did %q, want %q", got, want)
+		}
+	})
+	for _, command := range []string{"guard", "cleanup", "rollback"} {
+		at(t, "warm", func(w *world) {
+			status, err := w.job("look").Status(w.Context())
+			w.must(status, err)
+			if status.Warm == nil || status.Warm.Release != "r1" {
+				t.Fatalf("warm is %+v", status.Warm)
+			}
+			time.Sleep(time.Until(status.Warm.Until))
+			j := w.job("late")
+			if _, err := commands[command](w.Context(), j); err != nil || strings.Join(w.did(j), ", ") != "delete canary" {
+				t.Errorf("%s did %q, %v", command, w.did(j), err)
+			}
+			if status, err = w.job("look").Status(w.Context()); err != nil || status.Warm != nil {
+				t.Errorf("%s: warm is %+v, %v", command, status.Warm, err)
+			}
+			if unrest := w.unrest("2"); unrest != "" {
+				t.Errorf("%s: %s", command, unrest)
 			}
 		})
 	}

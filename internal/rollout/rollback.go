@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -397,6 +398,9 @@ func (j *job) firstIsLive(ctx context.Context) (bool, error) {
 
 // orphaned says whether there is a canary that no release in the ledger has created.
 func (j *job) orphaned(ctx context.Context) (bool, error) {
+	if j.ledger.Warm.Lasts(now()) {
+		return false, nil
+	}
 	live, err := j.liveTrack(ctx, release.Canary)
 	if err != nil || live == nil {
 		return false, err
@@ -407,9 +411,17 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 
 // removeOrphan removes a canary whose ledger was lost.
 func (j *job) removeOrphan(ctx context.Context) (Result, error) {
-	j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
+	warm := j.ledger.Warm
+	if warm != nil {
+		j.log("ledger", "the pods of release %s were kept until %s", warm.Release, warm.Until.Format(time.RFC3339))
+	} else {
+		j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
+	}
 	if err := inOrder(ctx, j.emergencyRoute(free), j.removeCanary(j.drainBriefly())); err != nil {
 		return Result{}, err
+	}
+	if warm != nil {
+		return j.result("the pods of release %s, which were kept for a return, are gone", warm.Release), nil
 	}
 	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
 }

@@ -88,6 +88,8 @@ type Cluster struct {
 	Parts func(ctx context.Context, image string) ([]string, error)
 	// KeepReleases is how many of the last good releases can be returned to. Default release.DefaultKeepReleases.
 	KeepReleases int
+	// KeepWarm is how long cleanup keeps the pods that primary ran before, without traffic, for a return. 0: not at all.
+	KeepWarm time.Duration
 	// MaxVerdictAge is how old a verdict may be that Promote promotes by. 0: any age.
 	MaxVerdictAge time.Duration
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be

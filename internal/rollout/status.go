@@ -23,6 +23,7 @@ type Status struct {
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
 	History   []release.Finished             `json:"history,omitempty"`
+	Warm      *release.Warm                  `json:"warm,omitempty"` // pods that are kept for a return
 	Hold      *release.Hold                  `json:"hold,omitempty"` // no new release starts
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
@@ -86,7 +87,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 // statusWith is the same with the Deployments as they are known; nil is one that is gone.
 func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (*Status, error) {
 	c := j.Cluster
-	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Tracks: map[release.Track]*TrackStatus{}, live: live}
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
 		if d != nil {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
@@ -166,6 +167,7 @@ func (s *Status) drift() []string {
 		switch t := s.Tracks[track]; {
 		case t == nil && (track == release.Primary || r.Stage != release.StagePromoted):
 			found = append(found, fmt.Sprintf("the Deployment of %s is gone", track)+remedy)
+		case t != nil && track == release.Canary && r.Stage == release.StagePromoted && t.Image == r.Previous: // a cleanup keeps it
 		case t != nil && t.Image != image:
 			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
 		}

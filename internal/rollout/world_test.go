@@ -602,6 +602,15 @@ func (w *world) bring(stage string) {
 		if stage == "ended" {
 			run(before.Cleanup(ctx))
 		}
+	case "promoted in the mesh", "warm": // nobody gets past the release's route
+		w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
+		before.KeepWarm = 10 * time.Minute
+		canary()
+		run(judge(ctx, before.Cluster, release.Healthy))
+		run(before.Promote(ctx))
+		if stage == "warm" {
+			run(before.Cleanup(ctx))
+		}
 	case "next", "next healthy, promoted", "returning", "returning to primary", "returned":
 		canary()
 		run(judge(ctx, before.Cluster, release.Healthy))
@@ -728,6 +737,10 @@ func (w *world) unrest(digit string) string {
 		return fmt.Sprintf("release %s is in flight at %s", status.Release.ID, status.Release.Stage)
 	case status.Weights == nil || *status.Weights != manifest.WeightPair{Primary: 100}:
 		return fmt.Sprintf("weights are %+v", status.Weights)
+	case status.Warm != nil && time.Now().Before(status.Warm.Until): // then the canary has what primary ran
+		if c := status.Tracks[release.Canary]; c == nil || c.Image == primary.Image || c.Ready < primary.Ready {
+			return fmt.Sprintf("warm is %+v, the canary is %+v", status.Warm, c)
+		}
 	case status.Tracks[release.Canary] != nil:
 		return "the canary is there"
 	case primary == nil:
