@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
 
+	yamlnode "go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -93,40 +95,106 @@ func (r *Rendered) addText(file string, text []byte, kind kindOfText) error {
 		case written:
 			template = lineWith(document, leftover.MatchString)
 		}
-		raw, err := yaml.YAMLToJSONStrict([]byte(document))
-		if err != nil {
+		fails := func(err error) error {
 			if line := lineWith(document, func(line string) bool { return strings.Contains(line, "{{") }); kind == written && line > 0 {
 				return templated(file, place, line)
 			}
 			return &usererr.Error{Field: file, Problem: place + plain(err)}
 		}
-		if err := r.add(Object{From: file, place: place, template: template}, raw); err != nil {
-			return err
+		values, err := valuesOf(document)
+		if err != nil {
+			return fails(err)
+		}
+		for _, value := range values {
+			raw, err := yaml.YAMLToJSONStrict([]byte(value))
+			if err != nil {
+				return fails(err)
+			}
+			if err := r.add(Object{From: file, place: place, template: template}, raw); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// separator is a line that begins a document.
-var separator = regexp.MustCompile(`^---([ \t]*|[ \t]+#.*)$`)
+// separator is a line that begins a document, which may begin on it (YAML 1.2, 9.1.2).
+var separator = regexp.MustCompile(`^---([ \t].*)?$`)
+
+// terminator is a line that ends one.
+var terminator = regexp.MustCompile(`^\.\.\.([ \t].*)?$`)
 
 // documentsOf splits a file at its separators. Each document keeps its place by the empty lines ahead of it, so that
 // the line in a decoder's error is the file's.
 func documentsOf(text []byte) []string {
-	text = bytes.TrimPrefix(text, []byte("\uFEFF"))
+	const mark = "\uFEFF" // a byte order mark, also where files were joined
+	text = bytes.TrimPrefix(text, []byte(mark))
 	lines := strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n")
 	var documents []string
 	start := 0
 	for i := 0; i <= len(lines); i++ {
-		if i < len(lines) && !separator.MatchString(lines[i]) {
-			continue
+		next := i + 1
+		if i < len(lines) {
+			line := strings.TrimPrefix(lines[i], mark)
+			switch {
+			case separator.MatchString(line):
+				if rest := strings.TrimSpace(line[3:]); rest != "" && rest[0] != '#' {
+					lines[i], next = "   "+line[3:], i // its content begins here
+				}
+			case !terminator.MatchString(line):
+				continue
+			}
 		}
-		if document := strings.Join(lines[start:i], "\n"); strings.TrimSpace(document) != "" {
+		if document := strings.TrimPrefix(strings.Join(lines[start:i], "\n"), mark); holdsMore(document) {
 			documents = append(documents, strings.Repeat("\n", start)+document+"\n")
 		}
-		start = i + 1
+		start = next
 	}
 	return documents
+}
+
+// holdsMore says whether a document holds more than comments and directives.
+func holdsMore(document string) bool {
+	return slices.ContainsFunc(strings.Split(document, "\n"), func(line string) bool {
+		return strings.TrimSpace(line) != "" && line[0] != '#' && line[0] != '%'
+	})
+}
+
+// valuesOf are the values of a document: one, or those of a stream of JSON, which needs no separators. What goes on after the
+// end of a document is refused: its decoder would leave the rest out without a word.
+func valuesOf(document string) ([]string, error) {
+	begins := strings.TrimSpace(document)
+	for strings.HasPrefix(begins, "#") {
+		_, begins, _ = strings.Cut(begins, "\n")
+		begins = strings.TrimSpace(begins)
+	}
+	if begins == "" || !strings.Contains("{[!&\"'", begins[:1]) {
+		return []string{document}, nil // a mapping in lines goes on to the end, or is an error
+	}
+	if values := jsonValues(begins); len(values) > 1 {
+		return values, nil
+	}
+	decoder := yamlnode.NewDecoder(strings.NewReader(document))
+	var value yamlnode.Node
+	if decoder.Decode(&value) != nil || errors.Is(decoder.Decode(&value), io.EOF) {
+		return []string{document}, nil // what is wrong with it the decoder of objects says
+	}
+	return nil, errors.New("it goes on after its end: begin each object with a line ---")
+}
+
+// jsonValues are the values of a stream of JSON; none if it is something else.
+func jsonValues(text string) (values []string) {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	for {
+		var value json.RawMessage
+		switch err := decoder.Decode(&value); {
+		case errors.Is(err, io.EOF):
+			return values
+		case err != nil:
+			return nil
+		}
+		values = append(values, string(value))
+	}
 }
 
 // leftover is what a template engine should have replaced. Other braces may be meant for the app.
@@ -147,10 +215,13 @@ func lineWith(text string, is func(string) bool) int {
 }
 
 // wrongType is what sigs.k8s.io/json says of a value of another type, in Go's words.
-var wrongType = regexp.MustCompile(`cannot unmarshal (\S+) into Go (?:struct field [^\s.]+\.(\S+)|value) of type \S*?([^\s.]+)$`)
+var wrongType = regexp.MustCompile(`cannot unmarshal (\S+)(?: \S+)? into Go (?:struct field [^\s.]+\.(\S+)|value) of type \S*?([^\s.]+)$`)
 
 // value is what YAML's decoder quotes of the text, which may be a Secret's: a password that begins with * is an alias to it.
 var value = regexp.MustCompile("unknown anchor '.*' referenced|`[^`]*`")
+
+// protobuf is how an error of Istio's decoder begins: its place is not the file's.
+var protobuf = regexp.MustCompile(`^proto:\s*(syntax error )?(\(line [0-9:]+\): )?`)
 
 // plain is a decoder's error without the decoders it came through, and without values.
 func plain(err error) string {
@@ -160,6 +231,10 @@ func plain(err error) string {
 		}
 		return "a value that begins with * and is no alias: write it in quotes"
 	})
+	if strings.HasPrefix(text, "illegal base64 data") {
+		return "data: a value is not base64: encode it, or write it as it is in a Secret's stringData"
+	}
+	text = protobuf.ReplaceAllString(text, "")
 	text = strings.TrimPrefix(text, "error unmarshaling JSON: while decoding JSON: ")
 	text = strings.TrimPrefix(strings.TrimPrefix(text, "error converting YAML to JSON: "), "yaml: ")
 	return wrongType.ReplaceAllString(strings.TrimPrefix(text, "json: "), "$2: a $1 is not of type $3")
@@ -171,14 +246,13 @@ func (r *Rendered) add(what Object, raw []byte) error {
 		return nil // only comments
 	}
 	if raw[0] != '{' {
-		return what.problem("is not a manifest: it has no apiVersion, kind and metadata")
+		return what.problem("is not a manifest: it has no apiVersion, kind and metadata (several are separated by lines ---, or the items of a List)")
 	}
-	var list struct {
-		Kind  string            `json:"kind"`
-		Items []json.RawMessage `json:"items"`
-	}
-	if err := json.Unmarshal(raw, &list); err == nil && strings.HasSuffix(list.Kind, "List") {
-		for i, item := range list.Items {
+	if list, items, err := itemsOf(raw); list {
+		if err != nil {
+			return what.problem(err.Error())
+		}
+		for i, item := range items {
 			each := what
 			each.place += fmt.Sprintf("item %d: ", i+1)
 			if err := r.add(each, item); err != nil {
@@ -212,6 +286,40 @@ func (r *Rendered) add(what Object, raw []byte) error {
 		return what.problem(plain(err))
 	}
 	return r.once(what)
+}
+
+// itemsOf are the items of a List, or of a list of one kind, whose items have none of their own when an API gives it. An object
+// that has no items may have such a kind as well.
+func itemsOf(raw []byte) (list bool, items []json.RawMessage, err error) {
+	var fields map[string]json.RawMessage
+	var kind metav1.TypeMeta
+	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(raw, &kind) != nil || !strings.HasSuffix(kind.Kind, "List") {
+		return false, nil, nil
+	}
+	all, ok := fields["items"]
+	switch {
+	case !ok && kind.Kind == "List" && fields["spec"] == nil:
+		return true, nil, errors.New("the List has no items")
+	case !ok:
+		return false, nil, nil
+	case json.Unmarshal(all, &items) != nil:
+		return true, nil, errors.New("items is no list")
+	}
+	each := strings.TrimSuffix(kind.Kind, "List")
+	for i := range items {
+		if each == "" || !foreign(items[i]) {
+			continue
+		}
+		item := map[string]any{}
+		if err := jsonutil.Unmarshal(items[i], &item); err != nil {
+			return true, nil, err
+		}
+		item["apiVersion"], item["kind"] = kind.APIVersion, each
+		if items[i], err = json.Marshal(item); err != nil {
+			return true, nil, err
+		}
+	}
+	return true, items, nil
 }
 
 // hookAnnotations are on what Helm or Argo CD runs before or after they apply the rest: tests, migrations.
