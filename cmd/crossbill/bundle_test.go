@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -98,9 +99,7 @@ func (b *bundles) manifests(t *testing.T, old, changed string, more map[string]s
 	if !found {
 		t.Fatalf("no manifest has %q", old)
 	}
-	for name, text := range more {
-		files[name] = text
-	}
+	maps.Copy(files, more)
 	writeFiles(t, dir, files)
 	return dir
 }

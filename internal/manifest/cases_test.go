@@ -120,7 +120,7 @@ func TestFilesAsTheyArrive(t *testing.T) {
 		"items that are no list":                 {map[string]string{"x.yaml": "apiVersion: v1\nkind: List\nitems: {a: b}\n"}, nil, "x.yaml: document 1: items is no list"},
 		"a number with a point":                  {map[string]string{"deployment.yaml": strings.Replace(base(t, "deployment.yaml"), "replicas: 2", "replicas: 2.5", 1)}, nil, "deployment.yaml: document 1: spec.replicas: a number is not of type int32"},
 		"a value that is no base64":              {map[string]string{"x.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: plain}\n"}, nil, "x.yaml: document 1: data: a value is not base64"},
-		"a field that Istio does not know":       {map[string]string{"destination-rule.yaml": base(t, "destination-rule.yaml") + "  trafic: {}\n"}, nil, "destination-rule.yaml: document 1: unknown field \"trafic\""},
+		"a field that Istio does not know":       {map[string]string{"destination-rule.yaml": base(t, "destination-rule.yaml") + "  trafficPolicies: {}\n"}, nil, "destination-rule.yaml: document 1: unknown field \"trafficPolicies\""},
 		"comments only":                          {map[string]string{"service.yaml": "# one\n---\n# two\n---\n" + base(t, "service.yaml") + "---\n\n--- # three\n# four\n"}, nil, ""},
 		"an empty file":                          {map[string]string{"empty.yaml": " \n"}, nil, ""},
 		".yml":                                   {map[string]string{"service.yaml": "", "service.yml": base(t, "service.yaml")}, nil, ""},

@@ -28,9 +28,9 @@ func fill(v reflect.Value, random *rand.Rand, depth int) {
 		if v.Type() == reflect.TypeFor[metav1.Time]() || v.Type().PkgPath() == "k8s.io/apimachinery/pkg/api/resource" {
 			return
 		}
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() {
-				fill(v.Field(i), random, depth)
+		for _, field := range v.Fields() {
+			if field.CanSet() {
+				fill(field, random, depth)
 			}
 		}
 	case reflect.Slice:

@@ -19,14 +19,12 @@ import (
 func (c *choice) virtualService() error {
 	s := c.set
 	all := c.of("VirtualService")
-	var decoded []*networking.VirtualService
 	var split, named []int // those with a route of both tracks, and those that name the Service
 	for i, o := range all {
 		var vs *networking.VirtualService
 		if err := decode(&vs, o.Raw, &networkingapi.VirtualService{}); err != nil {
 			vs = nil
 		}
-		decoded = append(decoded, vs)
 		if vs != nil && len(s.Routes(vs)) > 0 {
 			split = append(split, i)
 		}
@@ -34,7 +32,7 @@ func (c *choice) virtualService() error {
 			named = append(named, i)
 		}
 	}
-	chosen := -1
+	var chosen int
 	switch {
 	case len(split) == 1:
 		chosen = split[0]

@@ -26,8 +26,8 @@ type Kinds struct {
 }
 
 // NewKinds reaches them with the clients of a cluster.
-func NewKinds(client dynamic.Interface, discovery discovery.ServerResourcesInterface) *Kinds {
-	return &Kinds{client: client, discovery: discovery, found: map[string]*metav1.APIResourceList{}}
+func NewKinds(client dynamic.Interface, resources discovery.ServerResourcesInterface) *Kinds {
+	return &Kinds{client: client, discovery: resources, found: map[string]*metav1.APIResourceList{}}
 }
 
 // resource is how a kind is named in requests; nil when the cluster does not have it.

@@ -66,7 +66,7 @@ rules: [{apiGroups: [""], resources: [configmaps], verbs: [get]}, {apiGroups: ["
 // objectsOf reads objects out of YAML.
 func (w *world) objectsOf(text string) (found []*unstructured.Unstructured) {
 	w.Helper()
-	for _, document := range strings.Split(text, "\n---\n") {
+	for document := range strings.SplitSeq(text, "\n---\n") {
 		raw, err := yaml.YAMLToJSON([]byte(document))
 		if err != nil {
 			w.Fatal(err)
@@ -353,7 +353,9 @@ func TestOthersAlone(t *testing.T) {
 			t.Fatalf("%+v, %v", came, err)
 		}
 		again.ID = "r4"
-		unstructured.SetNestedField(j.Manifests.Others[1].Object, int64(4), "spec", "minAvailable")
+		if err := unstructured.SetNestedField(j.Manifests.Others[1].Object, int64(4), "spec", "minAvailable"); err != nil {
+			t.Fatal(err)
+		}
 		w.must(j.Canary(w.Context(), again))
 		w.must(judge(w.Context(), j.Cluster, release.Healthy))
 		w.must(j.Promote(w.Context()))
