@@ -153,6 +153,13 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 		return err
 	}
 	end := time.Now()
+	if v.Timeout != "" {
+		for _, a := range r.traffic.Answers(start, end) {
+			if a.Track == "primary" && a.Config != goodConfig {
+				return fmt.Errorf("primary answered with configuration %q at %s, want %q", a.Config, a.Sent, goodConfig)
+			}
+		}
+	}
 	tally := r.traffic.Between(start, end)
 	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
 	for problem, n := range tally.Problems {
@@ -281,7 +288,7 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, resul
 		case job == canaryJob:
 			routed = time.Now()
 			if v.Timeout != "" {
-				if err := r.restartPrimary(ctx, routed); err != nil {
+				if err := r.restartPrimary(ctx); err != nil {
 					return err
 				}
 			}
@@ -470,17 +477,12 @@ func (r *Rehearsal) configSeen(config string, last bool) (seen time.Time) {
 }
 
 // restartPrimary deletes a pod of primary in the middle of a release: its successor has the old configuration.
-func (r *Rehearsal) restartPrimary(ctx context.Context, since time.Time) error {
+func (r *Rehearsal) restartPrimary(ctx context.Context) error {
 	return r.Screen.Step("restart", func(progress func(string)) (string, error) {
 		progress("a pod of primary is deleted")
 		pod, err := r.Cluster.RestartPod(ctx, "version=primary")
 		if err != nil {
 			return "", err
-		}
-		for _, a := range r.traffic.Answers(since, time.Now()) {
-			if a.Track == "primary" && a.Config != goodConfig {
-				return "", fmt.Errorf("primary answers with configuration %q, want %q", a.Config, goodConfig)
-			}
 		}
 		return fmt.Sprintf("pod %s of primary, deleted meanwhile: its successor has the old configuration", pod), nil
 	})
