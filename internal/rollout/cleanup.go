@@ -73,6 +73,9 @@ func (j *job) deleteDrained(drain step) step {
 	return func(ctx context.Context) error {
 		j.ledger.Warm = nil
 		live, err := j.liveTrack(ctx, release.Canary)
+		if err == nil && live == nil && j.planning() {
+			j.Plan.removeMade(j.track(release.Canary))
+		}
 		if err != nil || live == nil {
 			return err
 		}

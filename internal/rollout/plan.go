@@ -18,7 +18,8 @@ type Plan struct {
 	Changes []Change `json:"changes"`
 	Notes   []string `json:"notes,omitempty"` // what the command takes, or risks
 
-	route metav1.Object // as it was planned last
+	route metav1.Object            // as it was planned last
+	made  map[string]metav1.Object // what only the plan has made, by its name
 }
 
 // Change is one write that a command would make, as the API server answered its dry run.
@@ -61,7 +62,7 @@ func (p *Plan) note(text string) {
 }
 
 // add notes a planned write, unless it changes nothing. A dry run leaves nothing, so the same write can come
-// twice.
+// twice in a row.
 func (p *Plan) add(o object, before, after metav1.Object) {
 	old, planned := planText(o, before, after, "live"), planText(o, after, before, "planned")
 	if old == planned {
@@ -75,8 +76,31 @@ func (p *Plan) add(o object, before, after metav1.Object) {
 		action = "delete"
 	}
 	change := Change{Object: o.String(), Action: action, Diff: udiff.Unified("live", "planned", old, planned)}
-	if !slices.Contains(p.Changes, change) {
+	if last := p.last(change.Object); last == nil || *last != change {
 		p.Changes = append(p.Changes, change)
+	}
+	if action == "create" {
+		if p.made == nil {
+			p.made = map[string]metav1.Object{}
+		}
+		p.made[change.Object] = after
+	}
+}
+
+// last is the last planned write of an object; nil when there is none.
+func (p *Plan) last(object string) *Change {
+	for i := len(p.Changes) - 1; i >= 0; i-- {
+		if p.Changes[i].Object == object {
+			return &p.Changes[i]
+		}
+	}
+	return nil
+}
+
+// removeMade plans the deletion of an object that only the plan has made.
+func (p *Plan) removeMade(o object) {
+	if made := p.made[o.String()]; made != nil {
+		p.add(o, made, nil)
 	}
 }
 
