@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -132,6 +133,9 @@ func (o *bundleOptions) validate() (err error) {
 func (o *bundleOptions) run(ctx context.Context) error {
 	for _, remark := range o.content.Rendered.Remarks {
 		fmt.Fprintf(o.cmd.ErrOrStderr(), "manifests: %s\n", remark)
+	}
+	if left := o.content.Rendered.Skipped; len(left) > 0 { // whoever reads the bundle cannot know
+		fmt.Fprintf(o.cmd.ErrOrStderr(), "manifests: not in the bundle: %s\n", strings.Join(left, ", "))
 	}
 	origin := bundle.Origin{Source: o.sourceURL, Revision: o.revision, Created: createdAt(o.created, time.Time{})}
 	reference, err := bundle.Push(ctx, o.content, o.repository, origin, o.keychain)

@@ -24,7 +24,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/registry"
@@ -47,8 +46,6 @@ const (
 	createdAnnotation  = "org.opencontainers.image.created"
 	titleAnnotation    = "org.opencontainers.image.title" // of a layer: oras pulls it under that name
 )
-
-var secretKind = schema.GroupKind{Kind: "Secret"}
 
 // Scheme is how a reference to a bundle begins where folders may be named as well.
 const Scheme = "oci://"
@@ -124,7 +121,7 @@ func refuseSecrets(rendered *manifest.Rendered) error {
 		return err
 	}
 	for _, o := range objects {
-		if o.GroupVersionKind().GroupKind() == secretKind && holdsValues(o.Object) {
+		if isSecret(o) && holdsValues(o.Object) {
 			return &usererr.Error{
 				Field: "bundle.allowSecrets", Problem: fmt.Sprintf("Secret %s has values, which everybody can read who can pull the bundle", o.GetName()),
 				Fix: "leave it out, so that the one in the cluster is read (an operator can make that: SealedSecret, ExternalSecret), or give --allow-secrets",

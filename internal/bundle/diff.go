@@ -132,7 +132,11 @@ func masked(before, after *unstructured.Unstructured) (old, wanted map[string]an
 }
 
 func isSecret(o *unstructured.Unstructured) bool {
-	return o != nil && o.GroupVersionKind().GroupKind() == secretKind
+	if o == nil || !strings.EqualFold(o.GetKind(), "Secret") {
+		return false
+	}
+	group := o.GroupVersionKind().Group
+	return group == "" || group == "core" // an API server would refuse the latter; its values are there all the same
 }
 
 // values are a Secret's. A field of another form is masked as a whole.

@@ -102,7 +102,7 @@ func (p *Policy) object(o *unstructured.Unstructured, app, namespace string) (fo
 		violates("bundle.namespaces", "the namespace %q is not admitted", in)
 	}
 	switch {
-	case gvk.Group == "" && gvk.Kind == "Secret":
+	case isSecret(o):
 		if !p.AllowSecrets && holdsValues(o.Object) {
 			violates("bundle.allowSecrets", "it holds a Secret's values in plain text")
 		}
@@ -170,7 +170,8 @@ type podIn struct {
 	err   error // it cannot be read as one
 }
 
-// podsOf are all pods in an object, of whatever kind: what has a list of containers is one.
+// podsOf are all pods in an object, of whatever kind: what has a list of containers is one, and may hold more: an API server
+// drops fields that it does not know.
 func podsOf(value any, field string, meta map[string]any) (pods []podIn) {
 	switch value := value.(type) {
 	case []any:
@@ -178,8 +179,8 @@ func podsOf(value any, field string, meta map[string]any) (pods []podIn) {
 			pods = append(pods, podsOf(item, fmt.Sprintf("%s[%d]", field, i), nil)...)
 		}
 	case map[string]any:
-		if _, ok := value["containers"].([]any); ok {
-			return []podIn{readPod(value, field, meta)}
+		if slices.ContainsFunc([]string{"containers", "initContainers", "ephemeralContainers"}, func(list string) bool { _, ok := value[list].([]any); return ok }) {
+			pods = append(pods, readPod(value, field, meta))
 		}
 		own, _ := value["metadata"].(map[string]any)
 		for _, key := range sortedKeys(value) {

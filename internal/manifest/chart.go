@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -245,7 +246,7 @@ func (c *chartRun) render(later bool) (map[string]string, error) {
 	}
 	values, err := chartutil.ToRenderValuesWithSchemaValidation(c.loaded, given, options, capabilities, c.unchecked())
 	if err != nil {
-		return nil, c.problem(c.path, strings.TrimSpace(err.Error()), "correct the values: render.values names files of them")
+		return nil, c.problem(c.path, c.masked(offending.ReplaceAllString(strings.TrimSpace(err.Error()), "$1: the value $2")), "correct the values: render.values names files of them")
 	}
 	var files map[string]string
 	if c.source.AllowLookup {
@@ -280,7 +281,7 @@ func (c *chartRun) explain(err error) error {
 	text := quotedTemplate.ReplaceAllString(err.Error(), "$1 a value")
 	places := place.FindAllStringSubmatchIndex(text, -1)
 	if len(places) == 0 {
-		return c.problem(c.path, text, "")
+		return c.problem(c.path, c.masked(text), "")
 	}
 	last := places[len(places)-1]
 	at := c.file(text[last[2]:last[3]]) + ":" + text[last[4]:last[5]]
@@ -288,6 +289,7 @@ func (c *chartRun) explain(err error) error {
 	if problem == "" { // the place ends the message
 		problem = strings.TrimSpace(text[:last[0]])
 	}
+	problem = c.masked(problem)
 	if outer := places[0]; text[outer[2]:outer[5]] != text[last[2]:last[5]] {
 		problem += " (rendered for " + c.file(text[outer[2]:outer[3]]) + ":" + text[outer[4]:outer[5]] + ")"
 	}
@@ -296,6 +298,43 @@ func (c *chartRun) explain(err error) error {
 		fix = "give what it looks up as a value, or leave that part of the chart out; where the values make it unnecessary, render.allowLookup lets it find nothing"
 	}
 	return c.problem(at, problem, fix)
+}
+
+// offending is a value that does not fit a schema, as its validator quotes it.
+var offending = regexp.MustCompile(`(?m)^(- at '[^']*'): '.*' (does not match|is not valid)`)
+
+// confidential is in the names of values that must be in no log.
+var confidential = regexp.MustCompile(`(?i)pass|pw|secret|token|key|cred|auth|dsn|cert`)
+
+// masked is an error's text without the values that by their names may be secrets: functions of templates quote what they get.
+func (c *chartRun) masked(text string) string {
+	var found []string
+	var look func(value any, secret bool)
+	look = func(value any, secret bool) {
+		switch v := value.(type) {
+		case map[string]any:
+			for name, value := range v {
+				look(value, secret || confidential.MatchString(name))
+			}
+		case []any:
+			for _, value := range v {
+				look(value, secret)
+			}
+		case string:
+			if secret && len(v) > 2 {
+				found = append(found, v)
+			}
+		}
+	}
+	look(c.values, false)
+	for charts := []*chart.Chart{c.loaded}; len(charts) > 0; charts = append(charts[1:], charts[0].Dependencies()...) {
+		look(charts[0].Values, false)
+	}
+	slices.SortFunc(found, func(a, b string) int { return cmp.Compare(len(b), len(a)) }) // one may be a part of another
+	for _, value := range found {
+		text = strings.ReplaceAll(text, value, "***")
+	}
+	return text
 }
 
 // unchecked says whether the schema of the values names another one, which Helm would fetch.

@@ -138,10 +138,14 @@ func TestRenderingKeepsSecrets(t *testing.T) {
 		{"db: hunter2-of-the-db\n", "{{ .Values.db.password }}"},
 		{"template: '{{ .Values.nothing.at.all }} hunter2-of-the-template'\n", "{{ tpl .Values.template . }}"},
 		{"template: '{{ hunter2-of-the-template'\n", "{{ tpl .Values.template . }}"},
+		{"pin: hunter2-of-the-schema\n", ""},
+		{"db: {password: hunter2-of-the-db}\n", "{{ mustRegexMatch (print \"(\" .Values.db.password) \"a\" }}"},
+		{"db: {password: hunter2-of-the-db}\n", "{{ include .Values.db.password . }}"},
+		{"db: {auth: [hunter2-of-the-list]}\n", "{{ fail (printf \"%s is too short\" (index .Values.db.auth 0)) }}"},
 		{"db: {password: hunter2-of-the-db}\n", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\ndata:\n  password: {{ .Values.db.password }}\n"},
 		{"db: {password: hunter2-of-the-db}\n", "apiVersion: v1\nkind: Secret\nmetadata: {name: x}\nstringData:\n  password: {{ .Values.db.password }}\n 'bad': {{ .Values.db.password }}\n"},
 	} {
-		dir := shopChart(t, map[string]string{"values.yaml": "replicas: 2\nhost: a.example.com\n" + c.values, "templates/x.yaml": c.template, "over.yaml": "db: {password: {deeper: hunter2-of-the-file}}\nhost: {a: hunter2-of-the-host}\n"})
+		dir := shopChart(t, map[string]string{"values.schema.json": `{"properties": {"pin": {"pattern": "^[0-9]*$"}}}`, "values.yaml": "replicas: 2\nhost: a.example.com\n" + c.values, "templates/x.yaml": c.template, "over.yaml": "db: {password: {deeper: hunter2-of-the-file}}\nhost: {a: hunter2-of-the-host}\n"})
 		for _, values := range [][]string{nil, {dir + "/over.yaml"}} {
 			if _, err := Read(t.Context(), Source{Path: dir, Values: values}); err == nil && values == nil || err != nil && strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("%q: %v", c.template, err)
