@@ -421,6 +421,9 @@ func (c *choice) keep(o *Object) (kept bool, err error) {
 	if own := s.Deployment.Namespace; o.Kind != "Gateway" && own != "" && o.Namespace != "" && o.Namespace != own {
 		return false, nil
 	}
+	if o.Kind == "ConfigMap" && s.ConfigMaps[o.Name] != nil || o.Kind == "Secret" && s.Secrets[o.Name] != nil {
+		return false, o.problem(fmt.Sprintf("%s %s is there a second time, in another namespace, and Deployment %s names none: which one its pods read is not known; give the Deployment metadata.namespace", o.Kind, o.Name, s.Deployment.Name))
+	}
 	switch o.Kind {
 	case "Gateway":
 		var gateway *networking.Gateway

@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -178,4 +179,30 @@ func TestGeneratedNames(t *testing.T) {
 
 func deploymentOf(pod corev1.PodSpec) *appsv1.Deployment {
 	return &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: pod}}}
+}
+
+// TestConfigurationElsewhere: pods read only what is in their own namespace.
+func TestConfigurationElsewhere(t *testing.T) {
+	reads := strings.Replace(base(t, "deployment.yaml"), "        - name: app\n", "        - name: app\n          envFrom: [{configMapRef: {name: settings}}]\n", 1)
+	config := func(namespace, value string) string {
+		return "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: " + namespace + "}\ndata: {a: " + value + "}\n"
+	}
+	dir := caseFolder(t, "00-base")
+	write(t, filepath.Join(dir, "deployment.yaml"), reads+config("theirs", "one"))
+	for namespace, own := range map[string]bool{"theirs": true, "ours": false} {
+		set, err := Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := set.In(namespace); err != nil {
+			t.Fatal(err)
+		}
+		if got := set.ConfigMaps["settings"] != nil; got != own {
+			t.Errorf("in namespace %s: the app's own: %v, want %v", namespace, got, own)
+		}
+	}
+	write(t, filepath.Join(dir, "deployment.yaml"), reads+config("theirs", "one")+config("ours", "two"))
+	if _, err := Load(dir); err == nil || !strings.Contains(err.Error(), "ConfigMap settings is there a second time, in another namespace") {
+		t.Errorf("two of one name: %v", err)
+	}
 }

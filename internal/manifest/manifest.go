@@ -8,6 +8,7 @@ package manifest
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -72,6 +73,12 @@ func (s *Set) In(namespace string) error {
 			o.SetNamespace(namespace)
 		}
 	}
+	// What is in another namespace is not read by the app's pods: the one that they read is others'.
+	elsewhere := func(o metav1.Object) bool {
+		return o.GetNamespace() != "" && o.GetNamespace() != s.Deployment.Namespace
+	}
+	maps.DeleteFunc(s.ConfigMaps, func(_ string, c *corev1.ConfigMap) bool { return elsewhere(c) })
+	maps.DeleteFunc(s.Secrets, func(_ string, c *corev1.Secret) bool { return elsewhere(c) })
 	return s.check()
 }
 

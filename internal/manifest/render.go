@@ -221,7 +221,8 @@ var wrongType = regexp.MustCompile(`cannot unmarshal (\S+)(?: \S+)? into Go (?:s
 var value = regexp.MustCompile("unknown anchor '.*' referenced|`[^`]*`")
 
 // protobuf is how an error of Istio's decoder begins: its place is not the file's.
-var protobuf = regexp.MustCompile(`^proto:\s*(syntax error )?(\(line [0-9:]+\): )?`)
+// It puts a space of either kind after its name, to keep programs from reading its errors.
+var protobuf = regexp.MustCompile(`^proto:[\s\x{a0}]*(syntax error )?(\(line [0-9:]+\): )?`)
 
 // plain is a decoder's error without the decoders it came through, and without values.
 func plain(err error) string {
