@@ -12,9 +12,13 @@ type Config struct {
 	// Copy is the name of the immutable copy that the pods read; "" of one that is not in the manifests: it is others', and
 	// only watched.
 	Copy string `json:"copy,omitempty"`
-	// Hash identifies the content of a watched one: keyed, so that nobody can try values. "": it did not exist, or could not be read.
+	// Hash identifies the content of a watched one: keyed, so that nobody can try values. Absent: it did not exist. "": it could
+	// not be read.
 	Hash string `json:"hash,omitempty"`
 }
+
+// Absent stands for the content of what does not exist.
+const Absent = "none"
 
 // Watched are those of a release's configuration that others own.
 func Watched(all []Config) []Config {

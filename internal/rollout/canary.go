@@ -47,6 +47,9 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 		look: func(ctx context.Context, j *job) (canaryFound, *Result, error) { return j.lookCanary(ctx, want) },
 		start: func(j *job, found canaryFound) error {
 			started, err := j.ledger.Start(found.want, j.By, now())
+			if r := j.ledger.Release; err == nil { // this job may make something
+				j.untried, r.Untried = started || r.Untried, false
+			}
 			if err == nil && started && found.primary != nil {
 				j.previous, err = templateText(found.primary)
 			}

@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -62,6 +63,10 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 			return nil
 		}
 		written, err := do(ctx, live)
+		if live != nil && apierrors.IsNotFound(err) { // somebody has deleted it since it was read
+			j.remember(o, nil)
+			return apierrors.NewConflict(schema.GroupResource{Resource: o.kind}, o.name, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -99,7 +104,7 @@ func (j *job) retried(ctx context.Context, what string, attempt func() error) er
 	switch {
 	case err == nil, errors.Is(err, ErrLockLost), errors.As(err, new(*usererr.Error)):
 		return err
-	case refusedForGood(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && j.ledger.Release != nil && j.ledger.Release.Stage == release.StageStarted:
+	case refusedForGood(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && j.inFlight() && j.ledger.Release.Stage == release.StageStarted:
 		return fmt.Errorf("%s: the API server refuses it, and would again: %w; rollback ends the release", what, err)
 	case refusedForGood(err):
 		return fmt.Errorf("%s: the API server refused the change: %w; fix that, then %s", what, err, j.next())

@@ -33,7 +33,7 @@ func (j *job) collectCopies(ctx context.Context) error {
 		if !j.reads(kind) {
 			continue
 		}
-		delete(j.copies, kind) // this job may have made some
+		j.forgetCopies(kind) // this job may have made some
 		copies, err := j.copiesOf(ctx, kind)
 		if err != nil {
 			return err

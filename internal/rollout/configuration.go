@@ -59,7 +59,11 @@ func (j *job) bind(ctx context.Context) error {
 	var key []byte
 	if set.NeedsKey() {
 		var err error
-		if key, err = j.key(ctx); err != nil {
+		key, err = j.key(ctx)
+		if errors.As(err, new(*forbiddenError)) && !ownsSecrets(set) { // then no name is made with it
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -71,6 +75,13 @@ func (j *job) bind(ctx context.Context) error {
 	c.Manifests, c.unbound = bound, set
 	j.Cluster = &c
 	return nil
+}
+
+// ownsSecrets says whether a set's pods read Secrets that are in the manifests.
+func ownsSecrets(set *manifest.Set) bool {
+	return slices.ContainsFunc(manifest.References(&set.Deployment.Spec.Template.Spec), func(r manifest.Reference) bool {
+		return r.Kind == "Secret" && !r.Node && set.Secrets[r.Name] != nil
+	})
 }
 
 // key is the app's key. One that nobody has made yet is made in memory; it is written before the ledger names what was
@@ -86,7 +97,9 @@ func (j *job) key(ctx context.Context) ([]byte, error) {
 		}
 		return live.Data[keyField], nil
 	}
-	if r := j.ledger.Release; r != nil && slices.ContainsFunc(r.Config, func(c release.Config) bool { return c.Kind == "Secret" }) {
+	if r := j.ledger.Release; r != nil && slices.ContainsFunc(r.Config, func(c release.Config) bool {
+		return c.Kind == "Secret" && (c.Copy != "" || c.Hash != "" && c.Hash != release.Absent)
+	}) {
 		return nil, &usererr.Error{Field: j.secret(j.keyName()).String(), Problem: fmt.Sprintf("it is gone, and what release %s reads of Secrets is named with its key", r.ID), Fix: "put it back, or roll the release back and start a new one"}
 	}
 	if j.newKey == nil {
@@ -118,11 +131,31 @@ func (j *job) makeKey(ctx context.Context) error {
 		}
 		return nil, errMoved
 	})
-	if err == nil {
+	switch {
+	case err == nil:
 		j.log(o.String(), "has the key that hashes of Secrets are made with from now on")
-		j.newKey = nil
+	case lacksPermission(err) && len(j.Manifests.Copies.Secrets) == 0:
+		j.unwatchSecrets()
+		err = nil
+	default:
+		return err
 	}
-	return err
+	j.newKey = nil
+	return nil
+}
+
+// unwatchSecrets takes the hashes of others' Secrets out of the release: their key could not be kept.
+func (j *job) unwatchSecrets() {
+	r := j.ledger.Release
+	if r == nil {
+		return
+	}
+	for i := range r.Config {
+		if c := &r.Config[i]; c.Kind == "Secret" && c.Hash != "" && c.Hash != release.Absent {
+			j.log(j.secret(c.Name).String(), "%s", unwatched)
+			c.Hash = ""
+		}
+	}
 }
 
 // copiesOf are the copies of a kind that the app has, by name, as one request gives them: a job asks once.
@@ -161,6 +194,14 @@ func (j *job) copiesOf(ctx context.Context, kind string) (map[string]metav1.Obje
 	}
 	j.copies[kind] = found
 	return found, nil
+}
+
+// forgetCopies makes a job list the copies of a kind again: they may not be there any more.
+func (j *job) forgetCopies(kind string) {
+	for name := range j.copies[kind] {
+		j.remember(j.configuration(kind, name), nil)
+	}
+	delete(j.copies, kind)
 }
 
 // forbiddenError says that this account may not read what pods read.
@@ -210,7 +251,7 @@ func (j *job) inLedger(kind, name string) bool {
 
 // ensureCopy makes a copy. What nobody has noted is made without being looked for first.
 func (j *job) ensureCopy(ctx context.Context, o object, desired metav1.Object) error {
-	if live := j.copies[o.kind][o.name]; live != nil && sameContent(live, desired) {
+	if live := j.copies[o.kind][o.name]; live != nil && sameContent(live, desired) && immutable(live) {
 		return nil
 	}
 	o.unread = true
@@ -220,7 +261,7 @@ func (j *job) ensureCopy(ctx context.Context, o object, desired metav1.Object) e
 		case live == nil:
 			return j.create(o, desired, true), nil
 		case !sameContent(live, desired):
-			return nil, &usererr.Error{Field: o.String(), Problem: "it does not have the content that its name says: somebody else has made it, or changed it", Fix: "delete it or give the one in the manifests another name, then run the command again"}
+			return nil, &usererr.Error{Field: o.String(), Problem: "it does not have the content that its name says: somebody else has made it, or changed it", Fix: "delete it and run the command again, or roll the release back and give the one in the manifests another name"}
 		}
 		return j.share(o, live), nil
 	})
@@ -278,6 +319,7 @@ func (j *job) stampCopies(ctx context.Context) error {
 		if !j.reads(kind) {
 			continue
 		}
+		j.forgetCopies(kind) // whoever was here before may have deleted some since
 		copies, err := j.copiesOf(ctx, kind)
 		if _, ok := errors.AsType[*forbiddenError](err); ok {
 			continue // then whoever was here before could delete none
@@ -289,8 +331,12 @@ func (j *job) stampCopies(ctx context.Context) error {
 			if name == j.keyName() { // nobody deletes it
 				continue
 			}
-			if err := j.stampOne(ctx, j.configuration(kind, name)); err != nil && !apierrors.IsForbidden(err) {
+			o := j.configuration(kind, name)
+			if err := j.stampOne(ctx, o); err != nil && !apierrors.IsForbidden(err) {
 				return err
+			}
+			if j.recall(o) == nil {
+				delete(copies, name)
 			}
 		}
 	}
@@ -306,6 +352,9 @@ func (j *job) reads(kind string) bool {
 		slices.ContainsFunc(j.ledger.History, func(f release.Finished) bool { return of(f.Config) })
 }
 
+// unwatched says what follows where this account lacks a permission.
+const unwatched = "is others', and this account may not read it, or not keep the key of its hash: a change of it is not noticed"
+
 // lookWatched is the configuration of the release that is wanted, with the content of what others own of it as it is now.
 // What pods cannot start without is refused when it is missing.
 func (j *job) lookWatched(ctx context.Context) ([]release.Config, error) {
@@ -318,7 +367,7 @@ func (j *job) lookWatched(ctx context.Context) ([]release.Config, error) {
 		live, err := o.read(ctx)
 		switch {
 		case lacksPermission(err):
-			j.log(o.String(), "is others', and this account may not read it: a change of it is not noticed")
+			j.log(o.String(), "%s", unwatched)
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w; nothing was changed", o, err)
@@ -326,9 +375,15 @@ func (j *job) lookWatched(ctx context.Context) ([]release.Config, error) {
 		if err := j.startable(o, live); err != nil {
 			return nil, err
 		}
-		if all[i].Hash, err = j.contentHash(ctx, live); err != nil {
+		hash, err := j.contentHash(ctx, live)
+		switch {
+		case errors.As(err, new(*forbiddenError)): // the key may not be read
+			j.log(o.String(), "%s", unwatched)
+			continue
+		case err != nil:
 			return nil, err
 		}
+		all[i].Hash = hash
 	}
 	return all, nil
 }
@@ -366,7 +421,7 @@ func hasKey(o metav1.Object, key string) (ok bool) {
 	return ok
 }
 
-// contentHash identifies the content of a ConfigMap or a Secret that others own; "" when there is none.
+// contentHash identifies the content of a ConfigMap or a Secret that others own.
 func (j *job) contentHash(ctx context.Context, live metav1.Object) (string, error) {
 	switch live := live.(type) {
 	case *corev1.ConfigMap:
@@ -375,5 +430,5 @@ func (j *job) contentHash(ctx context.Context, live metav1.Object) (string, erro
 		key, err := j.key(ctx)
 		return manifest.SecretHash(key, live.Type, live.Data), err
 	}
-	return "", nil
+	return release.Absent, nil
 }

@@ -73,6 +73,10 @@ func (j *job) compare(ctx context.Context, c release.Config, name string) (strin
 		return fmt.Sprintf("%s %s, the copy of %s that the release's pods read, is gone; run canary again, which makes it once more", c.Kind, name, c.Name), nil
 	case c.Copy != "": // somebody else has made it, and it cannot change
 		return "", nil
+	case live == nil && c.Hash == release.Absent:
+		return "", nil
+	case c.Hash == release.Absent:
+		return fmt.Sprintf("%s %s, which others own, has appeared since the release started", c.Kind, name), nil
 	case live == nil:
 		return fmt.Sprintf("%s %s, which others own, is gone since the release started", c.Kind, name), nil
 	}

@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -19,7 +20,10 @@ const epochAnnotation = "crossbill.our-org.github.com/epoch"
 
 // fence refuses an object that a newer lock has written.
 func (j *job) fence(o metav1.Object) error {
-	if o == nil || o.GetLabels()[manifest.CopyLabel] != "" && !j.ownCopy(o) { // another app's copy has that app's epochs
+	if o == nil {
+		return nil
+	}
+	if _, copied := o.GetLabels()[manifest.CopyLabel]; copied && !j.ownCopy(o) { // another app's copy, or one that apps share, has that app's epochs
 		return nil
 	}
 	epoch, err := epochOf(o)
@@ -140,6 +144,25 @@ func (j *job) newestEpoch(ctx context.Context) (int64, error) {
 			return 0, err
 		}
 		newest = max(newest, epoch)
+	}
+	for _, kind := range []string{"ConfigMap", "Secret"} {
+		if !j.reads(kind) {
+			continue
+		}
+		copies, err := j.copiesOf(ctx, kind)
+		if _, ok := errors.AsType[*forbiddenError](err); ok {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, o := range copies {
+			epoch, err := epochOf(o)
+			if err != nil {
+				return 0, err
+			}
+			newest = max(newest, epoch)
+		}
 	}
 	return newest, nil
 }

@@ -344,6 +344,7 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		j.removeFirst,
 		j.waitGone(release.Primary),
 		j.restoreOthers,
+		j.collect,
 		j.handBack,
 	)
 	if err != nil {

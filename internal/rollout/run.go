@@ -56,6 +56,7 @@ type job struct {
 	newKey         []byte                              // of hashes of Secrets, until makeKey has written it
 	copies         map[string]map[string]metav1.Object // of the app's configuration, by kind and name, as they were listed
 	resumed        bool                                // the release was in flight when this job began
+	untried        bool                                // nothing of the release was made before this job
 	previousOthers string                              // what the release changes of the other objects, as they were, as JSON
 
 	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
@@ -223,7 +224,7 @@ func (j *job) conclude(ctx context.Context, err error) error {
 		notReady.ReleaseID = j.ledger.Release.ID
 	}
 	refused := refusedForGood(err)
-	if r := j.ledger.Release; refused && r != nil && r.Stage == release.StageStarted && !j.made(r) {
+	if r := j.ledger.Release; (refused || errors.As(err, new(*usererr.Error))) && r != nil && r.Stage == release.StageStarted && j.untried && !j.made(r) {
 		r.Untried = true
 	}
 	if refused || notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
@@ -252,12 +253,24 @@ func (j *job) made(r *release.Release) bool {
 // next says what finishes the work that an error has stopped.
 func (j *job) next() string {
 	switch r := j.ledger.Release; {
+	case j.planning(), r != nil && !j.inFlight():
+		return "run the same command again; nothing was changed"
 	case r == nil:
 		return "the same command continues from here"
 	case r.Stage == release.StageRollingBack:
 		return "rollback continues from here"
 	}
 	return "the same command continues from here, rollback ends the release"
+}
+
+// inFlight says whether the release of the ledger in memory is in the one that was committed: not in a plan, nor before a
+// job's first write of it.
+func (j *job) inFlight() bool {
+	if j.ledger.Release == nil || j.planning() {
+		return false
+	}
+	saved, err := release.ParseLedger(j.app(), j.state.Data[ledgerKey])
+	return err != nil || saved.Release != nil && saved.Release.ID == j.ledger.Release.ID
 }
 
 // nothing is the result of a look that found nothing to do.
