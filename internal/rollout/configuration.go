@@ -136,7 +136,6 @@ func (j *job) makeKey(ctx context.Context) error {
 		j.log(o.String(), "has the key that hashes of Secrets are made with from now on")
 	case lacksPermission(err) && len(j.Manifests.Copies.Secrets) == 0:
 		j.unwatchSecrets()
-		err = nil
 	default:
 		return err
 	}
