@@ -99,6 +99,14 @@ var crashes = []struct{ stage, command, end string }{
 	{configuredApp + "moving", "rollback", "1"},
 	{configuredApp + "rolling", "rollback", "1"},
 	{configuredApp + "canary", "guard", "1"},
+	{configuredApp + "ended", "return", "1"},
+	{configuredApp + "next", "return", "1"},
+	{configuredApp + "returning", "rollback", "2"},
+	{configuredApp + "returning to primary", "return", "1"},
+	{configuredApp + "returning to primary", "rollback", "2"},
+	{configuredApp + "returned", "rollback", "2"},
+	{configuredApp + "promoted in the mesh", "cleanup warm", "2"},
+	{configuredApp + "warm", "return", "1"},
 }
 
 // TestCrashes lets every write of every command fail in each way. A fault that passes does not show. After any other

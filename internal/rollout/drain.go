@@ -103,7 +103,16 @@ func (j *job) callers(ctx context.Context) []string {
 }
 
 // waysPast are the ways to the canary that a VirtualService leaves beside the release's routes.
-func (j *job) waysPast(vs *networking.VirtualService) (ways []string) {
+func (j *job) waysPast(vs *networking.VirtualService) []string {
+	ways := j.routesPast(vs)
+	if len(vs.Spec.Gateways) > 0 && !slices.Contains(vs.Spec.Gateways, "mesh") {
+		ways = append(ways, fmt.Sprintf("callers in the mesh, which %s does not route: its gateways lack `mesh`", j.virtualService()))
+	}
+	return ways
+}
+
+// routesPast are those of a VirtualService that lead to the canary beside the release's.
+func (j *job) routesPast(vs *networking.VirtualService) (ways []string) {
 	ours := j.Manifests.Routes(vs)
 	for i, http := range vs.Spec.Http {
 		name := fmt.Sprintf("http route %d", i)
@@ -121,9 +130,6 @@ func (j *job) waysPast(vs *networking.VirtualService) (ways []string) {
 				ways = append(ways, fmt.Sprintf("%s of %s, which leads to the canary", name, j.virtualService()))
 			}
 		}
-	}
-	if len(vs.Spec.Gateways) > 0 && !slices.Contains(vs.Spec.Gateways, "mesh") {
-		ways = append(ways, fmt.Sprintf("callers in the mesh, which %s does not route: its gateways lack `mesh`", j.virtualService()))
 	}
 	return ways
 }

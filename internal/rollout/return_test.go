@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"strings"
@@ -255,6 +256,23 @@ func TestKeepWarm(t *testing.T) {
 			}
 			if unrest := w.unrest("2"); unrest != "" {
 				t.Errorf("%s: %s", command, unrest)
+			}
+		})
+	}
+}
+
+// TestKeepWarmPastTheRoute: callers in the mesh could reach what is kept past the route; where counters show that none does, it
+// is kept.
+func TestKeepWarmPastTheRoute(t *testing.T) {
+	for name, drained := range map[string]func(context.Context, string) error{"not known": nil, "nobody calls": func(context.Context, string) error { return nil }} {
+		at(t, "promoted", func(w *world) {
+			j := w.job("cleanup")
+			j.Drained, j.KeepWarm = drained, 10*time.Minute
+			w.must(j.Cleanup(w.Context()))
+			status, err := w.job("look").Status(w.Context())
+			w.must(status, err)
+			if kept := status.Warm != nil && status.Tracks[release.Canary] != nil; kept != (drained != nil) {
+				t.Errorf("%s: kept: %v, %+v", name, kept, status.Warm)
 			}
 		})
 	}

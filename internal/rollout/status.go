@@ -93,6 +93,9 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 		}
 	}
+	if live[release.Canary] == nil { // somebody has deleted what was kept
+		status.Warm = nil
+	}
 	vs, err := j.liveRoute(ctx)
 	if err != nil {
 		return nil, err

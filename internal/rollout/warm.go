@@ -66,7 +66,11 @@ func (j *job) warmable(ctx context.Context) (*release.Finished, error) {
 	if err != nil || route == nil {
 		return nil, err
 	}
-	if ways := j.waysPast(route); len(ways) > 0 { // they would get the old version
+	ways := j.routesPast(route)
+	if j.Drained == nil { // else it shows whether anybody in the mesh calls the canary past the route
+		ways = j.waysPast(route)
+	}
+	if len(ways) > 0 { // they would get the old version
 		j.log(o, "the pods of release %s are not kept: they would get requests, from %s", target.ID, strings.Join(ways, ", "))
 		return nil, nil
 	}

@@ -738,7 +738,7 @@ func (w *world) unrest(digit string) string {
 	case status.Weights == nil || *status.Weights != manifest.WeightPair{Primary: 100}:
 		return fmt.Sprintf("weights are %+v", status.Weights)
 	case status.Warm != nil && time.Now().Before(status.Warm.Until): // then the canary has what primary ran
-		if c := status.Tracks[release.Canary]; c == nil || c.Image == primary.Image || c.Ready < primary.Ready {
+		if c := status.Tracks[release.Canary]; c == nil || !w.configured && c.Image == primary.Image || c.Ready < primary.Ready {
 			return fmt.Sprintf("warm is %+v, the canary is %+v", status.Warm, c)
 		}
 	case status.Tracks[release.Canary] != nil:
