@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,6 +117,8 @@ func TestCrashes(t *testing.T) {
 	var cases atomic.Int64
 	t.Run("matrix", func(t *testing.T) {
 		for _, c := range crashes {
+			var once sync.Once
+			changes := "" // without a fault
 			for _, f := range []fault{never, silent, outdated, dies, refused} {
 				for _, out := range []string{"resume", "rollback"} {
 					both := c.command != "rollback" && c.command != "cleanup" && !strings.HasPrefix(c.command, "guard")
@@ -124,11 +127,12 @@ func TestCrashes(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%s at %s, a write %s, %s", c.command, c.stage, f, out), func(t *testing.T) {
 						t.Parallel()
-						changes := ""
-						at(t, c.stage, func(w *world) {
-							j := w.job("job")
-							_, _ = commands[c.command](j.ctx, j)
-							changes = strings.Join(w.did(j), ", ")
+						once.Do(func() {
+							at(t, c.stage, func(w *world) {
+								j := w.job("job")
+								_, _ = commands[c.command](j.ctx, j)
+								changes = strings.Join(w.did(j), ", ")
+							})
 						})
 						first, stride := strides(f, out, both)
 						for n := first; !t.Failed(); n += stride {
