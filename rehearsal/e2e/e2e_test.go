@@ -33,7 +33,7 @@ func TestMakeRehearse(t *testing.T) {
 	}
 	t.Logf("%s", text)
 
-	want := []string{"first", "promoted", "rolled_back"}
+	want := []string{"first", "promoted", "rolled_back", "rolled_back"}
 	if len(s.Releases) != len(want) {
 		t.Fatalf("%d releases", len(s.Releases))
 	}
@@ -45,13 +45,17 @@ func TestMakeRehearse(t *testing.T) {
 		if r.Lost != 0 {
 			t.Errorf("release %s: %d of %d requests lost: %v", r.Version, r.Lost, r.Requests, s.Problems)
 		}
-		digests[r.Digest] = true
+		digests[r.Bundle] = true
 	}
 	if len(digests) != len(want) {
-		t.Errorf("%d digests of %d versions", len(digests), len(want))
+		t.Errorf("%d digests of %d bundles", len(digests), len(want))
 	}
-	if good, bad := s.Releases[1], s.Releases[2]; good.Failed != 0 || bad.Failed == 0 {
-		t.Errorf("%d errors of the good version, %d of the bad one", good.Failed, bad.Failed)
+	good, bad, config := s.Releases[1], s.Releases[2], s.Releases[3]
+	if good.Failed != 0 || bad.Failed == 0 || config.Failed == 0 {
+		t.Errorf("%d errors of the good version, %d of the bad one, %d of the bad configuration", good.Failed, bad.Failed, config.Failed)
+	}
+	if config.Digest != good.Digest || bad.Digest == good.Digest {
+		t.Errorf("the images are %s, %s, and with the bad configuration %s", good.Digest, bad.Digest, config.Digest)
 	}
 	// Each request is a draw with probability 0.1. Five standard deviations: a right gateway is
 	// outside once in a million runs.
