@@ -6,6 +6,7 @@ package lifecycle
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha1"
 	"encoding/json"
@@ -209,7 +210,7 @@ func (r *Rehearsal) bundle(ctx context.Context, v Version) (reference string, er
 	err = r.Screen.Step("bundle", func(progress func(string)) (string, error) {
 		progress("manifests and configuration")
 		var made struct{ Reference, Digest string }
-		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[or(v.Image, v.Number)], "--manifests", manifests, "--revision", v.commit())
+		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[cmp.Or(v.Image, v.Number)], "--manifests", manifests, "--revision", v.commit())
 		if err != nil {
 			return "", err
 		}
@@ -229,7 +230,7 @@ func (r *Rehearsal) manifests(v Version) (folder string, err error) {
 	if err != nil {
 		return "", err
 	}
-	text = bytes.ReplaceAll(text, []byte("TIMEOUT_MS="+goodConfig), []byte("TIMEOUT_MS="+or(v.Timeout, goodConfig)))
+	text = bytes.ReplaceAll(text, []byte("TIMEOUT_MS="+goodConfig), []byte("TIMEOUT_MS="+cmp.Or(v.Timeout, goodConfig)))
 	return folder, os.WriteFile(filepath.Join(folder, "kustomization.yaml"), text, 0o644)
 }
 
@@ -254,7 +255,7 @@ func commandOf(job string) string {
 
 // rollOut hands the release to GitLab and runs its pipeline to the end, with the approval.
 func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, result *Release, summary *Summary) error {
-	result.Digest = r.images[or(v.Image, v.Number)]
+	result.Digest = r.images[cmp.Or(v.Image, v.Number)]
 	result.Digest = result.Digest[strings.LastIndex(result.Digest, "@")+1:]
 	result.Bundle = bundle[strings.LastIndex(bundle, "@")+1:]
 	pipeline, err := r.trigger(ctx, v, bundle)
@@ -486,14 +487,6 @@ func (r *Rehearsal) restartPrimary(ctx context.Context) error {
 		}
 		return fmt.Sprintf("pod %s of primary, deleted meanwhile: its successor has the old configuration", pod), nil
 	})
-}
-
-// or is a text, or another one where it is empty.
-func or(text, other string) string {
-	if text == "" {
-		return other
-	}
-	return text
 }
 
 // built is the folder with a version's dist and server.
