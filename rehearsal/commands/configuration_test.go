@@ -103,9 +103,7 @@ func (a *app) restarted(release string) {
 			return fmt.Errorf("primary has %d pods, not %d", len(now), len(before))
 		}
 		for _, p := range now {
-			if p.Name == before[0].Name || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-				return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-			}) {
+			if p.Name == before[0].Name || !isReady(p) {
 				return fmt.Errorf("pod %s is not ready: %+v", p.Name, p.Status)
 			}
 		}

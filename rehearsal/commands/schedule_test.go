@@ -257,13 +257,17 @@ func (a *app) person(done <-chan struct{}, rng *rand.Rand) {
 				continue
 			}
 			ready := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
-				return p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-					return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-				})
+				return p.DeletionTimestamp != nil || !isReady(p)
 			})
 			if len(ready) > 1 { // without its last one the canary would lose its endpoints by a person's hand
 				_ = a.kube.CoreV1().Pods(a.namespace).Delete(ctx, ready[0].Name, metav1.DeleteOptions{})
 			}
 		}
 	}
+}
+
+func isReady(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
