@@ -47,8 +47,15 @@ type Set struct {
 	DestinationRule *networking.DestinationRule
 	VirtualService  *networking.VirtualService
 	Gateways        []*networking.Gateway
-	ConfigMaps      map[string]*corev1.ConfigMap // by name: of those, pods get copies
-	Secrets         map[string]*corev1.Secret
+
+	// Route is the HTTPRoute or GRPCRoute of the Gateway API that leads to both tracks, and Tracks are the Services that it
+	// leads to, one for each: then there is no VirtualService and no DestinationRule, and Service selects primary alone. Nil:
+	// it is the VirtualService that does, by the subsets of the DestinationRule.
+	Route  *unstructured.Unstructured
+	Tracks map[release.Track]*corev1.Service
+
+	ConfigMaps map[string]*corev1.ConfigMap // by name: of those, pods get copies
+	Secrets    map[string]*corev1.Secret
 
 	// Copies and Config are what Bind makes of these.
 	Copies Copies

@@ -189,6 +189,12 @@ type Release struct {
 	Pod string `json:"pod,omitempty"`
 	// Return: it goes back to a release that had all of the traffic before. Nil: it has a canary that is judged.
 	Return *Return `json:"return,omitempty"`
+
+	// Match are the requests that reach the canary whatever its weight is, until the release ends. Nil: none.
+	Match *Match `json:"match,omitempty"`
+	// Mirror is how many percent of the safe requests (GET, HEAD) to primary the canary gets a copy of, whose answers nobody
+	// gets. It ends when the canary gets a weight.
+	Mirror int `json:"mirror,omitempty"`
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.
