@@ -6,10 +6,8 @@ import (
 	"strings"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -19,11 +17,10 @@ type canaryFound struct {
 	want    release.Release
 	resumed bool               // the release is in the ledger already
 	primary *appsv1.Deployment // as it is live; nil when the app has none
-	routed  bool               // the VirtualService has the release's route
+	router  routerFound        // what routes the app
 	served  bool               // the Service is there
 	rerun   *Result            // the canary has its traffic: all that is left is to note who has run the job again
 	recopy  bool               // copies that the release's pods read are missing
-	ruled   bool               // the DestinationRule has both subsets
 	others  othersFound        // what the release changes of the other objects
 	// keptOthers is what the ledger is to keep of these from the start.
 	keptOthers string
@@ -318,39 +315,19 @@ func (j *job) lookBefore(found *canaryFound) (*Result, error) {
 // lookShared looks at what both tracks share, and refuses what would make the release ineffective or primary lose its
 // traffic.
 func (j *job) lookShared(ctx context.Context, found *canaryFound) error {
-	mesh, err := j.readMesh(ctx)
-	if err != nil {
+	var err error
+	if found.router, err = j.router().look(ctx, found.primary, found.want.Sticky != nil); err != nil {
 		return err
 	}
 	service, err := j.liveService(ctx)
 	if err != nil {
 		return err
 	}
-	found.routed, found.served = mesh.route != nil, service != nil
-	found.ruled = mesh.rule != nil && manifest.HasSubset(mesh.rule, release.Primary) && manifest.HasSubset(mesh.rule, release.Canary)
-	if found.routed {
-		if err := j.routable(mesh.route, found.want.Sticky != nil); err != nil {
-			return err
-		}
-	}
-	if err := j.checkMesh(ctx, mesh, found.primary); err != nil {
-		return err
-	}
+	found.served = service != nil
 	if found.primary == nil {
 		return j.checkFirstService(service)
 	}
-	return j.checkService(service, found.primary, mesh.route)
-}
-
-// routable refuses a VirtualService without the release's route.
-func (j *job) routable(live *networking.VirtualService, sticky bool) error {
-	switch {
-	case len(j.Manifests.Routes(live)) == 0:
-		return routeMissing(j.virtualService())
-	case sticky:
-		return j.stickyRefusal(live)
-	}
-	return nil
+	return j.checkService(service, found.primary, found.router.routing)
 }
 
 // admit asks whether a release's image may be deployed.
@@ -400,14 +377,15 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		return j.canaryFirst(ctx)
 	}
 	var steps []step
-	if !found.ruled {
-		steps = append(steps, j.ensureSubsets)
+	router := j.router()
+	if !found.router.backed {
+		steps = append(steps, router.ensureBackends)
 	}
 	if !found.served {
 		steps = append(steps, j.ensureService)
 	}
-	if !found.routed {
-		steps = append(steps, j.ensureGateways, j.ensureRoute)
+	if !found.router.routed() {
+		steps = append(steps, router.ensureRoute)
 	}
 	if found.takeOver {
 		steps = append(steps, j.takeOverTemplate)
@@ -430,14 +408,14 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 	r := j.ledger.Release
 	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
+	router := j.router()
 	err := inOrder(ctx,
 		j.applyService,
+		router.ensureBackends,
 		j.promoteOthers,
 		func(ctx context.Context) error { _, err := j.applyPrimary(ctx); return err },
 		j.waitTrack(release.Primary, r.Image),
-		j.ensureSubsets,
-		j.ensureGateways,
-		j.ensureRoute,
+		router.ensureRoute,
 		j.handBack,
 	)
 	if err != nil {

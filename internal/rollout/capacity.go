@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -252,17 +250,4 @@ func (j *job) fitCanary(ctx context.Context) error {
 	}
 	j.note(need, s)
 	return j.waitTrack(release.Canary, j.ledger.Release.Image)(ctx)
-}
-
-// liveShare is how much of the traffic primary has as the routes are now, in percent: all when nothing splits it.
-func (j *job) liveShare(ctx context.Context) (int, error) {
-	route, err := recent[*networking.VirtualService](ctx, j, j.virtualService())
-	if err != nil || route == nil {
-		return 100, err
-	}
-	share := 100
-	for _, r := range j.Manifests.Routes(route) {
-		share = min(share, int(manifest.Weights(route, r).Primary))
-	}
-	return share, nil
 }

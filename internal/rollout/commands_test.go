@@ -73,8 +73,8 @@ func refusal(err error) string {
 // atStages says what each command changes at each stage, in order, or how it refuses. "" and "" is a command that
 // has nothing to do.
 var atStages = []struct{ stage, command, changes, refusal string }{
-	{"new", "canary", "note r2 started, create service, create primary image 2 x1, update primary x2, create dr, create public-gateway, create vs 100/0, note r2 ended: first", ""},
-	{"new", "canary of 3", "note r3 started, create service, create primary image 3 x1, update primary x2, create dr, create public-gateway, create vs 100/0, note r3 ended: first", ""},
+	{"new", "canary", "note r2 started, create service, create dr, create primary image 2 x1, update primary x2, create public-gateway, create vs 100/0, note r2 ended: first", ""},
+	{"new", "canary of 3", "note r3 started, create service, create dr, create primary image 3 x1, update primary x2, create public-gateway, create vs 100/0, note r3 ended: first", ""},
 	{"new", "shift", "", "stage"},
 	{"new", "verify healthy", "", "stage"},
 	{"new", "verify unhealthy", "", "stage"},

@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
-
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -78,14 +74,14 @@ func (j *job) drainAtMost(limit time.Duration, then string) step {
 
 // settleRoute gives the data plane time to have the route.
 func (j *job) settleRoute(ctx context.Context) error {
-	return j.settle(j.virtualService(), "the route (with Prometheus it would be seen)")(ctx)
+	return j.settle(j.router().route(), "the route (with Prometheus it would be seen)")(ctx)
 }
 
 // lookFor bounds a look that only serves a message.
 const lookFor = 5 * time.Second
 
 // callers are those who may still call a canary without weight: the workloads that do, as Prometheus knows them, and
-// the ways past the release's route that the VirtualService shows.
+// the ways past the release's route that the live one leaves.
 func (j *job) callers(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, lookFor)
 	defer cancel()
@@ -96,42 +92,10 @@ func (j *job) callers(ctx context.Context) []string {
 			found = append(found, workloads...)
 		}
 	}
-	if live, err := j.liveRoute(ctx); err == nil && live != nil {
-		found = append(found, j.waysPast(live)...)
+	if live, err := j.router().read(ctx); err == nil {
+		found = append(found, live.ways()...)
 	}
 	return found
-}
-
-// waysPast are the ways to the canary that a VirtualService leaves beside the release's routes.
-func (j *job) waysPast(vs *networking.VirtualService) []string {
-	ways := j.routesPast(vs)
-	if len(vs.Spec.Gateways) > 0 && !slices.Contains(vs.Spec.Gateways, "mesh") {
-		ways = append(ways, fmt.Sprintf("callers in the mesh, which %s does not route: its gateways lack `mesh`", j.virtualService()))
-	}
-	return ways
-}
-
-// routesPast are those of a VirtualService that lead to the canary beside the release's.
-func (j *job) routesPast(vs *networking.VirtualService) (ways []string) {
-	ours := j.Manifests.Routes(vs)
-	for i, http := range vs.Spec.Http {
-		name := fmt.Sprintf("http route %d", i)
-		if http.Name != "" {
-			name = fmt.Sprintf("http route %q", http.Name)
-		}
-		for _, r := range http.Route {
-			if r.Destination == nil || !j.Manifests.IsHost(r.Destination.Host, vs.Namespace) {
-				continue
-			}
-			switch subset := r.Destination.Subset; {
-			case subset == "":
-				ways = append(ways, fmt.Sprintf("%s of %s, which names no subset", name, j.virtualService()))
-			case subset == string(release.Canary) && !slices.ContainsFunc(ours, func(o manifest.Route) bool { return o.HTTP == i }):
-				ways = append(ways, fmt.Sprintf("%s of %s, which leads to the canary", name, j.virtualService()))
-			}
-		}
-	}
-	return ways
 }
 
 // from names callers at the end of a message.

@@ -25,8 +25,10 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 	case found.primary == nil:
 		return false, j.rehearseFirst(ctx, found.want)
 	}
-	if !found.routed {
-		if err := inOrder(ctx, j.onPlan(found.want, (*job).ensureSubsets), j.onPlan(found.want, (*job).ensureGateways), j.onPlan(found.want, (*job).ensureRoute)); err != nil {
+	if !found.router.routed() {
+		backends := func(j *job, ctx context.Context) error { return j.router().ensureBackends(ctx) }
+		route := func(j *job, ctx context.Context) error { return j.router().ensureRoute(ctx) }
+		if err := inOrder(ctx, j.onPlan(found.want, backends), j.onPlan(found.want, route)); err != nil {
 			return false, err
 		}
 	}

@@ -50,7 +50,7 @@ func (j *job) waitEndpoints(track release.Track, image string) step {
 
 func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func(mark)) (pods []corev1.Pod, err error) {
 	ready := map[string]sets.Set[string]{} // by slice
-	_, err = watchtools.UntilWithSync(ctx, j.watchEndpoints(), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
+	_, err = watchtools.UntilWithSync(ctx, j.watchEndpoints(track), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
 		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
 			ready[slice.Name] = readyPods(slice)
 			if event.Type == watch.Deleted {
@@ -86,14 +86,21 @@ func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func
 	return pods, err
 }
 
-// watchEndpoints lists and watches the Service's EndpointSlices.
-func (j *job) watchEndpoints() *cache.ListWatch {
-	return listWatch(j.Kube.DiscoveryV1().EndpointSlices(j.Namespace), j.ofService())
+// watchEndpoints lists and watches the EndpointSlices that have the endpoints of tracks.
+func (j *job) watchEndpoints(of ...release.Track) *cache.ListWatch {
+	return listWatch(j.Kube.DiscoveryV1().EndpointSlices(j.Namespace), j.slicesOf(of...))
 }
 
-// ofService selects the Service's EndpointSlices.
-func (j *job) ofService() metav1.ListOptions {
-	return labeled(discoveryv1.LabelServiceName + "=" + j.Manifests.Service.Name)
+// slicesOf selects the EndpointSlices that have the endpoints of tracks.
+func (j *job) slicesOf(of ...release.Track) metav1.ListOptions {
+	services := sets.New[string]()
+	for _, track := range of {
+		services.Insert(j.router().endpoints(track))
+	}
+	if services.Len() == 1 {
+		return labeled(discoveryv1.LabelServiceName + "=" + sets.List(services)[0])
+	}
+	return labeled(discoveryv1.LabelServiceName + " in (" + strings.Join(sets.List(services), ",") + ")")
 }
 
 // livePods are a track's pods that are to serve: not those that end, or have ended.
@@ -181,7 +188,7 @@ func (j *job) readyEndpoints(ctx context.Context, live *appsv1.Deployment, track
 	if err != nil || len(pods) == 0 {
 		return 0, err
 	}
-	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.ofService())
+	found, err := j.Kube.DiscoveryV1().EndpointSlices(j.Namespace).List(ctx, j.slicesOf(track))
 	if err != nil {
 		return 0, fmt.Errorf("EndpointSlices of %s: %w", j.Manifests.Service.Name, err)
 	}

@@ -168,7 +168,10 @@ func (j *job) newestEpoch(ctx context.Context) (int64, error) {
 }
 
 // ownedByOthers are the objects whose fields somebody else owns between releases.
-func (j *job) ownedByOthers() []object { return []object{j.virtualService(), j.destinationRule()} }
+func (j *job) ownedByOthers() []object {
+	router := j.router()
+	return append(router.backends(), router.route())
+}
 
 func ours(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager }
 
@@ -186,8 +189,7 @@ func (j *job) ownsFields(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// handBack gives up the ownership of fields in the VirtualService and the DestinationRule that our patches
-// took, so that the next unforced apply of whoever owns them succeeds: the objects are again as the manifest
+// handBack gives up the ownership of fields of what routes the app that our patches took, so that the next unforced apply of whoever owns them succeeds: the objects are again as the manifest
 // has them.
 func (j *job) handBack(ctx context.Context) error {
 	if j.planning() {

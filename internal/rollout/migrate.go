@@ -3,12 +3,9 @@ package rollout
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/aymanbagabas/go-udiff"
-	networkingapi "istio.io/api/networking/v1alpha3"
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,6 +47,7 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	if err := j.showDifferences(ctx, m); err != nil {
 		return Result{}, err
 	}
+	router := j.router()
 	var steps []step
 	if m.from == j.deploymentName(release.Primary) {
 		steps = append(steps, j.leaveOrphans(m.from))
@@ -57,13 +55,12 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	err := inOrder(ctx, append(steps,
 		func(ctx context.Context) error { return j.primaryBeside(ctx, m) },
 		j.waitRollout(release.Primary, m.image),
+		router.ensureBackends,
 		j.applyService, // ready pods of ours exist: its selector may change
 		j.waitEndpoints(release.Primary, ""),
-		j.ensureSubsets,
-		j.settle(j.destinationRule(), "the subsets"),
-		j.ensureGateways,
-		j.convertRoute,
-		j.settle(j.virtualService(), "the route"),
+		j.settle(router.backends()[0], "what the route leads to"),
+		router.convert,
+		j.settle(router.route(), "the route"),
 		func(ctx context.Context) error { return j.removeOld(ctx, m) },
 		j.handBack,
 	)...)
@@ -167,59 +164,6 @@ func (j *job) primaryBeside(ctx context.Context, m migration) error {
 	}
 	_, _, err = j.applyDeployment(ctx, desired, nil)
 	return err
-}
-
-// convertRoute makes each plain route of the VirtualService the release's, at rest, and creates one that is
-// missing. All else in it stays.
-func (j *job) convertRoute(ctx context.Context) error {
-	o := j.virtualService()
-	desired := j.Manifests.VirtualService.DeepCopy()
-	desired.Namespace = o.namespace
-	before, after, err := change(ctx, j, o, func(live *networking.VirtualService) (write, error) {
-		switch {
-		case live == nil:
-			return j.create(o, desired, true), nil
-		case len(j.plain(live)) == 0:
-			return nil, nil
-		}
-		var ops []patchOp
-		for _, i := range j.plain(live) {
-			both, err := bothTracks(live.Spec.Http[i].Route[0])
-			if err != nil {
-				return nil, err
-			}
-			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/http/%d/route", i), both})
-		}
-		return j.patch(o, ops...), nil
-	})
-	if err == nil && before != after {
-		j.log(o.String(), "leads to primary by subset; the canary has weight 0")
-	}
-	return err
-}
-
-// bothTracks is a destination as two, with all else that it has.
-func bothTracks(plain *networkingapi.HTTPRouteDestination) ([]any, error) {
-	var both []any
-	for track, weight := range map[release.Track]int32{release.Primary: 100, release.Canary: 0} {
-		d := plain.DeepCopy()
-		d.Destination.Subset, d.Weight = string(track), weight
-		text, err := json.Marshal(d)
-		if err != nil {
-			return nil, err
-		}
-		var value map[string]any
-		if err := json.Unmarshal(text, &value); err != nil {
-			return nil, err
-		}
-		value["weight"] = weight // a 0 is left out otherwise
-		if track == release.Primary {
-			both = append([]any{value}, both...)
-		} else {
-			both = append(both, value)
-		}
-	}
-	return both, nil
 }
 
 // removeOld removes what served before, in the way in which each ends its requests.

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,7 +33,7 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 	if err != nil {
 		return m, false, err
 	}
-	routed, err := j.convertible(ctx)
+	routed, err := j.router().convertible(ctx)
 	if err != nil {
 		return m, false, err
 	}
@@ -257,40 +256,4 @@ func (j *job) scaledByOthers(ctx context.Context, old, primary string) error {
 		return nil
 	}
 	return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: fmt.Sprintf("it scales Deployment %s, which goes", old), Fix: "let it scale " + primary + " (that may be done before there is one), then run migrate"}
-}
-
-// convertible says whether the VirtualService has the release's route already, and refuses one that migrate
-// cannot make into it: one that splits traffic, or has no route to the Service.
-func (j *job) convertible(ctx context.Context) (routed bool, err error) {
-	live, err := j.liveRoute(ctx)
-	if err != nil {
-		return false, fmt.Errorf("%w; nothing was changed", err)
-	}
-	if live == nil {
-		return false, nil
-	}
-	object := j.virtualService().String()
-	for _, r := range j.Manifests.Routes(live) {
-		if manifest.Weights(live, r).Canary != 0 {
-			return false, &usererr.Error{Field: object, Problem: "the canary has traffic", Fix: "end that release first: route 100 to primary"}
-		}
-	}
-	plain := len(j.plain(live))
-	if routed = len(j.Manifests.Routes(live)) > 0 && plain == 0; routed || plain > 0 {
-		return routed, nil
-	}
-	return false, &usererr.Error{Field: object, Problem: "it has no http route that leads to the Service alone, with one destination", Fix: "give it such a route (or the manifest's, primary 100 and canary 0, once primary has pods), then run migrate"}
-}
-
-// plain are the http routes with one destination, the app's Service. Beside the release's route, one with a subset is
-// meant to be as it is.
-func (j *job) plain(vs *networking.VirtualService) []int {
-	var found []int
-	routed := len(j.Manifests.Routes(vs)) > 0
-	for i, http := range vs.Spec.Http {
-		if len(http.Route) == 1 && http.Route[0].Destination != nil && j.Manifests.IsHost(http.Route[0].Destination.Host, vs.Namespace) && (!routed || http.Route[0].Destination.Subset == "") {
-			found = append(found, i)
-		}
-	}
-	return found
 }

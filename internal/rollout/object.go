@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -168,11 +167,7 @@ func (j *job) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deplo
 	return look[*appsv1.Deployment](ctx, j, j.track(track))
 }
 
-func (j *job) liveRoute(ctx context.Context) (*networking.VirtualService, error) {
-	return look[*networking.VirtualService](ctx, j, j.virtualService())
-}
-
 // fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger.
-func (c *Cluster) fenced() []object {
-	return []object{c.track(release.Primary), c.track(release.Canary), c.service(), c.destinationRule(), c.virtualService()}
+func (j *job) fenced() []object {
+	return append([]object{j.track(release.Primary), j.track(release.Canary), j.service()}, j.ownedByOthers()...)
 }

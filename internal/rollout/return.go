@@ -8,7 +8,6 @@ import (
 	"maps"
 	"strings"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,7 +27,6 @@ type returnFound struct {
 	target  *release.Finished // where to
 	objects *release.Objects
 	primary *appsv1.Deployment
-	ruled   bool // the DestinationRule has both subsets
 	// takeOver: primary has fields of an older apply that the return is to remove.
 	takeOver bool
 }
@@ -188,18 +186,17 @@ func (j *job) returnable(ctx context.Context, found *returnFound) error {
 	if err := j.served(ctx, target, canary); err != nil {
 		return err
 	}
-	route, err := j.liveRoute(ctx)
+	router := j.router()
+	route, err := router.read(ctx)
 	if err != nil {
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
-	if route == nil || len(j.Manifests.Routes(route)) == 0 {
-		return routeMissing(j.virtualService())
+	if len(route.routes) == 0 {
+		return router.missing()
 	}
-	rule, err := look[*networking.DestinationRule](ctx, j, j.destinationRule())
-	if err != nil {
+	if _, err := router.backed(ctx); err != nil { // known to the step that makes what is missing
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
-	found.ruled = rule != nil && manifest.HasSubset(rule, release.Primary) && manifest.HasSubset(rule, release.Canary)
 	dry, err := j.dryApply(ctx, canary)
 	if dry == nil || err != nil {
 		return err
@@ -354,9 +351,7 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 	}
 	var steps []step
 	if r.Stage == release.StageStarted {
-		if !found.ruled {
-			steps = append(steps, j.ensureSubsets)
-		}
+		steps = append(steps, j.router().ensureBackends)
 		if found.takeOver {
 			steps = append(steps, j.takeOverTemplate)
 		}

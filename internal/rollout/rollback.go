@@ -3,11 +3,8 @@ package rollout
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
-	networkingapi "istio.io/api/networking/v1alpha3"
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 
@@ -82,42 +79,27 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 // drainBriefly is the drain of a canary that is known to be bad.
 func (j *job) drainBriefly() step { return j.drainAtMost(drainFor, "it goes all the same") }
 
-// emergencyRoute is the step that sends the traffic to primary, before anything else that a rollback does. The subset
-// that it needs comes first where it is missing, and only there.
+// emergencyRoute is the step that sends the traffic to primary, before anything else that a rollback does. What its
+// destination needs comes first where it is missing, and only there.
 func (j *job) emergencyRoute(sticky stickiness) step {
 	return func(ctx context.Context) error {
-		rule, err := look[*networking.DestinationRule](ctx, j, j.destinationRule())
-		if err != nil { // it is not known to be missing
-			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", err)
+		router := j.router()
+		backed, err := router.backed(ctx)
+		if err != nil { // nothing is known to be missing
+			j.log(router.backends()[0].String(), "%v; rolling back nevertheless", err)
+			backed = map[release.Track]bool{release.Primary: true, release.Canary: true}
 		}
-		has := func(track release.Track) bool { return err != nil || rule != nil && namesSubset(rule, track) }
-		if !has(release.Primary) {
-			return inOrder(ctx, j.addMissing, j.routeBack(sticky))
+		if !backed[release.Primary] {
+			return inOrder(ctx, router.addBackends, j.routeBack(sticky))
 		}
-		if err := j.routeBack(sticky)(ctx); err != nil || has(release.Canary) {
+		if err := j.routeBack(sticky)(ctx); err != nil || backed[release.Canary] {
 			return err
 		}
-		if err := j.addMissing(ctx); err != nil { // nobody is led to it any more
-			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", err)
+		if err := router.addBackends(ctx); err != nil { // nobody is led to it any more
+			j.log(router.backends()[0].String(), "%v; rolling back nevertheless", err)
 		}
 		return ctx.Err()
 	}
-}
-
-// addMissing is the step that adds the subsets that are missing, whatever somebody has done to the others.
-func (j *job) addMissing(ctx context.Context) error {
-	return j.addSubsets(ctx, func(moved error) error {
-		if moved != nil {
-			j.log(j.destinationRule().String(), "%v; rolling back nevertheless", moved)
-		}
-		return nil
-	})
-}
-
-// namesSubset says whether a DestinationRule has a subset of a track's name. One that somebody has moved to other pods
-// does not hold a rollback up: the traffic that goes there does so already.
-func namesSubset(rule *networking.DestinationRule, track release.Track) bool {
-	return slices.ContainsFunc(rule.Spec.Subsets, func(s *networkingapi.Subset) bool { return s.Name == string(track) })
 }
 
 // stickyRollback says what browsers with open pages of the canary still need.
@@ -265,8 +247,8 @@ func (j *job) backFromPromotion(ctx context.Context, live *appsv1.Deployment, sh
 // shelter gives the canary the traffic while primary is put back, and says whether it has it: one that does not get
 // ready for all of it holds no rollback up.
 func (j *job) shelter(ctx context.Context) (bool, error) {
-	route, err := recent[*networking.VirtualService](ctx, j, j.virtualService())
-	if err != nil || route == nil || len(j.Manifests.Routes(route)) == 0 { // nothing leads to either track
+	route, err := j.router().recent(ctx)
+	if err != nil || len(route.routes) == 0 { // nothing leads to either track
 		return false, err
 	}
 	err = j.moveToCanary("", shelterFor)(ctx)
@@ -366,12 +348,13 @@ func (j *job) isPrevious(primary *appsv1.Deployment) bool {
 // removeFirst deletes the primary of a first release that did not come up.
 func (j *job) removeFirst(ctx context.Context) error {
 	j.log("ledger", "rolling back release %s: %s", j.ledger.Release.ID, j.ledger.Release.Reason)
-	route, err := j.liveRoute(ctx)
+	router := j.router()
+	route, err := router.read(ctx)
 	if err != nil {
 		return err
 	}
-	if route != nil {
-		j.log(j.virtualService().String(), "is left as it is; it leads to no pods until the next release")
+	if route.live != nil {
+		j.log(router.route().String(), "is left as it is; it leads to no pods until the next release")
 	}
 	live, err := j.liveTrack(ctx, release.Primary)
 	if err != nil || live == nil {
@@ -386,8 +369,8 @@ func (j *job) removeFirst(ctx context.Context) error {
 // firstIsLive says whether a first release that was not noted as finished has its traffic already: its route
 // is the last thing that it makes.
 func (j *job) firstIsLive(ctx context.Context) (bool, error) {
-	route, err := j.liveRoute(ctx)
-	if err != nil || route == nil {
+	route, err := j.router().read(ctx)
+	if err != nil || route.live == nil {
 		return false, err
 	}
 	live, err := j.liveTrack(ctx, release.Primary)

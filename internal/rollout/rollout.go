@@ -14,8 +14,8 @@
 //
 // Where to find what: rollout.go has the types, run.go the way of every command, a file each the commands;
 // lock.go and ledger.go say who may write, change.go and object.go are the only way to write, fence.go what
-// keeps others out; deployment.go, service.go, route.go and sticky.go know what is written, wait.go,
-// endpoints.go and drain.go what is waited for.
+// keeps others out; deployment.go and service.go know what is written, wait.go, endpoints.go and drain.go what is waited
+// for. How traffic is routed is behind the seam of router.go; subsets*.go is a VirtualService with a DestinationRule.
 package rollout
 
 import (

@@ -9,7 +9,6 @@ import (
 	"reflect"
 	"slices"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -73,7 +72,7 @@ type pods struct {
 
 // checkService refuses a Service, live or the manifest's, that does not fit the pods of both tracks: of primary as it
 // is live, of the canary as it will be.
-func (j *job) checkService(live *corev1.Service, primary *appsv1.Deployment, route *networking.VirtualService) error {
+func (j *job) checkService(live *corev1.Service, primary *appsv1.Deployment, route routing) error {
 	canary, err := j.Manifests.Track(release.Canary, j.Namespace, "")
 	if err != nil {
 		return err
@@ -150,17 +149,9 @@ func targetOf(port corev1.ServicePort) intstr.IntOrString {
 	return port.TargetPort
 }
 
-// keepsPorts refuses to take a port away that a route or the DestinationRule names.
-func (j *job) keepsPorts(live, desired *corev1.Service, route *networking.VirtualService) error {
-	used := map[uint32]string{}
-	for _, vs := range []*networking.VirtualService{route, j.Manifests.VirtualService} {
-		for i, number := range j.Manifests.RoutePorts(vs) {
-			used[number] = fmt.Sprintf("spec.http[%d] of %s", i, j.virtualService())
-		}
-	}
-	for _, setting := range j.Manifests.DestinationRule.Spec.GetTrafficPolicy().GetPortLevelSettings() {
-		used[setting.GetPort().GetNumber()] = "spec.trafficPolicy of " + j.destinationRule().String()
-	}
+// keepsPorts refuses to take a port away that a route leads to.
+func (j *job) keepsPorts(live, desired *corev1.Service, route routing) error {
+	used := j.router().ports(route)
 	has := func(s *corev1.Service, number uint32) bool {
 		return slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool { return uint32(p.Port) == number })
 	}
@@ -233,7 +224,7 @@ func (j *job) lookPromotedService(ctx context.Context) (before string, err error
 	if err != nil || primary == nil {
 		return "", err
 	}
-	route, err := j.liveRoute(ctx)
+	route, err := j.router().read(ctx)
 	if err != nil {
 		return "", err
 	}

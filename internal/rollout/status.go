@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
-	networkingapi "istio.io/api/networking/v1alpha3"
 	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -28,17 +26,9 @@ type Status struct {
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
 
-	routes  []routeStatus // of the release, all of them; Weights are the first one's
-	unsplit []string      // routes that lead to the Service without a subset
-	pinned  bool          // sticky routes are there
+	routing routing // Weights are its first route's
 	live    map[release.Track]*appsv1.Deployment
 	reads   configurationDrift
-}
-
-// routeStatus is one http route of the release.
-type routeStatus struct {
-	place   string // where it is, for a message; "" when it is the only one
-	weights manifest.WeightPair
 }
 
 // TrackStatus is one track's Deployment.
@@ -85,7 +75,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 }
 
 // statusWith is the same with the Deployments as they are known; nil is one that is gone.
-func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (*Status, error) {
+func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (_ *Status, err error) {
 	c := j.Cluster
 	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
@@ -96,25 +86,11 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	if live[release.Canary] == nil { // somebody has deleted what was kept
 		status.Warm = nil
 	}
-	vs, err := j.liveRoute(ctx)
-	if err != nil {
+	if status.routing, err = j.router().read(ctx); err != nil {
 		return nil, err
 	}
-	if vs != nil {
-		status.unsplit = c.Manifests.Unsplit(vs)
-		routes := c.Manifests.Routes(vs)
-		for _, r := range routes {
-			one := routeStatus{weights: manifest.Weights(vs, r)}
-			if len(routes) > 1 {
-				one.place = fmt.Sprintf(" in spec.http[%d]", r.HTTP)
-			}
-			status.routes = append(status.routes, one)
-		}
-		if len(routes) > 0 {
-			weights := status.routes[0].weights
-			status.Weights = &weights
-			status.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
-		}
+	if len(status.routing.routes) > 0 {
+		status.Weights = &status.routing.routes[0].weights
 	}
 	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
 		return nil, err
@@ -125,7 +101,7 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 
 // routed says whether every route of the release gives the canary a weight.
 func (s *Status) routed(weight int) bool {
-	return len(s.routes) > 0 && !slices.ContainsFunc(s.routes, func(r routeStatus) bool { return int(r.weights.Canary) != weight })
+	return len(s.routing.routes) > 0 && !slices.ContainsFunc(s.routing.routes, func(r routeStatus) bool { return int(r.weights.Canary) != weight })
 }
 
 // drift compares what is live with what the stage of the release in flight has made. While a stage is
@@ -151,19 +127,19 @@ func (s *Status) drift() []string {
 	var found []string
 	const remedy = "; rollback ends the release, or put it back as it was"
 	if s.Weights == nil {
-		found = append(found, "the VirtualService or its route is gone"+remedy)
+		found = append(found, "the "+s.routing.kind+" or its route is gone"+remedy)
 	}
-	for _, route := range s.routes {
+	for _, route := range s.routing.routes {
 		if w := route.weights; w.Canary != want.canary {
 			found = append(found, fmt.Sprintf("the canary has weight %d%s, the release gave it %d", w.Canary, route.place, want.canary)+remedy)
 		} else if w.Primary != 100-want.canary {
 			found = append(found, fmt.Sprintf("primary has weight %d%s, the release gave it %d", w.Primary, route.place, 100-want.canary)+remedy)
 		}
 	}
-	for _, place := range s.unsplit {
-		found = append(found, place+" of the VirtualService leads to the Service without a subset, and so to the canary by its share of the pods"+remedy)
+	for _, place := range s.routing.unsplit {
+		found = append(found, place+", and so to the canary by its share of the pods"+remedy)
 	}
-	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.pinned != sticky {
+	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.routing.pinned != sticky {
 		found = append(found, map[bool]string{true: "the routes that keep browsers on a version are gone", false: "there are routes that keep browsers on a version, which no release needs"}[sticky]+remedy)
 	}
 	for track, image := range map[release.Track]string{release.Primary: want.primary, release.Canary: want.other} {

@@ -62,13 +62,13 @@ func (j *job) warmable(ctx context.Context) (*release.Finished, error) {
 	if err != nil || canary == nil || canary.DeletionTimestamp != nil {
 		return nil, err
 	}
-	route, err := j.liveRoute(ctx)
-	if err != nil || route == nil {
+	route, err := j.router().read(ctx)
+	if err != nil || route.live == nil {
 		return nil, err
 	}
-	ways := j.routesPast(route)
+	ways := route.past
 	if j.Drained == nil { // else it shows whether anybody in the mesh calls the canary past the route
-		ways = j.waysPast(route)
+		ways = route.ways()
 	}
 	if len(ways) > 0 { // they would get the old version
 		j.log(o, "the pods of release %s are not kept: they would get requests, from %s", target.ID, strings.Join(ways, ", "))

@@ -72,7 +72,7 @@ func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, er
 			w.testimony.deployment(track, o.(*appsv1.Deployment), kind == watch.Deleted)
 		}))
 	}
-	wait = append(wait, w.follow(ctx, "EndpointSlices of "+c.Manifests.Service.Name, j.watchEndpoints(), &discoveryv1.EndpointSlice{}, func(kind watch.EventType, o any) {
+	wait = append(wait, w.follow(ctx, "EndpointSlices of "+c.Manifests.Service.Name, j.watchEndpoints(tracks...), &discoveryv1.EndpointSlice{}, func(kind watch.EventType, o any) {
 		w.testimony.endpoints(o.(*discoveryv1.EndpointSlice), kind == watch.Deleted)
 	}))
 	if err := w.synced(ctx, wait); err != nil {

@@ -51,17 +51,17 @@ func (j *job) stickinessAt(weight int) stickiness {
 }
 
 // stickyRefusal says why a VirtualService's routes cannot be made sticky; nil when they can.
-func (j *job) stickyRefusal(vs *networking.VirtualService) error {
-	for _, r := range j.Manifests.Routes(vs) {
+func (s subsets) stickyRefusal(vs *networking.VirtualService) error {
+	for _, r := range s.Manifests.Routes(vs) {
 		http := vs.Spec.Http[r.HTTP]
 		for _, match := range http.Match {
 			if match.Headers["cookie"] != nil {
-				return &usererr.Error{Field: j.virtualService().String(), Problem: "its route matches a cookie already, which a sticky release needs to do", Fix: "release without `sticky`"}
+				return &usererr.Error{Field: s.virtualService().String(), Problem: "its route matches a cookie already, which a sticky release needs to do", Fix: "release without `sticky`"}
 			}
 		}
 		for _, d := range http.Route {
-			if cookie := added(d)[setCookie]; cookie != "" && !strings.HasPrefix(cookie, j.cookieName()+"=") {
-				return &usererr.Error{Field: j.virtualService().String(), Problem: "its route sets a cookie already, and a route can add only one", Fix: "set that cookie in the app, or release without `sticky`"}
+			if cookie := added(d)[setCookie]; cookie != "" && !strings.HasPrefix(cookie, s.cookieName()+"=") {
+				return &usererr.Error{Field: s.virtualService().String(), Problem: "its route sets a cookie already, and a route can add only one", Fix: "set that cookie in the app, or release without `sticky`"}
 			}
 		}
 	}
@@ -81,16 +81,16 @@ func (j *job) cookie(track release.Track) string {
 
 // stickyOps are the operations that bring a VirtualService's sticky routes and cookies to what they should
 // be, after which the release's routes are at the places that are returned: they count from there.
-func (j *job) stickyOps(live *networking.VirtualService, want stickiness) (before []patchOp, places []manifest.Route, after []patchOp, err error) {
+func (s subsets) stickyOps(live *networking.VirtualService, want stickiness) (before []patchOp, places []manifest.Route, after []patchOp, err error) {
 	kept := live.DeepCopy()
 	kept.Spec.Http = slices.DeleteFunc(slices.Clone(live.Spec.Http), func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
-	places = j.Manifests.Routes(kept)
+	places = s.Manifests.Routes(kept)
 	desired := kept.DeepCopy()
 	desired.Spec.Http = nil
 	for i, http := range kept.Spec.Http {
 		at := slices.IndexFunc(places, func(r manifest.Route) bool { return r.HTTP == i })
 		if at >= 0 && (want == pinned || want == assets) {
-			desired.Spec.Http = append(desired.Spec.Http, j.stickyRoutes(http, places[at], at, want)...)
+			desired.Spec.Http = append(desired.Spec.Http, s.stickyRoutes(http, places[at], at, want)...)
 		}
 		desired.Spec.Http = append(desired.Spec.Http, http)
 	}
@@ -110,12 +110,12 @@ func (j *job) stickyOps(live *networking.VirtualService, want stickiness) (befor
 			}
 		}
 	} else {
-		places = j.Manifests.Routes(live)
+		places = s.Manifests.Routes(live)
 		kept = live
 	}
 	for _, r := range places {
 		for track, place := range map[release.Track]int{release.Primary: r.Primary, release.Canary: r.Canary} {
-			before = append(before, j.cookieOps(kept.Spec.Http[r.HTTP].Route[place], fmt.Sprintf("/spec/http/%d/route/%d", r.HTTP, place), track, want)...)
+			before = append(before, s.cookieOps(kept.Spec.Http[r.HTTP].Route[place], fmt.Sprintf("/spec/http/%d/route/%d", r.HTTP, place), track, want)...)
 		}
 	}
 	return before, places, after, nil
@@ -132,13 +132,13 @@ func sameStickies(a, b *networking.VirtualService) bool {
 // track. Assets: for the canary's cookie its assets, and for pages primary with its own cookie, so that a
 // page which comes from there gets its assets from there as well, while what an open page of the canary
 // asks for otherwise leaves its cookie alone.
-func (j *job) stickyRoutes(http *networkingapi.HTTPRoute, r manifest.Route, number int, want stickiness) []*networkingapi.HTTPRoute {
+func (s subsets) stickyRoutes(http *networkingapi.HTTPRoute, r manifest.Route, number int, want stickiness) []*networkingapi.HTTPRoute {
 	canary, primary := http.Route[r.Canary], http.Route[r.Primary]
 	named := func(name string) string { return fmt.Sprintf("%s%s-%d", manifest.StickyPrefix, name, number) }
 	if want == pinned {
 		return []*networkingapi.HTTPRoute{
-			derived(http, named("canary"), canary, "", "cookie", j.cookiePattern(release.Canary)),
-			derived(http, named("primary"), primary, "", "cookie", j.cookiePattern(release.Primary)),
+			derived(http, named("canary"), canary, "", "cookie", s.cookiePattern(release.Canary)),
+			derived(http, named("primary"), primary, "", "cookie", s.cookiePattern(release.Primary)),
 		}
 	}
 	pages := derived(http, named("pages"), primary, "", "accept", "text/html.*")
@@ -155,9 +155,9 @@ func (j *job) stickyRoutes(http *networkingapi.HTTPRoute, r manifest.Route, numb
 	if to.Headers.Response.Add == nil {
 		to.Headers.Response.Add = map[string]string{}
 	}
-	to.Headers.Response.Add[setCookie] = j.cookieHeader(release.Primary)
+	to.Headers.Response.Add[setCookie] = s.cookieHeader(release.Primary)
 	routes := []*networkingapi.HTTPRoute{pages}
-	if of := derived(http, named("assets"), canary, j.ledger.Release.Sticky.Assets, "cookie", j.cookiePattern(release.Canary)); len(of.Match) > 0 {
+	if of := derived(http, named("assets"), canary, s.ledger.Release.Sticky.Assets, "cookie", s.cookiePattern(release.Canary)); len(of.Match) > 0 {
 		routes = append([]*networkingapi.HTTPRoute{of}, routes...)
 	}
 	return routes
@@ -213,12 +213,12 @@ func prune(d *networkingapi.HTTPRouteDestination) {
 
 // cookieOps set a track's cookie on the answers of a destination, or take it off with whatever only it
 // needed.
-func (j *job) cookieOps(d *networkingapi.HTTPRouteDestination, path string, track release.Track, want stickiness) []patchOp {
+func (s subsets) cookieOps(d *networkingapi.HTTPRouteDestination, path string, track release.Track, want stickiness) []patchOp {
 	headers := d.GetHeaders()
 	response := headers.GetResponse()
 	has := added(d)[setCookie]
 	if want == pinned || want == moved && track == release.Canary {
-		cookie := j.cookieHeader(track)
+		cookie := s.cookieHeader(track)
 		switch {
 		case has == cookie:
 			return nil
@@ -232,7 +232,7 @@ func (j *job) cookieOps(d *networkingapi.HTTPRouteDestination, path string, trac
 		return []patchOp{{"add", path + "/headers/response/add/" + setCookie, cookie}}
 	}
 	switch {
-	case !strings.HasPrefix(has, j.cookieName()+"="):
+	case !strings.HasPrefix(has, s.cookieName()+"="):
 		return nil
 	case len(response.Add) > 1:
 		return []patchOp{{Op: "remove", Path: path + "/headers/response/add/" + setCookie}}

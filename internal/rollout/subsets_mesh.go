@@ -33,10 +33,10 @@ type mesh struct {
 }
 
 // readMesh reads the mesh: everywhere, or where this account may, and at least the app's own objects.
-func (j *job) readMesh(ctx context.Context) (m mesh, err error) {
-	routes, rules := j.virtualService(), j.destinationRule()
-	m.routes, err = readable(ctx, j, "VirtualServices", routes.namespace, func(namespace string) ([]*networking.VirtualService, error) {
-		list, err := j.Istio.NetworkingV1().VirtualServices(namespace).List(ctx, metav1.ListOptions{})
+func (s subsets) readMesh(ctx context.Context) (m mesh, err error) {
+	routes, rules := s.virtualService(), s.destinationRule()
+	m.routes, err = readable(ctx, s.job, "VirtualServices", routes.namespace, func(namespace string) ([]*networking.VirtualService, error) {
+		list, err := s.Istio.NetworkingV1().VirtualServices(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, err
 		}
@@ -45,14 +45,14 @@ func (j *job) readMesh(ctx context.Context) (m mesh, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.rules, err = readable(ctx, j, "DestinationRules", rules.namespace, func(namespace string) ([]*networking.DestinationRule, error) {
-		list, err := j.Istio.NetworkingV1().DestinationRules(namespace).List(ctx, metav1.ListOptions{})
+	m.rules, err = readable(ctx, s.job, "DestinationRules", rules.namespace, func(namespace string) ([]*networking.DestinationRule, error) {
+		list, err := s.Istio.NetworkingV1().DestinationRules(namespace).List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return nil, err
 		}
 		return list.Items, nil
 	}, rules)
-	m.route, m.rule = own(j, m.routes, routes), own(j, m.rules, rules)
+	m.route, m.rule = own(s.job, m.routes, routes), own(s.job, m.rules, rules)
 	return m, err
 }
 
@@ -92,41 +92,60 @@ func own[T metav1.Object](j *job, found []T, o object) (none T) {
 	return none
 }
 
+// look refuses routes without the release's, and what in the mesh would make a release ineffective.
+func (s subsets) look(ctx context.Context, primary *appsv1.Deployment, sticky bool) (found routerFound, err error) {
+	m, err := s.readMesh(ctx)
+	if err != nil {
+		return found, err
+	}
+	found.routing = s.routing(m.route)
+	found.backed = m.rule != nil && manifest.HasSubset(m.rule, release.Primary) && manifest.HasSubset(m.rule, release.Canary)
+	if found.routed() && len(found.routes) == 0 {
+		return found, s.missing()
+	}
+	if found.routed() && sticky {
+		if err := s.stickyRefusal(m.route); err != nil {
+			return found, err
+		}
+	}
+	return found, s.checkMesh(ctx, m, primary)
+}
+
 // checkMesh refuses what would make a release ineffective. primary is as it is live, nil for a first release.
-func (j *job) checkMesh(ctx context.Context, m mesh, primary *appsv1.Deployment) error {
+func (s subsets) checkMesh(ctx context.Context, m mesh, primary *appsv1.Deployment) error {
 	route, rule := m.route, m.rule
 	if route == nil {
-		route = j.Manifests.VirtualService.DeepCopy()
-		route.Namespace = j.virtualService().namespace
+		route = s.Manifests.VirtualService.DeepCopy()
+		route.Namespace = s.virtualService().namespace
 	}
 	if rule == nil {
-		rule = j.Manifests.DestinationRule.DeepCopy()
-		rule.Namespace = j.destinationRule().namespace
+		rule = s.Manifests.DestinationRule.DeepCopy()
+		rule.Namespace = s.destinationRule().namespace
 	}
-	if err := j.checkSplit(m, route); err != nil {
+	if err := s.checkSplit(m, route); err != nil {
 		return err
 	}
-	if err := j.checkSubsets(rule, primary); err != nil {
+	if err := s.checkSubsets(rule, primary); err != nil {
 		return err
 	}
 	for _, other := range m.routes {
 		if other != m.route {
-			if err := j.checkShadow(route, other); err != nil {
+			if err := s.checkShadow(route, other); err != nil {
 				return err
 			}
 		}
 	}
-	return j.checkSeen(ctx, m, route, rule, primary)
+	return s.checkSeen(ctx, m, route, rule, primary)
 }
 
 // checkSplit refuses routes to the Service without a subset: they send traffic to the canary by its share of the pods,
 // whatever its weight is, and go on when it is 0.
-func (j *job) checkSplit(m mesh, own *networking.VirtualService) error {
-	for _, vs := range slices.Concat([]*networking.VirtualService{own, j.Manifests.VirtualService}, m.routes) {
-		if places := j.Manifests.Unsplit(vs); len(places) > 0 {
+func (s subsets) checkSplit(m mesh, own *networking.VirtualService) error {
+	for _, vs := range slices.Concat([]*networking.VirtualService{own, s.Manifests.VirtualService}, m.routes) {
+		if places := s.Manifests.Unsplit(vs); len(places) > 0 {
 			return &usererr.Error{
-				Field:   fmt.Sprintf("VirtualService %s/%s: %s", j.namespaceOf(vs), vs.Name, places[0]),
-				Problem: fmt.Sprintf("it leads to Service %s without a subset: the canary would get its share of the pods there, not its weight", j.Manifests.Service.Name),
+				Field:   fmt.Sprintf("VirtualService %s/%s: %s", s.namespaceOf(vs), vs.Name, places[0]),
+				Problem: fmt.Sprintf("it leads to Service %s without a subset: the canary would get its share of the pods there, not its weight", s.Manifests.Service.Name),
 				Fix:     "give it both destinations as the release's route has them (subset primary with weight 100, canary with 0), or `subset: primary` to keep it out of releases; `crossbill migrate` does the former for the app's own VirtualService",
 			}
 		}
@@ -135,20 +154,20 @@ func (j *job) checkSplit(m mesh, own *networking.VirtualService) error {
 }
 
 // checkSubsets refuses subsets that select no pod of their track.
-func (j *job) checkSubsets(rule *networking.DestinationRule, primary *appsv1.Deployment) error {
-	o := j.destinationRule()
+func (s subsets) checkSubsets(rule *networking.DestinationRule, primary *appsv1.Deployment) error {
+	o := s.destinationRule()
 	if _, err := missingSubsets(o, rule); err != nil {
 		return err
 	}
 	for _, track := range tracks {
-		d, err := j.Manifests.Track(track, j.Namespace, "")
+		d, err := s.Manifests.Track(track, s.Namespace, "")
 		if err != nil {
 			return err
 		}
 		if track == release.Primary && primary != nil {
 			d = primary
 		}
-		if lacking := j.Manifests.Lacking(rule, track, d.Spec.Template.Labels); lacking != "" {
+		if lacking := s.Manifests.Lacking(rule, track, d.Spec.Template.Labels); lacking != "" {
 			return &usererr.Error{
 				Field:   o.String() + ": spec.subsets",
 				Problem: fmt.Sprintf("subset %s asks for the label %s, which no pod of the track has: what is routed to it would be lost", track, lacking),
@@ -161,18 +180,18 @@ func (j *job) checkSubsets(rule *networking.DestinationRule, primary *appsv1.Dep
 
 // checkShadow refuses an older VirtualService for the same host on the same gateway. Istio takes the older one's routes
 // first on a gateway, and nothing but the older one in sidecars (gateway mesh).
-func (j *job) checkShadow(ours, other *networking.VirtualService) error {
+func (s subsets) checkShadow(ours, other *networking.VirtualService) error {
 	host := shared(hostsOf(ours), hostsOf(other))
 	gateway := shared(gatewaysOf(ours), gatewaysOf(other))
 	if host == "" || gateway == "" || !older(other, ours) {
 		return nil
 	}
-	if gateway != meshGateway && !j.takesFirst(ours, other) {
+	if gateway != meshGateway && !s.takesFirst(ours, other) {
 		return nil
 	}
 	return &usererr.Error{
 		Field:   fmt.Sprintf("VirtualService %s/%s", other.Namespace, other.Name),
-		Problem: fmt.Sprintf("it is for host %s on gateway %s too, and older than %s: Istio lets the older one win, so that the release's weights would have no effect", host, gateway, j.virtualService()),
+		Problem: fmt.Sprintf("it is for host %s on gateway %s too, and older than %s: Istio lets the older one win, so that the release's weights would have no effect", host, gateway, s.virtualService()),
 		Fix:     "delete it, or take the host, or the routes that both have, out of one of them",
 	}
 }
@@ -231,8 +250,8 @@ func older(a, b *networking.VirtualService) bool {
 
 // takesFirst says whether another VirtualService has a match that one of the release's routes has: a gateway has the
 // routes of both, and the older one's are asked first.
-func (j *job) takesFirst(ours, other *networking.VirtualService) bool {
-	for _, r := range j.Manifests.Routes(ours) {
+func (s subsets) takesFirst(ours, other *networking.VirtualService) bool {
+	for _, r := range s.Manifests.Routes(ours) {
 		for _, http := range other.Spec.Http {
 			for _, a := range matchesOf(ours.Spec.Http[r.HTTP]) {
 				if slices.ContainsFunc(matchesOf(http), func(b *networkingapi.HTTPMatchRequest) bool {
@@ -265,16 +284,16 @@ func everything(m *networkingapi.HTTPMatchRequest) bool {
 // checkSeen refuses objects that the callers do not see: hidden by exportTo, or behind another DestinationRule for the
 // host. Istio looks for one in the caller's namespace, then in the Service's, then in its root namespace; of two in one
 // namespace it takes the subsets of both, the older one's first.
-func (j *job) checkSeen(ctx context.Context, m mesh, route *networking.VirtualService, rule *networking.DestinationRule, primary *appsv1.Deployment) error {
+func (s subsets) checkSeen(ctx context.Context, m mesh, route *networking.VirtualService, rule *networking.DestinationRule, primary *appsv1.Deployment) error {
 	var others []*networking.DestinationRule
 	for _, other := range m.rules {
-		if other == m.rule || !j.isOwnHost(other) {
+		if other == m.rule || !s.isOwnHost(other) {
 			continue
 		}
 		if other.Namespace != rule.Namespace {
 			others = append(others, other)
 		} else if m.rule == nil || other.CreationTimestamp.Before(&m.rule.CreationTimestamp) {
-			if err := j.checkOlderRule(other, primary); err != nil {
+			if err := s.checkOlderRule(other, primary); err != nil {
 				return err
 			}
 		}
@@ -283,13 +302,13 @@ func (j *job) checkSeen(ctx context.Context, m mesh, route *networking.VirtualSe
 	if !restricted && len(others) == 0 {
 		return nil
 	}
-	callers := j.gatewayNamespaces(ctx, route)
+	callers := s.gatewayNamespaces(ctx, route)
 	for _, namespace := range sets.List(callers) {
 		for _, o := range []struct {
 			object   object
 			home     string
 			exportTo []string
-		}{{j.virtualService(), route.Namespace, route.Spec.ExportTo}, {j.destinationRule(), rule.Namespace, rule.Spec.ExportTo}} {
+		}{{s.virtualService(), route.Namespace, route.Spec.ExportTo}, {s.destinationRule(), rule.Namespace, rule.Spec.ExportTo}} {
 			if !exported(o.exportTo, o.home, namespace) {
 				return &usererr.Error{
 					Field:   o.object.String() + ": spec.exportTo",
@@ -301,17 +320,17 @@ func (j *job) checkSeen(ctx context.Context, m mesh, route *networking.VirtualSe
 	}
 	for _, other := range others {
 		if !callers.Has(other.Namespace) {
-			j.log("mesh", "DestinationRule %s/%s is for the app's host too: callers in that namespace keep to it, and not to %s", other.Namespace, other.Name, j.destinationRule())
+			s.log("mesh", "DestinationRule %s/%s is for the app's host too: callers in that namespace keep to it, and not to %s", other.Namespace, other.Name, s.destinationRule())
 			continue
 		}
-		if err := j.checkOlderRule(other, primary); err != nil {
+		if err := s.checkOlderRule(other, primary); err != nil {
 			return err
 		}
 		for _, track := range tracks {
 			if !manifest.HasSubset(other, track) {
 				return &usererr.Error{
 					Field:   fmt.Sprintf("DestinationRule %s/%s", other.Namespace, other.Name),
-					Problem: fmt.Sprintf("the app's gateway, which has its pods in that namespace, takes it instead of %s, and it has no subset %s", j.destinationRule(), track),
+					Problem: fmt.Sprintf("the app's gateway, which has its pods in that namespace, takes it instead of %s, and it has no subset %s", s.destinationRule(), track),
 					Fix:     fmt.Sprintf("delete it, or give it the subsets primary and canary, by the label %s", manifest.TrackLabel),
 				}
 			}
@@ -321,19 +340,19 @@ func (j *job) checkSeen(ctx context.Context, m mesh, route *networking.VirtualSe
 }
 
 // isOwnHost says whether a DestinationRule is for the app's Service.
-func (j *job) isOwnHost(rule *networking.DestinationRule) bool {
+func (s subsets) isOwnHost(rule *networking.DestinationRule) bool {
 	if !strings.Contains(rule.Spec.Host, ".") {
-		return rule.Spec.Host == j.Manifests.Service.Name && rule.Namespace == j.Namespace
+		return rule.Spec.Host == s.Manifests.Service.Name && rule.Namespace == s.Namespace
 	}
-	return j.Manifests.IsHost(rule.Spec.Host, j.Namespace)
+	return s.Manifests.IsHost(rule.Spec.Host, s.Namespace)
 }
 
 // checkOlderRule refuses a DestinationRule whose subsets come before the release's and select other pods.
-func (j *job) checkOlderRule(other *networking.DestinationRule, primary *appsv1.Deployment) error {
-	err := j.checkSubsets(other, primary)
+func (s subsets) checkOlderRule(other *networking.DestinationRule, primary *appsv1.Deployment) error {
+	err := s.checkSubsets(other, primary)
 	if bad, ok := err.(*usererr.Error); ok { //nolint:errorlint // it is made just there
 		bad.Field = fmt.Sprintf("DestinationRule %s/%s: spec.subsets", other.Namespace, other.Name)
-		bad.Problem += fmt.Sprintf("; it is for the app's host too, and comes before %s", j.destinationRule())
+		bad.Problem += fmt.Sprintf("; it is for the app's host too, and comes before %s", s.destinationRule())
 	}
 	return err
 }
@@ -344,26 +363,26 @@ func exported(to []string, home, from string) bool {
 }
 
 // gatewayNamespaces are those that the pods of a VirtualService's gateways are in, as far as that can be read.
-func (j *job) gatewayNamespaces(ctx context.Context, route *networking.VirtualService) sets.Set[string] {
+func (s subsets) gatewayNamespaces(ctx context.Context, route *networking.VirtualService) sets.Set[string] {
 	namespaces := sets.New[string]()
 	for _, full := range sets.List(gatewaysOf(route)) {
 		namespace, name, found := strings.Cut(full, "/")
 		if !found { // sidecars are everywhere: the app's own namespace stands for them
-			namespaces.Insert(j.Namespace)
+			namespaces.Insert(s.Namespace)
 			continue
 		}
 		selects := labels.Set(nil)
-		gateway, err := look[*networking.Gateway](ctx, j, j.gateway(namespace, name))
+		gateway, err := look[*networking.Gateway](ctx, s.job, s.gateway(namespace, name))
 		if gateway != nil {
 			selects = gateway.Spec.Selector
 		}
-		for _, own := range j.Manifests.Gateways {
+		for _, own := range s.Manifests.Gateways {
 			if gateway == nil && own.Name == name {
 				selects = own.Spec.Selector
 			}
 		}
 		if err == nil && len(selects) > 0 {
-			list, failed := j.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: selects.String()})
+			list, failed := s.Kube.CoreV1().Pods("").List(ctx, metav1.ListOptions{LabelSelector: selects.String()})
 			if err = failed; err == nil {
 				for _, pod := range list.Items {
 					namespaces.Insert(pod.Namespace)
@@ -372,7 +391,7 @@ func (j *job) gatewayNamespaces(ctx context.Context, route *networking.VirtualSe
 			}
 		}
 		if err != nil {
-			j.log("mesh", "where the pods of gateway %s are cannot be read: that they see the app's objects is not checked: %v", full, err)
+			s.log("mesh", "where the pods of gateway %s are cannot be read: that they see the app's objects is not checked: %v", full, err)
 		}
 	}
 	return namespaces

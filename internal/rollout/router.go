@@ -1,0 +1,131 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+var tracks = []release.Track{release.Primary, release.Canary}
+
+// router is how traffic reaches the tracks. It alone knows the objects of its kind of routing; the order in which they are
+// written and waited for is the commands'.
+type router interface {
+	// route is the object that leads to both tracks.
+	route() object
+	// backends are the objects that the route's destinations need.
+	backends() []object
+	// read gives what the route says as it is now, recent as this job knows it.
+	read(context.Context) (routing, error)
+	recent(context.Context) (routing, error)
+	// look reads all that routes the app, and refuses what would make a release ineffective. primary is as it is live, nil
+	// for a first release.
+	look(ctx context.Context, primary *appsv1.Deployment, sticky bool) (routerFound, error)
+	// missing is the error of a route without the release's, which Crossbill does not add to an object that others own.
+	missing() error
+	// ports are those of the app's Service that something leads to, live or in the manifests, each with what does.
+	ports(live routing) map[uint32]string
+	// endpoints is the name of the Service whose EndpointSlices have a track's endpoints.
+	endpoints(release.Track) string
+
+	// ensureBackends makes what the destinations need and is missing, and refuses what somebody has moved to other pods.
+	ensureBackends(context.Context) error
+	// addBackends does the same on the way back, which whatever somebody has moved does not hold up.
+	addBackends(context.Context) error
+	// backed says of which tracks the route's destination has what it needs to be named.
+	backed(context.Context) (map[release.Track]bool, error)
+	// ensureRoute creates a route that is missing, at rest, with the Gateways that it needs. One that exists is left as it is.
+	ensureRoute(context.Context) error
+	// split gives the tracks their traffic in one write, and what is live afterwards: nothing when somebody has deleted the
+	// route.
+	split(context.Context, traffic) (routing, error)
+
+	// convertible says whether the route is the release's already, and refuses one that convert cannot make into it.
+	convertible(context.Context) (routed bool, err error)
+	// convert makes the route the release's, at rest, and creates one that is missing.
+	convert(context.Context) error
+}
+
+// router is the one that the manifests have.
+func (j *job) router() router { return subsets{j} }
+
+// traffic is what the tracks are to get: the canary's share in percent, the rest is primary's; and what browsers are held to.
+type traffic struct {
+	weight int
+	sticky stickiness
+}
+
+// routing is what a live route says of the app.
+type routing struct {
+	kind   string        // of its object
+	live   metav1.Object // nil: not found
+	routes []routeStatus // those that a release may change: they lead to both tracks, and to nothing else
+	// leads says to which tracks anything in it does.
+	leads  map[release.Track]bool
+	pinned bool // browsers are held to a track
+	// unsplit says which places in it lead to both tracks by their shares of the pods.
+	unsplit []string
+	// past are the ways to the canary that it leaves beside the release's routes, and unrouted the callers that none of it
+	// routes.
+	past, unrouted []string
+}
+
+// routeStatus is one route of the release.
+type routeStatus struct {
+	place   string // where it is, for a message; "" when it is the only one
+	weights manifest.WeightPair
+}
+
+// ways are all those to the canary beside the release's routes.
+func (r routing) ways() []string { return slices.Concat(r.past, r.unrouted) }
+
+// routerFound is what a command that starts a release finds of what routes the app.
+type routerFound struct {
+	routing
+	backed bool // the destinations of both tracks have what they need
+}
+
+// routed says whether the route is there.
+func (f routerFound) routed() bool { return f.live != nil }
+
+// trafficAt is what the release in flight gives its tracks at a weight.
+func (j *job) trafficAt(weight int) traffic { return traffic{weight, j.stickinessAt(weight)} }
+
+// route is the step that gives the canary a weight in percent and primary the rest, in every route that is the release's.
+func (j *job) route(weight int) step {
+	return func(ctx context.Context) error {
+		router := j.router()
+		after, err := router.split(ctx, j.trafficAt(weight))
+		if err == nil && after.live == nil && !j.planning() { // a plan may just have planned to create it
+			return fmt.Errorf("%s: somebody has deleted it, so nobody gets the traffic; create it as the manifest has it, then %s", router.route(), j.next())
+		}
+		return err
+	}
+}
+
+// routeBack is the step that takes the canary's traffic away. If somebody has deleted the route, there is none.
+func (j *job) routeBack(sticky stickiness) step {
+	return func(ctx context.Context) error {
+		_, err := j.router().split(ctx, traffic{0, sticky})
+		return err
+	}
+}
+
+// liveShare is how much of the traffic primary has as the routes are now, in percent: all when nothing splits it.
+func (j *job) liveShare(ctx context.Context) (int, error) {
+	live, err := j.router().recent(ctx)
+	if err != nil {
+		return 100, err
+	}
+	share := 100
+	for _, r := range live.routes {
+		share = min(share, int(r.weights.Primary))
+	}
+	return share, nil
+}
