@@ -1,6 +1,7 @@
 // Package cluster starts a real Kubernetes control plane and an Istio mesh on this machine: etcd,
 // kube-apiserver, kube-controller-manager, istiod with its validation webhook, one node whose pods
-// are processes (package kubelet), an Envoy as ingress gateway, a registry and Prometheus.
+// are processes (package kubelet), an Envoy as ingress gateway, a registry and Prometheus. On demand
+// further Envoys are the sidecars of callers in the mesh ([Cluster.StartCaller]).
 //
 // It belongs inside a sandbox (package sandbox): it uses the components' usual ports, and pods
 // have addresses of [sandbox.PodCIDR]. It uses no network.
@@ -38,7 +39,6 @@ const (
 	secondPrometheus, prometheusReplicas = "127.0.0.1:9190", "127.0.0.1:9290"
 
 	EnvoyAdmin   = "127.0.0.1:15000"
-	envoyMetrics = "127.0.0.1:15090" // where a pod of Istio's has its proxy's metrics
 	nodeName     = "rehearsal"
 	istiodReady  = "http://127.0.0.1:8080/ready"
 	istiodConfig = "https://127.0.0.1:15017/validate"
@@ -64,6 +64,8 @@ type Options struct {
 	TestclusterBinary, EnvoyBinary, PrometheusBinary string
 	// PrometheusAssets is the folder of Prometheus's web pages. May be empty: then only its API works.
 	PrometheusAssets string
+	// GatewayAPI is a file with the kinds of the Gateway API; package setup has it.
+	GatewayAPI string
 	// TwoPrometheus starts a second one that scrapes the same, at other moments.
 	TwoPrometheus bool
 	// Namespace is made besides istio-system, and is the kubeconfig's default. Empty means demo.
@@ -83,10 +85,14 @@ type Cluster struct {
 	GatewayAddress    string        // host:port
 	ControlPlaneReady time.Duration // from Start's begin until all but gateway and Prometheus was ready
 
-	options   Options
+	options Options
+	alive   context.Context // of what runs in this process
+	stop    context.CancelFunc
+	inside  sync.WaitGroup
+
+	mu        sync.Mutex
 	processes []*component
-	stop      context.CancelFunc // of what runs in this process
-	inside    sync.WaitGroup
+	callers   []*Caller
 	broken    chan error // holds one: the first component that ended by itself
 }
 
@@ -109,22 +115,20 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		PrometheusURL: "http://" + Prometheus, RegistryHost: Registry, GatewayAddress: Gateway,
 		options: o, broken: make(chan error, 1),
 	}
-	var inside context.Context
-	inside, c.stop = context.WithCancel(context.Background())
+	c.alive, c.stop = context.WithCancel(context.Background())
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if err := c.start(ctx, inside); err != nil {
+	if err := c.start(ctx); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	return c, nil
 }
 
-// start overlaps what does not depend on each other. inside is the life of what runs in this
-// process.
-func (c *Cluster) start(ctx, inside context.Context) error {
+// start overlaps what does not depend on each other.
+func (c *Cluster) start(ctx context.Context) error {
 	began := time.Now()
-	for _, dir := range []string{c.dir("logs"), c.dir("pki")} {
+	for _, dir := range []string{c.dir("logs"), c.dir("pki"), c.dir("targets")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -142,13 +146,17 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 	if err := c.startKwok(); err != nil {
 		return err
 	}
-	if err := c.startRegistry(inside); err != nil {
+	if err := c.startRegistry(); err != nil {
 		return err
 	}
-	if err := c.startPrometheus(inside); err != nil {
+	if err := c.startPrometheus(); err != nil {
 		return err
 	}
-	definitions, err := c.definitions(ctx)
+	istio, err := c.definitions(ctx)
+	if err != nil {
+		return err
+	}
+	gatewayAPI, err := definitionsIn(c.options.GatewayAPI)
 	if err != nil {
 		return err
 	}
@@ -160,12 +168,12 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 		return err
 	}
 	c.options.Log("API server ready after %s", since(began))
-	if err := c.startKubelet(inside); err != nil {
+	if err := c.startKubelet(); err != nil {
 		return err
 	}
 	if err := c.all(
 		func() error { return a.prepare(ctx, c.Namespace, ca.pem) },
-		func() error { return a.establish(ctx, definitions) },
+		func() error { return a.establish(ctx, istio) },
 	); err != nil {
 		return err
 	}
@@ -177,12 +185,13 @@ func (c *Cluster) start(ctx, inside context.Context) error {
 		func() error { return c.await(ctx, "istiod", answers(istiodReady)) },
 		func() error { return c.await(ctx, "kwok", a.nodeReady) },
 		func() error { return c.await(ctx, "control-plane", a.serviceAccount(c.Namespace)) },
+		func() error { return a.gatewayAPI(ctx, gatewayAPI) }, // istiod takes these kinds up when they appear
 	); err != nil {
 		return err
 	}
 	c.ControlPlaneReady = time.Since(began)
 	c.options.Log("control plane ready after %s", since(began))
-	if err := c.startEnvoy(inside); err != nil {
+	if err := c.startGateway(); err != nil {
 		return err
 	}
 	if err := c.all(
@@ -222,6 +231,8 @@ func (c *Cluster) Broken() <-chan error { return c.broken }
 // thrown away.
 func (c *Cluster) Close() {
 	c.stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, p := range c.processes {
 		p.kill()
 	}
@@ -231,13 +242,13 @@ func (c *Cluster) Close() {
 func (c *Cluster) dir(name string) string { return filepath.Join(c.options.Dir, name) }
 
 // startKubelet runs the node's pods in this process.
-func (c *Cluster) startKubelet(inside context.Context) error {
+func (c *Cluster) startKubelet() error {
 	client, err := kubernetes.NewForConfig(c.RESTConfig)
 	if err != nil {
 		return err
 	}
 	c.inside.Go(func() {
-		err := kubelet.Run(inside, kubelet.Options{Client: client, Node: nodeName, Dir: c.options.Dir, Log: c.options.Log})
+		err := kubelet.Run(c.alive, kubelet.Options{Client: client, Node: nodeName, Dir: c.options.Dir, Log: c.options.Log})
 		if err != nil {
 			c.report(err)
 		}
@@ -252,7 +263,7 @@ func (c *Cluster) writeFiles() error {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "envoy.yaml": envoyYAML, "prometheus.yaml": prometheusYAML,
+		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "prometheus.yaml": prometheusYAML,
 	} {
 		if err := os.WriteFile(c.dir(name), content, 0o600); err != nil {
 			return err

@@ -24,8 +24,6 @@ import (
 )
 
 var (
-	//go:embed envoy.yaml
-	envoyYAML []byte
 	//go:embed kwok.yaml
 	kwokYAML []byte
 	//go:embed prometheus.yaml
@@ -73,7 +71,9 @@ func (c *Cluster) runTo(name string, stdout *os.File, env []string, program stri
 	if err := p.command.Start(); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	c.mu.Lock()
 	c.processes = append(c.processes, p)
+	c.mu.Unlock()
 	go func() {
 		err := p.command.Wait()
 		if !p.closing.Load() {
@@ -128,14 +128,15 @@ func (c *Cluster) startKwok() error {
 	return c.run("kwok", nil, c.options.TestclusterBinary, "kwok", "--kubeconfig="+c.Kubeconfig, "--config="+c.dir("kwok.yaml"))
 }
 
-// startIstiod runs istiod without a certificate authority, injection and gateway API, and such
-// that it pushes nothing that only Istio's own build of Envoy knows.
+// startIstiod runs istiod without a certificate authority and injection, and such that it pushes nothing
+// that only Istio's own build of Envoy knows. Nor does it deploy proxies for a Gateway of the Gateway API:
+// such a Gateway names the Envoy that is there.
 func (c *Cluster) startIstiod() error {
 	return c.run("istiod", []string{
 		"POD_NAME=istiod-0", "POD_NAMESPACE=istio-system", "REVISION=default", "CLUSTER_ID=Kubernetes",
 		"ENABLE_CA_SERVER=false", "PILOT_CERT_PROVIDER=none",
 		"INJECT_ENABLED=false", "INJECTION_WEBHOOK_CONFIG_NAME=", "VALIDATION_WEBHOOK_CONFIG_NAME=",
-		"ENABLE_LEADER_ELECTION=false", "PILOT_ENABLE_GATEWAY_API=false",
+		"ENABLE_LEADER_ELECTION=false", "PILOT_ENABLE_GATEWAY_API_DEPLOYMENT_CONTROLLER=false",
 		"PILOT_ENABLE_METADATA_EXCHANGE=false", "PILOT_ENABLE_ALPN_FILTER=false",
 		"PILOT_DEBOUNCE_AFTER=100ms",
 	}, c.options.TestclusterBinary, "istiod", "discovery",
@@ -146,41 +147,14 @@ func (c *Cluster) startIstiod() error {
 		"--domain=cluster.local", "--clusterID=Kubernetes")
 }
 
-// startEnvoy runs the gateway. What it logs of each request is read here, and served as Istio's metrics.
-func (c *Cluster) startEnvoy(inside context.Context) error {
-	l, err := net.Listen("tcp", envoyMetrics)
-	if err != nil {
-		return fmt.Errorf("the gateway's metrics: %w", err)
-	}
-	log, stdout, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer stdout.Close() // the process has its own
-	err = c.runTo("envoy", stdout, nil, c.options.EnvoyBinary, "--config-path", c.dir("envoy.yaml"), "--concurrency", "1",
-		"--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "100")
-	if err != nil {
-		return err
-	}
-	stats := istiostats.New()
-	c.inside.Go(func() {
-		defer log.Close()
-		if err := stats.Read(log); err != nil {
-			c.report(err)
-		}
-	})
-	c.serve(inside, l, stats)
-	return nil
-}
-
 // serve answers on a listener from this process, as long as the cluster lives.
-func (c *Cluster) serve(inside context.Context, l net.Listener, handler http.Handler) {
+func (c *Cluster) serve(l net.Listener, handler http.Handler) {
 	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
 	c.inside.Go(func() { _ = server.Serve(l) })
-	context.AfterFunc(inside, func() { server.Close() })
+	context.AfterFunc(c.alive, func() { server.Close() })
 }
 
-func (c *Cluster) startPrometheus(inside context.Context) error {
+func (c *Cluster) startPrometheus() error {
 	if err := c.runPrometheus("prometheus", Prometheus, c.dir("prometheus.yaml")); err != nil || !c.options.TwoPrometheus {
 		return err
 	}
@@ -197,7 +171,7 @@ func (c *Cluster) startPrometheus(inside context.Context) error {
 		return fmt.Errorf("prometheus: %w", err)
 	}
 	c.ReplicasURL = "http://" + prometheusReplicas
-	c.serve(inside, l, alternating(Prometheus, secondPrometheus))
+	c.serve(l, alternating(Prometheus, secondPrometheus))
 	return nil
 }
 
@@ -218,7 +192,7 @@ func alternating(addresses ...string) http.Handler {
 }
 
 // startRegistry serves an OCI registry from this process; blobs lie on disk.
-func (c *Cluster) startRegistry(inside context.Context) error {
+func (c *Cluster) startRegistry() error {
 	l, err := net.Listen("tcp", Registry)
 	if err != nil {
 		return fmt.Errorf("registry: %w", err)
@@ -227,7 +201,7 @@ func (c *Cluster) startRegistry(inside context.Context) error {
 	if err := os.MkdirAll(blobs, 0o755); err != nil {
 		return err
 	}
-	c.serve(inside, l, registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
+	c.serve(l, registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(blobs)),
 		registry.WithReferrersSupport(true), registry.Logger(log.New(io.Discard, "", 0))))
 	return nil
 }

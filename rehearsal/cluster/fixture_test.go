@@ -42,6 +42,7 @@ var resources = map[string]schema.GroupVersionResource{
 	"Gateway":         {Group: "networking.istio.io", Version: "v1", Resource: "gateways"},
 	"DestinationRule": {Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
 	"VirtualService":  {Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"},
+	"HTTPRoute":       {Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"},
 }
 
 func objects(t *testing.T, kind string) dynamic.ResourceInterface {

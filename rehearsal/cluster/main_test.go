@@ -52,7 +52,7 @@ func run(m *testing.M) (int, error) {
 	}()
 	running, err = cluster.Start(ctx, cluster.Options{
 		Dir: dir, TestclusterBinary: programs.Testcluster, EnvoyBinary: programs.Envoy,
-		PrometheusBinary: programs.Prometheus, PrometheusAssets: programs.PrometheusAssets, Log: progress,
+		PrometheusBinary: programs.Prometheus, PrometheusAssets: programs.PrometheusAssets, GatewayAPI: programs.GatewayAPI, Log: progress,
 	})
 	if err != nil {
 		return 1, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"sync"
 
@@ -106,15 +107,37 @@ func (c *Cluster) definitions(ctx context.Context) ([]unstructured.Unstructured,
 	if err != nil {
 		return nil, fmt.Errorf("testcluster crds: %w", err)
 	}
-	var all []unstructured.Unstructured
-	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(out), 4096)
+	all, err := documents(bytes.NewReader(out))
+	if err != nil {
+		return nil, fmt.Errorf("testcluster crds: %w", err)
+	}
+	return all, nil
+}
+
+// definitionsIn are those in a file.
+func definitionsIn(file string) ([]unstructured.Unstructured, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("kinds of the Gateway API: %w", err)
+	}
+	defer f.Close()
+	all, err := documents(f)
+	if err != nil {
+		return nil, fmt.Errorf("kinds of the Gateway API: %s: %w", file, err)
+	}
+	return all, nil
+}
+
+// documents are those of a YAML text that are not empty.
+func documents(text io.Reader) (all []unstructured.Unstructured, err error) {
+	decoder := yaml.NewYAMLOrJSONDecoder(text, 4096)
 	for {
 		var u unstructured.Unstructured
-		switch err := documents.Decode(&u.Object); {
+		switch err := decoder.Decode(&u.Object); {
 		case errors.Is(err, io.EOF):
 			return all, nil
 		case err != nil:
-			return nil, fmt.Errorf("testcluster crds: %w", err)
+			return nil, err
 		case len(u.Object) > 0:
 			all = append(all, u)
 		}

@@ -75,7 +75,7 @@ func run(m *testing.M) (int, error) {
 	programs = os.Getenv(programsVariable)
 	running, err = cluster.Start(ctx, cluster.Options{
 		Dir: filepath.Join(programs, "cluster"), TestclusterBinary: binaries.Testcluster, EnvoyBinary: binaries.Envoy,
-		PrometheusBinary: binaries.Prometheus, TwoPrometheus: true,
+		PrometheusBinary: binaries.Prometheus, GatewayAPI: binaries.GatewayAPI, TwoPrometheus: true,
 	})
 	if err != nil {
 		return 1, err

@@ -96,6 +96,7 @@ func run(m *testing.M) (int, error) {
 	defer os.RemoveAll(dir)
 	running, err = cluster.Start(ctx, cluster.Options{
 		Dir: filepath.Join(dir, "cluster"), TestclusterBinary: programs.Testcluster, EnvoyBinary: programs.Envoy, PrometheusBinary: programs.Prometheus,
+		GatewayAPI: programs.GatewayAPI,
 	})
 	if err != nil {
 		return 1, err

@@ -1,17 +1,18 @@
 // Package istiostats is the part of Istio's proxy that a stock Envoy lacks: it counts each request as
-// istio_requests_total and istio_request_duration_milliseconds, from the gateway's access log, to which istiod
-// gives the format that [Format] is. Envoy writes that log where Istio's filter counts: when a request has ended.
+// istio_requests_total and istio_request_duration_milliseconds, from the access log of the gateway or of a caller's
+// sidecar, to which istiod gives the format that [Format] is. Envoy writes that log where Istio's filter counts: when a
+// request has ended.
 //
 // The labels are made as Istio's filter makes them (istio/proxy at d13a386d7^, source/extensions/filters/http/
 // istio_stats/istio_stats.cc, populatePeerInfo; now contrib/istio in envoyproxy/envoy), from the same data:
 // the workload from the metadata `istio: workload` that istiod gives each endpoint (pilot/pkg/networking/util,
-// AppendLbEndpointMetadata), the service from the metadata `istio: services` of the cluster. So a request for which
+// AppendLbEndpointMetadata), whether a subset or a Service of its own leads there, the service from the metadata `istio: services` of the cluster. So a request for which
 // no endpoint was chosen belongs to no workload: all that is said of its destination's workload is "unknown". For
 // one that no cluster was found for (NR, NC) even the service is: on a gateway istiod turns the fallback to the
 // host header off (pilot/pkg/model/telemetry.go, disableHostHeaderFallback).
 //
-// Pods here have no sidecars. What theirs would report (reporter="destination") is made up from what the gateway saw
-// of each request that reached a pod.
+// The app's pods have no sidecars. What theirs would report (reporter="destination") is made up from what the gateway, or
+// the caller's sidecar, saw of each request that reached a pod.
 //
 // What differs from Istio:
 //   - A sidecar outlives its app, and answers and counts 503 UF for it. Here the gateway's connection is refused: it
@@ -19,7 +20,8 @@
 //   - The source's labels of the destination are those that Istio has without metadata exchange: app, version and
 //     principal are unknown. The version is canonical_revision.
 //   - There are no sizes, no TCP, no gRPC statuses, and no mTLS.
-//   - destination has the duration that the gateway measured.
+//   - destination has the duration that the gateway measured, and names the source, which without mTLS it does not know.
+//   - A sidecar takes the service of a request that no cluster was found for from its host header. Here it is unknown.
 package istiostats
 
 import (
@@ -46,8 +48,16 @@ var bounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 1
 // right after a request, the two disagree.
 const flush = 5 * time.Second
 
-// Stats counts the requests of one gateway.
+// Source is the workload of a proxy.
+type Source struct{ Workload, Namespace, App string }
+
+// Gateway is Istio's ingress gateway.
+var Gateway = Source{Workload: "istio-ingressgateway", Namespace: "istio-system", App: "istio-ingressgateway"}
+
+// Stats counts the requests that one proxy sends.
 type Stats struct {
+	source []string // labels
+
 	mu      sync.Mutex
 	entries map[string]*entry // by the line without its duration
 	series  map[string]*series
@@ -71,9 +81,9 @@ type histogram struct {
 	buckets [20]uint64 // not cumulative; the last is +Inf
 }
 
-// New counts nothing yet.
-func New() *Stats {
-	return &Stats{entries: map[string]*entry{}, series: map[string]*series{}}
+// New counts nothing yet, for one proxy.
+func New(source Source) *Stats {
+	return &Stats{source: source.labels(), entries: map[string]*entry{}, series: map[string]*series{}}
 }
 
 // Read counts what a log says, until it ends.
@@ -199,11 +209,12 @@ func destinationOf(workload, services string) (destination, error) {
 	return d, nil
 }
 
-// gateway are the labels of the only caller.
-var gateway = []string{
-	"source_workload", "istio-ingressgateway", "source_workload_namespace", "istio-system", "source_principal", unknown,
-	"source_app", "istio-ingressgateway", "source_version", unknown, "source_canonical_service", "istio-ingressgateway",
-	"source_canonical_revision", "latest", "source_cluster", "Kubernetes",
+func (s Source) labels() []string {
+	return []string{
+		"source_workload", s.Workload, "source_workload_namespace", s.Namespace, "source_principal", unknown,
+		"source_app", s.App, "source_version", unknown, "source_canonical_service", s.App,
+		"source_canonical_revision", "latest", "source_cluster", "Kubernetes",
+	}
 }
 
 func (d destination) atSource() []string { return d.labels("source", unknown, unknown) }
@@ -214,19 +225,19 @@ func (d destination) atDestination() []string {
 }
 
 func (d destination) labels(reporter, app, version string) []string {
-	return append([]string{
+	return []string{
 		"reporter", reporter,
 		"destination_workload", d.workload, "destination_workload_namespace", d.namespace, "destination_principal", unknown,
 		"destination_app", app, "destination_version", version, "destination_service", d.host,
 		"destination_canonical_service", d.canonical, "destination_canonical_revision", d.revision,
 		"destination_service_name", d.service, "destination_service_namespace", d.serviceNamespace, "destination_cluster", d.cluster,
 		"request_protocol", "http",
-	}, gateway...)
+	}
 }
 
 // of is the series of a set of labels.
 func (s *Stats) of(labels []string, code, flags, security string) *series {
-	labels = append(labels, "response_code", code, "response_flags", flags, "connection_security_policy", security)
+	labels = append(append(labels, s.source...), "response_code", code, "response_flags", flags, "connection_security_policy", security)
 	var b strings.Builder
 	for i := 0; i < len(labels); i += 2 {
 		if i > 0 {

@@ -41,7 +41,7 @@ func TestLabels(t *testing.T) {
 		"the gateway gives up": {"HTTP/1.1\t900\t504\tUT\tresponse_timeout\t" + canary + "\t" + shop, `response_code="504",response_flags="UT"`, `response_code="0",response_flags="DC"`},
 		"no request":           {"-\t0\t0\t-\t-\t-\t-", "", ""},
 	} {
-		text := scraped(t, New(), c.line)
+		text := scraped(t, New(Gateway), c.line)
 		for reporter, want := range map[string]string{"source": c.source, "destination": c.destination} {
 			got := ""
 			for line := range strings.Lines(text) {
@@ -64,7 +64,7 @@ func TestLabels(t *testing.T) {
 // TestHistogramsLag: as Envoy's do, the histograms follow the counters every 5 s.
 func TestHistogramsLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New()
+		s := New(Gateway)
 		line := "HTTP/1.1\t7\t200\t-\tvia_upstream\tshop-canary;production;shop;canary;Kubernetes\t" + shop
 		scraped(t, s, line)
 		text := scraped(t, s, line)

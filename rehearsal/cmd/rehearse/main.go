@@ -178,7 +178,8 @@ func inside(ctx context.Context, o *options) error {
 			Dir:               filepath.Join(o.work, "cluster"),
 			TestclusterBinary: o.programs.Testcluster, EnvoyBinary: o.programs.Envoy,
 			PrometheusBinary: o.programs.Prometheus, PrometheusAssets: o.programs.PrometheusAssets,
-			Log: func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) },
+			GatewayAPI: o.programs.GatewayAPI,
+			Log:        func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) },
 		})
 		if err != nil {
 			return "", err
