@@ -95,7 +95,7 @@ func (c *Cluster) startProxy(p *proxy) error {
 	return c.scrape(p)
 }
 
-// scrape tells Prometheus where a proxy has its metrics: a file a proxy, which appears at once.
+// scrape lets Prometheus find where a proxy has its metrics: a file a proxy, which appears at once.
 func (c *Cluster) scrape(p *proxy) error {
 	dir := c.dir("targets")
 	partial := filepath.Join(dir, p.name+".partial")
@@ -127,7 +127,7 @@ func (c *Cluster) startGateway() error {
 //   - Nothing is redirected: a caller asks the sidecar's address, not the Service's. There is no listener for an address
 //     that no Service has.
 //   - A port belongs either to HTTP, for all Services that have it, or to the first TCP Service that does: the listeners
-//     of several are told apart by the address that iptables kept.
+//     of several are distinguished by the address that iptables kept.
 //   - There is no inbound side, no certificate and no mutual TLS, and none of the filters of Istio's own build.
 //   - What it reports is made from its access log, as the gateway's is (package istiostats).
 type Caller struct {
