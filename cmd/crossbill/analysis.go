@@ -60,7 +60,10 @@ func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
 
 // options are what the analysis of a cluster's release needs.
 func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, log io.Writer) (analysis.Options, error) {
-	source := verdict.SourceOptions{Indicators: o.slo.Indicators(), Service: c.Manifests.Service.Name}
+	source := verdict.SourceOptions{Indicators: o.slo.Indicators(), Service: c.Manifests.Service.Name, Tracks: map[string]string{}}
+	for track, service := range c.Manifests.Tracks {
+		source.Tracks[service.Name] = c.Manifests.Name(track)
+	}
 	if o.explain {
 		source.Explain = func(format string, args ...any) { fmt.Fprintf(log, "    "+format+"\n", args...) }
 	}

@@ -15,9 +15,9 @@ const callersSpan = "30s"
 func (s *Source) Callers(ctx context.Context, workload string) ([]string, error) {
 	now := time.Now()
 	found := map[string]bool{}
-	for _, reporter := range []string{"source", "destination"} {
+	for _, side := range []string{callersSide, ownSide} {
 		vector, err := s.query(ctx, fmt.Sprintf(`sum by (source_workload, source_workload_namespace) (increase(%s[%s])) > 0`,
-			s.requests(reporter, workload), callersSpan), now)
+			s.requests(side, workload), callersSpan), now)
 		if err != nil {
 			return nil, err
 		}

@@ -391,18 +391,20 @@ func (c *counting) rate() time.Duration {
 // begin takes the first reading.
 func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*counting, error) {
 	c := &counting{source: s, workloads: workloads, at: at, pairs: make([]*pairs, len(s.indicators))}
-	history, err := s.samples(ctx, s.requests("source", workloads...), 5*time.Minute, at)
+	history, err := s.samples(ctx, s.requests(callersSide, workloads...), 5*time.Minute, at)
 	if err != nil {
 		return nil, err
 	}
+	history = once(history)
 	if err := doubledError(history); err != nil {
 		return nil, err
 	}
 	c.scrape = interval(history)
-	seen, err := s.last(ctx, s.requests("source", workloads...), at)
+	seen, err := s.last(ctx, s.requests(callersSide, workloads...), at)
 	if err != nil {
 		return nil, err
 	}
+	seen = once(seen)
 	now := model.TimeFromUnixNano(at.UnixNano())
 	c.requests.begin(seen, history, now, c.horizon())
 	for i, indicator := range s.indicators {
@@ -419,7 +421,7 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		c.pairs[i].begin(seen, all, now, c.horizon())
 		c.pairs[i].settle(indicator, now, 2*c.rate())
 	}
-	if s.service != "" {
+	if s.service != "" || len(s.of) > 0 {
 		seen, err := s.last(ctx, s.unattributed(), at)
 		if err != nil {
 			return nil, err
@@ -441,10 +443,11 @@ func (c *counting) none() bool { return len(c.requests.counters) == 0 }
 // A reading that fails changes nothing.
 func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	s, now := c.source, model.TimeFromUnixNano(at.UnixNano())
-	requests, err := s.samples(ctx, s.requests("source", c.workloads...), c.reach(), at)
+	requests, err := s.samples(ctx, s.requests(callersSide, c.workloads...), c.reach(), at)
 	if err != nil {
 		return nil, err
 	}
+	requests = once(requests)
 	if err := doubledError(requests); err != nil {
 		return nil, err
 	}
@@ -458,7 +461,7 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 		}
 	}
 	var unknown []scraped
-	if s.service != "" {
+	if s.service != "" || len(s.of) > 0 {
 		if unknown, err = s.samples(ctx, s.unattributed(), c.reach(), at); err != nil {
 			return nil, err
 		}
@@ -484,7 +487,7 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 
 // new is what was counted since the last call: never more bad events than events.
 func (c *counting) new() [][]Tally {
-	errors := c.unknown.errors()
+	errors := c.unattributed()
 	c.errors, c.allErrors = errors-c.allErrors, errors
 	totals, fresh := c.totals(), make([][]Tally, len(c.workloads))
 	for track := range totals {
@@ -504,15 +507,14 @@ func (c *counting) new() [][]Tally {
 	return fresh
 }
 
-// totals is what each workload has counted in all of the time, of each indicator, in whole events. Errors that
-// belong to no workload are those of the only one.
+// totals is what each workload has counted in all of the time, of each indicator, in whole events. What a Service got
+// that leads to one track alone is that track's. Errors that belong to no workload are those of the only one.
 func (c *counting) totals() [][]Tally {
 	all := make([][]Tally, len(c.workloads))
 	for track := range all {
 		all[track] = make([]Tally, len(c.source.indicators))
 	}
-	for _, counter := range c.requests.counters {
-		track := max(0, slices.Index(c.workloads, string(counter.labels["destination_workload"])))
+	add := func(track int, counter *counter) {
 		for i, indicator := range c.source.indicators {
 			if indicator.paired() {
 				continue
@@ -524,6 +526,14 @@ func (c *counting) totals() [][]Tally {
 			if counts && bad {
 				all[track][i].Bad += counter.grown
 			}
+		}
+	}
+	for _, counter := range c.requests.counters {
+		add(max(0, slices.Index(c.workloads, string(counter.labels["destination_workload"]))), counter)
+	}
+	for _, counter := range c.unknown.counters {
+		if track := slices.Index(c.workloads, c.source.trackOf(counter.labels)); track >= 0 {
+			add(track, counter)
 		}
 	}
 	for i, p := range c.pairs {
@@ -538,8 +548,8 @@ func (c *counting) totals() [][]Tally {
 	if len(c.workloads) == 1 {
 		for i, indicator := range c.source.indicators {
 			if !indicator.paired() && indicator.Counts == "" {
-				all[0][i].Events += c.unknown.errors()
-				all[0][i].Bad += c.unknown.errors()
+				all[0][i].Events += c.unattributed()
+				all[0][i].Bad += c.unattributed()
 			}
 		}
 	}
@@ -551,11 +561,11 @@ func (c *counting) totals() [][]Tally {
 	return all
 }
 
-// errors is how many of the requests that a meter has counted are errors.
-func (m *meter) errors() (n float64) {
-	for _, c := range m.counters {
-		if isError(c.labels) && !callerLeft(c.labels) {
-			n += c.grown
+// unattributed is how many errors of the Service belong to no track.
+func (c *counting) unattributed() (n float64) {
+	for _, one := range c.unknown.counters {
+		if isError(one.labels) && !callerLeft(one.labels) && c.source.trackOf(one.labels) == "" {
+			n += one.grown
 		}
 	}
 	return n
@@ -751,13 +761,14 @@ func (s *Source) readLatency(ctx context.Context, o Indicator, workloads []strin
 		forms[i] = strings.NewReplacer(".", `\.`, "+", `\+`).Replace(form)
 	}
 	slices.Sort(forms)
-	selector := s.tracks(metric, "source", workloads, fmt.Sprintf("le=~%q", strings.Join(slices.Compact(forms), "|")))
+	selector := s.tracks(metric, callersSide, workloads, fmt.Sprintf("le=~%q", strings.Join(slices.Compact(forms), "|")))
 	if all, err = s.samples(ctx, selector, reach, at); err == nil && first {
 		seen, err = s.last(ctx, selector, at)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
+	seen, all = once(seen), once(all)
 	bounded := len(all) == 0
 	for _, read := range [][]scraped{seen, all} {
 		for i := range read {
@@ -779,7 +790,7 @@ func (s *Source) readLatency(ctx context.Context, o Indicator, workloads []strin
 
 // boundError says which bounds a histogram has.
 func (s *Source) boundError(ctx context.Context, o Indicator, bound float64, workloads []string, at time.Time) error {
-	vector, err := s.query(ctx, "count by (le) ("+s.tracks("istio_request_duration_milliseconds_bucket", "source", workloads)+")", at)
+	vector, err := s.query(ctx, "count by (le) ("+s.tracks("istio_request_duration_milliseconds_bucket", callersSide, workloads)+")", at)
 	if err != nil {
 		return err
 	}
@@ -847,18 +858,42 @@ func doubledError(all []scraped) error {
 // destination_workload_namespace "unknown": it knows both from the endpoint. The Service it knows from the
 // cluster of the route, so with UH destination_service_name and destination_service_namespace are right; with NC
 // and NR there is no cluster. Those name the Service only when a sidecar reports them and the caller's host header
-// is the Service's name; a gateway's have "unknown" there as well. (istio/proxy at 9ba5437,
+// is the Service's name; a gateway's have "unknown" there as well. A waypoint learns the workload from the answer, so
+// it reports a request whose caller left before that in this way too. (istio/proxy at 9ba5437,
 // extensions istio_stats.cc, populatePeerInfo; istio/istio 1.31, pilot/pkg/model/telemetry.go,
 // disableHostHeaderFallback, and pilot/pkg/networking/core/cluster_builder.go, which gives the clusters of subsets
 // the Service's metadata too.)
 func (s *Source) unattributed() string {
 	names := []string{}
-	for _, name := range []string{s.service, s.service + "." + s.namespace, s.service + "." + s.namespace + ".svc", s.service + "." + s.namespace + ".svc.cluster.local"} {
-		names = append(names, strings.ReplaceAll(name, ".", `\.`))
+	for _, service := range slices.Sorted(maps.Keys(s.of)) {
+		names = append(names, s.hosts(service)...)
 	}
-	return s.selector("istio_requests_total", `reporter="source"`, `destination_workload="unknown"`,
+	if s.service != "" {
+		names = append(names, s.hosts(s.service)...)
+	}
+	for i := range names {
+		names[i] = strings.ReplaceAll(names[i], ".", `\.`)
+	}
+	return s.selector("istio_requests_total", reportedBy(callersSide), `destination_workload="unknown"`,
 		fmt.Sprintf("destination_service_name=~%q", `(`+strings.Join(names, "|")+`)(:[0-9]+)?`),
 		fmt.Sprintf("destination_service_namespace=~%q", regexp.QuoteMeta(s.namespace)+"|unknown"))
+}
+
+// hosts are the names of a Service that a caller may use.
+func (s *Source) hosts(service string) []string {
+	return []string{service, service + "." + s.namespace, service + "." + s.namespace + ".svc", service + "." + s.namespace + ".svc.cluster.local"}
+}
+
+// trackOf is the workload whose own Service a request was to, of a request that no endpoint was chosen for; "" if both
+// tracks have the Service.
+func (s *Source) trackOf(labels model.Metric) string {
+	name, _, _ := strings.Cut(string(labels["destination_service_name"]), ":")
+	for service, workload := range s.of {
+		if slices.Contains(s.hosts(service), name) {
+			return workload
+		}
+	}
+	return ""
 }
 
 // series names a series by its labels, without the metric's name: PromQL functions drop it.
@@ -868,12 +903,20 @@ func series(metric model.Metric) string {
 	return labels.String()
 }
 
-// grpcErrors are the gRPC status codes of server errors: UNKNOWN, DEADLINE_EXCEEDED,
-// UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS
-// (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/).
+// grpcErrors are the gRPC status codes of server errors: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
+// UNAVAILABLE and DATA_LOSS. They are those that OpenTelemetry's conventions call errors of a server
+// (https://opentelemetry.io/docs/specs/semconv/rpc/grpc/, open-telemetry/opentelemetry-specification#3333); the
+// table of google/rpc/code.proto maps them to 5xx, but for the unknown and the lost.
 var grpcErrors = []string{"2", "4", "12", "13", "14", "15"}
 
-// isError says whether a series counts server errors. Code 0 is a request without an answer.
+// grpcClientErrors are all other codes but OK: 1 (the call was given up), INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS,
+// PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE and UNAUTHENTICATED. The same
+// conventions leave a server's span without an error for each of them, and google/rpc/code.proto maps each of them to
+// 4xx (RESOURCE_EXHAUSTED to 429, ABORTED to 409, 1 to 499).
+var grpcClientErrors = []string{"1", "3", "5", "6", "7", "8", "9", "10", "11", "16"}
+
+// isError says whether a series counts server errors. Code 0 is a request without an answer. A gRPC call that fails
+// has code 200 and its status beside it.
 func isError(metric model.Metric) bool {
 	code := string(metric["response_code"])
 	return strings.HasPrefix(code, "5") || code == "0" || slices.Contains(grpcErrors, string(metric["grpc_response_status"]))
@@ -885,10 +928,9 @@ func callerLeft(metric model.Metric) bool {
 	return metric["response_code"] == "0" && slices.Contains(strings.Split(string(metric["response_flags"]), ","), "DC")
 }
 
-// isClientError says whether a series counts answers that blame the caller: 4xx, or a gRPC code of that kind
-// (INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED).
+// isClientError says whether a series counts answers that blame the caller: 4xx, or a gRPC code of that kind.
 func isClientError(metric model.Metric) bool {
-	return strings.HasPrefix(string(metric["response_code"]), "4") || slices.Contains([]string{"3", "5", "7", "16"}, string(metric["grpc_response_status"]))
+	return strings.HasPrefix(string(metric["response_code"]), "4") || slices.Contains(grpcClientErrors, string(metric["grpc_response_status"]))
 }
 
 // isCut says whether a series counts answers that had started and did not end: the upstream closed (UC) or reset (UR)
@@ -899,14 +941,14 @@ func isCut(metric model.Metric) bool {
 }
 
 // Requests reads all request counters of a workload, last seen within an hour, as one side of its calls reports
-// them: "source" is the caller's side, "destination" its own.
-func (s *Source) Requests(ctx context.Context, reporter, workload string, at time.Time) (Series, error) {
-	seen, err := s.last(ctx, s.requests(reporter, workload), at)
+// them: "source|waypoint" is the callers' side, "destination" its own.
+func (s *Source) Requests(ctx context.Context, side, workload string, at time.Time) (Series, error) {
+	seen, err := s.last(ctx, s.requests(side, workload), at)
 	if err != nil {
 		return nil, err
 	}
 	all := Series{}
-	for _, one := range seen {
+	for _, one := range once(seen) {
 		all[one.key] = one.samples[0].value
 	}
 	return all, nil

@@ -19,6 +19,13 @@ const (
 // Quiet waits until nobody calls a workload. It fails if that cannot be shown before ctx ends. It goes by the
 // times of Prometheus's samples, so reading one scrape twice does not count twice; each proxy that calls the
 // workload must have been sampled. Reads that fail are repeated.
+//
+// All reporters are read: the callers' proxies, the waypoint, and the workload's own sidecar, which alone sees callers
+// whose proxies know no requests. What that one has of callers outside the mesh is left out: nobody drains them, and
+// a Prometheus that scrapes the app is one of them.
+//
+// A request counts when it ends, so an open stream is seen by its messages only: Istio counts those of gRPC
+// while they flow. A WebSocket, or a stream that is silent, is not seen. It ends when its pod does.
 func (s *Source) Quiet(ctx context.Context, workload string) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -26,7 +33,7 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 	var failed error
 	for {
 		now := time.Now()
-		samples, err := s.samples(ctx, s.requests("source", workload), 2*time.Minute, now)
+		samples, err := s.calls(ctx, workload, func(selector string) ([]scraped, error) { return s.samples(ctx, selector, 2*time.Minute, now) })
 		if err == nil && q.started() {
 			failed = nil
 			if q.add(samples, now) {
@@ -34,7 +41,7 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 			}
 		} else if err == nil {
 			var seen []scraped
-			if seen, err = s.last(ctx, s.requests("source", workload), now); err == nil {
+			if seen, err = s.calls(ctx, workload, func(selector string) ([]scraped, error) { return s.last(ctx, selector, now) }); err == nil {
 				q.begin(seen, samples, now)
 			}
 		}
@@ -50,6 +57,26 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// calls reads all that shows calls of a workload: requests that end, and messages of gRPC streams that are open.
+func (s *Source) calls(ctx context.Context, workload string, read func(selector string) ([]scraped, error)) (all []scraped, err error) {
+	for _, metric := range []string{"istio_requests_total", "istio_request_messages_total", "istio_response_messages_total"} {
+		for _, selector := range []string{
+			s.tracks(metric, callersSide, []string{workload}),
+			s.tracks(metric, ownSide, []string{workload}, `source_workload!="unknown"`),
+		} {
+			read, err := read(selector)
+			if err != nil {
+				return nil, err
+			}
+			for i := range read {
+				read[i].key = metric + read[i].key
+			}
+			all = append(all, read...)
+		}
+	}
+	return all, ctx.Err()
 }
 
 // quiet counts the samples since the last increase.

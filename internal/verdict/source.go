@@ -25,14 +25,16 @@ import (
 
 // Source reads raw counters of a workload from Prometheus, or from another server with its API, such as Thanos,
 // Mimir or VictoriaMetrics. It reads Istio's standard metrics
-// (https://istio.io/latest/docs/reference/config/metrics/) as the callers reported them, and the user's own
-// queries.
+// (https://istio.io/latest/docs/reference/config/metrics/) as the callers' side reported them, and the user's own
+// queries. A track is known by destination_workload, however it is routed to: by a subset of one Service or by a
+// Service of its own.
 type Source struct {
 	prometheus promv1.API
 	url        string
 	matcher    string
 	namespace  string
 	service    string
+	of         map[string]string // workloads by the Service that leads to them alone
 	indicators []Indicator
 	explain    func(format string, args ...any) // may be nil
 }
@@ -44,6 +46,9 @@ type SourceOptions struct {
 	Matcher    string // label matchers of every query, such as cluster="eu-1"; may be empty
 	Namespace  string
 	Service    string // of the app, by which unattributed errors are found; may be empty
+	// Tracks are workloads by the Service that leads to them alone, if they have one. Errors of such a Service are
+	// the workload's. May be nil.
+	Tracks     map[string]string
 	Indicators []Indicator
 	Transport  http.RoundTripper                // in place of the network; nil outside of tests
 	Explain    func(format string, args ...any) // gets each query and its answer; may be nil
@@ -80,7 +85,7 @@ func NewSource(o SourceOptions) (*Source, error) {
 		return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "give Prometheus's URL"}
 	}
 	s := &Source{
-		prometheus: promv1.NewAPI(client), url: o.URL, matcher: o.Matcher, namespace: o.Namespace, service: o.Service,
+		prometheus: promv1.NewAPI(client), url: o.URL, matcher: o.Matcher, namespace: o.Namespace, service: o.Service, of: o.Tracks,
 		indicators: o.Indicators, explain: o.Explain,
 	}
 	return s, s.checkQueries()
@@ -89,7 +94,7 @@ func NewSource(o SourceOptions) (*Source, error) {
 // ScrapeInterval is how often a workload's counters are sampled, by the samples of the last ten minutes; 0 if
 // there are fewer than two.
 func (s *Source) ScrapeInterval(ctx context.Context, workload string, at time.Time) (time.Duration, error) {
-	all, err := s.samples(ctx, s.requests("source", workload), 10*time.Minute, at)
+	all, err := s.samples(ctx, s.requests(callersSide, workload), 10*time.Minute, at)
 	return interval(all), err
 }
 
@@ -117,10 +122,11 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 		cause  Cause
 		reason string
 	}{
-		{`last_over_time(` + s.requests("source", workload) + `[` + lookback + `])`, "", ""},
-		{s.selector(metric, `reporter="source"`, fmt.Sprintf("destination_workload_namespace=%q", s.namespace)), NoTraffic, "no request reached " + workload + " (other workloads in its namespace were called)"},
-		{s.selector(metric, `reporter="source"`), NoTraffic, "no request reached " + workload + ", nor anything else in its namespace"},
-		{s.selector(metric, `reporter!="source"`), MissingLabels, `istio_requests_total exists, but none with reporter="source": the gateway is not scraped, or its labels are dropped`},
+		{`last_over_time(` + s.requests(callersSide, workload) + `[` + lookback + `])`, "", ""},
+		{s.tracks("istio_tcp_connections_opened_total", callersSide, []string{workload}), MissingLabels, "connections to " + workload + " were counted, but no requests: no proxy on the way knows its protocol. In ambient mode, requests need a waypoint; with sidecars, name the Service's port after the protocol, for example http or grpc"},
+		{s.selector(metric, reportedBy(callersSide), fmt.Sprintf("destination_workload_namespace=%q", s.namespace)), NoTraffic, "no request reached " + workload + " (other workloads in its namespace were called)"},
+		{s.selector(metric, reportedBy(callersSide)), NoTraffic, "no request reached " + workload + ", nor anything else in its namespace"},
+		{s.selector(metric, `reporter!=""`), MissingLabels, `istio_requests_total exists, but none with reporter="source" or "waypoint": the gateway is not scraped, or its labels are dropped`},
 		{s.selector(metric), MissingLabels, "istio_requests_total exists, but without Istio's labels: the scrape configuration drops them"},
 	} {
 		vector, err := s.query(ctx, "count("+look.query+")", at)
@@ -145,8 +151,51 @@ func (s *Source) selector(metric string, matchers ...string) string {
 	return metric + "{" + strings.Join(matchers, ",") + "}"
 }
 
+// The sides of a call that report it, as patterns of the label reporter. A caller's own proxy, or a gateway, reports
+// it as "source"; a waypoint, which stands before the workload in ambient mode, as "waypoint", and then there is no
+// proxy of the caller that knows requests; the workload's own sidecar as "destination" (istio/proxy,
+// istio_stats.cc: ClientSidecar, ServerGateway, ServerSidecar). Istio's own dashboards read source|waypoint. Where a
+// gateway calls through a waypoint (label istio.io/ingress-use-waypoint), the gateway's report names the waypoint as the workload:
+// istiod gives it the waypoint's endpoints (istio/istio 1.31, pilot/pkg/xds/endpoints, findServiceWaypoint). See [once]
+// for when it does not.
+const (
+	callersSide = "source|waypoint"
+	ownSide     = "destination"
+)
+
+// reportedBy matches the reports of a side.
+func reportedBy(side string) string {
+	if strings.Contains(side, "|") {
+		return fmt.Sprintf("reporter=~%q", side)
+	}
+	return fmt.Sprintf("reporter=%q", side)
+}
+
+// once leaves out the report of a caller whose calls a waypoint reports too, so that no request counts twice. That is
+// the case of a gateway before a waypoint whose pods have sidecars as well, which name themselves in the answer. Only
+// gateways call through waypoints as well as report, so nothing is missed, but for a workload of
+// which some pods have sidecars and others are behind the waypoint: of those only the latter count.
+func once(all []scraped) []scraped {
+	call := func(s scraped) string {
+		return strings.Join([]string{
+			string(s.labels["source_workload"]), string(s.labels["source_workload_namespace"]),
+			string(s.labels["destination_workload"]), string(s.labels["destination_workload_namespace"]),
+		}, "\x00")
+	}
+	waypoint := map[string]bool{}
+	for _, s := range all {
+		if caller := s.labels["source_workload"]; s.labels["reporter"] == "waypoint" && caller != "" && caller != "unknown" {
+			waypoint[call(s)] = true
+		}
+	}
+	if len(waypoint) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(all, func(s scraped) bool { return s.labels["reporter"] == "source" && waypoint[call(s)] })
+}
+
 // tracks selects the metric of some workloads as one side of their calls reports it.
-func (s *Source) tracks(metric, reporter string, workloads []string, more ...string) string {
+func (s *Source) tracks(metric, side string, workloads []string, more ...string) string {
 	workload := fmt.Sprintf("destination_workload=%q", workloads[0])
 	if len(workloads) > 1 {
 		quoted := make([]string, len(workloads))
@@ -155,12 +204,12 @@ func (s *Source) tracks(metric, reporter string, workloads []string, more ...str
 		}
 		workload = fmt.Sprintf("destination_workload=~%q", strings.Join(quoted, "|"))
 	}
-	return s.selector(metric, append([]string{fmt.Sprintf("reporter=%q", reporter), workload, fmt.Sprintf("destination_workload_namespace=%q", s.namespace)}, more...)...)
+	return s.selector(metric, append([]string{reportedBy(side), workload, fmt.Sprintf("destination_workload_namespace=%q", s.namespace)}, more...)...)
 }
 
 // requests selects the request counters of workloads as one side of their calls reports them.
-func (s *Source) requests(reporter string, workloads ...string) string {
-	return s.tracks("istio_requests_total", reporter, workloads)
+func (s *Source) requests(side string, workloads ...string) string {
+	return s.tracks("istio_requests_total", side, workloads)
 }
 
 // readBackoff bounds the attempts of one query to about 8 seconds of pauses.
@@ -288,8 +337,8 @@ const sampledWithin = 5 * time.Minute
 
 // lastSample is when a workload's counters were last sampled, as one side of its calls reports them; zero if not
 // within sampledWithin.
-func (s *Source) lastSample(ctx context.Context, reporter, workload string, at time.Time) (time.Time, error) {
-	all, err := s.samples(ctx, s.requests(reporter, workload), sampledWithin, at)
+func (s *Source) lastSample(ctx context.Context, side, workload string, at time.Time) (time.Time, error) {
+	all, err := s.samples(ctx, s.requests(side, workload), sampledWithin, at)
 	if err != nil || len(all) == 0 {
 		return time.Time{}, err
 	}

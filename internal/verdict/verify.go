@@ -136,10 +136,10 @@ func (w *watching) begin(ctx context.Context, now time.Time) error {
 	if least := 4 * counting.scrape; w.Test.MaxDuration < least {
 		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, counting.scrape), Fix: fmt.Sprintf("give at least %s", least)}
 	}
-	if w.sent, err = w.Source.Requests(ctx, "source", w.Canary, from); err != nil {
+	if w.sent, err = w.Source.Requests(ctx, callersSide, w.Canary, from); err != nil {
 		return err
 	}
-	if w.seen, err = w.Source.Requests(ctx, "destination", w.Canary, from); err != nil {
+	if w.seen, err = w.Source.Requests(ctx, ownSide, w.Canary, from); err != nil {
 		return err
 	}
 	w.counting, w.start, w.test, w.state = counting, from, w.Test, w.Test.Begin()
@@ -272,7 +272,7 @@ func causeOf(err error) Cause {
 
 // stale says that the canary's counters are no longer sampled; "" if they are.
 func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
-	sampled, err := w.Source.lastSample(ctx, "source", w.Canary, now)
+	sampled, err := w.Source.lastSample(ctx, callersSide, w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
@@ -299,18 +299,18 @@ func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) 
 	}
 	// The callers' counts are read as of the time at which the canary's own side was sampled. Otherwise the
 	// latest requests would look lost.
-	at, err := w.Source.lastSample(ctx, "destination", w.Canary, now)
+	at, err := w.Source.lastSample(ctx, ownSide, w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
 	if at.IsZero() {
 		return "", "" // without a sidecar the canary's own side counts nothing
 	}
-	sent, err := w.Source.Requests(ctx, "source", w.Canary, at)
+	sent, err := w.Source.Requests(ctx, callersSide, w.Canary, at)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
-	seen, err := w.Source.Requests(ctx, "destination", w.Canary, now)
+	seen, err := w.Source.Requests(ctx, ownSide, w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
