@@ -191,7 +191,7 @@ func TestKustomization(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{dir + "/kustomization.yaml is rendered; what it does not name is read as it is: " + dir + "/destination-rule.yaml, " + dir + "/virtual-service.yaml"}
+	want := []string{dir + "/kustomization.yaml is rendered; what it does not name is read as it is: " + dir + "/destination-rule.yaml, " + dir + "/virtual-service.yaml", "VirtualService shop does not route callers in the mesh: its gateways lack `mesh`; they reach a canary by its share of the pods, at any weight: add the gateway `mesh` and the host shop"}
 	if diff := cmp.Diff(want, set.Remarks()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -207,7 +207,7 @@ func TestKustomization(t *testing.T) {
 	if set, err = Load(overlay); err != nil {
 		t.Fatal(err)
 	}
-	if remarks := set.Remarks(); *set.Deployment.Spec.Replicas != 7 || set.Service.Namespace != "prod" || len(remarks) != 2 || !strings.Contains(remarks[1], "left alone, to be applied separately if at all: ConfigMap c-") {
+	if remarks := set.Remarks(); *set.Deployment.Spec.Replicas != 7 || set.Service.Namespace != "prod" || len(remarks) != 3 || !strings.Contains(remarks[2], "left alone, to be applied separately if at all: ConfigMap c-") {
 		t.Errorf("rendered as %+v, remarks %q", set.Deployment.Spec, remarks)
 	}
 	for text, want := range map[string]string{

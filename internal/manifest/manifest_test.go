@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -174,6 +177,41 @@ func TestIsHost(t *testing.T) {
 		if got := set.IsHost(c.host, c.namespace); got != c.want {
 			t.Errorf("IsHost(%q, %q) = %v", c.host, c.namespace, got)
 		}
+	}
+}
+
+// TestPastMesh: which VirtualServices hold for callers in the mesh too, and what the remark on the others says.
+func TestPastMesh(t *testing.T) {
+	set, err := Load(shipped)
+	if err != nil || strings.Contains(strings.Join(set.Remarks(), "; "), "in the mesh") {
+		t.Fatal(err, set.Remarks())
+	}
+	for name, c := range map[string]struct {
+		gateways, hosts []string
+		match           []*networkingapi.HTTPMatchRequest
+		want            string
+	}{
+		"both":                        {[]string{"public", "mesh"}, []string{"app.example.com", "qwik-node-app-service"}, nil, ""},
+		"no gateway is the mesh's":    {nil, []string{"qwik-node-app-service.demo.svc.cluster.local"}, nil, ""},
+		"the gateway alone":           {[]string{"public"}, []string{"app.example.com", "qwik-node-app-service"}, nil, "gateways lack `mesh`"},
+		"another host":                {[]string{"public", "mesh"}, []string{"app.example.com"}, nil, "hosts lack the Service"},
+		"the Service elsewhere":       {[]string{"mesh"}, []string{"qwik-node-app-service.other"}, nil, "hosts lack the Service"},
+		"all Services":                {[]string{"mesh"}, []string{"*.demo.svc.cluster.local"}, nil, ""},
+		"those of another namespace":  {[]string{"mesh"}, []string{"*.other.svc.cluster.local"}, nil, "hosts lack the Service"},
+		"a match at the gateway":      {[]string{"public", "mesh"}, []string{"qwik-node-app-service"}, []*networkingapi.HTTPMatchRequest{{Gateways: []string{"public"}}}, "match only other gateways"},
+		"a match at both":             {[]string{"public", "mesh"}, []string{"qwik-node-app-service"}, []*networkingapi.HTTPMatchRequest{{Gateways: []string{"public"}}, {Gateways: []string{"mesh"}}}, ""},
+		"a match that names no place": {[]string{"public", "mesh"}, []string{"qwik-node-app-service"}, []*networkingapi.HTTPMatchRequest{{}}, ""},
+	} {
+		vs := set.VirtualService.DeepCopy()
+		vs.Namespace, vs.Spec.Gateways, vs.Spec.Hosts, vs.Spec.Http[0].Match = "demo", c.gateways, c.hosts, c.match
+		if got := set.PastMesh(vs); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	set, err = Load(copyWith(t, "virtual-service.yaml", "    - mesh\n", ""))
+	const want = "VirtualService qwik-node-app-vs does not route callers in the mesh: its gateways lack `mesh`; they reach a canary by its share of the pods, at any weight: add the gateway `mesh` and the host qwik-node-app-service"
+	if err != nil || !slices.Contains(set.Remarks(), want) {
+		t.Errorf("%v, remarks %q", err, set.Remarks())
 	}
 }
 

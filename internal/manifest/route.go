@@ -55,7 +55,18 @@ func (c *choice) virtualService() error {
 	if len(split) == 0 {
 		c.splitRoutes()
 	}
+	if why := s.PastMesh(s.VirtualService); why != "" && len(s.Routes(s.VirtualService)) > 0 {
+		c.remark("VirtualService %s does not route callers in the mesh: %s; they reach a canary by its share of the pods, at any weight: add the gateway `%s` and the host %s", s.VirtualService.Name, why, MeshGateway, s.hostFrom(s.VirtualService.Namespace))
+	}
 	return nil
+}
+
+// hostFrom is the Service's name as an object in a namespace has to write it.
+func (s *Set) hostFrom(namespace string) string {
+	if own := s.Service.Namespace; own != "" && own != namespace {
+		return s.Service.Name + "." + own + ".svc.cluster.local"
+	}
+	return s.Service.Name
 }
 
 // names says whether a VirtualService leads to the app's Service, in whichever way.
@@ -186,7 +197,7 @@ func (c *choice) makeVirtualService() error {
 	if gateway != "" && len(hosts) > 0 && (e.more == "" || len(c.r.hosts) > 0) {
 		s.VirtualService = c.route(gateway, hosts, e.port)
 		s.origins["VirtualService"] = "render.gateway"
-		c.r.Remarks = append(c.r.Remarks, fmt.Sprintf("VirtualService %s is made, for %s at gateway %s", s.Service.Name, strings.Join(hosts, ", "), gateway))
+		c.r.Remarks = append(c.r.Remarks, fmt.Sprintf("VirtualService %s is made, for %s at gateway %s, and for callers in the mesh", s.Service.Name, strings.Join(hosts, ", "), gateway))
 		if len(e.by) > 0 {
 			c.r.Remarks = append(c.r.Remarks, fmt.Sprintf("what comes by %s is not split: it leads past the gateway", strings.Join(e.by, ", ")))
 		}
@@ -223,9 +234,12 @@ func (c *choice) makeVirtualService() error {
 	return c.missing("VirtualService", fix+":\n\n"+string(raw))
 }
 
-// route is the VirtualService over both tracks.
+// route is the VirtualService over both tracks, for what comes by the gateway and for callers in the mesh.
 func (c *choice) route(gateway string, hosts []string, port int32) *networking.VirtualService {
 	s := c.set
+	if !slices.Contains(hosts, s.Service.Name) {
+		hosts = append(slices.Clone(hosts), s.Service.Name)
+	}
 	to := func(track release.Track, weight int32) *networkingapi.HTTPRouteDestination {
 		d := &networkingapi.Destination{Host: s.Service.Name, Subset: string(track)}
 		if ports := s.Service.Spec.Ports; len(ports) > 1 {
@@ -246,7 +260,7 @@ func (c *choice) route(gateway string, hosts []string, port int32) *networking.V
 		TypeMeta:   metav1.TypeMeta{APIVersion: istioGroup + "/v1", Kind: "VirtualService"},
 		ObjectMeta: metav1.ObjectMeta{Name: s.Service.Name, Namespace: s.Service.Namespace},
 		Spec: networkingapi.VirtualService{
-			Hosts: hosts, Gateways: []string{gateway},
+			Hosts: hosts, Gateways: []string{gateway, MeshGateway},
 			Http: []*networkingapi.HTTPRoute{{Route: []*networkingapi.HTTPRouteDestination{to(release.Primary, 100), to(release.Canary, 0)}}},
 		},
 	}

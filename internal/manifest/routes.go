@@ -53,6 +53,45 @@ func (s *Set) Unsplit(vs *networking.VirtualService) (places []string) {
 	return places
 }
 
+// MeshGateway stands for the sidecars of all callers.
+const MeshGateway = "mesh"
+
+// PastMesh says why a VirtualService does not split what callers in the mesh send to the app's Service; "" when it does.
+func (s *Set) PastMesh(vs *networking.VirtualService) string {
+	if gateways := vs.Spec.Gateways; len(gateways) > 0 && !slices.Contains(gateways, MeshGateway) {
+		return "its gateways lack `" + MeshGateway + "`"
+	}
+	if !slices.ContainsFunc(vs.Spec.Hosts, func(host string) bool { return s.IsHost(host, vs.Namespace) || s.matchesHost(host, vs.Namespace) }) {
+		return "its hosts lack the Service, " + s.Service.Name
+	}
+	inMesh := func(match *networkingapi.HTTPMatchRequest) bool {
+		return len(match.Gateways) == 0 || slices.Contains(match.Gateways, MeshGateway)
+	}
+	routes := s.Routes(vs)
+	if len(routes) > 0 && !slices.ContainsFunc(routes, func(r Route) bool {
+		matches := vs.Spec.Http[r.HTTP].Match
+		return len(matches) == 0 || slices.ContainsFunc(matches, inMesh)
+	}) {
+		return "its routes of both tracks match only other gateways than `" + MeshGateway + "`"
+	}
+	return ""
+}
+
+// matchesHost says whether a host with a wildcard, such as *.production.svc.cluster.local, has the app's Service.
+func (s *Set) matchesHost(host, namespace string) bool {
+	if own := s.Service.Namespace; own != "" {
+		namespace = own
+	}
+	suffix, wild := strings.CutPrefix(host, "*")
+	if !wild {
+		return false
+	}
+	if namespace == "" { // where the Service will be is not known
+		return strings.Contains(suffix, ".svc.")
+	}
+	return strings.HasSuffix(s.Service.Name+"."+namespace+".svc.cluster.local", suffix)
+}
+
 // HasSubset says whether a DestinationRule has the subset of a track.
 func HasSubset(rule *networking.DestinationRule, track release.Track) bool {
 	return slices.ContainsFunc(rule.Spec.Subsets, func(s *networkingapi.Subset) bool {

@@ -183,6 +183,28 @@ func TestMeshElsewhere(t *testing.T) {
 	})
 }
 
+// TestRouteThatLostTheMesh: a canary says that callers in the mesh reach it past its weight, where the manifests say otherwise.
+func TestRouteThatLostTheMesh(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		set := w.own()
+		set.VirtualService.Spec.Gateways = append(set.VirtualService.Spec.Gateways, manifest.MeshGateway)
+		j := w.job("job")
+		j.Manifests = set
+		w.must(j.Canary(w.Context(), wanted("2")))
+		if !j.said("VirtualService", "does not route callers in the mesh, as the manifests' does: its gateways lack `mesh`") {
+			t.Errorf("%q", j.logged)
+		}
+		w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
+		w.must(j.Rollback(w.Context(), "test"))
+		j = w.job("again")
+		j.Manifests, j.Again = set, true
+		w.must(j.Canary(w.Context(), wanted("2")))
+		if j.said("does not route callers") {
+			t.Errorf("%q", j.logged)
+		}
+	})
+}
+
 // broughtCase loads a case of package manifest: what it does not have is the base's.
 func broughtCase(t *testing.T, name string) *manifest.Set {
 	t.Helper()

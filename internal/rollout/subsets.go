@@ -73,8 +73,8 @@ func (s subsets) routing(vs *networking.VirtualService) routing {
 		found.leads[track] = s.Manifests.Named(vs, track)
 	}
 	found.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
-	if len(vs.Spec.Gateways) > 0 && !slices.Contains(vs.Spec.Gateways, meshGateway) {
-		found.unrouted = []string{fmt.Sprintf("callers in the mesh, which %s does not route: its gateways lack `mesh`", s.route())}
+	if why := s.Manifests.PastMesh(vs); why != "" {
+		found.unrouted = []string{fmt.Sprintf("callers in the mesh, which %s does not route: %s", s.route(), why)}
 	}
 	return found
 }

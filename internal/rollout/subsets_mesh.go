@@ -99,6 +99,11 @@ func (s subsets) look(ctx context.Context, primary *appsv1.Deployment, sticky bo
 		return found, err
 	}
 	found.routing = s.routing(m.route)
+	if m.route != nil && s.Manifests.PastMesh(s.Manifests.VirtualService) == "" { // else the manifests' remark says it
+		if why := s.Manifests.PastMesh(m.route); why != "" {
+			s.log(s.route().String(), "does not route callers in the mesh, as the manifests' does: %s; they reach a canary by its share of the pods, at any weight, until it is applied", why)
+		}
+	}
 	found.backed = m.rule != nil && manifest.HasSubset(m.rule, release.Primary) && manifest.HasSubset(m.rule, release.Canary)
 	if found.routed() && len(found.routes) == 0 {
 		return found, s.missing()
@@ -186,7 +191,7 @@ func (s subsets) checkShadow(ours, other *networking.VirtualService) error {
 	if host == "" || gateway == "" || !older(other, ours) {
 		return nil
 	}
-	if gateway != meshGateway && !s.takesFirst(ours, other) {
+	if gateway != manifest.MeshGateway && !s.takesFirst(ours, other) {
 		return nil
 	}
 	return &usererr.Error{
@@ -195,9 +200,6 @@ func (s subsets) checkShadow(ours, other *networking.VirtualService) error {
 		Fix:     "delete it, or take the host, or the routes that both have, out of one of them",
 	}
 }
-
-// meshGateway stands for all sidecars.
-const meshGateway = "mesh"
 
 func hostsOf(vs *networking.VirtualService) sets.Set[string] {
 	hosts := sets.New[string]()
@@ -214,13 +216,13 @@ func hostsOf(vs *networking.VirtualService) sets.Set[string] {
 func gatewaysOf(vs *networking.VirtualService) sets.Set[string] {
 	gateways := sets.New[string]()
 	for _, name := range vs.Spec.Gateways {
-		if name != meshGateway && !strings.Contains(name, "/") {
+		if name != manifest.MeshGateway && !strings.Contains(name, "/") {
 			name = vs.Namespace + "/" + name
 		}
 		gateways.Insert(name)
 	}
 	if len(gateways) == 0 {
-		gateways.Insert(meshGateway)
+		gateways.Insert(manifest.MeshGateway)
 	}
 	return gateways
 }
@@ -228,8 +230,8 @@ func gatewaysOf(vs *networking.VirtualService) sets.Set[string] {
 // shared is something that two sets have, the mesh first; "" when they have nothing.
 func shared(a, b sets.Set[string]) string {
 	both := a.Intersection(b)
-	if both.Has(meshGateway) {
-		return meshGateway
+	if both.Has(manifest.MeshGateway) {
+		return manifest.MeshGateway
 	}
 	for _, one := range sets.List(both) {
 		return one
