@@ -19,7 +19,7 @@ import (
 
 // check finds what does not fit together. Errors name the file, the object and the field.
 func (s *Set) check() error {
-	for _, check := range []func() error{s.checkDeployment, s.checkConfiguration, s.checkService, s.checkDestinationRule, s.checkVirtualService} {
+	for _, check := range []func() error{s.checkDeployment, s.checkConfiguration, s.checkService, s.checkProtocols, s.checkDestinationRule, s.checkVirtualService} {
 		if err := check(); err != nil {
 			return err
 		}
