@@ -3,6 +3,8 @@ package verdict
 import (
 	"context"
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -24,29 +26,27 @@ const (
 // whose proxies know no requests. What that one has of callers outside the mesh is left out: nobody drains them, and
 // a Prometheus that scrapes the app is one of them.
 //
-// A request counts when it ends, so an open stream is seen by its messages only: Istio counts those of gRPC
-// while they flow. A WebSocket, or a stream that is silent, is not seen. It ends when its pod does.
+// A request counts when it ends. So nothing shows a stream that is open (gRPC, WebSocket, server-sent events), and one
+// that ends looks like a call. But it took longer than Quiet has waited, so it began before: see [ended]. The open ones
+// end with their pods.
 func (s *Source) Quiet(ctx context.Context, workload string) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	q := quiet{start: time.Now()}
+	q, e := quiet{start: time.Now(), still: quietFor}, ended{}
 	var failed error
 	for {
 		now := time.Now()
-		samples, err := s.calls(ctx, workload, func(selector string) ([]scraped, error) { return s.samples(ctx, selector, 2*time.Minute, now) })
-		if err == nil && q.started() {
-			failed = nil
-			if q.add(samples, now) {
-				return nil
-			}
-		} else if err == nil {
-			var seen []scraped
-			if seen, err = s.calls(ctx, workload, func(selector string) ([]scraped, error) { return s.last(ctx, selector, now) }); err == nil {
-				q.begin(seen, samples, now)
-			}
+		done, err := s.requestsRest(ctx, &q, workload, now)
+		if err == nil && !done && now.Sub(q.start) >= unseenFor {
+			done, err = s.onlyStreamsEnd(ctx, e, workload, now.Sub(q.start), now)
+		}
+		if done {
+			return nil
 		}
 		if err != nil {
 			failed = err
+		} else if q.started() {
+			failed = nil
 		}
 		select {
 		case <-ctx.Done():
@@ -59,29 +59,91 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 	}
 }
 
-// calls reads all that shows calls of a workload: requests that end, and messages of gRPC streams that are open.
-func (s *Source) calls(ctx context.Context, workload string, read func(selector string) ([]scraped, error)) (all []scraped, err error) {
-	for _, metric := range []string{"istio_requests_total", "istio_request_messages_total", "istio_response_messages_total"} {
-		for _, selector := range []string{
-			s.tracks(metric, callersSide, []string{workload}),
-			s.tracks(metric, ownSide, []string{workload}, `source_workload!="unknown"`),
-		} {
-			read, err := read(selector)
-			if err != nil {
-				return nil, err
-			}
-			for i := range read {
-				read[i].key = metric + read[i].key
-			}
-			all = append(all, read...)
+// requestsRest takes one more reading of the requests that have ended, and says whether there have been none for long
+// enough.
+func (s *Source) requestsRest(ctx context.Context, q *quiet, workload string, now time.Time) (bool, error) {
+	samples, err := s.calls(ctx, "istio_requests_total", workload, now, s.recently)
+	if err != nil {
+		return false, err
+	}
+	if q.started() {
+		return q.add(samples, now), nil
+	}
+	seen, err := s.calls(ctx, "istio_requests_total", workload, now, s.last)
+	if err == nil {
+		q.begin(seen, samples, now)
+	}
+	return false, err
+}
+
+// ended follows the requests that took no longer than each bound of Istio's histogram from which a request may be a
+// stream, in milliseconds.
+type ended map[float64]*quiet
+
+// atLeast is the first bound that is not below a time; 0 if there is none.
+func (e ended) atLeast(d time.Duration) (bound float64) {
+	for one := range e {
+		if one >= float64(d)/float64(time.Millisecond) && (bound == 0 || one < bound) {
+			bound = one
 		}
 	}
-	return all, ctx.Err()
+	return bound
+}
+
+// onlyStreamsEnd takes one more reading of the histograms, and says whether all that has ended for a while took longer
+// than was waited: it is what was begun before. Where the histograms are dropped, nothing says so.
+func (s *Source) onlyStreamsEnd(ctx context.Context, e ended, workload string, waited time.Duration, now time.Time) (bool, error) {
+	all, err := s.calls(ctx, "istio_request_duration_milliseconds_bucket", workload, now, s.recently)
+	if err != nil {
+		return false, err
+	}
+	of := map[float64][]scraped{}
+	for _, one := range all {
+		le, err := strconv.ParseFloat(string(one.labels["le"]), 64)
+		if err == nil && le >= 1000*unseenFor.Seconds() && !math.IsInf(le, 1) {
+			of[le] = append(of[le], one)
+		}
+	}
+	rest := map[float64]bool{}
+	for le, series := range of {
+		if e[le] == nil {
+			e[le] = &quiet{start: now, still: quietFor + 2*histogramLag}
+			e[le].begin(nil, series, now)
+			continue
+		}
+		rest[le] = e[le].add(series, now)
+	}
+	return rest[e.atLeast(waited)], nil
+}
+
+// histogramLag is how much later than its counters Envoy brings its histograms up to date, at most
+// (stats_flush_interval, which Istio leaves at 5 s). So a gap between two calls may look that much longer, at both ends.
+const histogramLag = 5 * time.Second
+
+// recently reads what was scraped of a selector in the last two minutes.
+func (s *Source) recently(ctx context.Context, selector string, at time.Time) ([]scraped, error) {
+	return s.samples(ctx, selector, 2*time.Minute, at)
+}
+
+// calls reads a metric of the calls to a workload, of all who know who calls.
+func (s *Source) calls(ctx context.Context, metric, workload string, at time.Time, read func(context.Context, string, time.Time) ([]scraped, error)) (all []scraped, err error) {
+	for _, selector := range []string{
+		s.tracks(metric, callersSide, []string{workload}),
+		s.tracks(metric, ownSide, []string{workload}, `source_workload!="unknown"`),
+	} {
+		found, err := read(ctx, selector, at)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
 }
 
 // quiet counts the samples since the last increase.
 type quiet struct {
 	start   time.Time
+	still   time.Duration // for how long nothing may increase
 	meter   meter
 	grown   float64
 	first   model.Time // sample after which nothing increased
@@ -125,5 +187,5 @@ func (q *quiet) add(all []scraped, now time.Time) bool {
 		q.newest = sampled
 		q.samples++
 	}
-	return q.samples >= quietSamples && q.newest.Sub(q.first) >= quietFor
+	return q.samples >= quietSamples && q.newest.Sub(q.first) >= q.still
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -191,8 +192,7 @@ func TestOwnService(t *testing.T) {
 	}
 }
 
-// TestQuietReporters: a workload is quiet when no proxy that knows its callers counts calls, whoever reports them, nor
-// messages of open streams.
+// TestQuietReporters: a workload is quiet when no proxy that knows its callers counts calls, whoever reports them.
 func TestQuietReporters(t *testing.T) {
 	const canary = "app-canary"
 	for name, c := range map[string]struct {
@@ -204,8 +204,6 @@ func TestQuietReporters(t *testing.T) {
 		"a waypoint that does not know whom for": {report{reporter: "waypoint", source: "unknown"}, true},
 		"the canary's sidecar":                   {report{reporter: "destination", source: "cart"}, true},
 		"what scrapes the app":                   {report{reporter: "destination", source: "unknown"}, false},
-		"messages to an open gRPC stream":        {report{reporter: "source", source: "cart", metric: "istio_request_messages_total"}, true},
-		"messages from it":                       {report{reporter: "waypoint", source: "cart", metric: "istio_response_messages_total"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -221,6 +219,62 @@ func TestQuietReporters(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestQuietStreams: streams that were open and end are no calls, as their durations show; calls that take as long,
+// and calls of which nothing shows how long they took, are waited for.
+func TestQuietStreams(t *testing.T) {
+	const canary = "app-canary"
+	for name, c := range map[string]struct {
+		took func(waited time.Duration) time.Duration
+		no   bool // histograms
+		most time.Duration
+	}{
+		"streams of hours":           {took: func(time.Duration) time.Duration { return 2 * time.Hour }, most: 30 * time.Second},
+		"streams opened just before": {took: func(waited time.Duration) time.Duration { return waited + 40*time.Second }, most: 3 * time.Minute},
+		"short calls":                {took: func(time.Duration) time.Duration { return 20 * time.Millisecond }},
+		"calls that take a while":    {took: func(waited time.Duration) time.Duration { return min(waited, 50*time.Second) }},
+		"streams and a call every 6 s": {took: func(waited time.Duration) time.Duration {
+			return []time.Duration{2 * time.Hour, time.Second}[btoi(waited%(6*time.Second) == 0)]
+		}},
+		"streams, no histograms":       {took: func(time.Duration) time.Duration { return 2 * time.Hour }, no: true},
+		"streams that began meanwhile": {took: func(waited time.Duration) time.Duration { return waited - time.Second }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(time.Second)
+				now := time.Now()
+				for at := -time.Minute; at < 10*time.Minute; at += time.Second {
+					took := 20 * time.Millisecond // before the weight was 0
+					if at >= 0 {
+						took = c.took(at)
+					}
+					labels := requestLabels(canary, "200", "-")
+					m.gateways[0].Add(labels, now.Add(at), 1)
+					labels["__name__"] = "istio_request_duration_milliseconds_bucket"
+					for _, le := range []float64{100, 1000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6, math.Inf(1)} {
+						labels["le"] = strconv.FormatFloat(le, 'g', -1, 64)
+						if n := float64(btoi(took <= time.Duration(min(le, 1e9))*time.Millisecond)); !c.no {
+							m.gateways[0].Add(labels, now.Add(at).Truncate(5*time.Second).Add(5*time.Second), n)
+						}
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				defer cancel()
+				err := m.source(t).Quiet(ctx, canary)
+				if took := time.Since(now); (err == nil) != (c.most > 0) || c.most > 0 && took > c.most {
+					t.Errorf("after %s: %v, want within %s", took, err, c.most)
+				}
+			})
+		})
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // TestMissingReporters: what Prometheus has instead of the canary's requests is named.
