@@ -159,6 +159,7 @@ func (o *bundleOptions) run(ctx context.Context) error {
 func addRendering(flags *pflag.FlagSet, app, namespace *string) {
 	flags.StringVar(app, "app", "", "app that is meant, where the manifests have several")
 	flags.StringVar(namespace, "namespace", "", "namespace that a Helm chart is rendered for")
+	addRouter(flags)
 }
 
 // renderManifests renders what --manifests takes, without a cluster.

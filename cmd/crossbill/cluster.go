@@ -58,10 +58,16 @@ type clusterOptions struct {
 func (o *clusterOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), clusterSection, func(flags *pflag.FlagSet) {
 		flags.StringVar(&o.manifests, "manifests", "k8s", "the app's Kubernetes manifests: a folder, a kustomization, a Helm chart, - for the standard input, or oci://REPOSITORY@sha256:… for a bundle")
+		addRouter(flags)
 		o.addKubectl(flags)
 		flags.StringVar(&o.connectTo, "connect-to", "", "host:port where the API server is reached, when not at the kubeconfig's address; its certificate is still checked for the kubeconfig's name")
 	})
 	completeCluster(cmd, o)
+}
+
+// addRouter adds the flag that says what leads the traffic to the tracks. Its value is read with the other settings.
+func addRouter(flags *pflag.FlagSet) {
+	flags.String("router", "", "what leads the traffic to the tracks, where the manifests have both: virtualservice or httproute (default: what the manifests have)")
 }
 
 // addReader adds the flags of a command that changes nothing. Until the next release it takes the flags of the
@@ -107,6 +113,9 @@ func (o *clusterOptions) complete(cmd *cobra.Command) {
 func (o *clusterOptions) validate() error {
 	if err := o.loadManifests(); err != nil {
 		return err
+	}
+	if o.set != nil && o.set.Route != nil && !o.recovers {
+		return &usererr.Error{Field: "router", Problem: fmt.Sprintf("%s %s leads to the app, and releases do not change those yet", o.set.Route.GetKind(), o.set.Route.GetName()), Fix: "name the mesh's gateway in render.gateway, or add a VirtualService"}
 	}
 	if err := o.loadKubeconfig(); err != nil {
 		return err

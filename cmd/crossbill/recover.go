@@ -84,14 +84,17 @@ func (o *clusterOptions) readManifests() (*manifest.Set, error) {
 
 // sourceOf is a source of manifests, with what crossbill.yaml says of how it is rendered.
 func sourceOf(cmd *cobra.Command, path, app string) manifest.Source {
-	render, in := configOf(cmd).Render, cmd.InOrStdin()
+	render, in, router := configOf(cmd).Render, cmd.InOrStdin(), ""
+	if settings := configOf(cmd).settings; settings != nil {
+		router = settings.Value("router")
+	}
 	if file, ok := in.(*os.File); ok && isatty.IsTerminal(file.Fd()) {
 		in = nil
 	}
 	return manifest.Source{
 		Path: path, App: app, Stdin: in,
 		Subfolders: render.Subfolders, Values: render.Values, ReleaseName: render.ReleaseName, KubeVersion: render.KubeVersion,
-		AllowLookup: render.AllowLookup, AllowRemote: render.AllowRemote, Gateway: render.Gateway, Hosts: render.Hosts,
+		AllowLookup: render.AllowLookup, AllowRemote: render.AllowRemote, Gateway: render.Gateway, Hosts: render.Hosts, Router: router,
 	}
 }
 

@@ -41,6 +41,7 @@ const (
 const (
 	ImageAnnotation    = "crossbill.our-org.github.com/image" // repository@sha256:…
 	appAnnotation      = "crossbill.our-org.github.com/app"
+	routerAnnotation   = "crossbill.our-org.github.com/router" // where it was said
 	sourceAnnotation   = "org.opencontainers.image.source"
 	revisionAnnotation = "org.opencontainers.image.revision"
 	createdAnnotation  = "org.opencontainers.image.created"
@@ -156,7 +157,7 @@ func Artifact(c *Content, subject *v1.Descriptor, origin Origin) (v1.Image, erro
 		return nil, err
 	}
 	annotations := map[string]string{ImageAnnotation: c.Image, appAnnotation: c.App, createdAnnotation: origin.Created.UTC().Format(time.RFC3339)}
-	for key, value := range map[string]string{sourceAnnotation: origin.Source, revisionAnnotation: origin.Revision} {
+	for key, value := range map[string]string{sourceAnnotation: origin.Source, revisionAnnotation: origin.Revision, routerAnnotation: c.Rendered.Router} {
 		if value != "" {
 			annotations[key] = value
 		}
@@ -262,7 +263,7 @@ func read(option, reference string, found *v1.Manifest, packed []byte) (*Bundle,
 	if b.Rendered, err = manifest.RenderedFrom(reference, text.Bytes()); err != nil {
 		return nil, err
 	}
-	b.Rendered.App = found.Annotations[appAnnotation]
+	b.Rendered.App, b.Rendered.Router = found.Annotations[appAnnotation], found.Annotations[routerAnnotation]
 	if b.Set, err = b.Rendered.Set(); err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ type Policy struct {
 var DefaultKinds = []string{
 	"Deployment", "Service", "ConfigMap", "Secret", "ServiceAccount", "PersistentVolumeClaim",
 	"HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy", "Ingress",
-	"DestinationRule", "VirtualService", "Gateway", "HTTPRoute.gateway.networking.k8s.io",
+	"DestinationRule", "VirtualService", "Gateway", "HTTPRoute.gateway.networking.k8s.io", "GRPCRoute.gateway.networking.k8s.io",
 	"ServiceMonitor.monitoring.coreos.com", "PodMonitor.monitoring.coreos.com", "PrometheusRule.monitoring.coreos.com",
 }
 

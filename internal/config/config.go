@@ -36,6 +36,7 @@ const Variable = "CROSSBILL_CONFIG"
 type Config struct {
 	App         string             `json:"app,omitempty"`
 	Manifests   string             `json:"manifests,omitempty"`
+	Router      string             `json:"router,omitempty"`
 	Render      Render             `json:"render,omitzero"`
 	Cluster     Cluster            `json:"cluster,omitzero"`
 	Prometheus  Prometheus         `json:"prometheus,omitzero"`

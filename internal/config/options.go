@@ -72,6 +72,7 @@ var Options = []Option{
 	{Key: "app", Flags: []string{"app"}, Variable: "CROSSBILL_APP", Doc: "Name of the app",
 		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "qwik-node-app", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
 	{Key: "manifests", Flags: []string{"manifests"}, Variable: "CROSSBILL_MANIFESTS", Default: "k8s", form: source, Doc: "The app's Kubernetes manifests: a folder, a kustomization, a Helm chart, - for the standard input, or a bundle as oci://REPOSITORY@sha256:…"},
+	{Key: "router", Flags: []string{"router"}, Variable: "CROSSBILL_ROUTER", form: form{what: "virtualservice or httproute", example: "httproute", pattern: `^(virtualservice|httproute)$`}, Doc: "What leads the traffic to the tracks, where the manifests have both: a VirtualService, or an HTTPRoute or GRPCRoute of the Gateway API; without it what the manifests have"},
 
 	{Key: "render.subfolders", Default: "false", form: form{what: "true or false", example: "true"}, Doc: "Read a folder's manifests with those of the folders in it"},
 	{Key: "render.values", Doc: "Files of values for a Helm chart; a later one wins over an earlier one, and all of them over the chart's"},

@@ -19,7 +19,7 @@ import (
 
 // check finds what does not fit together. Errors name the file, the object and the field.
 func (s *Set) check() error {
-	for _, check := range []func() error{s.checkDeployment, s.checkConfiguration, s.checkService, s.checkProtocols, s.checkDestinationRule, s.checkVirtualService} {
+	for _, check := range []func() error{s.checkDeployment, s.checkConfiguration, s.checkService, s.checkProtocols, s.checkDestinationRule, s.checkVirtualService, s.checkRoute} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -87,8 +87,11 @@ func (s *Set) checkService() error {
 	problem := func(problem, fix string) error {
 		return s.problem("Service", s.Service.Name, "spec.selector", problem, fix)
 	}
-	if _, ok := s.Service.Spec.Selector[TrackLabel]; ok {
+	switch track, ok := s.Service.Spec.Selector[TrackLabel]; {
+	case s.Route == nil && ok:
 		return problem("it names a track", "remove version: the Service covers both tracks")
+	case s.Route != nil && track != string(release.Primary):
+		return problem(fmt.Sprintf("it selects %s: %s: whoever calls it past %s %s is to get primary", TrackLabel, track, s.Route.GetKind(), s.Route.GetName()), "write version: primary")
 	}
 	for key, value := range s.Service.Spec.Selector {
 		if s.Deployment.Spec.Template.Labels[key] != value {
@@ -129,6 +132,9 @@ func Declares(pod corev1.PodSpec, target intstr.IntOrString, protocol corev1.Pro
 }
 
 func (s *Set) checkDestinationRule() error {
+	if s.Route != nil {
+		return nil
+	}
 	problem := func(field, problem, fix string) error {
 		return s.problem("DestinationRule", s.DestinationRule.Name, field, problem, fix)
 	}
@@ -147,6 +153,9 @@ func (s *Set) checkDestinationRule() error {
 }
 
 func (s *Set) checkVirtualService() error {
+	if s.Route != nil {
+		return nil
+	}
 	problem := func(field, problem, fix string) error {
 		return s.problem("VirtualService", s.VirtualService.Name, field, problem, fix)
 	}

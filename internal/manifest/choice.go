@@ -24,6 +24,8 @@ type choice struct {
 	r     *Rendered
 	set   *Set
 	taken []*Object
+
+	tracks map[release.Track]*Object // Services of the tracks that the source has
 }
 
 // of are the objects of a kind that an app is made of.
@@ -55,7 +57,7 @@ type view struct {
 	metav1.ObjectMeta `json:"metadata"`
 }
 
-// viewRule is a rule of an Ingress or an HTTPRoute.
+// viewRule is a rule of an Ingress, or of a route of the Gateway API.
 type viewRule struct {
 	Host string `json:"host"`
 	HTTP struct {
@@ -249,7 +251,7 @@ func covers(selector, pods map[string]string) bool {
 	return len(selector) > 0
 }
 
-// routed are the names of the Services that a route leads to: of a VirtualService, an Ingress or an HTTPRoute.
+// routed are the names of the Services that a route leads to: of a VirtualService, an Ingress, or the Gateway API.
 func (c *choice) routed() map[string]bool {
 	found := map[string]bool{}
 	for i := range c.r.Objects {
@@ -272,7 +274,7 @@ func (c *choice) routed() map[string]bool {
 					found[name] = true
 				}
 			}
-		case "Ingress", "HTTPRoute":
+		case "Ingress", "HTTPRoute", "GRPCRoute":
 			for _, backend := range c.backends(o) {
 				found[backend.service] = true
 			}
@@ -287,7 +289,7 @@ func (c *choice) service() error {
 	pods := c.set.Deployment.Spec.Template.Labels
 	var fit []*Object
 	for _, o := range all {
-		if v := viewOf(o); v.Spec.ClusterIP != corev1.ClusterIPNone && v.Spec.Type != string(corev1.ServiceTypeExternalName) && covers(v.selects(), pods) {
+		if v := viewOf(o); v.Spec.ClusterIP != corev1.ClusterIPNone && v.Spec.Type != string(corev1.ServiceTypeExternalName) && covers(v.selects(), pods) && c.ofTrack(o) == "" {
 			fit = append(fit, o)
 		}
 	}

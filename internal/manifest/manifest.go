@@ -1,9 +1,9 @@
 // Package manifest reads an app's Kubernetes and Istio manifests into typed objects and makes the Deployment of
 // each track from them.
 //
-// It keeps this invariant: the objects of a loaded Set fit together. There is one Service over both tracks, a
-// Deployment whose selector names its track, a DestinationRule with both subsets, and a VirtualService whose
-// routes name no other subsets.
+// It keeps this invariant: the objects of a loaded Set fit together. There is a Deployment whose selector names its track, and
+// either one Service over both tracks, a DestinationRule with both subsets, and a VirtualService whose routes name no other
+// subsets; or an HTTPRoute or GRPCRoute, a Service for each track that it leads to, and the app's own Service over primary.
 package manifest
 
 import (
@@ -75,7 +75,13 @@ func (s *Set) In(namespace string) error {
 	if s.NamesOnly { // the ledger names all namespaces, and no routes
 		return nil
 	}
-	for _, o := range []metav1.Object{s.Service, s.Deployment, s.DestinationRule, s.VirtualService} {
+	objects := []metav1.Object{s.Service, s.Deployment}
+	if s.Route != nil {
+		objects = append(objects, s.Route, s.Tracks[release.Primary], s.Tracks[release.Canary])
+	} else {
+		objects = append(objects, s.DestinationRule, s.VirtualService)
+	}
+	for _, o := range objects {
 		if o.GetNamespace() == "" {
 			o.SetNamespace(namespace)
 		}

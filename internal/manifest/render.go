@@ -27,6 +27,7 @@ type Rendered struct {
 	Objects []Object // no two of one name
 	Remarks []string // what a reader of the source may not expect of how it was read
 	Skipped []string // what is no object of the release, with why
+	Router  string   // what leads to the tracks: RouterVirtualService, RouterHTTPRoute, or "" for what the objects have
 
 	path   string // of the source
 	advice string // where to look for a kind that is missing

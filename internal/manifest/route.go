@@ -21,10 +21,7 @@ func (c *choice) virtualService() error {
 	all := c.of("VirtualService")
 	var split, named []int // those with a route of both tracks, and those that name the Service
 	for i, o := range all {
-		var vs *networking.VirtualService
-		if err := decode(&vs, o.Raw, &networkingapi.VirtualService{}); err != nil {
-			vs = nil
-		}
+		vs := c.decoded(o)
 		if vs != nil && len(s.Routes(vs)) > 0 {
 			split = append(split, i)
 		}
@@ -69,6 +66,15 @@ func (s *Set) hostFrom(namespace string) string {
 	return s.Service.Name
 }
 
+// decoded is a VirtualService that can be read; nil for another one.
+func (c *choice) decoded(o *Object) *networking.VirtualService {
+	var vs *networking.VirtualService
+	if err := decode(&vs, o.Raw, &networkingapi.VirtualService{}); err != nil {
+		return nil
+	}
+	return vs
+}
+
 // names says whether a VirtualService leads to the app's Service, in whichever way.
 func (c *choice) names(vs *networking.VirtualService) bool {
 	return slices.ContainsFunc(vs.Spec.Http, func(http *networkingapi.HTTPRoute) bool {
@@ -103,14 +109,14 @@ func (c *choice) splitRoutes() {
 	}
 }
 
-// backend is a Service that a path of an Ingress or HTTPRoute leads to.
+// backend is a Service that a path of an Ingress, or of a route of the Gateway API, leads to.
 type backend struct {
 	host, path, service string
 	port                int32
 	portName            string
 }
 
-// backends are those of an Ingress or an HTTPRoute.
+// backends are those of an Ingress, or of a route of the Gateway API.
 func (c *choice) backends(o *Object) (found []backend) {
 	v := viewOf(o)
 	if d := v.Spec.Default.Service; d.Name != "" {
@@ -147,7 +153,7 @@ func (c *choice) backends(o *Object) (found []backend) {
 	return found
 }
 
-// exposed is what an Ingress or HTTPRoute says of the app's Service.
+// exposed is what an Ingress, or a route of the Gateway API, says of the app's Service.
 type exposed struct {
 	by    []string // these objects
 	hosts []string
@@ -159,7 +165,7 @@ func (c *choice) exposed() (e exposed) {
 	s := c.set
 	for i := range c.r.Objects {
 		o := &c.r.Objects[i]
-		if o.Kind != "Ingress" && o.Kind != "HTTPRoute" {
+		if o.Kind != "Ingress" && o.Kind != "HTTPRoute" && o.Kind != "GRPCRoute" {
 			continue
 		}
 		all := c.backends(o)
@@ -268,7 +274,7 @@ func (c *choice) route(gateway string, hosts []string, port int32) *networking.V
 
 // addRoute adds the VirtualService that is made where there is none: what is rendered is whole.
 func (r *Rendered) addRoute() error {
-	if r.gateway == "" || slices.ContainsFunc(r.Objects, func(o Object) bool { return o.Kind == "VirtualService" && own(&o) }) {
+	if r.gateway == "" || r.Router == RouterHTTPRoute || slices.ContainsFunc(r.Objects, func(o Object) bool { return o.Kind == "VirtualService" && own(&o) }) {
 		return nil
 	}
 	s, err := r.Set()

@@ -22,7 +22,7 @@ import (
 func (r *Rendered) Set() (*Set, error) {
 	s := &Set{Skipped: slices.Clone(r.Skipped), remarks: slices.Clone(r.Remarks), origins: map[string]string{}}
 	c := &choice{r: r, set: s}
-	for _, step := range []func() error{c.deployment, c.service, c.destinationRule, c.virtualService, c.rest, s.check} {
+	for _, step := range []func() error{c.deployment, c.service, c.router, c.rest, s.check} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -28,6 +28,10 @@ type Source struct {
 	// its Ingress or HTTPRoute; "" to make none.
 	Gateway string
 	Hosts   []string
+
+	// Router is what leads to the tracks, where the source has both: RouterVirtualService or RouterHTTPRoute. "": what it has;
+	// with Gateway, a VirtualService.
+	Router string
 }
 
 // Read renders a source and finds the app in it. Errors are *usererr.Error and name the file.
@@ -47,7 +51,10 @@ func Load(dir string) (*Set, error) {
 // Render gives the objects of a source, the same for the same files wherever they are. Errors are *usererr.Error and name
 // the file.
 func Render(ctx context.Context, source Source) (*Rendered, error) {
-	r := &Rendered{App: source.App, path: source.Path, gateway: source.Gateway, hosts: source.Hosts}
+	r := &Rendered{App: source.App, Router: source.Router, path: source.Path, gateway: source.Gateway, hosts: source.Hosts}
+	if r.Router == "" && r.gateway != "" {
+		r.Router = RouterVirtualService
+	}
 	if err := r.addSource(ctx, source); err != nil {
 		return nil, err
 	}

@@ -52,6 +52,7 @@ var trials = []trial{
 	{Name: "backstage-with-image", source: Source{Gateway: "istio-system/public", Values: []string{"more/values.yaml"}}},
 	{Name: "metabase", source: Source{Gateway: "istio-system/public", Hosts: []string{"metabase.example.com"}}},
 	{Name: "bookinfo-productpage"},
+	{Name: "hello-world-overlay", source: Source{Path: "overlays/production"}},
 	{Name: "hello-world-overlay", source: Source{Path: "overlays/production", Gateway: "istio-system/public"}},
 	{Name: "oauth2-proxy", source: Source{Gateway: "istio-system/public"}},
 	{Name: "oauth2-proxy-made-up", source: Source{Gateway: "istio-system/public"}, want: "templates/secret.yaml: it renders differently each time (randAlphaNum, line 6)"},
@@ -170,7 +171,7 @@ func TestSources(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			unpacked.App = c.source.App
+			unpacked.App, unpacked.Router = c.source.App, rendered.Router
 			if !bytes.Equal(unpacked.YAML(), rendered.YAML()) {
 				t.Error("what is unpacked is not what was packed")
 			}

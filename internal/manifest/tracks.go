@@ -119,9 +119,13 @@ func (s *Set) Beside(live corev1.PodTemplateSpec, namespace, image string) (*app
 	template, wanted := live.DeepCopy(), d.Spec.Template.Labels
 	delete(template.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
 	asked := []map[string]string{d.Spec.Selector.MatchLabels, s.Service.Spec.Selector}
-	for _, subset := range s.DestinationRule.Spec.Subsets {
-		if subset.Name == string(release.Primary) {
-			asked = append(asked, subset.Labels)
+	if s.Route != nil {
+		asked = append(asked, s.Tracks[release.Primary].Spec.Selector)
+	} else {
+		for _, subset := range s.DestinationRule.Spec.Subsets {
+			if subset.Name == string(release.Primary) {
+				asked = append(asked, subset.Labels)
+			}
 		}
 	}
 	if template.Labels == nil {
