@@ -104,7 +104,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 
 # Lets every write of every command fail in each way, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, releases an app that drains and one that
-# does not under 50,000 requests each, beside the usual hand-written pipeline (out/traffic.json), lets canaries turn
+# does not under 50,000 requests by each path into the mesh, beside the usual hand-written pipeline (out/traffic.json), lets canaries turn
 # bad (out/scenarios.json), and releases 1 to 200 apps side by side (out/many-apps.json). About half an hour; make
 # test does a shorter form of all five.
 .PHONY: soak

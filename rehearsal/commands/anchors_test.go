@@ -71,7 +71,7 @@ func testScaleDownByATimer(t *testing.T) {
 		[]byte(`[{"op":"add","path":"/spec/servers/0/hosts/-","value":"testers.example.com"}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	a.reached("testers.example.com")
+	a.reached(running.GatewayAddress, "testers.example.com")
 	a.healthy()
 	a.must("promote")
 	testers := load.Start("http://"+running.GatewayAddress+"/", "testers.example.com", 20)

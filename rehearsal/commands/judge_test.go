@@ -188,7 +188,7 @@ func testProbe(t *testing.T) {
 		[]byte(`[{"op":"replace","path":"/spec/servers/0/hosts","value":["127.0.0.1"]}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	a.reached("127.0.0.1")
+	a.reached(running.GatewayAddress, "127.0.0.1")
 	source, err := verdict.NewSource(verdict.SourceOptions{URL: running.PrometheusURL, Namespace: a.namespace})
 	if err != nil {
 		t.Fatal(err)

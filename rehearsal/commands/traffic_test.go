@@ -1,22 +1,30 @@
 package commands_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"math"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/verdict"
+	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/load"
 )
 
@@ -25,51 +33,118 @@ var (
 	trafficOut      = flag.String("traffic.json", "", "TestTraffic: file for what it counts")
 )
 
-const trafficRate = 300 // requests a second
+const trafficRate = 150 // requests a second, by each of two paths
 
-// served is what callers of an app saw.
+// served is what callers of an app saw, by one path.
 type served struct {
+	Path         string         `json:"path"`
 	Requests     int            `json:"requests"`
 	Lost         int            `json:"lost"`         // no answer by any version of the app
-	WrongVersion int            `json:"wrongVersion"` // answered by a version a second after it was off the route
-	Problems     map[string]int `json:"problems,omitempty"`
+	WrongVersion int            `json:"wrongVersion"` // by a track or version, from a second after it was off the route until it is on it again
+	ByVersion    map[string]int `json:"byVersion"`
+	// Shares is the canary's share in percent, by the weight that the route gave it.
+	Shares   map[string]float64 `json:"canaryShareByWeight,omitempty"`
+	Problems map[string]int     `json:"problems,omitempty"`
 }
 
-// TestTraffic releases under steady traffic through Envoy: as Crossbill does, canary by canary, every
-// second one rolled back, an app that drains, and one that ends at once when it is asked to; and as the
-// usual hand-written pipeline does, which waits for nothing, with the app that drains.
+// byRouter is what callers saw by one path of an app with one kind of routing.
+type byRouter struct {
+	Router string `json:"router"`
+	served
+	// WeightToDataPlane is how long a change of weights takes, from its write until 20 answers in a row have come by it.
+	WeightToDataPlane percentiles `json:"weightToDataPlaneSeconds"`
+}
+
+type percentiles struct {
+	P50     float64 `json:"p50"`
+	P95     float64 `json:"p95"`
+	Changes int     `json:"changes"`
+}
+
+// routers are the kinds of routing, each with what it makes of the repository's manifests.
+var routers = []struct {
+	name, app string
+	manifests func(a *app)
+	// weigh gives the canary a weight by a patch of the route; each answer by that has the step in a header.
+	weigh func(a *app, canary, step int)
+}{
+	{"VirtualService", "traffic", func(*app) {}, (*app).weighVirtualService},
+}
+
+// TestTraffic releases under steady traffic through Envoys, the gateway and the sidecar of a caller in another namespace: as
+// Crossbill does, canary by canary, every second one rolled back, by each router; an app that ends at once when it is asked
+// to; and as the usual hand-written pipeline does, which waits for nothing, with an app that drains.
 func TestTraffic(t *testing.T) {
 	var out struct {
-		Crossbill    served `json:"crossbill"`
-		WithoutDrain served `json:"withoutDrain"` // Crossbill, with an app that ends at once
-		Reference    served `json:"reference"`
+		Paths        []byRouter `json:"paths"`        // Crossbill, with an app that drains
+		WithoutDrain []served   `json:"withoutDrain"` // Crossbill, with an app that ends at once
+		Reference    served     `json:"reference"`
+	}
+	caller, err := running.StartCaller(t.Context(), "callers", "checkout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	apps := make([]*app, len(routers))
+	paths := make([][]served, len(routers))
+	for i, router := range routers {
+		apps[i] = newApp(t, router.app)
+		router.manifests(apps[i])
 	}
 	t.Run("side by side", func(t *testing.T) {
-		t.Run("drains", func(t *testing.T) {
-			t.Parallel()
-			out.Crossbill = traffic(t, "traffic", "drains", (*app).byCrossbill)
-		})
+		for i, router := range routers {
+			t.Run(router.name, func(t *testing.T) {
+				t.Parallel()
+				paths[i] = apps[i].in(t).traffic(caller, "drains", (*app).byCrossbill)
+			})
+		}
 		t.Run("ends at once", func(t *testing.T) {
 			t.Parallel()
-			out.WithoutDrain = traffic(t, "abrupt", "ends", (*app).byCrossbill)
+			out.WithoutDrain = newApp(t, "abrupt").traffic(caller, "ends", (*app).byCrossbill)
 		})
 		t.Run("reference", func(t *testing.T) {
 			t.Parallel()
-			out.Reference = traffic(t, "reference", "drains", (*app).handwritten)
+			out.Reference = newApp(t, "reference").traffic(nil, "drains", (*app).handwritten)[0]
 		})
 	})
-	t.Logf("Crossbill: %+v", out.Crossbill)
-	t.Logf("Crossbill, an app that ends at once: %+v", out.WithoutDrain)
-	t.Logf("reference: %+v", out.Reference)
-	for name, c := range map[string]served{"an app that drains": out.Crossbill, "an app that ends at once": out.WithoutDrain} {
-		if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 {
-			t.Errorf("%s: of %d requests %d were lost, %d answered by the wrong version: %v", name, c.Requests, c.Lost, c.WrongVersion, c.Problems)
+	for i, router := range routers {
+		if t.Failed() {
+			break
+		}
+		took := apps[i].in(t).arrivals(caller, router.weigh)
+		for _, path := range paths[i] {
+			out.Paths = append(out.Paths, byRouter{router.name, path, took[path.Path]})
 		}
 	}
+	check := func(name string, c served) {
+		t.Helper()
+		t.Logf("%s: %+v", name, c)
+		if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 {
+			t.Errorf("%s, by the %s: of %d requests %d were lost, %d answered by the wrong version: %v", name, c.Path, c.Requests, c.Lost, c.WrongVersion, c.Problems)
+		}
+	}
+	for _, c := range out.Paths {
+		check(c.Router, c.served)
+		took := c.WeightToDataPlane
+		t.Logf("%s: a weight reaches the %s in %.3f s (median), %.3f s (p95)", c.Router, c.Path, took.P50, took.P95)
+		if *trafficRequests >= 50000 && took.P95 > 1 { // else there are too few changes for a p95
+			t.Errorf("%s: a weight reaches the %s in %.3f s (p95)", c.Router, c.Path, took.P95)
+		}
+	}
+	for _, c := range out.WithoutDrain {
+		check("an app that ends at once", c)
+	}
+	t.Logf("reference: %+v", out.Reference)
 	if out.Reference.Lost == 0 {
 		t.Error("the hand-written pipeline lost nothing: the traffic does not see what it should")
 	}
 	writeJSON(t, *trafficOut, out)
+}
+
+// in is the app in another test.
+func (a *app) in(t *testing.T) *app {
+	moved := *a
+	moved.T = t
+	return &moved
 }
 
 // off is a version that nobody should see from a time on.
@@ -78,42 +153,263 @@ type off struct {
 	from, to time.Time
 }
 
-// traffic releases again and again while requests come, and counts what they met.
-func traffic(t *testing.T, name, manner string, release func(a *app, image string, round int) []off) served {
-	t.Helper()
-	a := newApp(t, name)
+// path is a way into the mesh that leads to an app.
+type path struct{ name, address, host string }
+
+// paths are that of the gateway, and that of a caller in the mesh if there is one.
+func (a *app) paths(caller *cluster.Caller) []path {
+	all := []path{{"gateway", running.GatewayAddress, a.name + ".example.com"}}
+	if caller != nil {
+		all = append(all, path{"sidecar", caller.Address(80), a.name + "-service." + a.namespace + ".svc.cluster.local"})
+	}
+	return all
+}
+
+// traffic releases again and again while requests come by each path, and counts what they met.
+func (a *app) traffic(caller *cluster.Caller, manner string, release func(a *app, w *weights, image string, round int) []off) []served {
+	a.Helper()
 	a.must("canary", "--image", images[manner+" a"])
-	host := a.served()
+	paths := a.paths(caller)
+	for _, p := range paths {
+		a.reached(p.address, p.host)
+	}
 	begin := time.Now()
-	generator := load.Start("http://"+running.GatewayAddress+"/", host, trafficRate)
+	w := &weights{times: []kept{{from: begin}}}
+	generators := make([]*load.Generator, len(paths))
+	rate := 2 * trafficRate / len(paths)
+	for i, p := range paths {
+		generators[i] = load.Start("http://"+p.address+"/", p.host, rate)
+	}
 	var gone []off
 	names := []string{manner + " b", manner + " c", manner + " a"}
-	for round := 0; round < 2 || int(time.Since(begin).Seconds()*trafficRate) < *trafficRequests; round++ {
-		gone = append(gone, release(a, names[round%len(names)], round)...)
+	for round := 0; round < 2 || int(time.Since(begin).Seconds()*float64(rate)) < *trafficRequests; round++ {
+		gone = append(gone, release(a, w, names[round%len(names)], round)...)
 	}
 	time.Sleep(2 * time.Second)
-	generator.Stop()
-	tally := generator.Between(begin, time.Now())
-	s := served{Requests: tally.Requests, Lost: tally.Lost, Problems: tally.Problems}
-	for _, o := range gone {
-		s.WrongVersion += generator.Between(o.from.Add(time.Second), o.to).Versions[o.version]
+	all := make([]served, len(paths))
+	for i, generator := range generators {
+		generator.Stop()
+		tally := generator.Between(begin, time.Now())
+		s := served{Path: paths[i].name, Requests: tally.Requests, Lost: tally.Lost, ByVersion: tally.Versions, Problems: tally.Problems}
+		for _, o := range gone {
+			s.WrongVersion += generator.Between(o.from.Add(time.Second), o.to).Versions[o.version]
+		}
+		if len(w.times) > 1 { // else nobody noted them
+			a.hold(&s, w.times, generator)
+		}
+		all[i] = s
 	}
-	return s
+	return all
+}
+
+// hold holds the answers against the weights, from a second after each was written until the next was: at 0 and 100 no other
+// track answers, in between the canary by its share, within five standard deviations.
+func (a *app) hold(s *served, times []kept, generator *load.Generator) {
+	a.Helper()
+	requests, canary := map[int]int{}, map[int]int{}
+	for _, k := range times {
+		if k.to.IsZero() {
+			k.to = time.Now()
+		}
+		tally := generator.Between(k.from.Add(time.Second), k.to)
+		requests[k.canary] += tally.Requests
+		canary[k.canary] += tally.Tracks["canary"]
+	}
+	s.Shares = map[string]float64{}
+	for weight, n := range requests {
+		if n == 0 {
+			continue
+		}
+		got, share := float64(canary[weight]), float64(weight)/100
+		s.Shares[fmt.Sprint(weight)] = 100 * got / float64(n)
+		switch off := math.Abs(got - float64(n)*share); {
+		case weight == 0 || weight == 100:
+			s.WrongVersion += int(off)
+		case off > 5*math.Sqrt(float64(n)*share*(1-share)):
+			a.Errorf("%s: of %d requests at weight %d, the canary answered %d", s.Path, n, weight, canary[weight])
+		}
+	}
+}
+
+// kept is a time in which a route gave the canary a weight.
+type kept struct {
+	canary   int
+	from, to time.Time
+}
+
+// weights notes when commands change a route's weights.
+type weights struct {
+	mu    sync.Mutex
+	times []kept
+}
+
+// config is the API server's, for clients whose requests are seen.
+func (w *weights) config() *rest.Config {
+	config := rest.CopyConfig(running.RESTConfig)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &weighing{next, w} })
+	return config
+}
+
+type weighing struct {
+	http.RoundTripper
+	*weights
+}
+
+// RoundTrip implements http.RoundTripper.
+func (w *weighing) RoundTrip(r *http.Request) (*http.Response, error) {
+	began := time.Now()
+	response, err := w.RoundTripper.RoundTrip(r)
+	if err != nil || r.Method != http.MethodPatch || response.StatusCode >= 300 || !strings.Contains(r.URL.Path, "/virtualservices/") && !strings.Contains(r.URL.Path, "/httproutes/") {
+		return response, err
+	}
+	text, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	response.Body = io.NopCloser(bytes.NewReader(text))
+	if err != nil {
+		return response, err
+	}
+	canary, err := canaryWeight(text)
+	if err != nil {
+		return response, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last := &w.times[len(w.times)-1]; last.canary != canary {
+		last.to = began
+		w.times = append(w.times, kept{canary: canary, from: time.Now()})
+	}
+	return response, nil
+}
+
+// canaryWeight is that of the release's route in a VirtualService or HTTPRoute.
+func canaryWeight(text []byte) (int, error) {
+	var route struct {
+		Spec struct {
+			HTTP []struct {
+				Name  string
+				Route []struct {
+					Destination struct{ Subset string }
+					Weight      int
+				}
+			}
+			Rules []struct {
+				Name        string
+				BackendRefs []struct {
+					Name   string
+					Weight int
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &route); err != nil {
+		return 0, err
+	}
+	for _, http := range route.Spec.HTTP {
+		for _, to := range http.Route {
+			if http.Name == "release" && to.Destination.Subset == "canary" {
+				return to.Weight, nil
+			}
+		}
+	}
+	for _, rule := range route.Spec.Rules {
+		for _, to := range rule.BackendRefs {
+			if rule.Name == "release" && strings.HasSuffix(to.Name, "-canary") {
+				return to.Weight, nil
+			}
+		}
+	}
+	return 0, errors.New("a route without the release's")
+}
+
+// arrivals changes the weights of a release in flight again and again, and measures by each path how long a change takes.
+func (a *app) arrivals(caller *cluster.Caller, weigh func(a *app, canary, step int)) map[string]percentiles {
+	a.Helper()
+	a.must("canary", "--again", "--image", images["drains b"])
+	changes := max(10, min(100, *trafficRequests/500))
+	paths := a.paths(caller)
+	took := make([][]float64, len(paths))
+	for step := 1; step <= changes; step++ {
+		canary := []int{0, 100, 0, 10, 90}[step%5]
+		start := time.Now()
+		weigh(a, canary, step)
+		var group sync.WaitGroup
+		for i, p := range paths {
+			group.Go(func() {
+				if err := a.arrived(p, canary, step); err != nil {
+					a.Errorf("%s: weight %d: %v", p.name, canary, err)
+				}
+				took[i] = append(took[i], time.Since(start).Seconds())
+			})
+		}
+		group.Wait()
+		time.Sleep(time.Duration(step*37%200) * time.Millisecond) // not in step with istiod's own rhythm
+	}
+	a.must("rollback")
+	found := map[string]percentiles{}
+	for i, p := range paths {
+		slices.Sort(took[i])
+		at := func(p float64) float64 { return took[i][int(p*float64(changes-1)+0.5)] }
+		found[p.name] = percentiles{at(0.5), at(0.95), changes}
+	}
+	return found
+}
+
+// arrived waits until 20 answers in a row have come by a path by a step, and from a track that the weight allows.
+func (a *app) arrived(p path, canary, step int) error {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	right := 0
+	for deadline := time.Now().Add(30 * time.Second); right < 20; {
+		if time.Now().After(deadline) {
+			return errors.New("not within 30 s")
+		}
+		request, err := http.NewRequestWithContext(a.Context(), http.MethodGet, "http://"+p.address+"/", nil)
+		if err != nil {
+			return err
+		}
+		request.Host = p.host
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
+		}
+		track := response.Header.Get("x-app-track")
+		if right++; response.Header.Get(stepHeader) != fmt.Sprint(step) || canary == 0 && track != "primary" || canary == 100 && track != "canary" {
+			right = 0
+		}
+	}
+	return nil
+}
+
+// stepHeader is what a route adds to the answers that come by a step.
+const stepHeader = "x-step"
+
+func (a *app) weighVirtualService(canary, step int) {
+	a.Helper()
+	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":%d},{"op":"replace","path":"/spec/http/0/route/1/weight","value":%d},
+		{"op":"add","path":"/spec/http/0/headers","value":{"response":{"set":{%q:"%d"}}}}]`, 100-canary, canary, stepHeader, step)
+	if _, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(a.Context(), a.name+"-vs", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		a.Fatal(err)
+	}
 }
 
 // served waits until the gateway leads to the app, and gives its host name.
 func (a *app) served() (host string) {
 	a.Helper()
 	host = a.name + ".example.com"
-	a.reached(host)
+	a.reached(running.GatewayAddress, host)
 	return host
 }
 
-// reached waits until the gateway answers for a host.
-func (a *app) reached(host string) {
+// reached waits until a proxy answers for a host.
+func (a *app) reached(address, host string) {
 	a.Helper()
 	a.eventually(func() error {
-		request, err := http.NewRequestWithContext(a.Context(), http.MethodGet, "http://"+running.GatewayAddress+"/", nil)
+		request, err := http.NewRequestWithContext(a.Context(), http.MethodGet, "http://"+address+"/", nil)
 		if err != nil {
 			return err
 		}
@@ -124,7 +420,7 @@ func (a *app) reached(host string) {
 		}
 		response.Body.Close()
 		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("the gateway answers %s", response.Status)
+			return fmt.Errorf("%s answers %s", address, response.Status)
 		}
 		return nil
 	})
@@ -160,14 +456,14 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 }
 
 // byCrossbill releases an image by canary, in steps; every second one is rolled back, and then released again.
-func (a *app) byCrossbill(image string, round int) []off {
+func (a *app) byCrossbill(w *weights, image string, round int) []off {
 	a.Helper()
 	ctx := a.Context()
 	source, err := verdict.NewSource(verdict.SourceOptions{URL: running.PrometheusURL, Namespace: a.namespace})
 	if err != nil {
 		a.Fatal(err)
 	}
-	c := a.quiet("traffic", nil)
+	c := a.quiet("traffic", w.config())
 	c.Again, c.Drained = true, source.Quiet
 	want := release.Release{ID: fmt.Sprintf("traffic-%d", round), Image: images[image], Weight: 10}
 	var gone []off
@@ -190,10 +486,11 @@ func (a *app) byCrossbill(image string, round int) []off {
 	old := a.version()
 	_, err = c.Canary(ctx, want)
 	step(err)
-	time.Sleep(time.Second)
-	_, err = c.Shift(ctx, []int{25, 50}, time.Second)
+	const pause = 2500 * time.Millisecond // long enough to count answers at each weight
+	time.Sleep(pause)
+	_, err = c.Shift(ctx, []int{25, 50}, pause)
 	step(err)
-	time.Sleep(time.Second)
+	time.Sleep(pause)
 	a.healthy()
 	_, err = c.Promote(ctx)
 	step(err)
@@ -219,7 +516,7 @@ func (a *app) version() string {
 // handwritten releases as the usual hand-written pipeline does: it applies the canary's Deployment and the
 // route at once; then sets primary's image, routes everything to primary and deletes the canary, and
 // waits for nothing. Between its two jobs a person looks for some seconds.
-func (a *app) handwritten(image string, _ int) []off {
+func (a *app) handwritten(_ *weights, image string, _ int) []off {
 	a.Helper()
 	ctx := a.Context()
 	set, err := manifest.Load(a.manifests)
