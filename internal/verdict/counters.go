@@ -919,13 +919,25 @@ var grpcClientErrors = []string{"1", "3", "5", "6", "7", "8", "9", "10", "11", "
 // has code 200 and its status beside it.
 func isError(metric model.Metric) bool {
 	code := string(metric["response_code"])
-	return strings.HasPrefix(code, "5") || code == "0" || slices.Contains(grpcErrors, string(metric["grpc_response_status"]))
+	return strings.HasPrefix(code, "5") || code == "0" || slices.Contains(grpcErrors, string(metric["grpc_response_status"])) && !unfinished(metric)
+}
+
+// flagged says whether a series counts requests with one of some of Envoy's response flags.
+func flagged(metric model.Metric, flags ...string) bool {
+	return slices.ContainsFunc(strings.Split(string(metric["response_flags"]), ","), func(flag string) bool { return slices.Contains(flags, flag) })
+}
+
+// unfinished says whether a series counts gRPC calls that had no status when the caller left (DC) or the app's side cut the
+// connection (UC, UR): Envoy makes UNKNOWN of the code 200 for them (source/common/grpc/common.cc, getGrpcStatus). Callers
+// end streams in this way.
+func unfinished(metric model.Metric) bool {
+	return metric["response_code"] == "200" && metric["grpc_response_status"] == "2" && flagged(metric, "DC", "UC", "UR")
 }
 
 // callerLeft says whether a series counts requests whose caller went away before the answer (Envoy's response
 // flag DC). They say nothing about the app.
 func callerLeft(metric model.Metric) bool {
-	return metric["response_code"] == "0" && slices.Contains(strings.Split(string(metric["response_flags"]), ","), "DC")
+	return flagged(metric, "DC") && (metric["response_code"] == "0" || unfinished(metric))
 }
 
 // isClientError says whether a series counts answers that blame the caller: 4xx, or a gRPC code of that kind.
@@ -936,8 +948,7 @@ func isClientError(metric model.Metric) bool {
 // isCut says whether a series counts answers that had started and did not end: the upstream closed (UC) or reset (UR)
 // the connection of a stream, a WebSocket or a download.
 func isCut(metric model.Metric) bool {
-	flags := strings.Split(string(metric["response_flags"]), ",")
-	return !isError(metric) && (slices.Contains(flags, "UC") || slices.Contains(flags, "UR"))
+	return !isError(metric) && flagged(metric, "UC", "UR")
 }
 
 // Requests reads all request counters of a workload, last seen within an hour, as one side of its calls reports

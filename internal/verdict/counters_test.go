@@ -374,18 +374,21 @@ func TestBesideAvailability(t *testing.T) {
 	for name, c := range map[string]struct {
 		code, flags string
 		objective   string
+		status      string // of gRPC
 	}{
-		"requests that hang until the caller leaves": {"0", "DC", "callers-left"},
-		"a storm of 404":          {"404", "-", "client-errors"},
-		"a storm of 401":          {"401", "-", "client-errors"},
-		"streams that are cut":    {"200", "UC", "cut-streams"},
-		"WebSockets that are cut": {"101", "UR", "cut-streams"},
+		"requests that hang until the caller leaves": {"0", "DC", "callers-left", ""},
+		"a storm of 404":               {"404", "-", "client-errors", ""},
+		"a storm of 401":               {"401", "-", "client-errors", ""},
+		"streams that are cut":         {"200", "UC", "cut-streams", ""},
+		"WebSockets that are cut":      {"101", "UR", "cut-streams", ""},
+		"gRPC calls that are given up": {"200", "DC", "callers-left", "2"},
+		"gRPC streams that are cut":    {"200", "UC", "cut-streams", "2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for share, want := range map[float64]release.VerdictOutcome{0: release.Unhealthy, 0.2: release.Healthy} {
 				synctest.Test(t, func(t *testing.T) {
 					m := newMesh(time.Second)
-					m.both(flow{rate: 20, bad: 0.2, code: c.code, flags: c.flags}, flow{rate: 180, bad: share, code: c.code, flags: c.flags})
+					m.both(flow{rate: 20, bad: 0.2, code: c.code, flags: c.flags, status: c.status}, flow{rate: 180, bad: share, code: c.code, flags: c.flags, status: c.status})
 					v, err := Verify(t.Context(), m.options(t))
 					if err != nil || v.Outcome != want {
 						t.Fatalf("%g of primary's: %s: %s, %v", share, v.Outcome, v.Reason, err)

@@ -91,7 +91,7 @@ func (e ended) atLeast(d time.Duration) (bound float64) {
 }
 
 // onlyStreamsEnd takes one more reading of the histograms, and says whether all that has ended for a while took longer
-// than was waited: it is what was begun before. Where the histograms are dropped, nothing says so.
+// than was waited: it is what started before. Where the histograms are dropped, nothing says so.
 func (s *Source) onlyStreamsEnd(ctx context.Context, e ended, workload string, waited time.Duration, now time.Time) (bool, error) {
 	all, err := s.calls(ctx, "istio_request_duration_milliseconds_bucket", workload, now, s.recently)
 	if err != nil {

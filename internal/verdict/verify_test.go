@@ -45,6 +45,7 @@ type flow struct {
 	bad      float64 // share that fails, or has the code and the flags
 	code     string  // default 503
 	flags    string  // default -
+	status   string  // of gRPC, of what is bad
 	slow     float64 // share that takes too long
 	from, to time.Duration
 	spread   bool // the numbers of requests vary
@@ -62,6 +63,9 @@ func (m *mesh) add(f flow) {
 	type counters struct{ requests, quick, all *prometheustest.Counter }
 	of := func(gateway *prometheustest.Target, code, flags string) (c counters) {
 		labels := requestLabels(f.workload, code, flags)
+		if f.status != "" {
+			labels["grpc_response_status"] = map[bool]string{true: f.status, false: "0"}[flags == f.flags]
+		}
 		c.requests = gateway.Counter(labels)
 		labels["__name__"] = "istio_request_duration_milliseconds_bucket"
 		bucket := func(le string) *prometheustest.Counter {

@@ -19,7 +19,7 @@
 //     tries another endpoint, as Istio's own default has it, and counts what came of that; destination counts nothing.
 //   - The source's labels of the destination are those that Istio has without metadata exchange: app, version and
 //     principal are unknown. The version is canonical_revision.
-//   - There are no sizes, no TCP, no gRPC statuses, and no mTLS.
+//   - There are no sizes, no TCP, no messages of gRPC streams, and no mTLS.
 //   - destination has the duration that the gateway measured, and names the source, which without mTLS it does not know.
 //   - A sidecar takes the service of a request that no cluster was found for from its host header. Here it is unknown.
 package istiostats
@@ -39,7 +39,7 @@ import (
 )
 
 // Format is Envoy's accessLogFormat: fields in the order of entry's, with tabs between.
-const Format = "%PROTOCOL%\t%DURATION%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_METADATA(istio:workload)%\t%CLUSTER_METADATA(istio:services)%\n"
+const Format = "%PROTOCOL%\t%DURATION%\t%RESPONSE_CODE%\t%RESPONSE_FLAGS%\t%RESPONSE_CODE_DETAILS%\t%UPSTREAM_METADATA(istio:workload)%\t%CLUSTER_METADATA(istio:services)%\t%REQ(CONTENT-TYPE):17%\t%GRPC_STATUS_NUMBER%\n"
 
 // bounds are the upper bounds of Envoy's buckets, in milliseconds.
 var bounds = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6}
@@ -140,7 +140,7 @@ func (h *histogram) add(took float64) {
 // entry finds the series that a line counts for.
 func (s *Stats) entry(key string) (*entry, error) {
 	fields := strings.Split(key, "\t")
-	if len(fields) != 5 {
+	if len(fields) != 7 {
 		return nil, fmt.Errorf("%d fields", len(fields))
 	}
 	code, flags, details := fields[0], fields[1], fields[2]
@@ -148,9 +148,18 @@ func (s *Stats) entry(key string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{reports: []*series{s.of(to.atSource(), code, flags, "unknown")}}
-	if code, flags, ok := seenByPod(code, flags, details); ok && to.workload != unknown {
-		e.reports = append(e.reports, s.of(to.atDestination(), code, flags, "none"))
+	protocol, status := protocolOf(fields[5], fields[6])
+	said := func(code, flags, status, security string) []string {
+		return []string{"request_protocol", protocol, "response_code", code, "grpc_response_status", status, "response_flags", flags, "connection_security_policy", security}
+	}
+	e := &entry{reports: []*series{s.of(to.atSource(), said(code, flags, status, "unknown"))}}
+	if own, flags, ok := seenByPod(code, flags, details); ok && to.workload != unknown {
+		if own == "0" { // there was no answer that a status could be made of
+			status = ""
+		} else if own != code && protocol == "grpc" {
+			status = "14" // what Envoy makes of 503
+		}
+		e.reports = append(e.reports, s.of(to.atDestination(), said(own, flags, status, "none")))
 	}
 	return e, nil
 }
@@ -169,6 +178,18 @@ func seenByPod(code, flags, details string) (string, string, bool) {
 		return "503", "UC", true
 	}
 	return "", "", false
+}
+
+// protocolOf is the protocol of a request and its gRPC status, as the filter has them: by the content type of the request,
+// and by Envoy's reading of the status, which makes one of the code if the app gave none.
+func protocolOf(contentType, status string) (string, string) {
+	if rest, ok := strings.CutPrefix(contentType, "application/grpc"); !ok || rest != "" && rest != "+" {
+		return "http", ""
+	}
+	if status == "-" {
+		status = ""
+	}
+	return "grpc", status
 }
 
 const unknown = "unknown"
@@ -231,13 +252,12 @@ func (d destination) labels(reporter, app, version string) []string {
 		"destination_app", app, "destination_version", version, "destination_service", d.host,
 		"destination_canonical_service", d.canonical, "destination_canonical_revision", d.revision,
 		"destination_service_name", d.service, "destination_service_namespace", d.serviceNamespace, "destination_cluster", d.cluster,
-		"request_protocol", "http",
 	}
 }
 
 // of is the series of a set of labels.
-func (s *Stats) of(labels []string, code, flags, security string) *series {
-	labels = append(append(labels, s.source...), "response_code", code, "response_flags", flags, "connection_security_policy", security)
+func (s *Stats) of(labels, said []string) *series {
+	labels = slices.Concat(labels, s.source, said)
 	var b strings.Builder
 	for i := 0; i < len(labels); i += 2 {
 		if i > 0 {

@@ -13,6 +13,11 @@ const shop = `[{"host":"shop.production.svc.cluster.local","name":"shop","namesp
 // scraped is what Prometheus gets after some lines of a log.
 func scraped(t *testing.T, s *Stats, lines ...string) string {
 	t.Helper()
+	for i, line := range lines {
+		if strings.Count(line, "\t") == 6 { // it is not gRPC
+			lines[i] += "\t-\t-"
+		}
+	}
 	if err := s.Read(strings.NewReader(strings.Join(lines, "\n"))); err != nil {
 		t.Fatal(err)
 	}
@@ -29,17 +34,24 @@ func TestLabels(t *testing.T) {
 		source, destination string // what series of each must say; "" is no series
 	}{
 		"answered": {"HTTP/1.1\t7\t200\t-\tvia_upstream\t" + canary + "\t" + shop,
-			`destination_workload="shop-canary",destination_workload_namespace="production" destination_version="unknown" destination_service="shop.production.svc.cluster.local" destination_canonical_revision="canary" destination_service_name="shop",destination_service_namespace="production" source_workload="istio-ingressgateway" response_code="200",response_flags="-"`,
-			`destination_version="canary" response_code="200",response_flags="-"`},
+			`destination_workload="shop-canary",destination_workload_namespace="production" destination_version="unknown" destination_service="shop.production.svc.cluster.local" destination_canonical_revision="canary" destination_service_name="shop",destination_service_namespace="production" source_workload="istio-ingressgateway" response_code="200",grpc_response_status="",response_flags="-"`,
+			`destination_version="canary" response_code="200",grpc_response_status="",response_flags="-"`},
 		"no endpoint is healthy": {"HTTP/1.1\t0\t503\tUH\tno_healthy_upstream\t-\t" + shop,
-			`destination_workload="unknown",destination_workload_namespace="unknown" destination_service="shop.production.svc.cluster.local" destination_service_name="shop",destination_service_namespace="production" response_code="503",response_flags="UH"`, ""},
+			`destination_workload="unknown",destination_workload_namespace="unknown" destination_service="shop.production.svc.cluster.local" destination_service_name="shop",destination_service_namespace="production" response_code="503",grpc_response_status="",response_flags="UH"`, ""},
 		"no cluster":           {"HTTP/1.1\t0\t503\tNC\tcluster_not_found\t-\t-", `destination_workload="unknown" destination_service="unknown" destination_service_name="unknown",destination_service_namespace="unknown" response_flags="NC"`, ""},
-		"no route":             {"HTTP/1.1\t0\t404\tNR\troute_not_found\t-\t-", `destination_service="unknown" response_code="404",response_flags="NR"`, ""},
-		"connection refused":   {"HTTP/1.1\t1\t503\tUF\tupstream_reset_before_response_started{connection_failure}\t" + canary + "\t" + shop, `destination_workload="shop-canary" response_code="503",response_flags="UF"`, ""},
-		"the app breaks off":   {"HTTP/1.1\t1\t503\tUC\tupstream_reset_before_response_started{connection_termination}\t" + canary + "\t" + shop, `response_code="503",response_flags="UC"`, `response_code="503",response_flags="UC"`},
-		"the caller leaves":    {"HTTP/1.1\t900\t0\tDC\tdownstream_remote_disconnect\t" + canary + "\t" + shop, `response_code="0",response_flags="DC"`, `response_code="0",response_flags="DC"`},
-		"the gateway gives up": {"HTTP/1.1\t900\t504\tUT\tresponse_timeout\t" + canary + "\t" + shop, `response_code="504",response_flags="UT"`, `response_code="0",response_flags="DC"`},
-		"no request":           {"-\t0\t0\t-\t-\t-\t-", "", ""},
+		"no route":             {"HTTP/1.1\t0\t404\tNR\troute_not_found\t-\t-", `destination_service="unknown" response_code="404",grpc_response_status="",response_flags="NR"`, ""},
+		"connection refused":   {"HTTP/1.1\t1\t503\tUF\tupstream_reset_before_response_started{connection_failure}\t" + canary + "\t" + shop, `destination_workload="shop-canary" response_code="503",grpc_response_status="",response_flags="UF"`, ""},
+		"the app breaks off":   {"HTTP/1.1\t1\t503\tUC\tupstream_reset_before_response_started{connection_termination}\t" + canary + "\t" + shop, `response_code="503",grpc_response_status="",response_flags="UC"`, `response_code="503",grpc_response_status="",response_flags="UC"`},
+		"the caller leaves":    {"HTTP/1.1\t900\t0\tDC\tdownstream_remote_disconnect\t" + canary + "\t" + shop, `response_code="0",grpc_response_status="",response_flags="DC"`, `response_code="0",grpc_response_status="",response_flags="DC"`},
+		"the gateway gives up": {"HTTP/1.1\t900\t504\tUT\tresponse_timeout\t" + canary + "\t" + shop, `response_code="504",grpc_response_status="",response_flags="UT"`, `response_code="0",grpc_response_status="",response_flags="DC"`},
+		"gRPC": {"HTTP/2\t7\t200\t-\tvia_upstream\t" + canary + "\t" + shop + "\tapplication/grpc\t5",
+			`request_protocol="grpc" response_code="200",grpc_response_status="5",response_flags="-"`, `request_protocol="grpc" response_code="200",grpc_response_status="5",response_flags="-"`},
+		"gRPC by another name": {"HTTP/2\t7\t200\t-\tvia_upstream\t" + canary + "\t" + shop + "\tapplication/grpc+\t0", `request_protocol="grpc" grpc_response_status="0"`, `grpc_response_status="0"`},
+		"gRPC in a browser":    {"HTTP/1.1\t7\t200\t-\tvia_upstream\t" + canary + "\t" + shop + "\tapplication/grpc-\t-", `request_protocol="http" grpc_response_status=""`, `grpc_response_status=""`},
+		"gRPC, the app breaks off": {"HTTP/2\t7\t200\tUC\tupstream_reset_before_response_started{connection_termination}\t" + canary + "\t" + shop + "\tapplication/grpc\t14",
+			`response_code="200",grpc_response_status="14",response_flags="UC"`, `response_code="503",grpc_response_status="14",response_flags="UC"`},
+		"gRPC, the caller leaves": {"HTTP/2\t7\t200\tDC\tdownstream_remote_disconnect\t" + canary + "\t" + shop + "\tapplication/grpc\t2", `response_code="200",grpc_response_status="2",response_flags="DC"`, `response_code="0",grpc_response_status="",response_flags="DC"`},
+		"no request":              {"-\t0\t0\t-\t-\t-\t-", "", ""},
 	} {
 		text := scraped(t, New(Gateway), c.line)
 		for reporter, want := range map[string]string{"source": c.source, "destination": c.destination} {
