@@ -14,6 +14,7 @@ import (
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -61,6 +62,9 @@ type Set struct {
 	Copies Copies
 	Config []release.Config
 	bound  bool
+
+	// Jobs are what hooks are made of, by name: see TakeJobs.
+	Jobs map[string]*batchv1.Job
 
 	// Others are the objects that a canary has no opinion on, in the order in which they are applied.
 	Others  []*unstructured.Unstructured

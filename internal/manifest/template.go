@@ -70,13 +70,20 @@ func (s *Set) Tagged(allow []string) (admitted []string, err error) {
 	pod := s.Deployment.Spec.Template.Spec.DeepCopy()
 	own := repositoryOf(pod.Containers[index].Image)
 	pod.Containers[index].Image = ""
+	return tagged(pod, own, allow, func(field, problem, fix string) error {
+		return s.problem("Deployment", s.Deployment.Name, "spec.template.spec."+field, problem, fix)
+	})
+}
+
+// tagged is Tagged for one pod of an app whose images are in its own repository.
+func tagged(pod *corev1.PodSpec, own string, allow []string, problem func(field, problem, fix string) error) (admitted []string, err error) {
 	for _, place := range imagePlaces(pod) {
 		image := *place.image
 		if image == "" || own != "" && repositoryOf(image) == own || release.DigestOf(image) != "" {
 			continue
 		}
 		if !allowed(allow, image) {
-			return nil, s.problem("Deployment", s.Deployment.Name, "spec.template.spec."+place.field,
+			return nil, problem(place.field,
 				fmt.Sprintf("%q names an image by tag, which can be another one on primary than on the canary", image),
 				"name it by digest (`crossbill image digest` prints it), or list its repository in canary.allowTags")
 		}

@@ -195,6 +195,9 @@ type Release struct {
 	// Mirror is how many percent of the safe requests (GET, HEAD) to primary the canary gets a copy of, whose answers nobody
 	// gets. It ends when the canary gets a weight.
 	Mirror int `json:"mirror,omitempty"`
+
+	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
+	Hooks []HookRun `json:"hooks,omitempty"`
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.
