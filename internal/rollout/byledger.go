@@ -132,7 +132,7 @@ func (j *job) goByLedger() error {
 		j.log("manifests", "they name other objects than those of release %s; going by the ledger", r.ID)
 	}
 	c := *j.Cluster
-	c.Manifests = ofObjects(j.app(), r.Objects, r)
+	c.Manifests, c.given = ofObjects(j.app(), r.Objects, r), j.jobManifests()
 	j.Cluster = &c
 	return nil
 }

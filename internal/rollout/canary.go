@@ -65,7 +65,8 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 			case found.rerun != nil:
 				return *found.rerun, nil
 			}
-			return j.canary(ctx, found)
+			result, err := j.canary(ctx, found)
+			return j.backAfterHook(ctx, result, err)
 		},
 	})
 }
@@ -150,6 +151,11 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	}
 	if !found.same {
 		if err := j.lookCanaryOthers(ctx, &found); err != nil {
+			return found, nil, err
+		}
+	}
+	if !found.same {
+		if err := j.lookHooks(ctx, &found.want, release.BeforeCanary, release.BeforeStep, release.BeforePromotion, release.AfterPromotion, release.AfterRollback); err != nil {
 			return found, nil, err
 		}
 	}
@@ -394,8 +400,10 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	err := inOrder(ctx, append(steps,
 		j.createNeeded,
 		j.ensureCopies,
+		j.hooks(release.BeforeCanary, 0),
 		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),
 		j.waitTrack(release.Canary, r.Image),
+		j.beforeStep(r.Weight),
 		j.route(r.Weight),
 	)...)
 	if err == nil {
@@ -410,6 +418,7 @@ func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
 	router := j.router()
 	err := inOrder(ctx,
+		j.hooks(release.BeforeCanary, 0),
 		j.applyService,
 		router.ensureBackends,
 		j.promoteOthers,
@@ -417,6 +426,7 @@ func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 		j.waitTrack(release.Primary, r.Image),
 		router.ensureRoute,
 		j.handBack,
+		j.hooks(release.AfterPromotion, 0),
 	)
 	if err != nil {
 		return Result{}, err

@@ -43,7 +43,11 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 	if r == nil {
 		return j.removeOrphan(ctx)
 	}
-	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect); err != nil {
+	after := j.hooks(release.AfterPromotion, 0) // of a promotion whose job has died
+	if r.Return != nil {
+		after = j.afterRollback
+	}
+	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect, after); err != nil {
 		return Result{}, err
 	}
 	outcome := release.OutcomePromoted

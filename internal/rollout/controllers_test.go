@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -65,6 +66,8 @@ type controllers struct {
 	ready    time.Time                   // when the last one did
 	progress map[string]*progress        // by Deployment
 	pods     map[string]int              // how many a ReplicaSet has had
+	work     map[string]jobWork          // what the Jobs of a hook do, by its name
+	ran      map[string]int              // how often a Job was started, by the run of its hook
 }
 
 // progress is what a Deployment's deadline counts from.
@@ -76,10 +79,10 @@ type progress struct {
 func newControllers(s *apiServer) *controllers {
 	c := &controllers{
 		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{taggedImage: image("1")}, ailing: map[string]ailment{}, refuse: map[string]string{}, stuck: map[string]bool{}, shrink: map[string]int32{},
-		peaks: map[string][]peak{}, progress: map[string]*progress{}, pods: map[string]int{},
+		peaks: map[string][]peak{}, progress: map[string]*progress{}, pods: map[string]int{}, work: map[string]jobWork{}, ran: map[string]int{},
 	}
 	s.changed = append(s.changed, func(e event) {
-		if slices.Contains([]string{"deployments", "replicasets", "pods", "services"}, e.resource) {
+		if slices.Contains([]string{"deployments", "replicasets", "pods", "services", "jobs"}, e.resource) {
 			c.hurry()
 		}
 	})
@@ -115,7 +118,7 @@ func (c *controllers) run(ctx context.Context) {
 		case busy:
 			wait.Reset(lag)
 		case waiting:
-			wait.Reset(map[bool]time.Duration{true: time.Second / 2, false: 5 * time.Second}[len(c.ailing) > 0])
+			wait.Reset(map[bool]time.Duration{true: time.Second / 2, false: 5 * time.Second}[len(c.ailing) > 0 || len(c.ran) > 0])
 		default:
 			select {
 			case <-ctx.Done():
@@ -176,6 +179,9 @@ func (c *controllers) drop(plural string, object metav1.Object) {
 func (c *controllers) round() (waiting bool) {
 	deployments, sets, pods := get[appsv1.Deployment](c.server, "deployments"), get[appsv1.ReplicaSet](c.server, "replicasets"), get[corev1.Pod](c.server, "pods")
 	c.endpoints(pods)
+	if c.runJobs() {
+		waiting = true
+	}
 	for _, d := range deployments {
 		if c.status(d, sets, pods) {
 			waiting = true
@@ -305,6 +311,9 @@ func (c *controllers) endpoints(pods []*corev1.Pod) {
 // kubelet makes pods ready, and lets those that are deleted end. It says whether one waits for its time.
 func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 	for _, pod := range pods {
+		if _, ofHook := pod.Labels[hook.NameLabel]; ofHook { // see runJobs
+			continue
+		}
 		if pod.DeletionTimestamp != nil {
 			owner := metav1.GetControllerOf(pod)
 			if owner != nil && slices.ContainsFunc(slices.Collect(maps.Keys(c.stuck)), func(name string) bool { return strings.HasPrefix(owner.Name, name) }) {

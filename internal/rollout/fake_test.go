@@ -73,6 +73,7 @@ type apiServer struct {
 	watches  map[*watching]bool
 	changed  []func(event) // called for every change, in order, under the lock
 	missing  map[string]bool
+	logs     map[string]string // of pods
 	managers map[schema.GroupVersionKind]*managedfields.FieldManager
 }
 
@@ -132,6 +133,7 @@ var kinds = []kind{
 	{schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "NetworkPolicy"}, "networkpolicies", true},
 	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}, "deployments", true},
 	{schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "ReplicaSet"}, "replicasets", true},
+	{schema.GroupVersionKind{Group: "batch", Version: "v1", Kind: "Job"}, "jobs", true},
 	{schema.GroupVersionKind{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}, "horizontalpodautoscalers", true},
 	{schema.GroupVersionKind{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"}, "leases", true},
 	{schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}, "endpointslices", true},
@@ -145,7 +147,7 @@ func kindOf(plural string) kind {
 }
 
 func newAPIServer() *apiServer {
-	return &apiServer{version: 100, objects: map[place]*stored{}, watches: map[*watching]bool{}, missing: map[string]bool{}, managers: map[schema.GroupVersionKind]*managedfields.FieldManager{}}
+	return &apiServer{version: 100, objects: map[place]*stored{}, watches: map[*watching]bool{}, missing: map[string]bool{}, logs: map[string]string{}, managers: map[schema.GroupVersionKind]*managedfields.FieldManager{}}
 }
 
 // RoundTrip answers a request.
@@ -294,6 +296,9 @@ func (s *apiServer) serve(q request) ([]byte, error) {
 		live := s.objects[q.place()]
 		if live == nil {
 			return nil, notFound(q)
+		}
+		if q.sub == "log" {
+			return []byte(s.logs[q.name]), nil
 		}
 		return live.text, nil
 	}
@@ -576,6 +581,8 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		if problems := validateDeployment(object); len(problems) > 0 {
 			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, problems)
 		}
+	case "Job":
+		return checkJob(q, live, object)
 	case "Secret":
 		if object.Object["type"] == nil {
 			object.Object["type"] = string(corev1.SecretTypeOpaque)

@@ -96,6 +96,9 @@ func (j *job) stamp(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := j.stampHooks(ctx); err != nil {
+		return err
+	}
 	if err := j.stampCopies(ctx); err != nil {
 		return err
 	}

@@ -21,6 +21,13 @@ func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 		name: "promote",
 		look: func(ctx context.Context, j *job) (found promoteFound, nothing *Result, err error) {
 			nothing, err = j.lookPromote(ctx)
+			if r := j.ledger.Release; nothing != nil && err == nil && r != nil && r.Return == nil && j.pending(release.AfterPromotion) {
+				found.after = true
+				return found, nil, nil
+			}
+			if nothing == nil && err == nil {
+				err = j.lookHooks(ctx, j.ledger.Release, release.BeforePromotion, release.AfterPromotion)
+			}
 			if nothing == nil && err == nil {
 				found.service, err = j.lookPromotedService(ctx)
 			}
@@ -32,14 +39,35 @@ func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 			}
 			return found, nothing, err
 		},
-		start: func(j *job, found promoteFound) error { return j.startPromote(found) },
-		act:   func(ctx context.Context, j *job, _ promoteFound) (Result, error) { return j.promote(ctx) },
+		start: func(j *job, found promoteFound) error {
+			if found.after {
+				return nil
+			}
+			if j.notePassed(); j.asksBefore() {
+				return nil
+			}
+			return j.startPromote(found)
+		},
+		act: func(ctx context.Context, j *job, found promoteFound) (Result, error) {
+			if found.after {
+				return j.afterPromotion(ctx)
+			}
+			if j.asksBefore() {
+				if err := j.beforePromotion(ctx, found); err != nil {
+					return j.backAfterHook(ctx, Result{}, err)
+				}
+			}
+			return j.promote(ctx)
+		},
 	})
 }
 
 // promoteFound is what promotion is about to change of what both tracks share, as it is before: see lookPromotedService and
 // lookPromotedOthers.
-type promoteFound struct{ service, others string }
+type promoteFound struct {
+	service, others string
+	after           bool // it is promoted, and hooks after it have yet to run
+}
 
 func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
@@ -70,20 +98,26 @@ func (j *job) lookPromote(ctx context.Context) (*Result, error) {
 	if r.Stage != release.StageVerified {
 		return nil, nil
 	}
+	return nil, j.lookVerified(ctx)
+}
+
+// lookVerified refuses to promote a release that is not as it was judged, or was judged too long ago.
+func (j *job) lookVerified(ctx context.Context) error {
+	r := j.ledger.Release
 	status, err := j.status(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if drift := status.drift(); len(drift) > 0 { // copies that are missing are made again
-		return nil, &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(drift, "; "))}
+		return &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(drift, "; "))}
 	}
 	if unseen := status.reads.unseen; len(unseen) > 0 {
-		return nil, &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read what the pods read, and verify again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
+		return &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read what the pods read, and verify again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
 	}
 	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
-		return nil, &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
+		return &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
 	}
-	return nil, j.provable(status.live)
+	return j.provable(status.live)
 }
 
 // sameTemplate refuses manifests with another pod template, or another content of what pods read, than those that the
@@ -126,7 +160,6 @@ func (j *job) lookPromoted() (*Result, error) {
 // startPromote notes that promotion begins, and keeps primary's pod template as the look has just read it: rollback
 // puts it back as it was, not only its image. So it does with what promotion changes of what both tracks share.
 func (j *job) startPromote(found promoteFound) error {
-	j.notePassed()
 	if j.ledger.Release.Stage == release.StagePromoting {
 		return nil
 	}
@@ -160,7 +193,10 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}
-	return j.result("%s is on primary and has all of the traffic%s", r.Digest(), approved(r)), err
+	if err != nil {
+		return Result{}, err
+	}
+	return j.afterPromotion(ctx)
 }
 
 // approved says who has approved a release, where that is noted.

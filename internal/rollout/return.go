@@ -161,7 +161,7 @@ func (j *job) names() *release.Objects {
 // goByNames makes names of the ledger those of this job: the manifests are another release's.
 func (j *job) goByNames(objects *release.Objects) {
 	c := *j.Cluster
-	c.Manifests = manifest.OfObjects(j.app(), objects)
+	c.Manifests, c.given = manifest.OfObjects(j.app(), objects), j.jobManifests()
 	j.Cluster = &c
 }
 
@@ -316,6 +316,7 @@ func (j *job) startReturn(found returnFound, reason string) (err error) {
 // returnTo does what is left of a return.
 func (j *job) returnTo(ctx context.Context, found returnFound, reason string) (Result, error) {
 	if found.other != nil {
+		j.returning = true
 		result, err := j.rollback(ctx, reason)
 		if err != nil {
 			return result, err
@@ -323,6 +324,7 @@ func (j *job) returnTo(ctx context.Context, found returnFound, reason string) (R
 		if err := j.commit(ctx); err != nil { // one release ends before the next one starts
 			return result, err
 		}
+		j.returning = false
 		again, nothing, err := j.lookReturn(ctx, found.target.ID)
 		if err != nil {
 			return result, err
@@ -376,10 +378,10 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 		}
 		steps = append(steps, j.replacePrimary, j.route(0), j.reach(release.StagePromoted))
 	}
-	if err := inOrder(ctx, append(steps, j.routeBack(free), j.removeCanary(j.drainAtMost(leaveFor, "it goes all the same")))...); err != nil {
+	if err := inOrder(ctx, append(steps, j.routeBack(free), j.removeCanary(j.drainAtMost(leaveFor, "it goes all the same")), j.afterRollback)...); err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomeReturned, "%s has all of the traffic again, as release %s", r.Digest(), r.ID)
+	return j.finish(release.OutcomeReturned, "%s has all of the traffic again, as release %s%s", r.Digest(), r.ID, j.failedAt(release.AfterRollback))
 }
 
 // fitFor is the step that finds how many replicas all of the traffic needs, and notes it.

@@ -70,10 +70,10 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.collect)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.collect, j.leaveHooks, j.afterRollback)...); err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone", release.DigestOf(r.Previous))
+	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
 }
 
 // drainBriefly is the drain of a canary that is known to be bad.
@@ -328,11 +328,13 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		j.restoreOthers,
 		j.collect,
 		j.handBack,
+		j.leaveHooks,
+		j.afterRollback,
 	)
 	if err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomeRolledBack, "the first release is removed: the app has no primary")
+	return j.finish(release.OutcomeRolledBack, "the first release is removed: the app has no primary%s", j.failedAt(release.AfterRollback))
 }
 
 // isPrevious says whether a primary is not what the app's first release has made, whatever the ledger says: it runs another

@@ -21,11 +21,13 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"time"
 
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -92,6 +94,13 @@ type Cluster struct {
 	KeepWarm time.Duration
 	// MaxVerdictAge is how old a verdict may be that Promote promotes by. 0: any age.
 	MaxVerdictAge time.Duration
+	// Hooks are Jobs and web calls at points of a release: Canary, Shift, Promote, Cleanup and what rolls back run them, each
+	// once for a release, point and step.
+	Hooks []hook.Hook
+	// HookLog keeps what a hook has said at a point of a release. Nil: its last lines are logged, no more.
+	HookLog func(releaseID string, run release.HookRun, text string) error
+	// Web is what calls of hooks go through. Nil: the usual way.
+	Web http.RoundTripper
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be
 	// written is collected in it. Nil: commands write.
 	Plan *Plan
@@ -100,6 +109,7 @@ type Cluster struct {
 
 	ledgerRead *justRead     // by Preflight
 	unbound    *manifest.Set // what Manifests were before bind
+	given      *manifest.Set // what Manifests were before this job went by the names in the ledger
 }
 
 // Event is one step of a command.

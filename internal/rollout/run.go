@@ -57,6 +57,7 @@ type job struct {
 	copies         map[string]map[string]metav1.Object // of the app's configuration, by kind and name, as they were listed
 	resumed        bool                                // the release was in flight when this job began
 	untried        bool                                // nothing of the release was made before this job
+	returning      bool                                // a return follows the rollback: it runs the hooks after it
 	previousOthers string                              // what the release changes of the other objects, as they were, as JSON
 
 	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
@@ -223,11 +224,12 @@ func (j *job) conclude(ctx context.Context, err error) error {
 	if errors.As(err, &notReady) && j.ledger.Release != nil {
 		notReady.ReleaseID = j.ledger.Release.ID
 	}
+	hook, _ := errors.AsType[*HookError](err)
 	refused := refusedForGood(err)
 	if r := j.ledger.Release; (refused || errors.As(err, new(*usererr.Error))) && r != nil && r.Stage == release.StageStarted && j.untried && !j.made(r) {
 		r.Untried = true
 	}
-	if refused || notReady != nil || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
+	if refused || notReady != nil || hook != nil && hook.finished() || errors.As(err, new(*StaleVerdictError)) || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
 		_ = j.close(ctx) // after any other error a write may still be on its way
 	}
 	return j.stopped(ctx, err)

@@ -27,10 +27,16 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 			if nothing == nil && err == nil {
 				err = j.admit(ctx, j.ledger.Release)
 			}
+			if nothing == nil && err == nil {
+				err = j.lookHooks(ctx, j.ledger.Release, release.BeforeStep)
+			}
 			return struct{}{}, nothing, err
 		},
 		start: func(j *job, _ struct{}) error { j.notePassed(); return nil },
-		act:   func(ctx context.Context, j *job, _ struct{}) (Result, error) { return j.shift(ctx, steps, pause) },
+		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
+			result, err := j.shift(ctx, steps, pause)
+			return j.backAfterHook(ctx, result, err)
+		},
 	})
 }
 
@@ -73,6 +79,11 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 	for i, weight := range steps {
 		if weight < r.Weight {
 			continue
+		}
+		if weight > r.Weight {
+			if err := j.hooks(release.BeforeStep, weight)(ctx); err != nil {
+				return Result{}, err
+			}
 		}
 		primary, err := j.liveTrack(ctx, release.Primary)
 		if err != nil {
