@@ -69,6 +69,7 @@ func (o *canaryOptions) addAll(cmd *cobra.Command) {
 	o.addRelease(cmd)
 	o.addOthers(cmd)
 	o.addTakeover(cmd)
+	o.addHooks(cmd, true)
 	o.trust.add(cmd)
 	o.approval.add(cmd)
 	o.add(cmd)

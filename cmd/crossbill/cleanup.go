@@ -28,6 +28,7 @@ before instead, which get no traffic; guard or the next release removes them.`,
 	o.addReleaseID(cmd)
 	o.addKeepWarm(cmd)
 	o.addTakeover(cmd)
+	o.addHooks(cmd, false)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)

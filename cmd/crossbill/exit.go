@@ -13,7 +13,7 @@ import (
 const (
 	exitFailure      = 1 // a dependency failed; the message says what is safe to do next
 	exitBadInput     = 2 // bad input, or a command that the present stage does not allow; nothing was changed
-	exitUnhealthy    = 3 // the canary is unhealthy; it was rolled back, unless --no-rollback
+	exitUnhealthy    = 3 // the canary is unhealthy, or a hook failed; it was rolled back, unless --no-rollback
 	exitInconclusive = 4 // too little evidence; the canary keeps its weight
 	exitLockHeld     = 5 // another release is in flight, or another job has taken the lock
 	exitDeadline     = 6 // pods were not ready in time; rolled back
@@ -37,7 +37,7 @@ func exitCode(err error) int {
 		return 0
 	case errors.As(err, &coded):
 		return coded.code
-	case errors.As(err, new(*analysis.UnhealthyError)):
+	case errors.As(err, new(*analysis.UnhealthyError)), errors.As(err, new(*rollout.HookError)):
 		return exitUnhealthy
 	case errors.As(err, new(*analysis.InconclusiveError)):
 		return exitInconclusive

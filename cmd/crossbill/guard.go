@@ -48,6 +48,7 @@ bad is rolled back (exit code 3).`,
 	cmd.Flags().BoolVar(&o.all, "all", false, "all apps of the namespace; needs no manifests")
 	cmd.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
 	o.addKeepWarm(cmd)
+	o.addHooks(cmd, false)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)

@@ -23,6 +23,7 @@ type lifecycleOptions struct {
 	traffic   trafficOptions
 	notify    notifyOptions
 	output    outputOptions
+	hooks     hookOptions
 	timeout   time.Duration
 	by        string
 	releaseID string
@@ -106,7 +107,7 @@ func (o *lifecycleOptions) validate() error {
 		}
 		warn(o.cmd, fmt.Sprintf("%v; going on without Prometheus", err))
 	}
-	return nil
+	return o.hooks.load(o.cmd, &o.cluster)
 }
 
 // outcome is what a command came to, as it is printed.
@@ -183,6 +184,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 		o.steps = append(o.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})
 	}
 	o.traffic.apply(c)
+	o.hooks.apply(c)
 	return c, nil
 }
 

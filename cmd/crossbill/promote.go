@@ -54,6 +54,7 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	o.addReleaseID(cmd)
 	o.addOthers(cmd)
 	o.addTakeover(cmd)
+	o.addHooks(cmd, true)
 	o.trust.add(cmd)
 	o.approval.add(cmd)
 	cmd.Flags().StringVar(&o.track, "promote-traffic", string(release.Canary), "which track has the traffic while primary's pods are replaced: canary (grown for all of it) or primary (under traffic)")

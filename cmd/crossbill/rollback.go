@@ -49,6 +49,7 @@ until resume.`,
 	cmd.Flags().BoolVar(&o.hold, "hold", true, "with --to: no new release starts until resume")
 	completeReleases(cmd, "to", &o.cluster, true)
 	o.addReleaseID(cmd)
+	o.addHooks(cmd, false)
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)

@@ -38,6 +38,7 @@ canary's last weight.`,
 	anyDuration(cmd.Flags(), &o.pause, "pause", 0, "how long each step but the last is left as it is (default: not at all)")
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
+	o.addHooks(cmd, true)
 	o.trust.add(cmd)
 	o.approval.add(cmd)
 	o.add(cmd)

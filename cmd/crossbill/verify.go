@@ -70,6 +70,7 @@ code 3). An API server or a Prometheus that is away is waited for.`,
 	flags.BoolVar(&o.again, "again", false, "judge again a release that was judged healthy")
 	o.addReleaseID(cmd)
 	o.addTakeover(cmd)
+	o.addHooks(cmd, false)
 	o.add(cmd)
 	flags.Lookup("dry-run").Usage = "judge and change nothing: no verdict in the ledger, no rollback"
 	o.traffic.add(cmd)

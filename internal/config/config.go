@@ -19,6 +19,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/approval"
 	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -54,6 +55,7 @@ type Config struct {
 	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
 	Bundle      bundle.Policy      `json:"bundle,omitzero"`
 	Approval    *approval.Policy   `json:"approval,omitempty"`
+	Hooks       []hook.Hook        `json:"hooks,omitempty"`
 
 	file     string               // "" when there is none
 	verifier *provenance.Verifier // of ImagePolicy; nil when there is none

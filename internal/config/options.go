@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
 )
 
@@ -209,6 +210,16 @@ var Options = []Option{
 	{Key: "approval.number", Default: "1", form: form{what: "a whole number from 1 to 9", example: "2", min: number(1), max: number(9)}, Doc: "How many different approvers a release needs; all but the last one run approve"},
 	{Key: "approval.before", Doc: "Commands that need an approval; without it promote alone"},
 	{Key: "approval.before[]", Doc: "A command", form: form{what: "canary, shift or promote", example: "promote", pattern: `^(canary|shift|promote)$`}},
+
+	{Key: "hooks", Doc: "Jobs and web calls at points of a release; those of a point run in this order"},
+	{Key: "hooks[].name", Required: true, Doc: "Name of the hook, by which it is noted what it has done", form: form{what: "a name of lower-case letters, digits and dashes, up to 30", example: "smoke-test", pattern: hook.NamePattern.String()}},
+	{Key: "hooks[].point", Required: true, Doc: "When it runs", form: form{what: "beforeCanary, beforeStep, beforePromotion, afterPromotion or afterRollback", example: "beforePromotion", pattern: `^(beforeCanary|beforeStep|beforePromotion|afterPromotion|afterRollback)$`}},
+	{Key: "hooks[].job", Doc: "Job of the manifests that one is made of, each time under another name", form: form{what: "the name of a Job", example: "migrate-database", pattern: `^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`}},
+	{Key: "hooks[].url", Doc: "Address that gets the release as JSON by POST: https, or http on this machine", form: address},
+	{Key: "hooks[].secretEnv", Doc: "Environment variable with the secret that the body of a call is signed with", form: form{what: "the name of an environment variable", example: "HOOK_SECRET", pattern: `^[A-Za-z_][A-Za-z0-9_]*$`}},
+	{Key: "hooks[].timeout", Doc: "How long a Job may take with its retries, or each attempt of a call; without it 10m for a Job, 30s for a call", form: positiveDuration},
+	{Key: "hooks[].retries", Doc: "How often it is repeated when it fails, for a Job its backoffLimit; without it the Job's own, else 0, and 2 for a call", form: form{what: "a whole number from 0 to 10", example: "2", min: number(0), max: number(10)}},
+	{Key: "hooks[].onFailure", Doc: "What follows when it fails before the promotion: rollback, which is the default, or continue. After the promotion or a rollback nothing does", form: form{what: "rollback or continue", example: "continue", pattern: `^(rollback|continue)$`}},
 
 	{Key: "config", Flags: []string{"config"}, Variable: Variable, Default: FileName, Doc: "The configuration file"},
 	{Key: "commit", Flags: []string{"commit"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SHA", "$CI_COMMIT_SHA"}, Doc: "Commit that the image was built from"},

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
@@ -365,6 +366,12 @@ func (d *decoder) check(c *Config) {
 		var input *usererr.Error
 		c.verifier, input = provenance.NewVerifier(c.ImagePolicy, d.file)
 		d.section("imagePolicy", input)
+	}
+	for i := range c.Hooks {
+		d.section(fmt.Sprintf("hooks[%d]", i), c.Hooks[i].Check())
+	}
+	if at, bad := hook.CheckAll(c.Hooks); bad != nil {
+		d.section(fmt.Sprintf("hooks[%d]", at), bad)
 	}
 	d.section("bundle", c.Bundle.Validate())
 	if c.Approval != nil {

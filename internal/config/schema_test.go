@@ -45,6 +45,7 @@ var sections = map[string]string{
 	"imagePolicy":              "Which images are admitted: those with a signed provenance that says this. Without the section, all",
 	"bundle":                   "What the bundle of a release may hold, on the side that deploys. Without the section, the defaults hold",
 	"approval":                 "Who approves a release, verified by GitLab's ID token of the job that runs the command. Without the section, nobody is asked at run time",
+	"hooks[]":                  "A hook; it has either job or url",
 	"imagePolicy.identities[]": "An identity; it has either subject or subjectPattern",
 }
 
@@ -117,6 +118,8 @@ func complete(t *testing.T, s *jsonschema.Schema, key string) {
 	switch key {
 	case "analysis.objectives[]":
 		s.OneOf = []*jsonschema.Schema{both, without("good", "total")}
+	case "hooks[]":
+		s.OneOf = []*jsonschema.Schema{one("job"), one("url")}
 	case "imagePolicy":
 		s.AnyOf = []*jsonschema.Schema{one("keys"), one("identities")}
 	case "imagePolicy.identities[]":
@@ -222,6 +225,7 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"bundle: {kinds: [Deployment, 'ServiceMonitor.monitoring.coreos.com', '*'], namespaces: [istio-system], podSecurity: restricted, serviceAccounts: [shop-reader, '*'], maxCPU: '1.5', maxMemory: 512Mi, maxReplicas: 20, allowSecrets: true}",
 	"approval: {issuer: 'https://gitlab.example.com/git', audience: crossbill, project: our-org/group/infrastructure, projectId: 42, ref: release/1.0, environment: production/shop, approvers: [mona, lisa.m], notAuthor: true, number: 2, before: [canary, promote]}",
 	"approval: {issuer: 'http://127.0.0.1:8929', project: a/b, environment: production}",
+	"hooks:\n- name: migrate\n  point: beforeCanary\n  job: migrate-database\n  timeout: 20m\n- {name: ask, point: beforeStep, url: 'https://hooks.example.com/x', secretEnv: HOOK_SECRET, retries: 0, onFailure: continue}\n- {name: notify, point: afterRollback, url: 'http://127.0.0.1:9'}",
 }
 
 // invalid are values that schema and parser refuse, by key; the sections around them are added.
@@ -288,6 +292,7 @@ var invalid = map[string][]string{
 	"approval.approvers":       {"mona", "[a b]", "['']", "[5]"},
 	"approval.before":          {"promote", "[rollback]", "[verify]"},
 	"approval.projectId":       {"0", "'42'", "-1"},
+	"hooks":                    {"{a: b}", "[a]", "[{}]", "[{name: a, point: beforeCanary}]", "[{name: A, point: beforeCanary, job: a}]", "[{name: a, point: before, job: a}]", "[{name: a, point: beforeCanary, job: a, url: 'https://a'}]", "[{name: a, point: beforeCanary, url: a}]", "[{name: a, point: beforeCanary, job: a, retries: 11}]", "[{name: a, point: beforeCanary, job: a, timeout: 5}]", "[{name: a, point: beforeCanary, job: a, onFailure: stop}]", "[{name: a, point: beforeCanary, url: 'https://a', secretEnv: a-b}]"},
 	"imagePolicy.identities":   {"[{issuer: i}]", "[{subject: s}]", "[{issuer: i, subject: s, subjectPattern: p}]"},
 }
 

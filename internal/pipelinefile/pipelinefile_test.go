@@ -173,7 +173,7 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 			job   string
 			codes []int
 		}{
-			"rollback_after_canary":  {"deploy_canary", []int{6}},
+			"rollback_after_canary":  {"deploy_canary", []int{3, 6}},
 			"rollback_after_verify":  {"verify_canary", []int{3, 4, 6}},
 			"rollback_after_promote": {"promote_to_production", []int{3, 6}},
 			"rollback_after_watch":   {"watch_canary", []int{3, 4, 6}},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sort"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -77,6 +78,18 @@ func entriesOf(r *release.Release) []Entry {
 			e.URL = r.JobURL(a.By + "@gitlab-job-" + a.Job)
 		}
 		entries = append(entries, e)
+	}
+	for _, h := range r.Hooks {
+		at, detail := h.FinishedAt, strings.TrimPrefix(h.String(), "hook ")
+		if h.State == release.HookStarted {
+			at = h.StartedAt
+		}
+		for _, more := range []string{h.Message, h.Job, h.URL} {
+			if more != "" {
+				detail += "; " + more
+			}
+		}
+		entries = append(entries, entry(r, at, "hook "+string(h.State), detail, h.By))
 	}
 	for _, t := range r.Takeovers {
 		entries = append(entries, entry(r, t.At, "taken over", "from "+t.From, t.By))
