@@ -80,6 +80,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.programs.Envoy, "envoy", "", "(set by rehearse itself)")
 	flags.StringVar(&o.programs.Prometheus, "prometheus", "", "(set by rehearse itself)")
 	flags.StringVar(&o.programs.PrometheusAssets, "prometheus-assets", "", "(set by rehearse itself)")
+	flags.StringVar(&o.programs.GatewayAPI, "gateway-api", "", "(set by rehearse itself)")
 	flags.Int64Var(&o.started, "started", time.Now().UnixMilli(), "(set by rehearse itself)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -118,6 +119,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 		"--work", o.work, "--base", o.base, "--runner", o.runner, "--started", strconv.FormatInt(o.started, 10),
 		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
+		"--gateway-api", o.programs.GatewayAPI,
 	}, append(cluster.Doors(), front)...)
 }
 
