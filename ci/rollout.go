@@ -2,6 +2,49 @@ package main
 
 import "context"
 
+// Wait until it is a release's turn, while another one is in flight
+//
+// Whether it waits says queue.policy of the configuration. Returns the result as JSON.
+// +cache="never"
+func (m *Crossbill) Queue(
+	ctx context.Context,
+
+	// Name of the release.
+	releaseId string,
+
+	// Image that it releases, by digest, for status.
+	// +optional
+	image string,
+
+	// Commit that the image was built from.
+	// +optional
+	commit string,
+
+	// Page of the pipeline that runs the release.
+	// +optional
+	pipelineUrl string,
+
+	// Page of the run that handed the release over: by its number the line is in order.
+	// +optional
+	sourceUrl string,
+
+	// Let it wait although it has finished before, or although it is older than what primary runs.
+	// +optional
+	again bool,
+
+	// Take the release out of the line.
+	// +optional
+	leave bool,
+
+	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
+	// +optional
+	timeout string,
+) (string, error) {
+	return m.change(ctx, "queue", timeout, flags(
+		"--release-id", releaseId, "--image", image, "--commit", commit, "--pipeline-url", pipelineUrl, "--source-url", sourceUrl,
+		"--again", boolean(again), "--leave", boolean(leave))...)
+}
+
 // Route part of the traffic to a new image
 //
 // The first release of an app goes straight to primary. A canary that does not become ready is rolled

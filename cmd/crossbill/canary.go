@@ -31,6 +31,7 @@ type canaryOptions struct {
 	again        bool
 	allowTags    []string
 	authors      []string
+	policy       string // of the line
 
 	release release.Release // after validate
 }
@@ -67,6 +68,7 @@ token of the job records who started the pipeline: whom promote then refuses.`,
 
 func (o *canaryOptions) addAll(cmd *cobra.Command) {
 	o.addRelease(cmd)
+	queuePolicy(cmd, &o.policy)
 	o.addOthers(cmd)
 	o.addTakeover(cmd)
 	o.addHooks(cmd, true)
@@ -115,8 +117,11 @@ func (o *canaryOptions) validate() error {
 	if err := checkAuthors(o.authors); err != nil {
 		return err
 	}
-	if u, err := url.Parse(o.sourceURL); o.sourceURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
-		return &usererr.Error{Field: "--source-url", Problem: fmt.Sprintf("%q is not a web address", o.sourceURL), Fix: "give https://host/path"}
+	if err := checkSourceURL(o.sourceURL); err != nil {
+		return err
+	}
+	if err := checkQueuePolicy(o.policy); err != nil {
+		return err
 	}
 	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
 	if o.sticky {
@@ -142,6 +147,14 @@ func (o *canaryOptions) validate() error {
 		return err
 	}
 	return o.approval.load(o.cmd, o.by)
+}
+
+// checkSourceURL finds what is no address of a run.
+func checkSourceURL(address string) error {
+	if u, err := url.Parse(address); address != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		return &usererr.Error{Field: "--source-url", Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://host/path"}
+	}
+	return nil
 }
 
 // parseImage gives the image of --image; "" when the bundle names it.
@@ -193,6 +206,7 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		}
 		o.approval.apply(c)
 		c.Again, c.AllowTags = o.again, o.allowTags
+		c.Line.Policy = release.QueuePolicy(o.policy)
 		result, err := c.Canary(ctx, o.release)
 		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
 	})

@@ -15,7 +15,7 @@ const (
 	exitBadInput     = 2 // bad input, or a command that the present stage does not allow; nothing was changed
 	exitUnhealthy    = 3 // the canary is unhealthy, or a hook failed; it was rolled back, unless --no-rollback
 	exitInconclusive = 4 // too little evidence; the canary keeps its weight
-	exitLockHeld     = 5 // another release is in flight, or another job has taken the lock
+	exitLockHeld     = 5 // another release is in flight or has its turn, or another job has taken the lock
 	exitDeadline     = 6 // pods were not ready in time; rolled back
 	exitWaiting      = 7 // the pipeline waits for an approver
 )
@@ -43,7 +43,8 @@ func exitCode(err error) int {
 		return exitInconclusive
 	case errors.As(err, new(*analysis.NotReadyError)):
 		return exitDeadline
-	case errors.Is(err, rollout.ErrLockLost), errors.As(err, new(*release.InFlightError)), errors.As(err, new(*rollout.LockHeldError)):
+	case errors.Is(err, rollout.ErrLockLost), errors.As(err, new(*release.InFlightError)), errors.As(err, new(*rollout.LockHeldError)),
+		errors.As(err, new(*release.InLineError)), errors.As(err, new(*rollout.WaitedError)):
 		return exitLockHeld
 	case errors.As(err, new(*usererr.Error)), errors.As(err, new(*rollout.StageError)):
 		return exitBadInput

@@ -55,6 +55,9 @@ func (o *historyOptions) run(ctx context.Context) error {
 	if status.Hold != nil && !o.output.structured() {
 		fmt.Fprintln(o.log, "the app is", status.Hold)
 	}
+	if len(status.Queue) > 0 && !o.output.structured() {
+		fmt.Fprintln(o.log, "in the line:", report.Line(status.Queue))
+	}
 	history := report.History(status.History[:min(o.last, len(status.History))])
 	if len(history) == 0 && !o.output.structured() {
 		_, err := fmt.Fprintln(o.log, "no release has finished yet")

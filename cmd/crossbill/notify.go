@@ -35,7 +35,7 @@ func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.E
 	if !o.enabled {
 		return
 	}
-	event.Release, event.Outcome, event.Message = result.Release, result.Outcome, result.Message
+	event.Release, event.Outcome, event.SupersededBy, event.Message = result.Release, result.Outcome, result.SupersededBy, result.Message
 	if event.Result = resultOf(err); err != nil {
 		event.ExitCode, event.Message = exitCode(err), err.Error()
 	}

@@ -48,30 +48,42 @@ type Options struct {
 // Errors: *UnhealthyError and *InconclusiveError beside an outcome with the verdict; *rollout.StageError and
 // *release.InFlightError when there is nothing that may be judged, or no longer.
 func Verify(ctx context.Context, o Options) (Outcome, error) {
-	status, message, err := o.begin(ctx, o.Again || o.Observe)
+	status, nothing, err := o.begin(ctx, o.Again || o.Observe)
 	switch {
 	case err != nil:
 		return Outcome{}, err
-	case message != "":
-		return Outcome{Result: o.result(status.Release, message)}, nil
+	case nothing != nil:
+		return Outcome{Result: *nothing}, nil
 	}
 	v, last, err := o.judge(ctx, status.Release, known(status.Release, o.Test), nil)
+	if errors.As(err, new(*rollout.StageError)) { // somebody goes on with it: it may have given way
+		o.ReleaseID = status.Release.ID
+		if _, nothing, failed := o.begin(ctx, true); failed == nil && nothing != nil && nothing.SupersededBy != "" {
+			return Outcome{Result: *nothing}, nil
+		}
+	}
 	if err != nil {
 		return Outcome{}, err
 	}
 	return o.conclude(ctx, status, last, v)
 }
 
-// begin reads what there is to judge. A message says that there is nothing.
-func (o Options) begin(ctx context.Context, again bool) (status *rollout.Status, message string, err error) {
+// begin reads what there is to judge. nothing says that there is nothing, and that nothing is wrong.
+func (o Options) begin(ctx context.Context, again bool) (status *rollout.Status, nothing *rollout.Result, err error) {
 	if status, err = o.Rollout.Status(ctx); err != nil {
-		return nil, "", err
+		return nil, nil, err
+	}
+	if nothing = status.GaveWay("verify", o.ReleaseID); nothing != nil {
+		return status, nothing, nil
 	}
 	if r := status.Release; r != nil && o.ReleaseID != "" && r.ID != o.ReleaseID {
-		return nil, "", &release.InFlightError{Release: *r}
+		return nil, nil, &release.InFlightError{Release: *r}
 	}
-	message, err = judged(status, o.ReleaseID, again)
-	return status, message, err
+	message, err := judged(status, o.ReleaseID, again)
+	if message != "" {
+		nothing = new(o.result(status.Release, message))
+	}
+	return status, nothing, err
 }
 
 func (o Options) result(r *release.Release, message string) rollout.Result {
@@ -209,6 +221,9 @@ func (o Options) note(ctx context.Context, r *release.Release, v *verdict.Verifi
 	}
 	if err != nil {
 		return Outcome{}, fmt.Errorf("%s (%s), but the verdict could not be noted: %w", v.Outcome, v.Reason, err)
+	}
+	if result.SupersededBy != "" {
+		return Outcome{Result: result}, nil
 	}
 	switch v.Outcome {
 	case release.Inconclusive:

@@ -58,12 +58,12 @@ type watch struct {
 
 // once judges until something happens. done says that its outcome is Watch's.
 func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
-	status, message, err := w.begin(ctx, true)
+	status, nothing, err := w.begin(ctx, true)
 	switch {
 	case err != nil:
 		return Outcome{}, bad(err), err
-	case message != "":
-		return Outcome{Result: w.result(status.Release, message)}, true, nil
+	case nothing != nil:
+		return Outcome{Result: *nothing}, true, nil
 	}
 	r := status.Release
 	w.ReleaseID = r.ID

@@ -49,6 +49,7 @@ type Config struct {
 	Shift       Shift              `json:"shift,omitzero"`
 	Promote     Promote            `json:"promote,omitzero"`
 	Rollback    Rollback           `json:"rollback,omitzero"`
+	Queue       Queue              `json:"queue,omitzero"`
 	Guard       Guard              `json:"guard,omitzero"`
 	Probe       Probe              `json:"probe,omitzero"`
 	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
@@ -155,6 +156,13 @@ type Promote struct {
 type Rollback struct {
 	KeepWarm     metav1.Duration `json:"keepWarm,omitzero"`
 	KeepReleases int             `json:"keepReleases,omitempty"`
+}
+
+// Queue is how releases wait for each other.
+type Queue struct {
+	Policy string          `json:"policy,omitempty"`
+	Wait   metav1.Duration `json:"wait,omitzero"`
+	Turn   metav1.Duration `json:"turn,omitzero"`
 }
 
 // Guard is when a release counts as abandoned.

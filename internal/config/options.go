@@ -65,7 +65,7 @@ var (
 )
 
 // clusterCommands are the commands whose --timeout ends a wait for the cluster.
-var clusterCommands = []string{"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "migrate"}
+var clusterCommands = []string{"queue", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "migrate"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
 // only flags and variables set.
@@ -145,6 +145,10 @@ var Options = []Option{
 
 	{Key: "rollback.keepWarm", Flags: []string{"keep-warm"}, Default: "0s", form: duration, Doc: "How long cleanup keeps the pods of the version before, without traffic, so that a return to it takes seconds; 0s for not at all"},
 	{Key: "rollback.keepReleases", Flags: []string{"keep-releases"}, Default: "5", form: form{what: "a whole number from 1 to 20", example: "5", min: number(1), max: number(20)}, Doc: "How many of the last releases that ended well can be returned to: their pod templates and the configuration that their pods read are kept"},
+
+	{Key: "queue.policy", Flags: []string{"queue-policy"}, Default: "refuse", form: form{what: "refuse, queue or supersede", example: "queue", pattern: `^(refuse|queue|supersede)$`}, Doc: "What becomes of a release while another one is in flight: it is refused, it waits in order of commits, or it takes the place of one that nobody has approved yet"},
+	{Key: "queue.wait", Flags: []string{"queue-wait"}, Default: "23h", form: positiveDuration, Doc: "How long a release waits for its turn"},
+	{Key: "queue.turn", Flags: []string{"queue-turn"}, Default: "10m", form: positiveDuration, Doc: "How long a release may take to start when it is its turn; then it is the next one's"},
 
 	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},
 	{Key: "guard.waiting", Flags: []string{"waiting"}, Default: "24h", form: positiveDuration, Doc: "How long a canary may wait for its verdict, or for an approver"},

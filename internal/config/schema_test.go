@@ -38,6 +38,7 @@ var sections = map[string]string{
 	"promote":                  "How a release is promoted",
 	"render":                   "How the manifests are rendered",
 	"rollback":                 "What is kept to go back to",
+	"queue":                    "What becomes of a release while another one is in flight",
 	"guard":                    "When a release counts as abandoned",
 	"probe":                    "Requests that verify makes itself, for an app with too little traffic",
 	"analysis":                 "What a canary is judged by",
@@ -213,6 +214,7 @@ canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allow
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 rollback: {keepWarm: 10m, keepReleases: 8}
+queue: {policy: supersede, wait: 4h, turn: 5m}
 guard: {dead: 10m, waiting: 8h}
 probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 `,
@@ -260,6 +262,9 @@ var invalid = map[string][]string{
 	"canary.sticky":            {"yes", "1", "'true'"},
 	"canary.stickyAssets":      {"/", "build/"},
 	"shift.steps":              {"10", "[0]", "[100]", "[a]", "10,25"},
+	"queue.policy":             {"wait", "''", "true"},
+	"queue.wait":               {"5", "soon"},
+	"queue.turn":               {"5", "soon"},
 	"probe.rate":               {"0", "1001", "10/s", "-1"},
 	"probe.header":             {"x-track", "': canary'"},
 	"analysis.falseRollback":   {"0", "50", "1%", "'1'"},

@@ -74,6 +74,8 @@ func deploymentState(e *Event) (state, description string) {
 	switch {
 	case !e.noteworthy():
 		return "", ""
+	case e.SupersededBy != "":
+		return described("inactive", e.Message)
 	case e.Outcome == release.OutcomeReturned:
 		return described("success", e.Message)
 	case e.Command == "rollback", e.Outcome == release.OutcomeRolledBack:

@@ -36,18 +36,20 @@ const (
 
 // Event is a command that has finished.
 type Event struct {
-	Command    string
-	App        string
-	Namespace  string
-	Release    *release.Release // nil when there is none
-	ReleaseID  string           // also without Release, if it is known
-	Outcome    release.Outcome  // when the command finished the release
-	Result     Result
-	ExitCode   int
-	Message    string // what the command did, or why it failed
-	StartedAt  time.Time
-	FinishedAt time.Time
-	Steps      []Step
+	Command   string
+	App       string
+	Namespace string
+	Release   *release.Release // nil when there is none
+	ReleaseID string           // also without Release, if it is known
+	Outcome   release.Outcome  // when the command finished the release
+	Result    Result
+	ExitCode  int
+	Message   string // what the command did, or why it failed
+	// SupersededBy is the release in favor of which this one is not released.
+	SupersededBy string
+	StartedAt    time.Time
+	FinishedAt   time.Time
+	Steps        []Step
 }
 
 // Step is something that the command did on the way.
@@ -61,6 +63,8 @@ type Step struct {
 // failed, else its stage.
 func (e *Event) State() string {
 	switch {
+	case e.SupersededBy != "":
+		return string(release.OutcomeSuperseded)
 	case e.Outcome != "":
 		return string(e.Outcome)
 	case e.Result != Succeeded:
@@ -78,6 +82,8 @@ func (e *Event) noteworthy() bool {
 	case e.Result == Refused:
 		return false
 	case e.Result != Succeeded:
+		return true
+	case e.SupersededBy != "":
 		return true
 	case e.Release == nil:
 		return false

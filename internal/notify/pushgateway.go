@@ -61,7 +61,7 @@ func addReleaseGauges(to *push.Pusher, e *Event) {
 	if r.Verdict != nil {
 		addGauge(to, "crossbill_canary_requests", "The canary's requests that the last verdict is based on.", float64(r.Verdict.Requests))
 	}
-	if e.Outcome == "" {
+	if e.Outcome == "" || e.Outcome == release.OutcomeSuperseded { // which is neither success nor failure
 		return
 	}
 	rolledBack := 0.0

@@ -73,7 +73,7 @@ func spansOf(ctx context.Context, about *resource.Resource, e *Event) []sdktrace
 	span.End(trace.WithTimestamp(e.FinishedAt))
 	if e.Outcome != "" && e.Release != nil {
 		_, whole := tracer.Start(ctx, "release "+e.App, trace.WithNewRoot(), trace.WithTimestamp(e.Release.StartedAt), trace.WithAttributes(attributes...))
-		if !e.Outcome.Good() {
+		if !e.Outcome.Good() && e.SupersededBy == "" {
 			whole.SetStatus(codes.Error, e.Release.Reason)
 		}
 		whole.End(trace.WithTimestamp(e.FinishedAt))

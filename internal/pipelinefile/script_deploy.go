@@ -13,7 +13,7 @@ func crossbillClass(command string) (effectClass, bool) {
 	switch {
 	case command == "promote":
 		return classPromotes, true
-	case slices.Contains([]string{"canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
+	case slices.Contains([]string{"queue", "canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
 		return classCanary, true
 	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "release"}, command):
 		return classChanges, true
@@ -24,7 +24,7 @@ func crossbillClass(command string) (effectClass, bool) {
 }
 
 // crossbillFlags are options of the crossbill command without a value.
-var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold"}
+var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave"}
 
 // isDryRun says whether --dry-run is certainly an option, and not the value of another one.
 func isDryRun(words []string, accepted, flags []string) bool {

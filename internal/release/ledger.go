@@ -30,6 +30,10 @@ type Ledger struct {
 	Warm *Warm `json:"warm,omitempty"` // pods that are kept for a return
 	Hold *Hold `json:"hold,omitempty"` // no new release starts; nil: not on hold
 
+	// The line is kept beside the ledger: whoever enters it need not wait for the job that has the lock.
+	Queue []Queued `json:"-"` // releases that wait for their turn, in order
+	Left  []Left   `json:"-"` // that have left the line without having started, newest first
+
 	Policy *PolicySeen `json:"approvalPolicy,omitempty"` // the last one; nil: none was ever there
 }
 
@@ -102,6 +106,7 @@ func (l *Ledger) Start(r Release, by string, now time.Time) (started bool, err e
 		return false, nil
 	}
 	l.Warm = nil // its Deployment is the canary's
+	l.starts(r.ID)
 	r.Stage, r.StartedAt, r.StartedBy = StageStarted, now, by
 	r.Steps = []Step{{Stage: StageStarted, At: now, By: by}}
 	l.Release = &r
@@ -248,7 +253,7 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	if r == nil {
 		return ErrNoRelease
 	}
-	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeReturned: StagePromoted, OutcomeRolledBack: StageRollingBack}[outcome]
+	want := map[Outcome]Stage{OutcomeFirst: StageStarted, OutcomeUnchanged: StageStarted, OutcomePromoted: StagePromoted, OutcomeReturned: StagePromoted, OutcomeRolledBack: StageRollingBack, OutcomeSuperseded: StageRollingBack}[outcome]
 	if r.Stage != want || outcome.Good() && (outcome == OutcomeReturned) != (r.Return != nil) {
 		return fmt.Errorf("release %s is at stage %s and cannot end as %s", r.ID, r.Stage, outcome)
 	}
@@ -284,13 +289,13 @@ func (l *Ledger) Serves() *Finished {
 }
 
 // Failed is the newest finished release of the same as one that is wanted if it was rolled back, or nil. One that made
-// nothing says nothing of what it was of.
+// nothing, or gave way to a newer one, says nothing of what it was of.
 func (l *Ledger) Failed(want *Release) *Finished {
 	for i := range l.History {
 		if f := &l.History[i]; f.Return != nil && !f.Outcome.Good() { // it was taken back, and was good before
 			continue
 		}
-		if !l.History[i].Same(want) || l.History[i].Untried {
+		if !l.History[i].Same(want) || l.History[i].Untried || l.History[i].Outcome == OutcomeSuperseded {
 			continue
 		}
 		if l.History[i].Outcome.Good() {

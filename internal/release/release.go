@@ -57,10 +57,11 @@ const (
 	OutcomeReturned   Outcome = "returned"    // the digest, which had it before, has all of the traffic again
 	OutcomeRolledBack Outcome = "rolled_back" // the old primary has all of the traffic
 	OutcomeUnchanged  Outcome = "unchanged"   // primary ran the digest already
+	OutcomeSuperseded Outcome = "superseded"  // a newer release took its place before anybody approved it
 )
 
 // Good says whether a release with this outcome has all of the traffic.
-func (o Outcome) Good() bool { return o != OutcomeRolledBack }
+func (o Outcome) Good() bool { return o != OutcomeRolledBack && o != OutcomeSuperseded }
 
 // VerdictOutcome is the result of the analysis of a canary.
 type VerdictOutcome string
@@ -148,24 +149,26 @@ func (v *Verdict) unlike(r *Release) string {
 
 // Release is one digest on its way to primary.
 type Release struct {
-	ID          string    `json:"id"`
-	Image       string    `json:"image"`              // repository@sha256:…
-	Previous    string    `json:"previous,omitempty"` // what primary ran when the release started
-	Replicas    int32     `json:"replicas,omitempty"` // what all of the traffic needed when the canary's share changed last
-	Weight      int       `json:"weight"`             // percent of the traffic that the canary gets
-	Sticky      *Sticky   `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
-	Stage       Stage     `json:"stage"`
-	Verdict     *Verdict  `json:"verdict,omitempty"`
-	Reason      string    `json:"reason,omitempty"` // why it is rolling back
-	Template    string    `json:"template"`         // hash of the pod template that the canary proves
-	StartedAt   time.Time `json:"startedAt"`
-	StartedBy   string    `json:"startedBy"`
-	Commit      string    `json:"commit,omitempty"`
-	Origin      *Origin   `json:"origin,omitempty"` // of the image; nil in the ledgers of earlier versions
-	PipelineURL string    `json:"pipelineUrl,omitempty"`
-	SourceURL   string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
-	Objects     *Objects  `json:"objects,omitempty"`   // what a rollback needs to find
-	Steps       []Step    `json:"steps"`
+	ID       string   `json:"id"`
+	Image    string   `json:"image"`              // repository@sha256:…
+	Previous string   `json:"previous,omitempty"` // what primary ran when the release started
+	Replicas int32    `json:"replicas,omitempty"` // what all of the traffic needed when the canary's share changed last
+	Weight   int      `json:"weight"`             // percent of the traffic that the canary gets
+	Sticky   *Sticky  `json:"sticky,omitempty"`   // a browser keeps the version that answered it first
+	Stage    Stage    `json:"stage"`
+	Verdict  *Verdict `json:"verdict,omitempty"`
+	Reason   string   `json:"reason,omitempty"` // why it is rolling back
+	// SupersededBy is the newer release that it gives way to; "" when it does not.
+	SupersededBy string    `json:"supersededBy,omitempty"`
+	Template     string    `json:"template"` // hash of the pod template that the canary proves
+	StartedAt    time.Time `json:"startedAt"`
+	StartedBy    string    `json:"startedBy"`
+	Commit       string    `json:"commit,omitempty"`
+	Origin       *Origin   `json:"origin,omitempty"` // of the image; nil in the ledgers of earlier versions
+	PipelineURL  string    `json:"pipelineUrl,omitempty"`
+	SourceURL    string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
+	Objects      *Objects  `json:"objects,omitempty"`   // what a rollback needs to find
+	Steps        []Step    `json:"steps"`
 	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
 	Judged []Verdict `json:"judged,omitempty"`
 

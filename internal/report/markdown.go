@@ -50,6 +50,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if s.Weights != nil {
 		row("Traffic now", fmt.Sprintf("%d%% primary, %d%% canary", s.Weights.Primary, s.Weights.Canary))
 	}
+	if len(s.Queue) > 0 {
+		row("Line", escapeMarkdown(Line(s.Queue)))
+	}
 	if s.Hold != nil {
 		row("Hold", escapeMarkdown(s.Hold.String()))
 	}

@@ -53,6 +53,13 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 	if s.Hold != nil {
 		fmt.Fprintf(w, "hold\t%s; `crossbill resume` ends it\n", s.Hold)
 	}
+	for i, q := range s.Queue {
+		label := "line"
+		if i > 0 {
+			label = ""
+		}
+		fmt.Fprintf(w, "%s\t%s\n", label, queuedText(q, i, wide))
+	}
 	if s.Lock != "" {
 		died := ""
 		if s.Expired {

@@ -39,6 +39,32 @@ func shortDigest(digest string) string {
 	return digest
 }
 
+// queuedText is a release in the line, for people.
+func queuedText(q release.Queued, place int, wide bool) string {
+	text := fmt.Sprintf("%d. %s since %s by %s", place+1, q.ID, q.EnteredAt.Format(time.RFC3339), q.By)
+	if !q.CalledAt.IsZero() {
+		text += ", its turn since " + q.CalledAt.Format(time.RFC3339)
+	}
+	if !wide {
+		return text
+	}
+	for _, more := range []string{q.Commit, shortDigest(release.DigestOf(q.Image)), shortDigest(release.DigestOf(q.Bundle)), q.PipelineURL} {
+		if more != "" {
+			text += ", " + more
+		}
+	}
+	return text
+}
+
+// Line is what waits for its turn, for people; "" when nothing does.
+func Line(queue []release.Queued) string {
+	ids := make([]string, len(queue))
+	for i, q := range queue {
+		ids[i] = q.ID
+	}
+	return strings.Join(ids, ", ")
+}
+
 // dash is a table's cell: "-" for an empty one.
 func dash(text string) string {
 	if text == "" {

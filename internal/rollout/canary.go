@@ -29,6 +29,7 @@ type canaryFound struct {
 	trial      *appsv1.Deployment // the canary, as the API server would make it, once it was asked
 	// takeOver: primary has fields of an older apply that promotion is to remove.
 	takeOver bool
+	older    string // why it is passed over: a newer release has all of the traffic
 }
 
 // Canary starts a release, or resumes it: the canary's Deployment, its readiness, then its share of the
@@ -41,8 +42,14 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 	}
 	return run(ctx, c, command[canaryFound]{
 		name: "canary",
+		id:   want.ID,
 		look: func(ctx context.Context, j *job) (canaryFound, *Result, error) { return j.lookCanary(ctx, want) },
 		start: func(j *job, found canaryFound) error {
+			if found.older != "" {
+				j.passedBy = &release.Left{ID: want.ID, SupersededBy: j.ledger.Serves().ID, Reason: found.older, At: now()}
+				j.ledger.PassOver(*j.passedBy)
+				return nil
+			}
 			started, err := j.ledger.Start(found.want, j.By, now())
 			if r := j.ledger.Release; err == nil { // this job may make something
 				j.untried, r.Untried = started || r.Untried, false
@@ -60,6 +67,8 @@ func (c *Cluster) Canary(ctx context.Context, want release.Release) (Result, err
 		},
 		act: func(ctx context.Context, j *job, found canaryFound) (Result, error) {
 			switch {
+			case found.older != "":
+				return *j.gaveWay(want.ID), nil
 			case found.recopy:
 				return *found.rerun, j.ensureCopies(ctx)
 			case found.rerun != nil:
@@ -134,6 +143,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err != nil {
 		return found, nil, err
 	}
+	if err := j.inTurn(want.ID); err != nil {
+		return found, nil, err
+	}
 	if err := j.lookShared(ctx, &found); err != nil {
 		return found, nil, err
 	}
@@ -145,6 +157,10 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	}
 	if err := j.admit(ctx, &found.want); err != nil {
 		return found, nil, err
+	}
+	if older := j.ledger.Older(&found.want); older != "" && !j.Again && j.queues() && j.ledger.Serves() != nil {
+		found.older = "its image is older than what primary runs: " + older
+		return found, nil, nil
 	}
 	if err := j.notOlder(&found.want); err != nil {
 		return found, nil, err
@@ -308,7 +324,7 @@ func (j *job) lookBefore(found *canaryFound) (*Result, error) {
 		switch {
 		case finished.Outcome.Good() && found.same:
 			return new(found.unchanged(j.result(""))), nil
-		case !found.same && finished.Same(want) && !j.Again && !finished.Untried:
+		case !found.same && finished.Same(want) && !j.Again && !finished.Untried && finished.Outcome != release.OutcomeSuperseded:
 			return nil, &StageError{fmt.Errorf("release %s has finished before: %s at %s%s; --again releases it once more", want.ID, finished.Outcome, finished.FinishedAt.Format(time.RFC3339), because(finished.Reason))}
 		}
 	}

@@ -18,6 +18,7 @@ const (
 	previousKey = "previous-template.json"
 	serviceKey  = "previous-service.json"
 	othersKey   = "previous-others.json"
+	lineKey     = "line.json"
 )
 
 // ledgerLabel selects the ledgers of all apps.
@@ -50,6 +51,7 @@ func (j *job) parseLedger(state *corev1.ConfigMap) error {
 	if err != nil {
 		return err
 	}
+	ledger.ReadLine(state.Data[lineKey])
 	j.resumed = ledger.Release != nil
 	j.state, j.ledger, j.previous, j.previousService, j.previousOthers = state, ledger, state.Data[previousKey], state.Data[serviceKey], ""
 	if ledger.Release != nil {
@@ -102,7 +104,7 @@ func (j *job) commit(ctx context.Context) error {
 		return nil
 	}
 	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
-	j.ledger.Fit(len(j.previous) + len(j.previousService) + len(j.previousOthers))
+	j.ledger.Fit(len(j.state.Data[lineKey]) + len(j.previous) + len(j.previousService) + len(j.previousOthers))
 	text, base, others := j.ledger.String(), j.state.Data[ledgerKey], j.previousOthers
 	if j.ledger.Release == nil {
 		others = ""
@@ -140,6 +142,9 @@ func (j *job) commit(ctx context.Context) error {
 		}
 		if next.Data[othersKey] = others; others == "" {
 			delete(next.Data, othersKey)
+		}
+		if next.Data[lineKey] = j.lineIn(next); next.Data[lineKey] == "" {
+			delete(next.Data, lineKey)
 		}
 		written, err := j.writeLedger(ctx, next)
 		if err == nil {

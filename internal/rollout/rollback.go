@@ -73,7 +73,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.collect, j.leaveHooks, j.afterRollback)...); err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomeRolledBack, "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
+	return j.finish(r.TakenBack(), "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
 }
 
 // drainBriefly is the drain of a canary that is known to be bad.

@@ -101,6 +101,8 @@ type Cluster struct {
 	HookLog func(releaseID string, run release.HookRun, text string) error
 	// Web is what calls of hooks go through. Nil: the usual way.
 	Web http.RoundTripper
+	// Line says how releases wait for each other. Its zero value: a second one is refused.
+	Line Line
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be
 	// written is collected in it. Nil: commands write.
 	Plan *Plan
@@ -126,6 +128,8 @@ type Result struct {
 	Release *release.Release `json:"release,omitempty"`
 	Outcome release.Outcome  `json:"outcome,omitempty"` // when the release finished with this command
 	Message string           `json:"message"`
+	// SupersededBy is the newer release in favor of which the one that was meant is not released.
+	SupersededBy string `json:"supersededBy,omitempty"`
 	// Compared is what an unchanged release was found to be the same in as what primary runs.
 	Compared []string `json:"compared,omitempty"`
 }

@@ -24,6 +24,7 @@ func (e *StageError) Unwrap() error { return e.Err }
 // command is one command of a release's lifecycle. Found is what it looks for before it changes anything.
 type command[Found any] struct {
 	name string
+	id   string // of the release that it is about; "": as Cluster.ReleaseID says
 	// look reads and writes nothing. It gives a result when there is nothing to do, or an error when the present
 	// state does not allow the command.
 	look func(context.Context, *job) (Found, *Result, error)
@@ -46,6 +47,7 @@ type job struct {
 	locked  bool // this job has the lock
 
 	ledger   *release.Ledger
+	passedBy *release.Left     // the release does not start: a newer one has all of the traffic
 	passed   *release.Passed   // what the approval gate has found; nil when it was not asked
 	previous string            // primary's pod template before promotion, as JSON
 	state    *corev1.ConfigMap // what ledger and previous were read from, or last committed to
@@ -86,8 +88,28 @@ func inOrder(ctx context.Context, steps ...step) error {
 }
 
 // run looks, takes the lock when there is something to do, looks again if the wait was long or the ledger has moved
-// meanwhile, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app.
+// meanwhile, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app. A
+// release that gives way to a newer one needs nothing more, also if that was found while this job worked on it.
 func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
+	look := cmd.look
+	cmd.look = func(ctx context.Context, j *job) (found Found, nothing *Result, err error) {
+		if nothing = superfluous(j, &cmd); nothing != nil {
+			return found, nothing, nil
+		}
+		return look(ctx, j)
+	}
+	result, err := runCommand(ctx, c, cmd)
+	if errors.Is(err, ErrLockLost) && ctx.Err() == nil {
+		if j := (&job{Cluster: c, command: cmd.name}); j.readLedger(ctx) == nil {
+			if nothing := superfluous(j, &cmd); nothing != nil && nothing.SupersededBy != "" {
+				return *nothing, nil
+			}
+		}
+	}
+	return result, err
+}
+
+func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
 	before := &job{Cluster: c, command: cmd.name}
 	if err := before.firstLedger(ctx); err != nil {
 		return Result{}, err

@@ -21,8 +21,10 @@ type Status struct {
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
 	History   []release.Finished             `json:"history,omitempty"`
-	Warm      *release.Warm                  `json:"warm,omitempty"` // pods that are kept for a return
-	Hold      *release.Hold                  `json:"hold,omitempty"` // no new release starts
+	Warm      *release.Warm                  `json:"warm,omitempty"`  // pods that are kept for a return
+	Hold      *release.Hold                  `json:"hold,omitempty"`  // no new release starts
+	Queue     []release.Queued               `json:"queue,omitempty"` // releases that wait, in order
+	Left      []release.Left                 `json:"left,omitempty"`  // that have left the line without having started
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
 
@@ -77,7 +79,7 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 // statusWith is the same with the Deployments as they are known; nil is one that is gone.
 func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (_ *Status, err error) {
 	c := j.Cluster
-	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
+	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Queue: j.ledger.Queue, Left: j.ledger.Left, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
 		if d != nil {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}

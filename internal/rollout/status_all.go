@@ -27,6 +27,7 @@ type AppStatus struct {
 	Release   *release.Release               `json:"release,omitempty"` // in flight
 	Last      *release.Finished              `json:"last,omitempty"`    // that has ended
 	Hold      *release.Hold                  `json:"hold,omitempty"`    // no new release starts
+	Queue     []release.Queued               `json:"queue,omitempty"`   // releases that wait, in order
 	Lock      string                         `json:"lock,omitempty"`
 	Expired   bool                           `json:"lockExpired,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
@@ -129,14 +130,7 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 		if s.Tracks == nil {
 			s.Tracks = byLabel[appKey{state.Namespace, app}]
 		}
-		ledger, err := release.ParseLedger(app, text)
-		if err != nil {
-			s.Problem = err.Error()
-		} else if s.Hold, s.Release = ledger.Hold, ledger.Release.WithoutEvidence(); len(ledger.History) > 0 {
-			last := ledger.History[0]
-			last.Release = *last.WithoutEvidence()
-			s.Last = &last
-		}
+		s.read(text, state.Data[lineKey])
 		if lease := locks[appKey{state.Namespace, state.Name}]; lease != nil {
 			s.Lock = holderOf(lease)
 			s.Expired = s.Lock != "" && (&Cluster{}).expired(lease)
@@ -144,4 +138,20 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 		all = append(all, s)
 	}
 	return all
+}
+
+// read takes what an app's ledger says, and the line beside it.
+func (s *AppStatus) read(text, line string) {
+	ledger, err := release.ParseLedger(s.App, text)
+	if err != nil {
+		s.Problem = err.Error()
+		return
+	}
+	ledger.ReadLine(line)
+	s.Hold, s.Queue, s.Release = ledger.Hold, ledger.Queue, ledger.Release.WithoutEvidence()
+	if len(ledger.History) > 0 {
+		last := ledger.History[0]
+		last.Release = *last.WithoutEvidence()
+		s.Last = &last
+	}
 }
