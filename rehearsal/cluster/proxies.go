@@ -85,6 +85,9 @@ func (c *Cluster) startProxy(p *proxy) error {
 		return err
 	}
 	stats := istiostats.New(p.source)
+	if p.kind == "router" { // all callers of it are outside, so that what is internal are copies
+		stats.ReadCopies(p.admin)
+	}
 	c.inside.Go(func() {
 		defer log.Close()
 		if err := stats.Read(log); err != nil {

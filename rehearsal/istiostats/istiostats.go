@@ -12,7 +12,8 @@
 // host header off (pilot/pkg/model/telemetry.go, disableHostHeaderFallback).
 //
 // The app's pods have no sidecars. What theirs would report (reporter="destination") is made up from what the gateway, or
-// the caller's sidecar, saw of each request that reached a pod.
+// the caller's sidecar, saw of each request that reached a pod, and from what the gateway counts of the copies that it
+// mirrors (copies.go).
 //
 // What differs from Istio:
 //   - A sidecar outlives its app, and answers and counts 503 UF for it. Here the gateway's connection is refused: it
@@ -62,6 +63,12 @@ type Stats struct {
 	entries map[string]*entry // by the line without its duration
 	series  map[string]*series
 	flushed time.Time
+
+	reading      sync.Mutex        // one reading of copies at a time
+	admin        string            // of the Envoy that sends copies; "" reads none
+	copies       map[string]uint64 // by cluster and code, as of the last reading
+	copiedTo     map[string]string // workloads by cluster
+	copiedWithin map[string][20]uint64
 }
 
 // entry is what lines that say the same count for.
@@ -83,7 +90,7 @@ type histogram struct {
 
 // New counts nothing yet, for one proxy.
 func New(source Source) *Stats {
-	return &Stats{source: source.labels(), entries: map[string]*entry{}, series: map[string]*series{}}
+	return &Stats{source: source.labels(), entries: map[string]*entry{}, series: map[string]*series{}, copies: map[string]uint64{}, copiedTo: map[string]string{}, copiedWithin: map[string][20]uint64{}}
 }
 
 // Read counts what a log says, until it ends.
@@ -274,6 +281,12 @@ func (s *Stats) of(labels, said []string) *series {
 
 // ServeHTTP gives the metrics in Prometheus's text format.
 func (s *Stats) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	if s.admin != "" {
+		if err := s.addCopies(); err != nil { // a sidecar that does not answer is not scraped either
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
 	w.Header().Set("content-type", "text/plain; version=0.0.4")
 	out := bufio.NewWriter(w)
 	defer out.Flush()

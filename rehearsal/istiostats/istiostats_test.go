@@ -1,7 +1,9 @@
 package istiostats
 
 import (
+	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -88,4 +90,58 @@ func TestHistogramsLag(t *testing.T) {
 			t.Errorf("after %s:\n%s", flush, text)
 		}
 	})
+}
+
+// TestCopies: what the gateway mirrors is reported by the pod that gets it, and by nobody else.
+func TestCopies(t *testing.T) {
+	stats := `# TYPE envoy_cluster_internal_upstream_rq counter
+envoy_cluster_internal_upstream_rq{response_code="200",cluster_name="outbound|80|canary|shop.production.svc.cluster.local;"} 40
+envoy_cluster_internal_upstream_rq{response_code="503",cluster_name="outbound|80|canary|shop.production.svc.cluster.local;"} 2
+envoy_cluster_internal_upstream_rq{response_code="200",cluster_name="xds-grpc"} 7
+envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="1"} 30
+envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="5"} 41
+envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="+Inf"} 42
+`
+	dump := `{"configs":[{},{"dynamic_endpoint_configs":[{"endpoint_config":{"cluster_name":"outbound|80|canary|shop.production.svc.cluster.local","endpoints":[{"lb_endpoints":[{"metadata":{"filter_metadata":{"istio":{"workload":"shop-canary;production;shop;canary;Kubernetes"}}}}]}]}}]}]}`
+	envoy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := stats
+		if r.URL.Path == "/config_dump" {
+			text = dump
+		}
+		_, _ = w.Write([]byte(text))
+	}))
+	defer envoy.Close()
+	s := New(Gateway)
+	s.ReadCopies(strings.TrimPrefix(envoy.URL, "http://"))
+	counted := func(part string) (found []string) {
+		t.Helper()
+		for line := range strings.Lines(scraped(t, s)) {
+			if strings.Contains(line, `destination_workload="shop-canary"`) && strings.Contains(line, part) && strings.HasPrefix(line, "istio_requests_total") {
+				found = append(found, line[strings.LastIndex(line, " ")+1:])
+			}
+		}
+		return found
+	}
+	for _, want := range []struct{ part, value string }{
+		{`reporter="destination"`, "40\n2\n"}, {`reporter="source"`, ""}, {`response_code="503"`, "2\n"},
+	} {
+		got := counted(want.part)
+		slices.Sort(got)
+		slices.Reverse(got)
+		if strings.Join(got, "") != want.value {
+			t.Errorf("%s: %q, want %q", want.part, got, want.value)
+		}
+	}
+	if text := scraped(t, s); !strings.Contains(text, `destination_version="canary"`) || strings.Contains(text, "xds-grpc") {
+		t.Error(text)
+	}
+	stats = strings.ReplaceAll(stats, "} 40", "} 45")
+	dump = `{"configs":[]}` // the endpoints are gone
+	if got := counted(`response_code="200"`); len(got) != 1 || got[0] != "45\n" {
+		t.Errorf("%q", got)
+	}
+	stats = strings.ReplaceAll(stats, "} 45", "} 3") // Envoy has started again
+	if got := counted(`response_code="200"`); len(got) != 1 || got[0] != "48\n" {
+		t.Errorf("%q", got)
+	}
 }

@@ -1,0 +1,201 @@
+package istiostats
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Copies are requests that the gateway mirrors. It sends them past its filters and its access log
+// (source/common/router/shadow_writer_impl.cc in envoyproxy/envoy: the cluster's asynchronous client), so that it reports
+// none with reporter="source"; the sidecar of the pod that gets them reports them like any other
+// (istio/istio#11093, #23496). What that sidecar would say is made up here of what Envoy counts itself: a mirrored
+// request is internal, in cluster.NAME.internal, and one of a caller outside is not.
+//
+// What differs from Istio, beside the rest: a copy whose connection is refused is counted as 503, as a sidecar does that
+// outlives its app; there are no response flags, and all of a cluster's copies belong to the workload of its first endpoint.
+
+var (
+	copied     = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq\{(.*)\} ([0-9]+)$`)
+	copiedTime = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq_time_bucket\{(.*)\} ([0-9]+)$`)
+	copiedSum  = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq_time_sum\{(.*)\} ([0-9.e+]+)$`)
+	label      = regexp.MustCompile(`([a-z_]+)="([^"]*)"`)
+)
+
+// ReadCopies lets the metrics have the copies that the Envoy sends whose administration listens at an address.
+func (s *Stats) ReadCopies(admin string) { s.admin = "http://" + admin }
+
+// addCopies brings what the pods' sidecars would say of copies up to date.
+func (s *Stats) addCopies() error {
+	s.reading.Lock()
+	defer s.reading.Unlock()
+	client := &http.Client{Timeout: 2 * time.Second}
+	read := func(path string) (string, error) {
+		response, err := client.Get(s.admin + path)
+		if err != nil {
+			return "", err
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		return string(text), err
+	}
+	counted, err := read("/stats/prometheus?filter=internal\\.upstream_rq")
+	if err != nil {
+		return err
+	}
+	type cluster struct {
+		codes  map[string]uint64
+		within map[float64]uint64 // cumulative
+		sum    float64
+	}
+	clusters := map[string]*cluster{}
+	for line := range strings.Lines(counted) {
+		line = strings.TrimSpace(line)
+		for kind, pattern := range []*regexp.Regexp{copied, copiedTime, copiedSum} {
+			found := pattern.FindStringSubmatch(line)
+			if found == nil {
+				continue
+			}
+			labels := map[string]string{}
+			for _, l := range label.FindAllStringSubmatch(found[1], -1) {
+				labels[strings.TrimPrefix(l[1], "envoy_")] = l[2]
+			}
+			name := strings.TrimSuffix(labels["cluster_name"], ";")
+			value, err := strconv.ParseFloat(found[2], 64)
+			if err != nil || !strings.HasPrefix(name, "outbound|") {
+				continue
+			}
+			if clusters[name] == nil {
+				clusters[name] = &cluster{codes: map[string]uint64{}, within: map[float64]uint64{}}
+			}
+			c := clusters[name]
+			switch kind {
+			case 0:
+				c.codes[labels["response_code"]] += uint64(value)
+			case 1:
+				if le, err := strconv.ParseFloat(labels["le"], 64); err == nil {
+					c.within[le] += uint64(value)
+				}
+			default:
+				c.sum += value
+			}
+		}
+	}
+	if len(clusters) == 0 {
+		return nil
+	}
+	dump, err := read("/config_dump?include_eds")
+	if err != nil {
+		return err
+	}
+	workloads, err := workloadsOf(dump)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, c := range clusters {
+		workload := workloads[name]
+		if workload == "" {
+			workload = s.copiedTo[name] // its endpoints are gone
+		}
+		if workload == "" {
+			continue
+		}
+		s.copiedTo[name] = workload
+		host := name[strings.LastIndex(name, "|")+1:]
+		parts := strings.Split(host, ".")
+		if len(parts) < 2 {
+			continue
+		}
+		to, err := destinationOf(workload, fmt.Sprintf(`[{"host":%q,"name":%q,"namespace":%q}]`, host, parts[0], parts[1]))
+		if err != nil {
+			return err
+		}
+		total := uint64(0)
+		var busiest *series
+		for code, n := range c.codes {
+			if code == "" {
+				continue
+			}
+			one := s.of(to.atDestination(), []string{"request_protocol", "http", "response_code", code, "grpc_response_status", "", "response_flags", "-", "connection_security_policy", "none"})
+			if before := s.copies[name+code]; n >= before {
+				one.requests += n - before
+			} else { // Envoy has started again
+				one.requests += n
+			}
+			s.copies[name+code] = n
+			if n >= total {
+				total, busiest = n, one
+			}
+		}
+		if busiest == nil { // durations have no code here: they are the most frequent one's
+			continue
+		}
+		cumulative, seen := uint64(0), s.copiedWithin[name]
+		for i := range busiest.duration.buckets {
+			n := uint64(0)
+			if i < len(bounds) {
+				n = c.within[bounds[i]]
+			} else {
+				for _, all := range c.within {
+					n = max(n, all)
+				}
+			}
+			now := n - min(n, cumulative)
+			cumulative = max(cumulative, n)
+			grown := now - min(now, seen[i])
+			busiest.duration.buckets[i] += grown
+			busiest.duration.count += grown
+			seen[i] = now
+		}
+		s.copiedWithin[name] = seen
+	}
+	return nil
+}
+
+// workloadsOf is what istiod says of each cluster's first endpoint.
+func workloadsOf(dump string) (map[string]string, error) {
+	type endpoints struct {
+		ClusterName string `json:"cluster_name"`
+		Endpoints   []struct {
+			LbEndpoints []struct {
+				Metadata struct {
+					FilterMetadata struct {
+						Istio struct {
+							Workload string `json:"workload"`
+						} `json:"istio"`
+					} `json:"filter_metadata"`
+				} `json:"metadata"`
+			} `json:"lb_endpoints"`
+		} `json:"endpoints"`
+	}
+	var all struct {
+		Configs []struct {
+			Dynamic []struct {
+				Config endpoints `json:"endpoint_config"`
+			} `json:"dynamic_endpoint_configs"`
+		} `json:"configs"`
+	}
+	if err := json.Unmarshal([]byte(dump), &all); err != nil {
+		return nil, fmt.Errorf("the gateway's configuration: %w", err)
+	}
+	found := map[string]string{}
+	for _, config := range all.Configs {
+		for _, dynamic := range config.Dynamic {
+			for _, locality := range dynamic.Config.Endpoints {
+				for _, endpoint := range locality.LbEndpoints {
+					if workload := endpoint.Metadata.FilterMetadata.Istio.Workload; workload != "" && found[dynamic.Config.ClusterName] == "" {
+						found[dynamic.Config.ClusterName] = workload
+					}
+				}
+			}
+		}
+	}
+	return found, nil
+}
