@@ -61,6 +61,16 @@ func (m *Crossbill) Canary(
 	// +optional
 	weight int,
 
+	// Requests that reach the canary whatever its weight is, those of testers: header:NAME=VALUE, header:NAME^=PREFIX,
+	// header:NAME=~REGEX or header:NAME, and the same with cookie.
+	// +optional
+	match string,
+
+	// Part of the GET and HEAD requests of which the canary gets a copy until it has a weight, for example 5%. Nobody gets
+	// the answers.
+	// +optional
+	mirror string,
+
 	// Keep a browser on the version that answered it first, until the release has finished.
 	// +optional
 	sticky bool,
@@ -99,7 +109,7 @@ func (m *Crossbill) Canary(
 	timeout string,
 ) (string, error) {
 	args := flags(
-		"--image", image, "--weight", number(weight), "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
+		"--image", image, "--weight", number(weight), "--match", match, "--mirror", mirror, "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
 		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", boolean(again), "--takeover", boolean(takeover))
 	for _, author := range authors {
 		args = append(args, flags("--author", author)...)

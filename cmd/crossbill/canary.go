@@ -23,6 +23,8 @@ type canaryOptions struct {
 	image        string
 	bundle       string
 	weight       int
+	match        string
+	mirror       string
 	sticky       bool
 	stickyAssets string
 	commit       string
@@ -45,7 +47,9 @@ func newCanaryCommand() *cobra.Command {
 
 Applies the canary's Deployment, waits until its pods are ready endpoints, then
 routes its share of the traffic to it. A canary that does not become ready in
-time is rolled back (exit code 6). An app without a primary gets its first
+time is rolled back (exit code 6). With --match or --mirror, and without
+--weight, nobody but testers, or nobody at all, gets answers of the canary's
+until 'crossbill shift' gives it a weight. An app without a primary gets its first
 release straight on primary. With the section approval in crossbill.yaml, an ID
 token of the job records who started the pipeline: whom promote then refuses.`,
 		Example: `  # Route 10% of the traffic to a new image
@@ -53,6 +57,12 @@ token of the job records who started the pipeline: whom promote then refuses.`,
 
   # Start with 5%, and keep each browser on the version that answered it first
   crossbill canary --image registry.example.com/our-org/app@sha256:… --weight 5 --sticky
+
+  # Before the first percent: testers alone, who send the header x-canary: yes
+  crossbill canary --image registry.example.com/our-org/app@sha256:… --match header:x-canary=yes
+
+  # Before the first percent: copies of 5% of the GET and HEAD requests, whose answers nobody gets
+  crossbill canary --image registry.example.com/our-org/app@sha256:… --mirror 5%
 
   # Release a bundle: image, manifests and configuration
   crossbill canary --bundle oci://registry.example.com/our-org/app@sha256:…
@@ -84,7 +94,9 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.image, "image", "", "image to release, by digest: repository@sha256:…")
 	flags.StringVar(&o.bundle, "bundle", "", "bundle to release in place of an image and manifests, by digest: oci://repository@sha256:…")
-	flags.IntVar(&o.weight, "weight", 10, "the canary's share of the traffic, in percent")
+	flags.IntVar(&o.weight, "weight", 10, "the canary's share of the traffic, in percent; with --match or --mirror 0, unless it is given")
+	flags.StringVar(&o.match, "match", "", "requests that reach the canary whatever its weight is: header:NAME=VALUE, header:NAME^=PREFIX, header:NAME=~REGEX or header:NAME, and the same with cookie (default: none)")
+	flags.StringVar(&o.mirror, "mirror", "", "part of the GET and HEAD requests of which the canary gets a copy until it has a weight, for example 5%; nobody gets the answers (default: none)")
 	flags.BoolVar(&o.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has finished")
 	flags.StringVar(&o.stickyAssets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
 	flags.StringSliceVar(&o.allowTags, "allow-tags", nil, "repositories whose images the pod template may name by tag; * stands for a part of a name")
@@ -101,7 +113,8 @@ func (o *canaryOptions) validate() error {
 	if err != nil {
 		return err
 	}
-	if err := release.ParseWeight("--weight", o.weight); err != nil {
+	before, err := o.parseBefore()
+	if err != nil {
 		return err
 	}
 	if o.releaseID != "" {
@@ -123,7 +136,7 @@ func (o *canaryOptions) validate() error {
 	if err := checkQueuePolicy(o.policy); err != nil {
 		return err
 	}
-	o.release = release.Release{ID: o.releaseID, Image: image, Weight: o.weight, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
+	o.release = release.Release{ID: o.releaseID, Image: image, Weight: before.Weight, Match: before.Match, Mirror: before.Mirror, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
 	if o.sticky {
 		if !strings.HasPrefix(o.stickyAssets, "/") || o.stickyAssets == "/" {
 			return &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", o.stickyAssets), Fix: "give for example /build/"}
@@ -155,6 +168,25 @@ func checkSourceURL(address string) error {
 		return &usererr.Error{Field: "--source-url", Problem: fmt.Sprintf("%q is not a web address", address), Fix: "give https://host/path"}
 	}
 	return nil
+}
+
+// parseBefore gives the canary's weight, and what leads to it before it has one.
+func (o *canaryOptions) parseBefore() (r release.Release, err error) {
+	if r.Weight = o.weight; o.match != "" {
+		if r.Match, err = release.ParseMatch("canary.match", o.match); err != nil {
+			return r, err
+		}
+	}
+	if o.mirror != "" {
+		if r.Mirror, err = release.ParseMirror("canary.mirror", o.mirror); err != nil {
+			return r, err
+		}
+	}
+	settings := configOf(o.cmd).settings
+	if (r.Match != nil || r.Mirror > 0) && !o.cmd.Flags().Changed("weight") && (settings == nil || !settings.Given("canary.weight")) {
+		r.Weight = 0
+	}
+	return r, release.CheckBefore("canary.weight", r.Weight, r.Match, r.Mirror)
 }
 
 // parseImage gives the image of --image; "" when the bundle names it.

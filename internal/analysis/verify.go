@@ -123,8 +123,12 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 		defer probing.stop()
 		report = probing.counts(report)
 	}
+	source := o.Source
+	if r.Mirror > 0 {
+		source = source.Copies()
+	}
 	v, err := verdict.Verify(ctx, verdict.Options{
-		Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
+		Source: source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
 		Report: report, Warn: o.Warn, Resume: from, Healthy: goOn,
 		Witness: func(context.Context) (verdict.Witnessed, error) {
 			seen, err := witness.Look()
@@ -138,6 +142,9 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 			return witnessed, err
 		},
 	})
+	if v != nil {
+		v.Reason += before(r, int64(v.Record.Requests()))
+	}
 	if v != nil && probing != nil {
 		v.Reason += probing.text()
 	}
@@ -148,6 +155,21 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 		last, err = witness.Live(ctx)
 	}
 	return v, last, err
+}
+
+// before says whose requests a verdict rests on that is not on a share of the traffic.
+func before(r *release.Release, requests int64) string {
+	switch {
+	case requests == 0 || r.Weight > 0:
+		return ""
+	case r.Mirror > 0 && r.Match != nil:
+		return fmt.Sprintf("; the %d requests of the canary were testers', with %s, and mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests, r.Match.Text())
+	case r.Mirror > 0:
+		return fmt.Sprintf("; %d mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests)
+	case r.Match != nil:
+		return fmt.Sprintf("; %d requests of testers, with %s", requests, r.Match.Text())
+	}
+	return ""
 }
 
 // judged says whether there is nothing to judge any more, or nothing that could be judged.

@@ -50,11 +50,16 @@ func newWorld(t *testing.T) *world {
 
 // flow is requests to a workload, a second, of which a share fails, between two times from the start.
 func (w *world) flow(workload string, rate, bad float64, from, to time.Duration) {
+	w.reported("source", workload, rate, bad, from, to)
+}
+
+// reported is a flow as one side of it reports it.
+func (w *world) reported(by, workload string, rate, bad float64, from, to time.Duration) {
 	for _, part := range []struct {
 		code string
 		rate float64
 	}{{"200", rate * (1 - bad)}, {"500", rate * bad}} {
-		labels := prometheustest.Labels{"__name__": "istio_requests_total", "reporter": "source", "destination_workload": workload, "destination_workload_namespace": "shop", "response_code": part.code, "response_flags": "-"}
+		labels := prometheustest.Labels{"__name__": "istio_requests_total", "reporter": by, "destination_workload": workload, "destination_workload_namespace": "shop", "response_code": part.code, "response_flags": "-"}
 		requests := w.gateway.Counter(labels)
 		labels["__name__"] = "istio_request_duration_milliseconds_bucket"
 		bucket := func(le string) *prometheustest.Counter { labels["le"] = le; return w.gateway.Counter(labels) }

@@ -133,6 +133,8 @@ type Image struct {
 // Canary is how a release starts.
 type Canary struct {
 	Weight       int             `json:"weight,omitempty"`
+	Match        string          `json:"match,omitempty"`
+	Mirror       string          `json:"mirror,omitempty"`
 	Sticky       bool            `json:"sticky,omitempty"`
 	StickyAssets string          `json:"stickyAssets,omitempty"`
 	SettleDelay  metav1.Duration `json:"settleDelay,omitzero"`

@@ -210,7 +210,7 @@ notify:
   otlpEndpoint: http://collector:4318
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets, requireProvenance: true}
 applyOthers: true
-canary: {weight: 5, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
+canary: {weight: 5, match: "header:x-canary=yes", mirror: 5%, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 rollback: {keepWarm: 10m, keepReleases: 8}
@@ -259,6 +259,8 @@ var invalid = map[string][]string{
 	"image.platforms":          {"linux/amd64", "[linux]", "[1]"},
 	"applyOthers":              {"yes", "'true'", "1"},
 	"canary.weight":            {"0", "100", "-1", "9.5", "10%", "'10'", "10m", "true", ".inf"},
+	"canary.match":             {"x-canary=yes", "'header:'", "5", "''"},
+	"canary.mirror":            {"5", "0%", "101%", "'5.5%'", "half"},
 	"canary.sticky":            {"yes", "1", "'true'"},
 	"canary.stickyAssets":      {"/", "build/"},
 	"shift.steps":              {"10", "[0]", "[100]", "[a]", "10,25"},

@@ -114,8 +114,18 @@ func (s *Set) Lacking(rule *networking.DestinationRule, track release.Track, pod
 	return ""
 }
 
-// StickyPrefix starts the names of the http routes that a sticky release adds and removes.
-const StickyPrefix = "crossbill-sticky-"
+// What the names of the http routes begin with that a release adds and removes: for testers, for what is mirrored, and to
+// keep browsers on a version.
+const (
+	MatchPrefix  = "crossbill-match-"
+	MirrorPrefix = "crossbill-mirror-"
+	StickyPrefix = "crossbill-sticky-"
+)
+
+// Generated says whether an http route is one that a release adds and removes, by its name.
+func Generated(name string) bool {
+	return strings.HasPrefix(name, MatchPrefix) || strings.HasPrefix(name, MirrorPrefix) || strings.HasPrefix(name, StickyPrefix)
+}
 
 // Route locates an http route that a release changes, by its index and the indexes of its two destinations.
 type Route struct{ HTTP, Primary, Canary int }

@@ -134,10 +134,19 @@ func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
 	r.Stage = stage
 	step := Step{Stage: stage, At: now, By: by}
 	if stage == StageCanary {
-		step.Weight = r.Weight
+		step = r.canaryStep(now, by)
 	}
 	r.Steps = append(r.Steps, step)
 	return nil
+}
+
+// canaryStep is the step that says what leads to the canary from now on.
+func (r *Release) canaryStep(now time.Time, by string) Step {
+	step := Step{Stage: StageCanary, At: now, By: by, Weight: r.Weight}
+	if r.Match != nil || r.Mirror > 0 {
+		step.Gets = r.Gets()
+	}
+	return step
 }
 
 // allowed says which stage may follow which. Verifying again, after an inconclusive verdict or to be
@@ -206,7 +215,7 @@ func (r *Release) superseded() {
 }
 
 // Shift gives the canary of the release in flight another share, in percent. What was judged at the old
-// one is judged no more.
+// one is judged no more. Mirroring ends with the first percent.
 func (l *Ledger) Shift(weight int, by string, now time.Time) error {
 	r := l.Release
 	if r == nil {
@@ -215,11 +224,14 @@ func (l *Ledger) Shift(weight int, by string, now time.Time) error {
 	if r.Stage != StageCanary && r.Stage != StageVerified {
 		return fmt.Errorf("release %s is at stage %s: only a canary with traffic gets another share", r.ID, r.Stage)
 	}
-	if r.Stage == StageVerified || r.Weight != weight {
-		r.Steps = append(r.Steps, Step{Stage: StageCanary, At: now, By: by, Weight: weight})
-	}
+	moves := r.Stage == StageVerified || r.Weight != weight
 	r.superseded()
-	r.Weight, r.Stage = weight, StageCanary
+	if r.Weight, r.Stage = weight, StageCanary; weight > 0 {
+		r.Mirror = 0
+	}
+	if moves {
+		r.Steps = append(r.Steps, r.canaryStep(now, by))
+	}
 	return nil
 }
 

@@ -84,6 +84,11 @@ type Verdict struct {
 	Template  string         `json:"template,omitempty"`
 	Weight    int            `json:"weight,omitempty"`
 	Since     time.Time      `json:"since,omitzero"`
+	// Mirror: the canary's requests were copies of so many percent of the safe ones, beside those of testers. Callers got
+	// none of the answers, and what is not safe was not judged.
+	Mirror int `json:"mirror,omitempty"`
+	// Match: testers sent the canary's requests, at weight 0 all that are not copies.
+	Match *Match `json:"match,omitempty"`
 
 	Reason   string    `json:"reason"`
 	Requests int64     `json:"requests"` // the canary's, while it was judged
@@ -96,12 +101,12 @@ type Verdict struct {
 
 // Subject is a verdict on the release as it is, which does not say its outcome yet.
 func (r *Release) Subject() Verdict {
-	return Verdict{ReleaseID: r.ID, Digest: r.Digest(), Template: r.Template, Weight: r.Weight, Since: r.weighedSince()}
+	return Verdict{ReleaseID: r.ID, Digest: r.Digest(), Template: r.Template, Weight: r.Weight, Since: r.weighedSince(), Mirror: r.Mirror, Match: r.Match}
 }
 
 // On says whether two verdicts are on the same: a release, its template, and a weight of the same time.
 func (v Verdict) On(other Verdict) bool {
-	return v.ReleaseID == other.ReleaseID && v.Digest == other.Digest && v.Template == other.Template && v.Weight == other.Weight && v.Since.Equal(other.Since)
+	return v.ReleaseID == other.ReleaseID && v.Digest == other.Digest && v.Template == other.Template && v.Weight == other.Weight && v.Since.Equal(other.Since) && v.Mirror == other.Mirror && v.Match.Same(other.Match)
 }
 
 // ServesSince is when the canary got traffic for the first time; zero before it has any.
@@ -141,6 +146,10 @@ func (v *Verdict) unlike(r *Release) string {
 		return ""
 	case v.Weight != is.Weight:
 		return fmt.Sprintf("with %d%% of the traffic, not with %d%%", v.Weight, is.Weight)
+	case v.Mirror != is.Mirror:
+		return fmt.Sprintf("with copies of %d%% of the safe requests, not with %d%%", v.Mirror, is.Mirror)
+	case !v.Match.Same(is.Match):
+		return "with the requests of other testers"
 	case !v.Since.Equal(is.Since):
 		return "before the canary got its weight at " + is.Since.Format(time.RFC3339)
 	}
@@ -221,6 +230,7 @@ type Step struct {
 	At     time.Time `json:"at"`
 	By     string    `json:"by"`
 	Weight int       `json:"weight,omitempty"` // the canary's from here on, in percent, where a stage gives it one
+	Gets   string    `json:"gets,omitempty"`   // what leads to the canary from here on, where it is more than its weight
 }
 
 // WithoutEvidence is the release for people to read: what its verdict rests on and the pod template are long, and left out.

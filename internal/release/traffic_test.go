@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -225,5 +226,63 @@ func TestGets(t *testing.T) {
 		if got := r.Gets(); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestBeforeTheFirstPercent: what was judged on copies or by testers says nothing of a weight, and mirroring ends with it.
+func TestBeforeTheFirstPercent(t *testing.T) {
+	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	match := &Match{Header: "x-canary", Kind: MatchExact, Value: "yes"}
+	l := &Ledger{App: "shop"}
+	digest := "app@sha256:" + strings.Repeat("1", 64)
+	if _, err := l.Start(Release{ID: "r1", Image: digest, Template: "t", Match: match, Mirror: 5}, "jane", at); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reach(StageCanary, "jane", at.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	r := l.Release
+	want := Step{Stage: StageCanary, At: at.Add(time.Minute), By: "jane", Gets: "0% of the traffic and requests with header x-canary: yes, and copies of 5% of the safe requests"}
+	if diff := cmp.Diff(want, r.Steps[1]); diff != "" {
+		t.Error(diff)
+	}
+	judged := r.Subject()
+	judged.Outcome = Healthy
+	if judged.Mirror != 5 || !judged.Match.Same(match) || judged.Weight != 0 {
+		t.Errorf("%+v", judged)
+	}
+	for name, changed := range map[string]func(v *Verdict){
+		"another mirror":  func(v *Verdict) { v.Mirror = 10 },
+		"no mirror":       func(v *Verdict) { v.Mirror = 0 },
+		"other testers":   func(v *Verdict) { v.Match = &Match{Header: "x-other", Kind: MatchPresent} },
+		"another weight":  func(v *Verdict) { v.Weight = 1 },
+		"no testers then": func(v *Verdict) { v.Match = nil },
+	} {
+		other := judged
+		changed(&other)
+		if err := l.Judgeable(&other); err == nil || other.On(judged) {
+			t.Errorf("%s is judged as it is", name)
+		}
+	}
+	if err := l.Judge(judged, "jane", at.Add(2*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Promotable(); err != nil {
+		t.Errorf("healthy at weight 0: %v", err)
+	}
+	if err := l.Shift(10, "jane", at.Add(3*time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if r.Mirror != 0 || !r.Match.Same(match) || r.Verdict != nil || r.Needs() != 10 {
+		t.Errorf("%+v", r)
+	}
+	if err := l.Promotable(); err == nil {
+		t.Error("what was judged on copies promotes")
+	}
+	if err := l.Judgeable(&judged); err == nil {
+		t.Error("what was judged on copies counts for a weight")
+	}
+	if got, want := r.Steps[len(r.Steps)-1].Gets, "10% of the traffic and requests with header x-canary: yes"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

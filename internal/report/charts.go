@@ -20,7 +20,7 @@ func weightChart(r *release.Release, until time.Time, outcome release.Outcome) *
 	}
 	for _, step := range r.Steps {
 		switch {
-		case step.Stage == release.StageCanary && step.Weight == 0: // a ledger from before steps had weights
+		case step.Stage == release.StageCanary && step.Weight == 0 && step.Gets == "": // a ledger from before steps had weights
 			to(step.At, float64(r.Weight))
 		case step.Stage == release.StageCanary:
 			to(step.At, float64(step.Weight))

@@ -48,7 +48,7 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 		row("Approved by", escapeMarkdown(by))
 	}
 	if s.Weights != nil {
-		row("Traffic now", fmt.Sprintf("%d%% primary, %d%% canary", s.Weights.Primary, s.Weights.Canary))
+		row("Traffic now", escapeMarkdown(trafficText(s)))
 	}
 	if len(s.Queue) > 0 {
 		row("Line", escapeMarkdown(Line(s.Queue)))

@@ -68,7 +68,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "lock\theld by %s%s\n", s.Lock, died)
 	}
 	if s.Weights != nil {
-		fmt.Fprintf(w, "traffic\t%d%% primary, %d%% canary\n", s.Weights.Primary, s.Weights.Canary)
+		fmt.Fprintf(w, "traffic\t%s\n", trafficText(s))
 	}
 	for _, track := range []release.Track{release.Primary, release.Canary} {
 		t := s.Tracks[track]
@@ -93,4 +93,20 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), colored(string(f.Outcome)), shortDigest(f.Digest()), suffix(f.Why()))
 	}
 	return w.Flush()
+}
+
+// trafficText is what leads to both tracks now.
+func trafficText(s *rollout.Status) string {
+	text := fmt.Sprintf("%d%% primary, canary ", s.Weights.Primary)
+	if s.Match == nil && s.Mirror == 0 {
+		return fmt.Sprintf("%d%% primary, %d%% canary", s.Weights.Primary, s.Weights.Canary)
+	}
+	text += fmt.Sprintf("%d%%", s.Weights.Canary)
+	if s.Match != nil {
+		text += " and requests with " + s.Match.Text()
+	}
+	if s.Mirror > 0 {
+		text += fmt.Sprintf(", and copies of %d%% of the safe requests", s.Mirror)
+	}
+	return text
 }

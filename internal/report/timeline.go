@@ -59,6 +59,8 @@ func entriesOf(r *release.Release) []Entry {
 	for _, step := range r.Steps {
 		detail := ""
 		switch {
+		case step.Gets != "":
+			detail = step.Gets
 		case step.Weight > 0:
 			detail = fmt.Sprintf("%d%% of the traffic", step.Weight)
 		case step.Stage == release.StageVerified && r.Verdict != nil:

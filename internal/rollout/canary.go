@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -210,12 +211,32 @@ func (j *job) lookResumed(want release.Release) (*Result, error) {
 		return nil, &usererr.Error{Field: "canary.weight", Problem: fmt.Sprintf("%d is not the weight that release %s started with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and start a new one", r.Weight)}
 	case r.Stage == release.StageStarted && (r.Sticky == nil) != (want.Sticky == nil):
 		return nil, &usererr.Error{Field: "canary.sticky", Problem: fmt.Sprintf("it differs from how release %s started", r.ID), Fix: "give it as it was given first, or roll the release back and start a new one"}
+	case r.Stage == release.StageStarted && !r.Match.Same(want.Match):
+		return nil, &usererr.Error{Field: "canary.match", Problem: fmt.Sprintf("it is not what release %s started with: %s", r.ID, cmp.Or(matchText(r.Match), "no testers")), Fix: "give it as it was given first, or roll the release back and start a new one"}
+	case r.Stage == release.StageStarted && r.Mirror != want.Mirror:
+		return nil, &usererr.Error{Field: "canary.mirror", Problem: fmt.Sprintf("%d%% is not what release %s started with: %d%%", want.Mirror, r.ID, r.Mirror), Fix: "give it as it was given first, or roll the release back and start a new one"}
 	case r.Stage == release.StageRollingBack:
 		return nil, &StageError{j.ledger.Promotable()}
 	case r.Stage != release.StageStarted:
 		return j.nothing("the canary of release %s already has its traffic (stage %s)", r.ID, r.Stage), nil
 	}
 	return nil, nil
+}
+
+func matchText(m *release.Match) string {
+	if m == nil {
+		return ""
+	}
+	return m.String()
+}
+
+// wantedOf is what a release is to start with, and what its routes must be able to have later.
+func wantedOf(r *release.Release) traffic {
+	want := traffic{weight: r.Weight, match: r.Match, mirror: r.Mirror}
+	if r.Sticky != nil {
+		want.sticky = pinned
+	}
+	return want
 }
 
 // lookRerun says whether the canary of a release that waits for its approver runs as somebody who is not noted yet. From then
@@ -338,7 +359,7 @@ func (j *job) lookBefore(found *canaryFound) (*Result, error) {
 // traffic.
 func (j *job) lookShared(ctx context.Context, found *canaryFound) error {
 	var err error
-	if found.router, err = j.router().look(ctx, found.primary, found.want.Sticky != nil); err != nil {
+	if found.router, err = j.router().look(ctx, found.primary, wantedOf(&found.want)); err != nil {
 		return err
 	}
 	service, err := j.liveService(ctx)
@@ -417,7 +438,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		j.createNeeded,
 		j.ensureCopies,
 		j.hooks(release.BeforeCanary, 0),
-		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Weight) }),
+		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Needs()) }),
 		j.waitTrack(release.Canary, r.Image),
 		j.beforeStep(r.Weight),
 		j.route(r.Weight),
@@ -425,7 +446,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 	if err == nil {
 		err = j.ledger.Reach(release.StageCanary, j.By, now())
 	}
-	return j.result("%s gets %d%% of the traffic", r.Digest(), r.Weight), err
+	return j.result("%s gets %s", r.Digest(), r.Gets()), err
 }
 
 // canaryFirst releases an app that has no primary.

@@ -236,7 +236,7 @@ func (j *job) canaryFit(ctx context.Context) (want, need int32, s sizes, has int
 	}
 	s.canary = replicasOf(canary)
 	need = j.within(s.need(), s, hpa)
-	return forShare(need, j.ledger.Release.Weight), need, s, s.canary, nil
+	return forShare(need, j.ledger.Release.Needs()), need, s, s.canary, nil
 }
 
 // fitCanary is the step that gives a canary with traffic what its share needs now.

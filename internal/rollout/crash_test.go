@@ -44,6 +44,15 @@ var crashes = []struct{ stage, command, end string }{
 	{"new", "canary", "2"},
 	{"foreign", "canary", "2"},
 	{"rest", "sticky", "2"},
+	{"rest", "match", "2"},
+	{"foreign", "mirror", "2"},
+	{"matched", "shift", "2"},
+	{"mirrored", "shift", "2"},
+	{"matched", "rollback", "1"},
+	{"mirrored", "rollback", "1"},
+	{"mirrored healthy", "promote", "2"},
+	{"mirrored healthy", "promote under traffic", "2"},
+	{"mirrored", "guard", "1"},
 	{"canary", "shift", "2"},
 	{"canary", "verify healthy", "2"},
 	{"healthy", "promote", "2"},
@@ -291,5 +300,7 @@ func init() {
 		j.Manifests = j.world.moved()
 		return j.Promote(ctx)
 	}
+	commands["match"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, matched("2")) }
+	commands["mirror"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, mirrored("2")) }
 	commands["sticky"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, sticky("2")) }
 }

@@ -1,12 +1,16 @@
 package rollout_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -174,6 +178,21 @@ func (o *observer) routing(e event) {
 		return
 	}
 	for _, http := range o.route.Spec.Http {
+		for _, to := range slices.Concat(http.Mirrors, []*networkingapi.HTTPMirrorPolicy{{Destination: http.Mirror}}) {
+			if to.Destination == nil || !o.set.IsHost(to.Destination.Host, o.route.Namespace) {
+				continue
+			}
+			track := to.Destination.Subset
+			if o.rule == nil || !slices.ContainsFunc(o.rule.Spec.Subsets, func(s *subset) bool { return s.Name == track }) {
+				o.found(e, "http route %q mirrors to subset %s, which is missing", http.Name, track)
+			}
+			if need := o.neededFor(to.Percentage.GetValue()); o.readyOn(release.Track(track)) < need && o.mirroring(e) {
+				o.found(e, "http route %q mirrors %g%% to %s, which has %d ready endpoints and needs %d", http.Name, to.Percentage.GetValue(), track, o.readyOn(release.Track(track)), need)
+			}
+			if methods := methodsOf(http); methods != "GET|HEAD" {
+				o.found(e, "http route %q mirrors %s", http.Name, methods)
+			}
+		}
 		for _, d := range http.Route {
 			track := release.Track(d.GetDestination().GetSubset())
 			if track == "" || !o.set.IsHost(d.Destination.Host, o.route.Namespace) {
@@ -187,6 +206,29 @@ func (o *observer) routing(e event) {
 			}
 		}
 	}
+}
+
+// neededFor is how many endpoints a share of the traffic needs, at least one.
+func (o *observer) neededFor(percent float64) int {
+	if o.ledger == nil || o.ledger.Release == nil {
+		return 1
+	}
+	return max(1, int(math.Ceil(float64(o.ledger.Release.Replicas)*percent/100)))
+}
+
+// mirroring says whether a change is one of the routes: what somebody does to the pods later is not theirs.
+func (o *observer) mirroring(e event) bool {
+	return e.resource == "virtualservices" || o.readyOn(release.Canary) == 0
+}
+
+// methodsOf are the methods that a route is for.
+func methodsOf(http *networkingapi.HTTPRoute) string {
+	var all []string
+	for _, m := range http.Match {
+		all = append(all, cmp.Or(m.Method.GetExact(), m.Method.GetRegex(), "every method"))
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), "|")
 }
 
 // capacity checks that a track which is given more traffic has its part of what the app had.
@@ -218,7 +260,7 @@ func (o *observer) foreignRoutes(vs *networking.VirtualService) []string {
 	for i, http := range vs.Spec.Http {
 		// A plain route to the app is migrate's to convert.
 		plain := len(http.Route) == 1 && o.set.IsHost(http.Route[0].GetDestination().GetHost(), vs.Namespace) && http.Route[0].Destination.Subset == ""
-		if !ours[i] && !plain && !strings.HasPrefix(http.Name, manifest.StickyPrefix) {
+		if !ours[i] && !plain && !manifest.Generated(http.Name) {
 			foreign = append(foreign, http.String())
 		}
 	}

@@ -104,7 +104,7 @@ func (j *job) emergencyRoute(sticky stickiness) step {
 
 // stickyRollback says what browsers with open pages of the canary still need.
 func (j *job) stickyRollback(ctx context.Context) (stickiness, error) {
-	if j.ledger.Release.Sticky == nil {
+	if r := j.ledger.Release; r.Sticky == nil || r.Weight == 0 && !r.Reached(release.StagePromoting) { // testers have no cookie
 		return free, nil
 	}
 	live, err := j.liveTrack(ctx, release.Canary)

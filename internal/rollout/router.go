@@ -24,9 +24,9 @@ type router interface {
 	// read gives what the route says as it is now, recent as this job knows it.
 	read(context.Context) (routing, error)
 	recent(context.Context) (routing, error)
-	// look reads all that routes the app, and refuses what would make a release ineffective. primary is as it is live, nil
-	// for a first release.
-	look(ctx context.Context, primary *appsv1.Deployment, sticky bool) (routerFound, error)
+	// look reads all that routes the app, and refuses what would make a release ineffective, or cannot be made of the routes.
+	// primary is as it is live, nil for a first release.
+	look(ctx context.Context, primary *appsv1.Deployment, want traffic) (routerFound, error)
 	// missing is the error of a route without the release's, which Crossbill does not add to an object that others own.
 	missing() error
 	// ports are those of the app's Service that something leads to, live or in the manifests, each with what does.
@@ -55,10 +55,25 @@ type router interface {
 // router is the one that the manifests have.
 func (j *job) router() router { return subsets{j} }
 
-// traffic is what the tracks are to get: the canary's share in percent, the rest is primary's; and what browsers are held to.
+// traffic is what the tracks are to get: the canary's share in percent, the rest is primary's; what browsers are held to; and
+// what reaches the canary beside its share.
 type traffic struct {
 	weight int
 	sticky stickiness
+	match  *release.Match // requests of testers; nil: none
+	mirror int            // percent of the safe requests to primary that the canary gets a copy of
+}
+
+// String is what a log says of the routes.
+func (t traffic) String() string {
+	text := fmt.Sprintf("routes %d%% to primary, %d%% to canary", 100-t.weight, t.weight)
+	if t.match != nil {
+		text += " and requests with " + t.match.Text()
+	}
+	if t.mirror > 0 {
+		text += fmt.Sprintf(", and copies of %d%% of the safe requests", t.mirror)
+	}
+	return text + t.sticky.String()
 }
 
 // routing is what a live route says of the app.
@@ -67,8 +82,9 @@ type routing struct {
 	live   metav1.Object // nil: not found
 	routes []routeStatus // those that a release may change: they lead to both tracks, and to nothing else
 	// leads says to which tracks anything in it does.
-	leads  map[release.Track]bool
-	pinned bool // browsers are held to a track
+	leads map[release.Track]bool
+	// What a release adds is there: routes of testers, copies for the canary, and what holds browsers to a track.
+	matched, mirrored, pinned bool
 	// unsplit says which places in it lead to both tracks by their shares of the pods.
 	unsplit []string
 	// past are the ways to the canary that it leaves beside the release's routes, and unrouted the callers that none of it
@@ -94,8 +110,19 @@ type routerFound struct {
 // routed says whether the route is there.
 func (f routerFound) routed() bool { return f.live != nil }
 
-// trafficAt is what the release in flight gives its tracks at a weight.
-func (j *job) trafficAt(weight int) traffic { return traffic{weight, j.stickinessAt(weight)} }
+// trafficAt is what the release in flight gives its tracks at a weight: testers reach the canary until primary has the release
+// itself, and copies do until the canary has a share.
+func (j *job) trafficAt(weight int) traffic {
+	to := traffic{weight: weight, sticky: j.stickinessAt(weight)}
+	r := j.ledger.Release
+	if r == nil || r.Stage == release.StageRollingBack || r.Stage == release.StagePromoted || r.Stage == release.StagePromoting && weight == 0 {
+		return to
+	}
+	if to.match = r.Match; weight == 0 {
+		to.mirror = r.Mirror
+	}
+	return to
+}
 
 // route is the step that gives the canary a weight in percent and primary the rest, in every route that is the release's.
 func (j *job) route(weight int) step {
@@ -112,7 +139,7 @@ func (j *job) route(weight int) step {
 // routeBack is the step that takes the canary's traffic away. If somebody has deleted the route, there is none.
 func (j *job) routeBack(sticky stickiness) step {
 	return func(ctx context.Context) error {
-		_, err := j.router().split(ctx, traffic{0, sticky})
+		_, err := j.router().split(ctx, traffic{sticky: sticky})
 		return err
 	}
 }

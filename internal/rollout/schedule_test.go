@@ -31,7 +31,7 @@ type turn struct {
 
 var turns = rapid.Custom(func(t *rapid.T) turn {
 	return turn{
-		Command:  rapid.SampledFrom([]string{"canary", "canary of 3", "sticky", "shift", "verify healthy", "verify unhealthy", "promote", "cleanup", "rollback", "guard"}).Draw(t, "command"),
+		Command:  rapid.SampledFrom([]string{"canary", "canary of 3", "sticky", "match", "mirror", "shift", "verify healthy", "verify unhealthy", "promote", "cleanup", "rollback", "guard"}).Draw(t, "command"),
 		Takeover: rapid.Bool().Draw(t, "takeover"),
 		After:    rapid.IntRange(0, 20).Draw(t, "after"),
 		Killed:   rapid.IntRange(0, 15).Draw(t, "killed"),

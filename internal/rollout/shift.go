@@ -66,7 +66,7 @@ func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
 		return nil, err
 	}
 	if r.Weight > last || r.Weight == last && status.routed(last) {
-		return j.nothing("release %s has %d%% of the traffic: nothing to do", r.ID, r.Weight), nil
+		return j.nothing("release %s has %s: nothing to do", r.ID, r.Gets()), nil
 	}
 	return nil, nil
 }
@@ -99,7 +99,7 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 			return Result{}, err
 		}
 	}
-	return j.result("%s gets %d%% of the traffic", r.Digest(), r.Weight), nil
+	return j.result("%s gets %s", r.Digest(), r.Gets()), nil
 }
 
 // raise gives the canary a larger share of the traffic.

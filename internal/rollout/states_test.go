@@ -48,6 +48,33 @@ func TestBadInput(t *testing.T) {
 			_, err := j.Canary(w.Context(), sticky("2"))
 			return err
 		}, "canary.sticky", []string{"r2", "roll the release back"}},
+		"testers later": {"started", func(w *world, j *job) error {
+			r := wanted("2")
+			r.Match = matched("2").Match
+			_, err := j.Canary(w.Context(), r)
+			return err
+		}, "canary.match", []string{"r2", "no testers", "roll the release back"}},
+		"mirroring later": {"started", func(w *world, j *job) error {
+			r := wanted("2")
+			r.Mirror = 5
+			_, err := j.Canary(w.Context(), r)
+			return err
+		}, "canary.mirror", []string{"5% is not what release r2 started with: 0%", "roll the release back"}},
+		"testers by a header that the route matches": {"rest", func(w *world, j *job) error {
+			w.patchRoute(`[{"op":"add","path":"/spec/http/0/match","value":[{"uri":{"prefix":"/"}},{"headers":{"x-canary":{"exact":"a"}}}]}]`)
+			_, err := j.Canary(w.Context(), matched("2"))
+			return err
+		}, "VirtualService prod/qwik-node-app-vs: spec.http[0]", []string{"x-canary", "only once"}},
+		"a route that mirrors": {"rest", func(w *world, j *job) error {
+			w.patchRoute(`[{"op":"add","path":"/spec/http/0/mirror","value":{"host":"other"}}]`)
+			_, err := j.Canary(w.Context(), mirrored("2"))
+			return err
+		}, "VirtualService prod/qwik-node-app-vs: spec.http[0]", []string{"mirrors requests already", "canary.mirror"}},
+		"a route of POST alone": {"rest", func(w *world, j *job) error {
+			w.patchRoute(`[{"op":"add","path":"/spec/http/0/match","value":[{"method":{"exact":"POST"}}]}]`)
+			_, err := j.Canary(w.Context(), mirrored("2"))
+			return err
+		}, "VirtualService prod/qwik-node-app-vs", []string{"none of the release's routes is for GET or HEAD"}},
 		"another template, canary": {"started", func(w *world, j *job) error {
 			j.Manifests = w.own()
 			j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "1"
@@ -476,7 +503,12 @@ func TestDrift(t *testing.T) {
 		"sticky routes gone": {"sticky", func(w *world) {
 			w.patchRoute(`[{"op":"remove","path":"/spec/http/0"},{"op":"remove","path":"/spec/http/0"}]`)
 		}, "routes that keep browsers on a version are gone"},
-		"sticky routes added": {"healthy", func(w *world) { w.patchRoute(`[{"op":"add","path":"/spec/http/0/name","value":"crossbill-sticky-x"}]`) }, "routes that keep browsers on a version"},
+		"testers":               {"matched", func(*world) {}, ""},
+		"copies":                {"mirrored", func(*world) {}, ""},
+		"testers' routes gone":  {"matched", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/0"}]`) }, "routes that lead testers to the canary are gone"},
+		"copies gone":           {"mirrored", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/1"}]`) }, "routes that mirror requests to the canary are gone"},
+		"testers' routes added": {"healthy", func(w *world) { w.patchRoute(`[{"op":"add","path":"/spec/http/0/name","value":"crossbill-match-x"}]`) }, "routes that lead testers to the canary, which the release did not make"},
+		"sticky routes added":   {"healthy", func(w *world) { w.patchRoute(`[{"op":"add","path":"/spec/http/0/name","value":"crossbill-sticky-x"}]`) }, "routes that keep browsers on a version"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -19,6 +19,8 @@ type Status struct {
 	Expired   bool                           `json:"lockExpired,omitempty"` // the holder has not renewed it in time: that job is dead
 	Release   *release.Release               `json:"release,omitempty"`
 	Weights   *manifest.WeightPair           `json:"weights,omitempty"`
+	Match     *release.Match                 `json:"match,omitempty"`  // whose requests reach the canary beside its weight
+	Mirror    int                            `json:"mirror,omitempty"` // percent of the safe requests that it gets a copy of
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
 	History   []release.Finished             `json:"history,omitempty"`
 	Warm      *release.Warm                  `json:"warm,omitempty"`  // pods that are kept for a return
@@ -94,6 +96,12 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	if len(status.routing.routes) > 0 {
 		status.Weights = &status.routing.routes[0].weights
 	}
+	if r := status.Release; r != nil && status.routing.matched {
+		status.Match = r.Match
+	}
+	if r := status.Release; r != nil && status.routing.mirrored {
+		status.Mirror = r.Mirror
+	}
 	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
 		return nil, err
 	}
@@ -143,6 +151,15 @@ func (s *Status) drift() []string {
 	}
 	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.routing.pinned != sticky {
 		found = append(found, map[bool]string{true: "the routes that keep browsers on a version are gone", false: "there are routes that keep browsers on a version, which no release needs"}[sticky]+remedy)
+	}
+	waits := r.Stage != release.StagePromoted
+	for _, of := range []struct {
+		there, wanted bool
+		what          string
+	}{{s.routing.matched, waits && r.Match != nil, "lead testers to the canary"}, {s.routing.mirrored, waits && r.Mirror > 0, "mirror requests to the canary"}} {
+		if s.Weights != nil && of.there != of.wanted {
+			found = append(found, map[bool]string{true: "the routes that " + of.what + " are gone", false: "there are routes that " + of.what + ", which the release did not make"}[of.wanted]+remedy)
+		}
 	}
 	for track, image := range map[release.Track]string{release.Primary: want.primary, release.Canary: want.other} {
 		switch t := s.Tracks[track]; {

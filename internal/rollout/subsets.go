@@ -72,7 +72,11 @@ func (s subsets) routing(vs *networking.VirtualService) routing {
 	for _, track := range tracks {
 		found.leads[track] = s.Manifests.Named(vs, track)
 	}
-	found.pinned = slices.ContainsFunc(vs.Spec.Http, func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
+	for _, http := range vs.Spec.Http {
+		found.matched = found.matched || strings.HasPrefix(http.Name, manifest.MatchPrefix)
+		found.mirrored = found.mirrored || strings.HasPrefix(http.Name, manifest.MirrorPrefix)
+		found.pinned = found.pinned || strings.HasPrefix(http.Name, manifest.StickyPrefix)
+	}
 	if why := s.Manifests.PastMesh(vs); why != "" {
 		found.unrouted = []string{fmt.Sprintf("callers in the mesh, which %s does not route: %s", s.route(), why)}
 	}
@@ -248,8 +252,12 @@ func (s subsets) split(ctx context.Context, want traffic) (routing, error) {
 		case live == nil:
 			return nil, nil
 		case len(s.Manifests.Routes(live)) > 0:
-		case want.weight == 0 && !s.Manifests.Named(live, release.Canary):
-			return nil, nil // nothing leads to the canary: there is no traffic to take away
+		case want.weight == 0 && want.match == nil && want.mirror == 0 && !s.Manifests.Named(ungenerated(live), release.Canary):
+			// Nothing else leads to the canary: there is no traffic to take away.
+			if ops := removals(live); len(ops) > 0 {
+				return s.patch(o, ops...), nil
+			}
+			return nil, nil
 		default:
 			return nil, s.missing()
 		}
@@ -263,19 +271,17 @@ func (s subsets) split(ctx context.Context, want traffic) (routing, error) {
 		s.Plan.routed(o, before, after)
 	}
 	if err == nil && before != after {
-		s.log(o.String(), "routes %d%% to primary, %d%% to canary%s", 100-want.weight, want.weight, want.sticky)
+		s.log(o.String(), "%s", want)
 	}
 	return s.routing(after), err
 }
 
 // routeOps are the operations that bring the release's routes to what is wanted.
 func (s subsets) routeOps(live *networking.VirtualService, to traffic) ([]patchOp, error) {
-	if to.sticky == pinned {
-		if err := s.stickyRefusal(live); err != nil {
-			return nil, err
-		}
+	if err := s.refusal(live, to); err != nil {
+		return nil, err
 	}
-	ops, routes, insert, err := s.stickyOps(live, to.sticky)
+	ops, routes, insert, err := s.generatedOps(live, to)
 	if err != nil {
 		return nil, err
 	}

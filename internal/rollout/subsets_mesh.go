@@ -93,7 +93,7 @@ func own[T metav1.Object](j *job, found []T, o object) (none T) {
 }
 
 // look refuses routes without the release's, and what in the mesh would make a release ineffective.
-func (s subsets) look(ctx context.Context, primary *appsv1.Deployment, sticky bool) (found routerFound, err error) {
+func (s subsets) look(ctx context.Context, primary *appsv1.Deployment, want traffic) (found routerFound, err error) {
 	m, err := s.readMesh(ctx)
 	if err != nil {
 		return found, err
@@ -108,8 +108,8 @@ func (s subsets) look(ctx context.Context, primary *appsv1.Deployment, sticky bo
 	if found.routed() && len(found.routes) == 0 {
 		return found, s.missing()
 	}
-	if found.routed() && sticky {
-		if err := s.stickyRefusal(m.route); err != nil {
+	if found.routed() {
+		if err := s.refusal(m.route, want); err != nil {
 			return found, err
 		}
 	}

@@ -1,13 +1,11 @@
 package rollout
 
 import (
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
@@ -79,55 +77,6 @@ func (j *job) cookie(track release.Track) string {
 	return fmt.Sprintf("%s=%s.%s", j.cookieName(), release.NewID(j.app(), j.ledger.Release.Digest(), j.ledger.Release.ID, ""), track)
 }
 
-// stickyOps are the operations that bring a VirtualService's sticky routes and cookies to what they should
-// be, after which the release's routes are at the places that are returned: they count from there.
-func (s subsets) stickyOps(live *networking.VirtualService, want stickiness) (before []patchOp, places []manifest.Route, after []patchOp, err error) {
-	kept := live.DeepCopy()
-	kept.Spec.Http = slices.DeleteFunc(slices.Clone(live.Spec.Http), func(h *networkingapi.HTTPRoute) bool { return strings.HasPrefix(h.Name, manifest.StickyPrefix) })
-	places = s.Manifests.Routes(kept)
-	desired := kept.DeepCopy()
-	desired.Spec.Http = nil
-	for i, http := range kept.Spec.Http {
-		at := slices.IndexFunc(places, func(r manifest.Route) bool { return r.HTTP == i })
-		if at >= 0 && (want == pinned || want == assets) {
-			desired.Spec.Http = append(desired.Spec.Http, s.stickyRoutes(http, places[at], at, want)...)
-		}
-		desired.Spec.Http = append(desired.Spec.Http, http)
-	}
-	if !sameStickies(live, desired) {
-		for i, http := range slices.Backward(live.Spec.Http) {
-			if strings.HasPrefix(http.Name, manifest.StickyPrefix) {
-				before = append(before, patchOp{Op: "remove", Path: fmt.Sprintf("/spec/http/%d", i)})
-			}
-		}
-		for i, http := range desired.Spec.Http {
-			if strings.HasPrefix(http.Name, manifest.StickyPrefix) {
-				value, err := json.Marshal(http)
-				if err != nil {
-					return nil, nil, nil, err
-				}
-				after = append(after, patchOp{"add", fmt.Sprintf("/spec/http/%d", i), json.RawMessage(value)})
-			}
-		}
-	} else {
-		places = s.Manifests.Routes(live)
-		kept = live
-	}
-	for _, r := range places {
-		for track, place := range map[release.Track]int{release.Primary: r.Primary, release.Canary: r.Canary} {
-			before = append(before, s.cookieOps(kept.Spec.Http[r.HTTP].Route[place], fmt.Sprintf("/spec/http/%d/route/%d", r.HTTP, place), track, want)...)
-		}
-	}
-	return before, places, after, nil
-}
-
-func sameStickies(a, b *networking.VirtualService) bool {
-	of := func(vs *networking.VirtualService) []*networkingapi.HTTPRoute {
-		return slices.DeleteFunc(slices.Clone(vs.Spec.Http), func(h *networkingapi.HTTPRoute) bool { return !strings.HasPrefix(h.Name, manifest.StickyPrefix) })
-	}
-	return slices.EqualFunc(of(a), of(b), func(x, y *networkingapi.HTTPRoute) bool { return proto.Equal(x, y) })
-}
-
 // stickyRoutes are the routes ahead of one of the release's. Pinned: the same route for the cookie of each
 // track. Assets: for the canary's cookie its assets, and for pages primary with its own cookie, so that a
 // page which comes from there gets its assets from there as well, while what an open page of the canary
@@ -137,11 +86,11 @@ func (s subsets) stickyRoutes(http *networkingapi.HTTPRoute, r manifest.Route, n
 	named := func(name string) string { return fmt.Sprintf("%s%s-%d", manifest.StickyPrefix, name, number) }
 	if want == pinned {
 		return []*networkingapi.HTTPRoute{
-			derived(http, named("canary"), canary, "", "cookie", s.cookiePattern(release.Canary)),
-			derived(http, named("primary"), primary, "", "cookie", s.cookiePattern(release.Primary)),
+			s.derived(http, named("canary"), canary, "", "cookie", pattern(s.cookiePattern(release.Canary))),
+			s.derived(http, named("primary"), primary, "", "cookie", pattern(s.cookiePattern(release.Primary))),
 		}
 	}
-	pages := derived(http, named("pages"), primary, "", "accept", "text/html.*")
+	pages := s.derived(http, named("pages"), primary, "", "accept", pattern("text/html.*"))
 	if len(pages.Match) == 0 {
 		return nil
 	}
@@ -157,7 +106,7 @@ func (s subsets) stickyRoutes(http *networkingapi.HTTPRoute, r manifest.Route, n
 	}
 	to.Headers.Response.Add[setCookie] = s.cookieHeader(release.Primary)
 	routes := []*networkingapi.HTTPRoute{pages}
-	if of := derived(http, named("assets"), canary, s.ledger.Release.Sticky.Assets, "cookie", s.cookiePattern(release.Canary)); len(of.Match) > 0 {
+	if of := s.derived(http, named("assets"), canary, s.ledger.Release.Sticky.Assets, "cookie", pattern(s.cookiePattern(release.Canary))); len(of.Match) > 0 {
 		routes = append([]*networkingapi.HTTPRoute{of}, routes...)
 	}
 	return routes
@@ -173,19 +122,8 @@ func (j *job) cookieHeader(track release.Track) string {
 
 // derived is a route with one of its destinations, for requests that have a header as well, and a path if
 // one is given. Matches that have such a condition of their own are left out: both would have to hold.
-func derived(http *networkingapi.HTTPRoute, name string, to *networkingapi.HTTPRouteDestination, path, header, pattern string) *networkingapi.HTTPRoute {
-	d := http.DeepCopy()
-	d.Name = name
-	only := to.DeepCopy()
-	only.Weight = 0
-	if add := added(only); add != nil {
-		delete(add, setCookie)
-		prune(only)
-	}
-	d.Route = []*networkingapi.HTTPRouteDestination{only}
-	if len(d.Match) == 0 {
-		d.Match = []*networkingapi.HTTPMatchRequest{{}}
-	}
+func (j *job) derived(http *networkingapi.HTTPRoute, name string, to *networkingapi.HTTPRouteDestination, path, header string, value *networkingapi.StringMatch) *networkingapi.HTTPRoute {
+	d := j.only(http, name, to)
 	d.Match = slices.DeleteFunc(d.Match, func(m *networkingapi.HTTPMatchRequest) bool {
 		return m.Headers[header] != nil || path != "" && m.Uri != nil
 	})
@@ -193,7 +131,7 @@ func derived(http *networkingapi.HTTPRoute, name string, to *networkingapi.HTTPR
 		if m.Headers == nil {
 			m.Headers = map[string]*networkingapi.StringMatch{}
 		}
-		m.Headers[header] = &networkingapi.StringMatch{MatchType: &networkingapi.StringMatch_Regex{Regex: pattern}}
+		m.Headers[header] = value
 		if path != "" {
 			m.Uri = &networkingapi.StringMatch{MatchType: &networkingapi.StringMatch_Prefix{Prefix: path}}
 		}

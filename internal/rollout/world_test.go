@@ -468,6 +468,11 @@ func splitOf(set *manifest.Set, vs *networking.VirtualService) string {
 	text := fmt.Sprintf("%d/%d", w.Primary, w.Canary)
 	var sticky []string
 	for _, http := range vs.Spec.Http {
+		for kind, prefix := range map[string]string{" match": manifest.MatchPrefix, " mirror": manifest.MirrorPrefix} {
+			if strings.HasPrefix(http.Name, prefix) {
+				text += kind
+			}
+		}
 		if kind, ok := strings.CutPrefix(http.Name, manifest.StickyPrefix); ok {
 			sticky = append(sticky, strings.TrimSuffix(kind, "-0"))
 		}
@@ -572,6 +577,12 @@ func (w *world) bring(stage string) {
 		canary()
 	case "sticky":
 		run(before.Canary(ctx, sticky("2")))
+	case "matched", "mirrored", "mirrored healthy":
+		of := map[string]func(string) release.Release{"matched": matched, "mirrored": mirrored, "mirrored healthy": mirrored}[stage]
+		run(before.Canary(ctx, of("2")))
+		if stage == "mirrored healthy" {
+			run(judge(ctx, before.Cluster, release.Healthy))
+		}
 	case "healthy", "unhealthy", "inconclusive":
 		canary()
 		run(judge(ctx, before.Cluster, release.VerdictOutcome(stage)))

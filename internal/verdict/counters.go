@@ -391,7 +391,7 @@ func (c *counting) rate() time.Duration {
 // begin takes the first reading.
 func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*counting, error) {
 	c := &counting{source: s, workloads: workloads, at: at, pairs: make([]*pairs, len(s.indicators))}
-	history, err := s.samples(ctx, s.requests(callersSide, workloads...), 5*time.Minute, at)
+	history, err := s.samples(ctx, s.requests(s.side, workloads...), 5*time.Minute, at)
 	if err != nil {
 		return nil, err
 	}
@@ -400,7 +400,7 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		return nil, err
 	}
 	c.scrape = interval(history)
-	seen, err := s.last(ctx, s.requests(callersSide, workloads...), at)
+	seen, err := s.last(ctx, s.requests(s.side, workloads...), at)
 	if err != nil {
 		return nil, err
 	}
@@ -443,7 +443,7 @@ func (c *counting) none() bool { return len(c.requests.counters) == 0 }
 // A reading that fails changes nothing.
 func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	s, now := c.source, model.TimeFromUnixNano(at.UnixNano())
-	requests, err := s.samples(ctx, s.requests(callersSide, c.workloads...), c.reach(), at)
+	requests, err := s.samples(ctx, s.requests(s.side, c.workloads...), c.reach(), at)
 	if err != nil {
 		return nil, err
 	}
@@ -761,7 +761,7 @@ func (s *Source) readLatency(ctx context.Context, o Indicator, workloads []strin
 		forms[i] = strings.NewReplacer(".", `\.`, "+", `\+`).Replace(form)
 	}
 	slices.Sort(forms)
-	selector := s.tracks(metric, callersSide, workloads, fmt.Sprintf("le=~%q", strings.Join(slices.Compact(forms), "|")))
+	selector := s.tracks(metric, s.side, workloads, fmt.Sprintf("le=~%q", strings.Join(slices.Compact(forms), "|")))
 	if all, err = s.samples(ctx, selector, reach, at); err == nil && first {
 		seen, err = s.last(ctx, selector, at)
 	}
@@ -790,7 +790,7 @@ func (s *Source) readLatency(ctx context.Context, o Indicator, workloads []strin
 
 // boundError says which bounds a histogram has.
 func (s *Source) boundError(ctx context.Context, o Indicator, bound float64, workloads []string, at time.Time) error {
-	vector, err := s.query(ctx, "count by (le) ("+s.tracks("istio_request_duration_milliseconds_bucket", callersSide, workloads)+")", at)
+	vector, err := s.query(ctx, "count by (le) ("+s.tracks("istio_request_duration_milliseconds_bucket", s.side, workloads)+")", at)
 	if err != nil {
 		return err
 	}

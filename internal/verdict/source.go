@@ -35,6 +35,7 @@ type Source struct {
 	namespace  string
 	service    string
 	of         map[string]string // workloads by the Service that leads to them alone
+	side       string            // whose reports are judged
 	indicators []Indicator
 	explain    func(format string, args ...any) // may be nil
 }
@@ -85,16 +86,27 @@ func NewSource(o SourceOptions) (*Source, error) {
 		return nil, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "give Prometheus's URL"}
 	}
 	s := &Source{
-		prometheus: promv1.NewAPI(client), url: o.URL, matcher: o.Matcher, namespace: o.Namespace, service: o.Service, of: o.Tracks,
+		prometheus: promv1.NewAPI(client), url: o.URL, matcher: o.Matcher, namespace: o.Namespace, service: o.Service, of: o.Tracks, side: callersSide,
 		indicators: o.Indicators, explain: o.Explain,
 	}
 	return s, s.checkQueries()
 }
 
+// Copies is the source for a canary that gets copies of requests: it reads what the sidecars of both workloads report. Who
+// mirrors a request reports the original alone: Envoy sends the copy by the cluster's own client, past its filters and its
+// access log (envoyproxy/envoy, source/common/router/shadow_writer_impl.cc; istio/istio#11093, #23496). So no report of the
+// callers' side has it, a waypoint's as little as a gateway's. Errors that reached no workload are those of callers, who
+// get none of the copies' answers.
+func (s *Source) Copies() *Source {
+	copies := *s
+	copies.side, copies.service, copies.of = ownSide, "", nil
+	return &copies
+}
+
 // ScrapeInterval is how often a workload's counters are sampled, by the samples of the last ten minutes; 0 if
 // there are fewer than two.
 func (s *Source) ScrapeInterval(ctx context.Context, workload string, at time.Time) (time.Duration, error) {
-	all, err := s.samples(ctx, s.requests(callersSide, workload), 10*time.Minute, at)
+	all, err := s.samples(ctx, s.requests(s.side, workload), 10*time.Minute, at)
 	return interval(all), err
 }
 
@@ -117,6 +129,9 @@ func interval(all []scraped) time.Duration {
 // some.
 func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Cause, string) {
 	const metric = "istio_requests_total"
+	if s.side == ownSide {
+		return s.missingCopies(ctx, workload, at)
+	}
 	for _, look := range []struct {
 		query  string
 		cause  Cause
@@ -141,6 +156,18 @@ func (s *Source) Missing(ctx context.Context, workload string, at time.Time) (Ca
 		return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total with " + s.matcher
 	}
 	return NoTraffic, "no request reached " + workload + ": Prometheus has no istio_requests_total at all, so nothing was called through the mesh, or the gateway is not scraped"
+}
+
+// missingCopies is Missing of a canary that gets copies.
+func (s *Source) missingCopies(ctx context.Context, workload string, at time.Time) (Cause, string) {
+	vector, err := s.query(ctx, "count(last_over_time("+s.requests(ownSide, workload)+"["+lookback+"]))", at)
+	switch {
+	case err != nil:
+		return causeOf(err), err.Error()
+	case len(vector) > 0:
+		return "", ""
+	}
+	return NoTraffic, "the sidecar of " + workload + " has reported no request, and only a sidecar counts what is mirrored: there was none, or its pods have no sidecar, or are not scraped"
 }
 
 // selector selects a metric by matchers and by the source's own.

@@ -272,7 +272,7 @@ func causeOf(err error) Cause {
 
 // stale says that the canary's counters are no longer sampled; "" if they are.
 func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
-	sampled, err := w.Source.lastSample(ctx, callersSide, w.Canary, now)
+	sampled, err := w.Source.lastSample(ctx, w.Source.side, w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}

@@ -274,7 +274,7 @@ func (m *mesh) others(vs *networking.VirtualService) []string {
 	}
 	foreign := []string{}
 	for i, route := range vs.Spec.Http {
-		if !ours[i] && !strings.HasPrefix(route.Name, manifest.StickyPrefix) {
+		if !ours[i] && !manifest.Generated(route.Name) {
 			foreign = append(foreign, route.String())
 		}
 	}
@@ -308,7 +308,7 @@ func (m *mesh) routing() (problems []string) {
 		}
 	}
 	for _, http := range m.route.Spec.Http { // all of a sticky route's traffic goes to one track
-		if !strings.HasPrefix(http.Name, manifest.StickyPrefix) {
+		if !manifest.Generated(http.Name) {
 			continue
 		}
 		if len(http.Route) != 1 || len(http.Match) == 0 || ready[http.Route[0].Destination.Subset] == 0 {

@@ -1,0 +1,67 @@
+package analysis
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// TestBeforeTheFirstPercent: what reaches a canary at weight 0 is judged, and named. Who mirrors reports no copy, so that they
+// are those that sidecars report; a canary with a weight is never judged by them.
+func TestBeforeTheFirstPercent(t *testing.T) {
+	match := &release.Match{Header: "x-canary", Kind: release.MatchExact, Value: "yes"}
+	mirrored := func(by string, bad float64) func(w *world) {
+		return func(w *world) {
+			w.reported("destination", "app-primary", 900, 0.0005, -2*time.Minute, time.Hour)
+			w.reported(by, "app-canary", 20, bad, 0, time.Hour)
+		}
+	}
+	for name, c := range map[string]struct {
+		release     release.Release
+		set         func(w *world)
+		err         string
+		says, never string
+		calls       []string
+	}{
+		"mirrored, healthy": {release.Release{Mirror: 5}, mirrored("destination", 0), "", "mirrored requests: copies of GET and HEAD requests, whose answers no caller got", "testers", []string{"healthy"}},
+		"mirrored, failing": {release.Release{Mirror: 5}, mirrored("destination", 0.3), "unhealthy", "mirrored requests: copies", "testers", []string{"unhealthy"}},
+		"mirrored, and nobody reports the copies": {release.Release{Mirror: 5}, mirrored("nobody", 0), "inconclusive",
+			"only a sidecar counts what is mirrored", "mirrored requests:", []string{"inconclusive"}},
+		"both, healthy": {release.Release{Mirror: 5, Match: match}, mirrored("destination", 0), "",
+			"requests of the canary were testers', with header x-canary: yes, and mirrored requests", "", []string{"healthy"}},
+		"testers, healthy":                       {release.Release{Match: match}, mirrored("source", 0), "", "requests of testers, with header x-canary: yes", "mirrored", []string{"healthy"}},
+		"testers, failing":                       {release.Release{Match: match}, mirrored("source", 0.3), "unhealthy", "requests of testers, with header x-canary: yes", "mirrored", []string{"unhealthy"}},
+		"no tester came":                         {release.Release{Match: match}, func(*world) {}, "inconclusive", "no request reached app-canary", "testers", []string{"inconclusive"}},
+		"few testers came":                       {release.Release{Match: match}, func(w *world) { w.flow("app-canary", 0.02, 0, 0, time.Hour) }, "inconclusive", "18 requests of testers", "", []string{"inconclusive"}},
+		"a weight, and what was mirrored before": {release.Release{Weight: 10}, mirrored("destination", 0), "inconclusive", "no request reached app-canary", "mirrored", []string{"inconclusive"}},
+		"a weight and testers":                   {release.Release{Weight: 10, Match: match}, mirrored("source", 0), "", "healthy", "testers", []string{"healthy"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				r := w.ledger.Release
+				r.Weight, r.Match, r.Mirror = c.release.Weight, c.release.Match, c.release.Mirror
+				c.set(w)
+				came, err := Verify(t.Context(), w.options())
+				text := came.Message
+				if r.Verdict != nil {
+					text += r.Verdict.Reason
+				}
+				if err != nil {
+					text = err.Error()
+				}
+				if kind(err) != c.err || !strings.Contains(text, c.says) || c.never != "" && strings.Contains(text, c.never) {
+					t.Errorf("%s: %q, want %s: %q", kind(err), text, c.err, c.says)
+				}
+				w.did(c.calls)
+				if v := r.Verdict; v == nil || v.Mirror != c.release.Mirror || !v.Match.Same(c.release.Match) || v.Weight != c.release.Weight {
+					t.Errorf("noted %+v", v)
+				}
+			})
+		})
+	}
+}
