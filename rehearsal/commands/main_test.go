@@ -94,7 +94,7 @@ func outside(ctx context.Context) (int, error) {
 		return 1, err
 	}
 	defer os.RemoveAll(dir)
-	for name, source := range map[string]string{"crossbill": "../../cmd/crossbill", "app": "../cluster/testdata/app"} {
+	for name, source := range map[string]string{"crossbill": "../../cmd/crossbill", "app": "../cluster/testdata/app", "wire": "../cluster/testdata/wire"} {
 		folder, err := filepath.Abs(source)
 		if err != nil {
 			return 1, err
@@ -129,9 +129,14 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 		"fades":       {"VERSION=fades", "UNREADY_AFTER=12s"},
 		"two and one": {"VERSION=two", "ASSETS_OF=one"},
 		"ends a":      {"VERSION=ends a", "ABRUPT=1"}, "ends b": {"VERSION=ends b", "ABRUPT=1"}, "ends c": {"VERSION=ends c", "ABRUPT=1"},
+		"wire a": {"VERSION=wire a"}, "wire b": {"VERSION=wire b"}, "wire internal": {"VERSION=wire internal", "FAIL=30", "STATUS=13"},
 		"drains a": {"VERSION=drains a", "DRAIN=3s"}, "drains b": {"VERSION=drains b", "DRAIN=3s"}, "drains c": {"VERSION=drains c", "DRAIN=3s"},
 	} {
-		layer, err := image.Layer(programs, []string{"app"}, "/srv", time.Unix(0, 0))
+		program := "app"
+		if strings.HasPrefix(name, "wire ") {
+			program = "wire"
+		}
+		layer, err := image.Layer(programs, []string{program}, "/srv", time.Unix(0, 0))
 		if err != nil {
 			return nil, err
 		}
@@ -144,7 +149,7 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 			return nil, err
 		}
 		config = config.DeepCopy()
-		config.Config.Entrypoint, config.Config.User, config.Config.Env = []string{"/srv/app"}, image.User, env
+		config.Config.Entrypoint, config.Config.User, config.Config.Env = []string{"/srv/" + program}, image.User, env
 		made, err := mutate.ConfigFile(base, config)
 		if err != nil {
 			return nil, err
