@@ -59,9 +59,18 @@ func TestMakeRehearse(t *testing.T) {
 	}
 	// Each request is a draw with probability 0.1. Five standard deviations: a right gateway is
 	// outside once in a million runs.
-	bound := 100 * 5 * math.Sqrt(0.1*0.9/float64(s.CanaryShareOf))
-	if s.CanaryShareOf < 5000 || math.Abs(s.CanaryShare-10) > bound {
-		t.Errorf("the canary had %.2f%% of %d requests, want 10 ± %.2f of at least 5000", s.CanaryShare, s.CanaryShareOf, bound)
+	for _, c := range []struct {
+		path        string
+		share       float64
+		of, atLeast int
+	}{{"gateway", s.CanaryShare, s.CanaryShareOf, 5000}, {"sidecar", s.Mesh.CanaryShare, s.Mesh.CanaryShareOf, 500}} {
+		bound := 100 * 5 * math.Sqrt(0.1*0.9/float64(c.of))
+		if c.of < c.atLeast || math.Abs(c.share-10) > bound {
+			t.Errorf("by the %s the canary had %.2f%% of %d requests, want 10 ± %.2f of at least %d", c.path, c.share, c.of, bound, c.atLeast)
+		}
+	}
+	if s.Mesh.Lost != 0 || s.Mesh.Requests == 0 {
+		t.Errorf("a caller in the mesh lost %d of %d requests", s.Mesh.Lost, s.Mesh.Requests)
 	}
 	lookAtReport(t, filepath.Join(out, "report.html"))
 }

@@ -49,7 +49,8 @@ type Rehearsal struct {
 	Cluster    *cluster.Cluster
 	GitLab     *gitlab.GitLab
 
-	traffic *load.Generator
+	traffic *load.Generator       // through the gateway
+	mesh    *load.Generator       // through the sidecar of a caller in another namespace
 	images  map[string]string     // of each version, by digest
 	builds  map[string]chan error // the result of each version's build; the builds run in the background, one after the other
 }
@@ -105,12 +106,22 @@ type Summary struct {
 	Requests              int        `json:"requests"`
 	Lost                  int        `json:"lost"`
 	Failed                int        `json:"failed"`
-	CanaryShare           float64    `json:"canaryShare"`           // percent of the requests at weight 10
-	CanaryShareOf         int        `json:"canaryShareOf"`         // requests that it was measured over
-	RollbackSeconds       float64    `json:"rollbackSeconds"`       // from the bad canary's first request to its last
+	CanaryShare           float64    `json:"canaryShare"`     // percent of the requests at weight 10
+	CanaryShareOf         int        `json:"canaryShareOf"`   // requests that it was measured over
+	RollbackSeconds       float64    `json:"rollbackSeconds"` // from the bad canary's first request to its last
+	Mesh                  Mesh       `json:"mesh"`
 	ConfigRollbackSeconds float64    `json:"configRollbackSeconds"` // the same of the bad configuration
 	Problems              []string   `json:"problems,omitempty"`    // why requests were lost
 	Releases              []*Release `json:"releases"`
+}
+
+// Mesh is what a caller in the mesh saw, beside those at the gateway.
+type Mesh struct {
+	Requests      int     `json:"requests"`
+	Lost          int     `json:"lost"`
+	Failed        int     `json:"failed"`
+	CanaryShare   float64 `json:"canaryShare"`
+	CanaryShareOf int     `json:"canaryShareOf"`
 }
 
 // Check runs the app's own checks, and starts to build its versions.
@@ -300,6 +311,8 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, resul
 		case job == verifyJob && !routed.IsZero():
 			tally := r.traffic.Between(routed.Add(time.Second), time.Now()) // the route takes up to a second to reach the gateway
 			summary.CanaryShare, summary.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
+			tally = r.mesh.Between(routed.Add(time.Second), time.Now())
+			summary.Mesh.CanaryShare, summary.Mesh.CanaryShareOf = 100*tally.Share("canary"), tally.Requests
 		}
 	}
 	return r.follow(ctx, v, pipeline, map[bool]string{false: "promoted", true: "rolled_back"}[v.Bad])
@@ -392,12 +405,23 @@ func (r *Rehearsal) watch(ctx context.Context, log string, pipeline *gitlab.Pipe
 func (r *Rehearsal) startTraffic(ctx context.Context) error {
 	return r.Screen.Step("traffic", func(progress func(string)) (string, error) {
 		progress("waiting for the gateway's first answer")
-		if err := r.gatewayAnswers(ctx); err != nil {
+		if err := answers(ctx, "the gateway", r.Cluster.GatewayAddress, Host); err != nil {
 			return "", err
 		}
-		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, r.Rate)
+		caller, err := r.Cluster.StartCaller(ctx, "callers", "checkout")
+		if err != nil {
+			return "", err
+		}
+		service := fmt.Sprintf("%s-service.%s.svc.cluster.local", name, r.Cluster.Namespace)
+		progress("waiting for a sidecar's first answer")
+		if err := answers(ctx, "the sidecar of a caller", caller.Address(80), service); err != nil {
+			return "", err
+		}
+		mesh := max(1, r.Rate/10) // part of the rate: the app has no more to do
+		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, max(1, r.Rate-mesh))
+		r.mesh = load.Start("http://"+caller.Address(80)+"/api/version", service, mesh)
 		time.Sleep(time.Second)
-		return fmt.Sprintf("%d requests per second through the gateway from now on", r.Rate), nil
+		return fmt.Sprintf("from now on, %d requests per second, %d of them through the sidecar of a caller in the mesh", r.Rate, mesh), nil
 	})
 }
 
@@ -442,6 +466,8 @@ func (r *Rehearsal) Finish(summary *Summary) error {
 		summary.Lost += release.Lost
 		summary.Failed += release.Failed
 	}
+	tally := r.mesh.Between(time.Time{}, time.Now())
+	summary.Mesh.Requests, summary.Mesh.Lost, summary.Mesh.Failed = tally.Requests, tally.Lost, tally.Failed
 	text, err := json.MarshalIndent(summary, "", "  ")
 	if err != nil {
 		return err
@@ -459,8 +485,10 @@ func (r *Rehearsal) Report(ctx context.Context) (string, error) {
 
 // StopTraffic stops the load.
 func (r *Rehearsal) StopTraffic() {
-	if r.traffic != nil {
-		r.traffic.Stop()
+	for _, traffic := range []*load.Generator{r.traffic, r.mesh} {
+		if traffic != nil {
+			traffic.Stop()
+		}
 	}
 }
 

@@ -64,18 +64,18 @@ func overlay(from, to string) error {
 	})
 }
 
-// gatewayAnswers waits until the app answers through the gateway.
-func (r *Rehearsal) gatewayAnswers(ctx context.Context) error {
+// answers waits until the app answers through a proxy.
+func answers(ctx context.Context, proxy, address, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	client := &http.Client{Timeout: time.Second}
 	last := "no answer"
 	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Cluster.GatewayAddress+"/api/version", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/version", nil)
 		if err != nil {
 			return err
 		}
-		request.Host = Host
+		request.Host = host
 		response, err := client.Do(request)
 		if err == nil {
 			response.Body.Close()
@@ -88,7 +88,7 @@ func (r *Rehearsal) gatewayAnswers(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the app does not answer through the gateway after 30 s: %s", last)
+			return fmt.Errorf("the app does not answer through %s after 30 s: %s", proxy, last)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -315,6 +315,8 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 		r.Screen.Line("  lost: %s", problem)
 	}
 	r.Screen.Line("  The canary of 1.1.0 got %.2f%% of %d requests at weight 10.", summary.CanaryShare, summary.CanaryShareOf)
+	mesh := summary.Mesh
+	r.Screen.Line("  A caller in the mesh sent %d requests through its sidecar: %d lost. The canary of 1.1.0 got %.2f%% of %d.", mesh.Requests, mesh.Lost, mesh.CanaryShare, mesh.CanaryShareOf)
 	r.Screen.Line("  The bad version got requests for %.1fs until all traffic was back on primary.", summary.RollbackSeconds)
 	r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
 	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
