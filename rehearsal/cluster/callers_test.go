@@ -158,12 +158,35 @@ func TestHTTPRoute(t *testing.T) {
 				"destination_workload", map[string]float64{"routed-primary": 1, "routed-canary": 1})
 		}
 	}
-	patch := `[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":100},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":0}]`
-	if _, err := objects(t, "HTTPRoute").Patch(t.Context(), "routed", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
+	weigh := func(canary int) {
+		t.Helper()
+		patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":%d},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":%d}]`, 100-canary, canary)
+		if _, err := objects(t, "HTTPRoute").Patch(t.Context(), "routed", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	weigh(0)
 	shares(t, "the gateway, weight 0", gateway, "routed.example.com", 0)
 	for namespace, c := range callers {
 		shares(t, "in "+namespace+", weight 0", through(c.Address(80)), service, 0)
+	}
+	for _, canary := range []int{100, 0, 100, 0} {
+		want := map[int]string{0: "primary", 100: "canary"}[canary]
+		began := time.Now()
+		weigh(canary)
+		took := map[string]time.Duration{}
+		for name, address := range map[string]string{"gateway": running.GatewayAddress, "sidecar": callers["callers"].Address(80)} {
+			client, host := through(address), map[string]string{"gateway": "routed.example.com", "sidecar": service}[name]
+			eventually(t, 10*time.Second, func() error {
+				for range 20 {
+					if status, body, err := ask(client, host); err != nil || status != http.StatusOK || body != want {
+						return fmt.Errorf("%s: %d %q %v, want %s", name, status, body, err, want)
+					}
+				}
+				return nil
+			})
+			took[name] = time.Since(began).Round(time.Millisecond)
+		}
+		t.Logf("weight %d in effect after %v", canary, took)
 	}
 }
