@@ -4,11 +4,14 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -143,7 +146,7 @@ type Caller struct {
 func (c *Caller) Address(port int) string { return fmt.Sprintf("%s:%d", c.IP, port) }
 
 // StartCaller starts the sidecar of a workload in a namespace, which is made if it is missing. It is ready when it has
-// its configuration from istiod. It ends with the cluster.
+// its configuration from istiod, and listens. It ends with the cluster.
 func (c *Cluster) StartCaller(ctx context.Context, namespace, name string) (*Caller, error) {
 	c.mu.Lock()
 	ip := fmt.Sprintf("10.244.250.%d", 2+len(c.callers))
@@ -170,7 +173,30 @@ func (c *Cluster) StartCaller(ctx context.Context, namespace, name string) (*Cal
 	if err := c.startProxy(p); err != nil {
 		return nil, err
 	}
-	return caller, c.await(ctx, p.name, answers("http://"+caller.Admin+"/ready"))
+	// Until it listens, the gateway, which does on every address, would take what is sent to its own.
+	return caller, c.await(ctx, p.name, listens(caller.Admin, caller.Address(80)))
+}
+
+// listens asks an Envoy whether it listens on an address.
+func listens(admin, address string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/listeners", nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err == nil && !strings.Contains(string(text), "::"+address+"\n") {
+			err = fmt.Errorf("no listener on %s", address)
+		}
+		return err
+	}
 }
 
 var sidecars = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "sidecars"}

@@ -68,7 +68,7 @@ func overlay(from, to string) error {
 func answers(ctx context.Context, proxy, address, host string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client := &http.Client{Timeout: time.Second}
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}} // whoever answers next may be another one
 	last := "no answer"
 	for {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/api/version", nil)
