@@ -166,7 +166,7 @@ func (a *app) paths(caller *cluster.Caller) []path {
 }
 
 // traffic releases again and again while requests come by each path, and counts what they met.
-func (a *app) traffic(caller *cluster.Caller, manner string, release func(a *app, w *weights, image string, round int) []off) []served {
+func (a *app) traffic(caller *cluster.Caller, manner string, next func(a *app, w *weights, image string, round int) []off) []served {
 	a.Helper()
 	a.must("canary", "--image", images[manner+" a"])
 	paths := a.paths(caller)
@@ -183,7 +183,7 @@ func (a *app) traffic(caller *cluster.Caller, manner string, release func(a *app
 	var gone []off
 	names := []string{manner + " b", manner + " c", manner + " a"}
 	for round := 0; round < 2 || int(time.Since(begin).Seconds()*float64(rate)) < *trafficRequests; round++ {
-		gone = append(gone, release(a, w, names[round%len(names)], round)...)
+		gone = append(gone, next(a, w, names[round%len(names)], round)...)
 	}
 	time.Sleep(2 * time.Second)
 	all := make([]served, len(paths))
