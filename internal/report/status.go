@@ -5,12 +5,27 @@ package report
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
+
+// hookLine says where a hook of the release in flight is.
+func hookLine(h *release.HookRun) string {
+	text := fmt.Sprintf("%s %s", strings.TrimPrefix(h.String(), "hook "), colored(string(h.State)))
+	if h.State == release.HookStarted {
+		text += " " + h.StartedAt.Format(time.RFC3339) + " by " + h.By
+	}
+	for _, more := range []string{h.Job, h.URL, h.Message} {
+		if more != "" {
+			text += ", " + more
+		}
+	}
+	return text
+}
 
 // WriteStatus writes where an app's release is, for people; wide adds its steps and all of its history.
 func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
@@ -30,6 +45,11 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		}
 		if by := r.Approvers(); by != "" {
 			fmt.Fprintf(w, "approved\tby %s\n", by)
+		}
+		for _, h := range r.Hooks {
+			if wide || h.State != release.HookPassed {
+				fmt.Fprintf(w, "hook\t%s\n", hookLine(&h))
+			}
 		}
 		links := r.Links()
 		step := r.Steps[len(r.Steps)-1]

@@ -53,6 +53,9 @@ const hookPeriod = 2 * time.Second
 // hookGrace is how long after a Job's time its controller has to say that it is over.
 const hookGrace = time.Minute
 
+// logsWithin is how long the reading of a Job's logs may take.
+const logsWithin = 20 * time.Second
+
 // shownLines are how many lines of what a hook says are in the log of the command.
 const shownLines = 20
 
@@ -435,7 +438,9 @@ func (j *job) waitJob(ctx context.Context, o object, run hook.Run) (passed bool,
 
 // keepJobLog keeps what a Job's pods have written. It is a courtesy.
 func (j *job) keepJobLog(ctx context.Context, run hook.Run, o object) {
-	text, err := hook.Logs(ctx, j.Kube, j.Namespace, o.name)
+	reading, cancel := context.WithTimeout(ctx, logsWithin)
+	defer cancel()
+	text, err := hook.Logs(reading, j.Kube, j.Namespace, o.name)
 	if err != nil {
 		j.log(o.String(), "its log cannot be read: %v", err)
 		return
