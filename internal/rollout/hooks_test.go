@@ -719,3 +719,30 @@ func TestPlanWithHooks(t *testing.T) {
 		}
 	})
 }
+
+// TestTestersComeBeforeTheFirstStep: a hook before the first share finds the canary by the header of testers, at weight 0, and is
+// given that header.
+func TestTestersComeBeforeTheFirstStep(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "smoke", Point: release.BeforeStep, URL: "https://hooks.example.com/smoke"}})
+		j := h.job("job")
+		want := wanted("2")
+		want.Match = &release.Match{Header: "x-canary", Kind: release.MatchExact, Value: "yes"}
+		w.must(j.Canary(w.Context(), want))
+		h.expect("", false, "r2/beforeStep/smoke/10")
+		for _, body := range h.bodies {
+			if body.Weight != 10 || body.MatchHeader != "x-canary: yes" {
+				t.Errorf("%+v", body)
+			}
+		}
+		var routes []string
+		for _, e := range w.did(j) {
+			if split, ok := strings.CutPrefix(e, "update vs "); ok {
+				routes = append(routes, split[:strings.Index(split+" ", " ")])
+			}
+		}
+		if diff := cmp.Diff([]string{"100/0", "90/10"}, routes); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
