@@ -114,9 +114,6 @@ func (o *clusterOptions) validate() error {
 	if err := o.loadManifests(); err != nil {
 		return err
 	}
-	if o.set != nil && o.set.Route != nil && !o.recovers {
-		return &usererr.Error{Field: "router", Problem: fmt.Sprintf("%s %s leads to the app, and releases do not change those yet", o.set.Route.GetKind(), o.set.Route.GetName()), Fix: "name the mesh's gateway in render.gateway, or add a VirtualService"}
-	}
 	if err := o.loadKubeconfig(); err != nil {
 		return err
 	}

@@ -51,6 +51,9 @@ func planted(version string) string { return "s3cr3t-of-version-" + version }
 func (w *world) version(version string) *manifest.Set {
 	w.Helper()
 	set, err := configured(version)
+	if err == nil && w.gateway {
+		set, err = byRoute(set)
+	}
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -62,6 +62,8 @@ type controllers struct {
 	peaks    map[string][]peak           // by Deployment: what it needed lately
 	scaled   time.Time                   // when autoscalers looked last
 	silent   bool                        // endpoints are not written
+	mute     bool                        // the status of routes is not written
+	rejects  string                      // for which routes are not accepted; "" when they are
 	slow     time.Duration               // so long after one pod has become ready the next one does
 	ready    time.Time                   // when the last one did
 	progress map[string]*progress        // by Deployment
@@ -82,7 +84,7 @@ func newControllers(s *apiServer) *controllers {
 		peaks: map[string][]peak{}, progress: map[string]*progress{}, pods: map[string]int{}, work: map[string]jobWork{}, ran: map[string]int{},
 	}
 	s.changed = append(s.changed, func(e event) {
-		if slices.Contains([]string{"deployments", "replicasets", "pods", "services", "jobs"}, e.resource) {
+		if slices.Contains([]string{"deployments", "replicasets", "pods", "services", "jobs", "httproutes", "grpcroutes"}, e.resource) {
 			c.hurry()
 		}
 	})
@@ -182,6 +184,7 @@ func (c *controllers) round() (waiting bool) {
 	if c.runJobs() {
 		waiting = true
 	}
+	c.routes()
 	for _, d := range deployments {
 		if c.status(d, sets, pods) {
 			waiting = true
@@ -286,6 +289,11 @@ func isReady(p *corev1.Pod) bool {
 func (c *controllers) endpoints(pods []*corev1.Pod) {
 	if c.silent {
 		return
+	}
+	for _, slice := range get[discoveryv1.EndpointSlice](c.server, "endpointslices") {
+		if c.server.objects[place{"services", slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]}] == nil {
+			c.drop("endpointslices", slice)
+		}
 	}
 	for _, service := range get[corev1.Service](c.server, "services") {
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: service.Name + "-slice", Namespace: service.Namespace, Labels: map[string]string{discoveryv1.LabelServiceName: service.Name}}, AddressType: discoveryv1.AddressTypeIPv4}

@@ -38,9 +38,12 @@ func strides(f fault, out string, both bool) (first, stride int) {
 	return map[string]int{"resume": 1, "rollback": 2}[out], 2
 }
 
+// crashCase is a command at a stage, and the image that primary has in the end.
+type crashCase struct{ stage, command, end string }
+
 // crashes are the commands whose every write is made to fail, each from a stage, and the image that primary has when
 // the release ends well from there.
-var crashes = []struct{ stage, command, end string }{
+var crashes = []crashCase{
 	{"new", "canary", "2"},
 	{"foreign", "canary", "2"},
 	{"rest", "sticky", "2"},
@@ -125,7 +128,7 @@ var crashes = []struct{ stage, command, end string }{
 func TestCrashes(t *testing.T) {
 	var cases atomic.Int64
 	t.Run("matrix", func(t *testing.T) {
-		for _, c := range crashes {
+		for _, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 			var once sync.Once
 			changes := "" // without a fault
 			for _, f := range []fault{never, silent, outdated, dies, refused} {

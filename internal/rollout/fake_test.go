@@ -140,6 +140,15 @@ var kinds = []kind{
 	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"}, "virtualservices", true},
 	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"}, "destinationrules", true},
 	{schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"}, "gateways", true},
+	{schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "Gateway"}, "gateways.gateway", true}, // another one's plural
+	{schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "HTTPRoute"}, "httproutes", true},
+	{schema.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "GRPCRoute"}, "grpcroutes", true},
+}
+
+// path is how requests name the kind.
+func (k kind) path() string {
+	path, _, _ := strings.Cut(k.plural, ".")
+	return path
 }
 
 func kindOf(plural string) kind {
@@ -229,7 +238,7 @@ func parse(r *http.Request) (q request, err error) {
 	if parts[0] == "namespaces" && len(parts) > 2 {
 		q.namespace, parts = parts[1], parts[2:]
 	}
-	found := slices.IndexFunc(kinds, func(k kind) bool { return k.GroupVersion() == group && k.plural == parts[0] })
+	found := slices.IndexFunc(kinds, func(k kind) bool { return k.GroupVersion() == group && k.path() == parts[0] })
 	if found < 0 {
 		return q, apierrors.NewNotFound(schema.GroupResource{Group: group.Group, Resource: parts[0]}, "")
 	}
@@ -323,7 +332,7 @@ func (s *apiServer) discover(group string) ([]byte, error) {
 	list := metav1.APIResourceList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "APIResourceList"}, GroupVersion: group}
 	for _, k := range kinds {
 		if k.GroupVersion().String() == group && !s.missing[k.Kind] {
-			list.APIResources = append(list.APIResources, metav1.APIResource{Name: k.plural, Kind: k.Kind, Namespaced: k.namespaced})
+			list.APIResources = append(list.APIResources, metav1.APIResource{Name: k.path(), Kind: k.Kind, Namespaced: k.namespaced})
 		}
 	}
 	if len(list.APIResources) == 0 {
@@ -617,6 +626,10 @@ func check(q request, live *stored, object *unstructured.Unstructured) error {
 		if down, found, _ := unstructured.NestedMap(object.Object, "spec", "behavior", "scaleDown"); found && down["selectPolicy"] == nil {
 			return unstructured.SetNestedField(object.Object, "Max", "spec", "behavior", "scaleDown", "selectPolicy")
 		}
+	case "HTTPRoute", "GRPCRoute":
+		if err := defaultRoute(object); err != nil {
+			return apierrors.NewInvalid(q.kind.GroupKind(), q.name, field.ErrorList{field.InternalError(nil, err)})
+		}
 	case "VirtualService":
 		routes, _, _ := unstructured.NestedSlice(object.Object, "spec", "http")
 		for _, route := range routes {
@@ -855,7 +868,7 @@ func (s *apiServer) manager(gvk schema.GroupVersionKind) (*managedfields.FieldMa
 	}
 	var m *managedfields.FieldManager
 	var err error
-	if gvk.Group == "networking.istio.io" {
+	if strings.Contains(gvk.Group, "networking.istio.io") || gvk.Group == "gateway.networking.k8s.io" {
 		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), asIs{}, asIs{}, asIs{}, gvk, gvk.GroupVersion(), "", nil)
 	} else {
 		m, err = managedfields.NewDefaultFieldManager(typesOfKubernetes(), asIs{}, asIs{}, asIs{}, gvk, gvk.GroupVersion(), "", nil)

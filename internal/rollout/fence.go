@@ -10,7 +10,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/our-org/crossbill/internal/manifest"
 )
@@ -108,7 +107,7 @@ func (j *job) stamp(ctx context.Context) error {
 		}
 	}
 	// What migrate removes. Only migrate needs the permissions for that: rollback must not depend on them.
-	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector))
+	orphans, err := j.orphanedReplicaSets(ctx, j.appSelector())
 	for i := 0; err == nil && i < len(orphans); i++ {
 		err = j.stampOne(ctx, j.replicaSet(orphans[i].Name))
 	}

@@ -74,7 +74,7 @@ func (w *world) overtake(epoch int64) {
 // TestFence: before each write of each command a newer lock comes to every object and the ledger. Nothing of
 // the old one's arrives any more, but the creation of an object that was missing.
 func TestFence(t *testing.T) {
-	for _, c := range crashes {
+	for _, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 		if strings.HasSuffix(c.stage, "new") || c.command == "verify healthy" {
 			continue // all that it does is to create what is missing, or one write of the ledger
 		}
@@ -167,7 +167,7 @@ func TestVerdictOnAnotherLedger(t *testing.T) {
 // TestTakeover: at each write of a job its network stands still; another one takes the lock and rolls the release back,
 // then the first one's network is back. All of the first one's late writes come to nothing.
 func TestTakeover(t *testing.T) {
-	for _, c := range []struct{ stage, command string }{{"rest", "canary"}, {"rest", "sticky"}, {"canary", "shift"}, {"healthy", "promote"}, {configuredApp + "rest", "canary"}, {configuredApp + "healthy", "promote"}} {
+	for _, c := range []struct{ stage, command string }{{"rest", "canary"}, {"rest", "sticky"}, {"canary", "shift"}, {"healthy", "promote"}, {configuredApp + "rest", "canary"}, {configuredApp + "healthy", "promote"}, {gatewayApp + "rest", "canary"}, {gatewayApp + "canary", "shift"}, {gatewayApp + "healthy", "promote"}} {
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
 			for n := 2; !t.Failed(); n++ { // before the second one there is no release

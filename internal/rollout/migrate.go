@@ -9,7 +9,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -47,7 +46,6 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	if err := j.showDifferences(ctx, m); err != nil {
 		return Result{}, err
 	}
-	router := j.router()
 	var steps []step
 	if m.from == j.deploymentName(release.Primary) {
 		steps = append(steps, j.leaveOrphans(m.from))
@@ -55,12 +53,7 @@ func (j *job) migrate(ctx context.Context, m migration) (Result, error) {
 	err := inOrder(ctx, append(steps,
 		func(ctx context.Context) error { return j.primaryBeside(ctx, m) },
 		j.waitRollout(release.Primary, m.image),
-		router.ensureBackends,
-		j.applyService, // ready pods of ours exist: its selector may change
-		j.waitEndpoints(release.Primary, ""),
-		j.settle(router.backends()[0], "what the route leads to"),
-		router.convert,
-		j.settle(router.route(), "the route"),
+		j.router().take,
 		func(ctx context.Context) error { return j.removeOld(ctx, m) },
 		j.handBack,
 	)...)
@@ -173,7 +166,7 @@ func (j *job) removeOld(ctx context.Context, m migration) error {
 			return err
 		}
 	}
-	orphans, err := j.orphanedReplicaSets(ctx, labels.SelectorFromSet(j.Manifests.Service.Spec.Selector))
+	orphans, err := j.orphanedReplicaSets(ctx, j.appSelector())
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -20,11 +21,18 @@ import (
 
 // What migrate looks for before it changes anything.
 
+// appSelector selects the app's pods, whichever track they are of, as its Service does where that is over both.
+func (j *job) appSelector() labels.Selector {
+	selector := maps.Clone(j.Manifests.Service.Spec.Selector)
+	delete(selector, manifest.TrackLabel)
+	return labels.SelectorFromSet(selector)
+}
+
 func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done bool, err error) {
 	if r := j.ledger.Release; r != nil {
 		return m, false, &release.InFlightError{Release: *r}
 	}
-	selected := labels.SelectorFromSet(j.Manifests.Service.Spec.Selector)
+	selected := j.appSelector()
 	served, err := j.lookServed(ctx, from, selected)
 	if err != nil {
 		return m, false, err

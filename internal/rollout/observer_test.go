@@ -38,22 +38,25 @@ type observer struct {
 	set      *manifest.Set
 	problems []string
 
-	route   *networking.VirtualService
-	rule    *networking.DestinationRule
-	ready   map[string]map[string]bool // pods that are ready endpoints, by slice
-	tracks  map[string]string          // of pods, by name
-	ledger  *release.Ledger
-	primary *appsv1.Deployment
-	epochs  map[string]int64
-	canary  *appsv1.Deployment
-	before  string                       // what primary was to run when the release in flight started
-	content map[string]string            // of ConfigMaps and Secrets, by kind and name
-	pods    map[string]map[string]string // what a pod read when it got ready, by its name
-	started bool                         // by a test, once the app is as it is to be
+	route    *networking.VirtualService
+	gateway  *manifest.GatewayRoute
+	slices   map[string]string // the Service of each slice
+	services map[string]bool   // that are there
+	rule     *networking.DestinationRule
+	ready    map[string]map[string]bool // pods that are ready endpoints, by slice
+	tracks   map[string]string          // of pods, by name
+	ledger   *release.Ledger
+	primary  *appsv1.Deployment
+	epochs   map[string]int64
+	canary   *appsv1.Deployment
+	before   string                       // what primary was to run when the release in flight started
+	content  map[string]string            // of ConfigMaps and Secrets, by kind and name
+	pods     map[string]map[string]string // what a pod read when it got ready, by its name
+	started  bool                         // by a test, once the app is as it is to be
 }
 
 func newObserver(set *manifest.Set) *observer {
-	return &observer{set: set, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}}
+	return &observer{set: set, slices: map[string]string{}, services: map[string]bool{}, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}}
 }
 
 func (o *observer) found(e event, format string, args ...any) {
@@ -81,6 +84,8 @@ func (o *observer) see(e event) {
 			}
 		}
 		o.capacity(e, before)
+	case "httproutes":
+		o.gatewayChange(e)
 	case "destinationrules":
 		before := o.rule
 		o.rule = decode[networking.DestinationRule](e.after)
@@ -103,6 +108,7 @@ func (o *observer) see(e event) {
 			}
 		}
 	case "services":
+		o.services[e.after.object.GetName()] = !gone
 		o.written(e)
 		o.kept(e)
 		if service := decode[corev1.Service](e.after); e.before != nil && o.ledger != nil && o.ledger.Release != nil && o.ledger.Release.Previous != "" {
@@ -140,7 +146,10 @@ func (o *observer) see(e event) {
 				ready[endpoint.TargetRef.Name] = true
 			}
 		}
-		o.ready[slice.Name] = ready
+		o.slices[slice.Name] = slice.Labels[discoveryv1.LabelServiceName]
+		if o.ready[slice.Name] = ready; gone {
+			delete(o.ready, slice.Name)
+		}
 	case "pods":
 		o.pod(e)
 		o.tracks[e.after.object.GetName()] = e.after.object.GetLabels()[manifest.TrackLabel]
@@ -162,7 +171,10 @@ func (o *observer) shared(e event) {
 
 func (o *observer) readyOn(track release.Track) int {
 	n := 0
-	for _, ready := range o.ready {
+	for slice, ready := range o.ready {
+		if o.set.Route != nil && o.slices[slice] != o.set.Tracks[track].Name {
+			continue
+		}
 		for pod := range ready {
 			if o.tracks[pod] == string(track) {
 				n++
@@ -174,7 +186,8 @@ func (o *observer) readyOn(track release.Track) int {
 
 // routing checks what traffic meets now.
 func (o *observer) routing(e event) {
-	if o.route == nil {
+	o.gatewayRouting(e)
+	if o.route == nil || o.set.Route != nil {
 		return
 	}
 	for _, http := range o.route.Spec.Http {
@@ -233,14 +246,21 @@ func methodsOf(http *networkingapi.HTTPRoute) string {
 
 // capacity checks that a track which is given more traffic has its part of what the app had.
 func (o *observer) capacity(e event, before *networking.VirtualService) {
-	if o.ledger == nil || o.ledger.Release == nil || before == nil {
+	if before == nil || o.set.Route != nil {
 		return
 	}
 	routes, was := o.set.Routes(o.route), o.set.Routes(before)
 	if len(routes) == 0 || len(was) == 0 {
 		return
 	}
-	now, then := manifest.Weights(o.route, routes[0]), manifest.Weights(before, was[0])
+	o.enough(e, manifest.Weights(o.route, routes[0]), manifest.Weights(before, was[0]))
+}
+
+// enough is the same of weights.
+func (o *observer) enough(e event, now, then manifest.WeightPair) {
+	if o.ledger == nil || o.ledger.Release == nil {
+		return
+	}
 	for _, t := range []struct {
 		track      release.Track
 		now, then_ int32

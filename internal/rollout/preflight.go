@@ -21,6 +21,12 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 		c.ledgerRead = &justRead{ledger.state, time.Now()} // its cluster had all of that
 		return c.checkNamespaces()
 	}
+	if c.Manifests.Route != nil {
+		if err := c.routeServed(); err != nil {
+			return err
+		}
+		return c.checkNamespace(ctx)
+	}
 	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
 	if apierrors.IsNotFound(err) {
 		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check the context"}
@@ -33,7 +39,12 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 			return &usererr.Error{Field: "cluster", Problem: "the CRD of " + kind + " is missing", Fix: "install all of Istio's CRDs"}
 		}
 	}
-	_, err = c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
+	return c.checkNamespace(ctx)
+}
+
+// checkNamespace finds a namespace that does not exist, and manifests for another one.
+func (c *Cluster) checkNamespace(ctx context.Context) error {
+	_, err := c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return &usererr.Error{Field: "cluster.namespace", Problem: fmt.Sprintf("namespace %q not found", c.Namespace), Fix: "create it or name another one"}
 	}
@@ -56,8 +67,15 @@ func (c *Cluster) checkNamespaces() error {
 // manifestNamespaces are those of what must be where the app is. The mesh's objects may be elsewhere.
 func (c *Cluster) manifestNamespaces() map[string]string {
 	m := c.Manifests
-	return map[string]string{
+	namespaces := map[string]string{
 		"Service " + m.Service.Name:       m.Service.Namespace,
 		"Deployment " + m.Deployment.Name: m.Deployment.Namespace,
 	}
+	if m.Route != nil {
+		namespaces[m.Route.GetKind()+" "+m.Route.GetName()] = m.Route.GetNamespace()
+		for _, service := range m.Tracks {
+			namespaces["Service "+service.Name] = service.Namespace
+		}
+	}
+	return namespaces
 }

@@ -66,7 +66,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.restoreFirst, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	steps := []step{j.router().backendsBack, j.restoreFirst, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}

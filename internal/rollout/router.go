@@ -10,6 +10,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 var tracks = []release.Track{release.Primary, release.Canary}
@@ -38,6 +39,10 @@ type router interface {
 	ensureBackends(context.Context) error
 	// addBackends does the same on the way back, which whatever somebody has moved does not hold up.
 	addBackends(context.Context) error
+	// promoteBackends gives the backends what the promotion gives the app's Service.
+	promoteBackends(context.Context) error
+	// backendsBack makes again by what the tracks' endpoints are seen, on the way back and before they are asked for.
+	backendsBack(context.Context) error
 	// backed says of which tracks the route's destination has what it needs to be named.
 	backed(context.Context) (map[release.Track]bool, error)
 	// ensureRoute creates a route that is missing, at rest, with the Gateways that it needs. One that exists is left as it is.
@@ -46,14 +51,34 @@ type router interface {
 	// route.
 	split(context.Context, traffic) (routing, error)
 
-	// convertible says whether the route is the release's already, and refuses one that convert cannot make into it.
+	// convertible says whether the route is the release's already, and refuses one that take cannot make into it.
 	convertible(context.Context) (routed bool, err error)
-	// convert makes the route the release's, at rest, and creates one that is missing.
-	convert(context.Context) error
+	// take leads all of the traffic to primary, which is ready: what the route needs, then the route, at rest; then it takes
+	// away what led there before. It goes on where it was ended.
+	take(context.Context) error
 }
 
 // router is the one that the manifests have.
-func (j *job) router() router { return subsets{j} }
+func (j *job) router() router {
+	if j.Manifests.Route != nil {
+		return services{j}
+	}
+	return subsets{j}
+}
+
+// sameRouter refuses manifests with another router than the release in flight has: its weights are in the other one. What ends
+// a release goes by the names in the ledger.
+func (j *job) sameRouter(command string) error {
+	r := j.ledger.Release
+	if r == nil || r.Objects == nil || command == "rollback" || command == "guard" || (r.Objects.Route != nil) == (j.Manifests.Route != nil) {
+		return nil
+	}
+	has := "VirtualService " + r.Objects.VirtualService.Name
+	if r.Objects.Route != nil {
+		has = r.Objects.Route.Kind + " " + r.Objects.Route.Name
+	}
+	return &usererr.Error{Field: "router", Problem: fmt.Sprintf("release %s is routed by %s, and the manifests name %s", r.ID, has, j.router().route()), Fix: "finish the release with the manifests that it started with, or roll it back; nothing was changed"}
+}
 
 // traffic is what the tracks are to get: the canary's share in percent, the rest is primary's; what browsers are held to; and
 // what reaches the canary beside its share.

@@ -114,6 +114,9 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	if err := before.firstLedger(ctx); err != nil {
 		return Result{}, err
 	}
+	if err := before.sameRouter(cmd.name); err != nil {
+		return Result{}, err
+	}
 	found, result, err := cmd.look(ctx, before)
 	switch {
 	case err != nil:
@@ -167,6 +170,9 @@ func runPlan[Found any](ctx context.Context, j *job, cmd command[Found], found F
 func runAgain[Found any](ctx context.Context, c *Cluster, l *lock, cmd command[Found]) (Result, error) {
 	j := &job{Cluster: c, command: cmd.name, locked: true}
 	if err := j.readLedger(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := j.sameRouter(cmd.name); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, j)

@@ -68,14 +68,16 @@ func TestSchedules(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rapid.Check(t, func(r *rapid.T) {
-		jobs := rapid.SliceOfN(rapid.SliceOfN(turns, 2, 6), 2, 2).Draw(r, "jobs")
-		var problems []string
-		at(t, "foreign", func(w *world) { problems = w.play(jobs) })
-		if len(problems) > 0 {
-			r.Fatal(strings.Join(problems, "\n"))
-		}
-	})
+	for _, stage := range []string{"foreign", gatewayApp + "foreign"} {
+		rapid.Check(t, func(r *rapid.T) {
+			jobs := rapid.SliceOfN(rapid.SliceOfN(turns, 2, 6), 2, 2).Draw(r, "jobs")
+			var problems []string
+			at(t, stage, func(w *world) { problems = w.play(jobs) })
+			if len(problems) > 0 {
+				r.Fatal(stage + "\n" + strings.Join(problems, "\n"))
+			}
+		})
+	}
 }
 
 // play carries a schedule out and says what is wrong with what came of it.

@@ -100,6 +100,9 @@ const inTwo = "release it in two steps: first the pods, so that they fit the Ser
 // selects checks that a Service selects the pods of both tracks.
 func (j *job) selects(service *corev1.Service, both []pods, where string) error {
 	for _, track := range both {
+		if own := j.Manifests.Service.Spec.Selector[manifest.TrackLabel]; own != "" && own != track.spec.Labels[manifest.TrackLabel] {
+			continue // the route leads to the other track by a Service of its own
+		}
 		for _, key := range slices.Sorted(maps.Keys(service.Spec.Selector)) {
 			if value := service.Spec.Selector[key]; track.spec.Labels[key] != value {
 				return &usererr.Error{
@@ -259,7 +262,7 @@ func (j *job) promoteService(ctx context.Context) error {
 		return err
 	}
 	j.log(j.service().String(), "applied as the manifest has it: it fits both tracks")
-	return j.waitEndpoints(release.Primary, "")(ctx)
+	return inOrder(ctx, j.router().promoteBackends, j.waitEndpoints(release.Primary, ""))
 }
 
 // restoreService is the step that takes back what a promotion has changed of the Service. What is kept beside the ledger is

@@ -36,6 +36,9 @@ func (w *world) moved() *manifest.Set {
 	number := set.Deployment.Spec.Template.Spec.Containers[0].Ports[0].ContainerPort
 	set.Service.Spec.Ports = append(set.Service.Spec.Ports, corev1.ServicePort{Name: "http-alt", Port: 8080, TargetPort: intstr.FromInt32(number)})
 	set.Service.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	for _, service := range set.Tracks {
+		service.Spec.Ports = slices.Clone(set.Service.Spec.Ports)
+	}
 	return set
 }
 

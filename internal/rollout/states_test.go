@@ -24,6 +24,9 @@ import (
 func (w *world) own() *manifest.Set {
 	w.Helper()
 	set, err := loadManifests()
+	if err == nil && w.gateway {
+		set, err = byRoute(set)
+	}
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -150,6 +150,12 @@ func (s subsets) addBackends(ctx context.Context) error {
 	})
 }
 
+// backendsBack has nothing to make: the endpoints of both tracks are those of the app's Service.
+func (s subsets) backendsBack(context.Context) error { return nil }
+
+// promoteBackends has nothing to change: the subsets are labels alone.
+func (s subsets) promoteBackends(context.Context) error { return nil }
+
 // addSubsets is ensureBackends for whoever decides what a subset that somebody has moved to other pods means.
 func (s subsets) addSubsets(ctx context.Context, moved func(error) error) error {
 	o := s.destinationRule()

@@ -49,6 +49,18 @@ func (s subsets) plain(vs *networking.VirtualService) []int {
 	return found
 }
 
+// take leads the traffic to the subsets: they are there, and primary's pods behind the Service, before the route names them.
+func (s subsets) take(ctx context.Context) error {
+	return inOrder(ctx,
+		s.ensureBackends,
+		s.applyService, // ready pods of ours exist: its selector may change
+		s.waitEndpoints(release.Primary, ""),
+		s.settle(s.destinationRule(), "what the route leads to"),
+		s.convert,
+		s.settle(s.route(), "the route"),
+	)
+}
+
 // convert makes each plain route of the VirtualService the release's, at rest, and creates one that is
 // missing. All else in it stays.
 func (s subsets) convert(ctx context.Context) error {

@@ -76,6 +76,7 @@ type world struct {
 	// configured: the app's pods read configuration, and its releases change nothing else: what is called an image
 	// elsewhere is a version of it here.
 	configured bool
+	gateway    bool // the app is routed by an HTTPRoute
 }
 
 // manifests are the app's. They are shared: who changes them loads their own.
@@ -117,7 +118,8 @@ func at(t *testing.T, stage string, test func(w *world)) {
 	entry, _ := stages.LoadOrStore(stage, func(t *testing.T) *moment {
 		once.Do(func() {
 			inWorld(t, stage, nil, func(w *world) {
-				w.bring(strings.TrimPrefix(stage, configuredApp))
+				plain, _ := byGateway(stage)
+				w.bring(strings.TrimPrefix(plain, configuredApp))
 				made = w.moment()
 			})
 		})
@@ -128,7 +130,8 @@ func at(t *testing.T, stage string, test func(w *world)) {
 		t.Fatalf("stage %s could not be prepared", stage)
 	}
 	inWorld(t, stage, start, func(w *world) {
-		w.applies = strings.HasPrefix(stage, othersApp)
+		plain, _ := byGateway(stage)
+		w.applies = strings.HasPrefix(plain, othersApp)
 		test(w)
 	})
 }
@@ -144,11 +147,15 @@ func (w *world) moment() *moment {
 func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
+		plain, gateway := byGateway(stage)
 		set, err := manifests()
+		if gateway {
+			set, err = gatewaySet()
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{T: t, server: newAPIServer(), set: set, observer: newObserver(set), configured: strings.HasPrefix(stage, configuredApp)}
+		w := &world{T: t, server: newAPIServer(), set: set, observer: newObserver(set), configured: strings.HasPrefix(plain, configuredApp), gateway: gateway}
 		if w.configured {
 			w.set = w.version("1")
 		}
@@ -178,6 +185,9 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 		go w.controllers.run(ctx)
 		if start == nil {
 			w.must(w.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))
+			if gateway {
+				w.makeGateway()
+			}
 		}
 		test(w)
 		w.server.mu.Lock()
@@ -442,6 +452,11 @@ func (w *world) describe(e event) effect {
 			return effect{}
 		}
 		return effect{action: action, object: object, detail: strings.Join(details, " ")}
+	case "httproutes":
+		if e.before != nil && e.kind != watch.Deleted && !specChanged(kindOf(e.resource), e.before.object, e.after.object) {
+			return effect{}
+		}
+		return effect{action: action, object: object, detail: gatewaySplit(set, e.after)}
 	case "virtualservices":
 		detail := splitOf(set, decode[networking.VirtualService](e.after))
 		if e.before != nil && !specChanged(kindOf(e.resource), e.before.object, e.after.object) {
@@ -566,6 +581,10 @@ func (w *world) bring(stage string) {
 	case "rest":
 	case "foreign":
 		w.observer.started = false // others have their own things in the app's objects
+		if w.gateway {
+			w.foreignGateway()
+			break
+		}
 		w.patchRoute(`[{"op":"add","path":"/metadata/annotations","value":{"theirs/note":"n"}},{"op":"add","path":"/metadata/labels","value":{"theirs/label":"l"}},
 			{"op":"add","path":"/spec/http/0","value":{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}}]`)
 		w.patchRule(`[{"op":"add","path":"/metadata/annotations","value":{"theirs/note":"n"}},{"op":"add","path":"/spec/subsets/-","value":{"name":"theirs","labels":{"team":"x"}}}]`)
@@ -617,7 +636,9 @@ func (w *world) bring(stage string) {
 			run(before.Cleanup(ctx))
 		}
 	case "promoted in the mesh", "warm": // nobody gets past the release's route
-		w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
+		if !w.gateway {
+			w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
+		}
 		before.KeepWarm = 10 * time.Minute
 		canary()
 		run(judge(ctx, before.Cluster, release.Healthy))
@@ -763,6 +784,9 @@ func (w *world) unrest(digit string) string {
 		return fmt.Sprintf("primary is %+v and runs %s, want image %s", primary, w.running(release.Primary), digit)
 	case status.Lock != "" && !status.Expired:
 		return "the lock is held by " + status.Lock
+	}
+	if w.gateway {
+		return w.unrestOfGateway(digit)
 	}
 	vs, err := w.mesh.NetworkingV1().VirtualServices(namespace).Get(w.Context(), w.set.VirtualService.Name, metav1.GetOptions{})
 	if err != nil {
