@@ -43,7 +43,13 @@ func wireApp(t *testing.T, name, protocol string) *app {
 // calls is a gRPC client that calls the app through the gateway.
 func (a *app) calls() health.HealthClient {
 	a.Helper()
-	client, err := grpc.NewClient("passthrough:///"+running.GatewayAddress, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(a.name+".example.com"))
+	return a.callsBy(running.GatewayAddress, a.name+".example.com")
+}
+
+// callsBy is a gRPC client that calls a host through a proxy.
+func (a *app) callsBy(proxy, host string) health.HealthClient {
+	a.Helper()
+	client, err := grpc.NewClient("passthrough:///"+proxy, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithAuthority(host))
 	if err != nil {
 		a.Fatal(err)
 	}
@@ -91,11 +97,39 @@ func (c *caller) end() map[codes.Code]int {
 	return c.answers
 }
 
-// TestGRPCVerdict calls a gRPC server through the gateway. A canary of which 30% of the calls are answered with INTERNAL,
-// each with code 200, is rolled back; calls that ask for NOT_FOUND, of both tracks, blame none.
+// canaryOf counts the calls that the canary answers, of 200 on one connection.
+func (a *app) canaryOf(client health.HealthClient) (n int) {
+	a.Helper()
+	for range 200 {
+		var header metadata.MD
+		if _, err := client.Check(a.Context(), &health.HealthCheckRequest{}, grpc.Header(&header)); err != nil {
+			a.Fatal(err)
+		}
+		if track := header.Get("x-app-track"); len(track) == 1 && track[0] == "canary" {
+			n++
+		}
+	}
+	return n
+}
+
+// TestGRPCVerdict calls a gRPC server through the gateway, and through the sidecar of a caller. A canary of which 30% of
+// the calls are answered with INTERNAL, each with code 200, is rolled back; calls that ask for NOT_FOUND, of both tracks,
+// blame none. The weight holds for the calls on a connection.
 func TestGRPCVerdict(t *testing.T) {
 	a := wireApp(t, "grpc-verdict", "grpc")
-	c := a.call(a.calls(), "5")
+	sidecar, err := running.StartCaller(t.Context(), a.namespace, "cart")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := map[string]health.HealthClient{"gateway": a.calls(), "sidecar": a.callsBy(sidecar.Address(80), a.name+"-service")}
+	a.eventually(func() error {
+		_, err := clients["sidecar"].Check(t.Context(), &health.HealthCheckRequest{})
+		return err
+	})
+	callers := map[string]*caller{}
+	for by, client := range clients {
+		callers[by] = a.call(client, "5")
+	}
 	verify := func(image string, want int, says string) {
 		t.Helper()
 		a.must("canary", "--image", images[image], "--weight", "50")
@@ -111,15 +145,26 @@ func TestGRPCVerdict(t *testing.T) {
 		t.Errorf("weights %+v, history %+v", a.weights(), h)
 	}
 	verify("wire b", 0, "healthy: availability: 100.00%")
-	answers := c.end()
-	t.Logf("calls by status: %v", answers)
-	for code := range answers {
-		if code != codes.OK && code != codes.NotFound && code != codes.Internal {
-			t.Errorf("%d calls ended with %s", answers[code], code)
+	for by, c := range callers {
+		answers, canary := c.end(), a.canaryOf(clients[by])
+		t.Logf("by the %s: calls by status %v; then %d of 200 to the canary", by, answers, canary)
+		for code := range answers {
+			if code != codes.OK && code != codes.NotFound && code != codes.Internal {
+				t.Errorf("by the %s: %d calls ended with %s", by, answers[code], code)
+			}
+		}
+		if answers[codes.NotFound] == 0 || answers[codes.Internal] == 0 {
+			t.Errorf("by the %s: answers %v: the calls do not ask for what they should", by, answers)
+		}
+		if canary < 65 || canary > 135 { // five standard deviations
+			t.Errorf("by the %s: the canary answers %d of 200 at weight 50", by, canary)
 		}
 	}
-	if answers[codes.NotFound] == 0 || answers[codes.Internal] == 0 {
-		t.Errorf("answers %v: the calls do not ask for what they should", answers)
+	a.must("rollback", "--prometheus", running.PrometheusURL)
+	for by, client := range clients {
+		if n := a.canaryOf(client); n > 0 {
+			t.Errorf("by the %s: the canary answers %d of 200 after a rollback", by, n)
+		}
 	}
 }
 
