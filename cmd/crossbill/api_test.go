@@ -203,7 +203,7 @@ func TestCommandsOnAnEmptyCluster(t *testing.T) {
 // TestCanaryDryRun: the first release of an app as a plan. --dry-run and the older plan say the same.
 func TestCanaryDryRun(t *testing.T) {
 	quiet(t)
-	const want = "service/qwik-node-app-service\ndeployment/qwik-node-app-primary\ndestinationrule/qwik-node-app-dr\ngateway/public-gateway\nvirtualservice/qwik-node-app-vs\n"
+	const want = "service/qwik-node-app-service\ndestinationrule/qwik-node-app-dr\ndeployment/qwik-node-app-primary\ngateway/public-gateway\nvirtualservice/qwik-node-app-vs\n"
 	for _, line := range [][]string{{"canary", "--dry-run"}, {"plan", "canary"}} {
 		server := &apiServer{}
 		r := runLine(t, slices.Concat(line, []string{"--image", byDigest, "--weight", "20", "-o", "name"}, server.serve(t, "shop"))...)

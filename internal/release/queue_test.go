@@ -184,7 +184,7 @@ func TestSupersede(t *testing.T) {
 	}
 }
 
-// TestLineIsBounded: who does not fit is told so, and what left long ago is forgotten.
+// TestLineIsBounded: who does not fit gets an error, and what left long ago is forgotten.
 func TestLineIsBounded(t *testing.T) {
 	l := &Ledger{}
 	for i := range mostQueued {

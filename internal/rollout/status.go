@@ -147,7 +147,7 @@ func (s *Status) drift() []string {
 		}
 	}
 	for _, place := range s.routing.unsplit {
-		found = append(found, place+", and so to the canary by its share of the pods"+remedy)
+		found = append(found, place+remedy)
 	}
 	if sticky := r.Sticky != nil && want.canary > 0; s.Weights != nil && s.routing.pinned != sticky {
 		found = append(found, map[bool]string{true: "the routes that keep browsers on a version are gone", false: "there are routes that keep browsers on a version, which no release needs"}[sticky]+remedy)

@@ -59,7 +59,7 @@ func (s subsets) routing(vs *networking.VirtualService) routing {
 	}
 	found.live, found.past = vs, s.past(vs)
 	for _, place := range s.Manifests.Unsplit(vs) {
-		found.unsplit = append(found.unsplit, place+" of the VirtualService leads to the Service without a subset")
+		found.unsplit = append(found.unsplit, place+" of the VirtualService leads to the Service without a subset, and so to the canary by its share of the pods")
 	}
 	routes := s.Manifests.Routes(vs)
 	for _, r := range routes {
