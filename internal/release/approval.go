@@ -22,6 +22,7 @@ type Approval struct {
 	By      string       `json:"by"`               // the approver's login; of the other kinds what --by says
 	UserID  string       `json:"userId,omitempty"` // in the issuer's numbers, which stay when a login changes
 	Command string       `json:"command"`          // that it was given to
+	Step    int          `json:"step,omitempty"`   // of the release's plan that it is for, from 1; 0: the promotion
 	At      time.Time    `json:"at"`
 
 	// Of a verified one: the job that the approver started, and its token.
@@ -98,7 +99,7 @@ func (l *Ledger) Pass(p *Passed, by string, now time.Time) {
 
 // Approved says whether somebody has approved the release for a command already. Once is enough, however often a job is run.
 func (r *Release) Approved(a Approval) bool {
-	return slices.ContainsFunc(r.Approvals, func(was Approval) bool { return was.Same(a) && was.Command == a.Command })
+	return slices.ContainsFunc(r.Approvals, func(was Approval) bool { return was.Same(a) && was.Command == a.Command && was.Step == a.Step })
 }
 
 // approve notes an approval.

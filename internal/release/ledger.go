@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/our-org/crossbill/internal/usererr"
@@ -130,11 +131,17 @@ func (l *Ledger) Reach(stage Stage, by string, now time.Time) error {
 		if err := l.Promotable(); err != nil {
 			return err
 		}
+		r.Plan = slices.Clone(r.Plan)
+		r.Plan.done(len(r.Plan), false, by, now) // the approval that is last is the promotion's own
 	}
 	r.Stage = stage
 	step := Step{Stage: stage, At: now, By: by}
 	if stage == StageCanary {
 		step = r.canaryStep(now, by)
+		if r.Plan.At() == 0 { // a canary starts with what the first step gives
+			r.Plan = slices.Clone(r.Plan)
+			r.Plan.done(min(1, len(r.Plan)), false, by, now)
+		}
 	}
 	r.Steps = append(r.Steps, step)
 	return nil
@@ -198,6 +205,7 @@ func (l *Ledger) Judge(v Verdict, by string, now time.Time) error {
 		r.superseded() // else it says again what it said, with more evidence
 	}
 	r.Verdict = &v
+	r.analyzed(by, now)
 	return nil
 }
 
@@ -224,6 +232,11 @@ func (l *Ledger) Shift(weight int, by string, now time.Time) error {
 	if r.Stage != StageCanary && r.Stage != StageVerified {
 		return fmt.Errorf("release %s is at stage %s: only a canary with traffic gets another share", r.ID, r.Stage)
 	}
+	if err := r.Shiftable(weight); err != nil {
+		return err
+	}
+	r.Plan = slices.Clone(r.Plan)
+	r.Plan.shifted(weight, by, now)
 	moves := r.Stage == StageVerified || r.Weight != weight
 	r.superseded()
 	if r.Weight, r.Stage = weight, StageCanary; weight > 0 {
@@ -252,6 +265,8 @@ func (l *Ledger) Promotable() error {
 		return fmt.Errorf("release %s was judged %s (%s): only a healthy one is promoted", r.ID, r.Verdict.Outcome, r.Verdict.Reason)
 	case r.Stage == StagePromoting: // it was promotable; its weight changes from here on
 		return nil
+	case !r.Plan.Finished():
+		return fmt.Errorf("release %s is at %s: canary --follow goes on with it", r.ID, r.Plan.Step(r.Plan.At()))
 	}
 	if unlike := r.Verdict.unlike(r); unlike != "" {
 		return fmt.Errorf("release %s was judged %s; run verify again", r.ID, unlike)

@@ -207,6 +207,8 @@ type Release struct {
 	// Mirror is how many percent of the safe requests (GET, HEAD) to primary the canary gets a copy of, whose answers nobody
 	// gets. It ends when the canary gets a weight.
 	Mirror int `json:"mirror,omitempty"`
+	// Plan is the way that it is taken before promotion. Empty: people take it there.
+	Plan Plan `json:"plan,omitempty"`
 
 	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
 	Hooks []HookRun `json:"hooks,omitempty"`
