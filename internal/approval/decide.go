@@ -31,7 +31,7 @@ func (p *Policy) Decide(q Question) (*release.Passed, error) {
 			return nil, err
 		}
 		passed.By = q.Token.UserLogin + "@gitlab-job-" + q.Token.Job
-	case was == nil:
+	case was == nil, q.Command == Step:
 	case !p.Asks(q.Command) && slices.Contains(was.Before, q.Command):
 		return nil, &usererr.Error{
 			Field: "approval.before", Problem: fmt.Sprintf("crossbill.yaml asks nobody before %s, and this app's policy has done so since %s: without an ID token it could be any branch's", q.Command, was.Since.Format("2006-01-02")),
@@ -40,8 +40,12 @@ func (p *Policy) Decide(q Question) (*release.Passed, error) {
 	default:
 		passed.Policy = was.Hash // what proves nothing of where it runs does not change what is noted
 	}
-	if q.Command == Canary {
+	switch q.Command {
+	case Canary:
 		p.note(q, passed)
+	case Step:
+		passed.Policy = "" // what proves nothing of where it runs notes nothing
+		return passed, p.step(q)
 	}
 	started := q.Command == Canary && !q.Release.StartedAt.IsZero() && q.Release.Stage != release.StageStarted // nothing is left to do
 	if started || !p.Asks(q.Command) {
@@ -74,7 +78,7 @@ func (p *Policy) without(q Question, passed *release.Passed) (*release.Passed, e
 func (p *Policy) note(q Question, passed *release.Passed) {
 	t := q.Token
 	if t == nil {
-		if len(p.Approvers) == 0 {
+		if len(p.Approvers) == 0 && q.Release.Pipeline == nil {
 			passed.Remarks = append(passed.Remarks, "this job has no ID token, so that who started the pipeline is not known: promote will be refused until approval.approvers names who may")
 		}
 		return
@@ -150,7 +154,7 @@ func (p *Policy) approval(q Question) (*release.Approval, error) {
 		return nil, err
 	}
 	return &release.Approval{
-		Kind: release.ApprovalVerified, By: t.UserLogin, UserID: t.UserID, Command: q.Command,
+		Kind: release.ApprovalVerified, By: t.UserLogin, UserID: t.UserID, Command: q.Command, Step: q.step(),
 		Issuer: t.Issuer, Pipeline: t.Pipeline, Job: t.Job, Token: t.ID, Policy: p.Hash(),
 	}, nil
 }
@@ -175,6 +179,33 @@ func (p *Policy) environment(command string, t *Claims) error {
 	return nil
 }
 
+// step is the step of the release's plan that an approval is for, from 1; 0: the promotion.
+func (q Question) step() int {
+	if q.Command == Approve {
+		return q.Release.AwaitsApproval()
+	}
+	return 0
+}
+
+// sameStep refuses the token of a job that has approved another step of the release, and one from before the step: whoever
+// started that job did not know what the canary has come to.
+func (p *Policy) sameStep(q Question) error {
+	t, step := q.Token, q.step()
+	for _, a := range q.Release.Approvals {
+		if a.Issuer == t.Issuer && (a.Token == t.ID || a.Job == t.Job) && a.Step != step {
+			what := "the promotion"
+			if a.Step > 0 {
+				what = q.Release.Plan.Step(a.Step - 1)
+			}
+			return refused(fmt.Sprintf("job %s has approved %s already", t.Job, what), "approve with a job of its own")
+		}
+	}
+	if step > 0 && t.IssuedAt.Before(q.Release.Plan.Since().Add(-leeway)) {
+		return refused(fmt.Sprintf("job %s had its token before release %s has come to %s", t.Job, q.Release.ID, q.Release.Plan.Step(step-1)), "start the job again")
+	}
+	return nil
+}
+
 // pipelinePage is the end of a pipeline's address: project and number.
 var pipelinePage = regexp.MustCompile(`^https?://[^/]+/(.+)/-/pipelines/([0-9]+)$`)
 
@@ -189,6 +220,9 @@ func (p *Policy) sameRelease(q Question) error {
 		}) {
 			return refused(fmt.Sprintf("job %s has approved release %s already, which finished at %s", t.Job, f.ID, f.FinishedAt.Format("2006-01-02 15:04")), fix)
 		}
+	}
+	if err := p.sameStep(q); err != nil {
+		return err
 	}
 	if q.Command == Canary && (r.StartedAt.IsZero() || r.Stage == release.StageStarted) {
 		return nil // this job starts the release: it makes the pipeline the release's own
@@ -272,7 +306,7 @@ func (p *Policy) enough(q Question, also *release.Approval) error {
 	}
 	for _, a := range q.Release.Approvals {
 		switch {
-		case a.Command != q.Command && a.Command != Approve:
+		case a.Command != q.Command && a.Command != Approve, a.Step != 0: // another question
 		case a.Kind == release.ApprovalOperator:
 			return nil
 		case a.Kind == release.ApprovalVerified && a.Issuer == p.Issuer && p.approver(q, release.User{ID: a.UserID, Login: a.By}) == nil:
@@ -294,6 +328,50 @@ func (p *Policy) enough(q Question, also *release.Approval) error {
 		by = strings.Join(names, ", ") + " has"
 	}
 	return refused(fmt.Sprintf("%d of %d approvals: only %s approved", len(have), p.Number, by), "somebody else has to run `crossbill approve` in a job of this pipeline first")
+}
+
+// step says whether a release may take the step of its plan that it is at, by the approvals in the ledger. One that gives the
+// canary more traffic needs an approval step before it where the policy is asked before shift.
+func (p *Policy) step(q Question) error {
+	plan := q.Release.Plan
+	at := plan.At()
+	if plan[at].Approve {
+		return p.approvedFor(q, at)
+	}
+	was := q.Ledger.Policy
+	if plan[at].Weight == 0 || !p.Asks(Shift) && (was == nil || !slices.Contains(was.Before, Shift)) {
+		return nil
+	}
+	for i := at - 1; i >= 0 && plan[i].Weight == 0; i-- {
+		if plan[i].Approve {
+			return p.approvedFor(q, i)
+		}
+	}
+	return refused("this app's policy is asked before shift, and nobody is asked before "+plan.Step(at), "write approve before it in steps of the next release; now, an approver can run shift")
+}
+
+// approvedFor says whether enough approvers have approved one step of a plan. The error of one that waits for them is a
+// *release.AwaitsApprovalError.
+func (p *Policy) approvedFor(q Question, step int) error {
+	var have []release.Approval
+	var names []string
+	for _, a := range q.Release.Approvals {
+		switch {
+		case a.Step != step+1 || a.Command != Approve && a.Command != Step:
+		case a.Kind == release.ApprovalOperator:
+			return nil
+		case a.Kind == release.ApprovalVerified && a.Command == Approve && a.Issuer == p.Issuer && p.approver(q, release.User{ID: a.UserID, Login: a.By}) == nil && !slices.ContainsFunc(have, a.Same):
+			have, names = append(have, a), append(names, a.By)
+		}
+	}
+	if len(have) >= p.Number {
+		return nil
+	}
+	reason := "nobody has approved it yet"
+	if len(have) > 0 {
+		reason = fmt.Sprintf("%d of %d approvals: only %s has approved it", len(have), p.Number, strings.Join(names, ", "))
+	}
+	return &release.AwaitsApprovalError{Step: q.Release.Plan.Step(step), Reason: reason}
 }
 
 // sameLogin compares logins as GitLab does: without regard to case.

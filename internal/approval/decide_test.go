@@ -240,6 +240,10 @@ func TestCanaryNotesWhoStarted(t *testing.T) {
 	if _, err := w.ask(Canary, w.gitlab.IDToken(gitlabtest.TokenJob{Pipeline: w.pipeline, Claims: map[string]any{"ref_protected": "false"}})); err == nil {
 		t.Error("a canary from an unprotected ref")
 	}
+	if passed, err := w.ask(Canary, ""); err != nil || len(passed.Remarks) > 0 {
+		t.Errorf("without a token, when the pipeline is known: %+v, %v", passed, err)
+	}
+	w.ledger.Release.Pipeline = nil
 	passed, err := w.ask(Canary, "")
 	if err != nil || !strings.Contains(strings.Join(passed.Remarks, " "), "who started the pipeline is not known") {
 		t.Errorf("without a token: %+v, %v", passed, err)

@@ -23,7 +23,7 @@ type Gate struct {
 func (g *Gate) Ask(ctx context.Context, command string, l *release.Ledger, r *release.Release) (*release.Passed, error) {
 	switch {
 	case g.Operator:
-		return g.operator(command, l), nil
+		return g.operator(command, l, r), nil
 	case g.Policy == nil && l.Policy != nil:
 		return nil, &usererr.Error{
 			Field: "approval", Problem: fmt.Sprintf("crossbill.yaml has no such section, and this app has had a policy since %s (%s)", l.Policy.Since.Format("2006-01-02"), l.Policy.Hash),
@@ -36,8 +36,12 @@ func (g *Gate) Ask(ctx context.Context, command string, l *release.Ledger, r *re
 		}
 	case g.Policy == nil && command == Approve:
 		return nil, &usererr.Error{Field: "approval", Problem: "crossbill.yaml has no such section: there is no policy to approve by", Fix: "add it, or give --approve-as-operator"}
+	case g.Policy == nil && command == Step:
+		return &release.Passed{}, (&Policy{Number: 1}).step(Question{command, r, l, nil})
 	case g.Policy == nil:
 		return g.unverified(command), nil
+	case command == Step: // what approvers have said is in the ledger
+		return g.Policy.Decide(Question{command, r, l, nil})
 	}
 	if g.Token != "" && g.claims == nil {
 		if command == Promote && r.Stage == release.StagePromoting {
@@ -56,8 +60,14 @@ func (g *Gate) Ask(ctx context.Context, command string, l *release.Ledger, r *re
 }
 
 // operator notes whose word it is.
-func (g *Gate) operator(command string, l *release.Ledger) *release.Passed {
+func (g *Gate) operator(command string, l *release.Ledger, r *release.Release) *release.Passed {
 	passed := &release.Passed{Approval: &release.Approval{Kind: release.ApprovalOperator, By: g.By, Command: command}}
+	switch command {
+	case Approve:
+		passed.Approval.Step = r.AwaitsApproval()
+	case Step:
+		passed.Approval.Step = r.Plan.At() + 1
+	}
 	passed.Remarks = []string{fmt.Sprintf("%s acts as operator: no approval was verified", g.By)}
 	if g.Policy != nil {
 		passed.Policy, passed.Where, passed.Before = g.Policy.Hash(), g.Policy.where(), g.Policy.beyond()

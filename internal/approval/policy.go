@@ -22,7 +22,8 @@ const (
 	Canary  = "canary"
 	Shift   = "shift"
 	Promote = "promote"
-	Approve = "approve" // records an approval for those
+	Approve = "approve" // records an approval for those, or for a step of a plan
+	Step    = "step"    // takes a release through its plan
 )
 
 // Defaults of a policy.
