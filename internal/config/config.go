@@ -46,6 +46,7 @@ type Config struct {
 	Image       Image              `json:"image,omitzero"`
 	ApplyOthers bool               `json:"applyOthers,omitempty"`
 	Canary      Canary             `json:"canary,omitzero"`
+	Steps       []Step             `json:"steps,omitempty"`
 	Shift       Shift              `json:"shift,omitzero"`
 	Promote     Promote            `json:"promote,omitzero"`
 	Rollback    Rollback           `json:"rollback,omitzero"`
@@ -140,6 +141,26 @@ type Canary struct {
 	SettleDelay  metav1.Duration `json:"settleDelay,omitzero"`
 	AllowTags    []string        `json:"allowTags,omitempty"`
 }
+
+// Step is one step of the way before promotion: one of its fields is set.
+type Step struct {
+	Match   string          `json:"match,omitempty"`
+	Mirror  string          `json:"mirror,omitempty"`
+	Weight  int             `json:"weight,omitempty"`
+	Pause   metav1.Duration `json:"pause,omitzero"`
+	Analyze *Analyze        `json:"analyze,omitempty"`
+	Approve *Approve        `json:"approve,omitempty"`
+}
+
+// Analyze is what a step's analysis asks for, where it differs from the section analysis.
+type Analyze struct {
+	MinRequests float64         `json:"minRequests,omitempty"`
+	MinDuration metav1.Duration `json:"minDuration,omitzero"`
+	MaxDuration metav1.Duration `json:"maxDuration,omitzero"`
+}
+
+// Approve is a step that waits for an approval. It has no fields yet.
+type Approve struct{}
 
 // Shift is how the canary's weight grows.
 type Shift struct {

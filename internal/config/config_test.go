@@ -48,34 +48,53 @@ func environment(pairs ...string) func(string) string {
 	}
 }
 
+// approvalOf is a section approval.
+const approvalOf = "approval:\n  issuer: https://gitlab.example.com\n  project: a/b\n  environment: e\n"
+
 // TestErrors: everything that is wrong is named by file, line and field, with what to do.
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"ap: x":                           `c.yaml:1: ap: is not a field; did you mean app?`,
-		"app: shop\nap: x":                `c.yaml:2: ap: is not a field; did you mean app?`,
-		"app: shop\napp: shop":            `c.yaml:2: app: is there twice, first in line 1; remove one`,
-		"app: 5":                          `c.yaml:1: app: 5 is not a name of lower-case letters, digits and dashes, up to 53; write it in quotes: "5"`,
-		"app: Shop":                       `c.yaml:1: app: "Shop" is not a name of lower-case letters, digits and dashes, up to 53; give for example qwik-node-app`,
-		"app:":                            `c.yaml:1: app: has no value; give one, or remove the line`,
-		"namespace: x":                    `c.yaml:1: namespace: is not a field; did you mean cluster.namespace?`,
-		"cluster:\n  nmspace: x":          `c.yaml:2: cluster.nmspace: is not a field; did you mean namespace?`,
-		"cluster:\n  zone: x":             `c.yaml:2: cluster.zone: is not a field; cluster has context, namespace, timeout`,
-		"prometheus: http://p":            `c.yaml:1: prometheus: "http://p" is not a section; give ` + "`name: value`" + ` lines below it: url, httpConfig`,
-		"prometheus: {url: p}":            `c.yaml:1: prometheus.url: "p" is not a web address without user, password or spaces; give for example https://example.com`,
-		"prometheus: {url: http://u:p@p}": `c.yaml:1: prometheus.url: "http://u:p@p" is not a web address without user, password or spaces; give for example https://example.com`,
-		"canary: {weight: 10%}":           `c.yaml:1: canary.weight: "10%" is not a whole number from 1 to 99; give the number alone: 10`,
-		`canary: {weight: "10"}`:          `c.yaml:1: canary.weight: "10" is not a whole number from 1 to 99; write it without quotes`,
-		"canary: {weight: 10m}":           `c.yaml:1: canary.weight: "10m" is not a whole number from 1 to 99; give the number alone: 10`,
-		"canary: {weight: 100}":           `c.yaml:1: canary.weight: 100 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
-		"canary: {weight: 9.5}":           `c.yaml:1: canary.weight: 9.5 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
-		"canary: {weight: [10]}":          `c.yaml:1: canary.weight: a list is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
-		"canary: {sticky: yes}":           `c.yaml:1: canary.sticky: "yes" is not true or false; give for example true`,
-		"canary: {settleDelay: 5}":        `c.yaml:1: canary.settleDelay: 5 is not a duration with a unit; give the unit too: 5s or 5m`,
-		`canary: {settleDelay: "5"}`:      `c.yaml:1: canary.settleDelay: "5" is not a duration with a unit; give the unit too: 5s or 5m`,
-		"canary: {settleDelay: -5s}":      `c.yaml:1: canary.settleDelay: "-5s" is not a duration with a unit; give for example 30s, 5m or 1h30m`,
-		"cluster: {timeout: 0s}":          `c.yaml:1: cluster.timeout: "0s" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
-		"cluster: {timeout: 9999999999h}": `c.yaml:1: cluster.timeout: "9999999999h" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
-		"cluster: {timeout: soon}":        `c.yaml:1: cluster.timeout: "soon" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"ap: x":                                                  `c.yaml:1: ap: is not a field; did you mean app?`,
+		"app: shop\nap: x":                                       `c.yaml:2: ap: is not a field; did you mean app?`,
+		"app: shop\napp: shop":                                   `c.yaml:2: app: is there twice, first in line 1; remove one`,
+		"app: 5":                                                 `c.yaml:1: app: 5 is not a name of lower-case letters, digits and dashes, up to 53; write it in quotes: "5"`,
+		"app: Shop":                                              `c.yaml:1: app: "Shop" is not a name of lower-case letters, digits and dashes, up to 53; give for example qwik-node-app`,
+		"app:":                                                   `c.yaml:1: app: has no value; give one, or remove the line`,
+		"namespace: x":                                           `c.yaml:1: namespace: is not a field; did you mean cluster.namespace?`,
+		"cluster:\n  nmspace: x":                                 `c.yaml:2: cluster.nmspace: is not a field; did you mean namespace?`,
+		"cluster:\n  zone: x":                                    `c.yaml:2: cluster.zone: is not a field; cluster has context, namespace, timeout`,
+		"prometheus: http://p":                                   `c.yaml:1: prometheus: "http://p" is not a section; give ` + "`name: value`" + ` lines below it: url, httpConfig`,
+		"prometheus: {url: p}":                                   `c.yaml:1: prometheus.url: "p" is not a web address without user, password or spaces; give for example https://example.com`,
+		"prometheus: {url: http://u:p@p}":                        `c.yaml:1: prometheus.url: "http://u:p@p" is not a web address without user, password or spaces; give for example https://example.com`,
+		"canary: {weight: 10%}":                                  `c.yaml:1: canary.weight: "10%" is not a whole number from 1 to 99; give the number alone: 10`,
+		`canary: {weight: "10"}`:                                 `c.yaml:1: canary.weight: "10" is not a whole number from 1 to 99; write it without quotes`,
+		"canary: {weight: 10m}":                                  `c.yaml:1: canary.weight: "10m" is not a whole number from 1 to 99; give the number alone: 10`,
+		"canary: {weight: 100}":                                  `c.yaml:1: canary.weight: 100 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {weight: 9.5}":                                  `c.yaml:1: canary.weight: 9.5 is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {weight: [10]}":                                 `c.yaml:1: canary.weight: a list is not a whole number from 1 to 99; give for example 10, which is 10% of the traffic`,
+		"canary: {sticky: yes}":                                  `c.yaml:1: canary.sticky: "yes" is not true or false; give for example true`,
+		"canary: {settleDelay: 5}":                               `c.yaml:1: canary.settleDelay: 5 is not a duration with a unit; give the unit too: 5s or 5m`,
+		`canary: {settleDelay: "5"}`:                             `c.yaml:1: canary.settleDelay: "5" is not a duration with a unit; give the unit too: 5s or 5m`,
+		"canary: {settleDelay: -5s}":                             `c.yaml:1: canary.settleDelay: "-5s" is not a duration with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: 0s}":                                 `c.yaml:1: cluster.timeout: "0s" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: 9999999999h}":                        `c.yaml:1: cluster.timeout: "9999999999h" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"cluster: {timeout: soon}":                               `c.yaml:1: cluster.timeout: "soon" is not a duration above 0 with a unit; give for example 30s, 5m or 1h30m`,
+		"steps:\n- weight: 10\n- wait: 5m":                       `c.yaml:3: steps[1].wait: is not a field; steps[1] has match, mirror, weight, pause, analyze, approve`,
+		"steps:\n- weight: 10\n- weigth: 50":                     `c.yaml:3: steps[1].weigth: is not a field; did you mean weight?`,
+		"steps:\n- weight: 10\n- pause: 5m\n- weight: 10":        `c.yaml:4: steps[2].weight: 10 does not follow 10; give rising weights, for example 10 and 50`,
+		"steps:\n- weight: 10\n  pause: 5m":                      `c.yaml:2: steps[0]: has weight and pause; write each after a dash of its own`,
+		"steps:\n- weight: 10\n- {}":                             `c.yaml:3: steps[1]: says nothing; give one of match, mirror, weight, pause, analyze and approve`,
+		"steps:\n- pause: 5m\n- weight: 10":                      `c.yaml:2: steps[0].pause: the canary has nothing yet; begin with match, mirror or weight`,
+		"steps:\n- weight: 10\n- match: header:x-canary":         `c.yaml:3: steps[1].match: testers come before everybody else; write it first`,
+		"steps:\n- weight: 10\n- mirror: 5%":                     `c.yaml:3: steps[1].mirror: the canary has 10% of the traffic itself; write it before the first weight`,
+		"steps:\n- mirror: 5%\n- mirror: 5%":                     `c.yaml:3: steps[1].mirror: 5% does not follow 5%; give rising percentages, for example 5% and 50%`,
+		"steps:\n- mirror: 5":                                    `c.yaml:2: steps[0].mirror: 5 is not a percentage from 1% to 100%; give for example 5%`,
+		"steps:\n- match: header:host=a":                         `c.yaml:2: steps[0].match: "header:host=a" names a header that is what a route chooses its host by; match a header of testers' own, for example header:x-canary=yes`,
+		"steps:\n- weight: 10\n- approve: {}\n- weight: 50":      `c.yaml:3: steps[1].approve: crossbill.yaml has no section approval: nobody could be asked; add the section, or remove the step; an approval as the last step is the gate of promote`,
+		"steps:\n- weight: 10\n- approve: {}\n- approve: {}":     `c.yaml:4: steps[2].approve: is there twice, one after the other; remove one; approval.number says how many approvers are needed`,
+		"steps:\n- weight: 10\n- analyze:\n    minDuration: 15m": `c.yaml:3: steps[1].analyze: its minDuration (15m) is not below its maxDuration (15m); give both in the step, for example minDuration: 10m and maxDuration: 30m`,
+		"steps:\n- weight: 10\n- analyze:\n    minDuraton: 5m":   `c.yaml:4: steps[1].analyze.minDuraton: is not a field; did you mean minDuration?`,
+		"steps:\n- weight: 10\n- weight: 50\n" + approvalOf + "  before: [shift, promote]": `c.yaml:3: steps[1]: approval.before has shift, and nobody is asked before this step; write ` + "`- approve: {}`" + ` before it, or remove shift from approval.before`,
 		"shift: {steps: 10}":              `c.yaml:1: shift.steps: 10 is not a list; write each item on its own line after a dash`,
 		"shift:\n  steps:\n  - 10\n  - 5": `c.yaml:4: shift.steps[1]: 5 does not follow 10; give rising percentages, for example [10, 25, 50]`,
 		"shift:\n  steps:\n  - 10\n  - a": `c.yaml:4: shift.steps[1]: "a" is not a whole number from 1 to 99; give for example 25, which is 25% of the traffic`,
@@ -138,6 +157,7 @@ func TestOptionsAreConfig(t *testing.T) {
 		case typ.Kind() == reflect.Pointer:
 			walk(typ.Elem(), key)
 		case typ.Kind() == reflect.Struct && typ != durationType:
+			delete(got, key) // a section may have a row of its own
 			for i, name := range fieldNames(typ) {
 				walk(typ.Field(i).Type, join(key, name))
 			}
@@ -593,4 +613,32 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestPlan: the steps are a release's plan, with an analysis wherever none was written.
+func TestPlan(t *testing.T) {
+	for text, want := range map[string][]string{
+		"":                      nil,
+		"steps: [{weight: 10}]": {"weight 10%", "analyze"},
+		"steps: [{match: 'header:X-Canary=yes'}, {mirror: 5%}, {weight: 10}, {pause: 5m}, {weight: 50}, {analyze: {minRequests: 200, minDuration: 10m}}, {approve: {}}]": {
+			"match header:x-canary=yes", "analyze", "mirror 5%", "analyze", "weight 10%", "pause 5m", "analyze", "weight 50%", "analyze, 200 requests, at least 10m", "approve",
+		},
+		"steps: [{weight: 10}, {analyze: {}}, {pause: 1h}, {weight: 50}]": {"weight 10%", "analyze", "pause 1h", "weight 50%", "analyze"},
+	} {
+		c, err := Parse("c.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := c.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range plan {
+			got = append(got, s.String())
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
 }

@@ -137,6 +137,17 @@ var Options = []Option{
 	{Key: "canary.allowTags", Flags: []string{"allow-tags"}, Doc: "Repositories whose images the pod template may name by tag: sidecars that somebody else releases"},
 	{Key: "canary.allowTags[]", Doc: "A repository; * stands for a part of a name", form: form{what: "a repository, without tag", example: "docker.io/envoyproxy/*", pattern: `^[^\s@]+$`}},
 
+	{Key: "steps", Doc: "The way of a canary before promotion, which `canary --follow` takes it: a list of steps, each analyzed before the next"},
+	{Key: "steps[].match", form: form{what: "a match", example: "header:x-canary=yes", pattern: `^(header|cookie):\S`}, Doc: "Requests that reach the canary whatever its weight is, as the first step: header:NAME=VALUE, header:NAME^=PREFIX, header:NAME=~REGEX or header:NAME, and the same with cookie"},
+	{Key: "steps[].mirror", form: form{what: "a percentage from 1% to 100%", example: "5%", pattern: `^([1-9][0-9]?|100)%$`}, Doc: "Percent of the safe requests (GET, HEAD) that the canary gets a copy of, before the first weight"},
+	{Key: "steps[].weight", form: form{what: "a whole number from 1 to 99", example: "10, which is 10% of the traffic", min: number(1), max: number(99)}, Doc: "Percent of the traffic that the canary gets; rising"},
+	{Key: "steps[].pause", form: positiveDuration, Doc: "How long the canary stays as it is; it is judged all the while"},
+	{Key: "steps[].analyze", Doc: "The canary is analyzed until it passes; {} for as the section analysis says. Where none is written before the next step that gives the canary something, there is one"},
+	{Key: "steps[].analyze.minRequests", form: form{what: "a number of requests, at least 1", example: "50", min: number(1), max: new(1e9)}, Doc: "The canary's requests since the step before, below which it does not pass; without it analysis.minRequests"},
+	{Key: "steps[].analyze.minDuration", form: duration, Doc: "Time since then before which it does not pass; without it analysis.minDuration"},
+	{Key: "steps[].analyze.maxDuration", form: positiveDuration, Doc: "Time after which what is not decided is inconclusive; without it analysis.maxDuration"},
+	{Key: "steps[].approve", Doc: "Somebody who may has to approve it, with `crossbill approve`: {}. As the last step it is the gate of `promote`"},
+
 	{Key: "shift.steps", Flags: []string{"steps"}, Doc: "Percentages, rising: the last one is the weight that the canary keeps"},
 	{Key: "shift.steps[]", Doc: "A weight of the canary, in percent", form: form{what: "a whole number from 1 to 99", example: "25, which is 25% of the traffic", min: number(1), max: number(99)}},
 	{Key: "shift.pause", Flags: []string{"pause"}, Default: "0s", form: duration, Doc: "How long each step but the last stays as it is"},

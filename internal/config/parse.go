@@ -283,9 +283,9 @@ func (d *decoder) scalar(node *yaml.Node, line int, path string, into reflect.Va
 		}
 	case into.Kind() == reflect.String:
 		switch {
-		case tag != "!!str":
+		case tag != "!!str" && f.checkText("", text) == nil:
 			bad(`write it in quotes: "` + text + `"`)
-		case f.checkText("", text) != nil:
+		case tag != "!!str", f.checkText("", text) != nil:
 			bad(fix)
 		default:
 			if f.path && !filepath.IsAbs(text) && text != "-" && !bundle.Named(text) {
@@ -356,6 +356,7 @@ func (d *decoder) check(c *Config) {
 			d.problem(d.found[field].line, field, fmt.Sprintf("%d does not follow %d", c.Shift.Steps[i], c.Shift.Steps[i-1]), "give rising percentages, for example [10, 25, 50]")
 		}
 	}
+	d.steps(c)
 	if c.Analysis != nil {
 		if len(c.Analysis.Objectives) == 0 {
 			c.Analysis.Objectives = verdict.DefaultSLO().Objectives

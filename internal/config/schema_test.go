@@ -34,6 +34,7 @@ var sections = map[string]string{
 	"notify.github":            "The repository whose Deployment of a release gets its state",
 	"image":                    "How the app's image is built",
 	"canary":                   "How a release starts",
+	"steps[]":                  "A step of the way before promotion: one of these, each after a dash of its own",
 	"shift":                    "How the canary's weight grows",
 	"promote":                  "How a release is promoted",
 	"render":                   "How the manifests are rendered",
@@ -117,6 +118,8 @@ func complete(t *testing.T, s *jsonschema.Schema, key string) {
 	both := &jsonschema.Schema{Required: []string{"good", "total"}, Not: &jsonschema.Schema{Required: []string{"latency"}}}
 	one := func(name string) *jsonschema.Schema { return &jsonschema.Schema{Required: []string{name}} }
 	switch key {
+	case "steps[]":
+		s.MinProperties, s.MaxProperties = new(1), new(1)
 	case "analysis.objectives[]":
 		s.OneOf = []*jsonschema.Schema{both, without("good", "total")}
 	case "hooks[]":
@@ -226,6 +229,8 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  refs: [refs/heads/main, 'refs/tags/v*', refs/pull/7/merge]\n  builders: ['https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main']\n  maxAge: 720h\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
 	"bundle: {kinds: [Deployment, 'ServiceMonitor.monitoring.coreos.com', '*'], namespaces: [istio-system], podSecurity: restricted, serviceAccounts: [shop-reader, '*'], maxCPU: '1.5', maxMemory: 512Mi, maxReplicas: 20, allowSecrets: true}",
 	"approval: {issuer: 'https://gitlab.example.com/git', audience: crossbill, project: our-org/group/infrastructure, projectId: 42, ref: release/1.0, environment: production/shop, approvers: [mona, lisa.m], notAuthor: true, number: 2, before: [canary, promote]}",
+	"approval: {issuer: 'https://gitlab.example.com', project: a/b, environment: e, before: [shift, promote]}\nsteps: [{match: 'header:x-canary=yes'}, {mirror: 5%}, {mirror: 100%}, {pause: 1m}, {approve: {}}, {weight: 10}, {pause: 30m}, {analyze: {minRequests: 500, minDuration: 20m, maxDuration: 1h}}, {approve: {}}, {weight: 50}, {analyze: {}}, {approve: {}}]",
+	"steps: [{weight: 99}]",
 	"approval: {issuer: 'http://127.0.0.1:8929', project: a/b, environment: production}",
 	"hooks:\n- name: migrate\n  point: beforeCanary\n  job: migrate-database\n  timeout: 20m\n- {name: ask, point: beforeStep, url: 'https://hooks.example.com/x', secretEnv: HOOK_SECRET, retries: 0, onFailure: continue}\n- {name: notify, point: afterRollback, url: 'http://127.0.0.1:9'}",
 }
@@ -263,6 +268,7 @@ var invalid = map[string][]string{
 	"canary.mirror":            {"5", "0%", "101%", "'5.5%'", "half"},
 	"canary.sticky":            {"yes", "1", "'true'"},
 	"canary.stickyAssets":      {"/", "build/"},
+	"steps":                    {"10", "{weight: 10}", "[10]", "[{}]", "[{wieght: 10}]", "[{weight: 0}]", "[{weight: 100}]", "[{weight: 10%}]", "[{weight: 10, pause: 5m}]", "[{match: x-canary}]", "[{match: 'header:'}]", "[{mirror: 5}]", "[{mirror: 0%}]", "[{mirror: 101%}]", "[{weight: 10}, {pause: 5}]", "[{weight: 10}, {pause: {}}]", "[{weight: 10}, {approve: true}]", "[{weight: 10}, {analyze: {minRequests: 0}}]", "[{weight: 10}, {analyze: {minDuration: 5}}]", "[{weight: 10}, {analyze: {maxDuration: soon}}]"},
 	"shift.steps":              {"10", "[0]", "[100]", "[a]", "10,25"},
 	"queue.policy":             {"wait", "''", "true"},
 	"queue.wait":               {"5", "soon"},
