@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -206,7 +207,13 @@ func (j *job) lookResumed(want release.Release) (*Result, error) {
 	if _, err := again.Start(want, j.By, now()); err != nil {
 		return nil, err
 	}
+	if len(r.Plan) > 0 && len(want.Plan) > 0 && !r.Plan.Same(want.Plan) {
+		j.log("ledger", "release %s keeps the steps that it started with; those of crossbill.yaml are others now", r.ID)
+	}
 	switch {
+	case len(r.Plan) == 0 && len(want.Plan) > 0 && slices.Contains([]release.Stage{release.StageStarted, release.StageCanary, release.StageVerified}, r.Stage):
+		return nil, &StageError{fmt.Errorf("release %s: %w", r.ID, release.ErrNoPlan)}
+	case len(r.Plan) > 0 && r.Stage == release.StageStarted: // what it starts with is its first step
 	case r.Stage == release.StageStarted && r.Weight != want.Weight:
 		return nil, &usererr.Error{Field: "canary.weight", Problem: fmt.Sprintf("%d is not the weight that release %s started with", want.Weight, r.ID), Fix: fmt.Sprintf("give %d, or roll the release back and start a new one", r.Weight)}
 	case r.Stage == release.StageStarted && (r.Sticky == nil) != (want.Sticky == nil):
@@ -434,6 +441,11 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		steps = append(steps, j.takeOverTemplate)
 	}
 	j.sayOthers(found.others)
+	for i := range r.Plan {
+		if j.planning() {
+			j.say("steps", "%s", r.Plan.Step(i))
+		}
+	}
 	err := inOrder(ctx, append(steps,
 		j.createNeeded,
 		j.ensureCopies,

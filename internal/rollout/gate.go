@@ -44,7 +44,11 @@ func (c *Cluster) Approve(ctx context.Context) (Result, error) {
 		},
 		start: func(j *job, _ struct{}) error { j.notePassed(); return nil },
 		noted: func(j *job) Result {
-			return j.result("release %s is approved by %s", j.ledger.Release.ID, j.ledger.Release.Approvers())
+			r := j.ledger.Release
+			if at := r.AwaitsApproval(); at > 0 {
+				return j.result("release %s is approved by %s: canary --follow goes on with %s", r.ID, r.Approvers(), r.Plan.Step(at-1))
+			}
+			return j.result("release %s is approved by %s", r.ID, r.Approvers())
 		},
 	})
 }

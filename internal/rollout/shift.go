@@ -55,6 +55,9 @@ func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
 	case r.Stage == release.StageVerified && r.Verdict.Outcome != release.Healthy:
 		return nil, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, r.Verdict.Outcome, r.Verdict.Reason)}
 	}
+	if err := r.Shiftable(last); err != nil {
+		return nil, &StageError{fmt.Errorf("%w: approve it first, or roll back", err)}
+	}
 	if err := j.bind(ctx); err != nil {
 		return nil, err
 	}
@@ -89,7 +92,7 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 		if err != nil {
 			return Result{}, err
 		}
-		if err := j.raise(ctx, primary, weight); err != nil {
+		if err := j.raise(ctx, primary, weight, func() error { return j.ledger.Shift(weight, j.By, now()) }); err != nil {
 			return Result{}, err
 		}
 		if i == len(steps)-1 {
@@ -102,8 +105,8 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 	return j.result("%s gets %s", r.Digest(), r.Gets()), nil
 }
 
-// raise gives the canary a larger share of the traffic.
-func (j *job) raise(ctx context.Context, primary *appsv1.Deployment, weight int) error {
+// raise gives the canary a larger share of the traffic, in percent, as the ledger has it after a change to it.
+func (j *job) raise(ctx context.Context, primary *appsv1.Deployment, share int, change func() error) error {
 	s, hpa, err := j.sizes(ctx, primary, primaryShare(j.ledger.Release))
 	if err != nil {
 		return err
@@ -113,14 +116,14 @@ func (j *job) raise(ctx context.Context, primary *appsv1.Deployment, weight int)
 		j.applyCanary(func(has int32) int32 {
 			s.canary = has
 			need = j.within(s.need(), s, hpa)
-			return forShare(need, weight)
+			return forShare(need, share)
 		}),
 		j.waitTrack(release.Canary, j.ledger.Release.Image),
 		func(context.Context) error {
 			j.note(need, s)
-			return j.ledger.Shift(weight, j.By, now())
+			return change()
 		},
 		j.commit, // before the route: what is live never exceeds what is in the ledger
-		func(ctx context.Context) error { return j.route(weight)(ctx) },
+		func(ctx context.Context) error { return j.route(j.ledger.Release.Weight)(ctx) },
 	)
 }

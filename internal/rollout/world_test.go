@@ -512,6 +512,9 @@ func ledgerText(set *manifest.Set, s *stored) string {
 		}
 		if r.Stage == release.StageVerified {
 			text += " " + string(r.Verdict.Outcome)
+			if at := r.Plan.At(); len(r.Plan) > 0 {
+				text += fmt.Sprintf(" at step %d", at+1)
+			}
 		}
 		return text
 	case len(ledger.History) > 0:
@@ -661,6 +664,22 @@ func (w *world) bring(stage string) {
 		default:
 			before.killOn = map[string]string{"returning": "update vs 0/100", "returning to primary": "update primary image 1", "returned": "note r1 promoted"}[stage]
 			run(before.RollbackTo(ctx, "r1", "test", true))
+		}
+	case "planned", "planned healthy", "planned paused", "planned next", "planned half taken":
+		run(before.Canary(ctx, planned("2")))
+		if stage != "planned" {
+			run(judge(ctx, before.Cluster, release.Healthy))
+		}
+		if stage == "planned paused" {
+			time.Sleep(10 * time.Minute)
+		}
+		if stage == "planned next" || stage == "planned half taken" {
+			time.Sleep(10 * time.Minute)
+			run(before.Pass(ctx, 2))
+		}
+		if stage == "planned half taken" {
+			before.killOn = "note r2 canary 25%"
+			run(before.Give(ctx, 3))
 		}
 	case "held", "held in flight":
 		if stage == "held in flight" {
