@@ -51,6 +51,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 				fmt.Fprintf(w, "hook\t%s\n", hookLine(&h))
 			}
 		}
+		for i, planned := range r.Plan {
+			fmt.Fprintf(w, "%s\t%s\n", map[bool]string{true: "steps"}[i == 0], stepText(r.Plan, i, planned))
+		}
 		links := r.Links()
 		step := r.Steps[len(r.Steps)-1]
 		for _, page := range []struct{ name, address string }{{"commit", links.CommitURL}, {"run", links.RunURL}, {"pipeline", r.PipelineURL}, {"job", r.JobURL(step.By)}} {
@@ -129,4 +132,17 @@ func trafficText(s *rollout.Status) string {
 		text += fmt.Sprintf(", and copies of %d%% of the safe requests", s.Mirror)
 	}
 	return text
+}
+
+// stepText is a step of a plan with a mark: done, left out, the one that the release is at, or to come.
+func stepText(p release.Plan, i int, s release.PlanStep) string {
+	switch {
+	case s.Skipped:
+		return fmt.Sprintf("– %d %s, left out by %s", i+1, s, s.By)
+	case s.Done():
+		return fmt.Sprintf("✓ %d %s, %s", i+1, s, s.DoneAt.Format(time.RFC3339))
+	case i == p.At():
+		return fmt.Sprintf("→ %d %s", i+1, s)
+	}
+	return fmt.Sprintf("  %d %s", i+1, s)
 }

@@ -70,6 +70,15 @@ func entriesOf(r *release.Release) []Entry {
 		}
 		entries = append(entries, entry(r, step.At, string(step.Stage), detail, step.By))
 	}
+	for i, s := range r.Plan {
+		switch {
+		case !s.Done():
+		case s.Skipped:
+			entries = append(entries, entry(r, s.DoneAt, "step", r.Plan.Step(i)+", left out", s.By))
+		case s.Weight == 0 && s.Analyze == nil: // a weight and a verdict are there already
+			entries = append(entries, entry(r, s.DoneAt, "step", r.Plan.Step(i), s.By))
+		}
+	}
 	for _, a := range r.Approvals {
 		detail := fmt.Sprintf("%s, %s", a.Command, a.Kind)
 		if a.Kind == release.ApprovalUnverified {

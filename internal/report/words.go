@@ -78,6 +78,11 @@ func nextStep(r *release.Release) string {
 	if r.Return != nil && (r.Stage == release.StageStarted || r.Stage == release.StagePromoting) {
 		return "rollback --to " + r.ID + " (it is not finished; run it again) or rollback"
 	}
+	if at := r.Plan.At(); r.AwaitsApproval() > 0 && r.Proven() {
+		return "approve, then canary --follow, for " + r.Plan.Step(at)
+	} else if !r.Plan.Finished() && (r.Stage == release.StageCanary || r.Stage == release.StageVerified) {
+		return "canary --follow, for " + r.Plan.Step(at)
+	}
 	switch r.Stage {
 	case release.StageStarted:
 		return "canary (it is not finished; run it again)"
