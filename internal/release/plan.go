@@ -337,7 +337,7 @@ func (l *Ledger) weighed(by string, now time.Time) {
 	r := l.Release
 	r.superseded()
 	r.Stage = StageCanary
-	r.Steps = append(r.Steps, Step{Stage: StageCanary, At: now, By: by, Weight: r.Weight})
+	r.Steps = append(r.Steps, r.canaryStep(now, by))
 }
 
 // give is what the release gives its canary after a step. Testers keep theirs; a mirror ends with the first weight.

@@ -15,7 +15,10 @@ func (c *Cluster) Give(ctx context.Context, step int) (Result, error) {
 		name:  "step",
 		look:  func(ctx context.Context, j *job) (bool, *Result, error) { return j.lookGive(ctx, step) },
 		start: func(j *job, _ bool) error { j.notePassed(); return nil },
-		act:   func(ctx context.Context, j *job, taken bool) (Result, error) { return j.give(ctx, step, taken) },
+		act: func(ctx context.Context, j *job, taken bool) (Result, error) {
+			result, err := j.give(ctx, step, taken)
+			return j.backAfterHook(ctx, result, err)
+		},
 	})
 }
 
@@ -36,7 +39,7 @@ func (j *job) lookGive(ctx context.Context, step int) (taken bool, nothing *Resu
 	r := j.ledger.Release
 	if taken {
 		status, err := j.status(ctx)
-		if err == nil && status.routed(r.Weight) {
+		if err == nil && status.routed(r.Weight) && status.Mirror == r.Mirror && status.Match.Same(r.Match) && !(r.Mirror > 0 && j.ledger.Open) {
 			nothing = j.nothing("%s is done: nothing to do", r.Plan.Step(step))
 		}
 		return taken, nothing, err
@@ -44,13 +47,21 @@ func (j *job) lookGive(ctx context.Context, step int) (taken bool, nothing *Resu
 	if err := j.pass(ctx, r); err != nil {
 		return false, nil, err
 	}
-	return false, nil, j.admit(ctx, r)
+	if err := j.admit(ctx, r); err != nil {
+		return false, nil, err
+	}
+	return false, nil, j.lookHooks(ctx, r, release.BeforeStep)
 }
 
 func (j *job) give(ctx context.Context, step int, taken bool) (Result, error) {
 	r := j.ledger.Release
 	if err := j.ensureCopies(ctx); err != nil {
 		return Result{}, err
+	}
+	if weight := r.Plan[step].Weight; !taken && weight > 0 {
+		if err := j.hooks(release.BeforeStep, weight)(ctx); err != nil {
+			return Result{}, err
+		}
 	}
 	primary, err := j.liveTrack(ctx, release.Primary)
 	if err != nil {
