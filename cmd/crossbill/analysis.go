@@ -36,6 +36,41 @@ func (o *analysisOptions) add(cmd *cobra.Command) {
 	})
 }
 
+// addMaxDuration adds --max-duration of the commands that judge a canary.
+func (o *analysisOptions) addMaxDuration(flags *pflag.FlagSet) {
+	positiveDuration(flags, &o.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")
+}
+
+// probeOptions are the requests of an analysis's own.
+type probeOptions struct{ analysis.Probe }
+
+func (o *probeOptions) add(flags *pflag.FlagSet) {
+	flags.StringVar(&o.URL, "probe", "", "URL to call while the canary is judged, for an app with too little traffic of its own: GET requests that are safe to repeat (default: none)")
+	flags.Float64Var(&o.Rate, "probe-rate", 10, "requests a second to --probe; with --probe-header as many go without it, to primary for the most part")
+	flags.StringVar(&o.Header, "probe-header", "", "'name: value' for --probe, when a route of the VirtualService sends that header to the canary (default: the route's weights decide)")
+}
+
+func (o *probeOptions) validate(cmd *cobra.Command) error {
+	for _, name := range []string{"probe-rate", "probe-header"} {
+		if o.URL == "" && cmd.Flags().Changed(name) {
+			return &usererr.Error{Field: "--probe", Problem: "is missing beside --" + name, Fix: "give the URL that is to be called"}
+		}
+	}
+	if o.URL == "" {
+		return nil
+	}
+	return o.Validate()
+}
+
+// probe is what an analysis sends; nil: nothing.
+func (o *probeOptions) probe(by *analysisOptions) *analysis.Probe {
+	if o.URL == "" {
+		return nil
+	}
+	o.Slow = by.slow()
+	return &o.Probe
+}
+
 // load reads the objectives. Flags win over the file.
 func (o *analysisOptions) load(cmd *cobra.Command, manifests string) error {
 	slo, warning, err := configOf(cmd).SLO(o.file, manifests)

@@ -34,6 +34,7 @@ type canaryOptions struct {
 	allowTags    []string
 	authors      []string
 	policy       string // of the line
+	follow       followOptions
 
 	release release.Release // after validate
 }
@@ -51,7 +52,14 @@ time is rolled back (exit code 6). With --match or --mirror, and without
 --weight, nobody but testers, or nobody at all, gets answers of the canary's
 until 'crossbill shift' gives it a weight. An app without a primary gets its first
 release straight on primary. With the section approval in crossbill.yaml, an ID
-token of the job records who started the pipeline: whom promote then refuses.`,
+token of the job records who started the pipeline: whom promote then refuses.
+
+With --follow it takes the release through the steps of crossbill.yaml and judges
+it all the while, as verify does; the next step comes after a healthy verdict. It
+ends when the canary waits for its approver. Run it again after a crash, or when
+the time of its job was over (exit code 8): it goes on with the step where it
+was. An unhealthy canary is rolled back (exit code 3), an inconclusive one keeps
+what it has (exit code 4).`,
 		Example: `  # Route 10% of the traffic to a new image
   crossbill canary --image registry.example.com/our-org/app@sha256:…
 
@@ -66,6 +74,9 @@ token of the job records who started the pipeline: whom promote then refuses.`,
 
   # Release a bundle: image, manifests and configuration
   crossbill canary --bundle oci://registry.example.com/our-org/app@sha256:…
+
+  # Go through the steps of crossbill.yaml, until an approver has to decide
+  crossbill canary --image registry.example.com/our-org/app@sha256:… --follow --prometheus http://prometheus.istio-system:9090
 
   # See what it would write
   crossbill canary --image registry.example.com/our-org/app@sha256:… --dry-run`,
@@ -86,6 +97,7 @@ func (o *canaryOptions) addAll(cmd *cobra.Command) {
 	o.approval.add(cmd)
 	o.add(cmd)
 	o.traffic.add(cmd)
+	o.follow.add(cmd)
 	o.notify.add(cmd)
 }
 
@@ -117,6 +129,10 @@ func (o *canaryOptions) validate() error {
 	if err != nil {
 		return err
 	}
+	plan, err := o.follow.plan(o, before)
+	if err != nil {
+		return err
+	}
 	if o.releaseID != "" {
 		if err := release.CheckID("--release-id", o.releaseID); err != nil {
 			return err
@@ -137,6 +153,10 @@ func (o *canaryOptions) validate() error {
 		return err
 	}
 	o.release = release.Release{ID: o.releaseID, Image: image, Weight: before.Weight, Match: before.Match, Mirror: before.Mirror, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
+	if len(plan) > 0 {
+		first := plan[0]
+		o.release.Plan, o.release.Match, o.release.Mirror, o.release.Weight = plan, first.Match, first.Mirror, first.Weight
+	}
 	if o.sticky {
 		if !strings.HasPrefix(o.stickyAssets, "/") || o.stickyAssets == "/" {
 			return &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", o.stickyAssets), Fix: "give for example /build/"}
@@ -157,6 +177,9 @@ func (o *canaryOptions) validate() error {
 		o.release.ID = release.NewID(o.cluster.set.App, o.release.Digest(), o.commit, o.release.Bundle)
 	}
 	if err := release.CheckNewID("--release-id", o.release.ID, o.cluster.set.App, o.release.Digest(), o.commit, o.release.Bundle); err != nil {
+		return err
+	}
+	if err := o.follow.load(o.cmd, o.cluster.manifests); err != nil {
 		return err
 	}
 	return o.approval.load(o.cmd, o.by)
@@ -240,6 +263,9 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		c.Again, c.AllowTags = o.again, o.allowTags
 		c.Line.Policy = release.QueuePolicy(o.policy)
 		result, err := c.Canary(ctx, o.release)
-		return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
+		if err != nil || !o.follow.on || o.dryRun || result.Release == nil || result.Release.ID != o.release.ID || result.Outcome != "" {
+			return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)
+		}
+		return o.follow.run(ctx, c, &o.lifecycleOptions)
 	})
 }

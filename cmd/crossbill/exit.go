@@ -18,6 +18,7 @@ const (
 	exitLockHeld     = 5 // another release is in flight or has its turn, or another job has taken the lock
 	exitDeadline     = 6 // pods were not ready in time; rolled back
 	exitWaiting      = 7 // the pipeline waits for an approver
+	exitTimeOver     = 8 // the time of the job is over; the same command goes on from there
 )
 
 // exitError carries an exit code that its error's type does not have.
@@ -43,6 +44,8 @@ func exitCode(err error) int {
 		return exitInconclusive
 	case errors.As(err, new(*analysis.NotReadyError)):
 		return exitDeadline
+	case errors.As(err, new(*analysis.TimeOverError)):
+		return exitTimeOver
 	case errors.Is(err, rollout.ErrLockLost), errors.As(err, new(*release.InFlightError)), errors.As(err, new(*rollout.LockHeldError)),
 		errors.As(err, new(*release.InLineError)), errors.As(err, new(*rollout.WaitedError)):
 		return exitLockHeld

@@ -118,6 +118,7 @@ func TestExitCodes(t *testing.T) {
 		{&rollout.LockHeldError{}, exitLockHeld},
 		{&release.InFlightError{Release: *releaseAt(release.StageCanary)}, exitLockHeld},
 		{&analysis.NotReadyError{Cause: &rollout.NotReadyError{}, Err: rollout.ErrLockLost}, exitDeadline},
+		{&analysis.TimeOverError{}, exitTimeOver},
 		{&exitError{exitWaiting, errors.New("x")}, exitWaiting},
 	} {
 		if got := exitCode(c.err); got != c.want {

@@ -19,7 +19,7 @@ import (
 type verifyOptions struct {
 	lifecycleOptions
 	analysis   analysisOptions
-	probe      analysis.Probe
+	probe      probeOptions
 	record     string
 	observe    bool
 	watch      bool
@@ -77,10 +77,8 @@ code 3). An API server or a Prometheus that is away is waited for.`,
 	flags.Lookup("prometheus").Usage = "URL of the Prometheus that scrapes the mesh (needed)"
 	o.analysis.add(cmd)
 	inSection(flags, analysisSection, func(flags *pflag.FlagSet) {
-		positiveDuration(flags, &o.analysis.maxDuration, "max-duration", 0, "time after which what is not decided is inconclusive (default: the file's, else 15m)")
-		flags.StringVar(&o.probe.URL, "probe", "", "URL to call while the canary is judged, for an app with too little traffic of its own: GET requests that are safe to repeat (default: none)")
-		flags.Float64Var(&o.probe.Rate, "probe-rate", 10, "requests a second to --probe; with --probe-header as many go without it, to primary for the most part")
-		flags.StringVar(&o.probe.Header, "probe-header", "", "'name: value' for --probe, when a route of the VirtualService sends that header to the canary (default: the route's weights decide)")
+		o.analysis.addMaxDuration(flags)
+		o.probe.add(flags)
 	})
 	o.notify.add(cmd)
 	return cmd
@@ -96,15 +94,8 @@ func (o *verifyOptions) validate() error {
 	if o.traffic.prometheus == "" {
 		return &usererr.Error{Field: "--prometheus", Problem: "is missing", Fix: "give Prometheus's URL, for example http://prometheus.istio-system:9090"}
 	}
-	for _, name := range []string{"probe-rate", "probe-header"} {
-		if o.probe.URL == "" && o.cmd.Flags().Changed(name) {
-			return &usererr.Error{Field: "--probe", Problem: "is missing beside --" + name, Fix: "give the URL that is to be called"}
-		}
-	}
-	if o.probe.URL != "" {
-		if err := o.probe.Validate(); err != nil {
-			return err
-		}
+	if err := o.probe.validate(o.cmd); err != nil {
+		return err
 	}
 	for name, set := range map[string]bool{"dry-run": o.dryRun, "no-rollback": o.noRollback} {
 		if set && o.watch {
@@ -127,15 +118,13 @@ func (o *verifyOptions) run(ctx context.Context) error {
 			return outcome{}, err
 		}
 		options.Again, options.Observe, options.NoRollback = o.again, o.dryRun, o.noRollback
-		if o.probe.URL != "" {
-			options.Probe, o.probe.Slow = &o.probe, o.analysis.slow()
-		}
+		options.Probe = o.probe.probe(&o.analysis)
 		if o.record != "" {
 			options.Record = o.writeRecord
 		}
 		judge := analysis.Verify
 		if o.watch {
-			judge, options.Report, options.Refresh = analysis.Watch, sometimes(options.Report), o.refresh()
+			judge, options.Report, options.Refresh = analysis.Watch, sometimes(options.Report), refresh(o.cmd)
 		}
 		came, err := judge(ctx, options)
 		summary := summaryOf(came.Verdict)
@@ -147,8 +136,8 @@ func (o *verifyOptions) run(ctx context.Context) error {
 }
 
 // refresh is how often a watch notes that the canary is still healthy: often enough for promote.
-func (o *verifyOptions) refresh() time.Duration {
-	age, err := time.ParseDuration(configOf(o.cmd).settings.Value("promote.maxVerdictAge"))
+func refresh(cmd *cobra.Command) time.Duration {
+	age, err := time.ParseDuration(configOf(cmd).settings.Value("promote.maxVerdictAge"))
 	if err != nil {
 		return 0
 	}

@@ -37,7 +37,7 @@ type Witness interface {
 }
 
 // Of is a cluster as the analysis needs it.
-func Of(c *rollout.Cluster) Rollout { return cluster{c} }
+func Of(c *rollout.Cluster) Stepper { return cluster{c} }
 
 type cluster struct{ *rollout.Cluster }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
@@ -54,7 +55,12 @@ type watch struct {
 	record  *verdict.Record // what is known of it; nil: as the ledger says
 	noted   time.Time       // when a healthy verdict on it was noted last; zero: never
 	tried   time.Time       // when one was to be
+	first   bool            // the first healthy verdict ends it
+	until   time.Time       // that ends it with errTime; zero: nothing does
 }
+
+// errTime says that a watch has ended because of its time.
+var errTime = errors.New("the time is over")
 
 // once judges until something happens. done says that its outcome is Watch's.
 func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
@@ -76,19 +82,33 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 	if w.record == nil {
 		w.record = known(r, w.Test)
 	}
-	v, last, err := w.judge(ctx, r, w.record, func(v *verdict.Verification, witness Witness) bool { return w.healthy(ctx, status, witness, v) })
+	judging, stop := ctx, context.CancelFunc(func() {})
+	if !w.until.IsZero() {
+		judging, stop = context.WithDeadline(ctx, w.until)
+	}
+	defer stop()
+	goOn := func(v *verdict.Verification, witness Witness) bool { return w.healthy(ctx, status, witness, v) }
+	if w.first {
+		goOn = nil
+	}
+	v, last, err := w.judge(judging, r, w.record, goOn)
 	if v != nil && !v.Record.Until.IsZero() {
 		w.record = &v.Record
 	}
 	switch {
 	case errors.As(err, new(*rollout.StageError)): // somebody goes on with it: begin says what there is now
 		return Outcome{}, false, nil
+	case err != nil && judging.Err() != nil && ctx.Err() == nil:
+		return Outcome{}, true, errTime
 	case err != nil:
 		return Outcome{}, bad(err), err
+	case w.first && v.Outcome == release.Healthy:
+		came, err := w.conclude(ctx, status, last, v)
+		return came, err == nil || errors.As(err, new(*InconclusiveError)) || errors.As(err, new(*usererr.Error)), err
 	case v.Outcome == release.Unhealthy:
 		came, err := w.rollBack(ctx, r, v)
 		return came, true, err
-	case v.Outcome == release.Inconclusive && w.noted.IsZero():
+	case v.Outcome == release.Inconclusive && (w.noted.IsZero() || w.first):
 		came, err := w.conclude(ctx, status, last, v)
 		return came, true, err
 	}
