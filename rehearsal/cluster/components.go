@@ -120,7 +120,7 @@ func (c *Cluster) startControlPlane() error {
 		"--allocate-node-cidrs=false",
 		"--controllers=deployment-controller,replicaset-controller,endpointslice-controller,endpointslice-mirroring-controller,"+
 			"namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,"+
-			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller",
+			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller,job-controller",
 		"--horizontal-pod-autoscaler-sync-period=2s")
 }
 

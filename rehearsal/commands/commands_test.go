@@ -81,6 +81,7 @@ func TestCommands(t *testing.T) {
 	t.Run("pods that outlive their Deployment", testPodsThatOutliveTheirDeployment)
 	t.Run("notifications and reports", testNotifications)
 	t.Run("only what is trusted", testOnlyWhatIsTrusted)
+	t.Run("hooks", testHooks)
 }
 
 func testLifecycle(t *testing.T) {

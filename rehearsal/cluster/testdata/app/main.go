@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -42,10 +43,32 @@ setInterval(() => { if (Date.now() - seen > 2000) { seen = Date.now(); open() } 
 open()
 </script>`
 
+// call is what a Job of a hook does: it calls an address with what the hook is given, and ends well if that is answered well.
+func call(address string) int {
+	query := url.Values{}
+	for _, name := range []string{"RELEASE_ID", "IMAGE", "POINT", "WEIGHT", "MATCH_HEADER"} {
+		query.Set(name, os.Getenv("CROSSBILL_"+name))
+	}
+	response, err := http.Get(address + "?" + query.Encode())
+	if err != nil {
+		fmt.Println(err)
+		return 2
+	}
+	defer response.Body.Close()
+	fmt.Println("answered", response.Status)
+	if response.StatusCode != http.StatusOK {
+		return 1
+	}
+	return 0
+}
+
 func main() {
 	if os.Getenv("CRASH") != "" {
 		fmt.Println("crashing, as configured")
 		os.Exit(3)
+	}
+	if len(os.Args) == 3 && os.Args[1] == "call" {
+		os.Exit(call(os.Args[2]))
 	}
 	var fail atomic.Int64 // percent of the answers; one pod can be made to fail while it runs
 	fail.Store(int64(number("FAIL")))
