@@ -123,7 +123,7 @@ func (j *job) commit(ctx context.Context) error {
 			case live.Data[ledgerKey] == text && live.Data[othersKey] == others: // this very write was done, its answer lost
 				j.state = live
 				return nil
-			case live.Data[ledgerKey] != base:
+			case live.Data[ledgerKey] != base, !j.mayStart(live):
 				return ErrLockLost
 			}
 			following = live

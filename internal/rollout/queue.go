@@ -197,6 +197,19 @@ func (c *Cluster) beginLedger(ctx context.Context) error {
 	return err
 }
 
+// mayStart says whether the release that this job is about to put in flight is still the one whose turn it is: a newer one
+// can have taken it since the line was looked at.
+func (j *job) mayStart(state *corev1.ConfigMap) bool {
+	r := j.ledger.Release
+	if !j.queues() || r == nil || j.inFlight() {
+		return true
+	}
+	l := release.Ledger{}
+	l.ReadLine(state.Data[lineKey])
+	left := l.HasLeft(r.ID)
+	return (left == nil || left.SupersededBy == "" || j.Again) && (len(l.Queue) == 0 || l.Queue[0].ID == r.ID)
+}
+
 // lineIn is the line beside a ledger as this job leaves it: what is in flight does not wait any more.
 func (j *job) lineIn(state *corev1.ConfigMap) string {
 	l := release.Ledger{Release: j.ledger.Release}

@@ -241,7 +241,7 @@ func (d *day) pipeline(i int, p *pipelinePlan) {
 					d.problem("rollback of the canceled %s: %v", id, err)
 				}
 			}
-		case errors.Is(err, errBad):
+		case errors.Is(err, errBad), p.bad && name == "verify" && refusal(err) == "stage": // it is rolling back, which guard finishes
 		case refusal(err) == "in flight" && d.policy == release.QueueRefuse:
 			d.mu.Lock()
 			d.refused[id] = true
@@ -329,7 +329,25 @@ func (w *world) carryOut(policy release.QueuePolicy, plans []pipelinePlan) (queu
 	for i := range plans {
 		all.Go(func() { d.pipeline(i, &plans[i]) })
 	}
+	guarded, stop := context.WithCancel(w.Context())
+	guard := make(chan struct{})
+	go func() { // the scheduled pipeline, which ends what nobody goes on with
+		defer close(guard)
+		for {
+			select {
+			case <-time.After(5 * time.Minute):
+			case <-guarded.Done():
+				return
+			}
+			d.mu.Lock()
+			j := d.job("guard")
+			d.mu.Unlock()
+			_, _ = j.Guard(guarded, rollout.Limits{Dead: 15 * time.Minute, Waiting: 24 * time.Hour})
+		}
+	}()
 	all.Wait()
+	stop()
+	<-guard
 	time.Sleep(2 * time.Minute)
 	if _, err := w.job("last").Rollback(w.Context(), "the end"); err != nil {
 		d.problem("the last rollback: %v", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +262,29 @@ func TestSupersedeInTheLine(t *testing.T) {
 		if c := <-fourth; c.err != nil || c.result.Message != "it is the turn of release r4" {
 			t.Errorf("%+v", c)
 		}
+	})
+}
+
+// TestSupersededWhileItStarts: a newer release takes the turn just before the older one is put in flight.
+func TestSupersededWhileItStarts(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.must(w.job("queue").queues(release.QueueSupersede).Queue(w.Context(), handed("3", 13)))
+		j, once := w.job("canary").queues(release.QueueSupersede), false
+		j.before = func(r *http.Request) error {
+			if !once && r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/configmaps/") {
+				once = true
+				newer, err := w.job("queue").queues(release.QueueSupersede).Queue(w.Context(), handed("4", 14))
+				if err != nil || newer.Message != "it is the turn of release r4" {
+					t.Errorf("%+v, %v", newer, err)
+				}
+			}
+			return nil
+		}
+		result, err := j.Canary(w.Context(), wanted("3"))
+		if err != nil || result.SupersededBy != "r4" || !once || len(w.did(j)) > 0 {
+			t.Errorf("%+v, %v, after %q", result, err, w.did(j))
+		}
+		w.must(w.job("canary").queues(release.QueueSupersede).Canary(w.Context(), wanted("4")))
 	})
 }
 
