@@ -122,6 +122,12 @@ soak: bin/rehearse bin/crossbill
 handoff-bench:
 	go test ./internal/gitlab -count=1 -v -run TestOthersFailTheSameSchedules -handoff.schedules=10000 -handoff.json=$(CURDIR)/out/handoff.json
 
+# Hands thirty releases over within ten minutes, many times with each policy of the line, and counts what became of them:
+# out/queue.json.
+.PHONY: queue
+queue:
+	go test ./internal/rollout -count=1 -v -timeout 2h -run TestQueueSchedules -queue.schedules=100 -queue.json=$(CURDIR)/out/queue.json
+
 # Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
 .PHONY: verdict-bench
 verdict-bench:

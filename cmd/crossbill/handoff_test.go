@@ -188,13 +188,13 @@ func TestLint(t *testing.T) {
 		wantOut  string // standard output starts with it
 		wantErr  string // standard error contains it
 	}{
-		{"lint ../../.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 10 jobs, no finding\n", ""},
+		{"lint ../../.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 11 jobs, no finding\n", ""},
 		{"lint ../../.gitlab-ci.yml -o json", 0, "{\n  \"schemaVersion\": 1,\n  \"items\": []\n}\n", ""},
 		{"lint ../../.gitlab-ci.yml --gate promote", 1, "", `no job "promote"`},
 		{"lint ../../.gitlab-ci.yml --promote-job promote", 1, "", `no job "promote"`},
 		{"lint " + broken, 1, broken + ": ", " findings"},
-		{"lint ../../.gitlab-ci.yml ../../.gitlab/no-engine.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 10 jobs, no finding\nlint: ../../.gitlab/no-engine", ""},
-		{"lint ../../.gitlab-ci.yml " + broken, 1, broken + ": ", "lint: ../../.gitlab-ci.yml: 10 jobs, no finding"},
+		{"lint ../../.gitlab-ci.yml ../../.gitlab/no-engine.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 11 jobs, no finding\nlint: ../../.gitlab/no-engine", ""},
+		{"lint ../../.gitlab-ci.yml " + broken, 1, broken + ": ", "lint: ../../.gitlab-ci.yml: 11 jobs, no finding"},
 		{"lint ../../.gitlab-ci.yml -o codequality", 0, "[]\n", ""},
 	} {
 		t.Run(test.line, func(t *testing.T) {

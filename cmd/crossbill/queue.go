@@ -66,6 +66,7 @@ first one in the line that does not take its turn loses it. status shows the lin
 	flags.StringVar(&o.queued.PipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
 	flags.BoolVar(&o.queued.Again, "again", false, "let it wait although it has finished before, or although it is older than what primary runs")
 	flags.BoolVar(&o.leave, "leave", false, "take the release out of the line")
+	o.addHooks(cmd, false)
 	queuePolicy(cmd, &o.policy)
 	positiveDuration(flags, &o.line.Wait, "queue-wait", 23*time.Hour, "how long a release waits for its turn")
 	positiveDuration(flags, &o.line.Turn, "queue-turn", 10*time.Minute, "how long a release may take to start when it is its turn; then it is the next one's")

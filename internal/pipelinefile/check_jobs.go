@@ -130,6 +130,10 @@ func (c *checker) oneByOne(job *Job) {
 	if c.roleOf(job).returns() {
 		return // like a rollback, it waits for nothing: it ends the release in flight first
 	}
+	if c.roleOf(job).waits() {
+		c.waitsApart(job)
+		return
+	}
 	if !c.isRollback(job) {
 		if r := c.roleOf(job); c.isGate(job) || r.starts || len(r.canary)+len(r.changes) > 0 { // others do not change the cluster, or are not understood
 			c.resourceGroup(job)
@@ -140,6 +144,18 @@ func (c *checker) oneByOne(job *Job) {
 		other := &c.file.Jobs[i]
 		if job.ResourceGroup != "" && !c.isRollback(other) && mayBeEqual(job.ResourceGroup, other.ResourceGroup) {
 			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("it waits for %s, which it is there to stop: they may have the same resource_group", other.Name), "leave the resource_group of a rollback job out")
+			return
+		}
+	}
+}
+
+// waitsApart checks that a job which waits for a release's turn does not hold up the release in front: GitLab gives a
+// resource_group to one job at a time.
+func (c *checker) waitsApart(job *Job) {
+	for i := range c.file.Jobs {
+		other := &c.file.Jobs[i]
+		if job.ResourceGroup != "" && !c.roleOf(other).waits() && c.roleOf(other).acts() && mayBeEqual(job.ResourceGroup, other.ResourceGroup) {
+			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("it waits for the release in front, whose job %s waits for it: they may have the same resource_group", other.Name), "leave the resource_group of a job that runs `crossbill queue` out")
 			return
 		}
 	}

@@ -71,7 +71,7 @@ func TestThisRepository(t *testing.T) {
 		for _, finding := range Check(f, Options{}) {
 			t.Errorf("%s: %s", path, finding)
 		}
-		if len(f.Jobs) != 10 {
+		if len(f.Jobs) != 11 {
 			t.Errorf("%s: %d jobs", path, len(f.Jobs))
 		}
 	}
@@ -231,7 +231,7 @@ func TestTheWatchHoldsNobodyUp(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, job := range []string{"deploy_canary", "verify_canary"} {
+			for _, job := range []string{"queue", "deploy_canary", "verify_canary"} {
 				if err := m.Finish(job, true); err != nil {
 					t.Fatal(err)
 				}
@@ -541,16 +541,17 @@ func TestSimulation(t *testing.T) {
 		status string
 		jobs   string // that run or wait now
 	}{
-		"starts":                       {nil, "pending", "deploy_canary pending, rollback manual"},
-		"waits for approval":           {[]string{"deploy_canary", "verify_canary"}, "running", "watch_canary pending, promote_to_production manual, rollback manual"},
-		"waits, the watch was stopped": {[]string{"deploy_canary", "verify_canary", "watch_canary"}, "manual", "promote_to_production manual, rollback manual"},
-		"turns bad while it waits":     {[]string{"deploy_canary", "verify_canary", "-watch_canary"}, "running", "promote_to_production manual, rollback manual, rollback_after_watch pending"},
-		"pressed":                      {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary"}, "running", "promote_to_production pending, rollback manual"},
-		"promoted":                     {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "promote_to_production", "cleanup"}, "success", "rollback manual"},
-		"canary failed":                {[]string{"-deploy_canary"}, "running", "rollback manual, rollback_after_canary pending"},
-		"unhealthy":                    {[]string{"deploy_canary", "-verify_canary"}, "running", "rollback manual, rollback_after_verify pending"},
-		"unhealthy and rolled back":    {[]string{"deploy_canary", "-verify_canary", "rollback_after_verify"}, "failed", "rollback manual"},
-		"primary did not become ready": {[]string{"deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "-promote_to_production"}, "running", "rollback manual, rollback_after_promote pending"},
+		"starts":                       {nil, "pending", "queue pending, rollback manual"},
+		"has its turn":                 {[]string{"queue"}, "running", "deploy_canary pending, rollback manual"},
+		"waits for approval":           {[]string{"queue", "deploy_canary", "verify_canary"}, "running", "watch_canary pending, promote_to_production manual, rollback manual"},
+		"waits, the watch was stopped": {[]string{"queue", "deploy_canary", "verify_canary", "watch_canary"}, "manual", "promote_to_production manual, rollback manual"},
+		"turns bad while it waits":     {[]string{"queue", "deploy_canary", "verify_canary", "-watch_canary"}, "running", "promote_to_production manual, rollback manual, rollback_after_watch pending"},
+		"pressed":                      {[]string{"queue", "deploy_canary", "verify_canary", "!promote_to_production", "watch_canary"}, "running", "promote_to_production pending, rollback manual"},
+		"promoted":                     {[]string{"queue", "deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "promote_to_production", "cleanup"}, "success", "rollback manual"},
+		"canary failed":                {[]string{"queue", "-deploy_canary"}, "running", "rollback manual, rollback_after_canary pending"},
+		"unhealthy":                    {[]string{"queue", "deploy_canary", "-verify_canary"}, "running", "rollback manual, rollback_after_verify pending"},
+		"unhealthy and rolled back":    {[]string{"queue", "deploy_canary", "-verify_canary", "rollback_after_verify"}, "failed", "rollback manual"},
+		"primary did not become ready": {[]string{"queue", "deploy_canary", "verify_canary", "!promote_to_production", "watch_canary", "-promote_to_production"}, "running", "rollback manual, rollback_after_promote pending"},
 	} {
 		m, err := f.Simulate()
 		if err != nil {

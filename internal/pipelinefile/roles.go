@@ -95,6 +95,11 @@ func (r role) returns() bool {
 	return len(r.changes) > 0 && len(r.opaque) == 0 && !slices.ContainsFunc(r.changes, func(e effect) bool { return e.Kind != "crossbill "+returning })
 }
 
+// waits says whether all that a job does is to wait until it is a release's turn.
+func (r role) waits() bool {
+	return r.runs("queue") && !r.belongsBehind() && !slices.ContainsFunc(r.canary, func(e effect) bool { return !strings.HasPrefix(e.Kind+" ", "crossbill queue ") })
+}
+
 // belongsBehind says whether a job must be behind the gate, or be the gate.
 func (r role) belongsBehind() bool { return len(r.changes)+len(r.opaque) > 0 }
 

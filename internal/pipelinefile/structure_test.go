@@ -78,10 +78,10 @@ func TestUnsafe(t *testing.T) {
 		says  string
 	}{
 		// What decides is the script, not the name, the stage or the section.
-		"a second promotion beside the gate":     {[]string{"", second("  stage: promote_to_production\n")}, RuleNothingAfter, "promote_second", "after: deploy_canary succeeds, verify_canary succeeds"},
-		"a promotion in an early stage":          {[]string{"", second("  stage: deploy_canary\n")}, RuleNothingAfter, "promote_second", "at once"},
+		"a second promotion beside the gate":     {[]string{"", second("  stage: promote_to_production\n")}, RuleNothingAfter, "promote_second", "after: queue succeeds, deploy_canary succeeds, verify_canary succeeds"},
+		"a promotion in an early stage":          {[]string{"", second("  stage: deploy_canary\n")}, RuleNothingAfter, "promote_second", "after: queue succeeds"},
 		"a promotion in .pre":                    {[]string{"", second("  stage: .pre\n")}, RuleNothingAfter, "promote_second", "at once"},
-		"a promotion in .post after a failure":   {[]string{"", second("  stage: .post\n  when: always\n")}, RuleNothingAfter, "promote_second", "deploy_canary fails"},
+		"a promotion in .post after a failure":   {[]string{"", second("  stage: .post\n  when: always\n")}, RuleNothingAfter, "promote_second", "queue fails"},
 		"the section pages is a job":             {[]string{"", strings.Replace(second("  stage: cleanup\n  needs: [verify_canary]\n"), "promote_second", "pages", 1)}, RuleNothingAfter, "pages", "crossbill promote"},
 		"the section default is a job":           {[]string{"", "default:\n  stage: deploy_canary\n  script: [crossbill promote]\n"}, RuleNothingAfter, "default", ""},
 		"a promotion after the script":           {[]string{verifyJob, "  stage: verify_canary\n  after_script: [crossbill promote]\n  script:\n"}, RuleNothingAfter, "verify_canary", "crossbill promote"},
@@ -132,6 +132,9 @@ func TestUnsafe(t *testing.T) {
 		"interruptible by default":         {[]string{"  interruptible: false\n", "", "", "default: {interruptible: on}\n"}, RuleOneByOne, "deploy_canary", ""},
 		"rollback waits for what it stops": {[]string{".rollback:\n  extends: .release\n", ".rollback:\n  extends: .changes\n"}, RuleOneByOne, "rollback", "which it is there to stop"},
 		"rollback may wait":                {[]string{".rollback:\n  extends: .release\n", ".rollback:\n  extends: .release\n  resource_group: $GROUP\n"}, RuleOneByOne, "rollback", "may have the same"},
+		"who waits holds up the release":   {[]string{"queue:\n  extends: .release\n", "queue:\n  extends: .changes\n"}, RuleOneByOne, "queue", "waits for it"},
+		"who waits may hold up a release":  {[]string{"queue:\n  extends: .release\n", "queue:\n  extends: .release\n  resource_group: $GROUP\n"}, RuleOneByOne, "queue", "may have the same"},
+		"who waits does more than that":    {[]string{"    - crossbill queue ", "    - crossbill canary --image \"$IMAGE\"\n    - crossbill queue "}, RuleOneByOne, "queue", "at the same time"},
 		"a group for each pipeline":        {[]string{"resource_group: production/$[[ inputs.app ]]\n", "resource_group: production/$CI_PIPELINE_ID\n"}, RuleOneByOne, "deploy_canary", "$CI_PIPELINE_ID"},
 		"rollback is left out by a rule":   {[]string{".rollback\n  needs: [verify_canary]\n  rules:\n    - when: on_failure", ".rollback\n  needs: [verify_canary]\n  rules:\n    - if: $ROLLBACK != \"no\"\n      when: on_failure"}, RuleRollsBack, "verify_canary", ""},
 		"a rollback that only says so":     {[]string{".rollback:\n  extends: .release\n  stage: cleanup\n  script:\n    - crossbill rollback", ".rollback:\n  extends: .release\n  stage: cleanup\n  script:\n    - echo crossbill rollback"}, RuleRollback, "deploy_canary", ""},

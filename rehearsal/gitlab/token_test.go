@@ -48,7 +48,7 @@ func TestTokens(t *testing.T) {
 	for job, want := range map[string]struct{ user, environment string }{
 		"deploy_canary": {"release-bot", "production/qwik-node-app-canary"},
 		promote:         {Approver, "production/qwik-node-app"},
-		"verify_canary": {}, "watch_canary": {}, "cleanup": {}, "rollback": {}, "rollback_after_verify": {},
+		"queue":         {}, "verify_canary": {}, "watch_canary": {}, "cleanup": {}, "rollback": {}, "rollback_after_verify": {},
 	} {
 		tokens, err := p.tokens(job)
 		if err != nil {
@@ -79,7 +79,7 @@ func TestProtectedEnvironment(t *testing.T) {
 	if err := p.Press(promote, "eve"); err == nil {
 		t.Error("eve presses the gate")
 	}
-	for _, job := range []string{"deploy_canary", "verify_canary", watchJob} {
+	for _, job := range []string{"queue", "deploy_canary", "verify_canary", watchJob} {
 		if err := p.simulation.Finish(job, true); err != nil {
 			t.Fatal(err)
 		}
