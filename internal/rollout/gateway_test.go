@@ -298,11 +298,14 @@ func (o *observer) gatewayRouting(e event) {
 	}
 }
 
-// byBothRouters are tests' cases, and the same of an app that is routed by an HTTPRoute. Sticky releases are a VirtualService's.
+// byBothRouters are tests' cases, and the same of an app that is routed by an HTTPRoute. Testers' routes, copies and stickiness are
+// a VirtualService's: the HTTPRoute refuses them (TestIneffectiveRoutes).
 func byBothRouters[T any](cases []T, stage func(*T) *string, command func(*T) string) (both []T) {
 	both = slices.Clone(cases)
 	for _, c := range cases {
-		if at := stage(&c); !strings.Contains(*at+command(&c), "sticky") && !strings.HasPrefix(*at, "manual") {
+		at := stage(&c)
+		alone := slices.ContainsFunc([]string{"sticky", "match", "mirror", "manual"}, func(of string) bool { return strings.Contains(*at+command(&c), of) })
+		if !alone {
 			*at = gatewayApp + *at
 			both = append(both, c)
 		}

@@ -21,7 +21,7 @@ import (
 // Service selects primary alone, so that whoever calls it past the route never gets the canary.
 //
 // All lists of such a route are atomic under server-side apply: it is changed by JSON patches, of the weights alone. Its status
-// says that a controller has read it, not that the data plane has it: what a command waits for there is progress to tell, and
+// says that a controller has read it, not that the data plane has it: what a command waits for there is progress to show, and
 // never evidence of what the callers get.
 type services struct{ *job }
 
