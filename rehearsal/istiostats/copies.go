@@ -18,14 +18,10 @@ import (
 // request is internal, in cluster.NAME.internal, and one of a caller outside is not.
 //
 // What differs from Istio, beside the rest: a copy whose connection is refused is counted as 503, as a sidecar does that
-// outlives its app; there are no response flags, and all of a cluster's copies belong to the workload of its first endpoint.
+// outlives its app; there are no response flags and no durations, so that nothing judges the latency of copies; and all of a
+// cluster's copies belong to the workload of its first endpoint.
 
-var (
-	copied     = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq\{(.*)\} ([0-9]+)$`)
-	copiedTime = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq_time_bucket\{(.*)\} ([0-9]+)$`)
-	copiedSum  = regexp.MustCompile(`^envoy_cluster_internal_upstream_rq_time_sum\{(.*)\} ([0-9.e+]+)$`)
-	label      = regexp.MustCompile(`([a-z_]+)="([^"]*)"`)
-)
+var copied = regexp.MustCompile(`^cluster\.(outbound\|.*?);?\.internal\.upstream_rq_([0-9]{3}): ([0-9]+)$`)
 
 // ReadCopies lets the metrics have the copies that the Envoy sends whose administration listens at an address.
 func (s *Stats) ReadCopies(admin string) { s.admin = "http://" + admin }
@@ -44,47 +40,24 @@ func (s *Stats) addCopies() error {
 		text, err := io.ReadAll(response.Body)
 		return string(text), err
 	}
-	counted, err := read("/stats/prometheus?filter=internal\\.upstream_rq")
+	counted, err := read("/stats?filter=internal\\.upstream_rq_[0-9]")
 	if err != nil {
 		return err
 	}
-	type cluster struct {
-		codes  map[string]uint64
-		within map[float64]uint64 // cumulative
-		sum    float64
-	}
-	clusters := map[string]*cluster{}
+	clusters := map[string]map[string]uint64{} // by code
 	for line := range strings.Lines(counted) {
-		line = strings.TrimSpace(line)
-		for kind, pattern := range []*regexp.Regexp{copied, copiedTime, copiedSum} {
-			found := pattern.FindStringSubmatch(line)
-			if found == nil {
-				continue
-			}
-			labels := map[string]string{}
-			for _, l := range label.FindAllStringSubmatch(found[1], -1) {
-				labels[strings.TrimPrefix(l[1], "envoy_")] = l[2]
-			}
-			name := strings.TrimSuffix(labels["cluster_name"], ";")
-			value, err := strconv.ParseFloat(found[2], 64)
-			if err != nil || !strings.HasPrefix(name, "outbound|") {
-				continue
-			}
-			if clusters[name] == nil {
-				clusters[name] = &cluster{codes: map[string]uint64{}, within: map[float64]uint64{}}
-			}
-			c := clusters[name]
-			switch kind {
-			case 0:
-				c.codes[labels["response_code"]] += uint64(value)
-			case 1:
-				if le, err := strconv.ParseFloat(labels["le"], 64); err == nil {
-					c.within[le] += uint64(value)
-				}
-			default:
-				c.sum += value
-			}
+		found := copied.FindStringSubmatch(strings.TrimSpace(line))
+		if found == nil {
+			continue
 		}
+		n, err := strconv.ParseUint(found[3], 10, 64)
+		if err != nil {
+			return err
+		}
+		if clusters[found[1]] == nil {
+			clusters[found[1]] = map[string]uint64{}
+		}
+		clusters[found[1]][found[2]] = n
 	}
 	if len(clusters) == 0 {
 		return nil
@@ -99,7 +72,7 @@ func (s *Stats) addCopies() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, c := range clusters {
+	for name, codes := range clusters {
 		workload := workloads[name]
 		if workload == "" {
 			workload = s.copiedTo[name] // its endpoints are gone
@@ -117,12 +90,7 @@ func (s *Stats) addCopies() error {
 		if err != nil {
 			return err
 		}
-		total := uint64(0)
-		var busiest *series
-		for code, n := range c.codes {
-			if code == "" {
-				continue
-			}
+		for code, n := range codes {
 			one := s.of(to.atDestination(), []string{"request_protocol", "http", "response_code", code, "grpc_response_status", "", "response_flags", "-", "connection_security_policy", "none"})
 			if before := s.copies[name+code]; n >= before {
 				one.requests += n - before
@@ -130,31 +98,7 @@ func (s *Stats) addCopies() error {
 				one.requests += n
 			}
 			s.copies[name+code] = n
-			if n >= total {
-				total, busiest = n, one
-			}
 		}
-		if busiest == nil { // durations have no code here: they are the most frequent one's
-			continue
-		}
-		cumulative, seen := uint64(0), s.copiedWithin[name]
-		for i := range busiest.duration.buckets {
-			n := uint64(0)
-			if i < len(bounds) {
-				n = c.within[bounds[i]]
-			} else {
-				for _, all := range c.within {
-					n = max(n, all)
-				}
-			}
-			now := n - min(n, cumulative)
-			cumulative = max(cumulative, n)
-			grown := now - min(now, seen[i])
-			busiest.duration.buckets[i] += grown
-			busiest.duration.count += grown
-			seen[i] = now
-		}
-		s.copiedWithin[name] = seen
 	}
 	return nil
 }

@@ -64,11 +64,10 @@ type Stats struct {
 	series  map[string]*series
 	flushed time.Time
 
-	reading      sync.Mutex        // one reading of copies at a time
-	admin        string            // of the Envoy that sends copies; "" reads none
-	copies       map[string]uint64 // by cluster and code, as of the last reading
-	copiedTo     map[string]string // workloads by cluster
-	copiedWithin map[string][20]uint64
+	reading  sync.Mutex        // one reading of copies at a time
+	admin    string            // of the Envoy that sends copies; "" reads none
+	copies   map[string]uint64 // by cluster and code, as of the last reading
+	copiedTo map[string]string // workloads by cluster
 }
 
 // entry is what lines that say the same count for.
@@ -90,7 +89,7 @@ type histogram struct {
 
 // New counts nothing yet, for one proxy.
 func New(source Source) *Stats {
-	return &Stats{source: source.labels(), entries: map[string]*entry{}, series: map[string]*series{}, copies: map[string]uint64{}, copiedTo: map[string]string{}, copiedWithin: map[string][20]uint64{}}
+	return &Stats{source: source.labels(), entries: map[string]*entry{}, series: map[string]*series{}, copies: map[string]uint64{}, copiedTo: map[string]string{}}
 }
 
 // Read counts what a log says, until it ends.

@@ -94,13 +94,10 @@ func TestHistogramsLag(t *testing.T) {
 
 // TestCopies: what the gateway mirrors is reported by the pod that gets it, and by nobody else.
 func TestCopies(t *testing.T) {
-	stats := `# TYPE envoy_cluster_internal_upstream_rq counter
-envoy_cluster_internal_upstream_rq{response_code="200",cluster_name="outbound|80|canary|shop.production.svc.cluster.local;"} 40
-envoy_cluster_internal_upstream_rq{response_code="503",cluster_name="outbound|80|canary|shop.production.svc.cluster.local;"} 2
-envoy_cluster_internal_upstream_rq{response_code="200",cluster_name="xds-grpc"} 7
-envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="1"} 30
-envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="5"} 41
-envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|shop.production.svc.cluster.local;",le="+Inf"} 42
+	stats := `cluster.outbound|80|canary|shop.production.svc.cluster.local;.internal.upstream_rq_200: 40
+cluster.outbound|80|canary|shop.production.svc.cluster.local;.internal.upstream_rq_503: 2
+cluster.outbound|80|canary|shop.production.svc.cluster.local;.internal.upstream_rq_5xx: 2
+cluster.xds-grpc.internal.upstream_rq_200: 7
 `
 	dump := `{"configs":[{},{"dynamic_endpoint_configs":[{"endpoint_config":{"cluster_name":"outbound|80|canary|shop.production.svc.cluster.local","endpoints":[{"lb_endpoints":[{"metadata":{"filter_metadata":{"istio":{"workload":"shop-canary;production;shop;canary;Kubernetes"}}}}]}]}}]}]}`
 	envoy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -135,12 +132,12 @@ envoy_cluster_internal_upstream_rq_time_bucket{cluster_name="outbound|80|canary|
 	if text := scraped(t, s); !strings.Contains(text, `destination_version="canary"`) || strings.Contains(text, "xds-grpc") {
 		t.Error(text)
 	}
-	stats = strings.ReplaceAll(stats, "} 40", "} 45")
+	stats = strings.ReplaceAll(stats, "200: 40", "200: 45")
 	dump = `{"configs":[]}` // the endpoints are gone
 	if got := counted(`response_code="200"`); len(got) != 1 || got[0] != "45\n" {
 		t.Errorf("%q", got)
 	}
-	stats = strings.ReplaceAll(stats, "} 45", "} 3") // Envoy has started again
+	stats = strings.ReplaceAll(stats, "200: 45", "200: 3") // Envoy has started again
 	if got := counted(`response_code="200"`); len(got) != 1 || got[0] != "48\n" {
 		t.Errorf("%q", got)
 	}
