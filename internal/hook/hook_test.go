@@ -207,6 +207,10 @@ func TestJob(t *testing.T) {
 	if err != nil || other.Name == first.Name || *other.Spec.BackoffLimit != 1 || *other.Spec.ActiveDeadlineSeconds != 30 || Foreign(first, other) == "" || Foreign(first, again) != "" {
 		t.Errorf("%v, %+v", err, other)
 	}
+	h.Timeout.Duration = 400 * time.Millisecond
+	if other, err = runAt(h, 60).Job(set(work())); err != nil || *other.Spec.ActiveDeadlineSeconds != 1 {
+		t.Errorf("%v: a Job has no time at all: %+v", err, other)
+	}
 	changed := work()
 	changed.Spec.Template.Spec.Containers[0].Args = []string{"all"}
 	if other, err = runAt(h, 25).Job(set(changed)); err != nil || !strings.Contains(Foreign(first, other), "has changed") || !strings.Contains(Foreign(work(), other), "did not make it") {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,7 @@ func (r Run) Job(set *manifest.Set) (*batchv1.Job, error) {
 	if spec.BackoffLimit == nil || r.Hook.Retries != nil {
 		spec.BackoffLimit = new(int32(r.Hook.retries())) //nolint:gosec // at most 10
 	}
-	if most := int64(r.Hook.Lasts().Seconds()); spec.ActiveDeadlineSeconds == nil || *spec.ActiveDeadlineSeconds > most {
+	if most := int64(math.Ceil(r.Hook.Lasts().Seconds())); spec.ActiveDeadlineSeconds == nil || *spec.ActiveDeadlineSeconds > most {
 		spec.ActiveDeadlineSeconds = &most
 	}
 	given := r.Environment()

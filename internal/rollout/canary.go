@@ -467,7 +467,7 @@ func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 	j.log("ledger", "first release: there is no primary to protect, so it goes straight to primary")
 	router := j.router()
 	err := inOrder(ctx,
-		j.hooks(release.BeforeCanary, 0),
+		j.beforeFirst,
 		j.applyService,
 		router.ensureBackends,
 		j.promoteOthers,
@@ -480,5 +480,5 @@ func (j *job) canaryFirst(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	return j.finish(release.OutcomeFirst, "first release: %s has all of the traffic", r.Digest())
+	return j.finish(release.OutcomeFirst, "first release: %s has all of the traffic%s", r.Digest(), j.failedAt(release.AfterPromotion))
 }

@@ -50,14 +50,14 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect, after); err != nil {
 		return Result{}, err
 	}
-	outcome := release.OutcomePromoted
+	outcome, failed := release.OutcomePromoted, j.failedAt(release.AfterPromotion)
 	if r.Return != nil {
-		outcome = release.OutcomeReturned
+		outcome, failed = release.OutcomeReturned, j.failedAt(release.AfterRollback)
 	}
 	if warm := j.ledger.Warm; warm != nil {
-		return j.finish(outcome, "%s is released; the pods of release %s are kept until %s", r.Digest(), warm.Release, warm.Until.Format(time.RFC3339))
+		return j.finish(outcome, "%s is released; the pods of release %s are kept until %s%s", r.Digest(), warm.Release, warm.Until.Format(time.RFC3339), failed)
 	}
-	return j.finish(outcome, "%s is released; the canary is gone", r.Digest())
+	return j.finish(outcome, "%s is released; the canary is gone%s", r.Digest(), failed)
 }
 
 // removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and gives back

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
@@ -128,6 +130,12 @@ func (j *job) lookJob(ctx context.Context, run hook.Run) error {
 	if err == nil {
 		_, err = o.read(ctx)
 	}
+	if err == nil { // whether it may be started is asked before whether it is there
+		_, err = o.patch(ctx, types.MergePatchType, []byte(`{}`), metav1.PatchOptions{FieldManager: fieldManager, DryRun: []string{metav1.DryRunAll}})
+		if apierrors.IsNotFound(err) {
+			err = nil
+		}
+	}
 	if err != nil {
 		err = fmt.Errorf("%s, the Job of hook %s: %w", o, run.Hook.Name, err)
 	}
@@ -150,8 +158,8 @@ func (j *job) hooks(point release.HookPoint, weight int) step {
 func (j *job) runHook(ctx context.Context, h hook.Hook, weight int) error {
 	r := j.ledger.Release
 	if was := r.HookRun(h.Point, h.Name, weight); was != nil && was.State != release.HookStarted {
-		if was.State == release.HookFailed && h.Back() { // the job that noted it has died
-			return &HookError{ReleaseID: r.ID, Run: *was}
+		if was.State == release.HookFailed && h.Back() { // the job that noted it has died, or onFailure was another one
+			return j.failHook(ctx, h, *was)
 		}
 		return nil
 	}
@@ -176,22 +184,33 @@ func (j *job) runHook(ctx context.Context, h hook.Hook, weight int) error {
 		passed, message = false, "it could not be run: "+err.Error()
 	}
 	noted := j.noteHook(run)
-	noted.End(passed, message, now())
+	noted.End(passed, printable(message), now())
 	j.sayEnd(h, noted)
 	if !passed && h.Back() {
-		r.Untried = h.Point == release.BeforeCanary // nothing of it was made
-		if err := j.startRollback(fmt.Sprintf("%s failed: %s", noted, noted.Message)); err != nil {
-			return err
-		}
+		return j.failHook(ctx, h, *noted)
 	}
-	failed := *noted
+	return j.commit(ctx)
+}
+
+// failHook notes that the release is rolled back because a hook has failed, and is the error that says so.
+func (j *job) failHook(ctx context.Context, h hook.Hook, failed release.HookRun) error {
+	r := j.ledger.Release
+	r.Untried = h.Point == release.BeforeCanary && !j.made(r) // nothing of it was made
+	if err := j.startRollback(fmt.Sprintf("%s failed: %s", &failed, failed.Message)); err != nil {
+		return err
+	}
 	if err := j.commit(ctx); err != nil {
 		return err
 	}
-	if !passed && h.Back() {
-		return &HookError{ReleaseID: r.ID, Run: failed}
+	return &HookError{ReleaseID: r.ID, Run: failed}
+}
+
+// beforeFirst is the step that runs the hooks before an app's first release. What their pods need to start is made before them.
+func (j *job) beforeFirst(ctx context.Context) error {
+	if len(j.hooksAt(release.BeforeCanary)) == 0 {
+		return nil
 	}
-	return nil
+	return inOrder(ctx, j.createNeeded, j.hooks(release.BeforeCanary, 0))
 }
 
 // beforeStep is the step that runs the hooks before the canary gets its first share. Where testers reach it by a header, they
@@ -457,7 +476,7 @@ func (j *job) keepLog(run hook.Run, text string) {
 	noted := j.ledger.Release.HookRun(run.Hook.Point, run.Hook.Name, run.Step)
 	lines := strings.Split(text, "\n")
 	for _, line := range lines[max(0, len(lines)-shownLines):] {
-		j.log(noted.String(), "| %s", line)
+		j.log(noted.String(), "| %s", printable(line))
 	}
 	if j.HookLog == nil {
 		return
@@ -465,6 +484,19 @@ func (j *job) keepLog(run hook.Run, text string) {
 	if err := j.HookLog(j.ledger.Release.ID, *noted, text+"\n"); err != nil {
 		j.log(noted.String(), "its log could not be kept: %v", err)
 	}
+}
+
+// printable is a text without what a terminal, or the runner that reads the log of a job, would take for more than text.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n':
+			return ' '
+		case unicode.IsControl(r) && r != '\t':
+			return '\uFFFD'
+		}
+		return r
+	}, strings.TrimRight(text, "\r\n"))
 }
 
 // backAfterHook rolls the release back when a hook's failure has ended the work of a command, under the same lock.

@@ -658,6 +658,7 @@ func TestHooksAreLookedAtFirst(t *testing.T) {
 	}{
 		"no permission to make Jobs": {func(_ *hooked, j *job) { j.before = denies(http.MethodPost, "/jobs") }, "Job prod/", "give this account the permission"},
 		"none to read them":          {func(_ *hooked, j *job) { j.before = denies(http.MethodGet, "/jobs/") }, "Job prod/", "give this account the permission"},
+		"none to start them":         {func(_ *hooked, j *job) { j.before = denies(http.MethodPatch, "/jobs/") }, "Job prod/", "give this account the permission"},
 		"an image by tag":            {func(h *hooked, _ *job) { h.set.Jobs["work"].Spec.Template.Spec.Containers[0].Image = "busybox:1" }, "Job work: spec.template.spec.containers[work].image", "by tag"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -746,3 +747,177 @@ func TestTestersComeBeforeTheFirstStep(t *testing.T) {
 		}
 	})
 }
+
+// TestHookAfterRollbackReadsConfiguration: its Job reads the release's copies, which go when it has ended.
+func TestHookAfterRollbackReadsConfiguration(t *testing.T) {
+	for stage, from := range map[string]string{"rest": "rolled back", "new": "removed"} {
+		t.Run(stage, func(t *testing.T) {
+			at(t, stage, func(w *world) {
+				h := withHooks(w, []hook.Hook{{Name: "undo", Point: release.AfterRollback, Job: "work"}, {Name: "stop", Point: release.BeforeCanary, Job: "work"}})
+				jobs := h.set.Jobs
+				h.set = w.version("2")
+				h.set.Jobs = jobs
+				jobs["work"].Spec.Template.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}
+				w.controllers.work["stop"] = jobWork{fails: true}
+				_, err := h.job("job").Canary(w.Context(), wanted("2"))
+				if failed, ok := errors.AsType[*rollout.HookError](err); !ok || failed.Err != nil {
+					t.Fatalf("%v", err)
+				}
+				last := w.state().History[0]
+				if undo := last.HookRun(release.AfterRollback, "undo", 0); undo == nil || undo.State != release.HookPassed {
+					t.Errorf("%s: %+v", from, undo)
+				}
+				for _, name := range w.copies() {
+					if strings.HasPrefix(name, "settings-") {
+						t.Errorf("%s is left", name)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestFirstHookReadsNewObjects: what the pods of a hook before an app's first release need to start is made first.
+func TestFirstHookReadsNewObjects(t *testing.T) {
+	at(t, "new", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "migrate", Point: release.BeforeCanary, Job: "work"}})
+		h.set.Jobs["work"].Spec.Template.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "database"}}}}
+		h.set.Others = w.objectsOf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: database}\ndata: {host: db}\n")
+		j := h.job("first")
+		j.ApplyOthers = true
+		if _, err := j.Canary(w.Context(), wanted("1")); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestLateHookFailureIsSaid: the failure of a hook after a promotion is part of the message of whatever command ran it.
+func TestLateHookFailureIsSaid(t *testing.T) {
+	late := []hook.Hook{{Name: "index", Point: release.AfterPromotion, Job: "work"}}
+	for stage, command := range map[string]string{"new": "canary", "promoted": "cleanup"} {
+		t.Run(command, func(t *testing.T) {
+			at(t, stage, func(w *world) {
+				h := withHooks(w, late)
+				w.controllers.work["index"] = jobWork{fails: true}
+				result, err := commands[command](w.Context(), h.job("job"))
+				if err != nil || !strings.Contains(result.Message, "hook index at afterPromotion failed: ") {
+					t.Errorf("%q, %v", result.Message, err)
+				}
+			})
+		})
+	}
+}
+
+// TestStricterHook: a hook whose failure was noted, and changed nothing, ends the release when crossbill.yaml says so at the next
+// command: the ledger says that it is rolling back before anything is written.
+func TestStricterHook(t *testing.T) {
+	at(t, "healthy", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "load", Point: release.BeforePromotion, Job: "work", OnFailure: hook.Continue, Timeout: metav1.Duration{Duration: time.Hour}}})
+		w.controllers.work["load"] = jobWork{takes: 20 * time.Minute, fails: true}
+		j := h.job("promote")
+		j.MaxVerdictAge = 10 * time.Minute
+		if _, err := j.Promote(w.Context()); !errors.As(err, new(*rollout.StaleVerdictError)) {
+			t.Fatalf("%v", err)
+		}
+		w.must(judge(w.Context(), h.job("judge").Cluster, release.Healthy))
+		h.hooks[0].OnFailure = ""
+		_, err := h.job("promote").Promote(w.Context())
+		if failed, ok := errors.AsType[*rollout.HookError](err); !ok || failed.Err != nil {
+			t.Errorf("%v", err)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+		if last := w.state().History[0]; last.Outcome != release.OutcomeRolledBack || !strings.Contains(last.Reason, "load") {
+			t.Errorf("%s: %s", last.Outcome, last.Reason)
+		}
+	})
+}
+
+// TestFirstHookFailsAndItsJobDies: whatever finishes the rollback, the same release may start again.
+func TestFirstHookFailsAndItsJobDies(t *testing.T) {
+	for n := 1; !t.Failed(); n++ {
+		more := false
+		at(t, "new", func(w *world) {
+			h := withHooks(w, []hook.Hook{{Name: "migrate", Point: release.BeforeCanary, Job: "work"}})
+			w.controllers.work["migrate"] = jobWork{fails: true}
+			j := h.job("first")
+			j.at, j.fault = n, dies
+			_, _ = j.Canary(j.ctx, wanted("1"))
+			if more = j.hit != ""; !more {
+				return
+			}
+			where := fmt.Sprintf("write %d (%s)", n, j.hit)
+			time.Sleep(90 * time.Second)
+			_, err := h.job("next").Canary(w.Context(), wanted("1"))
+			if errors.As(err, new(*rollout.StageError)) { // it is rolling back
+				_, err = h.job("back").Rollback(w.Context(), "test")
+			}
+			if err != nil && !errors.As(err, new(*rollout.HookError)) {
+				t.Errorf("%s: %v", where, err)
+			}
+			w.controllers.work["migrate"] = jobWork{}
+			if _, err := h.job("again").Canary(w.Context(), wanted("1")); err != nil {
+				t.Errorf("%s: nothing of it was made, so it may start again: %v", where, err)
+			}
+		})
+		if !more {
+			break
+		}
+	}
+}
+
+// TestPromotionGoesOnWithoutHooks: one that has started needs nothing of the hooks: those after it are noted as failed.
+func TestPromotionGoesOnWithoutHooks(t *testing.T) {
+	at(t, "promoting", func(w *world) {
+		h := withHooks(w, everyHook())
+		j := h.job("promote")
+		j.before = denies(http.MethodPost, "/jobs")
+		result, err := j.Promote(w.Context())
+		if err != nil || !strings.Contains(result.Message, "hook afterpromotion-job at afterPromotion failed: it could not be run") {
+			t.Errorf("%q, %v", result.Message, err)
+		}
+	})
+}
+
+// TestHookOutputIsText: what others say reaches a terminal and the ledger without what these would take for a command.
+func TestHookOutputIsText(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "ask", Point: release.BeforeCanary, URL: "https://hooks.example.com/"}})
+		j := h.job("job")
+		j.Web = says("200 \x1b[2JOK", "one\r\ntwo\r::error::three\x1b[2J\n\tfour\n")
+		w.must(j.Canary(w.Context(), wanted("2")))
+		var said []string
+		for _, line := range j.logged {
+			if _, text, ok := strings.Cut(line, "hook ask at beforeCanary: "); ok {
+				said = append(said, text)
+			}
+		}
+		want := []string{"calling https://hooks.example.com/", "passed within 0s (it answered 200 \uFFFD[2JOK)", "| one", "| two\uFFFD::error::three\uFFFD[2J", "| \tfour"}
+		slices.Sort(said)
+		slices.Sort(want)
+		if diff := cmp.Diff(want, said); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if got := w.state().Release.Hooks[0].Message; got != "it answered 200 \uFFFD[2JOK" {
+			t.Errorf("%q", got)
+		}
+		if got := h.logs["r2 hook ask at beforeCanary"]; !strings.Contains(got, "\x1b[2J") {
+			t.Errorf("the file has %q", got)
+		}
+	})
+}
+
+// says answers each call with a status and a text.
+func says(status, text string) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		response := reply(r, http.StatusOK, io.NopCloser(strings.NewReader(text)))
+		response.Status = status
+		return response, nil
+	})
+}
+
+// roundTripper is a way to a server.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

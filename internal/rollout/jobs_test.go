@@ -65,6 +65,9 @@ func (c *controllers) runJobs() (running bool) {
 			running = true
 		case job.Spec.ActiveDeadlineSeconds != nil && time.Since(job.Status.StartTime.Time) > time.Duration(*job.Spec.ActiveDeadlineSeconds)*time.Second:
 			condition(batchv1.JobFailed, "DeadlineExceeded", "Job was active longer than specified deadline")
+		case missing(c.server, pod) != "": // CreateContainerConfigError, until its time is over
+			running = true
+			continue
 		case time.Since(job.Status.StartTime.Time) < work.takes:
 			running = true
 			continue

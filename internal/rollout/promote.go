@@ -25,7 +25,7 @@ func (c *Cluster) Promote(ctx context.Context) (Result, error) {
 				found.after = true
 				return found, nil, nil
 			}
-			if nothing == nil && err == nil {
+			if nothing == nil && err == nil && j.ledger.Release.Stage == release.StageVerified { // later nothing depends on them
 				err = j.lookHooks(ctx, j.ledger.Release, release.BeforePromotion, release.AfterPromotion)
 			}
 			if nothing == nil && err == nil {

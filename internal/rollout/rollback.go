@@ -70,7 +70,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.collect, j.leaveHooks, j.afterRollback)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.leaveHooks, j.afterRollback, j.collect)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(r.TakenBack(), "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
@@ -326,10 +326,10 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		j.removeFirst,
 		j.waitGone(release.Primary),
 		j.restoreOthers,
-		j.collect,
 		j.handBack,
 		j.leaveHooks,
 		j.afterRollback,
+		j.collect, // what the hooks read too
 	)
 	if err != nil {
 		return Result{}, err
