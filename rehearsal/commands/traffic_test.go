@@ -10,6 +10,8 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +20,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -69,6 +73,7 @@ var routers = []struct {
 	weigh func(a *app, canary, step int)
 }{
 	{"VirtualService", "traffic", func(*app) {}, (*app).weighVirtualService},
+	{"HTTPRoute", "routed", (*app).routeByHTTPRoute, (*app).weighHTTPRoute},
 }
 
 // TestTraffic releases under steady traffic through Envoys, the gateway and the sidecar of a caller in another namespace: as
@@ -393,6 +398,49 @@ func (a *app) weighVirtualService(canary, step int) {
 	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":%d},{"op":"replace","path":"/spec/http/0/route/1/weight","value":%d},
 		{"op":"add","path":"/spec/http/0/headers","value":{"response":{"set":{%q:"%d"}}}}]`, 100-canary, canary, stepHeader, step)
 	if _, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(a.Context(), a.name+"-vs", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		a.Fatal(err)
+	}
+}
+
+// routeByHTTPRoute has the app's manifests route by the Gateway API, at the gateway and for callers in the mesh, to a Service for
+// each track, which are made.
+func (a *app) routeByHTTPRoute() {
+	a.Helper()
+	for _, file := range []string{"virtual-service.yaml", "destination-rule.yaml", "gateway.yaml"} {
+		if err := os.Remove(filepath.Join(a.manifests, file)); err != nil {
+			a.Fatal(err)
+		}
+	}
+	service := a.name + "-service"
+	text := fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: %[1]s}
+spec:
+  parentRefs:
+    - {name: public, namespace: istio-system}
+    - {group: "", kind: Service, name: %[2]s, port: 80}
+  hostnames: [%[1]s.example.com]
+  rules:
+    - name: release
+      backendRefs:
+        - {name: %[2]s-primary, port: 80, weight: 100}
+        - {name: %[2]s-canary, port: 80, weight: 0}
+`, a.name, service)
+	if err := os.WriteFile(filepath.Join(a.manifests, "http-route.yaml"), []byte(text), 0o644); err != nil {
+		a.Fatal(err)
+	}
+}
+
+func (a *app) weighHTTPRoute(canary, step int) {
+	a.Helper()
+	client, err := dynamic.NewForConfig(running.RESTConfig)
+	if err != nil {
+		a.Fatal(err)
+	}
+	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":%d},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":%d},
+		{"op":"add","path":"/spec/rules/0/filters","value":[{"type":"ResponseHeaderModifier","responseHeaderModifier":{"set":[{"name":%q,"value":"%d"}]}}]}]`, 100-canary, canary, stepHeader, step)
+	routes := client.Resource(schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"}).Namespace(a.namespace)
+	if _, err := routes.Patch(a.Context(), a.name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		a.Fatal(err)
 	}
 }
