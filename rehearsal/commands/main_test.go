@@ -3,6 +3,7 @@ package commands_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -256,7 +258,20 @@ func (a *app) cluster(by string, config *rest.Config) *rollout.Cluster {
 	if config != nil {
 		c.Kube, c.Istio = clients(a.T, config)
 	}
+	c.Kinds = kinds(a.T, cmp.Or(config, running.RESTConfig), c.Kube)
 	return c
+}
+
+// kinds are all those that a cluster has.
+func kinds(t *testing.T, config *rest.Config, kube kubernetes.Interface) *rollout.Kinds {
+	t.Helper()
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = -1, 0
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rollout.NewKinds(client, kube.Discovery())
 }
 
 // crossbill runs the command and returns its exit code and everything that it printed.
