@@ -22,7 +22,7 @@ import (
 
 // fencedKinds are the kinds of objects that carry the epoch of the lock that wrote them last, the other ones of the manifests
 // among them.
-var fencedKinds = []string{"deployments", "services", "destinationrules", "virtualservices", "replicasets", "serviceaccounts", "roles", "poddisruptionbudgets", "networkpolicies"}
+var fencedKinds = []string{"deployments", "services", "destinationrules", "virtualservices", "httproutes", "grpcroutes", "replicasets", "serviceaccounts", "roles", "poddisruptionbudgets", "networkpolicies"}
 
 // overtake does to the app's objects what a newer lock would do: all of them, and the ledger, carry its epoch.
 func (w *world) overtake(epoch int64) {
