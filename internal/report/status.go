@@ -5,6 +5,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,12 +20,8 @@ func hookLine(h *release.HookRun) string {
 	if h.State == release.HookStarted {
 		text += " " + h.StartedAt.Format(time.RFC3339) + " by " + h.By
 	}
-	for _, more := range []string{h.Job, h.URL, h.Message} {
-		if more != "" {
-			text += ", " + more
-		}
-	}
-	return text
+	parts := slices.DeleteFunc([]string{text, h.Job, h.URL, h.Message}, func(part string) bool { return part == "" })
+	return strings.Join(parts, ", ")
 }
 
 // WriteStatus writes where an app's release is, for people; wide adds its steps and all of its history.

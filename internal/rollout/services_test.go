@@ -348,7 +348,7 @@ func TestMigrateToHTTPRoute(t *testing.T) {
 		"manual, another name": "create primary image 1 x2, create service-primary, create service-canary, create vs no route, update vs no route, update service, delete web",
 	} {
 		t.Run(stage, func(t *testing.T) {
-			for n := 0; n < 40; n++ { // 0: nothing fails
+			for n := range 40 { // 0: nothing fails
 				more := true
 				at(t, stage, func(w *world) {
 					w.observer.started = false // it knows one router
