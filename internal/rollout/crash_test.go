@@ -18,24 +18,25 @@ import (
 
 var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes: each fault meets every write, not only the death of the job")
 
-// strides say which writes meet a fault: the first, and then every so many-th. Together the three faults that pass
-// meet every write; so does the death of a job, and a refusal, with their two ways out. both: there are two.
+// strides say which writes meet a fault: the first, and then every so many-th. In the short form the three faults that
+// pass together meet every third write, and so does each of the others; in the long one every fault meets every write.
+// both: there are two ways out.
 func strides(f fault, out string, both bool) (first, stride int) {
 	if *everyWrite {
 		return 1, 1
 	}
 	switch f {
 	case never:
-		return 1, 3
+		return 1, 9
 	case silent:
-		return 2, 3
+		return 4, 9
 	case outdated:
-		return 3, 3
+		return 7, 9
 	}
 	if f == dies && !both {
-		return 1, 1
+		return 1, 2
 	}
-	return map[string]int{"resume": 1, "rollback": 2}[out], 2
+	return map[string]int{"resume": 1, "rollback": 2}[out], 3
 }
 
 // crashCase is a command at a stage, and the image that primary has in the end.
