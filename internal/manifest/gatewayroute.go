@@ -100,9 +100,12 @@ func (s *Set) IsTrack(b *GatewayBackend, namespace string, track release.Track) 
 }
 
 // Rules finds the rules that a release changes: those that name the Services of both tracks, each once. Beside them a rule may
-// have backends of others, which keep their weights.
+// have backends of others, which keep their weights. Those that a release adds are not among them.
 func (s *Set) Rules(g *GatewayRoute) (routes []Route) {
 	for i := range g.Rules {
+		if Generated(g.Rules[i].Name) {
+			continue
+		}
 		r, names := Route{HTTP: i, Primary: -1, Canary: -1}, 0
 		for j := range g.Rules[i].Backends {
 			b := &g.Rules[i].Backends[j]

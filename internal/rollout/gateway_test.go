@@ -128,7 +128,15 @@ func gatewaySplit(set *manifest.Set, s *stored) string {
 		return "no route"
 	}
 	w := g.Weights(rules[0])
-	return fmt.Sprintf("%d/%d", w.Primary, w.Canary)
+	text := fmt.Sprintf("%d/%d", w.Primary, w.Canary)
+	for _, rule := range g.Rules {
+		for kind, prefix := range map[string]string{" match": manifest.MatchPrefix, " mirror": manifest.MirrorPrefix} {
+			if strings.HasPrefix(rule.Name, prefix) {
+				text += kind
+			}
+		}
+	}
+	return text
 }
 
 // defaultRoute fills in what the CRDs do.
@@ -148,7 +156,13 @@ func defaultRoute(object *unstructured.Unstructured) error {
 		or(p, "group", manifest.GatewayGroup)
 		or(p, "kind", "Gateway")
 	}
-	for _, rule := range list(spec, "rules") {
+	rules, names, all := list(spec, "rules"), map[any]bool{}, 0
+	for _, rule := range rules {
+		matches, name := len(list(rule, "matches")), rule.(map[string]any)["name"]
+		if all += max(1, matches); matches > 64 || all > 128 || len(rules) > 16 || name != nil && names[name] {
+			return fmt.Errorf("spec.rules: Invalid value: %d rules, %d matches, name %v", len(rules), all, name)
+		}
+		names[name] = true
 		if object.GetKind() == "HTTPRoute" {
 			or(rule, "matches", []any{map[string]any{"path": map[string]any{"type": "PathPrefix", "value": "/"}}})
 			for _, match := range list(rule, "matches") {
@@ -259,7 +273,7 @@ func (o *observer) gatewayChange(e event) {
 // foreignRules are the rules of others, and of the release's all that is not the weights of its tracks.
 func (o *observer) foreignRules(g *manifest.GatewayRoute) (foreign []string) {
 	for i, rule := range g.Rules {
-		if strings.HasPrefix(rule.Name, manifest.StickyPrefix) || len(rule.Backends) == 1 && o.set.LeadsToApex(g, i) { // a plain one is migrate's to convert
+		if manifest.Generated(rule.Name) || len(rule.Backends) == 1 && o.set.LeadsToApex(g, i) { // a plain one is migrate's to convert
 			continue
 		}
 		text := fmt.Sprint(rule.Name, rule.Matches, rule.Filters)
@@ -281,6 +295,7 @@ func (o *observer) gatewayRouting(e event) {
 		return
 	}
 	for i, rule := range o.gateway.Rules {
+		o.gatewayCopies(e, i)
 		for j := range rule.Backends {
 			b := &rule.Backends[j]
 			for _, track := range []release.Track{release.Primary, release.Canary} {
@@ -298,13 +313,34 @@ func (o *observer) gatewayRouting(e event) {
 	}
 }
 
-// byBothRouters are tests' cases, and the same of an app that is routed by an HTTPRoute. Testers' routes, copies and stickiness are
-// a VirtualService's: the HTTPRoute refuses them (TestIneffectiveRoutes).
+// gatewayCopies checks the filters of a rule that copy requests to a track: it is there, it has what they need, and nothing but
+// safe requests is copied.
+func (o *observer) gatewayCopies(e event, i int) {
+	rule := o.gateway.Rules[i]
+	for _, filter := range rule.Filters {
+		to, _, _ := unstructured.NestedString(filter, "requestMirror", "backendRef", "name")
+		if filter["type"] != "RequestMirror" || to != o.set.Tracks[release.Canary].Name {
+			continue
+		}
+		percent, _, _ := unstructured.NestedFloat64(filter, "requestMirror", "percent")
+		if need := o.neededFor(percent); !o.services[to] || o.readyOn(release.Canary) < need && o.mirroring(e) {
+			o.found(e, "rule %d copies %g%% to %s, which has %d ready endpoints and needs %d", i, percent, to, o.readyOn(release.Canary), need)
+		}
+		for _, m := range rule.Matches {
+			if m["method"] != "GET" && m["method"] != "HEAD" {
+				o.found(e, "rule %d copies requests of method %v", i, m["method"])
+			}
+		}
+	}
+}
+
+// byBothRouters are tests' cases, and the same of an app that is routed by an HTTPRoute. Stickiness is a
+// VirtualService's: the HTTPRoute refuses it (TestIneffectiveRoutes).
 func byBothRouters[T any](cases []T, stage func(*T) *string, command func(*T) string) (both []T) {
 	both = slices.Clone(cases)
 	for _, c := range cases {
 		at := stage(&c)
-		alone := slices.ContainsFunc([]string{"sticky", "match", "mirror", "manual"}, func(of string) bool { return strings.Contains(*at+command(&c), of) })
+		alone := slices.ContainsFunc([]string{"sticky", "manual"}, func(of string) bool { return strings.Contains(*at+command(&c), of) })
 		if !alone {
 			*at = gatewayApp + *at
 			both = append(both, c)

@@ -231,7 +231,7 @@ func (o *observer) neededFor(percent float64) int {
 
 // mirroring says whether a change is one of the routes: what somebody does to the pods later is not theirs.
 func (o *observer) mirroring(e event) bool {
-	return e.resource == "virtualservices" || o.readyOn(release.Canary) == 0
+	return e.resource == "virtualservices" || e.resource == "httproutes" || o.readyOn(release.Canary) == 0
 }
 
 // methodsOf are the methods that a route is for.

@@ -20,7 +20,8 @@ import (
 // services routes by an HTTPRoute or a GRPCRoute of the Gateway API, whose backends are a Service for each track. The app's own
 // Service selects primary alone, so that whoever calls it past the route never gets the canary.
 //
-// All lists of such a route are atomic under server-side apply: it is changed by JSON patches, of the weights alone. Its status
+// All lists of such a route are atomic under server-side apply: it is changed by JSON patches, of the weights and of
+// the rules that a release adds. Its status
 // says that a controller has read it, not that the data plane has it: what a command waits for there is progress to show, and
 // never evidence of what the callers get.
 type services struct{ *job }
@@ -102,17 +103,17 @@ func (s services) routing(live *unstructured.Unstructured) (routing, error) {
 		for _, track := range tracks {
 			found.leads[track] = found.leads[track] || s.Manifests.LeadsTo(g, i, track)
 		}
+		name := g.Rules[i].Name
+		found.matched = found.matched || strings.HasPrefix(name, manifest.MatchPrefix)
+		found.mirrored = found.mirrored || strings.HasPrefix(name, manifest.MirrorPrefix)
 		switch {
-		case generated(g.Rules[i].Name):
+		case manifest.Generated(name):
 		case s.Manifests.LeadsTo(g, i, release.Canary) && !slices.ContainsFunc(rules, func(r manifest.Route) bool { return r.HTTP == i }):
 			found.past = append(found.past, fmt.Sprintf("spec.rules[%d] of %s, which leads to the canary", i, s.route()))
 		}
 	}
 	return found, nil
 }
-
-// generated says whether a release has made a rule, by its name.
-func generated(name string) bool { return strings.HasPrefix(name, manifest.StickyPrefix) }
 
 // ports are those that rules which lead to the app name.
 func (s services) ports(live routing) map[uint32]string {
@@ -268,29 +269,17 @@ func (s services) ensureRoute(ctx context.Context) error {
 	return s.waitTaken(ctx, after)
 }
 
-// split gives the canary its weight. A weight above 0 is waited for until a controller has taken it; the way back is held up by
-// nothing that a status says.
+// split gives the canary its weight, and testers and copies their rules. What leads to the canary is waited for until a
+// controller has taken it; the way back is held up by nothing that a status says.
 func (s services) split(ctx context.Context, want traffic) (routing, error) {
 	o := s.route()
 	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (write, error) {
 		if live == nil {
 			return nil, nil
 		}
-		g, err := manifest.ReadGatewayRoute(live)
-		if err != nil {
+		ops, err := s.splitOps(live, want)
+		if len(ops) == 0 || err != nil {
 			return nil, err
-		}
-		rules := s.Manifests.Rules(g)
-		if len(rules) == 0 {
-			now, err := s.routing(live)
-			if err != nil || want.weight == 0 && !now.leads[release.Canary] {
-				return nil, err // nothing leads to the canary: there is no traffic to take away
-			}
-			return nil, s.missing()
-		}
-		ops := weightOps(g, rules, want.weight)
-		if len(ops) == 0 {
-			return nil, nil
 		}
 		return s.patch(o, ops...), nil
 	})
@@ -301,21 +290,36 @@ func (s services) split(ctx context.Context, want traffic) (routing, error) {
 		s.Plan.routed(o, before, after)
 	}
 	if before != after {
-		s.log(o.String(), "routes %d%% to primary, %d%% to canary", 100-want.weight, want.weight)
+		s.log(o.String(), "%s", want)
 	}
 	now, err := s.routing(after)
-	if err == nil && after != nil && want.weight > 0 {
+	if err == nil && after != nil && (want.weight > 0 || want.match != nil || want.mirror > 0) {
 		err = s.waitTaken(ctx, after)
 	}
 	return now, err
 }
 
-// weightOps are the operations that bring rules to a weight. They hold for the version that was read, so that their places are
-// those of the same rules and backends.
-func weightOps(g *manifest.GatewayRoute, rules []manifest.Route, weight int) (ops []patchOp) {
-	want := manifest.WeightPair{Primary: 100 - int32(weight), Canary: int32(weight)}
-	for _, r := range rules {
-		if g.Weights(r) == want {
+// splitOps are the operations that bring a route to what is wanted. They hold for the version that was read, so that their
+// places are those of the same rules and backends.
+func (s services) splitOps(live *unstructured.Unstructured, to traffic) ([]patchOp, error) {
+	if err := s.refusal(live, to); err != nil {
+		return nil, err
+	}
+	g, err := manifest.ReadGatewayRoute(live)
+	if err != nil {
+		return nil, err
+	}
+	rules := s.Manifests.Rules(g)
+	if len(rules) == 0 && (to.weight > 0 || to.match != nil || to.mirror > 0 || s.leadsPast(g)) {
+		return nil, s.missing()
+	}
+	ops, places, insert, err := s.ruleOps(live, to)
+	if err != nil {
+		return nil, err
+	}
+	want := manifest.WeightPair{Primary: 100 - int32(to.weight), Canary: int32(to.weight)}
+	for i, r := range places {
+		if g.Weights(rules[i]) == want {
 			continue
 		}
 		path := fmt.Sprintf("/spec/rules/%d/backendRefs/", r.HTTP)
@@ -323,7 +327,22 @@ func weightOps(g *manifest.GatewayRoute, rules []manifest.Route, weight int) (op
 			patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Primary), &want.Primary},
 			patchOp{"add", fmt.Sprintf("%s%d/weight", path, r.Canary), &want.Canary})
 	}
-	return ops
+	return append(ops, insert...), nil
+}
+
+// leadsPast says whether a route without the release's rules leads to the canary nevertheless, or has none but those that a
+// release has added, which it would not be valid without.
+func (s services) leadsPast(g *manifest.GatewayRoute) bool {
+	alone := len(g.Rules) > 0
+	for i := range g.Rules {
+		if manifest.Generated(g.Rules[i].Name) {
+			continue
+		}
+		if alone = false; s.Manifests.LeadsTo(g, i, release.Canary) {
+			return true
+		}
+	}
+	return alone
 }
 
 // backendsBack is the step of a rollback that makes the Services again by which the tracks' endpoints are seen, where somebody

@@ -57,6 +57,9 @@ func (s services) look(ctx context.Context, _ *appsv1.Deployment, want traffic) 
 	if err := s.checkRules(ctx, g); err != nil {
 		return found, err
 	}
+	if err := s.refusal(route, want); err != nil {
+		return found, err
+	}
 	if err := s.checkGateways(ctx, g.Parents); err != nil {
 		return found, err
 	}
@@ -81,19 +84,16 @@ func (s services) look(ctx context.Context, _ *appsv1.Deployment, want traffic) 
 
 // carries refuses what a release by the Gateway API does not do.
 func (s services) carries(want traffic) error {
-	const other = ", or lead to the app by a VirtualService (router: virtualservice)"
 	switch {
-	case want.match != nil:
-		return &usererr.Error{Field: "canary.match", Problem: fmt.Sprintf("a release does not add rules for testers to %s", s.route()), Fix: "write such a rule beside the release's, or leave match out" + other}
-	case want.mirror > 0:
-		return &usererr.Error{Field: "canary.mirror", Problem: fmt.Sprintf("a release does not add filters for copies to %s", s.route()), Fix: "leave mirror out" + other}
+	case want.mirror > 0 && !s.isHTTP():
+		return &usererr.Error{Field: "canary.mirror", Problem: fmt.Sprintf("only GET and HEAD are mirrored, and the calls of %s are POST", s.route()), Fix: "leave mirror out"}
 	case want.sticky == free:
 		return nil
 	}
 	return &usererr.Error{
 		Field:   "canary.sticky",
 		Problem: fmt.Sprintf("%s does not keep a browser on a version: session persistence (GEP-1619) is in the experimental channel of the Gateway API alone, and Istio does not carry it out", s.route()),
-		Fix:     "release without sticky" + other,
+		Fix:     "release without sticky, or lead to the app by a VirtualService (router: virtualservice)",
 	}
 }
 
