@@ -71,6 +71,14 @@ func (m *Crossbill) Canary(
 	// +optional
 	mirror string,
 
+	// Take the release through the steps of the configuration, and judge it at each. Without steps, judge it at its weight.
+	// +optional
+	follow bool,
+
+	// With follow: end in order after this time, for example 23h30m, before the time of the job is over.
+	// +optional
+	within string,
+
 	// Keep a browser on the version that answered it first, until the release has finished.
 	// +optional
 	sticky bool,
@@ -109,7 +117,7 @@ func (m *Crossbill) Canary(
 	timeout string,
 ) (string, error) {
 	args := flags(
-		"--image", image, "--weight", number(weight), "--match", match, "--mirror", mirror, "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
+		"--image", image, "--weight", number(weight), "--match", match, "--mirror", mirror, "--follow", boolean(follow), "--within", within, "--sticky", boolean(sticky), "--release-id", releaseId, "--commit", commit,
 		"--pipeline-url", pipelineUrl, "--source-url", sourceUrl, "--again", boolean(again), "--takeover", boolean(takeover))
 	for _, author := range authors {
 		args = append(args, flags("--author", author)...)

@@ -232,13 +232,13 @@ func TestCommandLines(t *testing.T) {
 	var all []string
 	for name, call := range map[string]func() (string, error){
 		"canary, all": func() (string, error) {
-			return everything().Canary(ctx, image, 20, "", "", true, "id", "abc", "p", "s", []string{"mona", "mona@example.com"}, true, true, "5m")
+			return everything().Canary(ctx, image, 20, "", "", false, "", true, "id", "abc", "p", "s", []string{"mona", "mona@example.com"}, true, true, "5m")
 		},
 		"canary": func() (string, error) {
-			return some().Canary(ctx, image, 0, "", "", false, "", "", "", "", nil, false, false, "")
+			return some().Canary(ctx, image, 0, "", "", false, "", false, "", "", "", "", nil, false, false, "")
 		},
 		"canary of a bundle": func() (string, error) {
-			return bundled().Canary(ctx, "", 0, "header:x-canary=yes", "5%", false, "id", "abc", "", "", nil, false, false, "")
+			return bundled().Canary(ctx, "", 0, "header:x-canary=yes", "5%", true, "23h30m", false, "id", "abc", "", "", nil, false, false, "")
 		},
 		"rollback, to": func() (string, error) {
 			return everything().Rollback(ctx, "", "because", "previous", true, "5m")
@@ -340,7 +340,7 @@ func TestWhatAnExecHas(t *testing.T) {
 	}{
 		"canary": {
 			func(m *Crossbill) (string, error) {
-				return m.Canary(ctx, image, 10, "", "", false, "", "", "", "", nil, false, false, "5m")
+				return m.Canary(ctx, image, 10, "", "", false, "", false, "", "", "", "", nil, false, false, "5m")
 			},
 			append(everywhere, "REGISTRY_USERNAME=ci"),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_ID_TOKEN"},
