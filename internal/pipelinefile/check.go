@@ -103,7 +103,7 @@ func (c *checker) check() {
 		c.roles[c.file.Jobs[i].Name] = roleOf(c.file, &c.file.Jobs[i])
 	}
 	usual := Options{}.withDefaults()
-	c.canary, c.verify = c.named(c.options.Canary, usual.Canary, "canary"), c.named(c.options.Verify, usual.Verify, "verify")
+	c.canary, c.verify = c.named(c.options.Canary, usual.Canary, "canary"), c.named(c.options.Verify, usual.Verify, following, "verify")
 	c.missing()
 	c.problems()
 	c.gate()

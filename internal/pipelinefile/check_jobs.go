@@ -116,7 +116,8 @@ func (c *checker) oneByOne(job *Job) {
 		return
 	}
 	for _, when := range job.RetryWhen {
-		if !slices.Contains(safeRetries, when) {
+		goesOn := when == fmt.Sprintf("exit code %d", timeIsOver) && c.roleOf(job).runs(following)
+		if !goesOn && !slices.Contains(safeRetries, when) {
 			c.report(job, RuleRetry, fmt.Sprintf("it is retried after %s", when), "retry only "+strings.Join(safeRetries[:2], " and "))
 		}
 	}

@@ -82,8 +82,8 @@ func (c *checker) pipeline(p *pipeline) bool {
 		}
 	}
 	for _, gate := range all {
-		for _, name := range []string{c.canary, c.verify} {
-			if !c.waitsFor(p, gate, name) {
+		for i := range c.file.Jobs {
+			if job := &c.file.Jobs[i]; c.judges(job) && !c.waitsFor(p, gate, job.Name) {
 				return false
 			}
 		}
@@ -96,9 +96,8 @@ func (c *checker) pipeline(p *pipeline) bool {
 func (c *checker) whole(p *pipeline) bool {
 	var parts []int
 	for i, job := range p.jobs {
-		name := job.Job.written().Name
 		blocks := job.Behavior.When == "manual" && !job.Behavior.AllowFailure
-		if blocks || name == c.canary || name == c.verify || c.isGate(job.Job) || c.isRollback(job.Job) {
+		if blocks || c.judges(job.Job) || c.isGate(job.Job) || c.isRollback(job.Job) {
 			parts = append(parts, i)
 		}
 	}
@@ -106,11 +105,11 @@ func (c *checker) whole(p *pipeline) bool {
 	part.anyRetries, part.coarse = false, false
 	w := &wholePipeline{
 		checker: c, p: part, gates: slices.Concat(c.gatesOf(part)...),
-		canary: part.index(c.canary), verify: part.index(c.verify), rollbacks: make([]bool, len(part.jobs)),
+		canary: part.index(c.canary), rollbacks: make([]bool, len(part.jobs)),
 	}
 	for i, job := range part.jobs {
 		w.rollbacks[i] = c.isRollback(job.Job)
-		if i == w.canary || i == w.verify || c.isGate(job.Job) {
+		if c.judges(job.Job) || c.isGate(job.Job) {
 			w.decisive = append(w.decisive, i)
 		}
 	}
@@ -123,11 +122,11 @@ func (c *checker) whole(p *pipeline) bool {
 // wholePipeline is what is known of a pipeline while all of its states are visited.
 type wholePipeline struct {
 	*checker
-	p              *pipeline
-	gates          []int
-	canary, verify int    // -1 when they are not in it
-	decisive       []int  // the jobs whose failure must roll back
-	rollbacks      []bool // which jobs roll back
+	p         *pipeline
+	gates     []int
+	canary    int    // -1 when it is not in it
+	decisive  []int  // the jobs whose failure must roll back
+	rollbacks []bool // which jobs roll back
 }
 
 // gatesOf are the gates of a pipeline: for each, its instances. A gate is a job that promotes or has the gate's name, and

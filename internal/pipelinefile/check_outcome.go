@@ -13,7 +13,7 @@ func (c *checker) outcomes() {
 	for i := range c.file.Jobs {
 		job := &c.file.Jobs[i]
 		r := c.roleOf(job)
-		if job.Name == c.verify && !r.runs("verify") && len(r.opaque) == 0 {
+		if job.Name == c.verify && !r.runs("verify") && !r.runs(following) && len(r.opaque) == 0 {
 			c.report(job, RuleVerified, "its script does not run `crossbill verify`", "let it verify the canary, or name the job that does")
 		}
 		shell := outcomeOf(job)
@@ -25,8 +25,8 @@ func (c *checker) outcomes() {
 			switch {
 			case hidden:
 				c.reportAt(job, line, "script", RuleRollsBack, fmt.Sprintf("its script goes on after `%s` has failed, so that the job may succeed all the same", command), "let the failure of the command be that of the script")
-			case command == "crossbill verify" && !shell.certain(command):
-				c.reportAt(job, job.values.lines["script"], "script", RuleVerified, "its script can succeed without `crossbill verify`", "run it unconditionally")
+			case (command == "crossbill verify" || command == "crossbill "+following) && !shell.certain(command):
+				c.reportAt(job, job.values.lines["script"], "script", RuleVerified, fmt.Sprintf("its script can succeed without `%s`", command), "run it unconditionally")
 			}
 		}
 	}
@@ -34,8 +34,8 @@ func (c *checker) outcomes() {
 
 // judged are the commands whose outcome must be that of a job.
 func (c *checker) judged(job *Job, r role) (commands []string) {
-	for _, command := range []string{"canary", "verify", "promote"} {
-		part := map[string]bool{"canary": job.Name == c.canary, "verify": job.Name == c.verify, "promote": c.isGate(job)}[command]
+	for _, command := range []string{"canary", following, "verify", "promote"} {
+		part := map[string]bool{"canary": c.judges(job), following: true, "verify": job.Name == c.verify, "promote": c.isGate(job)}[command]
 		if part && r.runs(command) {
 			commands = append(commands, "crossbill "+command)
 		}

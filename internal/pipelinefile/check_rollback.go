@@ -3,6 +3,7 @@ package pipelinefile
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -13,7 +14,7 @@ import (
 func (c *checker) rollbacks() {
 	for i := range c.file.Jobs {
 		job := &c.file.Jobs[i]
-		if job.Name == c.canary || job.Name == c.verify || c.isGate(job) {
+		if c.judges(job) || c.isGate(job) {
 			continue // what they roll back by themselves comes on top of the others
 		}
 		r := c.roleOf(job)
@@ -39,6 +40,7 @@ func (c *checker) rollback(job *Job) {
 	if s.wrapped && c.undefined(job) {
 		c.reportAt(job, job.values.lines["script"], "script", RuleRollback, "it calls crossbill, which is a function in other jobs and is not defined in this one", "let it have the before_script of the others")
 	}
+	c.codes(job, s)
 	if s.guarded || c.pressed(job) {
 		return
 	}
@@ -47,6 +49,47 @@ func (c *checker) rollback(job *Job) {
 			c.report(job, RuleRollsBack, fmt.Sprintf("it starts by itself although nothing has failed (when: %s), and rolls back a release that is good", b.When), "let it start `on_failure`, or manually with `allow_failure: true`")
 		}
 	}
+}
+
+// codes checks on which exit codes of `canary --follow` a job rolls back that starts by itself after it: on each that says
+// that the release is bad, and not on the one that says that the job's time is over.
+func (c *checker) codes(job *Job, s *rollbackScript) {
+	after := c.followed(job)
+	if after == "" {
+		return
+	}
+	at := job.values.lines["script"]
+	if !s.guarded {
+		c.reportAt(job, at, "script", RuleRollsBack, fmt.Sprintf("it rolls back after every failure of %s: also when just the time of that job is over (exit code %d)", after, timeIsOver), "let it depend on the exit code: 3, 4, and 6 say that the release is bad")
+	}
+	for _, codes := range s.codes {
+		for _, code := range []string{"3", "4", "6"} {
+			if !slices.Contains(codes, code) {
+				c.reportAt(job, at, "script", RuleRollsBack, fmt.Sprintf("it does not roll back on exit code %s of %s, which says that the release is bad", code, after), "add it: `canary --follow` is the verification too")
+			}
+		}
+		if slices.Contains(codes, strconv.Itoa(timeIsOver)) {
+			c.reportAt(job, at, "script", RuleRollsBack, fmt.Sprintf("it rolls back on exit code %d of %s, which says that just the time of that job is over", timeIsOver, after), "leave it out: the same job goes on when it is run again")
+		}
+	}
+}
+
+// timeIsOver is the exit code of `canary --follow` that has no time left: run again, it goes on.
+const timeIsOver = 8
+
+// followed is the job with `canary --follow` after whose failure another one starts by itself, "" when there is none.
+func (c *checker) followed(job *Job) string {
+	if !slices.ContainsFunc(job.Behaviors(), func(b Behavior) bool { return b.When == "on_failure" }) {
+		return ""
+	}
+	for i := range c.file.Jobs {
+		other := &c.file.Jobs[i]
+		needed := slices.ContainsFunc(job.needs, func(n need) bool { return n.name == other.Name })
+		if c.roleOf(other).runs(following) && (needed || !job.HasNeeds) {
+			return other.Name
+		}
+	}
+	return ""
 }
 
 // pressed says whether a job runs only behind another one that somebody presses, and that is not the gate.
@@ -102,7 +145,7 @@ func (c *checker) protected() {
 		if job.Name == gate.Name || job.Environment.Name != name || c.isGate(job) {
 			continue
 		}
-		if job.Name == c.verify || job.Name == c.canary || c.isRollback(job) {
+		if c.judges(job) || c.isRollback(job) {
 			c.reportAt(job, job.values.lines["environment"], "environment:name", RuleEnvironment, fmt.Sprintf("it is in the environment of %s: when that is protected, GitLab drops the job unless an approver has started it", gate.Name), "give it the canary's environment")
 		}
 	}
@@ -133,6 +176,7 @@ type rollbackScript struct {
 	assigned map[string]bool
 	waits    bool
 	guards   map[string]bool // functions that can end the script
+	codes    [][]string      // the exit codes that such functions are called with, when these are written out
 }
 
 func rollbackOf(job *Job) *rollbackScript {
@@ -223,7 +267,12 @@ func (s *rollbackScript) before(stmt *syntax.Stmt, report func(syntax.Node, stri
 		return
 	}
 	words := literalWords(expression)
-	s.guarded = s.guarded || s.guards[words[0]]
+	if s.guards[words[0]] {
+		s.guarded = true
+		if len(words) > 1 && !slices.ContainsFunc(words[1:], func(word string) bool { _, err := strconv.Atoi(word); return err != nil }) {
+			s.codes = append(s.codes, words[1:])
+		}
+	}
 	switch {
 	case words[0] == "read" && len(stmt.Redirs) == 0:
 		report(stmt, "it waits for an answer before it rolls back: a job has nobody who gives one")

@@ -337,7 +337,7 @@ func (r jobReader) retry() {
 			return
 		}
 		if v.get("exit_codes") != nil {
-			r.job.RetryWhen = append(r.job.RetryWhen, "some exit codes")
+			r.job.RetryWhen = append(r.job.RetryWhen, exitCodesWord(v.get("exit_codes")))
 		}
 		if when := v.get("when").texts(); when != nil {
 			r.job.RetryWhen = append(r.job.RetryWhen, when...)
@@ -347,6 +347,14 @@ func (r jobReader) retry() {
 		r.problem(v, "retry", "`retry` is not understood")
 	}
 	r.job.RetryWhen = append(r.job.RetryWhen, "always")
+}
+
+// exitCodesWord says after which exit codes a job is retried.
+func exitCodesWord(v *yamlValue) string {
+	if codes := exitCodesOf(v); len(codes) == 1 && len(v.texts()) <= 1 {
+		return fmt.Sprintf("exit code %d", codes[0])
+	}
+	return "some exit codes"
 }
 
 // instance is one of the jobs that parallel makes: the variables by which needs can name it.

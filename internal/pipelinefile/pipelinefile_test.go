@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -360,6 +361,97 @@ func TestBrokenFiles(t *testing.T) {
 				if f.Fix == "" || f.Problem == "" {
 					t.Errorf("%+v says too little", f)
 				}
+			}
+		})
+	}
+}
+
+// followingFile is a shipped file with the jobs of docs/guides/steps.md in place of those that they replace.
+func followingFile(t *testing.T, path string, second bool) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(read(t, "docs/guides/steps.md"), "```yaml\ndeploy_canary:\n")
+	jobs, _, found := strings.Cut(rest, "```\n")
+	if !found {
+		t.Fatal("docs/guides/steps.md has no jobs")
+	}
+	verified := "follow_canary"
+	if !second {
+		jobs, _, found = strings.Cut(jobs, "\n# For an approve step")
+		if verified = "deploy_canary"; !found {
+			t.Fatal("docs/guides/steps.md does not say what the second job is for")
+		}
+	}
+	text := read(t, path)
+	for _, job := range []string{"verify_canary", "rollback_after_canary", "rollback_after_verify", "deploy_canary"} {
+		whole := regexp.MustCompile(`\n` + job + `:\n(  .*\n)+`)
+		if !whole.MatchString(text) {
+			t.Fatalf("%s has no job %s", path, job)
+		}
+		in := "\n"
+		if job == "deploy_canary" {
+			in += job + ":\n" + jobs
+		}
+		text = strings.Replace(text, whole.FindString(text), in, 1)
+	}
+	return strings.Replace(text, "needs: [verify_canary]", "needs: ["+verified+"]", 1)
+}
+
+// TestFollowingPipeline: a job with `canary --follow` is the canary and its verification. The jobs that the guide shows are
+// right in both files, with and without the second of them, and each way of breaking them is found.
+func TestFollowingPipeline(t *testing.T) {
+	for _, path := range files {
+		for _, second := range []bool{true, false} {
+			f, err := Parse([]byte(followingFile(t, path, second)))
+			if err != nil {
+				t.Fatal(path, second, err)
+			}
+			if follow := f.Job("follow_canary") != nil; follow != second || f.Job("verify_canary") != nil {
+				t.Fatalf("%s, second %t: the jobs are not those of the guide", path, second)
+			}
+			for _, finding := range Check(f, Options{}) {
+				t.Errorf("%s, second %t: %s", path, second, finding)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		old, new string
+		all      bool // replaced everywhere
+		rule     string
+		says     string
+	}{
+		"no --follow":                  {"--follow ", "", true, RuleVerified, "watch_canary has not succeeded"},
+		"taken back":                   {"--follow ", "--follow --follow=false ", true, RuleVerified, "watch_canary has not succeeded"},
+		"the value of another option":  {"--follow ", "--reason --follow ", true, RuleVerified, "watch_canary has not succeeded"},
+		"only sometimes":               {"    - crossbill canary --follow", "    - if [ -f steps ]; then exit 0; fi\n    - crossbill canary --follow", false, RuleVerified, "without `crossbill canary --follow`"},
+		"followed or not":              {"    - crossbill canary --follow", "    - test -f steps || crossbill canary --image \"$IMAGE\" || exit 1\n    - test ! -f steps || crossbill canary --follow", false, RuleVerified, "without `crossbill canary --follow`"},
+		"its failure is hidden":        {"${AGAIN:+--again} > canary.json", "${AGAIN:+--again} > canary.json || true", false, RuleRollsBack, "goes on after"},
+		"its failure is allowed":       {"follow_canary:\n", "follow_canary:\n  allow_failure: true\n", false, RuleVerified, "follow_canary has not succeeded"},
+		"the gate waits for the first": {"  rules:\n    - when: manual\n      allow_failure: false\n  manual_confirmation", "  needs: [deploy_canary]\n  rules:\n    - when: manual\n      allow_failure: false\n  manual_confirmation", false, RuleVerified, "follow_canary has not succeeded"},
+		"no rollback":                  {"\nrollback_after_canary:", "\n.rollback_after_canary:", false, RuleRollsBack, "does not start a rollback"},
+		"no second rollback":           {"\nrollback_after_follow:", "\n.rollback_after_follow:", false, RuleRollsBack, "does not start a rollback"},
+		"not on unhealthy":             {"rolls_back_on 3 4 6", "rolls_back_on 4 6", false, RuleRollsBack, "exit code 3 of deploy_canary"},
+		"not on inconclusive":          {"rolls_back_on 3 4 6", "rolls_back_on 3 6", false, RuleRollsBack, "exit code 4 of deploy_canary"},
+		"not on not ready":             {"rolls_back_on 3 4 6", "rolls_back_on 3 4", false, RuleRollsBack, "exit code 6 of deploy_canary"},
+		"when the time is over":        {"rolls_back_on 3 4 6", "rolls_back_on 3 4 6 8", false, RuleRollsBack, "exit code 8 of deploy_canary"},
+		"on everything":                {"    - rolls_back_on 3 4 6\n", "", false, RuleRollsBack, "every failure of deploy_canary"},
+		"retried on more":              {"exit_codes: [8]", "exit_codes: [1, 8]", false, RuleRetry, "some exit codes"},
+		"retried on another":           {"exit_codes: [8]", "exit_codes: 3", false, RuleRetry, "exit code 3"},
+		"retried on everything":        {"    when: [runner_system_failure, scheduler_failure]\n    exit_codes", "    when: always\n    exit_codes", false, RuleRetry, "always"},
+		"another job retried on 8":     {"  manual_confirmation", "  retry: {max: 1, when: [scheduler_failure], exit_codes: [8]}\n  manual_confirmation", false, RuleRetry, "exit code 8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, times := followingFile(t, files[0], true), 1
+			if test.all {
+				times = -1
+			}
+			broken := strings.Replace(text, test.old, test.new, times)
+			f, err := Parse([]byte(broken))
+			if err != nil || broken == text {
+				t.Fatal(err, broken == text)
+			}
+			found := Check(f, Options{})
+			if !slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == test.rule && strings.Contains(f.Problem, test.says) }) {
+				t.Errorf("no %s with %q among %v", test.rule, test.says, found)
 			}
 		})
 	}

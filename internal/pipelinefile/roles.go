@@ -119,15 +119,24 @@ func (c *checker) isRollback(job *Job) bool {
 }
 
 // named is the job with a part in a release: the one with its name or, if nobody gave another name than the usual one,
-// the first one whose script does its work.
-func (c *checker) named(name, usual, command string) string {
+// the first one whose script does its work, by the first of the commands that any job runs.
+func (c *checker) named(name, usual string, commands ...string) string {
 	if c.file.Job(name) != nil || name != usual {
 		return name
 	}
-	for i := range c.file.Jobs {
-		if c.roleOf(&c.file.Jobs[i]).runs(command) {
-			return c.file.Jobs[i].Name
+	for _, command := range commands {
+		for i := range c.file.Jobs {
+			if c.roleOf(&c.file.Jobs[i]).runs(command) {
+				return c.file.Jobs[i].Name
+			}
 		}
 	}
 	return name
+}
+
+// judges says whether a job starts the canary or judges it before the gate: the canary's, the verification's, and each that
+// takes the release through its steps.
+func (c *checker) judges(job *Job) bool {
+	written := job.written()
+	return written.Name == c.canary || written.Name == c.verify || c.roleOf(job).runs(following)
 }

@@ -24,7 +24,7 @@ func crossbillClass(command string) (effectClass, bool) {
 }
 
 // crossbillFlags are options of the crossbill command without a value.
-var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave"}
+var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave", "--follow"}
 
 // isDryRun says whether --dry-run is certainly an option, and not the value of another one.
 func isDryRun(words []string, accepted, flags []string) bool {
@@ -85,7 +85,22 @@ func (a *analyzer) crossbillCall(i invocation, class effectClass, command string
 			a.opaque(i.node, "whether it returns to another release is not known")
 		}
 	}
+	if command == "canary" && follows(words) {
+		command = following
+	}
 	a.crossbillEffect(i, class, command)
+}
+
+// following is the command that takes a release through its steps, and judges it at each: a canary and its verdict.
+const following = "canary --follow"
+
+// follows says whether canary certainly has --follow. It may not be the value of another option, nor be taken back.
+func follows(words []string) bool {
+	at := slices.Index(words, "--follow")
+	behind := at > 0 && strings.HasPrefix(words[at-1], "-") && !strings.Contains(words[at-1], "=") && !slices.Contains(crossbillFlags, words[at-1])
+	return at >= 0 && !behind && !slices.Contains(words[:at], "--") && !slices.ContainsFunc(words, func(word string) bool {
+		return strings.HasPrefix(word, "--follow=") || word == unknownList
+	})
 }
 
 // returning is the command that gives an earlier release all of the traffic.

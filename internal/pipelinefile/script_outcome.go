@@ -624,7 +624,7 @@ func (p *proof) judges(name string, args []string) bool {
 			return false
 		}
 	}
-	return slices.Contains(args, p.command[1])
+	return !slices.ContainsFunc(p.command[1:], func(word string) bool { return !slices.Contains(args, word) })
 }
 
 func (p *proof) function(body *syntax.Stmt, args []string, c course, tested bool) []course {
