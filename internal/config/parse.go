@@ -210,8 +210,8 @@ func suggestion(name, path string, t reflect.Type) string {
 	if best != "" {
 		return "did you mean " + best + "?"
 	}
-	for i := range Options { // in another section
-		if o := &Options[i]; o.Key != name && !o.Secret && strings.HasSuffix(o.Key, "."+name) && !strings.Contains(o.Key, "[") {
+	for i := range Options { // in another section, for what is not in a list
+		if o := &Options[i]; !strings.Contains(path, "[") && o.Key != name && !o.Secret && strings.HasSuffix(o.Key, "."+name) && !strings.Contains(o.Key, "[") {
 			return "did you mean " + o.Key + "?"
 		}
 	}
