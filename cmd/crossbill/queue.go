@@ -106,10 +106,21 @@ func (o *queueOptions) validate() error {
 	if err := checkSourceURL(o.queued.SourceURL); err != nil {
 		return err
 	}
+	if o.idle() {
+		return o.output.validate()
+	}
 	return o.lifecycleOptions.validate()
 }
 
+// idle says whether there is nothing to wait for, whatever the cluster has: an app's first release has no ledger yet.
+func (o *queueOptions) idle() bool {
+	return !o.leave && release.QueuePolicy(o.policy) == release.QueueRefuse
+}
+
 func (o *queueOptions) run(ctx context.Context) error {
+	if o.idle() {
+		return o.print(outcome{Result: rollout.Result{Command: "queue", App: o.cluster.app, Message: fmt.Sprintf("queue.policy is refuse: release %s does not wait", o.releaseID)}})
+	}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		o.queued.ID, o.queued.By = o.releaseID, o.by
 		if o.leave {
