@@ -317,14 +317,7 @@ func (c *choice) splitRules(o *Object) error {
 			continue
 		}
 		rule := rules[i].(map[string]any) // it was read as one
-		plain := rule["backendRefs"].([]any)[0].(map[string]any)
-		var both []any
-		for _, track := range bothTracks {
-			ref := (&unstructured.Unstructured{Object: plain}).DeepCopy().Object
-			ref["name"], ref["weight"] = s.Tracks[track].Name, map[release.Track]int64{release.Primary: 100, release.Canary: 0}[track]
-			both = append(both, ref)
-		}
-		rule["backendRefs"] = both
+		rule["backendRefs"] = s.SplitBackend(rule["backendRefs"].([]any)[0].(map[string]any))
 		c.remark("%s: spec.rules[%d] gets both tracks, primary with weight 100", o, i)
 	}
 	return unstructured.SetNestedSlice(s.Route.Object, rules, "spec", "rules")

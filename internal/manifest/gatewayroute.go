@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -215,4 +216,14 @@ func withDefaults(route *unstructured.Unstructured) error {
 		})
 	})
 	return unstructured.SetNestedMap(route.Object, spec, "spec")
+}
+
+// SplitBackend is a backendRef of the app's Service as one for each track, at rest, with all else that it has.
+func (s *Set) SplitBackend(ref map[string]any) (both []any) {
+	for _, track := range bothTracks {
+		of := runtime.DeepCopyJSON(ref)
+		of["name"], of["weight"] = s.Tracks[track].Name, map[release.Track]int64{release.Primary: 100}[track]
+		both = append(both, of)
+	}
+	return both
 }

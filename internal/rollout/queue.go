@@ -48,7 +48,7 @@ func (c *Cluster) Queue(ctx context.Context, want release.Queued) (Result, error
 		result, done, err := q.once(ctx)
 		switch {
 		case ctx.Err() != nil && err != nil:
-			return Result{}, fmt.Errorf("stopped while release %s waited: %w; it keeps its place in the line for a while, run queue again", want.ID, context.Cause(ctx))
+			return Result{}, q.stopped(ctx)
 		case err != nil && !waitsOut(err):
 			return Result{}, err
 		case err != nil:
@@ -63,9 +63,14 @@ func (c *Cluster) Queue(ctx context.Context, want release.Queued) (Result, error
 		select {
 		case <-time.After(q.poll):
 		case <-ctx.Done():
-			return Result{}, fmt.Errorf("stopped while release %s waited: %w; it keeps its place in the line for a while, run queue again", want.ID, context.Cause(ctx))
+			return Result{}, q.stopped(ctx)
 		}
 	}
+}
+
+// stopped is the error of a job that was stopped while it waited.
+func (q *queueing) stopped(ctx context.Context) error {
+	return fmt.Errorf("stopped while release %s waited: %w; it keeps its place in the line for a while, run queue again", q.want.ID, context.Cause(ctx))
 }
 
 // waitsOut says whether an error is one that a job which waits can wait out.

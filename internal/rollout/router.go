@@ -15,6 +15,9 @@ import (
 
 var tracks = []release.Track{release.Primary, release.Canary}
 
+// mirroredMethods are those whose requests may be repeated.
+var mirroredMethods = []string{"GET", "HEAD"}
+
 // router is how traffic reaches the tracks. It alone knows the objects of its kind of routing; the order in which they are
 // written and waited for is the commands'.
 type router interface {

@@ -31,9 +31,6 @@ const (
 	longestHeaderValue = 4096
 )
 
-// mirroredMethods are those whose requests may be repeated.
-var mirroredMethods = []string{"GET", "HEAD"}
-
 // isHTTP says whether the route has the methods of HTTP; the calls of a GRPCRoute are all POST.
 func (s services) isHTTP() bool { return s.route().kind == "HTTPRoute" }
 

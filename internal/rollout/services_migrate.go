@@ -109,20 +109,14 @@ func (s services) convert(ctx context.Context) error {
 		if err != nil || len(s.plain(g)) == 0 {
 			return nil, err
 		}
+		rules, _, err := unstructured.NestedSlice(live.Object, "spec", "rules")
+		if err != nil {
+			return nil, err
+		}
 		var ops []patchOp
 		for _, i := range s.plain(g) {
-			rules, _, err := unstructured.NestedSlice(live.Object, "spec", "rules")
-			if err != nil {
-				return nil, err
-			}
-			var both []any
-			for _, track := range tracks {
-				ref := rules[i].(map[string]any)["backendRefs"].([]any)[0].(map[string]any) // it was read as one
-				ref = (&unstructured.Unstructured{Object: ref}).DeepCopy().Object
-				ref["name"], ref["weight"] = s.endpoints(track), map[release.Track]int{release.Primary: 100}[track]
-				both = append(both, ref)
-			}
-			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/rules/%d/backendRefs", i), both})
+			ref := rules[i].(map[string]any)["backendRefs"].([]any)[0].(map[string]any) // it was read as one
+			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/rules/%d/backendRefs", i), s.Manifests.SplitBackend(ref)})
 		}
 		return s.patch(o, ops...), nil
 	})

@@ -225,7 +225,7 @@ func errNoGatewayAPI(kind string) error {
 
 var errNoKinds = errors.New("there is no client for the kinds of the Gateway API")
 
-// served refuses a cluster that does not have the kind of the route.
+// routeServed refuses a cluster that does not have the kind of the route.
 func (c *Cluster) routeServed() error {
 	if c.Kinds == nil {
 		return errNoKinds

@@ -138,11 +138,11 @@ func (j *job) mirroring(http *networkingapi.HTTPRoute, name string, primary, can
 	d := j.only(http, name, primary)
 	d.Mirrors = []*networkingapi.HTTPMirrorPolicy{{Destination: canary.Destination.DeepCopy(), Percentage: &networkingapi.Percent{Value: float64(percent)}}}
 	d.Match = slices.DeleteFunc(d.Match, func(m *networkingapi.HTTPMatchRequest) bool {
-		return m.Method != nil && m.Method.GetExact() != "GET" && m.Method.GetExact() != "HEAD"
+		return m.Method != nil && !slices.Contains(mirroredMethods, m.Method.GetExact())
 	})
 	for _, m := range d.Match {
 		if m.Method == nil {
-			m.Method = pattern("GET|HEAD")
+			m.Method = pattern(strings.Join(mirroredMethods, "|"))
 		}
 	}
 	return d
