@@ -71,6 +71,9 @@ func (o *guardOptions) runAll(ctx context.Context) error {
 
 // guardApp guards one app, and notifies if there was something to do.
 func (o *guardOptions) guardApp(ctx context.Context, app rollout.App) (rollout.Result, error) {
+	if app.Unreleased {
+		return rollout.Result{Command: o.command, Message: "no release is in flight"}, nil
+	}
 	if app.Err != nil {
 		return rollout.Result{}, app.Err
 	}

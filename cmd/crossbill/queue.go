@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -60,7 +61,7 @@ first one in the line that does not take its turn loses it. status shows the lin
 	flags := cmd.Flags()
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release")
 	flags.StringVar(&o.queued.Image, "image", "", "image that it releases, by digest, for status")
-	flags.StringVar(&o.queued.Bundle, "bundle", "", "bundle that it releases, by digest, for status")
+	flags.StringVar(&o.queued.Bundle, "bundle", "", "bundle that it releases, by digest: its manifests, and for status")
 	flags.StringVar(&o.queued.Commit, "commit", "", "commit that the image was built from")
 	flags.StringVar(&o.queued.SourceURL, "source-url", "", "URL of the run that handed the release over: by its number the line is in order")
 	flags.StringVar(&o.queued.PipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
@@ -73,7 +74,6 @@ first one in the line that does not take its turn loses it. status shows the lin
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)
-	o.addRecovery(cmd)
 	return cmd
 }
 
@@ -97,6 +97,9 @@ func (o *queueOptions) validate() error {
 		if o.queued.Bundle, err = release.ParseBundle("--bundle", o.queued.Bundle); err != nil {
 			return err
 		}
+		if !o.cmd.Flags().Changed("manifests") { // as canary
+			o.cluster.manifests = bundle.Scheme + o.queued.Bundle
+		}
 	}
 	if o.queued.Commit != "" {
 		if err := release.CheckCommit("--commit", o.queued.Commit); err != nil {
@@ -106,21 +109,12 @@ func (o *queueOptions) validate() error {
 	if err := checkSourceURL(o.queued.SourceURL); err != nil {
 		return err
 	}
-	if o.idle() {
-		return o.output.validate()
-	}
+	// What leaves has a ledger. What enters may be an app's first release, and must be no other app's: it reads what canary does.
+	o.recovers, o.cluster.recovers, o.cluster.byLedger = o.leave, o.leave, o.leave
 	return o.lifecycleOptions.validate()
 }
 
-// idle says whether there is nothing to wait for, whatever the cluster has: an app's first release has no ledger yet.
-func (o *queueOptions) idle() bool {
-	return !o.leave && release.QueuePolicy(o.policy) == release.QueueRefuse
-}
-
 func (o *queueOptions) run(ctx context.Context) error {
-	if o.idle() {
-		return o.print(outcome{Result: rollout.Result{Command: "queue", App: o.cluster.app, Message: fmt.Sprintf("queue.policy is refuse: release %s does not wait", o.releaseID)}})
-	}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		o.queued.ID, o.queued.By = o.releaseID, o.by
 		if o.leave {

@@ -25,6 +25,7 @@ type App struct {
 	Namespace, Name string
 	Manifests       *manifest.Set // as much of them as a rollback needs
 	Err             error         // why its ledger does not say that
+	Unreleased      bool          // nothing has been started yet: its first release waits for its turn
 	inFlight        bool
 }
 
@@ -87,6 +88,10 @@ func appOf(state *corev1.ConfigMap) App {
 		return app
 	}
 	app.inFlight = ledger.Release != nil
+	if app.Unreleased = ledger.Release == nil && len(ledger.History) == 0; app.Unreleased {
+		app.Err = &usererr.Error{Field: "app", Problem: fmt.Sprintf("nothing of %q has been released yet in namespace %s", app.Name, app.Namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
+		return app
+	}
 	var objects *release.Objects
 	if ledger.Release != nil {
 		objects = ledger.Release.Objects

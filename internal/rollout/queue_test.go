@@ -118,6 +118,34 @@ func TestQueue(t *testing.T) {
 	})
 }
 
+// TestQueueOfAFirstRelease: an app without a ledger gets one with its line. The first release has its turn at once, also when
+// its job is run again, and the second one waits for it.
+func TestQueueOfAFirstRelease(t *testing.T) {
+	for _, stage := range []string{"new", gatewayApp + "new"} {
+		for _, policy := range []release.QueuePolicy{release.QueueInOrder, release.QueueSupersede} {
+			at(t, stage, func(w *world) {
+				first, second := handed("1", 11), handed("2", 12)
+				for range 2 {
+					if result, err := w.job("queue").queues(policy).Queue(w.Context(), first); err != nil || result.Message != "it is the turn of release r1" {
+						t.Fatalf("%s, %s: %+v, %v", stage, policy, result, err)
+					}
+				}
+				if apps, err := rollout.Apps(w.Context(), w.kube, ""); err != nil || len(apps) != 1 || !apps[0].Unreleased || apps[0].Err == nil {
+					t.Errorf("%s, %s: apps %+v, %v", stage, policy, apps, err)
+				}
+				w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted("1")))
+				if result, err := w.job("queue").queues(policy).Queue(w.Context(), second); err != nil || result.Message != "it is the turn of release r2" {
+					t.Errorf("%s, %s: %+v, %v", stage, policy, result, err)
+				}
+				w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted("2")))
+				if apps, err := rollout.Apps(w.Context(), w.kube, ""); err != nil || apps[0].Unreleased || apps[0].Err != nil {
+					t.Errorf("%s, %s: apps %+v, %v", stage, policy, apps, err)
+				}
+			})
+		}
+	}
+}
+
 // TestQueueRefuses: by default nothing waits, and nothing is written.
 func TestQueueRefuses(t *testing.T) {
 	for _, policy := range []release.QueuePolicy{"", release.QueueRefuse} {
