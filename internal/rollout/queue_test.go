@@ -146,6 +146,24 @@ func TestQueueOfAFirstRelease(t *testing.T) {
 	}
 }
 
+// TestSupersedeOfAnotherRouter: what gives way is rolled back by the names that it started with.
+func TestSupersedeOfAnotherRouter(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		set, err := gatewaySet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		j := w.job("queue").queues(release.QueueSupersede)
+		j.Manifests = set
+		if result, err := j.Queue(w.Context(), handed("3", 13)); err != nil || result.Message != "it is the turn of release r3" || w.read().History[0].Outcome != release.OutcomeSuperseded {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
 // TestQueueRefuses: by default nothing waits, and nothing is written.
 func TestQueueRefuses(t *testing.T) {
 	for _, policy := range []release.QueuePolicy{"", release.QueueRefuse} {

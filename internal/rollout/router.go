@@ -73,7 +73,7 @@ func (j *job) router() router {
 // a release goes by the names in the ledger.
 func (j *job) sameRouter(command string) error {
 	r := j.ledger.Release
-	if r == nil || r.Objects == nil || command == "rollback" || command == "guard" || (r.Objects.Route != nil) == (j.Manifests.Route != nil) {
+	if r == nil || r.Objects == nil || command == "rollback" || command == "guard" || command == "queue" || (r.Objects.Route != nil) == (j.Manifests.Route != nil) {
 		return nil
 	}
 	has := "VirtualService " + r.Objects.VirtualService.Name
