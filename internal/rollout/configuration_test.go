@@ -455,7 +455,7 @@ func TestNoSecrets(t *testing.T) {
 		}
 		for _, e := range w.server.history {
 			if e.resource != "secrets" {
-				said = append(said, string(e.after.text))
+				said = append(said, string(e.after.text()))
 			}
 		}
 		if len(key) < 40 {

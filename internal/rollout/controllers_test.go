@@ -141,6 +141,16 @@ func get[T any](s *apiServer, plural string) []*T {
 	return found
 }
 
+// shared is get without copies of what an object points to: a controller replaces that, and changes none of it.
+func shared[T any](s *apiServer, plural string) []*T {
+	var found []*T
+	for _, o := range s.each(request{kind: kindOf(plural), labels: labels.Everything(), fields: fields.Everything()}) {
+		object := *decode[T](o)
+		found = append(found, &object)
+	}
+	return found
+}
+
 func copied[T any](object *T) *T {
 	return any(any(object).(runtime.Object).DeepCopyObject()).(*T)
 }
@@ -171,6 +181,29 @@ func set[T any](c *controllers, plural string, object *T) {
 	c.server.put(kindOf(plural), live, u)
 }
 
+// setStatus writes the status of an object, which is all that a controller has changed of it.
+func setStatus[T, S any](c *controllers, plural string, object *T, status func(*T) *S) {
+	meta := any(object).(metav1.Object)
+	live := c.server.objects[place{plural, meta.GetNamespace(), meta.GetName()}]
+	was := decode[T](live)
+	if apiequality.Semantic.DeepEqual(status(was), status(object)) {
+		return
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(status(object))
+	if err != nil {
+		panic(err)
+	}
+	u := &unstructured.Unstructured{Object: maps.Clone(live.object.Object)}
+	u.Object["metadata"] = maps.Clone(u.Object["metadata"].(map[string]any))
+	u.Object["status"] = content
+	kept, read := *was, new(S)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, read); err != nil {
+		panic(err)
+	}
+	*status(&kept) = *read
+	c.server.putTyped(kindOf(plural), live, u, any(&kept).(metav1.Object))
+}
+
 func (c *controllers) drop(plural string, object metav1.Object) {
 	if live := c.server.objects[place{plural, object.GetNamespace(), object.GetName()}]; live != nil {
 		c.server.drop(kindOf(plural), live)
@@ -179,7 +212,7 @@ func (c *controllers) drop(plural string, object metav1.Object) {
 
 // round does what each controller has to do next. It says whether one waits for time to pass.
 func (c *controllers) round() (waiting bool) {
-	deployments, sets, pods := get[appsv1.Deployment](c.server, "deployments"), get[appsv1.ReplicaSet](c.server, "replicasets"), get[corev1.Pod](c.server, "pods")
+	deployments, sets, pods := shared[appsv1.Deployment](c.server, "deployments"), shared[appsv1.ReplicaSet](c.server, "replicasets"), shared[corev1.Pod](c.server, "pods")
 	c.endpoints(pods)
 	if c.runJobs() {
 		waiting = true
@@ -290,12 +323,12 @@ func (c *controllers) endpoints(pods []*corev1.Pod) {
 	if c.silent {
 		return
 	}
-	for _, slice := range get[discoveryv1.EndpointSlice](c.server, "endpointslices") {
+	for _, slice := range shared[discoveryv1.EndpointSlice](c.server, "endpointslices") {
 		if c.server.objects[place{"services", slice.Namespace, slice.Labels[discoveryv1.LabelServiceName]}] == nil {
 			c.drop("endpointslices", slice)
 		}
 	}
-	for _, service := range get[corev1.Service](c.server, "services") {
+	for _, service := range shared[corev1.Service](c.server, "services") {
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: service.Name + "-slice", Namespace: service.Namespace, Labels: map[string]string{discoveryv1.LabelServiceName: service.Name}}, AddressType: discoveryv1.AddressTypeIPv4}
 		if live := c.server.objects[place{"endpointslices", slice.Namespace, slice.Name}]; live != nil {
 			slice = copied(decode[discoveryv1.EndpointSlice](live))
@@ -358,7 +391,7 @@ func (c *controllers) kubelet(pods []*corev1.Pod) (waiting bool) {
 				pod.Status.ContainerStatuses = append(pod.Status.ContainerStatuses, corev1.ContainerStatus{Name: container.Name, Image: container.Image, ImageID: id, Ready: true})
 			}
 		}
-		set(c, "pods", pod)
+		setStatus(c, "pods", pod, func(p *corev1.Pod) *corev1.PodStatus { return &p.Status })
 	}
 	return waiting
 }
@@ -484,10 +517,10 @@ func (c *controllers) roll(d *appsv1.Deployment, own, all []*appsv1.ReplicaSet, 
 		current.Spec.Replicas = &want
 		set(c, "replicasets", current)
 	case *current.Spec.Replicas < want && total <= want:
-		*current.Spec.Replicas++
+		current.Spec.Replicas = new(*current.Spec.Replicas + 1)
 		set(c, "replicasets", current)
 	case ready > want || *current.Spec.Replicas == want && ready >= want || total > want+1:
-		*olds[0].Spec.Replicas--
+		olds[0].Spec.Replicas = new(*olds[0].Spec.Replicas - 1)
 		set(c, "replicasets", olds[0])
 	}
 }
@@ -545,7 +578,7 @@ func (c *controllers) status(d *appsv1.Deployment, sets []*appsv1.ReplicaSet, po
 	}
 	s.Conditions = append(s.Conditions, failures(owned(sets, d))...)
 	d.Status = s
-	set(c, "deployments", d)
+	setStatus(c, "deployments", d, func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status })
 	return waiting
 }
 

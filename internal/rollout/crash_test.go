@@ -134,7 +134,7 @@ func TestCrashes(t *testing.T) {
 	t.Run("matrix", func(t *testing.T) {
 		for _, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 			var once sync.Once
-			changes := "" // without a fault
+			changes, writes := "", 0 // without a fault
 			for _, f := range []fault{never, silent, outdated, dies, refused} {
 				for _, out := range []string{"resume", "rollback"} {
 					both := c.command != "rollback" && c.command != "cleanup" && !strings.HasPrefix(c.command, "guard")
@@ -146,17 +146,15 @@ func TestCrashes(t *testing.T) {
 						once.Do(func() {
 							at(t, c.stage, func(w *world) {
 								j := w.job("job")
-								_, _ = commands[c.command](j.ctx, j)
-								changes = strings.Join(w.did(j), ", ")
+								if _, err := commands[c.command](j.ctx, j); err != nil {
+									w.Errorf("without a fault: %v", err)
+								}
+								changes, writes = strings.Join(w.did(j), ", "), j.seen
 							})
 						})
 						first, stride := strides(f, out, both)
-						for n := first; !t.Failed(); n += stride {
-							more := false
-							at(t, c.stage, func(w *world) { more = w.crash(c.command, c.end, changes, f, n, out) })
-							if !more {
-								break
-							}
+						for n := first; n <= writes && !t.Failed(); n += stride {
+							at(t, c.stage, func(w *world) { w.crash(c.command, c.end, changes, f, n, out) })
 							cases.Add(1)
 						}
 					})
@@ -170,18 +168,16 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// crash is one case; false when the command makes fewer writes.
-func (w *world) crash(command, end, changes string, f fault, n int, out string) bool {
+// crash is one case.
+func (w *world) crash(command, end, changes string, f fault, n int, out string) {
 	w.Helper()
 	first := w.job("first")
 	first.at, first.fault = n, f
 	_, err := commands[command](first.ctx, first)
 	where := fmt.Sprintf("write %d (%s) %s", n, first.hit, f)
 	if first.hit == "" {
-		if err != nil {
-			w.Errorf("without a fault: %v", err)
-		}
-		return false
+		w.Errorf("%s: it made %d writes, %v", where, first.seen, err)
+		return
 	}
 	if f == never || f == silent || f == outdated { // these pass, and leave nothing behind
 		if err != nil {
@@ -190,7 +186,7 @@ func (w *world) crash(command, end, changes string, f fault, n int, out string) 
 		if diff := cmp.Diff(changes, strings.Join(w.did(first), ", ")); diff != "" {
 			w.Errorf("%s: changes (-without a fault +with it):\n%s", where, diff)
 		}
-		return true
+		return
 	}
 	if f == refused && err == nil && !harmless(first.hit) {
 		w.Errorf("%s: nobody noticed", where)
@@ -203,14 +199,13 @@ func (w *world) crash(command, end, changes string, f fault, n int, out string) 
 			w.Errorf("%s: rollback: %v", where, err)
 		}
 		w.settled(where, end, true)
-		return true
+		return
 	}
 	if _, err := commands[command](w.Context(), next); err != nil {
 		w.Errorf("%s: the same command again: %v", where, err)
 	}
 	w.finish(where)
 	w.settled(where, end, false)
-	return true
 }
 
 // harmless says whether a write can be left out: the mark that a job has ended in order, and the removal of a copy that

@@ -34,6 +34,9 @@ import (
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // apiServer stands for kube-apiserver: the clients of the tests are the real ones, and their HTTP
@@ -80,24 +83,54 @@ type apiServer struct {
 // place is where an object is.
 type place struct{ resource, namespace, name string }
 
-// stored is an object, its JSON, and the object in its own type once somebody wants that. None of them
-// changes any more.
+// stored is an object, and what is made of it once somebody wants that: its JSON, the object in its own type, the ledger or
+// the route that it holds. None of them changes any more.
 type stored struct {
 	object *unstructured.Unstructured
-	text   []byte
+	json   []byte
 	typed  any
+	ledger *parsedLedger
+	route  *manifest.GatewayRoute
+}
+
+// text is the object's JSON.
+func (s *stored) text() []byte {
+	if s.json == nil {
+		text, err := json.Marshal(s.object.Object)
+		if err != nil {
+			panic(err)
+		}
+		s.json = text
+	}
+	return s.json
 }
 
 // decode gives an object in its own type. It is shared: who changes it copies it first.
 func decode[T any](s *stored) *T {
 	if s.typed == nil {
 		object := new(T)
-		if err := json.Unmarshal(s.text, object); err != nil {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(s.object.Object, object); err != nil {
 			panic(err)
 		}
 		s.typed = object
 	}
 	return s.typed.(*T)
+}
+
+// parsedLedger is what release.ParseLedger said of a ledger.
+type parsedLedger struct {
+	*release.Ledger
+	app string
+	err error
+}
+
+// ledgerIn is the app's ledger in a ConfigMap. It is shared.
+func ledgerIn(s *stored, app string) (*release.Ledger, error) {
+	if s.ledger == nil || s.ledger.app != app {
+		ledger, err := release.ParseLedger(app, decode[corev1.ConfigMap](s).Data[ledgerKey])
+		s.ledger = &parsedLedger{ledger, app, err}
+	}
+	return s.ledger.Ledger, s.ledger.err
 }
 
 // event is one change of one object. before is nil for a new one; after of a deleted one is its last state.
@@ -309,7 +342,7 @@ func (s *apiServer) serve(q request) ([]byte, error) {
 		if q.sub == "log" {
 			return []byte(s.logs[q.name]), nil
 		}
-		return live.text, nil
+		return live.text(), nil
 	}
 	s.by = q.by
 	defer func() { s.by = "" }()
@@ -317,7 +350,7 @@ func (s *apiServer) serve(q request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return after.text, nil
+	return after.text(), nil
 }
 
 func notFound(q request) error {
@@ -367,7 +400,7 @@ func (s *apiServer) each(q request) []*stored {
 func (s *apiServer) list(q request) ([]byte, error) {
 	items := []json.RawMessage{}
 	for _, o := range s.each(q) {
-		items = append(items, o.text)
+		items = append(items, o.text())
 	}
 	return json.Marshal(map[string]any{
 		"apiVersion": q.kind.GroupVersion().String(), "kind": q.kind.Kind + "List",
@@ -421,11 +454,11 @@ func (s *apiServer) patch(q request, live *stored) (*stored, error) {
 		if failed != nil {
 			return nil, apierrors.NewBadRequest(failed.Error())
 		}
-		if text, err = patch.Apply(live.text); err != nil { // the server's answer to a path that is missing
+		if text, err = patch.Apply(live.text()); err != nil { // the server's answer to a path that is missing
 			return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 		}
 	case strings.Contains(q.contentType, string(types.MergePatchType)):
-		if text, err = jsonpatch.MergePatch(live.text, q.body); err != nil {
+		if text, err = jsonpatch.MergePatch(live.text(), q.body); err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	default:
@@ -538,8 +571,7 @@ func (s *apiServer) store(q request, live *stored, object *unstructured.Unstruct
 		}
 	}
 	if q.dryRun {
-		text, err := json.Marshal(object.Object)
-		return &stored{object: object, text: text}, err
+		return &stored{object: object}, nil
 	}
 	return s.put(q.kind, live, object), nil
 }
@@ -818,14 +850,19 @@ func (s *apiServer) remove(q request, live *stored) (*stored, error) {
 
 // put stores an object as it is: the controllers write in this way, without ownership.
 func (s *apiServer) put(k kind, live *stored, object *unstructured.Unstructured) *stored {
+	return s.putTyped(k, live, object, nil)
+}
+
+// putTyped is put for who has the object in its own type as well.
+func (s *apiServer) putTyped(k kind, live *stored, object *unstructured.Unstructured, typed metav1.Object) *stored {
 	s.version++
 	object.SetResourceVersion(strconv.FormatInt(s.version, 10))
 	object.SetGroupVersionKind(k.GroupVersionKind)
-	text, err := json.Marshal(object.Object)
-	if err != nil {
-		panic(err)
+	after := &stored{object: object}
+	if typed != nil {
+		typed.SetResourceVersion(object.GetResourceVersion())
+		after.typed = typed
 	}
-	after := &stored{object: object, text: text}
 	s.objects[place{k.plural, object.GetNamespace(), object.GetName()}] = after
 	kind := watch.Modified
 	if live == nil {
@@ -841,11 +878,7 @@ func (s *apiServer) drop(k kind, live *stored) {
 	delete(s.objects, place{k.plural, live.object.GetNamespace(), live.object.GetName()})
 	last := live.object.DeepCopy()
 	last.SetResourceVersion(strconv.FormatInt(s.version, 10))
-	text, err := json.Marshal(last.Object)
-	if err != nil {
-		panic(err)
-	}
-	s.publish(event{watch.Deleted, k.plural, s.version, live, &stored{object: last, text: text}, s.by})
+	s.publish(event{watch.Deleted, k.plural, s.version, live, &stored{object: last}, s.by})
 }
 
 func (s *apiServer) publish(e event) {
@@ -928,7 +961,7 @@ func (s *apiServer) watch(r *http.Request, q request) *http.Response {
 		}
 	} else {
 		for _, o := range s.each(q) {
-			w.add(watch.Added, o.text)
+			w.add(watch.Added, o.text())
 		}
 		if q.initial {
 			mark := empty(q.kind.GroupVersionKind)
@@ -960,11 +993,11 @@ func (w *watching) Read(p []byte) (int, error) {
 			was, is := w.request.matches(e.before), e.kind != watch.Deleted && w.request.matches(e.after)
 			switch {
 			case is && was:
-				w.add(watch.Modified, e.after.text)
+				w.add(watch.Modified, e.after.text())
 			case is:
-				w.add(watch.Added, e.after.text)
+				w.add(watch.Added, e.after.text())
 			case was: // gone, or no longer one of those that were asked for
-				w.add(watch.Deleted, e.after.text)
+				w.add(watch.Deleted, e.after.text())
 			}
 		}
 		w.server.mu.Unlock()

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -361,7 +360,7 @@ func (w *world) epochs() (objects map[string]string, ledger int64) {
 			objects[p.resource+"/"+p.name] = o.object.GetAnnotations()[epochAnnotation]
 		}
 		if p.resource == "configmaps" {
-			l, err := release.ParseLedger(w.set.App, decode[corev1.ConfigMap](o).Data[ledgerKey])
+			l, err := ledgerIn(o, w.set.App)
 			if err != nil {
 				w.Fatal(err)
 			}

@@ -113,11 +113,14 @@ func (w *world) liveRoute() *unstructured.Unstructured {
 
 // routeOf reads a stored route.
 func routeOf(s *stored) *manifest.GatewayRoute {
-	g, err := manifest.ReadGatewayRoute(s.object)
-	if err != nil {
-		panic(err)
+	if s.route == nil {
+		g, err := manifest.ReadGatewayRoute(s.object)
+		if err != nil {
+			panic(err)
+		}
+		s.route = g
 	}
-	return g
+	return s.route
 }
 
 // gatewaySplit is how a route splits the traffic.

@@ -65,6 +65,17 @@ func (o *observer) found(e event, format string, args ...any) {
 	}
 }
 
+// look takes in what there is.
+func (o *observer) look(s *apiServer) {
+	for _, k := range kinds {
+		for p, object := range s.objects {
+			if p.resource == k.plural {
+				o.see(event{kind: watch.Added, resource: p.resource, after: object})
+			}
+		}
+	}
+}
+
 // see takes a change in.
 func (o *observer) see(e event) {
 	gone := e.kind == watch.Deleted
@@ -393,7 +404,7 @@ func (o *observer) ledgerChange(e event) {
 		return
 	}
 	before := o.ledger
-	ledger, err := release.ParseLedger(o.set.App, decode[corev1.ConfigMap](e.after).Data[ledgerKey])
+	ledger, err := ledgerIn(e.after, o.set.App)
 	if err != nil {
 		return // a test has damaged it
 	}

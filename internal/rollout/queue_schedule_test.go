@@ -16,7 +16,6 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -123,7 +122,7 @@ func (d *day) seen(e event) {
 	inFlight := map[string]bool{}
 	switch e.resource {
 	case "configmaps":
-		ledger, err := release.ParseLedger(d.set.App, decode[corev1.ConfigMap](e.after).Data[ledgerKey])
+		ledger, err := ledgerIn(e.after, d.set.App)
 		if err != nil || e.after.object.GetName() != "crossbill-"+d.set.App {
 			return
 		}

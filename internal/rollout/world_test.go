@@ -17,6 +17,7 @@ import (
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	networkingclient "istio.io/client-go/pkg/clientset/versioned/typed/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +27,14 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
+	appsv1client "k8s.io/client-go/kubernetes/typed/apps/v1"
+	autoscalingv2client "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
+	batchv1client "k8s.io/client-go/kubernetes/typed/batch/v1"
+	coordinationv1client "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	discoveryv1client "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -79,11 +87,29 @@ type world struct {
 	gateway    bool // the app is routed by an HTTPRoute
 }
 
-// manifests are the app's. They are shared: who changes them loads their own.
-var manifests = sync.OnceValues(loadManifests)
-
-// loadManifests reads the app's for the tests' namespace.
+// loadManifests gives a copy of the app's for the tests' namespace.
 func loadManifests() (*manifest.Set, error) {
+	set, err := manifests()
+	if err != nil {
+		return nil, err
+	}
+	own := *set
+	own.Service, own.Deployment = set.Service.DeepCopy(), set.Deployment.DeepCopy()
+	own.VirtualService, own.DestinationRule = set.VirtualService.DeepCopy(), set.DestinationRule.DeepCopy()
+	own.Gateways = slices.Clone(set.Gateways)
+	for i := range own.Gateways {
+		own.Gateways[i] = own.Gateways[i].DeepCopy()
+	}
+	own.Others = slices.Clone(set.Others)
+	for i := range own.Others {
+		own.Others[i] = own.Others[i].DeepCopy()
+	}
+	own.ConfigMaps, own.Secrets, own.Jobs = maps.Clone(set.ConfigMaps), maps.Clone(set.Secrets), maps.Clone(set.Jobs) // there are none
+	return &own, nil
+}
+
+// manifests are the app's for the tests' namespace. They are shared: who changes them loads their own.
+var manifests = sync.OnceValues(func() (*manifest.Set, error) {
 	set, err := manifest.Load("../../k8s")
 	if err == nil {
 		err = set.In(namespace)
@@ -92,7 +118,7 @@ func loadManifests() (*manifest.Set, error) {
 		set.VirtualService.Spec.Gateways = slices.DeleteFunc(set.VirtualService.Spec.Gateways, func(name string) bool { return name == manifest.MeshGateway })
 	}
 	return set, err
-}
+})
 
 // moment is a cluster at some time. It never changes.
 type moment struct {
@@ -140,6 +166,10 @@ func at(t *testing.T, stage string, test func(w *world)) {
 func (w *world) moment() *moment {
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
+	newObserver(w.set).look(w.server) // so that no world has to read the objects again
+	for _, o := range w.server.objects {
+		o.text()
+	}
 	return &moment{now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
 }
 
@@ -166,15 +196,10 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 			time.Sleep(time.Until(start.now))
 			w.server.version, w.server.uids, w.controllers.pods = start.version, start.uids, maps.Clone(start.pods)
 			for p, o := range start.objects {
-				w.server.objects[p] = &stored{object: o.object, text: o.text}
+				own := *o
+				w.server.objects[p] = &own
 			}
-			for _, k := range kinds {
-				for p, o := range w.server.objects {
-					if p.resource == k.plural {
-						w.observer.see(event{kind: watch.Added, resource: p.resource, after: o})
-					}
-				}
-			}
+			w.observer.look(w.server)
 			w.observer.started = true
 		}
 		ctx, cancel := context.WithCancel(context.Background())
@@ -203,16 +228,55 @@ func (w *world) clients(by string, network http.RoundTripper) (kubernetes.Interf
 	w.Helper()
 	network = agent{by, network}
 	config := &rest.Config{Host: "http://cluster.test", QPS: -1, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON, AcceptContentTypes: runtime.ContentTypeJSON}}
-	kube, err := kubernetes.NewForConfigAndClient(config, &http.Client{Transport: network})
-	if err != nil {
-		w.Fatal(err)
-	}
-	mesh, err := istio.NewForConfigAndClient(config, &http.Client{Transport: network})
-	if err != nil {
-		w.Fatal(err)
-	}
-	return kube, mesh
+	client := &http.Client{Transport: network}
+	return &kubeClients{
+		core: made(w, corev1client.NewForConfigAndClient, config, client), apps: made(w, appsv1client.NewForConfigAndClient, config, client),
+		batch: made(w, batchv1client.NewForConfigAndClient, config, client), autoscaling: made(w, autoscalingv2client.NewForConfigAndClient, config, client),
+		coordination: made(w, coordinationv1client.NewForConfigAndClient, config, client), slices: made(w, discoveryv1client.NewForConfigAndClient, config, client),
+		discovery: made(w, discovery.NewDiscoveryClientForConfigAndClient, config, client),
+	}, &meshClients{networking: made(w, networkingclient.NewForConfigAndClient, config, client)}
 }
+
+func made[T any](w *world, by func(*rest.Config, *http.Client) (T, error), config *rest.Config, client *http.Client) T {
+	w.Helper()
+	c, err := by(config, client)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c
+}
+
+// kubeClients are those of a clientset that somebody uses here: it takes longer to make all of them than a command runs.
+type kubeClients struct {
+	kubernetes.Interface // nil: another client panics
+	core                 *corev1client.CoreV1Client
+	apps                 *appsv1client.AppsV1Client
+	batch                *batchv1client.BatchV1Client
+	autoscaling          *autoscalingv2client.AutoscalingV2Client
+	coordination         *coordinationv1client.CoordinationV1Client
+	slices               *discoveryv1client.DiscoveryV1Client
+	discovery            *discovery.DiscoveryClient
+}
+
+func (c *kubeClients) CoreV1() corev1client.CoreV1Interface    { return c.core }
+func (c *kubeClients) AppsV1() appsv1client.AppsV1Interface    { return c.apps }
+func (c *kubeClients) BatchV1() batchv1client.BatchV1Interface { return c.batch }
+func (c *kubeClients) AutoscalingV2() autoscalingv2client.AutoscalingV2Interface {
+	return c.autoscaling
+}
+func (c *kubeClients) CoordinationV1() coordinationv1client.CoordinationV1Interface {
+	return c.coordination
+}
+func (c *kubeClients) DiscoveryV1() discoveryv1client.DiscoveryV1Interface { return c.slices }
+func (c *kubeClients) Discovery() discovery.DiscoveryInterfaces            { return c.discovery }
+
+// meshClients is the same of Istio's.
+type meshClients struct {
+	istio.Interface
+	networking *networkingclient.NetworkingV1Client
+}
+
+func (c *meshClients) NetworkingV1() networkingclient.NetworkingV1Interface { return c.networking }
 
 // agent names who sends a request.
 type agent struct {
@@ -500,7 +564,7 @@ func splitOf(set *manifest.Set, vs *networking.VirtualService) string {
 
 // ledgerText is what a ledger says of the release in flight, or of the one that ended last.
 func ledgerText(set *manifest.Set, s *stored) string {
-	ledger, err := release.ParseLedger(set.App, decode[corev1.ConfigMap](s).Data[ledgerKey])
+	ledger, err := ledgerIn(s, set.App)
 	switch {
 	case err != nil:
 		return "an unreadable ledger"
@@ -525,7 +589,7 @@ func ledgerText(set *manifest.Set, s *stored) string {
 
 // holdsOn says whether a ledger has the app on hold.
 func holdsOn(set *manifest.Set, s *stored) bool {
-	ledger, err := release.ParseLedger(set.App, decode[corev1.ConfigMap](s).Data[ledgerKey])
+	ledger, err := ledgerIn(s, set.App)
 	return err == nil && ledger.Hold != nil
 }
 
