@@ -127,6 +127,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if r.Mirror > 0 {
 		source = source.Copies()
 	}
+	changed := drift{witness: witness, looked: time.Now()}
 	v, err := verdict.Verify(ctx, verdict.Options{
 		Source: source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
 		Report: report, Warn: o.Warn, Resume: from, Healthy: goOn,
@@ -134,6 +135,9 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 			seen, err := witness.Look()
 			if err == nil && seen.Moved != nil {
 				stop(&rollout.StageError{Err: fmt.Errorf("the analysis has ended: %w", seen.Moved)})
+			}
+			if seen.Unhealthy == "" && changed.lasts(ctx) {
+				stop(errDrift)
 			}
 			witnessed := verdict.Witnessed{Unhealthy: seen.Unhealthy, Cause: verdict.Cause(seen.Cause), Hold: seen.Hold, PrimaryWhole: seen.PrimaryWhole}
 			if probing != nil && seen.Unhealthy == "" && seen.Hold == "" {
@@ -151,10 +155,46 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if moved, ok := errors.AsType[*rollout.StageError](context.Cause(ctx)); ok {
 		err = moved
 	}
+	if v != nil && context.Cause(ctx) == errDrift {
+		v.Outcome, v.Cause, v.Reason = ofDrift(changed.found.Drift)
+		return v, changed.found, nil
+	}
 	if err == nil && v.Outcome != release.Unhealthy {
 		last, err = witness.Live(ctx)
 	}
 	return v, last, err
+}
+
+// errDrift ends an analysis of what is not there any more.
+var errDrift = errors.New("somebody else has changed the release")
+
+// driftEvery is how often a release is compared with what is live while it is judged.
+const driftEvery = 10 * time.Second
+
+// ofDrift is the verdict on a release that is not as it was made.
+func ofDrift(found []string) (release.VerdictOutcome, verdict.Cause, string) {
+	return release.Inconclusive, verdict.Drift, errDrift.Error() + ": " + found[0]
+}
+
+// drift looks whether somebody else has changed a release while it is judged.
+type drift struct {
+	witness Witness
+	looked  time.Time
+	found   *rollout.Status // where the release was when it was found changed; nil when it was not, or never looked at
+}
+
+// lasts says whether the release has been changed for two looks: whoever goes on with it changes it and then notes so.
+func (d *drift) lasts(ctx context.Context) bool {
+	if time.Since(d.looked) < driftEvery {
+		return false
+	}
+	d.looked = time.Now()
+	before := d.found
+	d.found = nil
+	if live, err := d.witness.Live(ctx); err == nil && len(live.Drift) > 0 { // an error is the next look's matter
+		d.found = live
+	}
+	return before != nil && d.found != nil
 }
 
 // before says whose requests a verdict rests on that is not on a share of the traffic.
@@ -212,7 +252,7 @@ func (o Options) conclude(ctx context.Context, status, last *rollout.Status, v *
 		drift = append(drift, last.Drift...)
 	}
 	if len(drift) > 0 && v.Outcome != release.Unhealthy {
-		v.Outcome, v.Cause, v.Reason = release.Inconclusive, verdict.Drift, "somebody else has changed the release: "+drift[0]
+		v.Outcome, v.Cause, v.Reason = ofDrift(drift)
 	}
 	r := status.Release
 	if o.Record != nil {

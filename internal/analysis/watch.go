@@ -55,6 +55,7 @@ type watch struct {
 	record  *verdict.Record // what is known of it; nil: as the ledger says
 	noted   time.Time       // when a healthy verdict on it was noted last; zero: never
 	tried   time.Time       // when one was to be
+	changed string          // what somebody else has changed of it, as it was last said; "" when nothing is
 	first   bool            // the first healthy verdict ends it
 	until   time.Time       // that ends it with errTime; zero: nothing does
 }
@@ -112,7 +113,13 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 		came, err := w.conclude(ctx, status, last, v)
 		return came, true, err
 	}
-	w.warn("%s: %s; the canary keeps its weight and is judged on", v.Outcome, v.Reason)
+	if v.Cause != verdict.Drift || v.Reason != w.changed { // that is found again and again
+		w.warn("%s: %s; the canary keeps its weight and is judged on", v.Outcome, v.Reason)
+	}
+	w.changed = ""
+	if v.Cause == verdict.Drift {
+		w.changed = v.Reason
+	}
 	return Outcome{}, false, nil
 }
 

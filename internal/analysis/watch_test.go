@@ -95,6 +95,22 @@ func TestWatch(t *testing.T) {
 			set: func(w *world) { w.flow("app-canary", 0.01, 0, 0, time.Hour) },
 			err: "inconclusive", says: "the canary keeps its weight", ends: 16 * time.Minute, calls: []string{"inconclusive at 15m0s"},
 		},
+		"somebody else changes it": {
+			set: func(w *world) {
+				w.flow("app-canary", 0.01, 0, 0, time.Hour)
+				w.after(2*time.Minute, func(*release.Ledger) { w.drift = []string{"the canary has weight 0"} })
+			},
+			err: "inconclusive", says: "somebody else has changed the release: the canary has weight 0", ends: 2*time.Minute + 30*time.Second, calls: []string{"inconclusive at 2m"},
+		},
+		"what differs for a moment": { // somebody goes on with it, and has not noted it yet
+			set: func(w *world) {
+				w.flow("app-canary", 100, 0.0005, 0, time.Hour)
+				w.after(time.Minute-time.Second, func(*release.Ledger) { w.drift = []string{"the canary has weight 25"} })
+				w.after(time.Minute+6*time.Second, func(*release.Ledger) { w.drift = nil })
+				w.after(4*time.Minute, promoted)
+			},
+			says: "judged healthy before", ends: 4*time.Minute + 6*time.Second, calls: []string{"healthy"},
+		},
 		"nobody calls it any more": {
 			set: func(w *world) {
 				w.flow("app-canary", 100, 0.0005, 0, 2*time.Minute)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ type world struct {
 	mu     sync.Mutex
 	ledger *release.Ledger
 	away   bool                                  // the API server
+	drift  []string                              // what somebody else has changed
 	seen   func(time.Duration) rollout.Witnessed // what the pods show at a time; nil: they are fine
 	calls  []string
 	warned []string
@@ -147,7 +149,7 @@ func (w *world) Status(context.Context) (*rollout.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rollout.Status{App: "app", Release: copied.Release, History: copied.History}, nil
+	return &rollout.Status{App: "app", Release: copied.Release, History: copied.History, Drift: slices.Clone(w.drift)}, nil
 }
 
 func (w *world) Judge(_ context.Context, v release.Verdict, rollback bool) (rollout.Result, error) {
