@@ -1,9 +1,14 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -35,7 +40,39 @@ func (j *job) lookCleanup(ctx context.Context) (*Result, error) {
 	if r.Stage != release.StagePromoted {
 		return nil, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
 	}
-	return nil, nil
+	return nil, j.stillReleased(ctx)
+}
+
+// stillReleased refuses to end a promoted release whose image primary no longer runs: who applies manifests from Git puts
+// back what Git has. The canary is what is left of the release then.
+func (j *job) stillReleased(ctx context.Context) error {
+	r, o := j.ledger.Release, j.track(release.Primary)
+	live, err := j.liveTrack(ctx, release.Primary)
+	if err != nil {
+		return err
+	}
+	if live == nil {
+		return &StageError{fmt.Errorf("%s not found: somebody has deleted it since promotion; nothing was changed, rollback makes it again as it was before release %s", o, r.ID)}
+	}
+	image := j.Manifests.Image(live)
+	if image == "" || release.DigestOf(image) == r.Digest() {
+		return nil
+	}
+	return &StageError{fmt.Errorf("%s runs %s since %s changed it, not %s, which release %s promoted; nothing was changed: put that image where the old one comes from and run cleanup again once primary runs it, or run rollback, which ends the release", o, image, j.otherManager(live), r.Image, r.ID)}
+}
+
+// otherManager is who else has changed a Deployment's image last.
+func (j *job) otherManager(live *appsv1.Deployment) string {
+	var last metav1.ManagedFieldsEntry
+	for _, entry := range live.ManagedFields {
+		if ours(entry) || entry.Subresource != "" || entry.FieldsV1 == nil || !strings.Contains(entry.FieldsV1.GetRawString(), `"f:image"`) {
+			continue
+		}
+		if last.Time == nil || entry.Time != nil && entry.Time.After(last.Time.Time) {
+			last = entry
+		}
+	}
+	return cmp.Or(last.Manager, "somebody else")
 }
 
 func (j *job) cleanup(ctx context.Context) (Result, error) {

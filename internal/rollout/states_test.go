@@ -536,6 +536,46 @@ func TestDrift(t *testing.T) {
 	}
 }
 
+// TestCleanupLooks: a release whose image somebody has taken from primary does not end as released, and writes nothing. It
+// ends when primary runs it again, or by a rollback.
+func TestCleanupLooks(t *testing.T) {
+	image1 := `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"` + image("1") + `"}]`
+	image2 := strings.Replace(image1, image("1"), image("2"), 1)
+	for name, c := range map[string]struct {
+		do   func(w *world)
+		says string
+		then func(w *world, j *job) (rollout.Result, error)
+		want release.Outcome
+	}{
+		"the old image, and the new one again": {func(w *world) { w.patchDeployment(release.Primary, image1) }, "runs " + image("1") + " since ", func(w *world, j *job) (rollout.Result, error) {
+			w.patchDeployment(release.Primary, image2)
+			time.Sleep(time.Minute)
+			return j.Cleanup(w.Context())
+		}, release.OutcomePromoted},
+		"the old image, and back": {func(w *world) { w.patchDeployment(release.Primary, image1) }, "or run rollback, which ends the release", func(w *world, j *job) (rollout.Result, error) {
+			return j.Rollback(w.Context(), "test")
+		}, release.OutcomeRolledBack},
+		"primary is gone": {func(w *world) { w.delete(release.Primary) }, "somebody has deleted it since promotion", func(w *world, j *job) (rollout.Result, error) {
+			return j.Rollback(w.Context(), "test")
+		}, release.OutcomeRolledBack},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at(t, "promoted", func(w *world) {
+				w.observer.started = false
+				c.do(w)
+				j := w.job("job")
+				if _, err := j.Cleanup(w.Context()); !errors.As(err, new(*rollout.StageError)) || !strings.Contains(err.Error(), c.says) || len(j.every) > 0 {
+					t.Errorf("cleanup: %v, after %q", err, j.every)
+				}
+				if result, err := c.then(w, w.job("next")); err != nil || result.Outcome != c.want {
+					t.Errorf("%+v, %v", result, err)
+				}
+			})
+		})
+	}
+}
+
 // TestStatus: where an app is, at some stages.
 func TestStatus(t *testing.T) {
 	type brief struct {
