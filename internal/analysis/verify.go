@@ -165,7 +165,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	return v, last, err
 }
 
-// errDrift ends an analysis of what is not there any more.
+// errDrift ends an analysis of a canary that does not get what its release gave it.
 var errDrift = errors.New("somebody else has changed the release")
 
 // driftEvery is how often a release is compared with what is live while it is judged.
