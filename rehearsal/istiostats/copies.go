@@ -59,7 +59,7 @@ func (s *Stats) addCopies() error {
 		}
 		clusters[found[1]][found[2]] = n
 	}
-	if len(clusters) == 0 {
+	if len(clusters) == 0 || counted == s.counted { // the configuration is large: it is not read for nothing
 		return nil
 	}
 	dump, err := read("/config_dump?include_eds")
@@ -72,12 +72,14 @@ func (s *Stats) addCopies() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.counted = counted
 	for name, codes := range clusters {
 		workload := workloads[name]
 		if workload == "" {
 			workload = s.copiedTo[name] // its endpoints are gone
 		}
 		if workload == "" {
+			s.counted = "" // the next reading may know it
 			continue
 		}
 		s.copiedTo[name] = workload

@@ -66,7 +66,8 @@ type Stats struct {
 
 	reading  sync.Mutex        // one reading of copies at a time
 	admin    string            // of the Envoy that sends copies; "" reads none
-	copies   map[string]uint64 // by cluster and code, as of the last reading
+	counted  string            // what Envoy said of copies at the last reading
+	copies   map[string]uint64 // by cluster and code, as of then
 	copiedTo map[string]string // workloads by cluster
 }
 
