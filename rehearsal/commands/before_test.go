@@ -76,7 +76,7 @@ func (a *app) only(host, header, version string) {
 // testTesters: testers see only the canary, others never before its weight; in the end the routes are as they were.
 func testTesters(t *testing.T) {
 	t.Parallel()
-	a := released(t, "testers")
+	a := released(t, "matched")
 	a.foreign()
 	host, atRest := a.served(), a.routesText()
 	traffic := load.Start("http://"+running.GatewayAddress+"/", host, 50)

@@ -225,12 +225,7 @@ func testWhatOthersOwnStaysTheirs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scale, err := a.kube.AppsV1().Deployments(a.namespace).GetScale(ctx, "foreign-primary", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	scale.Spec.Replicas = 3
-	if _, err := a.kube.AppsV1().Deployments(a.namespace).UpdateScale(ctx, "foreign-primary", scale, metav1.UpdateOptions{FieldManager: "hpa"}); err != nil {
+	if err := a.scale(3); err != nil {
 		t.Fatal(err)
 	}
 

@@ -122,12 +122,14 @@ func TestGRPCVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	clients := map[string]health.HealthClient{"gateway": a.calls(), "sidecar": a.callsBy(sidecar.Address(80), a.name+"-service")}
-	a.eventually(func() error {
-		_, err := clients["sidecar"].Check(t.Context(), &health.HealthCheckRequest{})
-		return err
-	})
 	callers := map[string]*caller{}
 	for by, client := range clients {
+		a.eventually(func() error {
+			if _, err := client.Check(t.Context(), &health.HealthCheckRequest{}); err != nil {
+				return fmt.Errorf("by the %s: %w", by, err)
+			}
+			return nil
+		})
 		callers[by] = a.call(client, "5")
 	}
 	verify := func(image string, want int, says string) {
