@@ -45,10 +45,25 @@ func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.E
 	}
 }
 
+// waits notifies GitHub of what a release in the line waits for.
+func (o *notifyOptions) waits(ctx context.Context, log io.Writer, event *notify.Event) {
+	github, named, err := o.github.source()
+	if !named {
+		return
+	}
+	event.Result = notify.Waits
+	if failed := errors.Join(err, notify.All(ctx, []notify.Notifier{github}, event)); failed != nil {
+		fmt.Fprintf(log, "crossbill: notification failed: %v\n", failed)
+	}
+}
+
 // resultOf is what the error of a command means to those who are notified.
 func resultOf(err error) notify.Result {
 	if err == nil {
 		return notify.Succeeded
+	}
+	if errors.As(err, new(*rollout.WaitedError)) {
+		return notify.Waited
 	}
 	switch exitCode(err) {
 	case exitUnhealthy:

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ func TestResults(t *testing.T) {
 		{errors.New("x"), notify.Failed},
 		{&usererr.Error{Field: "--image"}, notify.Refused},
 		{&release.InFlightError{}, notify.Refused},
+		{&rollout.WaitedError{}, notify.Waited},
 		{&rollout.StageError{Err: errors.New("x")}, notify.Refused},
 	} {
 		if got := resultOf(test.err); got != test.want {
@@ -53,6 +55,11 @@ func TestNotifyingIsHarmless(t *testing.T) {
 			o.send(t.Context(), &log, &notify.Event{Command: "promote", ReleaseID: "one"}, rollout.Result{}, errors.New("the command's own"))
 			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {
 				t.Errorf("said %q, want %q", got, test.said)
+			}
+			log.Reset()
+			o.waits(t.Context(), &log, &notify.Event{Command: "queue", ReleaseID: "one"}) // for GitHub alone
+			if got := log.String(); (got == "") != (test.token == "") || !strings.Contains(got, test.said) && test.token != "" {
+				t.Errorf("in the line: said %q, want %q", got, test.said)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/notify"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -123,6 +124,11 @@ func (o *queueOptions) run(ctx context.Context) error {
 		}
 		c.Line = o.line
 		c.Line.Policy = release.QueuePolicy(o.policy)
+		if !o.dryRun {
+			c.Line.Waits = func(ctx context.Context, message string) {
+				o.notify.waits(ctx, o.log, &notify.Event{Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: o.releaseID, Message: message})
+			}
+		}
 		result, err := c.Queue(ctx, o.queued)
 		return outcome{Result: result}, err
 	})

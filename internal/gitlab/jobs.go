@@ -24,6 +24,9 @@ func (n *JobNames) setDefaults() {
 	}
 }
 
+// queueJob is the job in which a release waits for its turn.
+const queueJob = "queue"
+
 // Job is the newest attempt of a pipeline's job, as it was last seen.
 type Job struct {
 	Name   string `json:"name"`

@@ -11,9 +11,10 @@ import (
 // State is how far GitLab has come with a release.
 type State string
 
-// The states. Every one but Running ends a watch; only Promoted is a success.
+// The states. Every one but Running and Queued ends a watch; only Promoted is a success.
 const (
 	Running    State = "running"
+	Queued     State = "queued"      // its job queue is running: another release of the app may have to end first
 	Waiting    State = "waiting"     // for an approver
 	Promoted   State = "promoted"    // the pipeline succeeded, and its promote job ran
 	Unfinished State = "unfinished"  // promoted, but a job after that failed or was canceled
@@ -78,6 +79,9 @@ func stateOf(status string, jobs []Job, names JobNames) (State, string) {
 		if promote != nil && promote.Status == "manual" && !slices.ContainsFunc(jobs, func(j Job) bool { return strings.HasPrefix(j.Name, names.Rollback) && underWay(j.Status) }) {
 			// Beside it the canary is judged on.
 			return Waiting, "press " + blockingJob(promote) + " to go on, or rollback"
+		}
+		if queue := jobNamed(jobs, queueJob); queue != nil && queue.Status == "running" {
+			return Queued, "the release waits in the line for its turn; " + queue.URL + " shows what it waits for"
 		}
 		return Running, ""
 	}

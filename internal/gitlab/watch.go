@@ -50,7 +50,11 @@ type DeadlineError struct {
 }
 
 func (e *DeadlineError) Error() string {
-	return fmt.Sprintf("pipeline %d is still %s after %s: it goes on; run the same command again to watch it further, %s", e.Progress.PipelineID, e.Progress.Status, e.Timeout, e.Progress.URL)
+	status := e.Progress.Status
+	if e.Progress.State == Queued {
+		status = "queued"
+	}
+	return fmt.Sprintf("pipeline %d is still %s after %s: it goes on; run the same command again to watch it further, %s", e.Progress.PipelineID, status, e.Timeout, e.Progress.URL)
 }
 
 // Watch follows a pipeline, and the child pipelines that it starts, until it has finished or waits for an
@@ -81,11 +85,15 @@ func Watch(ctx context.Context, c *Client, o WatchOptions) (Progress, error) {
 			return p, err
 		}
 		last = p
-		if line := fmt.Sprintf("pipeline %d: %s %s", p.PipelineID, p.Status, namesWith(p.Jobs, "running")); line != shown {
+		line := fmt.Sprintf("pipeline %d: %s %s", p.PipelineID, p.Status, namesWith(p.Jobs, "running"))
+		if p.State == Queued {
+			line += ": " + p.Reason
+		}
+		if line != shown {
 			shown = line
 			c.logf("%s", line)
 		}
-		if p.State != Running {
+		if p.State != Running && p.State != Queued {
 			return p, nil
 		}
 		if !time.Now().Add(pause).Before(deadline) {

@@ -3,6 +3,7 @@ package gitlab
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +93,35 @@ func TestWatchIsBounded(t *testing.T) {
 		}
 		p, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: id, App: toRelease.App}, Timeout: 20 * time.Minute})
 		if err != nil || p.State != Waiting {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestWatchInTheLine: while its job queue is running a release is queued, and the watch goes on.
+func TestWatchInTheLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		queue := func(status, canary string) []gitlabtest.Job {
+			return []gitlabtest.Job{{Name: "queue", Stage: "queue", Status: status}, {Name: "deploy_canary", Stage: "deploy_canary", Status: canary}}
+		}
+		server := gitlabtest.New()
+		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{
+			{Status: "pending", Jobs: queue("pending", "created")},
+			{After: 10 * time.Second, Status: "running", Jobs: queue("running", "created")},
+			{After: time.Hour, Status: "running", Jobs: queue("success", "running")},
+			{After: 61 * time.Minute, Status: "manual", Jobs: jobs("manual", "manual")},
+		}})
+		var lines []string
+		c := connect(t, server, func(c *Connection) { c.Log = func(line string) { lines = append(lines, line) } })
+		const says = "queued after 30m0s"
+		p, err := Watch(t.Context(), c, WatchOptions{Target: Target{PipelineID: id}})
+		if !errors.As(err, new(*DeadlineError)) || !strings.Contains(err.Error(), says) || p.State != Queued || !strings.Contains(p.Reason, "waits in the line") || !strings.Contains(p.Reason, "/-/jobs/") {
+			t.Errorf("%+v, %v", p, err)
+		}
+		if said := strings.Join(lines, "\n"); strings.Count(said, "waits in the line") != 1 {
+			t.Errorf("it said %q", said)
+		}
+		if p, err := Watch(t.Context(), c, WatchOptions{Target: Target{PipelineID: id}, Timeout: time.Hour}); err != nil || p.State != Waiting {
 			t.Errorf("%+v, %v", p, err)
 		}
 	})

@@ -63,6 +63,10 @@ func deploymentState(e *Event) (state, description string) {
 		return "", ""
 	case Unhealthy, NotReady:
 		return described("failure", e.Message)
+	case Waits:
+		return described("queued", e.Message)
+	case Waited:
+		return described("inactive", e.Message)
 	case Inconclusive:
 		return described("in_progress", e.Message)
 	case Failed:

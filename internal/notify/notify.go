@@ -32,9 +32,11 @@ const (
 	Inconclusive Result = "inconclusive" // too little evidence for a verdict
 	Failed       Result = "failed"       // a dependency failed
 	Refused      Result = "refused"      // bad input, the wrong stage, or another job holds the lock; nothing was changed
+	Waits        Result = "waits"        // the command goes on: the release is in the line. It is for GitHub alone
+	Waited       Result = "waited"       // it has left the line, because its turn did not come
 )
 
-// Event is a command that has finished.
+// Event is a command that has finished, or that waits.
 type Event struct {
 	Command   string
 	App       string

@@ -70,6 +70,9 @@ func TestWhoIsNotified(t *testing.T) {
 		"guard left it alone":      {Event{Command: "guard", Release: inFlight, Result: Succeeded}, false, ""},
 		"guard rolled back":        {Event{Command: "guard", Release: inFlight, Outcome: release.OutcomeRolledBack, Result: Succeeded}, true, "failure"},
 		"guard cleaned up":         {Event{Command: "guard", Release: inFlight, Outcome: release.OutcomePromoted, Result: Succeeded}, true, "success"},
+		"waits in the line":        {Event{Command: "queue", Result: Waits}, true, "queued"},
+		"has waited for too long":  {Event{Command: "queue", Result: Waited}, true, "inactive"},
+		"has its turn":             {Event{Command: "queue", Result: Succeeded}, false, ""},
 		"guard failed":             {Event{Command: "guard", Result: Failed}, true, "error"},
 	} {
 		t.Run(name, func(t *testing.T) {

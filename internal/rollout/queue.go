@@ -18,6 +18,8 @@ type Line struct {
 	Policy release.QueuePolicy // "": release.QueueRefuse
 	Wait   time.Duration       // how long a release waits for its turn
 	Turn   time.Duration       // how long one that took its turn may take until it starts
+
+	Waits func(ctx context.Context, message string) // says what a release waits for, each time that it is something else; nil: nobody
 }
 
 const (
@@ -44,6 +46,7 @@ func (e *WaitedError) Error() string {
 // Whoever waits needs no sign of life: the first in the line that does not take its turn loses it, to the next one that looks.
 func (c *Cluster) Queue(ctx context.Context, want release.Queued) (Result, error) {
 	q := &queueing{Cluster: c, want: want, until: time.Now().Add(c.Line.Wait)}
+	said := ""
 	for {
 		result, done, err := q.once(ctx)
 		switch {
@@ -56,6 +59,9 @@ func (c *Cluster) Queue(ctx context.Context, want release.Queued) (Result, error
 			c.log("line", "%v; trying again", err)
 		case done || c.planning():
 			return result, nil
+		case c.Line.Waits != nil && q.ahead != said:
+			said = q.ahead
+			c.Line.Waits(ctx, result.Message)
 		}
 		if !time.Now().Before(q.until) {
 			return Result{}, q.leave(ctx, cmp.Or(q.ahead, fmt.Sprint(err)))

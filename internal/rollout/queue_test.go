@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,8 +32,11 @@ type came struct {
 }
 
 // queueing starts a job that waits; its end is read from the channel.
-func (w *world) queueing(ctx context.Context, policy release.QueuePolicy, q release.Queued) (*job, chan came) {
+func (w *world) queueing(ctx context.Context, policy release.QueuePolicy, q release.Queued, waits ...func(context.Context, string)) (*job, chan came) {
 	j, done := w.job("queue").queues(policy), make(chan came, 1)
+	if len(waits) > 0 {
+		j.Line.Waits = waits[0]
+	}
 	go func() {
 		result, err := j.Queue(ctx, q)
 		done <- came{result, err}
@@ -71,7 +75,8 @@ func still(done chan came) bool {
 // before it has ended.
 func TestQueue(t *testing.T) {
 	at(t, "canary", func(w *world) {
-		_, third := w.queueing(w.Context(), release.QueueInOrder, handed("4", 14))
+		var said []string
+		_, third := w.queueing(w.Context(), release.QueueInOrder, handed("4", 14), func(_ context.Context, message string) { said = append(said, message) })
 		time.Sleep(time.Minute)
 		_, second := w.queueing(w.Context(), release.QueueInOrder, handed("3", 13))
 		if !still(second) || !still(third) || w.line() != "r3 r4" {
@@ -114,6 +119,9 @@ func TestQueue(t *testing.T) {
 		w.must(w.job("back").Rollback(w.Context(), "it is bad"))
 		if c := <-third; c.err != nil || c.result.Message != "it is the turn of release r4" {
 			t.Errorf("%+v", c)
+		}
+		if len(said) < 3 || said[0] != "release r4 waits: release r2 is in flight (stage canary)" || len(slices.Compact(slices.Clone(said))) != len(said) {
+			t.Errorf("it said %q", said)
 		}
 	})
 }
