@@ -4,14 +4,12 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"io"
 	"maps"
 	"net"
-	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -173,29 +171,27 @@ func (c *Cluster) StartCaller(ctx context.Context, namespace, name string) (*Cal
 	if err := c.startProxy(p); err != nil {
 		return nil, err
 	}
-	// Until it listens, the gateway, which does on every address, would take what is sent to its own.
-	return caller, c.await(ctx, p.name, listens(caller.Admin, caller.Address(80)))
+	// Until it listens, the gateway, which does on every address, would take what is sent to its own, and keep a
+	// connection that stays open.
+	return caller, c.await(ctx, p.name, listens(netip.MustParseAddrPort(caller.Address(80))))
 }
 
-// listens asks an Envoy whether it listens on an address.
-func listens(admin, address string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/listeners", nil)
+// listens says whether a socket listens on an address of its own. Envoy names a listener before its workers listen.
+func listens(address netip.AddrPort) func(context.Context) error {
+	ip := address.Addr().As4()
+	local := fmt.Sprintf("%02X%02X%02X%02X:%04X", ip[3], ip[2], ip[1], ip[0], address.Port())
+	return func(context.Context) error {
+		sockets, err := os.ReadFile("/proc/net/tcp")
 		if err != nil {
 			return err
 		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
+		for line := range strings.Lines(string(sockets)) {
+			const listen = "0A" // TCP_LISTEN of the kernel's include/net/tcp_states.h
+			if field := strings.Fields(line); len(field) > 3 && field[1] == local && field[3] == listen {
+				return nil
+			}
 		}
-		defer response.Body.Close()
-		text, err := io.ReadAll(response.Body)
-		if err == nil && !strings.Contains(string(text), "::"+address+"\n") {
-			err = fmt.Errorf("no listener on %s", address)
-		}
-		return err
+		return fmt.Errorf("nobody listens on %s", address)
 	}
 }
 
