@@ -47,15 +47,22 @@ type Finished struct {
 }
 
 // InFlightError says that another release of the app is in flight.
-type InFlightError struct{ Release Release }
+type InFlightError struct {
+	Release  Release
+	CanQueue bool // what was refused is a release that could wait for its turn
+}
 
 func (e *InFlightError) Error() string {
-	if r := e.Release; r.Return != nil {
-		return fmt.Sprintf("the return to release %s (%s) is in flight: stage %s since %s, started by %s; finish it with rollback --to %s, or take it back with rollback",
-			r.ID, r.Digest(), r.Stage, r.Steps[len(r.Steps)-1].At.Format(time.RFC3339), r.StartedBy, r.ID)
+	wait := ""
+	if e.CanQueue {
+		wait = "; to let the next release wait, run `crossbill queue` before canary, with queue.policy queue or supersede (docs/guides/queue.md)"
 	}
-	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or with rollback",
-		e.Release.ID, e.Release.Digest(), e.Release.Stage, e.Release.Steps[len(e.Release.Steps)-1].At.Format(time.RFC3339), e.Release.StartedBy)
+	if r := e.Release; r.Return != nil {
+		return fmt.Sprintf("the return to release %s (%s) is in flight: stage %s since %s, started by %s; finish it with rollback --to %s, or take it back with rollback%s",
+			r.ID, r.Digest(), r.Stage, r.Steps[len(r.Steps)-1].At.Format(time.RFC3339), r.StartedBy, r.ID, wait)
+	}
+	return fmt.Sprintf("release %s (%s) is in flight: stage %s since %s, started by %s; finish it with promote and cleanup, or with rollback%s",
+		e.Release.ID, e.Release.Digest(), e.Release.Stage, e.Release.Steps[len(e.Release.Steps)-1].At.Format(time.RFC3339), e.Release.StartedBy, wait)
 }
 
 // ErrNoRelease says that no release is in flight.
@@ -95,7 +102,7 @@ func (l *Ledger) String() string {
 func (l *Ledger) Start(r Release, by string, now time.Time) (started bool, err error) {
 	if l.Release != nil {
 		if l.Release.ID != r.ID || l.Release.Image != r.Image || l.Release.Return != nil {
-			return false, &InFlightError{*l.Release}
+			return false, &InFlightError{*l.Release, l.Release.ID != r.ID && r.Return == nil}
 		}
 		if l.Release.Template != r.Template {
 			return false, &usererr.Error{
@@ -346,5 +353,5 @@ func (l *Ledger) Expect(id string) error {
 	if id == "" || l.Release == nil || l.Release.ID == id {
 		return nil
 	}
-	return fmt.Errorf("release %s was meant: %w", id, &InFlightError{*l.Release})
+	return fmt.Errorf("release %s was meant: %w", id, &InFlightError{Release: *l.Release})
 }
