@@ -2,15 +2,20 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/report"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/verdict"
 )
@@ -74,6 +79,7 @@ func TestGoldenOutcomes(t *testing.T) {
 		{Result: result("cleanup", "the canary is gone", release.StagePromoted, release.OutcomePromoted)},
 		{Result: result("rollback", "primary has all of the traffic again", release.StageRollingBack, release.OutcomeRolledBack), Verdict: summaryOf(unhealthy)},
 		{Result: rollout.Result{Command: "guard", App: "app", Message: "no release is in flight"}},
+		{Result: rollout.Result{Command: "queue", App: "app", Message: "release app-0c0c0c0c-c0ffee2 is superseded by release app-0d0d0d0d-c0ffee3: a newer release came before it had started; nothing to do", SupersededBy: "app-0d0d0d0d-c0ffee3"}},
 		{Result: rollout.Result{Command: "migrate", App: "app", Message: "primary has all of the traffic"}},
 	} {
 		shown := []string{"text", "json"}
@@ -88,6 +94,35 @@ func TestGoldenOutcomes(t *testing.T) {
 					t.Fatal(err)
 				}
 				golden(t, filepath.Join("testdata", "golden", came.Command+"."+format), out.Bytes())
+			})
+		}
+	}
+}
+
+// TestGoldenLine is what status prints of the line, of one app and of all: one release in flight, one whose turn comes next, and
+// one behind it.
+func TestGoldenLine(t *testing.T) {
+	at := time.Date(2026, 11, 26, 8, 2, 0, 0, time.UTC)
+	queue := []release.Queued{
+		{ID: "app-0c0c0c0c-c0ffee2", Image: "registry.example.com/our-org/app@sha256:" + strings.Repeat("0c", 32), Commit: "c0ffee2", PipelineURL: "https://gitlab.example.com/infra/deploy/-/pipelines/10", By: "joe", EnteredAt: at},
+		{ID: "app-0d0d0d0d-c0ffee3", Bundle: "registry.example.com/our-org/app@sha256:" + strings.Repeat("0d", 32), Commit: "c0ffee3", By: "ann", EnteredAt: at.Add(time.Minute)},
+	}
+	tracks := map[release.Track]*rollout.TrackStatus{release.Primary: {Image: releaseAt("").Previous, Replicas: 2, Ready: 2}}
+	called := slices.Clone(queue)
+	called[0].CalledAt = at.Add(time.Hour)
+	for name, status := range map[string]*rollout.Status{
+		"line":   {App: "app", Namespace: "shop", Release: releaseAt(release.StageCanary), Queue: queue, Tracks: tracks, Weights: &manifest.WeightPair{Primary: 90, Canary: 10}},
+		"called": {App: "app", Namespace: "shop", Queue: called, Tracks: tracks, Weights: &manifest.WeightPair{Primary: 100}},
+	} {
+		for _, wide := range []bool{false, true} {
+			format := map[bool]string{false: "text", true: "wide"}[wide]
+			t.Run(name+"/"+format, func(t *testing.T) {
+				var out bytes.Buffer
+				all := []rollout.AppStatus{{Namespace: "shop", App: "app", Release: status.Release, Queue: status.Queue, Tracks: tracks}}
+				if err := errors.Join(report.WriteStatus(&out, status, wide), report.WriteApps(&out, all, at.Add(2*time.Hour), wide)); err != nil {
+					t.Fatal(err)
+				}
+				golden(t, filepath.Join("testdata", "golden", "status-"+name+"."+format), out.Bytes())
 			})
 		}
 	}

@@ -51,10 +51,12 @@ func appRow(s rollout.AppStatus, now time.Time, wide bool) []string {
 		row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), s.Last.FinishedBy
 		row[7] = fmt.Sprintf("%s %s%s", colored(string(s.Last.Outcome)), shortDigest(s.Last.Digest()), suffix(s.Last.Why()))
 	}
-	if n := len(s.Queue); n > 0 && !wide {
-		row[7] += fmt.Sprintf("; %d in the line", n)
-	} else if n > 0 {
-		row[7] += "; in the line: " + Line(s.Queue)
+	if n := len(s.Queue); n > 0 {
+		waits := fmt.Sprintf("%d in the line", n)
+		if wide {
+			waits = "in the line: " + Line(s.Queue)
+		}
+		row[7] = strings.TrimPrefix(row[7]+"; "+waits, "-; ")
 	}
 	if s.Hold != nil {
 		row[7] += "; " + s.Hold.String()
