@@ -103,16 +103,16 @@ test-rehearsal: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	cd rehearsal && go vet -tags dagger ./... && go test -p 1 -count=1 -timeout 40m -parallel 8 -v ./...
 
-# Lets every write of every command fail in each way, on a real API server (out/crash-matrix.json), lets
+# Lets every write of every command fail in each way, by each router, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, releases an app that drains and one that
 # does not under 50,000 requests by each path into the mesh, beside the usual hand-written pipeline (out/traffic.json), lets canaries turn
-# bad (out/scenarios.json), and releases 1 to 200 apps side by side (out/many-apps.json). About half an hour; make
+# bad (out/scenarios.json), and releases 1 to 200 apps side by side (out/many-apps.json). About 40 minutes; make
 # test does a shorter form of all five.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes|TestMigrateCrashes' -every-write
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -schedules=40 \
+	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
 		-scenarios.json=$(CURDIR)/out/scenarios.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \

@@ -43,11 +43,14 @@ stringData: {SECRET: %[3]q}
 	}
 }
 
-// configuredApp is a released app with configuration of its own.
-func configuredApp(t *testing.T, name string) *app {
+// configuredApp is a released app with configuration of its own, and with manifests that may be prepared further.
+func configuredApp(t *testing.T, name string, prepare ...func(*app)) *app {
 	t.Helper()
 	a := newApp(t, name)
 	a.configure(digest(images["one"]))
+	for _, do := range prepare {
+		do(a)
+	}
 	a.must("canary", "--image", images["one"])
 	return a
 }

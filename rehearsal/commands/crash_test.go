@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +22,7 @@ import (
 )
 
 var (
-	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command; 1 is all of them")
+	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command, by routers that take turns; 1 is all of them by every router")
 	crashOut    = flag.String("crash.json", "", "TestCrashMatrix: file for what it counts")
 )
 
@@ -33,6 +34,11 @@ const (
 	silent fault = "is done, answer lost" // the connection breaks behind it
 	dies   fault = "is done, the job is killed"
 )
+
+var faults = []struct {
+	name string
+	fault
+}{{"never", never}, {"silent", silent}, {"dies", dies}}
 
 // faulty is the network of a job: one of its mutating requests meets a fault. The lock's renewals,
 // which leader election sends at times of its own, are not counted.
@@ -91,6 +97,11 @@ type commandCase struct {
 	name   string
 	before func(a *app, image string)
 	run    func(ctx context.Context, c *rollout.Cluster, image string) error
+}
+
+// by says whether a router has the command: nothing keeps browsers on a version by an HTTPRoute.
+func (v commandCase) by(router string) bool {
+	return router == "VirtualService" || v.name != "sticky" && v.name != "unstick"
 }
 
 func (v commandCase) rollsBack() bool { return v.name == "rollback" || v.name == "unstick" }
@@ -183,65 +194,80 @@ func init() {
 		}})
 }
 
-// crashCount is what TestCrashMatrix comes to.
+// crashCount is what TestCrashMatrix comes to by a router.
 type crashCount struct {
 	mu         sync.Mutex
-	Cases      int `json:"cases"`
-	Violations int `json:"violations"` // of an invariant, at any change of any object
-	Unfinished int `json:"unfinished"` // the way out did not lead to rest
+	Router     string `json:"router"`
+	Cases      int    `json:"cases"`
+	Violations int    `json:"violations"` // of an invariant, at any change of any object
+	Unfinished int    `json:"unfinished"` // the way out did not lead to rest
 
 	found []string // what either was
 }
 
-// TestCrashMatrix lets every mutating request of every command fail in each way, then runs the command again,
-// or rolls back. All the while an observer checks the invariants; in the end the app is at rest, on the
+// TestCrashMatrix lets every mutating request of every command, by every router, fail in each way, then runs the command
+// again, or rolls back. All the while an observer checks the invariants; in the end the app is at rest, on the
 // new image or the old one as the way out says.
 func TestCrashMatrix(t *testing.T) {
-	var count crashCount
+	var out struct {
+		Routers []*crashCount `json:"routers"`
+	}
+	for _, router := range routers {
+		out.Routers = append(out.Routers, &crashCount{Router: router.name})
+	}
 	t.Run("matrix", func(t *testing.T) {
-		for _, command := range commandCases {
-			for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
-				for _, out := range []string{"resume", "rollback"} {
-					if command.rollsBack() && out == "rollback" {
+		turn := 0
+		for _, command := range append(slices.Clone(commandCases), firstCase) {
+			for _, f := range faults {
+				for o, way := range []string{"resume", "rollback"} {
+					if command.rollsBack() && way == "rollback" {
 						continue // the same
 					}
-					t.Run(command.name+" "+short+" "+out, func(t *testing.T) {
-						t.Parallel()
-						a := configuredApp(t, strings.Join([]string{"crash", command.name[:2], short, out[:2]}, "-"))
-						a.foreign()
-						a.autoscaled()
-						for at := 1; ; at += *crashStride {
-							if !a.crash(&count, command, f, at, out == "rollback") {
-								break
-							}
+					for i, router := range routers {
+						if !command.by(router.name) || *crashStride > 1 && command.by("HTTPRoute") && (turn+o)%len(routers) != i {
+							continue
 						}
-					})
-				}
-			}
-		}
-		for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
-			for _, out := range []string{"resume", "rollback"} {
-				t.Run("first "+short+" "+out, func(t *testing.T) {
-					t.Parallel()
-					for at := 1; ; at += *crashStride {
-						a := newApp(t, fmt.Sprintf("crash-first-%s-%s-%d", short, out[:2], at))
-						a.configure(digest(images["two"]))
-						if !a.crash(&count, firstCase, f, at, out == "rollback") {
-							break
-						}
+						t.Run(strings.Join([]string{router.name, command.name, f.name, way}, " "), func(t *testing.T) {
+							t.Parallel()
+							name := strings.Join([]string{"crash", strings.ToLower(router.name[:1]), command.name, f.name, way[:2]}, "-")
+							out.Routers[i].all(t, name, command, f.fault, way == "rollback", router.manifests)
+						})
 					}
-				})
+				}
+				turn++
 			}
 		}
 	})
-	for _, found := range count.found { // here, beside each other, not where each was found among the logs of others
-		t.Error(found)
+	for _, count := range out.Routers {
+		for _, found := range count.found { // here, beside each other, not where each was found among the logs of others
+			t.Errorf("%s: %s", count.Router, found)
+		}
+		t.Logf("%s: %d cases, %d with a violation, %d unfinished", count.Router, count.Cases, count.Violations, count.Unfinished)
+		if count.Cases < 30 {
+			t.Errorf("%s: only %d cases", count.Router, count.Cases)
+		}
 	}
-	t.Logf("%d cases, %d with a violation, %d unfinished", count.Cases, count.Violations, count.Unfinished)
-	if count.Cases < 30 {
-		t.Errorf("only %d cases", count.Cases)
+	writeJSON(t, *crashOut, out)
+}
+
+// all are the cases of a command that meet a fault, on an app, or on a new one each for a first release.
+func (count *crashCount) all(t *testing.T, name string, command commandCase, f fault, rollBack bool, manifests func(*app)) {
+	var a *app
+	if command.name != "first" {
+		a = configuredApp(t, name, manifests)
+		a.foreign()
+		a.autoscaled()
 	}
-	writeJSON(t, *crashOut, &count)
+	for at := 1; ; at += *crashStride {
+		if command.name == "first" {
+			a = newApp(t, fmt.Sprintf("%s-%d", name, at))
+			a.configure(digest(images["two"]))
+			manifests(a)
+		}
+		if !a.crash(count, command, f, at, rollBack) {
+			return
+		}
+	}
 }
 
 // crash is one case; false when the command makes fewer requests.
@@ -287,7 +313,10 @@ func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rol
 			err = a.toTheEnd(next, command.name)
 		}
 	}
-	problems, _ := stop()
+	problems, states := stop()
+	if states == 0 && hit == "" {
+		problems = append(problems, "the observer saw nothing")
+	}
 	unfinished := a.unrest(err, where, old, image, rollBack, command.name)
 	count.mu.Lock()
 	defer count.mu.Unlock()

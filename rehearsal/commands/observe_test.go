@@ -15,7 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -47,7 +47,7 @@ func (a *app) observe() (stop func()) {
 
 // observing watches every object of the app until it is stopped, then replays all of it in the order
 // in which it happened and checks the design's invariants at each change: no weight above 0 on a subset
-// without a ready endpoint (1), no route to a subset that does not exist (2), nothing on primary that this
+// or Service without a ready endpoint (1), no route to one that does not exist (2), nothing on primary that this
 // release's canary has not proved (3), no write of an older lock after one of a newer (4), everybody
 // else's routes as they were (7), subsets whose labels never move (12), an image only ever with its own
 // configuration, which is there for as long as something reads it (14). It gives what it found, in how
@@ -85,8 +85,12 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 	}
 	// Each watch begins with what is there, and says by a bookmark where that ends.
 	all := metav1.ListOptions{SendInitialEvents: new(true), AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan}
+	if routes, _, rules := a.route(); rules == "rules" {
+		follow(routes.Watch(ctx, all))
+	}
 	follow(a.mesh.NetworkingV1().VirtualServices(a.namespace).Watch(ctx, all))
 	follow(a.mesh.NetworkingV1().DestinationRules(a.namespace).Watch(ctx, all))
+	follow(a.kube.CoreV1().Services(a.namespace).Watch(ctx, all))
 	follow(a.kube.DiscoveryV1().EndpointSlices(a.namespace).Watch(ctx, all))
 	follow(a.kube.CoreV1().Pods(a.namespace).Watch(ctx, all))
 	follow(a.kube.AppsV1().Deployments(a.namespace).Watch(ctx, all))
@@ -101,11 +105,13 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 
 // mesh is what is known at one moment.
 type mesh struct {
-	set    *manifest.Set
-	route  *networking.VirtualService
-	rule   *networking.DestinationRule
-	slices map[string]*discoveryv1.EndpointSlice
-	tracks map[string]string // of pods by name
+	set      *manifest.Set
+	route    *networking.VirtualService
+	rule     *networking.DestinationRule
+	gateway  *manifest.GatewayRoute
+	services map[string]bool // that are there
+	slices   map[string]*discoveryv1.EndpointSlice
+	tracks   map[string]string // of pods by name
 
 	configs   map[string]map[string]string // what ConfigMaps have, by name
 	templates map[string]corev1.PodSpec    // of the Deployments, by name
@@ -122,7 +128,7 @@ func (a *app) replay(changes []change) (problems []string, states int) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	m := &mesh{set: set, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}, configs: map[string]map[string]string{}, templates: map[string]corev1.PodSpec{}}
+	m := &mesh{set: set, services: map[string]bool{}, slices: map[string]*discoveryv1.EndpointSlice{}, tracks: map[string]string{}, epochs: map[string]int64{}, configs: map[string]map[string]string{}, templates: map[string]corev1.PodSpec{}}
 	// Objects that existed before have the revisions of their last changes, which do not show what existed at the
 	// same time, so they come first.
 	for _, c := range changes {
@@ -135,7 +141,7 @@ func (a *app) replay(changes []change) (problems []string, states int) {
 			continue
 		}
 		found := m.apply(c.event)
-		if m.route != nil && m.rule != nil && len(m.slices) > 0 {
+		if (m.route != nil && m.rule != nil || m.gateway != nil) && len(m.slices) > 0 {
 			states++
 			found = append(found, m.routing()...)
 		}
@@ -153,6 +159,8 @@ func (m *mesh) apply(event watch.Event) (problems []string) {
 	case *networking.VirtualService:
 		m.route = o
 		problems = append(m.written(o, "VirtualService", gone), m.others(o)...)
+	case *unstructured.Unstructured:
+		problems = append(m.written(o, o.GetKind(), gone), m.otherRules(o, gone)...)
 	case *networking.DestinationRule:
 		m.rule = o
 		problems = m.written(o, "DestinationRule", gone)
@@ -171,6 +179,9 @@ func (m *mesh) apply(event watch.Event) (problems []string) {
 		if o.Name == m.set.Name(release.Primary) {
 			problems = append(problems, m.onPrimary(release.DigestOf(m.set.Image(o)))...)
 		}
+	case *corev1.Service:
+		m.services[o.Name] = !gone
+		problems = m.written(o, "Service", gone)
 	case *corev1.ConfigMap:
 		if ledger, err := release.ParseLedger(m.set.App, o.Data["ledger.json"]); o.Data["ledger.json"] != "" {
 			if err != nil {
@@ -266,18 +277,43 @@ func (m *mesh) onPrimary(digest string) []string {
 	return nil
 }
 
-// others checks that routes which are not the release's stay as they were.
+// others checks that http routes which are not the release's stay as they were.
 func (m *mesh) others(vs *networking.VirtualService) []string {
-	ours := map[int]bool{}
-	for _, r := range m.set.Routes(vs) {
-		ours[r.HTTP] = true
-	}
 	foreign := []string{}
+	ours := m.set.Routes(vs)
 	for i, route := range vs.Spec.Http {
-		if !ours[i] && !manifest.Generated(route.Name) {
+		if !manifest.Generated(route.Name) && !slices.ContainsFunc(ours, func(r manifest.Route) bool { return r.HTTP == i }) {
 			foreign = append(foreign, route.String())
 		}
 	}
+	return m.same(foreign)
+}
+
+// otherRules does the same of the rules of a Gateway API's route, which it takes in.
+func (m *mesh) otherRules(o *unstructured.Unstructured, gone bool) []string {
+	g, err := manifest.ReadGatewayRoute(o)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if m.gateway = g; gone {
+		m.gateway = nil
+	}
+	rules, _, err := unstructured.NestedSlice(o.Object, "spec", "rules")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	foreign := []string{}
+	ours := m.set.Rules(g)
+	for i, rule := range g.Rules {
+		if !manifest.Generated(rule.Name) && !slices.ContainsFunc(ours, func(r manifest.Route) bool { return r.HTTP == i }) {
+			foreign = append(foreign, fmt.Sprint(rules[i]))
+		}
+	}
+	return m.same(foreign)
+}
+
+// same checks that the routes of others are as they were.
+func (m *mesh) same(foreign []string) []string {
 	before := m.foreign
 	m.foreign = foreign
 	if before != nil && !slices.Equal(before, foreign) {
@@ -286,15 +322,59 @@ func (m *mesh) others(vs *networking.VirtualService) []string {
 	return nil
 }
 
-// routing checks what traffic meets at this moment.
-func (m *mesh) routing() (problems []string) {
-	ready := map[string]int{}
+// readyOf counts the endpoints of a Service that are ready on a track.
+func (m *mesh) readyOf(service, track string) (n int) {
 	for _, slice := range m.slices {
+		if slice.Labels[discoveryv1.LabelServiceName] != service {
+			continue
+		}
 		for _, endpoint := range slice.Endpoints {
-			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready {
-				ready[m.tracks[endpoint.TargetRef.Name]]++
+			if endpoint.TargetRef != nil && endpoint.Conditions.Ready != nil && *endpoint.Conditions.Ready && m.tracks[endpoint.TargetRef.Name] == track {
+				n++
 			}
 		}
+	}
+	return n
+}
+
+// gatewayRouting checks what traffic meets at this moment that comes by a route of the Gateway API, by the release's rules, those that
+// it adds, and copies.
+func (m *mesh) gatewayRouting() (problems []string) {
+	for i, rule := range m.gateway.Rules {
+		if !manifest.Generated(rule.Name) && !slices.ContainsFunc(m.set.Rules(m.gateway), func(r manifest.Route) bool { return r.HTTP == i }) {
+			continue
+		}
+		gets := map[string]int32{}
+		for _, b := range rule.Backends {
+			gets[string(b.Name)] = b.Weigh()
+		}
+		for _, filter := range rule.Filters {
+			if to, ok, _ := unstructured.NestedString(filter, "requestMirror", "backendRef", "name"); ok {
+				gets[to] = max(1, gets[to])
+			}
+		}
+		for _, track := range []release.Track{release.Primary, release.Canary} {
+			service := m.set.Tracks[track].Name
+			weight, named := gets[service]
+			if named && !m.services[service] {
+				problems = append(problems, fmt.Sprintf("the route names Service %s, which does not exist", service))
+			}
+			if weight > 0 && m.readyOf(service, string(track)) == 0 {
+				problems = append(problems, fmt.Sprintf("weight %d on %s, which has no ready endpoint", weight, track))
+			}
+		}
+	}
+	return problems
+}
+
+// routing checks what traffic meets at this moment.
+func (m *mesh) routing() (problems []string) {
+	if m.gateway != nil {
+		return m.gatewayRouting()
+	}
+	ready := map[string]int{}
+	for _, track := range []string{"primary", "canary"} {
+		ready[track] = m.readyOf(m.set.Service.Name, track)
 	}
 	for _, r := range m.set.Routes(m.route) {
 		w := manifest.Weights(m.route, r)
@@ -321,10 +401,14 @@ func (m *mesh) routing() (problems []string) {
 // foreign puts a route of somebody else ahead of the release's.
 func (a *app) foreign() {
 	a.Helper()
-	_, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(a.Context(), a.name+"-vs", types.JSONPatchType,
-		[]byte(`[{"op":"add","path":"/spec/http/0","value":{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}}]`),
-		metav1.PatchOptions{FieldManager: "them"})
-	if err != nil {
-		a.Fatal(err)
+	theirs := `{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}`
+	_, _, rules := a.route()
+	if rules == "rules" { // a controller says of a route that a Service is missing
+		other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
+		if _, err := a.kube.CoreV1().Services(a.namespace).Create(a.Context(), other, metav1.CreateOptions{}); err != nil {
+			a.Fatal(err)
+		}
+		theirs = `{"name":"theirs","matches":[{"path":{"type":"PathPrefix","value":"/theirs"}}],"backendRefs":[{"name":"other","port":80}],"timeouts":{"request":"3s"}}`
 	}
+	a.patchRoute(fmt.Sprintf(`[{"op":"add","path":"/spec/%s/0","value":%s}]`, rules, theirs), "them")
 }

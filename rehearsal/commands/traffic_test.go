@@ -18,9 +18,9 @@ import (
 	"testing"
 	"time"
 
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -73,7 +73,7 @@ var routers = []struct {
 	weigh func(a *app, canary, step int)
 }{
 	{"VirtualService", "traffic", func(*app) {}, (*app).weighVirtualService},
-	{"HTTPRoute", "routed", (*app).routeByHTTPRoute, (*app).weighHTTPRoute},
+	{"HTTPRoute", "routed", routeBy("HTTPRoute"), (*app).weighHTTPRoute},
 }
 
 // TestTraffic releases under steady traffic through Envoys, the gateway and the sidecar of a caller in another namespace: as
@@ -397,23 +397,21 @@ func (a *app) weighVirtualService(canary, step int) {
 	a.Helper()
 	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":%d},{"op":"replace","path":"/spec/http/0/route/1/weight","value":%d},
 		{"op":"add","path":"/spec/http/0/headers","value":{"response":{"set":{%q:"%d"}}}}]`, 100-canary, canary, stepHeader, step)
-	if _, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Patch(a.Context(), a.name+"-vs", types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		a.Fatal(err)
-	}
+	a.patchRoute(patch, "")
 }
 
-// routeByHTTPRoute has the app's manifests route by the Gateway API, at the gateway and for callers in the mesh, to a Service for
+// routeBy has an app's manifests route by a kind of the Gateway API, at the gateway and for callers in the mesh, to a Service for
 // each track, which are made.
-func (a *app) routeByHTTPRoute() {
-	a.Helper()
-	for _, file := range []string{"virtual-service.yaml", "destination-rule.yaml", "gateway.yaml"} {
-		if err := os.Remove(filepath.Join(a.manifests, file)); err != nil {
-			a.Fatal(err)
+func routeBy(kind string) func(*app) {
+	return func(a *app) {
+		a.Helper()
+		for _, file := range []string{"virtual-service.yaml", "destination-rule.yaml", "gateway.yaml"} {
+			if err := os.Remove(filepath.Join(a.manifests, file)); err != nil {
+				a.Fatal(err)
+			}
 		}
-	}
-	service := a.name + "-service"
-	text := fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
+		text := fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
+kind: %[3]s
 metadata: {name: %[1]s}
 spec:
   parentRefs:
@@ -425,24 +423,45 @@ spec:
       backendRefs:
         - {name: %[2]s-primary, port: 80, weight: 100}
         - {name: %[2]s-canary, port: 80, weight: 0}
-`, a.name, service)
-	if err := os.WriteFile(filepath.Join(a.manifests, "http-route.yaml"), []byte(text), 0o644); err != nil {
+`, a.name, a.name+"-service", kind)
+		if err := os.WriteFile(filepath.Join(a.manifests, "route.yaml"), []byte(text), 0o644); err != nil {
+			a.Fatal(err)
+		}
+	}
+}
+
+// route is what routes the app by its manifests: a client for its kind, its name, and the field of its spec that has the rules.
+func (a *app) route() (client dynamic.ResourceInterface, name, rules string) {
+	a.Helper()
+	set, err := manifest.Load(a.manifests)
+	if err != nil {
+		a.Fatal(err)
+	}
+	all, err := dynamic.NewForConfig(running.RESTConfig)
+	if err != nil {
+		a.Fatal(err)
+	}
+	if set.Route == nil {
+		return all.Resource(networking.SchemeGroupVersion.WithResource("virtualservices")).Namespace(a.namespace), set.VirtualService.Name, "http"
+	}
+	gvk := set.Route.GroupVersionKind()
+	return all.Resource(gvk.GroupVersion().WithResource(strings.ToLower(gvk.Kind) + "s")).Namespace(a.namespace), set.Route.GetName(), "rules"
+}
+
+// patchRoute changes what routes the app by a JSON patch.
+func (a *app) patchRoute(patch, manager string) {
+	a.Helper()
+	client, name, _ := a.route()
+	if _, err := client.Patch(a.Context(), name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{FieldManager: manager}); err != nil {
 		a.Fatal(err)
 	}
 }
 
 func (a *app) weighHTTPRoute(canary, step int) {
 	a.Helper()
-	client, err := dynamic.NewForConfig(running.RESTConfig)
-	if err != nil {
-		a.Fatal(err)
-	}
 	patch := fmt.Sprintf(`[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":%d},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":%d},
 		{"op":"add","path":"/spec/rules/0/filters","value":[{"type":"ResponseHeaderModifier","responseHeaderModifier":{"set":[{"name":%q,"value":"%d"}]}}]}]`, 100-canary, canary, stepHeader, step)
-	routes := client.Resource(schema.GroupVersionResource{Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"}).Namespace(a.namespace)
-	if _, err := routes.Patch(a.Context(), a.name, types.JSONPatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		a.Fatal(err)
-	}
+	a.patchRoute(patch, "")
 }
 
 // served waits until the gateway leads to the app, and gives its host name.
