@@ -9,27 +9,44 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/our-org/crossbill/rehearsal/load"
 )
 
 // TestBeforeTheFirstPercent: who reaches a canary at weight 0, by a real Envoy.
 func TestBeforeTheFirstPercent(t *testing.T) {
-	t.Run("testers", testTesters)
-	t.Run("a mirrored crash", testMirroredCrash)
+	for _, router := range routers {
+		t.Run("testers by "+router.name, func(t *testing.T) {
+			t.Parallel()
+			testTesters(released(t, "matched-"+strings.ToLower(router.name), router.manifests))
+		})
+		t.Run("a mirrored crash by "+router.name, func(t *testing.T) {
+			t.Parallel()
+			testMirroredCrash(released(t, "copies-"+strings.ToLower(router.name), router.manifests))
+		})
+	}
 	t.Run("from copies to all of the traffic", testPromotedFromCopies)
 }
 
-// routesText is what the app's VirtualService has.
+// routesText is what routes the app.
 func (a *app) routesText() string {
 	a.Helper()
-	vs, err := a.mesh.NetworkingV1().VirtualServices(a.namespace).Get(a.Context(), a.name+"-vs", metav1.GetOptions{})
+	client, name, rules := a.route()
+	live, err := client.Get(a.Context(), name, metav1.GetOptions{})
 	if err != nil {
 		a.Fatal(err)
 	}
+	all, found, err := unstructured.NestedSlice(live.Object, "spec", rules)
+	if err != nil || !found {
+		a.Fatalf("%v has no %s: %v", live.Object, rules, err)
+	}
 	text := ""
-	for _, http := range vs.Spec.Http {
-		text += http.String() + "\n"
+	for _, rule := range all {
+		text += fmt.Sprintln(rule)
+	}
+	if rules == "http" { // weight 0 is the same as none
+		text = strings.ReplaceAll(text, " weight:0]", "]")
 	}
 	return text
 }
@@ -74,9 +91,8 @@ func (a *app) only(host, header, version string) {
 }
 
 // testTesters: testers see only the canary, others never before its weight; in the end the routes are as they were.
-func testTesters(t *testing.T) {
-	t.Parallel()
-	a := released(t, "matched")
+func testTesters(a *app) {
+	t := a.T
 	a.foreign()
 	host, atRest := a.served(), a.routesText()
 	traffic := load.Start("http://"+running.GatewayAddress+"/", host, 50)
@@ -115,9 +131,8 @@ func testTesters(t *testing.T) {
 }
 
 // testMirroredCrash: a version that fails each request is found by its copies, and no caller ever gets an answer of it.
-func testMirroredCrash(t *testing.T) {
-	t.Parallel()
-	a := released(t, "copies")
+func testMirroredCrash(a *app) {
+	t := a.T
 	host, atRest := a.served(), a.routesText()
 	traffic := load.Start("http://"+running.GatewayAddress+"/", host, 100)
 	defer traffic.Stop()

@@ -40,9 +40,12 @@ func (a *app) healthy() {
 	}
 }
 
-// released is an app with a first release.
-func released(t *testing.T, name string) *app {
+// released is an app with a first release, of manifests that may be prepared.
+func released(t *testing.T, name string, prepare ...func(*app)) *app {
 	a := newApp(t, name)
+	for _, do := range prepare {
+		do(a)
+	}
 	a.must("canary", "--image", images["one"])
 	if got := a.weights(); got != atRest {
 		t.Fatalf("weights after the first release: %+v", got)
