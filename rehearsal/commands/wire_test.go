@@ -30,11 +30,15 @@ import (
 // wireGrace is how long pods of the tests below have to end.
 const wireGrace = 12 * time.Second
 
-// wireApp is an app that speaks more than HTTP/1.1 (rehearsal/cluster/testdata/wire), with a port of a protocol.
-func wireApp(t *testing.T, name, protocol string) *app {
+// wireApp is an app that speaks more than HTTP/1.1 (rehearsal/cluster/testdata/wire), with a port of a protocol, and with
+// manifests that may be prepared further.
+func wireApp(t *testing.T, name, protocol string, prepare ...func(*app)) *app {
 	t.Helper()
 	a := newApp(t, name)
 	a.writeManifests("- name: http\n      port: 80", "- name: "+protocol+"\n      port: 80", "terminationGracePeriodSeconds: 30", fmt.Sprintf("terminationGracePeriodSeconds: %d", int(wireGrace.Seconds())))
+	for _, do := range prepare {
+		do(a)
+	}
 	a.must("canary", "--image", images["wire a"])
 	a.served()
 	return a
@@ -223,12 +227,21 @@ func (a *app) streams() map[string]func(context.Context) (*stream, error) {
 
 // TestStreams opens streams of each protocol on the canary and leaves them open. They live on at weight 0, through the
 // promotion and while the canary is drained, until its pods have had their time to end, and no longer: cleanup waits for
-// nobody who listens all day. Then their callers reach primary. Short requests are not lost meanwhile.
+// nobody who listens all day. Then their callers reach primary. Short requests are not lost meanwhile; of a GRPCRoute istiod makes
+// routes for them too.
 func TestStreams(t *testing.T) {
-	for protocol, kinds := range map[string][]string{"grpc": {"gRPC", "server-sent events"}, "http": {"WebSocket", "server-sent events"}} {
-		t.Run(protocol, func(t *testing.T) {
+	for name, c := range map[string]struct {
+		protocol string
+		prepare  func(*app)
+		kinds    []string
+	}{
+		"grpc":      {"grpc", func(*app) {}, []string{"gRPC", "server-sent events"}},
+		"grpcroute": {"grpc", routeBy("GRPCRoute"), []string{"gRPC"}},
+		"http":      {"http", func(*app) {}, []string{"WebSocket", "server-sent events"}},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := wireApp(t, "streams-"+protocol, protocol)
+			a := wireApp(t, "streams-"+name, c.protocol, c.prepare)
 			a.must("canary", "--image", images["wire b"], "--weight", "50")
 			traffic := load.Start("http://"+running.GatewayAddress+"/", a.name+".example.com", 50)
 			began := time.Now()
@@ -241,7 +254,7 @@ func TestStreams(t *testing.T) {
 			}
 			var listeners sync.WaitGroup
 			var all []*open
-			for _, kind := range kinds {
+			for _, kind := range c.kinds {
 				o := &open{kind: kind, again: a.streams()[kind]}
 				all = append(all, o)
 				s := a.onCanary(o.again)
