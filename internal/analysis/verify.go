@@ -155,7 +155,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if moved, ok := errors.AsType[*rollout.StageError](context.Cause(ctx)); ok {
 		err = moved
 	}
-	if v != nil && context.Cause(ctx) == errDrift {
+	if v != nil && errors.Is(context.Cause(ctx), errDrift) {
 		v.Outcome, v.Cause, v.Reason = ofDrift(changed.found.Drift)
 		return v, changed.found, nil
 	}
