@@ -1,0 +1,167 @@
+package environment
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+const (
+	digest     = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	repository = "registry.example.com/our-org/shop"
+)
+
+// manifestOf is a Deployment as people write it.
+func manifestOf(name, image string) string {
+	return `# the app
+apiVersion: v1
+kind: Service
+metadata: {name: shop}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+    name:   ` + name + `   # aligned
+spec:
+    template:
+        spec:
+            initContainers:
+            - {name: migrate,  image: ` + image + `}
+            - {name: wait, image: busybox}
+            containers:
+            - name: app
+              image:   "` + image + `"   # which one
+            - image: proxy:1
+              name: proxy
+`
+}
+
+func TestSetImage(t *testing.T) {
+	kustomization := func(images string, rest ...string) string {
+		return "resources:\n- deployment.yaml\n" + strings.Join(rest, "") + "images:\n" + images
+	}
+	complete := "-   name: shop\n    newName: old.example.com/shop # moved\n    digest: 'sha256:00'\n"
+	for name, test := range map[string]struct {
+		files     map[string]string
+		dir       string
+		deploy    string
+		container string
+		want      map[string]string // file to what it has then
+		field     string            // of the error
+		problem   string
+	}{
+		"a plain folder": {
+			files: map[string]string{"apps/shop/deployment.yaml": manifestOf("shop-primary", "old:1"), "apps/shop/other.yaml": "kind: ConfigMap\n", "apps/shop/README.md": "Deployment: {"},
+			dir:   "apps/shop", container: "app",
+			want: map[string]string{"apps/shop/deployment.yaml": strings.ReplaceAll(manifestOf("shop-primary", "old:1"), "old:1", repository+"@"+digest)},
+		},
+		"below a folder": {
+			files: map[string]string{"apps/shop/deep/deployment.yml": manifestOf("shop-primary", "old:1"), "apps/b/deployment.yaml": manifestOf("b", "old:1")},
+			dir:   "apps", container: "app",
+			want: map[string]string{"apps/shop/deep/deployment.yml": strings.ReplaceAll(manifestOf("shop-primary", "old:1"), "old:1", repository+"@"+digest)},
+		},
+		"a kustomization": {
+			files: map[string]string{"shop/kustomization.yaml": kustomization(complete), "shop/deployment.yaml": manifestOf("shop-primary", "shop:1")},
+			dir:   "shop", container: "app",
+			want: map[string]string{"shop/kustomization.yaml": kustomization("-   name: shop\n    newName: " + repository + " # moved\n    digest: '" + digest + "'\n")},
+		},
+		"a kustomization whose name is the repository": {
+			files: map[string]string{"shop/kustomization.yml": kustomization("- {name: " + repository + ", digest: \"sha256:00\"}\n"), "shop/deployment.yaml": manifestOf("shop-primary", repository+":1")},
+			dir:   "shop", container: "app",
+			want: map[string]string{"shop/kustomization.yml": kustomization("- {name: " + repository + ", digest: \"" + digest + "\"}\n")},
+		},
+		"an overlay decides": {
+			files: map[string]string{
+				"overlays/production/kustomization.yaml": "resources: [../../base]\nnamePrefix: eu-\nimages:\n- name: old.example.com/shop\n  newName: x\n  digest: y\n",
+				"base/kustomization.yaml":                kustomization(complete), "base/deployment.yaml": manifestOf("shop-primary", "shop"),
+			},
+			dir: "overlays/production", deploy: "eu-shop-primary", container: "app",
+			want: map[string]string{"overlays/production/kustomization.yaml": "resources: [../../base]\nnamePrefix: eu-\nimages:\n- name: old.example.com/shop\n  newName: " + repository + "\n  digest: " + digest + "\n"},
+		},
+		"the base decides": {
+			files: map[string]string{
+				"overlays/production/kustomization.yaml": "resources: [../../base]\nnameSuffix: -eu\nimages: [{name: another, newTag: v1}]\n",
+				"base/kustomization.yaml":                kustomization(complete), "base/deployment.yaml": manifestOf("shop-primary", "shop"),
+			},
+			dir: "overlays/production", deploy: "shop-primary-eu", container: "app",
+			want: map[string]string{"base/kustomization.yaml": kustomization("-   name: shop\n    newName: " + repository + " # moved\n    digest: '" + digest + "'\n")},
+		},
+		"a kustomization that does not decide": {
+			files: map[string]string{"shop/kustomization.yaml": kustomization("- {name: another, newTag: v1}\n"), "shop/deployment.yaml": manifestOf("shop-primary", "old:1")},
+			dir:   "shop", container: "app",
+			want: map[string]string{"shop/deployment.yaml": strings.ReplaceAll(manifestOf("shop-primary", "old:1"), "old:1", repository+"@"+digest)},
+		},
+		"the only container": {
+			files: map[string]string{"d.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec: {template: {spec: {containers: [{name: x, image: y}]}}}\n"},
+			want:  map[string]string{"d.yaml": "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec: {template: {spec: {containers: [{name: x, image: " + repository + "@" + digest + "}]}}}\n"},
+		},
+		"it is there": {
+			files: map[string]string{"d.yaml": manifestOf("shop-primary", repository+"@"+digest)}, container: "app", want: map[string]string{},
+		},
+
+		"newTag":            {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x, newTag: v1}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "newTag"},
+		"no digest":         {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no digest"},
+		"no newName":        {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, digest: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no newName"},
+		"two entries":       {files: map[string]string{"kustomization.yaml": kustomization(complete + complete), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:7", problem: "before this one too"},
+		"a patch":           {files: map[string]string{"kustomization.yaml": kustomization("- {name: another, newTag: v1}\n", "patches:\n- path: p.yaml\n"), "deployment.yaml": manifestOf("shop-primary", "shop"), "p.yaml": "image: z"}, container: "app", field: "kustomization.yaml", problem: "patch"},
+		"no Deployment":     {files: map[string]string{"d.yaml": manifestOf("other", "shop")}, container: "app", field: "gitops.path", problem: "has no Deployment shop-primary"},
+		"no container":      {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, container: "web", field: "d.yaml", problem: "no container web"},
+		"which container":   {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, field: "d.yaml", problem: "several containers"},
+		"two Deployments":   {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop"), "e.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "e.yaml", problem: "d.yaml too"},
+		"no folder":         {files: map[string]string{"d.yaml": "x"}, dir: "apps", field: "gitops.path", problem: `no folder "apps"`},
+		"a chart":           {files: map[string]string{"templates/d.yaml": "kind: Deployment\n{{ if }}\n- ["}, field: "templates/d.yaml", problem: "not YAML"},
+		"a shared image":    {files: map[string]string{"d.yaml": "x: &i old\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec: {template: {spec: {containers: [{name: x, image: *i}]}}}\n"}, field: "d.yaml:5", problem: "without losing something"},
+		"two kustomization": {files: map[string]string{"kustomization.yaml": "{}", "kustomization.yml": "{}"}, field: "kustomization.yml", problem: "too"},
+		"a cycle":           {files: map[string]string{"a/kustomization.yaml": "resources: [../a, ../../elsewhere, https://example.com/x, nowhere.yaml]\n"}, dir: "a", field: "gitops.path", problem: "has no Deployment"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := treeOf(t, test.files)
+			if test.deploy == "" {
+				test.deploy = "shop-primary"
+			}
+			err := SetImage(tree, test.dir, test.deploy, test.container, repository+":v1@"+digest)
+			if test.field != "" {
+				wrong, ok := errors.AsType[*usererr.Error](err)
+				if !ok || wrong.Field != test.field || !strings.Contains(wrong.Problem, test.problem) || wrong.Fix == "" {
+					t.Errorf("got %v\nwant %s: …%s…", err, test.field, test.problem)
+				}
+				return
+			}
+			want := map[string]string{}
+			for file, text := range test.files {
+				want[file] = text
+			}
+			for file, text := range test.want {
+				want[file] = text
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, filesOf(t, tree)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	if err := SetImage(treeOf(t, map[string]string{"a": "b"}), "", "x", "", "shop:v1"); err == nil || !strings.Contains(err.Error(), "digest") {
+		t.Errorf("an image without a digest: %v", err)
+	}
+}
+
+func TestSetValue(t *testing.T) {
+	tree := treeOf(t, map[string]string{"values.yaml": "image:\n  repository: x # c\n  digest: \"\"\n"})
+	if err := SetValue(tree, "values.yaml", "image.digest", digest); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"values.yaml": "image:\n  repository: x # c\n  digest: \"" + digest + "\"\n"}, filesOf(t, tree)); diff != "" {
+		t.Error(diff)
+	}
+	for _, wrong := range [][2]string{{"values.yaml", "image.tag"}, {"values.yaml", "image"}, {"nowhere.yaml", "image"}} {
+		if err := SetValue(tree, wrong[0], wrong[1], "x"); err == nil || !strings.Contains(err.Error(), wrong[0]) {
+			t.Errorf("%v: %v", wrong, err)
+		}
+	}
+}

@@ -1,0 +1,512 @@
+package environment
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+	"github.com/go-git/go-git/v5/plumbing/storer"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+	"github.com/go-git/go-git/v5/storage/memory"
+	"github.com/skeema/knownhosts"
+
+	"github.com/our-org/crossbill/internal/httpclient"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// maxFile is the size from which on files are not read, where the server can leave them out: no manifest is as big.
+const maxFile = 1 << 20
+
+// history is how many commits are searched for one whose answer was lost. It is more than others push in the meantime.
+const history = 64
+
+// branchError says that the repository has no such branch.
+type branchError struct{ branches []string }
+
+func (e *branchError) Error() string { return "no such branch" }
+
+// bounded does one exchange with the server within the time that it may take. What does not stop with its context (the
+// handshake of ssh) is left behind.
+func bounded[T any](ctx context.Context, timeout time.Duration, exchange func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer cancel()
+		value, err := exchange(ctx)
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		select {
+		case r := <-done: // it stopped by its context, and may know more
+			return r.value, r.err
+		case <-time.After(100 * time.Millisecond):
+		}
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// tip asks for the branch's head.
+func (r *Repository) tip(ctx context.Context) (plumbing.Hash, error) {
+	return bounded(ctx, r.options.Timeout, func(ctx context.Context) (plumbing.Hash, error) {
+		session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
+		if err != nil {
+			return plumbing.ZeroHash, err
+		}
+		defer session.Close()
+		_, head, err := r.advertised(ctx, session)
+		return head, err
+	})
+}
+
+func (r *Repository) advertised(ctx context.Context, session transport.Session) (*packp.AdvRefs, plumbing.Hash, error) {
+	refs, err := session.AdvertisedReferencesContext(ctx)
+	if errors.Is(err, transport.ErrEmptyRemoteRepository) {
+		return nil, plumbing.ZeroHash, &branchError{}
+	}
+	if err != nil {
+		return nil, plumbing.ZeroHash, err
+	}
+	head, ok := refs.References[r.branch.String()]
+	if !ok {
+		missing := &branchError{}
+		for name := range refs.References {
+			if branch := plumbing.ReferenceName(name); branch.IsBranch() {
+				missing.branches = append(missing.branches, branch.Short())
+			}
+		}
+		return nil, plumbing.ZeroHash, missing
+	}
+	return refs, head, nil
+}
+
+// read gives the files of the branch's head; those that were read last where it has not moved.
+func (r *Repository) read(ctx context.Context) (*Tree, error) {
+	last, err := bounded(ctx, r.options.Timeout, func(ctx context.Context) (*snapshot, error) {
+		return r.fetch(ctx, 1)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newTree(last), nil
+}
+
+// fetch reads the branch's head, and so many commits before it as make up the depth.
+func (r *Repository) fetch(ctx context.Context, depth int) (*snapshot, error) {
+	session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	refs, head, err := r.advertised(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	r.mutex.Lock()
+	last := r.last
+	r.mutex.Unlock()
+	if depth == 1 && last != nil && last.commit.Hash == head {
+		return last, nil
+	}
+	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
+	request.Wants = []plumbing.Hash{head}
+	request.Depth = packp.DepthCommits(depth)
+	if err := request.Capabilities.Set(capability.Shallow); err != nil {
+		return nil, err
+	}
+	if refs.Capabilities.Supports(capability.NoProgress) {
+		if err := request.Capabilities.Set(capability.NoProgress); err != nil {
+			return nil, err
+		}
+	}
+	if refs.Capabilities.Supports(capability.Filter) {
+		if err := request.Capabilities.Set(capability.Filter); err != nil {
+			return nil, err
+		}
+		request.Filter = packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone)
+		if depth > 1 {
+			request.Filter = packp.FilterTreeDepth(0) // the commits alone
+		}
+	}
+	answer, err := session.UploadPack(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	var pack io.Reader = answer
+	switch {
+	case request.Capabilities.Supports(capability.Sideband64k):
+		pack = sideband.NewDemuxer(sideband.Sideband64k, answer)
+	case request.Capabilities.Supports(capability.Sideband):
+		pack = sideband.NewDemuxer(sideband.Sideband, answer)
+	}
+	objects := memory.NewStorage()
+	if err := packfile.UpdateObjectStorage(objects, pack); err != nil {
+		return nil, fmt.Errorf("the answer of the server ends early or is damaged: %w", err)
+	}
+	commit, err := object.GetCommit(objects, head)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", head, err)
+	}
+	read := &snapshot{commit: commit, objects: objects}
+	if depth == 1 {
+		r.mutex.Lock()
+		r.last = read
+		r.mutex.Unlock()
+	}
+	return read, nil
+}
+
+// landed finds the first of some commits in the branch's history.
+func (r *Repository) landed(ctx context.Context, sent []sentCommit) (plumbing.Hash, error) {
+	return bounded(ctx, r.options.Timeout, func(ctx context.Context) (plumbing.Hash, error) {
+		head, err := r.fetch(ctx, history)
+		if err != nil {
+			return plumbing.ZeroHash, err
+		}
+		seen := map[plumbing.Hash]bool{}
+		for next := []plumbing.Hash{head.commit.Hash}; len(next) > 0; {
+			hash := next[0]
+			next = next[1:]
+			for _, commit := range sent {
+				if commit.hash == hash {
+					return hash, nil
+				}
+			}
+			commit, err := object.GetCommit(head.objects, hash)
+			if seen[hash] || err != nil { // below what was fetched
+				continue
+			}
+			seen[hash] = true
+			next = append(next, commit.ParentHashes...)
+		}
+		return plumbing.ZeroHash, nil
+	})
+}
+
+// push sends a commit as the one that follows its parent. lost says that the request went out and no answer came back.
+func (r *Repository) push(ctx context.Context, parent, commit plumbing.Hash, objects storer.EncodedObjectStorer, hashes []plumbing.Hash) (lost bool, err error) {
+	var pack bytes.Buffer
+	if _, err := packfile.NewEncoder(&pack, objects, false).Encode(hashes, 0); err != nil {
+		return false, err
+	}
+	var sending = make(chan struct{})
+	_, err = bounded(ctx, r.options.Timeout, func(ctx context.Context) (struct{}, error) {
+		session, err := r.client.NewReceivePackSession(r.endpoint, r.auth)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer session.Close()
+		refs, head, err := r.advertised(ctx, session)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if head != parent {
+			return struct{}{}, &refusal{status: "the branch is at " + head.String(), moved: true}
+		}
+		if err := ctx.Err(); err != nil {
+			return struct{}{}, err
+		}
+		var words bytes.Buffer
+		request := packp.NewReferenceUpdateRequestFromCapabilities(refs.Capabilities)
+		if refs.Capabilities.Supports(capability.Sideband64k) {
+			if err := request.Capabilities.Set(capability.Sideband64k); err != nil {
+				return struct{}{}, err
+			}
+		}
+		request.Progress = &words
+		request.Commands = []*packp.Command{{Name: r.branch, Old: parent, New: commit}}
+		request.Packfile = io.NopCloser(&pack)
+		close(sending)
+		report, err := session.ReceivePack(ctx, request)
+		return struct{}{}, r.reported(report, err, words.String())
+	})
+	select {
+	case <-sending:
+		var refused *refusal
+		status := answerOf(err)
+		return err != nil && !errors.As(err, &refused) && (status < 400 || status >= 500), err
+	default:
+		return false, err
+	}
+}
+
+// reported is the error of a push by the server's report. Without a word on the branch it is no success.
+func (r *Repository) reported(report *packp.ReportStatus, err error, words string) error {
+	if report != nil {
+		if report.UnpackStatus != "ok" {
+			return &refusal{status: "unpack: " + report.UnpackStatus, words: words}
+		}
+		for _, status := range report.CommandStatuses {
+			if status.ReferenceName != r.branch {
+				continue
+			}
+			if status.Error() != nil {
+				return &refusal{status: status.Status, words: words}
+			}
+			return nil
+		}
+	}
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// refusal is the server's word that the branch was not changed.
+type refusal struct {
+	status string // of the branch
+	words  string // what the server printed beside it
+	moved  bool   // somebody else was first
+}
+
+func (e *refusal) Error() string {
+	if words := firstWords(e.words); words != "" {
+		return e.status + " (" + words + ")"
+	}
+	return e.status
+}
+
+// final says whether a refusal is the same however often the push is tried: what a hook or a rule of the server decides.
+// The rest is a lost race, or a server that is not well.
+func (e *refusal) final() bool {
+	if e.moved {
+		return false
+	}
+	status, words := strings.ToLower(e.status), strings.ToLower(e.words)
+	for _, passing := range []string{"internal api", "internal error", "unreachable", "try again", "timeout", "timed out", "temporarily", "unavailable"} {
+		if strings.Contains(words, passing) || strings.Contains(status, passing) {
+			return false
+		}
+	}
+	for _, rule := range []string{"declined", "protected", "not allowed", "denied", "prohibited", "rule violations", "read-only", "read only", "forbidden"} {
+		if strings.Contains(status, rule) {
+			return true
+		}
+	}
+	return false
+}
+
+// answerOf is the status of an HTTP answer in an error; 0 for none.
+func answerOf(err error) int {
+	switch {
+	case errors.Is(err, transport.ErrAuthenticationRequired):
+		return http.StatusUnauthorized
+	case errors.Is(err, transport.ErrAuthorizationFailed):
+		return http.StatusForbidden
+	case errors.Is(err, transport.ErrRepositoryNotFound):
+		return http.StatusNotFound
+	}
+	if answer, ok := errors.AsType[*githttp.Err](opened(err)); ok {
+		return answer.StatusCode()
+	}
+	return 0
+}
+
+// opened gives what go-git's errors are about, which they do not unwrap.
+func opened(err error) error {
+	if unexpected, ok := errors.AsType[*plumbing.UnexpectedError](err); ok {
+		return unexpected.Err
+	}
+	if permanent, ok := errors.AsType[*plumbing.PermanentError](err); ok {
+		return permanent.Err
+	}
+	return err
+}
+
+// named is an error that another attempt would meet again, as a *usererr.Error; nil for one that may pass. pushing says
+// that it is of a push.
+func (r *Repository) named(err error, pushing bool) error {
+	err = opened(err)
+	if missing, ok := errors.AsType[*branchError](err); ok {
+		return r.noBranch(missing)
+	}
+	if refused, ok := errors.AsType[*refusal](err); ok {
+		if !refused.final() {
+			return nil
+		}
+		return &usererr.Error{
+			Field:   fieldBranch,
+			Problem: fmt.Sprintf("the server refuses the push to %s of %s: %s", r.branch.Short(), r.place(), r.words(err)),
+			Fix:     "let the credential's owner push to the protected branch (of GitLab: Allowed to push; of GitHub: a bypass of the rule), or change what the hook asks for",
+		}
+	}
+	if unknown, ok := errors.AsType[*net.DNSError](err); ok && unknown.IsNotFound {
+		return &usererr.Error{Field: fieldRepository, Problem: "host " + r.endpoint.Host + " was not found", Fix: "correct the address, or look at the name service where this runs"}
+	}
+	does := "read"
+	if pushing {
+		does = "push to"
+	}
+	if r.endpoint.Protocol == "ssh" {
+		return r.namedSSH(err, does)
+	}
+	return r.namedHTTP(err, does)
+}
+
+// namedHTTP is named for https.
+func (r *Repository) namedHTTP(err error, does string) error {
+	give := "give a token that may read the repository: of GitLab a project access token or deploy token, of GitHub one with contents: read"
+	if does != "read" {
+		give = "give a token that may write the repository and push to the branch: of GitLab a project access token with write_repository (a job token pushes only to its own project, and only when that allows it), of GitHub one with contents: write"
+	}
+	if redirect, ok := errors.AsType[*httpclient.RedirectError](err); ok {
+		return &usererr.Error{Field: fieldRepository, Problem: redirect.Error()}
+	}
+	if size, ok := errors.AsType[*httpclient.SizeError](err); ok {
+		return &usererr.Error{Field: fieldRepository, Problem: size.Error(), Fix: "give a repository that has manifests, not builds"}
+	}
+	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &usererr.Error{Field: fieldRepository, Problem: r.words(untrusted), Fix: "add the certificate of your authority to those of this machine (SSL_CERT_FILE), or correct the address"}
+	}
+	words := r.words(err)
+	switch status := answerOf(err); {
+	case status == http.StatusUnauthorized && r.token == "":
+		return &usererr.Error{Field: fieldToken, Problem: "the server wants credentials to " + does + " " + r.place(), Fix: give}
+	case status == http.StatusUnauthorized:
+		return &usererr.Error{Field: fieldToken, Problem: "the server does not accept the token for " + r.place() + ": " + words, Fix: give}
+	case status == http.StatusForbidden:
+		return &usererr.Error{Field: fieldToken, Problem: "the token may not " + does + " " + r.place() + ": " + words, Fix: give}
+	case status == http.StatusNotFound:
+		return &usererr.Error{Field: fieldRepository, Problem: r.place() + " was not found, or the token may not see it: " + words, Fix: "correct the address, or " + give}
+	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
+		return nil
+	case status >= 400 && status < 500:
+		return &usererr.Error{Field: fieldRepository, Problem: r.place() + ": " + words, Fix: "give the address that `git clone` takes"}
+	}
+	return nil
+}
+
+func (r *Repository) noBranch(missing *branchError) error {
+	problem := fmt.Sprintf("%s has no branch %q", r.place(), r.branch.Short())
+	if n := len(missing.branches); n > 0 && n <= 8 {
+		problem += "; it has " + printable(strings.Join(slices.Sorted(slices.Values(missing.branches)), ", "))
+	}
+	return &usererr.Error{Field: fieldBranch, Problem: problem, Fix: "give the branch that the GitOps controller applies, or make it with a first commit"}
+}
+
+// namedSSH is named for ssh, whose servers only have words.
+func (r *Repository) namedSSH(err error, does string) error {
+	words := r.words(err)
+	text := strings.ToLower(words)
+	switch {
+	case knownhosts.IsHostKeyChanged(err):
+		return &usererr.Error{Field: fieldKnownHosts, Problem: "the key of " + r.endpoint.Host + " is not the one in " + r.options.KnownHostsFile, Fix: "compare it with what the host's operator publishes: somebody may stand between"}
+	case knownhosts.IsHostUnknown(err), strings.Contains(text, "no common algorithm for host key"):
+		return &usererr.Error{Field: fieldKnownHosts, Problem: r.options.KnownHostsFile + " has no key of " + r.endpoint.Host, Fix: "add it with `ssh-keyscan`, and compare it with what the host's operator publishes"}
+	case strings.Contains(text, "unable to authenticate"):
+		return &usererr.Error{Field: fieldKey, Problem: r.endpoint.Host + " does not accept the key", Fix: "add its public key as a deploy key that may write"}
+	case errors.Is(err, transport.ErrRepositoryNotFound):
+		return &usererr.Error{Field: fieldRepository, Problem: r.place() + " was not found, or the key may not see it", Fix: "correct the address, or add the public key as a deploy key of the repository"}
+	}
+	for _, right := range []string{"denied", "not allowed", "not authorized", "read only", "read-only", "write access"} {
+		if strings.Contains(text, right) {
+			return &usererr.Error{Field: fieldKey, Problem: "the key may not " + does + " " + r.place() + ": " + words, Fix: "let the deploy key write, and push to the branch if that is protected"}
+		}
+	}
+	return nil
+}
+
+// place names the repository without what a credential could be in.
+func (r *Repository) place() string {
+	return r.endpoint.Host + "/" + strings.TrimPrefix(r.endpoint.Path, "/")
+}
+
+// words are what an error says, in one line, without the credential.
+func (r *Repository) words(err error) string {
+	text := err.Error()
+	if answer, ok := errors.AsType[*githttp.Err](err); ok {
+		text = fmt.Sprintf("status %d %s", answer.StatusCode(), answer.Reason)
+	}
+	if r.token != "" {
+		text = strings.ReplaceAll(text, r.token, "…")
+	}
+	return firstWords(text)
+}
+
+// firstWords are the first of a server's words in one line.
+func firstWords(text string) string {
+	text = strings.Join(strings.Fields(printable(text)), " ")
+	if runes := []rune(text); len(runes) > 300 {
+		text = string(runes[:300]) + "…"
+	}
+	return text
+}
+
+// printable is a text in one line, with a space for all that is not printed.
+func printable(text string) string {
+	return strings.Map(func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return ' '
+		}
+		return c
+	}, strings.ToValidUTF8(text, " "))
+}
+
+// retry does what may be done again, with pauses, until it succeeds, another attempt would change nothing, or there were
+// enough.
+func (r *Repository) retry(ctx context.Context, do func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := do()
+		if err == nil || r.named(err, false) != nil || attempt >= min(4, r.options.Attempts) {
+			return err
+		}
+		if err := r.pause(ctx, attempt); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits before another attempt: longer each time, and for everybody differently, since those that lost one race
+// would meet again.
+func (r *Repository) pause(ctx context.Context, attempt int) error {
+	longest := min(r.shortest<<min(attempt, 10), r.longest)
+	timer := time.NewTimer(r.shortest/2 + rand.N(longest))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// unreachable is what is left of an error of reading: nothing was pushed.
+func (r *Repository) unreachable(ctx context.Context, err error) error {
+	if named := r.named(err, false); named != nil {
+		return named
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s was not read: %w", r.place(), context.Cause(ctx))
+	}
+	return r.noAnswer(err)
+}
+
+// noAnswer is the error of a server that cannot be read, however often it was tried.
+func (r *Repository) noAnswer(err error) error {
+	return &usererr.Error{Field: fieldRepository, Problem: r.place() + " cannot be read: " + r.words(opened(err)), Fix: "look whether the server can be reached from here, then run the command again"}
+}
