@@ -110,7 +110,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 # test does a shorter form of all five.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
-	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes|TestMigrateCrashes' -every-write
+	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes|TestMigrateCrashes|TestFence' -every-write
 	bin/rehearse --setup-only
 	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \

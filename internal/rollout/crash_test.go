@@ -16,7 +16,7 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes: each fault meets every write, not only the death of the job")
+var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes, TestFence: each fault meets every write of every case")
 
 // strides say which writes meet a fault: the first, and then every so many-th. In the short form the three faults that
 // pass together meet every third write, and so does each of the others; in the long one every fault meets every write.
@@ -37,6 +37,15 @@ func strides(f fault, out string, both bool) (first, stride int) {
 		return 1, 2
 	}
 	return map[string]int{"resume": 1, "rollback": 2}[out], 3
+}
+
+// inTurn says the same of one of many cases: in the short form cases that follow each other take turns with the writes, so
+// that what one command shares with the next, at other stages and by the other router, meets all of them.
+func inTurn(i, first, stride int) (int, int) {
+	if *everyWrite {
+		return first, stride
+	}
+	return first + i%3*stride, 3 * stride
 }
 
 // crashCase is a command at a stage, and the image that primary has in the end.
@@ -132,7 +141,7 @@ var crashes = []crashCase{
 func TestCrashes(t *testing.T) {
 	var cases atomic.Int64
 	t.Run("matrix", func(t *testing.T) {
-		for _, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
+		for i, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 			var once sync.Once
 			changes, writes := "", 0 // without a fault
 			for _, f := range []fault{never, silent, outdated, dies, refused} {
@@ -153,6 +162,7 @@ func TestCrashes(t *testing.T) {
 							})
 						})
 						first, stride := strides(f, out, both)
+						first, stride = inTurn(i, first, stride)
 						for n := first; n <= writes && !t.Failed(); n += stride {
 							at(t, c.stage, func(w *world) { w.crash(c.command, c.end, changes, f, n, out) })
 							cases.Add(1)

@@ -73,28 +73,36 @@ func (w *world) overtake(epoch int64) {
 // TestFence: before each write of each command a newer lock comes to every object and the ledger. Nothing of
 // the old one's arrives any more, but the creation of an object that was missing.
 func TestFence(t *testing.T) {
-	for _, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
+	for i, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 		if strings.HasSuffix(c.stage, "new") || c.command == "verify healthy" {
 			continue // all that it does is to create what is missing, or one write of the ledger
 		}
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; !t.Failed(); n++ {
-				more := false
-				at(t, c.stage, func(w *world) { more = w.fenced(c.command, n) })
-				if !more {
-					if n == 1 {
-						t.Error("it wrote nothing")
-					}
-					break
-				}
-			}
+			first, stride := inTurn(i, 1, 1)
+			fenced(t, c.stage, c.command, first, stride)
 		})
 	}
 }
 
-// fenced is one case; false when the command makes fewer writes.
-func (w *world) fenced(command string, n int) bool {
+// fenced is a case for each so many-th write of a command.
+func fenced(t *testing.T, stage, command string, first, stride int) {
+	t.Helper()
+	writes := 0
+	at(t, stage, func(w *world) {
+		j := w.job("job")
+		_, _ = commands[command](w.Context(), j)
+		if writes = j.seen; writes == 0 {
+			t.Error("it wrote nothing")
+		}
+	})
+	for n := first; n <= writes && !t.Failed(); n += stride {
+		at(t, stage, func(w *world) { w.fenced(command, n) })
+	}
+}
+
+// fenced is one case.
+func (w *world) fenced(command string, n int) {
 	w.Helper()
 	j := w.job("old")
 	before, taken := []string{}, ""
@@ -113,7 +121,8 @@ func (w *world) fenced(command string, n int) bool {
 	}
 	_, err := commands[command](w.Context(), j)
 	if taken == "" {
-		return false
+		w.Errorf("write %d: it made %d, %v", n, j.seen, err)
+		return
 	}
 	for _, late := range w.did(j)[len(before):] {
 		if !strings.HasPrefix(late, "create ") {
@@ -123,7 +132,6 @@ func (w *world) fenced(command string, n int) bool {
 	if !errors.Is(err, rollout.ErrLockLost) && !harmless(taken) {
 		w.Errorf("write %d (%s): %v, want ErrLockLost", n, taken, err)
 	}
-	return true
 }
 
 // TestVerdictOnAnotherLedger: a verdict is one write of the ledger, for which nobody's lock is taken. One that somebody

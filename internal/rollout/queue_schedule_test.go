@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	queueSchedules = flag.Int("queue.schedules", 2, "TestQueueSchedules: schedules of each policy")
+	queueSchedules = flag.Int("queue.schedules", 1, "TestQueueSchedules: schedules of each policy")
 	queueOut       = flag.String("queue.json", "", "TestQueueSchedules: file for what it counts")
 )
 

@@ -315,7 +315,9 @@ func (s *Source) ask(ctx context.Context, query string, at time.Time) (model.Val
 		if errors.As(err, &rejected) && rejected.Type == promv1.ErrBadData {
 			return false, &usererr.Error{Field: "analysis.objectives: query " + query, Problem: rejected.Msg, Fix: "fix the query of that objective"}
 		}
-		last, answer = err, value
+		if last, answer = err, value; errors.As(err, new(*httpclient.RedirectError)) {
+			return false, err // it redirects again
+		}
 		return err == nil, nil
 	})
 	switch {
