@@ -85,6 +85,9 @@ func TestCommands(t *testing.T) {
 	t.Run("notifications and reports", testNotifications)
 	t.Run("only what is trusted", testOnlyWhatIsTrusted)
 	t.Run("hooks", testHooks)
+	t.Run("a second release waits", testQueue)
+	t.Run("a newer release supersedes", testSupersede)
+	t.Run("a release that is followed is killed", testFollow)
 }
 
 func testLifecycle(t *testing.T) {
