@@ -54,16 +54,17 @@ func (j *job) patiently(ctx context.Context, wait func(ctx context.Context, seen
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	moved := make(chan struct{}, 1)
+	api, timeout := j.API, j.timeout() // j.Cluster may be another one before the goroutine has ended
 	go func() {
-		lost, left := j.API.lost(), j.timeout()
+		lost, left := api.lost(), timeout
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-moved:
-				lost, left = j.API.lost(), j.timeout()
+				lost, left = api.lost(), timeout
 			case <-time.After(left):
-				if left = j.API.lost() - lost; left <= 0 {
+				if left = api.lost() - lost; left <= 0 {
 					cancel(errNoProgress)
 					return
 				}
