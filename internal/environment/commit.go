@@ -109,7 +109,7 @@ func (r *Repository) Commit(ctx context.Context, message Message, edit func(*Tre
 	}
 	for attempt := 1; ; attempt++ {
 		commit, err := r.commitOnce(ctx, message, edit, &sent)
-		switch failed, isAttempt := err.(*attemptError); {
+		switch failed, isAttempt := errors.AsType[*attemptError](err); {
 		case err == nil:
 			return commit, nil
 		case !isAttempt: // of the edit
@@ -249,7 +249,7 @@ func signature(key ssh.Signer, text []byte) (string, error) {
 	var armored strings.Builder
 	armored.WriteString("-----BEGIN SSH SIGNATURE-----\n")
 	for line := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(blob)), 70) {
-		armored.Write(append(line[:len(line):len(line)], '\n'))
+		armored.Write(append(slices.Clip(line), '\n'))
 	}
 	armored.WriteString("-----END SSH SIGNATURE-----\n")
 	return armored.String(), nil

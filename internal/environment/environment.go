@@ -15,6 +15,7 @@ package environment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -247,7 +248,7 @@ func privateKey(field, file string) (ssh.Signer, error) {
 		return nil, &usererr.Error{Field: field, Problem: err.Error(), Fix: "give a file with a private SSH key"}
 	}
 	key, err := ssh.ParsePrivateKey(text)
-	switch _, locked := err.(*ssh.PassphraseMissingError); {
+	switch _, locked := errors.AsType[*ssh.PassphraseMissingError](err); {
 	case locked:
 		return nil, &usererr.Error{Field: field, Problem: file + " has a passphrase", Fix: "give a key of its own without one: `ssh-keygen -t ed25519 -N ''`"}
 	case err != nil:

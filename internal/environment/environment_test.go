@@ -105,7 +105,7 @@ func TestCommittersAtOnce(t *testing.T) {
 						return err
 					}
 					var count int
-					fmt.Sscan(string(text), &count)
+					_, _ = fmt.Sscan(string(text), &count)
 					return errors.Join(tree.Write("count", fmt.Append(nil, count+1)), tree.Write(fmt.Sprintf("of-%d-%d", i, n), nil))
 				})
 				if err != nil || !commit.New {
@@ -145,7 +145,7 @@ func TestLostAnswer(t *testing.T) {
 		"half of it": {commits: 2, lose: func(_ *server, w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
 			answer := unheard(r, serve).Body.Bytes()
 			w.Header().Set("Content-Type", "application/x-git-receive-pack-result")
-			w.Write(answer[:len(answer)/2])
+			_, _ = w.Write(answer[:len(answer)/2])
 		}},
 		"an empty one": {commits: 2, lose: func(_ *server, w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
 			unheard(r, serve)
@@ -215,7 +215,7 @@ func TestUnknown(t *testing.T) {
 	if !ok || unknown.Commit != s.head() {
 		t.Fatalf("got %v, want that %s is unknown", err, s.head())
 	}
-	if _, wrong := err.(*usererr.Error); wrong {
+	if _, wrong := errors.AsType[*usererr.Error](err); wrong {
 		t.Error("it is an error of the user")
 	}
 	s.instead = nil
@@ -241,7 +241,7 @@ func TestKnownAgain(t *testing.T) {
 		return true
 	}
 	_, err := s.repository().Commit(t.Context(), Message{Subject: "Ours"}, write("a", "2"))
-	if wrong, ok := err.(*usererr.Error); !ok || wrong.Field != "gitops.branch" || s.commits() != 2 {
+	if wrong, ok := errors.AsType[*usererr.Error](err); !ok || wrong.Field != "gitops.branch" || s.commits() != 2 {
 		t.Errorf("got %v", err)
 	}
 }
@@ -256,7 +256,7 @@ func TestStopped(t *testing.T) {
 			answer := unheard(r.WithContext(context.Background()), serve)
 			stop()
 			time.Sleep(20 * time.Millisecond)
-			w.Write(answer.Body.Bytes())
+			_, _ = w.Write(answer.Body.Bytes())
 			return true
 		}
 		return false
@@ -344,7 +344,7 @@ func TestNamed(t *testing.T) {
 		"wrong token":     {change: func(o *Options) { o.TokenFile = file(t, "wrong", "glpat-wrong") }, field: "gitops.tokenFile", problem: "does not accept the token"},
 		"no token":        {change: func(o *Options) { o.TokenFile = "" }, field: "gitops.tokenFile", problem: "wants credentials to read"},
 		"no branch":       {change: func(o *Options) { o.Branch = "production" }, field: "gitops.branch", problem: `has no branch "production"; it has main`},
-		"no repository":   {change: func(o *Options) { o.URL = strings.Replace(o.URL, "environment", "enviroment", 1) }, field: "gitops.repository", problem: "was not found, or the token may not see it"},
+		"no repository":   {change: func(o *Options) { o.URL = strings.Replace(o.URL, "environment", "elsewhere", 1) }, field: "gitops.repository", problem: "was not found, or the token may not see it"},
 		"nobody answers":  {change: func(o *Options) { o.URL = "http://127.0.0.1:1/environment.git" }, field: "gitops.repository", problem: "cannot be read"},
 		"unknown host":    {change: func(o *Options) { o.URL, o.Transport = "https://git.invalid/environment.git", noHost{} }, field: "gitops.repository", problem: "host git.invalid was not found"},
 		"may not read":    {server: forbid("git-upload-pack", 403, "You are not allowed to download code from this project."), field: "gitops.tokenFile", problem: "may not read"},
@@ -374,7 +374,7 @@ func TestNamed(t *testing.T) {
 			}
 			r := s.repository(change, func(o *Options) { o.Attempts = 3 })
 			_, err := r.Commit(t.Context(), Message{Subject: "Second"}, write("a", "2"))
-			wrong, ok := err.(*usererr.Error)
+			wrong, ok := errors.AsType[*usererr.Error](err)
 			if !ok || wrong.Field != test.field || !strings.Contains(wrong.Problem, test.problem) || wrong.Fix == "" && name != "elsewhere" {
 				t.Fatalf("got %v\nwant %s: …%s…", err, test.field, test.problem)
 			}
@@ -388,7 +388,7 @@ func TestNamed(t *testing.T) {
 	}
 	t.Run("empty repository", func(t *testing.T) {
 		_, err := serve(t, nil).repository().Read(t.Context())
-		if wrong, ok := err.(*usererr.Error); !ok || wrong.Field != "gitops.branch" {
+		if wrong, ok := errors.AsType[*usererr.Error](err); !ok || wrong.Field != "gitops.branch" {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -436,7 +436,7 @@ func TestServerWords(t *testing.T) {
 				}
 				return
 			}
-			wrong, ok := err.(*usererr.Error)
+			wrong, ok := errors.AsType[*usererr.Error](err)
 			if !ok || wrong.Field != "gitops.branch" || s.pushes != 1 || !strings.Contains(wrong.Problem, test.status) || !strings.Contains(wrong.Problem, strings.TrimSpace(test.words)) {
 				t.Errorf("got %v after %d pushes", err, s.pushes)
 			}
@@ -451,7 +451,7 @@ func TestServerWords(t *testing.T) {
 			return isPush(r)
 		}
 		_, err := s.repository(func(o *Options) { o.Attempts = 4 }).Commit(t.Context(), Message{Subject: "Second"}, write("a", "2"))
-		if _, unknown := err.(*UnknownError); err == nil || unknown || s.pushes != 4 || !strings.Contains(err.Error(), "not changed in 4 attempts: failed to update ref") {
+		if _, unknown := errors.AsType[*UnknownError](err); err == nil || unknown || s.pushes != 4 || !strings.Contains(err.Error(), "not changed in 4 attempts: failed to update ref") {
 			t.Errorf("got %v after %d pushes", err, s.pushes)
 		}
 	})
@@ -465,7 +465,7 @@ func TestTimeout(t *testing.T) {
 	s.instead = func(http.ResponseWriter, *http.Request, http.HandlerFunc) bool { <-hold; return true }
 	r := s.repository(func(o *Options) { o.Timeout, o.Attempts = 30*time.Millisecond, 2 })
 	_, err := r.Read(t.Context())
-	if wrong, ok := err.(*usererr.Error); !ok || !strings.Contains(wrong.Problem, "cannot be read") {
+	if wrong, ok := errors.AsType[*usererr.Error](err); !ok || !strings.Contains(wrong.Problem, "cannot be read") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -519,7 +519,7 @@ func TestOptions(t *testing.T) {
 			options := good
 			test.change(&options)
 			_, err := New(options)
-			wrong, ok := err.(*usererr.Error)
+			wrong, ok := errors.AsType[*usererr.Error](err)
 			if (err == nil) != (test.field == "") || test.field != "" && (!ok || wrong.Field != test.field) {
 				t.Errorf("got %v, want an error of %q", err, test.field)
 			}
@@ -615,7 +615,7 @@ func TestSSH(t *testing.T) {
 				defer os.Remove(filepath.Join(s.bare, "hooks", "pre-receive"))
 			}
 			_, err := s.repository(ours, test.change, func(o *Options) { o.Attempts = 2 }).Commit(t.Context(), Message{Subject: "Third"}, write("a", "3"))
-			if wrong, ok := err.(*usererr.Error); !ok || wrong.Field != test.field {
+			if wrong, ok := errors.AsType[*usererr.Error](err); !ok || wrong.Field != test.field {
 				t.Errorf("got %v, want an error of %s", err, test.field)
 			}
 			if s.head() != commit.Hash {
@@ -632,7 +632,7 @@ func TestSSH(t *testing.T) {
 		_, err = s.repository(ours, func(o *Options) {
 			o.URL, o.Timeout, o.Attempts = "ssh://git@"+listener.Addr().String()+"/environment.git", 30*time.Millisecond, 2
 		}).Read(t.Context())
-		if wrong, ok := err.(*usererr.Error); !ok || wrong.Field != "gitops.repository" {
+		if wrong, ok := errors.AsType[*usererr.Error](err); !ok || wrong.Field != "gitops.repository" {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -664,10 +664,10 @@ func serveSSH(t *testing.T, root, key string) (address string, hostKey ssh.Publi
 	session := func(channel ssh.Channel, requests <-chan *ssh.Request) {
 		for request := range requests {
 			if request.Type != "exec" {
-				request.Reply(false, nil)
+				_ = request.Reply(false, nil)
 				continue
 			}
-			request.Reply(true, nil)
+			_ = request.Reply(true, nil)
 			service, path, _ := strings.Cut(string(request.Payload[4:]), " ")
 			path = strings.Trim(path, "'")
 			status := byte(0)
@@ -679,13 +679,13 @@ func serveSSH(t *testing.T, root, key string) (address string, hostKey ssh.Publi
 				command.Stdout, command.Stderr = channel, channel.Stderr()
 				stdin, err := command.StdinPipe()
 				if err == nil {
-					go func() { defer stdin.Close(); io.Copy(stdin, channel) }()
+					go func() { defer stdin.Close(); _, _ = io.Copy(stdin, channel) }()
 				}
 				if command.Run() != nil {
 					status = 128
 				}
 			}
-			channel.SendRequest("exit-status", false, []byte{0, 0, 0, status})
+			_, _ = channel.SendRequest("exit-status", false, []byte{0, 0, 0, status})
 			channel.Close()
 		}
 	}
@@ -743,7 +743,7 @@ func TestRead(t *testing.T) {
 	r = s.repository()
 	commit, err := r.Commit(t.Context(), Message{Subject: "Third"}, func(tree *Tree) error {
 		_, err := tree.Read("big")
-		if wrong, ok := err.(*usererr.Error); !ok || wrong.Field != "big" {
+		if wrong, ok := errors.AsType[*usererr.Error](err); !ok || wrong.Field != "big" {
 			t.Errorf("got %v", err)
 		}
 		return tree.Write("a", []byte("3"))

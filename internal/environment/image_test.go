@@ -2,6 +2,7 @@ package environment
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -132,12 +133,8 @@ func TestSetImage(t *testing.T) {
 				return
 			}
 			want := map[string]string{}
-			for file, text := range test.files {
-				want[file] = text
-			}
-			for file, text := range test.want {
-				want[file] = text
-			}
+			maps.Copy(want, test.files)
+			maps.Copy(want, test.want)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -155,7 +155,7 @@ func (s *server) repository(change ...func(*Options)) *Repository {
 func hangUp(w http.ResponseWriter) {
 	connection, _, err := w.(http.Hijacker).Hijack()
 	if err == nil {
-		connection.(*net.TCPConn).SetLinger(0)
+		_ = connection.(*net.TCPConn).SetLinger(0)
 		connection.Close()
 	}
 }
@@ -169,7 +169,7 @@ func unheard(r *http.Request, serve http.HandlerFunc) *httptest.ResponseRecorder
 
 // reject answers a push as a Git server whose report is ng, with words beside it.
 func reject(w http.ResponseWriter, r *http.Request, status, words string) {
-	io.Copy(io.Discard, r.Body)
+	_, _ = io.Copy(io.Discard, r.Body)
 	line := func(to *bytes.Buffer, text string) { to.WriteString(hex4(len(text)+4) + text) }
 	var report, answer bytes.Buffer
 	line(&report, "unpack ok\n")
@@ -181,7 +181,7 @@ func reject(w http.ResponseWriter, r *http.Request, status, words string) {
 	line(&answer, "\x01"+report.String())
 	answer.WriteString("0000")
 	w.Header().Set("Content-Type", "application/x-git-receive-pack-result")
-	w.Write(answer.Bytes())
+	_, _ = w.Write(answer.Bytes())
 }
 
 func hex4(n int) string {

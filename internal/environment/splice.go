@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -115,7 +116,7 @@ func documents(text []byte) (all []*yaml.Node, err error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(bytes.TrimPrefix(text, bom)))
 	for {
 		document := &yaml.Node{}
-		if err := decoder.Decode(document); err == io.EOF {
+		if err := decoder.Decode(document); errors.Is(err, io.EOF) {
 			return all, nil
 		} else if err != nil {
 			return nil, err
@@ -153,12 +154,7 @@ func shared(document, value *yaml.Node) bool {
 		if n == value {
 			return n.Anchor == ""
 		}
-		for _, inner := range n.Content {
-			if alone(inner) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(n.Content, alone)
 	}
 	return !alone(document)
 }

@@ -246,7 +246,7 @@ func FuzzSetScalar(f *testing.F) {
 		for _, path := range [][]string{{"image"}, {"a", "image"}, {"0", "image"}} {
 			edited, err := SetScalar("f", []byte(text), At(path...), value)
 			if err != nil {
-				if _, ok := err.(*usererr.Error); !ok {
+				if _, ok := errors.AsType[*usererr.Error](err); !ok {
 					t.Fatalf("%v", err)
 				}
 				continue

@@ -120,7 +120,7 @@ func TestTreePaths(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "/etc/passwd", "../x", "dir/../../x", "dir/", "./x", "dir//file", "a\\b", "a\x00b", "a\nb", ".git/config", "dir/.GIT/hooks/x", "git~1/x", "dir", "link", "link/x", "module", "module/x", "dir/file/x"} {
 		_, read := tree.Read(name)
 		for what, err := range map[string]error{"read": read, "write": tree.Write(name, []byte("x")), "remove": tree.Remove(name)} {
-			if _, ok := err.(*usererr.Error); !ok {
+			if _, ok := errors.AsType[*usererr.Error](err); !ok {
 				t.Errorf("%s %q: %v", what, name, err)
 			}
 		}
