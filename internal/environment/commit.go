@@ -76,7 +76,8 @@ type Commit struct {
 	New  bool // it was made by this edit; else the edit changed nothing, and it is the head
 }
 
-// UnknownError says that a commit was sent and nobody could be asked whether it arrived.
+// UnknownError says that a commit was sent and nobody could be asked whether it arrived. It does not unwrap: whatever Err is,
+// it is no *usererr.Error, of which nothing was pushed.
 type UnknownError struct {
 	Commit string
 	Err    error
@@ -85,8 +86,6 @@ type UnknownError struct {
 func (e *UnknownError) Error() string {
 	return fmt.Sprintf("commit %s was sent, and whether it arrived is not known: %v; run the command again, which looks first", e.Commit, e.Err)
 }
-
-func (e *UnknownError) Unwrap() error { return e.Err }
 
 // Commit makes one commit of an edit on the branch's head. edit is called for every head that somebody else was quicker to
 // move, each time with the files of that head; what it did to an earlier one is forgotten. Its own error ends it, and
