@@ -41,7 +41,7 @@ func ask(client *http.Client, host string) (int, string, error) {
 // answers waits until a client gets an answer of the app, and then counts those of n requests.
 func answers(t *testing.T, client *http.Client, host string, n int) map[string]int {
 	t.Helper()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, func() error {
 		if status, body, err := ask(client, host); err != nil || status != http.StatusOK {
 			return fmt.Errorf("%d %q %v", status, body, err)
 		}
@@ -81,7 +81,7 @@ func inNamespaces(t *testing.T, name string) map[string]*cluster.Caller {
 func shares(t *testing.T, name string, client *http.Client, host string, canary float64) {
 	t.Helper()
 	const n = 500
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, func() error {
 		if count := answers(t, client, host, 100); !around(count["canary"], 100, canary) || count["canary"]+count["primary"] != 100 {
 			return fmt.Errorf("%s: %v", name, count)
 		}
@@ -127,7 +127,7 @@ func TestHTTPRoute(t *testing.T) {
 		deployment(t, "routed", track, 1, nil)
 		rolledOut(t, "routed-"+track)
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, func() error {
 		u, err := objects(t, "HTTPRoute").Get(t.Context(), "routed", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func TestHTTPRoute(t *testing.T) {
 		took := map[string]time.Duration{}
 		for name, address := range map[string]string{"gateway": running.GatewayAddress, "sidecar": callers["callers"].Address(80)} {
 			client, host := through(address), map[string]string{"gateway": "routed.example.com", "sidecar": service}[name]
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, func() error {
 				for range 20 {
 					if status, body, err := ask(client, host); err != nil || status != http.StatusOK || body != want {
 						return fmt.Errorf("%s: %d %q %v, want %s", name, status, body, err, want)

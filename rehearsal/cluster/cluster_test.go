@@ -54,7 +54,7 @@ func TestWeightChangeTakesEffect(t *testing.T) {
 	}{{0, 100, "canary"}, {100, 0, "primary"}} {
 		began := time.Now()
 		setWeights(t, "weights", w.primary, w.canary)
-		eventually(t, 5*time.Second, func() error {
+		eventually(t, func() error {
 			for range 20 {
 				if _, body, err := get("weights", "/"); err != nil || body != w.want {
 					return fmt.Errorf("served by %q, want %q (%v)", body, w.want, err)
@@ -82,7 +82,7 @@ func TestPodThatIsNotReadyGetsNoTraffic(t *testing.T) {
 		[]byte(`[{"op":"replace","path":"/spec/subsets/0/labels","value":{"app":"unready"}}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		running := 0
 		for _, p := range pods(t, "app=unready,version=canary") {
 			if s := p.Status.ContainerStatuses; len(s) == 1 && s[0].State.Running != nil && *s[0].Started {
@@ -97,7 +97,7 @@ func TestPodThatIsNotReadyGetsNoTraffic(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, func() error {
 		healthy, all, err := endpoints("outbound|80|primary|unready-service.demo.svc.cluster.local")
 		if healthy != 1 || all != 3 {
 			return fmt.Errorf("%d endpoints, %d of them healthy, want 3 and 1 (%v)", all, healthy, err)
@@ -137,7 +137,7 @@ func TestDeletionLosesNoRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The next one is deleted when a successor serves and this one does not any more.
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, func() error {
 			if _, err := clientset(t).CoreV1().Pods(p.Namespace).Get(t.Context(), p.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("pod %s is still there (%v)", p.Name, err)
 			}
@@ -203,7 +203,7 @@ func TestPrometheusCountsEveryRequestOnce(t *testing.T) {
 	}
 	// A subset without a pod: Envoy answers by itself.
 	setWeights(t, "counted", 0, 100)
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, func() error {
 		status, _, err := get("counted", "/")
 		if status != http.StatusServiceUnavailable {
 			return fmt.Errorf("%d %v", status, err)
@@ -238,7 +238,7 @@ func TestPrometheusCountsEveryRequestOnce(t *testing.T) {
 // counts waits until Prometheus has counted what it should. Histograms come up to 5 s later than counters.
 func counts(t *testing.T, q, label string, want map[string]float64) {
 	t.Helper()
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, func() error {
 		if got := query(t, q, label); !maps.Equal(got, want) {
 			return fmt.Errorf("%s:\ngot  %v\nwant %v", q, got, want)
 		}
@@ -253,7 +253,7 @@ func TestUnknownWorkload(t *testing.T) {
 	deployment(t, "unknown", "canary", 1, map[string]string{"UNREADY": "1"})
 	answered := func(host string, want int) {
 		t.Helper()
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, func() error {
 			if status, _, err := get(host, "/"); status != want {
 				return fmt.Errorf("%s answers %d, want %d (%v)", host, status, want, err)
 			}
@@ -271,7 +271,7 @@ func TestUnknownWorkload(t *testing.T) {
 		[]byte(`[{"op":"replace","path":"/spec/http/0/route/1/destination/subset","value":"missing"}]`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, func() error {
 		_, _, _ = get("unknown", "/")
 		if got := query(t, `sum by (response_flags) (istio_requests_total{destination_service_name="unknown",response_flags="NC"})`, "response_flags")["NC"]; got+nobody["NC"] <= 0 {
 			return fmt.Errorf("%v requests without a cluster, and no service", got)
@@ -301,7 +301,7 @@ func TestChangedClusterIsCountedOn(t *testing.T) {
 		[]byte(`{"spec":{"trafficPolicy":{"connectionPool":{"http":{"maxRetries":77}}}}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, func() error {
 		body, err := adminGet("/clusters")
 		if !strings.Contains(body, "|primary|replaced-service.demo.svc.cluster.local::default_priority::max_retries::77") {
 			return fmt.Errorf("the gateway does not have the policy (%v)", err)

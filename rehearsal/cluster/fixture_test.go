@@ -134,7 +134,7 @@ func deployment(t *testing.T, app, track string, replicas int, env map[string]st
 func rolledOut(t *testing.T, name string) {
 	t.Helper()
 	client := clientset(t)
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, func() error {
 		d, err := client.AppsV1().Deployments(running.Namespace).Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -156,8 +156,9 @@ func pods(t *testing.T, selector string) []corev1.Pod {
 	return list.Items
 }
 
-func eventually(t *testing.T, limit time.Duration, f func() error) {
+func eventually(t *testing.T, f func() error) {
 	t.Helper()
+	const limit = time.Minute // a busy machine takes its time
 	deadline := time.Now().Add(limit)
 	for {
 		err := f()
@@ -220,7 +221,7 @@ func get(app, path string) (int, string, error) {
 func serving(t *testing.T, app, subset string, n int) {
 	t.Helper()
 	name := fmt.Sprintf("outbound|80|%s|%s-service.%s.svc.cluster.local", subset, app, running.Namespace)
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, func() error {
 		healthy, all, err := endpoints(name)
 		if err != nil {
 			return err
@@ -233,7 +234,7 @@ func serving(t *testing.T, app, subset string, n int) {
 	if n == 0 {
 		return
 	}
-	eventually(t, 10*time.Second, func() error { // the route comes after the clusters
+	eventually(t, func() error { // the route comes after the clusters
 		if status, body, err := get(app, "/health"); err != nil || status == http.StatusNotFound {
 			return fmt.Errorf("gateway answers %d %q %v", status, body, err)
 		}

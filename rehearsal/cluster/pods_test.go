@@ -71,7 +71,7 @@ func TestPodRunsAsItsImageAndSpecSay(t *testing.T) {
 		p.Spec.Containers[0].ReadinessProbe = probe("/ready", nil)
 		p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{ReadOnlyRootFilesystem: &yes, RunAsNonRoot: &yes}
 	})
-	eventually(t, 15*time.Second, func() error {
+	eventually(t, func() error {
 		p := pod(t, "self")
 		for _, c := range p.Status.Conditions {
 			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
@@ -179,14 +179,14 @@ func TestPodsShowWhyTheyAreNotReady(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			createPod(t, tt.name, tt.edit)
-			eventually(t, 20*time.Second, func() error {
+			eventually(t, func() error {
 				p := pod(t, tt.name)
 				if s := p.Status.ContainerStatuses; len(s) != 1 || !tt.check(p, s[0]) {
 					return fmt.Errorf("status %+v", p.Status)
 				}
 				return nil
 			})
-			eventually(t, 5*time.Second, func() error {
+			eventually(t, func() error {
 				events, err := clientset(t).CoreV1().Events(running.Namespace).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + tt.name})
 				if err != nil {
 					return err
@@ -228,7 +228,7 @@ func TestDeletedPodEndsInOrder(t *testing.T) {
 			t.Parallel()
 			createPod(t, tt.name, tt.edit)
 			var address string
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, func() error {
 				p := pod(t, tt.name)
 				address = p.Status.PodIP + ":3000"
 				if tt.name == "never-started" {
@@ -244,7 +244,7 @@ func TestDeletedPodEndsInOrder(t *testing.T) {
 			if err := client.Delete(t.Context(), tt.name, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 15*time.Second, func() error {
+			eventually(t, func() error {
 				served := dial(address) == nil // asked first: the object may not go before the process
 				_, err := client.Get(t.Context(), tt.name, metav1.GetOptions{})
 				if !apierrors.IsNotFound(err) {
@@ -279,14 +279,14 @@ func TestPodOfALostNode(t *testing.T) {
 		}
 		return nil
 	}
-	eventually(t, 15*time.Second, ready)
+	eventually(t, ready)
 	client := clientset(t).CoreV1().Pods(running.Namespace)
 	patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"true"}}}`, kubelet.GoneAnnotation)
 	if _, err := client.Patch(t.Context(), "lost", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	impatient := http.Client{Timeout: 200 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
-	eventually(t, 5*time.Second, func() error {
+	eventually(t, func() error {
 		response, err := impatient.Get("http://" + pod(t, "lost").Status.PodIP + ":3000/health")
 		if err != nil {
 			return nil
