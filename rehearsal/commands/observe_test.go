@@ -404,7 +404,7 @@ func (a *app) foreign() {
 	theirs := `{"name":"theirs","match":[{"uri":{"prefix":"/theirs"}}],"route":[{"destination":{"host":"other"}}],"timeout":"3s"}`
 	_, _, rules := a.route()
 	if rules == "rules" { // a controller says of a route that a Service is missing
-		other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
+		other := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "http", Port: 80}}}}
 		if _, err := a.kube.CoreV1().Services(a.namespace).Create(a.Context(), other, metav1.CreateOptions{}); err != nil {
 			a.Fatal(err)
 		}
