@@ -178,12 +178,10 @@ func (r *Repository) useHTTP() (err error) {
 	if r.options.TokenFile == "" {
 		return nil
 	}
-	text, err := os.ReadFile(r.options.TokenFile)
-	if err != nil {
-		return &usererr.Error{Field: fieldToken, Problem: err.Error(), Fix: "give a file that contains only the token"}
+	if r.token, err = usererr.TokenFile(fieldToken, r.options.TokenFile); err != nil {
+		return err
 	}
-	r.token = strings.TrimSpace(string(text))
-	if r.token == "" || strings.ContainsFunc(r.token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+	if strings.ContainsFunc(r.token, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return &usererr.Error{Field: fieldToken, Problem: r.options.TokenFile + " does not contain one token", Fix: "give a file that contains only the token"}
 	}
 	user := r.options.User

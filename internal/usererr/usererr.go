@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"unicode"
 )
@@ -39,6 +40,20 @@ func SecureURL(field, address string) error {
 		return &Error{Field: field, Problem: fmt.Sprintf("the host of %q has letters that may look like others", address), Fix: "give its name in ASCII (xn--…)"}
 	}
 	return nil
+}
+
+// TokenFile reads a file that contains one token and nothing else. Its error names the file, never what is in it.
+func TokenFile(field, path string) (string, error) {
+	const fix = "give a file that contains only the token"
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", &Error{Field: field, Problem: err.Error(), Fix: fix}
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || strings.ContainsAny(token, " \t\r\n") {
+		return "", &Error{Field: field, Problem: path + " does not contain one token", Fix: fix}
+	}
+	return token, nil
 }
 
 // loopback says whether a host is this machine: localhost itself (RFC 6761, 6.3; names below it are looked up by many
