@@ -56,8 +56,6 @@ func (m Message) String() string {
 	return text.String()
 }
 
-func oneLine(text string) string { return strings.Join(strings.Fields(printable(text)), " ") }
-
 func (m Message) check() error {
 	if oneLine(m.Subject) == "" {
 		return errors.New("a commit has no subject")
@@ -115,14 +113,10 @@ func (r *Repository) Commit(ctx context.Context, message Message, edit func(*Tre
 			return give(err)
 		case r.named(failed.err, failed.pushing) != nil:
 			return give(r.named(failed.err, failed.pushing))
-		case ctx.Err() != nil:
-			return give(fmt.Errorf("stopped before the commit to %s was made: %w", r.branch.Short(), context.Cause(ctx)))
-		case attempt >= r.options.Attempts:
+		case ctx.Err() == nil && attempt >= r.options.Attempts:
 			return give(r.exhausted(failed, attempt))
-		default:
-			if r.pause(ctx, attempt) != nil {
-				return give(fmt.Errorf("stopped before the commit to %s was made: %w", r.branch.Short(), context.Cause(ctx)))
-			}
+		case r.pause(ctx, attempt) != nil:
+			return give(fmt.Errorf("stopped before the commit to %s was made: %w", r.branch.Short(), context.Cause(ctx)))
 		}
 	}
 }

@@ -214,7 +214,7 @@ func (r *Repository) push(ctx context.Context, parent, commit plumbing.Hash, obj
 	if _, err := packfile.NewEncoder(&pack, objects, false).Encode(hashes, 0); err != nil {
 		return false, err
 	}
-	var sending = make(chan struct{})
+	sending := make(chan struct{})
 	_, err = bounded(ctx, r.options.Timeout, func(ctx context.Context) (struct{}, error) {
 		session, err := r.client.NewReceivePackSession(r.endpoint, r.auth)
 		if err != nil {
@@ -450,14 +450,17 @@ func (r *Repository) words(err error) string {
 
 // firstWords are the first of a server's words in one line.
 func firstWords(text string) string {
-	text = strings.Join(strings.Fields(printable(text)), " ")
+	text = oneLine(text)
 	if runes := []rune(text); len(runes) > 300 {
 		text = string(runes[:300]) + "…"
 	}
 	return text
 }
 
-// printable is a text in one line, with a space for all that is not printed.
+// oneLine is a text in one line, with one space for all that is not printed.
+func oneLine(text string) string { return strings.Join(strings.Fields(printable(text)), " ") }
+
+// printable is a text in one line, with a space for each character that is not printed.
 func printable(text string) string {
 	return strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) {
