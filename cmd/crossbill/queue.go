@@ -111,7 +111,7 @@ func (o *queueOptions) validate() error {
 		return err
 	}
 	// What leaves has a ledger. What enters may be an app's first release, and must be no other app's: it reads what canary does.
-	o.recovers, o.cluster.recovers, o.cluster.byLedger = o.leave, o.leave, o.leave
+	o.setRecovery(o.leave)
 	return o.lifecycleOptions.validate()
 }
 

@@ -22,9 +22,14 @@ const recoverable = "crossbill/recovers"
 
 // addRecovery makes a command one that recovers.
 func (o *lifecycleOptions) addRecovery(cmd *cobra.Command) {
-	o.recovers, o.cluster.recovers, o.cluster.byLedger = true, true, true
+	o.setRecovery(true)
 	cmd.Annotations = map[string]string{recoverable: "true"}
 	cmd.Flags().Lookup("app").Usage = "name of the app: where the manifests cannot be read or are another app's, its ledger names the objects (default: the manifests', else the only app in the namespace)"
+}
+
+// setRecovery says whether a command does without what it cannot read, and goes by the ledger.
+func (o *lifecycleOptions) setRecovery(does bool) {
+	o.recovers, o.cluster.recovers, o.cluster.byLedger = does, does, does
 }
 
 // configured reads crossbill.yaml and the environment. A command that recovers does without what it cannot read.
