@@ -113,13 +113,14 @@ func (w *watch) once(ctx context.Context) (_ Outcome, done bool, err error) {
 		came, err := w.conclude(ctx, status, last, v)
 		return came, true, err
 	}
-	if v.Cause != verdict.Drift || v.Reason != w.changed { // that is found again and again
+	changed := ""
+	if v.Cause == verdict.Drift { // it is found again and again
+		changed = v.Reason
+	}
+	if changed == "" || changed != w.changed {
 		w.warn("%s: %s; the canary keeps its weight and is judged on", v.Outcome, v.Reason)
 	}
-	w.changed = ""
-	if v.Cause == verdict.Drift {
-		w.changed = v.Reason
-	}
+	w.changed = changed
 	return Outcome{}, false, nil
 }
 
