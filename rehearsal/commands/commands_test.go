@@ -43,9 +43,7 @@ func (a *app) healthy() {
 // released is an app with a first release, of manifests that may be prepared.
 func released(t *testing.T, name string, prepare ...func(*app)) *app {
 	a := newApp(t, name)
-	for _, do := range prepare {
-		do(a)
-	}
+	a.shape(prepare)
 	a.must("canary", "--image", images["one"])
 	if got := a.weights(); got != atRest {
 		t.Fatalf("weights after the first release: %+v", got)

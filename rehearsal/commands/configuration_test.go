@@ -48,9 +48,7 @@ func configuredApp(t *testing.T, name string, prepare ...func(*app)) *app {
 	t.Helper()
 	a := newApp(t, name)
 	a.configure(digest(images["one"]))
-	for _, do := range prepare {
-		do(a)
-	}
+	a.shape(prepare)
 	a.must("canary", "--image", images["one"])
 	return a
 }

@@ -181,6 +181,14 @@ func newApp(t *testing.T, name string) *app {
 	return a
 }
 
+// shape prepares the app's manifests further.
+func (a *app) shape(prepare []func(*app)) {
+	a.Helper()
+	for _, do := range prepare {
+		do(a)
+	}
+}
+
 // writeManifests writes the repository's manifests with the app's names; edits are pairs of old and new.
 func (a *app) writeManifests(edits ...string) {
 	t := a.T

@@ -340,8 +340,9 @@ func (m *mesh) readyOf(service, track string) (n int) {
 // gatewayRouting checks what traffic meets at this moment that comes by a route of the Gateway API, by the release's rules, those that
 // it adds, and copies.
 func (m *mesh) gatewayRouting() (problems []string) {
+	ours := m.set.Rules(m.gateway)
 	for i, rule := range m.gateway.Rules {
-		if !manifest.Generated(rule.Name) && !slices.ContainsFunc(m.set.Rules(m.gateway), func(r manifest.Route) bool { return r.HTTP == i }) {
+		if !manifest.Generated(rule.Name) && !slices.ContainsFunc(ours, func(r manifest.Route) bool { return r.HTTP == i }) {
 			continue
 		}
 		gets := map[string]int32{}

@@ -35,15 +35,22 @@ func (a *app) starts(image, id string, run int, policy string) {
 	}
 }
 
+// inLine releases an app's first version and starts a canary of the next one, each with its turn in the line.
+func (a *app) inLine(prefix, policy string) {
+	a.Helper()
+	for i, image := range []string{"one", "two"} {
+		id := fmt.Sprint(prefix, i+1)
+		a.queue(image, id, i+1, policy)
+		a.starts(image, id, i+1, policy)
+	}
+}
+
 // testQueue: an app's first release has its turn at once, the second one waits for it and shows in the line, and starts when the one
 // before it has ended.
 func testQueue(t *testing.T) {
 	t.Parallel()
 	a := newApp(t, "queued")
-	a.queue("one", "q1", 1, "queue")
-	a.starts("one", "q1", 1, "queue")
-	a.queue("two", "q2", 2, "queue")
-	a.starts("two", "q2", 2, "queue")
+	a.inLine("q", "queue")
 
 	stop := a.observe()
 	waiting := program(a.releases("queue", "three", "q3", 3, "--queue-policy", "queue")...)
@@ -98,10 +105,7 @@ func testQueue(t *testing.T) {
 func testSupersede(t *testing.T) {
 	t.Parallel()
 	a := newApp(t, "superseded")
-	a.queue("one", "s1", 1, "supersede")
-	a.starts("one", "s1", 1, "supersede")
-	a.queue("two", "s2", 2, "supersede")
-	a.starts("two", "s2", 2, "supersede")
+	a.inLine("s", "supersede")
 	stop := a.observe()
 	a.queue("three", "s3", 3, "supersede")
 	stop()

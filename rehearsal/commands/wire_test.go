@@ -36,9 +36,7 @@ func wireApp(t *testing.T, name, protocol string, prepare ...func(*app)) *app {
 	t.Helper()
 	a := newApp(t, name)
 	a.writeManifests("- name: http\n      port: 80", "- name: "+protocol+"\n      port: 80", "terminationGracePeriodSeconds: 30", fmt.Sprintf("terminationGracePeriodSeconds: %d", int(wireGrace.Seconds())))
-	for _, do := range prepare {
-		do(a)
-	}
+	a.shape(prepare)
 	a.must("canary", "--image", images["wire a"])
 	a.served()
 	return a
