@@ -342,6 +342,30 @@ func TestSupersededWhileItStarts(t *testing.T) {
 	})
 }
 
+// TestSupersededBetweenReads: a release gives way after a job of it has read the ledger, and before that reads what is live.
+func TestSupersededBetweenReads(t *testing.T) {
+	for _, command := range []string{"shift", "promote"} {
+		at(t, "healthy", func(w *world) {
+			j, once := w.job(command).queues(release.QueueSupersede), false
+			j.ReleaseID = "r2"
+			j.before = func(r *http.Request) error {
+				if !once && strings.Contains(r.URL.Path, "/virtualservices/") {
+					once = true
+					newer, err := w.job("queue").queues(release.QueueSupersede).Queue(w.Context(), handed("3", 13))
+					if err != nil || newer.Message != "it is the turn of release r3" {
+						t.Errorf("%+v, %v", newer, err)
+					}
+				}
+				return nil
+			}
+			result, err := commands[command](w.Context(), j)
+			if err != nil || result.SupersededBy != "r3" || !once || len(w.did(j)) > 0 {
+				t.Errorf("%s: %+v, %v, after %q", command, result, err, w.did(j))
+			}
+		})
+	}
+}
+
 // TestDeadInTheLine: what does not take its turn, or took it and did not start, loses it. Its later jobs end well, and it can
 // enter again.
 func TestDeadInTheLine(t *testing.T) {

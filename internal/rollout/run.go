@@ -89,7 +89,8 @@ func inOrder(ctx context.Context, steps ...step) error {
 
 // run looks, takes the lock when there is something to do, looks again if the wait was long or the ledger has moved
 // meanwhile, and acts. What is refused or has nothing to do writes nothing and disturbs nobody who works on the app. A
-// release that gives way to a newer one needs nothing more, also if that was found while this job worked on it.
+// release that gives way to a newer one needs nothing more, also if that was found while this job worked on it, or shows
+// itself as a state that does not allow the command: the ledger and the objects are not read at one moment.
 func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
 	look := cmd.look
 	cmd.look = func(ctx context.Context, j *job) (found Found, nothing *Result, err error) {
@@ -99,7 +100,7 @@ func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result
 		return look(ctx, j)
 	}
 	result, err := runCommand(ctx, c, cmd)
-	if errors.Is(err, ErrLockLost) && ctx.Err() == nil {
+	if (errors.Is(err, ErrLockLost) || errors.As(err, new(*StageError))) && ctx.Err() == nil {
 		if j := (&job{Cluster: c, command: cmd.name}); j.readLedger(ctx) == nil {
 			if nothing := superfluous(j, &cmd); nothing != nil && nothing.SupersededBy != "" {
 				return *nothing, nil
