@@ -58,6 +58,7 @@ type Config struct {
 	Bundle      bundle.Policy      `json:"bundle,omitzero"`
 	Approval    *approval.Policy   `json:"approval,omitempty"`
 	Hooks       []hook.Hook        `json:"hooks,omitempty"`
+	GitOps      GitOps             `json:"gitops,omitzero"`
 
 	file     string               // "" when there is none
 	verifier *provenance.Verifier // of ImagePolicy; nil when there is none
@@ -186,6 +187,23 @@ type Queue struct {
 	Policy string          `json:"policy,omitempty"`
 	Wait   metav1.Duration `json:"wait,omitzero"`
 	Turn   metav1.Duration `json:"turn,omitzero"`
+}
+
+// GitOps is the repository that a GitOps controller applies the app's manifests from.
+type GitOps struct {
+	Controller     string `json:"controller,omitempty"`
+	Namespace      string `json:"namespace,omitempty"`
+	Repository     string `json:"repository,omitempty"`
+	Branch         string `json:"branch,omitempty"`
+	Path           string `json:"path,omitempty"`
+	Value          string `json:"value,omitempty"`
+	Releases       string `json:"releases,omitempty"`
+	User           string `json:"user,omitempty"`
+	TokenFile      string `json:"tokenFile,omitempty"`
+	SSHKeyFile     string `json:"sshKeyFile,omitempty"`
+	KnownHostsFile string `json:"knownHostsFile,omitempty"`
+	SigningKeyFile string `json:"signingKeyFile,omitempty"`
+	Author         string `json:"author,omitempty"`
 }
 
 // Guard is when a release counts as abandoned.
