@@ -2,11 +2,9 @@ package environment
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/cgi"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -15,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/our-org/crossbill/internal/environment/gittest"
 )
 
 const token = "glpat-0123456789abcdef"
@@ -22,9 +22,10 @@ const token = "glpat-0123456789abcdef"
 // server serves one bare repository with Git's own server, and does what a test wants in between.
 type server struct {
 	*httptest.Server
-	t    testing.TB
-	root string // of the repositories
-	bare string
+	t      testing.TB
+	root   string // of the repositories
+	bare   string
+	stored *gittest.Repository // the same
 
 	mutex   sync.Mutex
 	pushes  int                                                                       // POSTs of git-receive-pack
@@ -34,22 +35,22 @@ type server struct {
 // serve makes a repository with files on branch main.
 func serve(t testing.TB, files map[string]string) *server {
 	t.Helper()
-	// Git reads no configuration of this machine.
-	for name, value := range map[string]string{"GIT_CONFIG_GLOBAL": os.DevNull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_AUTHOR_NAME": "Somebody", "GIT_AUTHOR_EMAIL": "somebody@example.com", "GIT_COMMITTER_NAME": "Somebody", "GIT_COMMITTER_EMAIL": "somebody@example.com"} {
+	for _, variable := range gittest.Environ() {
+		name, value, _ := strings.Cut(variable, "=")
 		t.(interface{ Setenv(_, _ string) }).Setenv(name, value)
 	}
 	s := &server{t: t, root: t.TempDir()}
 	s.bare = filepath.Join(s.root, "environment.git")
-	s.run(s.root, "init", "-q", "--bare", "-b", "main", s.bare)
-	s.git("config", "http.receivepack", "true")
-	s.git("config", "receive.fsckObjects", "true")
+	var err error
+	if s.stored, err = gittest.Init(s.bare); err != nil {
+		t.Fatal(err)
+	}
 	if files != nil {
 		s.push("First", files)
 	}
-	backend := &cgi.Handler{
-		Path:   filepath.Join(strings.TrimSpace(s.run(s.root, "--exec-path")), "git-http-backend"),
-		Env:    []string{"GIT_PROJECT_ROOT=" + s.root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=x", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=" + os.DevNull},
-		Stderr: io.Discard,
+	backend, err := gittest.Server(s.root)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "oauth2" || password != token {
@@ -94,18 +95,8 @@ func (s *server) git(arguments ...string) string {
 // push commits as somebody else; forced, as the only commit.
 func (s *server) push(subject string, files map[string]string, forced ...bool) {
 	s.t.Helper()
-	var stream strings.Builder
-	fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter S <s@example.com> 1700000000 +0000\ndata %d\n%s\n", len(subject), subject)
-	if len(forced) == 0 && s.git("branch", "--list", "main") != "" {
-		stream.WriteString("from refs/heads/main^0\n")
-	}
-	for name, text := range files {
-		fmt.Fprintf(&stream, "M 100644 inline %s\ndata %d\n%s\n", name, len(text), text)
-	}
-	command := exec.Command("git", "fast-import", "--quiet", "--force")
-	command.Dir, command.Stdin = s.bare, strings.NewReader(stream.String())
-	if out, err := command.CombinedOutput(); err != nil {
-		s.t.Fatalf("%v %s", err, out)
+	if _, err := s.stored.Commit(subject, gittest.Change{Files: files, Alone: len(forced) > 0}); err != nil {
+		s.t.Fatal(err)
 	}
 }
 

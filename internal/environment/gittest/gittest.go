@@ -1,0 +1,106 @@
+// Package gittest serves Git repositories with Git's own server, git http-backend, for tests and for the rehearsal.
+package gittest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cgi"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Environ keeps the configuration of this machine away from Git, and names who commits.
+func Environ() []string {
+	return []string{
+		"GIT_CONFIG_GLOBAL=" + os.DevNull, "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=Somebody", "GIT_AUTHOR_EMAIL=somebody@example.com",
+		"GIT_COMMITTER_NAME=Somebody", "GIT_COMMITTER_EMAIL=somebody@example.com",
+	}
+}
+
+// Server clones, fetches and pushes for everybody, by HTTP, from and to the repositories in a folder.
+func Server(root string) (http.Handler, error) {
+	folder, err := git(root, nil, "--exec-path")
+	if err != nil {
+		return nil, err
+	}
+	return &cgi.Handler{
+		Path:   filepath.Join(folder, "git-http-backend"),
+		Env:    append(Environ(), "GIT_PROJECT_ROOT="+root, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=x"),
+		Stderr: io.Discard,
+	}, nil
+}
+
+// A Repository is a bare one, with a branch main once it has a commit.
+type Repository struct{ Dir string }
+
+// Init makes a repository that does not exist yet. It takes no damaged objects.
+func Init(dir string) (*Repository, error) {
+	if _, err := git(filepath.Dir(dir), nil, "init", "-q", "--bare", "-b", "main", dir); err != nil {
+		return nil, err
+	}
+	r := &Repository{Dir: dir}
+	for _, setting := range []string{"http.receivepack", "receive.fsckObjects"} {
+		if _, err := r.Git("config", setting, "true"); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// Git runs git in the repository, and returns what it prints, without the space around it.
+func (r *Repository) Git(arguments ...string) (string, error) { return git(r.Dir, nil, arguments...) }
+
+// Change is what a commit changes.
+type Change struct {
+	Files   map[string]string // by path: the whole text
+	Removed []string          // files and folders
+	Alone   bool              // forget what was committed before
+}
+
+// Commit commits to main, as somebody does who has a clone and pushes: on top of what others have pushed meanwhile. It
+// returns the commit's hash.
+func (r *Repository) Commit(subject string, change Change) (hash string, err error) {
+	for range 10 {
+		if hash, err = r.commit(subject, change); err == nil {
+			return hash, nil
+		}
+	}
+	return "", err
+}
+
+func (r *Repository) commit(subject string, change Change) (string, error) {
+	var stream bytes.Buffer
+	fmt.Fprintf(&stream, "commit refs/heads/main\nmark :1\ncommitter Somebody <somebody@example.com> now\ndata %d\n%s\n", len(subject), subject)
+	arguments := []string{"fast-import", "--quiet", "--date-format=now"}
+	if change.Alone {
+		arguments = append(arguments, "--force")
+	} else if branch, err := r.Git("branch", "--list", "main"); err != nil {
+		return "", err
+	} else if branch != "" {
+		stream.WriteString("from refs/heads/main^0\n")
+	}
+	for _, path := range change.Removed {
+		fmt.Fprintf(&stream, "D %s\n", path)
+	}
+	for path, text := range change.Files {
+		fmt.Fprintf(&stream, "M 100644 inline %s\ndata %d\n%s\n", path, len(text), text)
+	}
+	stream.WriteString("get-mark :1\n")
+	return git(r.Dir, &stream, arguments...)
+}
+
+func git(dir string, input io.Reader, arguments ...string) (string, error) {
+	command := exec.Command("git", arguments...)
+	command.Dir, command.Stdin, command.Env = dir, input, append(os.Environ(), Environ()...)
+	var out, problem bytes.Buffer
+	command.Stdout, command.Stderr = &out, &problem
+	if err := command.Run(); err != nil {
+		return "", fmt.Errorf("git %s: %w\n%s%s", strings.Join(arguments, " "), err, out.String(), problem.String())
+	}
+	return strings.TrimSpace(out.String()), nil
+}
