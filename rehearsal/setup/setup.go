@@ -11,6 +11,9 @@
 // The key is a hash of testcluster's source and of the versions of the modules it is made of, so
 // that a changed go.sum alone builds nothing again. Each folder appears whole or not at all, and
 // several processes may ask at the same time: one works, the others wait.
+//
+// What not every rehearsal runs is fetched and built for those who ask: [EnsureRunner], [EnsureAct],
+// [EnsureBrowser], [EnsureFlux].
 package setup
 
 import (
@@ -293,9 +296,18 @@ func buildTestcluster(ctx context.Context, s source, dir string, log Log) error 
 	ldflags := fmt.Sprintf("-s -w -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean",
 		v, s.kubernetes, major, minor)
 	program := filepath.Join(dir, "testcluster")
+	if err := compile(ctx, s.module, "testcluster", 3500, log, "-ldflags="+ldflags, "-o", program, "./cmd/testcluster"); err != nil {
+		return err
+	}
+	return verify(ctx, program, "version")
+}
+
+// compile runs go build in the folder of a module, with a line of progress now and then. about is how many packages are
+// compiled when starting from nothing.
+func compile(ctx context.Context, module, what string, about int, log Log, args ...string) error {
 	// These flags are the same as everywhere in the repository, so that compiled packages are shared.
-	c := exec.CommandContext(ctx, "go", "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags="+ldflags, "-o", program, "./cmd/testcluster")
-	c.Dir = s.module
+	c := exec.CommandContext(ctx, "go", append([]string{"build", "-v", "-trimpath", "-buildvcs=false"}, args...)...)
+	c.Dir = module
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	var packages atomic.Int64
 	tail, err := runWithProgress(ctx, c, 20*time.Second, func(line string) {
@@ -303,12 +315,12 @@ func buildTestcluster(ctx context.Context, s source, dir string, log Log) error 
 			packages.Add(1)
 		}
 	}, func(elapsed time.Duration) {
-		log("building testcluster: %s so far, %d packages compiled (about 3500 when starting from nothing)", elapsed, packages.Load())
+		log("building %s: %s so far, %d packages compiled (about %d when starting from nothing)", what, elapsed, packages.Load(), about)
 	})
 	if err != nil {
-		return fmt.Errorf("go build ./cmd/testcluster in %s: %w (if it was killed: linking needs 5 GB of memory)\n%s", s.module, err, tail)
+		return fmt.Errorf("go build of %s in %s: %w (if it was killed: linking needs 5 GB of memory)\n%s", what, module, err, tail)
 	}
-	return verify(ctx, program, "version")
+	return nil
 }
 
 // runWithProgress runs c, hands every line of its output to each, and calls tick every interval.
@@ -470,34 +482,52 @@ func unpackDebian(ctx context.Context, dir string, log Log, needed, optional []s
 // copyGatewayAPI joins the CustomResourceDefinitions of the standard channel in one file. The policy that lies beside
 // them keeps other channels away, which nobody installs here.
 func copyGatewayAPI(ctx context.Context, s source, dir string) error {
-	c := exec.CommandContext(ctx, "go", "mod", "download", "-json", gatewayModule)
-	c.Dir = s.module
-	out, err := c.Output()
-	if err != nil {
-		return fmt.Errorf("go mod download %s: %w", gatewayModule, err)
-	}
-	var module struct{ Dir string }
-	if err := json.Unmarshal(out, &module); err != nil {
-		return fmt.Errorf("go mod download %s: %w", gatewayModule, err)
-	}
-	files, err := filepath.Glob(filepath.Join(module.Dir, "config/crd/standard/*.yaml"))
-	if err != nil {
-		return err
-	}
+	return joinKinds(ctx, s.module, "config/crd/standard", filepath.Join(dir, "crds.yaml"), gatewayModule)
+}
+
+// joinKinds writes the CustomResourceDefinitions that modules have in a folder into one file. module is the folder of the
+// go.mod that requires them.
+func joinKinds(ctx context.Context, module, folder, to string, modules ...string) error {
 	var all []byte
+	for _, path := range modules {
+		c := exec.CommandContext(ctx, "go", "mod", "download", "-json", path)
+		c.Dir = module
+		out, err := c.Output()
+		if err != nil {
+			return fmt.Errorf("go mod download %s: %w", path, err)
+		}
+		var found struct{ Dir string }
+		if err := json.Unmarshal(out, &found); err != nil {
+			return fmt.Errorf("go mod download %s: %w", path, err)
+		}
+		kinds, err := kindsIn(filepath.Join(found.Dir, folder))
+		if err != nil {
+			return err
+		}
+		all = append(all, kinds...)
+	}
+	return os.WriteFile(to, all, 0o644)
+}
+
+// kindsIn joins the files of a folder that have a CustomResourceDefinition.
+func kindsIn(folder string) (all []byte, err error) {
+	files, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
 	for _, file := range files {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if bytes.Contains(b, []byte("\nkind: CustomResourceDefinition\n")) {
 			all = append(append(all, b...), "\n---\n"...)
 		}
 	}
 	if len(all) == 0 {
-		return fmt.Errorf("%s has no CustomResourceDefinitions", module.Dir)
+		return nil, fmt.Errorf("%s has no CustomResourceDefinitions", folder)
 	}
-	return os.WriteFile(filepath.Join(dir, "crds.yaml"), all, 0o644)
+	return all, nil
 }
 
 // verify runs a program that was just made, so that a bad one is never kept.

@@ -128,6 +128,45 @@ func TestKeyChangesWithWhatIsBuiltAlone(t *testing.T) {
 	}
 }
 
+func TestFluxIsBuiltAnewWithItsVersionsAlone(t *testing.T) {
+	module := t.TempDir()
+	text := `module github.com/our-org/crossbill/rehearsal/flux
+go 1.26.0
+require (
+	example.com/unrelated v1.0.0 // indirect
+	github.com/fluxcd/kustomize-controller v1.9.6 // indirect
+	github.com/fluxcd/source-controller v1.9.5 // indirect
+)
+replace k8s.io/api => k8s.io/api v0.37.2
+`
+	name := func(changes ...string) string {
+		t.Helper()
+		write(t, filepath.Join(module, "go.mod"), strings.NewReplacer(changes...).Replace(text))
+		name, err := fluxName(module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	first := name()
+	if !strings.HasPrefix(first, "flux-v1.9.6-") {
+		t.Errorf("name %q does not begin with Flux's version", first)
+	}
+	if name("unrelated v1.0.0", "unrelated v1.0.1") != first {
+		t.Error("another version of an unrelated module: the name changed")
+	}
+	if name("v1.9.5", "v1.9.6") == first {
+		t.Error("another version of source-controller: the name is the same")
+	}
+	if name("v0.37.2", "v0.37.3") == first {
+		t.Error("another version of Kubernetes: the name is the same")
+	}
+	write(t, filepath.Join(module, "go.mod"), strings.ReplaceAll(text, "source-controller", "another"))
+	if name, err := fluxName(module); err == nil {
+		t.Errorf("without source-controller: %q", name)
+	}
+}
+
 func TestModuleIsFoundFromWithin(t *testing.T) {
 	repository := t.TempDir()
 	module := filepath.Join(repository, "rehearsal")
@@ -150,6 +189,7 @@ func TestMissingToolIsNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for tool, err := range map[string]error{
 		"go":                  buildTestcluster(t.Context(), source{}, t.TempDir(), quiet),
+		"the go command":      buildFlux(t.Context(), "", t.TempDir(), quiet),
 		"python3":             fetchEnvoy(t.Context(), t.TempDir(), quiet),
 		"is missing (package": fetchPrometheus(t.Context(), t.TempDir(), quiet),
 	} {
