@@ -91,7 +91,7 @@ type Cluster struct {
 	inside  sync.WaitGroup
 
 	mu        sync.Mutex
-	processes []*component
+	processes []*Process
 	callers   []*Caller
 	broken    chan error // holds one: the first component that ended by itself
 }
@@ -234,7 +234,7 @@ func (c *Cluster) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range c.processes {
-		p.kill()
+		p.Stop()
 	}
 	c.inside.Wait()
 }

@@ -41,26 +41,32 @@ func meshConfig() []byte {
 	return fmt.Appendf(meshYAML, "accessLogFile: /dev/stdout\naccessLogEncoding: TEXT\naccessLogFormat: %q\n", istiostats.Format)
 }
 
-// A component is one process of the cluster.
-type component struct {
+// A Process is one program of the cluster, or one that runs beside it.
+type Process struct {
 	command *exec.Cmd
 	closing atomic.Bool
 	ended   chan struct{}
 }
 
-// run starts a process that is to live as long as the cluster. Its output goes to logs/name.log.
-func (c *Cluster) run(name string, env []string, program string, args ...string) error {
+// Run starts a program beside the cluster's own. It lives until it is stopped or the cluster is closed; when it ends by
+// itself, the cluster is broken. Its output is added to logs/name.log.
+func (c *Cluster) Run(name string, env []string, program string, args ...string) (*Process, error) {
 	return c.runTo(name, nil, env, program, args...)
 }
 
-// runTo is run with the process's standard output to a file of its own, unless that is nil.
-func (c *Cluster) runTo(name string, stdout *os.File, env []string, program string, args ...string) error {
-	out, err := os.Create(c.logFile(name))
+func (c *Cluster) run(name string, env []string, program string, args ...string) error {
+	_, err := c.runTo(name, nil, env, program, args...)
+	return err
+}
+
+// runTo is Run with the process's standard output to a file of its own, unless that is nil.
+func (c *Cluster) runTo(name string, stdout *os.File, env []string, program string, args ...string) (*Process, error) {
+	out, err := os.OpenFile(c.logFile(name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer out.Close() // the process has its own
-	p := &component{command: exec.Command(program, args...), ended: make(chan struct{})}
+	p := &Process{command: exec.Command(program, args...), ended: make(chan struct{})}
 	p.command.Stdout, p.command.Stderr, p.command.Dir = out, out, c.options.Dir
 	if stdout != nil {
 		p.command.Stdout = stdout
@@ -69,7 +75,7 @@ func (c *Cluster) runTo(name string, stdout *os.File, env []string, program stri
 	// Not in the terminal's process group: Ctrl-C is for the one who then calls Close.
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.command.Start(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	c.mu.Lock()
 	c.processes = append(c.processes, p)
@@ -81,14 +87,19 @@ func (c *Cluster) runTo(name string, stdout *os.File, env []string, program stri
 		}
 		close(p.ended)
 	}()
-	return nil
+	return p, nil
 }
 
-func (p *component) kill() {
-	p.closing.Store(true)
-	_ = syscall.Kill(-p.command.Process.Pid, syscall.SIGKILL)
+// Stop kills the process, as a node that dies does. It may be stopped again.
+func (p *Process) Stop() {
+	if !p.closing.Swap(true) {
+		_ = syscall.Kill(-p.command.Process.Pid, syscall.SIGKILL)
+	}
 	<-p.ended
 }
+
+// PID is the process's number inside the sandbox.
+func (p *Process) PID() int { return p.command.Process.Pid }
 
 func (c *Cluster) logFile(name string) string { return filepath.Join(c.dir("logs"), name+".log") }
 

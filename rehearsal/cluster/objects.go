@@ -118,14 +118,27 @@ func (c *Cluster) definitions(ctx context.Context) ([]unstructured.Unstructured,
 func definitionsIn(file string) ([]unstructured.Unstructured, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("kinds of the Gateway API: %w", err)
+		return nil, fmt.Errorf("kinds: %w", err)
 	}
 	defer f.Close()
 	all, err := documents(f)
 	if err != nil {
-		return nil, fmt.Errorf("kinds of the Gateway API: %s: %w", file, err)
+		return nil, fmt.Errorf("kinds in %s: %w", file, err)
 	}
 	return all, nil
+}
+
+// Establish makes the kinds in a file, and waits until the API server serves them.
+func (c *Cluster) Establish(ctx context.Context, file string) error {
+	definitions, err := definitionsIn(file)
+	if err != nil {
+		return err
+	}
+	a, err := newObjects(c.RESTConfig)
+	if err != nil {
+		return err
+	}
+	return a.establish(ctx, definitions)
 }
 
 // documents are those of a YAML text that are not empty.

@@ -80,7 +80,7 @@ func (c *Cluster) startProxy(p *proxy) error {
 		return err
 	}
 	defer stdout.Close() // the process has its own
-	err = c.runTo(p.name, stdout, nil, c.options.EnvoyBinary, "--config-path", file, "--concurrency", "1",
+	_, err = c.runTo(p.name, stdout, nil, c.options.EnvoyBinary, "--config-path", file, "--concurrency", "1",
 		"--disable-hot-restart", "--log-level", "warning", "--file-flush-interval-msec", "100")
 	if err != nil {
 		return err

@@ -1,0 +1,269 @@
+package gitops
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+
+	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/setup"
+)
+
+// fluxNamespace is where Flux's own objects are.
+const fluxNamespace = "flux-system"
+
+// Flux is the real one, running in a rehearsal's cluster.
+type Flux struct {
+	Source, Kustomize *Controller
+	// Ready is the time from StartFlux's begin until both were ready.
+	Ready time.Duration
+
+	objects dynamic.Interface
+}
+
+// StartFlux makes Flux's kinds in a cluster and starts its two controllers, as administrators and with the settings of an
+// installation of Flux, except that the health check of one commit ends with the next. They keep what they read from Git in a
+// folder, which is made, and end with the cluster.
+func StartFlux(ctx context.Context, c *cluster.Cluster, programs setup.Flux, dir string) (*Flux, error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	objects, err := dynamic.NewForConfig(c.RESTConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Establish(ctx, programs.Kinds); err != nil {
+		return nil, fmt.Errorf("flux: %w", err)
+	}
+	namespace := object("v1", "Namespace", fluxNamespace, nil)
+	_, err = objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(ctx, namespace, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return nil, fmt.Errorf("flux: create namespace %s: %w", fluxNamespace, err)
+	}
+	const artifacts = "127.0.0.1:9790"
+	f := &Flux{
+		objects: objects,
+		Source: &Controller{
+			cluster: c, name: "flux-source-controller", program: programs.SourceController, health: "127.0.0.1:9792",
+			args: []string{
+				"--storage-path=" + dir, "--storage-addr=" + artifacts, "--storage-adv-addr=" + artifacts,
+				"--metrics-addr=127.0.0.1:9791",
+			},
+		},
+		Kustomize: &Controller{
+			cluster: c, name: "flux-kustomize-controller", program: programs.KustomizeController, health: "127.0.0.1:9794",
+			args: []string{"--metrics-addr=127.0.0.1:9793", "--no-remote-bases", "--feature-gates=CancelHealthCheckOnNewRevision=true"},
+		},
+	}
+	for _, controller := range []*Controller{f.Source, f.Kustomize} {
+		if err := controller.launch(); err != nil {
+			return nil, err
+		}
+	}
+	for _, controller := range []*Controller{f.Source, f.Kustomize} {
+		if err := await(ctx, controller.ready); err != nil {
+			return nil, err
+		}
+	}
+	f.Ready = time.Since(began)
+	return f, nil
+}
+
+// A Controller is one program of a GitOps tool.
+type Controller struct {
+	cluster       *cluster.Cluster
+	name, program string
+	health        string // host:port
+	args          []string
+	process       *cluster.Process
+}
+
+// Start starts it, and returns when it is ready.
+func (c *Controller) Start(ctx context.Context) error {
+	if err := c.launch(); err != nil {
+		return err
+	}
+	return await(ctx, c.ready)
+}
+
+func (c *Controller) launch() (err error) {
+	c.process, err = c.cluster.Run(c.name, []string{"KUBECONFIG=" + c.cluster.Kubeconfig, "RUNTIME_NAMESPACE=" + fluxNamespace},
+		c.program, append([]string{"--health-addr=" + c.health}, c.args...)...)
+	return err
+}
+
+// Stop kills it.
+func (c *Controller) Stop() { c.process.Stop() }
+
+// Memory is what it has in memory now, in bytes.
+func (c *Controller) Memory() (int, error) {
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.process.PID()), "status"))
+	if err != nil {
+		return 0, err
+	}
+	_, line, _ := strings.Cut(string(status), "\nVmRSS:")
+	line, _, _ = strings.Cut(line, "kB")
+	kilobytes, err := strconv.Atoi(strings.TrimSpace(line))
+	return kilobytes * 1024, err
+}
+
+func (c *Controller) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.health+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return fmt.Errorf("%s is not ready: %w", c.name, err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s is not ready: %s", c.name, response.Status)
+	}
+	return nil
+}
+
+var (
+	gitRepositories = schema.GroupVersionResource{Group: "source.toolkit.fluxcd.io", Version: "v1", Resource: "gitrepositories"}
+	kustomizations  = schema.GroupVersionResource{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Resource: "kustomizations"}
+)
+
+// A Kustomization is a folder of a repository that Flux applies to the cluster.
+type Kustomization struct {
+	name       string
+	repository *Repository
+	objects    dynamic.Interface
+}
+
+// Setting changes the spec of a Kustomization or its GitRepository before it is made.
+type Setting func(repository, kustomization map[string]any)
+
+// Wait makes the Kustomization wait until what it has applied is ready.
+func Wait(_, kustomization map[string]any) { kustomization["wait"] = true }
+
+// Apply has Flux apply a folder of a repository from now on, and remove what is no longer there. It looks for commits every
+// 10 seconds and for drift every minute, and does not wait until anything is ready.
+func (f *Flux) Apply(ctx context.Context, name string, r *Repository, folder string, settings ...Setting) (*Kustomization, error) {
+	repository := map[string]any{"interval": "10s", "url": r.URL, "ref": map[string]any{"branch": "main"}}
+	kustomization := map[string]any{
+		"interval": "1m", "path": folder, "prune": true, "wait": false, "timeout": "1m",
+		"sourceRef": map[string]any{"kind": "GitRepository", "name": name},
+	}
+	for _, set := range settings {
+		set(repository, kustomization)
+	}
+	k := &Kustomization{name: name, repository: r, objects: f.objects}
+	for _, made := range []struct {
+		resource schema.GroupVersionResource
+		object   *unstructured.Unstructured
+	}{
+		{gitRepositories, object("source.toolkit.fluxcd.io/v1", "GitRepository", name, repository)},
+		{kustomizations, object("kustomize.toolkit.fluxcd.io/v1", "Kustomization", name, kustomization)},
+	} {
+		if _, err := k.client(made.resource).Create(ctx, made.object, metav1.CreateOptions{}); err != nil {
+			return nil, fmt.Errorf("create %s %s: %w", made.object.GetKind(), name, err)
+		}
+	}
+	return k, nil
+}
+
+func object(version, kind, name string, spec map[string]any) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": version, "kind": kind, "metadata": map[string]any{"name": name}}}
+	if spec != nil {
+		u.Object["spec"] = spec
+	}
+	return u
+}
+
+func (k *Kustomization) client(resource schema.GroupVersionResource) dynamic.ResourceInterface {
+	return k.objects.Resource(resource).Namespace(fluxNamespace)
+}
+
+// Suspend keeps Flux from applying, or lets it apply again.
+func (k *Kustomization) Suspend(ctx context.Context, suspended bool) error {
+	return k.patch(ctx, kustomizations, fmt.Sprintf(`{"spec":{"suspend":%t}}`, suspended))
+}
+
+// Request asks Flux to read the repository now, as a webhook would. A new commit is then applied.
+func (k *Kustomization) Request(ctx context.Context) error { return k.request(ctx, gitRepositories) }
+
+// RequestApply asks Flux to apply what it has read, whether there is something new or not: drift is then undone.
+func (k *Kustomization) RequestApply(ctx context.Context) error {
+	return k.request(ctx, kustomizations)
+}
+
+func (k *Kustomization) request(ctx context.Context, resource schema.GroupVersionResource) error {
+	return k.patch(ctx, resource, fmt.Sprintf(`{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":%q}}}`, time.Now().Format(time.RFC3339Nano)))
+}
+
+func (k *Kustomization) patch(ctx context.Context, resource schema.GroupVersionResource, patch string) error {
+	// The field manager is that of the flux command.
+	_, err := k.client(resource).Patch(ctx, k.name, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "flux-client-side-apply"})
+	return err
+}
+
+// WaitApplied waits until Flux has applied a commit, or a later one. What it leaves alone counts as applied.
+func (k *Kustomization) WaitApplied(ctx context.Context, commit string) error {
+	return await(ctx, func(ctx context.Context) error {
+		live, err := k.client(kustomizations).Get(ctx, k.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		revision, _, err := unstructured.NestedString(live.Object, "status", "lastAppliedRevision")
+		if err != nil {
+			return err
+		}
+		applied := strings.TrimPrefix(revision, "main@sha1:")
+		if applied == commit || applied != "" && k.repository.contains(applied, commit) {
+			return nil
+		}
+		return fmt.Errorf("flux has not applied commit %s of %s, but %q: %s", commit, k.name, revision, conditions(live))
+	})
+}
+
+// WaitHandled waits until Flux has answered the last request to apply what it has read.
+func (k *Kustomization) WaitHandled(ctx context.Context) error {
+	return await(ctx, func(ctx context.Context) error {
+		live, err := k.client(kustomizations).Get(ctx, k.name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		handled, _, err := unstructured.NestedString(live.Object, "status", "lastHandledReconcileAt")
+		if err != nil {
+			return err
+		}
+		if asked := live.GetAnnotations()["reconcile.fluxcd.io/requestedAt"]; handled != asked {
+			return fmt.Errorf("flux has not answered the request of %s to apply %s: %s", asked, k.name, conditions(live))
+		}
+		return nil
+	})
+}
+
+// conditions are what an object says of itself.
+func conditions(u *unstructured.Unstructured) string {
+	all, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	var said []string
+	for _, c := range all {
+		if c, ok := c.(map[string]any); ok {
+			said = append(said, fmt.Sprintf("%v=%v (%v: %v)", c["type"], c["status"], c["reason"], c["message"]))
+		}
+	}
+	return strings.Join(said, ", ")
+}
