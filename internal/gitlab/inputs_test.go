@@ -25,15 +25,15 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := map[string]*regexp.Regexp{"image": imagePattern, "release_id": release.IDPattern, "commit": release.CommitPattern, "source_url": sourceURLPattern}
+	ours := map[string]*regexp.Regexp{"image": release.ImagePattern, "release_id": release.IDPattern, "commit": release.CommitPattern, "source_url": release.SourceURLPattern}
 	values := rapid.OneOf(
-		rapid.StringMatching(imagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/(qwik-node-app|[a-z]+)@sha256:[0-9a-f]{64}`), rapid.StringMatching(appPattern.String()), rapid.StringMatching(release.CommitPattern.String()),
-		rapid.StringMatching(sourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
+		rapid.StringMatching(release.ImagePattern.String()), rapid.StringMatching(`registry\.example\.com/our-org/(qwik-node-app|[a-z]+)@sha256:[0-9a-f]{64}`), rapid.StringMatching(release.AppPattern.String()), rapid.StringMatching(release.CommitPattern.String()),
+		rapid.StringMatching(release.SourceURLPattern.String()), rapid.StringMatching(`[a-z0-9]{1,9}[-'"$;\n a-z@:/]{1,9}`), rapid.String(),
 	)
 	// GitLab's side also names the app's own repository.
 	ours["image"] = regexp.MustCompile(`^registry\.example\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64}$`)
 	ours["bundle"] = ours["image"]
-	if apps := file.Inputs["app"].Options; !slices.Contains(apps, "") || slices.ContainsFunc(apps, func(app string) bool { return app != "" && !appPattern.MatchString(app) }) {
+	if apps := file.Inputs["app"].Options; !slices.Contains(apps, "") || slices.ContainsFunc(apps, func(app string) bool { return app != "" && !release.AppPattern.MatchString(app) }) {
 		t.Errorf("apps %q: the empty one must be among them, and every other one must be one that Trigger accepts", apps)
 	}
 	for name, pattern := range ours {
@@ -49,7 +49,7 @@ func TestBothSidesCheckTheSame(t *testing.T) {
 			if pattern.MatchString(value) != theirs.MatchString(value) {
 				r.Errorf("%s: %q is valid on one side only", name, value)
 			}
-			if ours[name] == ours["image"] && theirs.MatchString(value) && !imagePattern.MatchString(value) {
+			if ours[name] == ours["image"] && theirs.MatchString(value) && !release.ImagePattern.MatchString(value) {
 				r.Errorf("%s: %q could be released, but not triggered", name, value)
 			}
 			if pattern.MatchString(value) && strings.ContainsAny(value, "'\"`$\\;&|<>(){} \t\r\n\x00*?![]#") {

@@ -9,6 +9,7 @@ import (
 
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
 
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -16,7 +17,7 @@ import (
 // for most.
 type TriggerOptions struct {
 	Ref     string // branch or tag of the GitLab project
-	Release Release
+	Release release.Handoff
 
 	// Variables sends trigger variables (CROSSBILL_APP …) in place of typed inputs, for a GitLab
 	// before 18.1.
@@ -37,7 +38,7 @@ func (o *TriggerOptions) check(c *Client) error {
 		return badRef(o.Ref)
 	}
 	o.Settle, o.Timeout = cmp.Or(o.Settle, 10*time.Second), cmp.Or(o.Timeout, 15*time.Minute)
-	return o.Release.check()
+	return o.Release.Check()
 }
 
 func badRef(ref string) error {

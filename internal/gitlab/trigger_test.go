@@ -33,22 +33,22 @@ func TestMain(m *testing.M) {
 
 const digest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
-var toRelease = Release{
+var toRelease = release.Handoff{
 	App: "qwik-node-app", Image: "registry.example.com/our-org/qwik-node-app@" + digest,
 	Commit: "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe", SourceURL: "https://github.com/our-org/qwik-node-app/actions/runs/1",
 }
 
 // bundled is the same as a bundle.
-var bundled = Release{
+var bundled = release.Handoff{
 	App: toRelease.App, Bundle: "registry.example.com/our-org/qwik-node-app@sha256:" + strings.Repeat("0b", 32),
 	Commit: toRelease.Commit, SourceURL: toRelease.SourceURL,
 }
 
-func idOf(r Release) string {
+func idOf(r release.Handoff) string {
 	return release.NewID(r.App, release.DigestOf(r.Image), r.Commit, r.Bundle)
 }
 
-func nameOf(r Release) string { return pipelineName(r.App, idOf(r)) }
+func nameOf(r release.Handoff) string { return pipelineName(r.App, idOf(r)) }
 
 // connect gives a client of a double, without a network.
 func connect(t *testing.T, server *gitlabtest.Server, change func(*Connection)) *Client {
@@ -99,7 +99,7 @@ func TestTriggerThroughFaults(t *testing.T) {
 		"list's connection is lost":             {reads: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, posts: 1},
 		"both are down":                         {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, reads: append([]gitlabtest.Fault{{}}, unreachable...), posts: 1, adopted: true},
 	} {
-		throughFaults := func(t *testing.T, r Release) {
+		throughFaults := func(t *testing.T, r release.Handoff) {
 			synctest.Test(t, func(t *testing.T) {
 				server := gitlabtest.New()
 				server.Faults, server.ReadFaults, server.Lag = test.faults, test.reads, test.lag
@@ -136,7 +136,7 @@ func TestAnImageAndABundleAreTwoReleases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := gitlabtest.New()
 		ids := map[bool]int64{}
-		for n, r := range []Release{toRelease, bundled, toRelease, bundled} {
+		for n, r := range []release.Handoff{toRelease, bundled, toRelease, bundled} {
 			p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
 			isBundle := r.Bundle != ""
 			if err != nil || p.Adopted != (n > 1) || n > 1 && p.ID != ids[isBundle] {
@@ -363,7 +363,7 @@ func TestTriggerOfALateCommit(t *testing.T) {
 // TestTriggerRequest is what goes over the wire.
 func TestTriggerRequest(t *testing.T) {
 	for _, variables := range []bool{false, true} {
-		for what, r := range map[string]Release{"image": toRelease, "bundle": bundled} {
+		for what, r := range map[string]release.Handoff{"image": toRelease, "bundle": bundled} {
 			synctest.Test(t, func(t *testing.T) {
 				server := gitlabtest.New()
 				if _, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r, Variables: variables, Again: true}); err != nil {
@@ -497,7 +497,7 @@ func schedules() *rapid.Generator[schedule] {
 }
 
 // run runs the senders of a schedule, and then one more. It gives what they returned.
-func (s schedule) run(t *testing.T, server *gitlabtest.Server, r Release) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
+func (s schedule) run(t *testing.T, server *gitlabtest.Server, r release.Handoff) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
 	results, errs = make([]Pipeline, s.Senders), make([]error, s.Senders)
 	synctest.Test(t, func(t *testing.T) {
 		server.Faults, server.ReadFaults, server.Lag = s.Faults, s.Reads, s.Lag
@@ -521,7 +521,7 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		s := schedules().Draw(r, "schedule")
 		server := gitlabtest.New()
-		results, errs, last, lastErr := s.run(t, server, rapid.SampledFrom([]Release{toRelease, bundled}).Draw(r, "release"))
+		results, errs, last, lastErr := s.run(t, server, rapid.SampledFrom([]release.Handoff{toRelease, bundled}).Draw(r, "release"))
 		posts := 0
 		for i, err := range errs {
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -28,9 +29,13 @@ func (t Target) check() error {
 		return badRef(t.Ref)
 	case t.PipelineID < 0:
 		return &usererr.Error{Field: "pipeline", Problem: fmt.Sprintf("%d is not a pipeline", t.PipelineID), Fix: "give the number that `crossbill trigger` printed"}
-	case t.App != "" && !appPattern.MatchString(t.App):
-		return &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q is not the name of an app", t.App), Fix: "use lower-case letters, digits and hyphens"}
-	case t.ReleaseID != "":
+	}
+	if t.App != "" {
+		if err := release.CheckApp("app", t.App); err != nil {
+			return err
+		}
+	}
+	if t.ReleaseID != "" {
 		return checkID(t.ReleaseID)
 	}
 	return nil
