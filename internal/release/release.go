@@ -210,6 +210,9 @@ type Release struct {
 	// Plan is the way that it is taken before promotion. Empty: people take it there.
 	Plan Plan `json:"plan,omitempty"`
 
+	// PushOpen: the push of a job that has lost its lock may be on its way to the environment repository.
+	PushOpen bool `json:"pushOpen,omitempty"`
+
 	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
 	Hooks []HookRun `json:"hooks,omitempty"`
 }

@@ -151,6 +151,11 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if err := j.lookShared(ctx, &found); err != nil {
 		return found, nil, err
 	}
+	if !found.same {
+		if err := j.lookGitOps(ctx, &found); err != nil {
+			return found, nil, err
+		}
+	}
 	if err := j.releasable(found.primary); err != nil {
 		return found, nil, err
 	}
@@ -426,7 +431,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		}
 		return j.canaryFirst(ctx)
 	}
-	var steps []step
+	steps := []step{j.keepOff}
 	router := j.router()
 	if !found.router.backed {
 		steps = append(steps, router.ensureBackends)

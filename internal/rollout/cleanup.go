@@ -84,7 +84,7 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 	if r.Return != nil {
 		after = j.afterRollback
 	}
-	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect, after); err != nil {
+	if err := inOrder(ctx, j.routeBack(free), j.leaveCanary, j.collect, after, j.letIn); err != nil {
 		return Result{}, err
 	}
 	outcome, failed := release.OutcomePromoted, j.failedAt(release.AfterPromotion)

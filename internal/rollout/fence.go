@@ -191,8 +191,18 @@ func (j *job) ownsFields(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// handBack gives up the ownership of fields of what routes the app that our patches took, so that the next unforced apply of whoever owns them succeeds: the objects are again as the manifest
-// has them.
+// othersFields is the operation that gives up the ownership of an object's fields.
+func othersFields(live metav1.Object) (patchOp, error) {
+	others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), ours)
+	if len(others) == 0 {
+		others = []metav1.ManagedFieldsEntry{{}} // the API server's sign for "nobody"; an empty list changes nothing
+	}
+	entries, err := json.Marshal(others)
+	return patchOp{"replace", "/metadata/managedFields", json.RawMessage(entries)}, err
+}
+
+// handBack gives up the ownership of fields of what routes the app that our patches took, so that the next unforced apply of
+// whoever owns them succeeds: the objects are again as the manifest has them.
 func (j *job) handBack(ctx context.Context) error {
 	if j.planning() {
 		return nil
@@ -206,20 +216,13 @@ func (j *job) handBack(ctx context.Context) error {
 			if live == nil {
 				return nil, nil
 			}
-			others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), ours)
-			switch len(others) {
-			case len(live.GetManagedFields()):
+			if !slices.ContainsFunc(live.GetManagedFields(), ours) {
 				return nil, nil
-			case 0:
-				others = []metav1.ManagedFieldsEntry{{}} // the API server's sign for "nobody"; an empty list changes nothing
 			}
-			entries, err := json.Marshal(others)
-			if err != nil {
-				return nil, err
-			}
+			given, err := othersFields(live)
 			return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-				return j.patchExact(ctx, o, live, []patchOp{{"replace", "/metadata/managedFields", json.RawMessage(entries)}})
-			}, nil
+				return j.patchExact(ctx, o, live, []patchOp{given})
+			}, err
 		})
 		if err != nil {
 			return err

@@ -58,6 +58,9 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 		}
 		return m, false, &usererr.Error{Field: "from", Problem: problem, Fix: "for an app that is not deployed yet run canary: its first release goes straight to primary"}
 	}
+	if err := j.lookMigrateGitOps(ctx); err != nil {
+		return m, false, err
+	}
 	if served.primary != nil { // started before
 		if m.image = j.Manifests.Image(served.primary); release.DigestOf(m.image) == "" {
 			return m, false, &usererr.Error{Field: j.track(release.Primary).String(), Problem: "its image is a tag", Fix: "give it the image by digest"}

@@ -181,7 +181,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
+	steps := []step{j.keepOff, j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
 	switch {
 	case primary == nil, j.replaced(primary) && !j.asBefore(primary): // and wherever the traffic is, it stays there
 	case j.behindCanary():
@@ -189,7 +189,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	default:
 		steps = append(steps, j.fitCanary)
 	}
-	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.promoteOthers, j.shrinkPrimary)...)
+	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.promoteOthers, j.shrinkPrimary, j.commitRelease)...)
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}

@@ -176,6 +176,9 @@ func (j *job) returnable(ctx context.Context, found *returnFound) error {
 	case !boundTo(primary, target.Image, target.Pod):
 		return j.unreturnable(target, fmt.Sprintf("%s does not note that it ran it with the pod template that %s keeps", j.track(release.Primary), j.ledgerName()))
 	}
+	if err := j.returnableInGit(target); err != nil {
+		return err
+	}
 	if err := j.copiesLeft(ctx, target); err != nil {
 		return err
 	}
@@ -351,7 +354,7 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	var steps []step
+	steps := []step{j.keepOff}
 	if r.Stage == release.StageStarted {
 		steps = append(steps, j.router().ensureBackends)
 		if found.takeOver {
@@ -376,9 +379,9 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 		default:
 			steps = append(steps, j.moveToCanary(r.Image, leaveFor))
 		}
-		steps = append(steps, j.replacePrimary, j.route(0), j.reach(release.StagePromoted))
+		steps = append(steps, j.replacePrimary, j.route(0), j.commitRelease, j.reach(release.StagePromoted))
 	}
-	if err := inOrder(ctx, append(steps, j.routeBack(free), j.removeCanary(j.drainAtMost(leaveFor, "it goes all the same")), j.afterRollback)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.routeBack(free), j.removeCanary(j.drainAtMost(leaveFor, "it goes all the same")), j.afterRollback, j.letIn)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(release.OutcomeReturned, "%s has all of the traffic again, as release %s%s", r.Digest(), r.ID, j.failedAt(release.AfterRollback))

@@ -66,11 +66,11 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	steps := []step{j.router().backendsBack, j.restoreFirst, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
+	steps := []step{j.keepOffIfPossible, j.router().backendsBack, j.restoreFirst, func(ctx context.Context) error { return j.restorePrimary(ctx, sticky) }}
 	if sticky == assets {
 		steps = append(steps, j.drainAtMost(openPages, "open pages that ask for its assets have to be loaded again"), j.routeBack(free))
 	}
-	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.leaveHooks, j.afterRollback, j.collect)...); err != nil {
+	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.leaveHooks, j.afterRollback, j.collect, j.letIn)...); err != nil {
 		return Result{}, err
 	}
 	return j.finish(r.TakenBack(), "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
@@ -403,7 +403,7 @@ func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	} else {
 		j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
 	}
-	if err := inOrder(ctx, j.emergencyRoute(free), j.removeCanary(j.drainBriefly())); err != nil {
+	if err := inOrder(ctx, j.emergencyRoute(free), j.removeCanary(j.drainBriefly()), j.letIn); err != nil {
 		return Result{}, err
 	}
 	if warm != nil {

@@ -101,6 +101,8 @@ type Cluster struct {
 	HookLog func(releaseID string, run release.HookRun, text string) error
 	// Web is what calls of hooks go through. Nil: the usual way.
 	Web http.RoundTripper
+	// GitOps is what applies the app's manifests from Git. Nil: nothing does.
+	GitOps *GitOps
 	// Line says how releases wait for each other. Its zero value: a second one is refused.
 	Line Line
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be

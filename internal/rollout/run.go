@@ -205,6 +205,9 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 			return Result{}, err
 		}
 	}
+	if r := j.ledger.Release; r != nil && unclean && j.GitOps != nil && r.Reached(release.StagePromoting) {
+		r.PushOpen = true
+	}
 	if r := j.ledger.Release; r != nil && l.from != "" {
 		r.Takeovers = append(r.Takeovers, release.Takeover{From: l.from, By: j.By, At: now()})
 	}

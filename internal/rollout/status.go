@@ -170,6 +170,12 @@ func (s *Status) drift() []string {
 			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
 		}
 	}
+	if primary := s.live[release.Primary]; primary != nil {
+		found = append(found, letInAgain(primary)...)
+	}
+	if route := s.routing.live; route != nil {
+		found = append(found, letInAgain(route)...)
+	}
 	for _, text := range s.reads.changed {
 		found = append(found, text+remedy)
 	}

@@ -85,6 +85,8 @@ type world struct {
 	// elsewhere is a version of it here.
 	configured bool
 	gateway    bool // the app is routed by an HTTPRoute
+	flux       *flux
+	controlled bool // Flux applies the app
 }
 
 // loadManifests gives a copy of the app's for the tests' namespace.
@@ -127,6 +129,9 @@ type moment struct {
 	uids    int
 	objects map[place]*stored
 	pods    map[string]int
+
+	commits  []string
+	artifact int
 }
 
 // stages are moments that many tests begin at, each made once by the commands themselves.
@@ -157,7 +162,7 @@ func at(t *testing.T, stage string, test func(w *world)) {
 	}
 	inWorld(t, stage, start, func(w *world) {
 		plain, _ := byGateway(stage)
-		w.applies = strings.HasPrefix(plain, othersApp)
+		w.applies, w.controlled = strings.HasPrefix(plain, othersApp), strings.HasPrefix(plain, fluxApp)
 		test(w)
 	})
 }
@@ -170,7 +175,11 @@ func (w *world) moment() *moment {
 	for _, o := range w.server.objects {
 		o.text()
 	}
-	return &moment{now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
+	if w.controlled {
+		w.flux.mu.Lock()
+		defer w.flux.mu.Unlock()
+	}
+	return &moment{commits: slices.Clone(w.flux.commits), artifact: w.flux.artifact, now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
 }
 
 // inWorld runs a test in a cluster of its own, new or as it was at a moment.
@@ -192,6 +201,7 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 		w.controllers = newControllers(w.server)
 		w.server.changed = append(w.server.changed, w.observer.see, w.note)
 		w.kube, w.mesh = w.clients("them", w.server)
+		w.flux = newFlux(w)
 		if start != nil {
 			time.Sleep(time.Until(start.now))
 			w.server.version, w.server.uids, w.controllers.pods = start.version, start.uids, maps.Clone(start.pods)
@@ -201,6 +211,7 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 			}
 			w.observer.look(w.server)
 			w.observer.started = true
+			w.flux.commits, w.flux.artifact = slices.Clone(start.commits), start.artifact
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() {
@@ -208,6 +219,9 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 			synctest.Wait()
 		}()
 		go w.controllers.run(ctx)
+		if strings.HasPrefix(plain, fluxApp) {
+			go w.flux.run(ctx)
+		}
 		if start == nil {
 			w.must(w.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))
 			if gateway {
@@ -322,6 +336,9 @@ func (w *world) job(name string) *job {
 	j.Kinds = rollout.NewKinds(w.dynamic(j.name, j.API.Wrap(j.network)), j.Kube.Discovery())
 	if j.ApplyOthers = w.applies; w.applies {
 		j.Manifests = w.withOthers()
+	}
+	if w.controlled {
+		j.GitOps = w.gitOps(j)
 	}
 	var mu sync.Mutex
 	j.Log = func(e rollout.Event) {
@@ -622,6 +639,7 @@ func (w *world) bring(stage string) {
 	if stage, others = strings.CutPrefix(stage, othersApp); others {
 		w.makeOthers()
 	}
+	stage, controlled := strings.CutPrefix(stage, fluxApp)
 	if stage == "new" {
 		w.observer.started = true
 		return
@@ -634,6 +652,9 @@ func (w *world) bring(stage string) {
 	first := w.job("first")
 	w.must(first.Canary(w.Context(), first.wanted("1")))
 	w.applies = others
+	if w.controlled = controlled; controlled {
+		w.adopt()
+	}
 	w.observer.started = true
 	before := w.job("before")
 	run := func(_ rollout.Result, err error) {
@@ -867,6 +888,11 @@ func (w *world) unrest(digit string) string {
 		return fmt.Sprintf("primary is %+v and runs %s, want image %s", primary, w.running(release.Primary), digit)
 	case status.Lock != "" && !status.Expired:
 		return "the lock is held by " + status.Lock
+	}
+	if w.controlled {
+		if unrest := w.unrestOfFlux(digit); unrest != "" {
+			return unrest
+		}
 	}
 	if w.gateway {
 		return w.unrestOfGateway(digit)

@@ -1,0 +1,395 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/gitops"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Beside a GitOps controller a release writes the cluster as always, and the controller leaves alone what is in flight: Flux
+// by an annotation that the release sets on the objects that Flux applies, Argo CD by what its Application says. Promotion
+// commits the image before the release ends, and a rollback takes a commit back. The controller is let in again when it has
+// read what Git says then, so that nothing rolls out twice, and nothing old comes back.
+
+// GitOps is the controller that applies the app's manifests, and the repository that it applies.
+type GitOps struct {
+	Controller gitops.Controller
+	// Same refuses manifests of a release that are not what the repository has, but for the image: the controller would put
+	// back what it has once the release has ended.
+	Same func(context.Context, *manifest.Set) error
+	// Image is what the head of the branch has primary run, and that commit.
+	Image func(context.Context) (image, commit string, err error)
+	// Commit makes a commit, and gives the head of the branch after it.
+	Commit func(context.Context, GitCommit) (head string, err error)
+}
+
+// GitCommit is one that has primary run another image in place of one. Nothing is committed when it runs that already, but
+// where Always says so. An image that is neither is somebody else's: an error.
+//
+// A push is fenced as every write is, although no resourceVersion spans two systems: after the head was read, which the
+// push names as its parent, Holds asks whether this job still has the lock. A rollback that takes the lock of a promotion
+// whose push may be on its way moves the branch, with a commit that changes nothing if need be. So that push either came
+// before, and is taken back, or its parent is no longer the head, and Holds is asked again.
+type GitCommit struct {
+	Release  *release.Release
+	From, To string
+	Always   bool
+	Holds    func(context.Context) error
+}
+
+// heldAnnotation is on objects whose controller a release has made leave them alone, beside the controller's own annotation.
+const heldAnnotation = "crossbill.our-org.github.com/held"
+
+// gitOpsObjects are the objects that a release writes and a controller may apply, as they are live; only where is more than a
+// Gateway or the canary.
+func (j *job) gitOpsObjects(ctx context.Context) (objects []object, live []metav1.Object, err error) {
+	for _, o := range append([]object{j.track(release.Primary), j.service()}, j.ownedByOthers()...) {
+		found, err := recent[metav1.Object](ctx, j, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		if found != nil {
+			objects, live = append(objects, o), append(live, found)
+		}
+	}
+	return objects, live, nil
+}
+
+// controlled is the same as a controller is asked about them.
+func (j *job) controlled(ctx context.Context) ([]gitops.Object, error) {
+	objects, live, err := j.gitOpsObjects(ctx)
+	var all []gitops.Object
+	for i, o := range objects {
+		all = append(all, gitops.Object{Group: groups[o.kind], Kind: o.kind, Object: live[i]})
+	}
+	return all, err
+}
+
+// groups are the API groups of the kinds that a release writes.
+var groups = map[string]string{
+	"Deployment": "apps", "Service": "", "VirtualService": "networking.istio.io", "DestinationRule": "networking.istio.io",
+	"HTTPRoute": "gateway.networking.k8s.io", "GRPCRoute": "gateway.networking.k8s.io",
+}
+
+// lookGitOps refuses a release that a controller would undo, or that would end with another image or other manifests than Git
+// has. found is what canary has found.
+func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
+	if j.GitOps == nil {
+		return j.lookUncontrolled(ctx)
+	}
+	git := j.GitOps
+	if found.primary == nil {
+		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "not found: it is " + git.Controller.String() + " that makes it, from Git", Fix: "commit the first version to the repository; releases follow it"}
+	}
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	remarks, err := git.Controller.Check(ctx, objects)
+	for _, remark := range remarks {
+		j.say(git.Controller.String(), "%s", remark)
+	}
+	if err != nil {
+		return err
+	}
+	image, commit, err := git.Image(ctx)
+	if err != nil {
+		return err
+	}
+	if image != found.want.Previous {
+		return &usererr.Error{
+			Field:   "gitops.repository",
+			Problem: fmt.Sprintf("commit %s has primary run %s, and it runs %s", short(commit), image, found.want.Previous),
+			Fix:     "wait until " + git.Controller.String() + " has applied that commit, or write there what primary runs, exactly so; nothing was changed",
+		}
+	}
+	return git.Same(ctx, j.jobManifests())
+}
+
+// lookUncontrolled refuses objects that a controller applies of which nothing is configured.
+func (j *job) lookUncontrolled(ctx context.Context) error {
+	_, live, err := j.gitOpsObjects(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	for _, o := range live {
+		if owner, ok := gitops.OwnerOf(o); ok {
+			return &usererr.Error{
+				Field:   o.GetName(),
+				Problem: fmt.Sprintf("%s applies it from Git, and would undo the release", owner),
+				Fix:     "write the section gitops of crossbill.yaml (docs/guides/gitops.md); nothing was changed",
+			}
+		}
+	}
+	return nil
+}
+
+// keepOff is the step that makes the controller leave alone what the release writes, where it takes an annotation for that.
+// What carries it already stays as somebody has set it.
+func (j *job) keepOff(ctx context.Context) error {
+	if j.GitOps == nil {
+		return nil
+	}
+	key, value := j.GitOps.Controller.Hold()
+	if key == "" {
+		return nil
+	}
+	objects, _, err := j.gitOpsObjects(ctx)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		before, after, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+			if live == nil || live.GetAnnotations()[key] == value {
+				return nil, nil
+			}
+			if _, ok := gitops.OwnerOf(live); !ok {
+				return nil, nil
+			}
+			return j.patch(o, patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key}), nil
+		})
+		if err != nil {
+			return err
+		}
+		if before != after {
+			j.log(o.String(), "%s leaves it alone until the release has ended", j.GitOps.Controller)
+		}
+	}
+	return nil
+}
+
+// keepOffIfPossible is keepOff on the way back: a cleanup that died may have let the controller in, with what the rollback takes
+// back. What fails holds no rollback up.
+func (j *job) keepOffIfPossible(ctx context.Context) error {
+	err := j.keepOff(ctx)
+	if err == nil || errors.Is(err, ErrLockLost) || ctx.Err() != nil {
+		return err
+	}
+	j.log(j.GitOps.Controller.String(), "%v; rolling back nevertheless", err)
+	return nil
+}
+
+func annotationPath(key string) string {
+	return "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+}
+
+// commitRelease is the step of a promotion that has Git say what primary runs.
+func (j *job) commitRelease(ctx context.Context) error {
+	r := j.ledger.Release
+	return j.commitImage(ctx, r.Previous, r.Image)
+}
+
+// commitImage has Git make primary run an image in place of another one.
+func (j *job) commitImage(ctx context.Context, from, to string) error {
+	if j.GitOps == nil || from == to {
+		return nil
+	}
+	if j.planning() {
+		j.say("Git", "a commit makes primary run %s in place of %s", to, release.DigestOf(from))
+		return nil
+	}
+	r := j.ledger.Release
+	commit, err := j.GitOps.Commit(ctx, GitCommit{Release: r, From: from, To: to, Always: r.PushOpen && r.Stage == release.StageRollingBack, Holds: j.holds})
+	if errors.Is(err, ErrLockLost) {
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
+	}
+	r.PushOpen = false
+	j.log("Git", "commit %s has primary run %s", short(commit), release.DigestOf(to))
+	return nil
+}
+
+// holds says whether this job still has the lock: ErrLockLost if not.
+func (j *job) holds(ctx context.Context) error {
+	now := &job{Cluster: j.Cluster}
+	if err := now.readLedger(ctx); err != nil {
+		return err
+	}
+	if now.ledger.Epoch > j.epoch {
+		return ErrLockLost
+	}
+	return nil
+}
+
+func (j *job) stillOff() string {
+	return j.GitOps.Controller.String() + " leaves the release's objects alone"
+}
+
+func short(commit string) string { return commit[:min(len(commit), 10)] }
+
+// letIn is the step with which a release ends: Git has what primary runs, the controller has read that, and applies the app's
+// objects again. It is safe to repeat.
+func (j *job) letIn(ctx context.Context) error {
+	if j.GitOps == nil || j.planning() {
+		return nil
+	}
+	primary, err := j.liveTrack(ctx, release.Primary)
+	if err != nil || primary == nil {
+		return err
+	}
+	image := j.Manifests.Image(primary)
+	if r := j.ledger.Release; r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting) {
+		if err := j.commitImage(ctx, r.Image, image); err != nil {
+			return err
+		}
+	}
+	objects, live, err := j.gitOpsObjects(ctx)
+	if err != nil {
+		return err
+	}
+	key, _ := j.GitOps.Controller.Hold()
+	if key != "" && !slices.ContainsFunc(live, j.heldBack) {
+		return nil
+	}
+	if err := j.waitFetched(ctx, image); err != nil {
+		return fmt.Errorf("%w; %s until then: %s", err, j.stillOff(), j.next())
+	}
+	for i, o := range objects {
+		if !j.heldBack(live[i]) {
+			continue
+		}
+		if err := j.giveBack(ctx, o); err != nil {
+			return err
+		}
+	}
+	j.log(j.GitOps.Controller.String(), "applies the app's objects again")
+	return j.lookApplied(ctx, primary)
+}
+
+// heldBack says whether the release keeps something of an object from its controller: that leaves it alone, or does not own
+// all of its fields.
+func (j *job) heldBack(live metav1.Object) bool {
+	if live.GetAnnotations()[heldAnnotation] != "" {
+		return true
+	}
+	_, ok := gitops.OwnerOf(live)
+	return ok && slices.ContainsFunc(live.GetManagedFields(), ours)
+}
+
+// giveBack takes the annotations of a release from an object, and gives its fields back.
+func (j *job) giveBack(ctx context.Context, o object) error {
+	_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+		if live == nil || !j.heldBack(live) {
+			return nil, nil
+		}
+		var ops []patchOp
+		if key := live.GetAnnotations()[heldAnnotation]; key != "" {
+			if _, there := live.GetAnnotations()[key]; there {
+				ops = append(ops, patchOp{Op: "remove", Path: annotationPath(key)})
+			}
+			ops = append(ops, patchOp{Op: "remove", Path: annotationPath(heldAnnotation)})
+		}
+		given, err := othersFields(live)
+		return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+			return j.patchExact(ctx, o, live, append(ops, given))
+		}, err
+	})
+	return err
+}
+
+// fetchAgain is how long after a controller has read the repository it is asked once more, when somebody has committed since.
+const fetchAgain = 2 * time.Second
+
+// waitFetched waits until the controller has read the head of the branch, and that is what is to run. An image of somebody
+// else's is Git's word, and is said.
+func (j *job) waitFetched(ctx context.Context, image string) error {
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return err
+	}
+	controller, until := j.GitOps.Controller, time.Now().Add(j.timeout())
+	for {
+		fetched, err := controller.Fetch(ctx, objects)
+		if err != nil {
+			return err
+		}
+		in, head, err := j.GitOps.Image(ctx)
+		switch {
+		case err != nil:
+			return err
+		case fetched == head:
+			return j.agreed(in, head, image)
+		case time.Now().After(until):
+			return fmt.Errorf("%s has read commit %s, and the branch is at %s", controller, short(fetched), short(head))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(fetchAgain):
+		}
+	}
+}
+
+// agreed compares the image in a commit with what primary runs.
+func (j *job) agreed(in, commit, image string) error {
+	if in == image {
+		return nil
+	}
+	if r := j.ledger.Release; r != nil && r.Stage == release.StagePromoted && in == r.Previous {
+		return &StageError{fmt.Errorf("commit %s has primary run %s again, and not %s, which release %s promoted: somebody has taken its commit back; rollback ends the release, or commit it again and run cleanup", short(commit), release.DigestOf(in), r.Digest(), r.ID)}
+	}
+	j.log("Git", "commit %s has primary run %s, which no release of the ledger has put there: %s rolls it out, without a canary", short(commit), in, j.GitOps.Controller)
+	return nil
+}
+
+// lookApplied has the controller apply what it has read, and looks at what became of primary.
+func (j *job) lookApplied(ctx context.Context, before *appsv1.Deployment) error {
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.GitOps.Controller.Apply(ctx, objects); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		j.log(j.GitOps.Controller.String(), "%v", err)
+	}
+	after, err := j.liveTrack(ctx, release.Primary)
+	if err != nil || after == nil {
+		return err
+	}
+	different, err := differences(before, after)
+	if err == nil && !different.Empty() {
+		j.log(j.track(release.Primary).String(), "%s has changed its pod template: %s", j.GitOps.Controller, strings.Join(topmost(different), ", "))
+	}
+	return err
+}
+
+// letInAgain says which object of a release somebody has let its controller into again.
+func letInAgain(live metav1.Object) []string {
+	key := live.GetAnnotations()[heldAnnotation]
+	if _, there := live.GetAnnotations()[key]; key == "" || there {
+		return nil
+	}
+	return []string{fmt.Sprintf("the annotation %s is gone from %s, so that its controller undoes the release; rollback ends the release, or put it back as it was", key, live.GetName())}
+}
+
+// returnableInGit refuses a return to another pod template than the one that Git has, which the controller would put back.
+func (j *job) returnableInGit(target *release.Finished) error {
+	serves := j.ledger.Serves()
+	if j.GitOps == nil || serves == nil || serves.Template == target.Template {
+		return nil
+	}
+	return j.unreturnable(target, "its pod template is not the one that Git has, which "+j.GitOps.Controller.String()+" would put back")
+}
+
+// lookMigrateGitOps refuses to replace objects that a controller applies from Git.
+func (j *job) lookMigrateGitOps(ctx context.Context) error {
+	if j.GitOps != nil {
+		return &usererr.Error{Field: "gitops.controller", Problem: "migrate replaces objects that " + j.GitOps.Controller.String() + " applies from Git", Fix: "suspend it for the app, run migrate without the section gitops, commit the new manifests, and resume it"}
+	}
+	return j.lookUncontrolled(ctx)
+}
