@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/gitops"
@@ -25,9 +28,8 @@ import (
 // GitOps is the controller that applies the app's manifests, and the repository that it applies.
 type GitOps struct {
 	Controller gitops.Controller
-	// Same refuses manifests of a release that are not what the repository has, but for the image: the controller would put
-	// back what it has once the release has ended.
-	Same func(context.Context, *manifest.Set) error
+	// Objects are those that the head of the branch has for the app.
+	Objects func(context.Context) ([]manifest.Object, error)
 	// Image is what the head of the branch has primary run, and that commit.
 	Image func(context.Context) (image, commit string, err error)
 	// Commit makes a commit, and gives the head of the branch after it.
@@ -114,7 +116,63 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 			Fix:     "wait until " + git.Controller.String() + " has applied that commit, or write there what primary runs, exactly so; nothing was changed",
 		}
 	}
-	return git.Same(ctx, j.jobManifests())
+	in, err := git.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	return j.sameInGit(in, image)
+}
+
+// sameInGit refuses manifests that differ from what Git has in more than the image: the controller would put that back once
+// the release has ended.
+func (j *job) sameInGit(in []manifest.Object, image string) error {
+	var found []string
+	var git appsv1.Deployment
+	if ok, err := objectIn(in, "Deployment", j.deploymentName(release.Primary), &git); err != nil {
+		return err
+	} else if !ok {
+		return &usererr.Error{Field: "gitops.path", Problem: "it has no " + j.track(release.Primary).String(), Fix: "name the folder of the repository with the app's manifests"}
+	}
+	theirs := *j.Manifests
+	theirs.Deployment = &git
+	a, err := theirs.Track(release.Primary, j.Namespace, image)
+	if err != nil {
+		return err
+	}
+	b, err := j.Manifests.Track(release.Primary, j.Namespace, image)
+	if err != nil {
+		return err
+	}
+	different, err := differences(a, b)
+	if err != nil {
+		return err
+	}
+	for _, field := range topmost(different) {
+		found = append(found, j.track(release.Primary).String()+" "+strings.TrimPrefix(field, "."))
+	}
+	var service corev1.Service
+	if ok, err := objectIn(in, "Service", j.Manifests.Service.Name, &service); err != nil {
+		return err
+	} else if ok && !apiequality.Semantic.DeepEqual(service.Spec, j.Manifests.Service.Spec) {
+		found = append(found, j.service().String()+" spec")
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return &usererr.Error{
+		Field:   "manifests",
+		Problem: "Git has it differently, and would put that back after the release: " + strings.Join(found, ", "),
+		Fix:     "release with the manifests of gitops.path; what is changed there reaches primary by " + j.GitOps.Controller.String() + ", without a canary; nothing was changed",
+	}
+}
+
+// objectIn finds an object among those of a repository.
+func objectIn(all []manifest.Object, kind, name string, into any) (found bool, err error) {
+	i := slices.IndexFunc(all, func(o manifest.Object) bool { return o.Kind == kind && o.Name == name })
+	if i < 0 {
+		return false, nil
+	}
+	return true, json.Unmarshal(all[i].Raw, into)
 }
 
 // lookUncontrolled refuses objects that a controller applies of which nothing is configured.
