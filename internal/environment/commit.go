@@ -28,6 +28,7 @@ type Message struct {
 	Body     string // paragraphs; may be empty
 	Trailers []Trailer
 	Time     time.Time // of the commit; zero for now
+	Always   bool      // the commit is made also when the edit changes nothing
 }
 
 // Trailer is a line at the end of a message that programs read, such as Release: shop-3f9a1c2. One without a value is left
@@ -166,7 +167,7 @@ func (r *Repository) commitOnce(ctx context.Context, message Message, edit func(
 		return Commit{}, err
 	}
 	parent := tree.from.commit
-	if root == parent.TreeHash {
+	if root == parent.TreeHash && !message.Always {
 		return Commit{Hash: parent.Hash.String()}, nil
 	}
 	hash, err := r.build(message, root, parent.Hash, objects)

@@ -1,6 +1,7 @@
 package environment
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,36 +25,9 @@ func SetImage(tree *Tree, dir, deployment, container, image string) error {
 	if err != nil {
 		return err
 	}
-	s := &search{tree: tree, reading: map[string]bool{}}
-	found, err := s.folder(path.Clean("/" + dir)[1:])
-	if errors.Is(err, fs.ErrNotExist) {
-		return &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no folder %q with files", tree.short(), dir), Fix: "give the folder that the GitOps controller applies"}
-	}
+	matches, app, err := places(tree, dir, deployment, container)
 	if err != nil {
 		return err
-	}
-	var matches []place
-	app := -1
-	for _, p := range found {
-		if p.deployment != deployment {
-			continue
-		}
-		if len(matches) > 0 && (p.manifest != matches[0].manifest || p.document != matches[0].document) {
-			return &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s is in %s too", deployment, matches[0].manifest), Fix: "keep one of them, or give a folder that has one"}
-		}
-		if !p.init && (container == "" || p.container == container) {
-			if app >= 0 {
-				return &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
-			}
-			app = len(matches)
-		}
-		matches = append(matches, p)
-	}
-	switch {
-	case len(matches) == 0:
-		return &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no Deployment %s", orRoot(dir), deployment), Fix: hint(found)}
-	case app < 0:
-		return &usererr.Error{Field: matches[0].manifest, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint(matches)}
 	}
 	for i := range matches {
 		if i == app || matches[i].image == matches[app].image { // as manifest.Track does
@@ -63,6 +37,51 @@ func SetImage(tree *Tree, dir, deployment, container, image string) error {
 		}
 	}
 	return nil
+}
+
+// Image is the image that a folder gives a Deployment's container, found as SetImage finds it, as it is written there:
+// repository@sha256:…, or by tag.
+func Image(tree *Tree, dir, deployment, container string) (string, error) {
+	matches, app, err := places(tree, dir, deployment, container)
+	if err != nil {
+		return "", err
+	}
+	return matches[app].whole, nil
+}
+
+// places are where the images of a Deployment are decided, and which of them is the app's.
+func places(tree *Tree, dir, deployment, container string) (matches []place, app int, err error) {
+	s := &search{tree: tree, reading: map[string]bool{}}
+	found, err := s.folder(path.Clean("/" + dir)[1:])
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no folder %q with files", tree.short(), dir), Fix: "give the folder that the GitOps controller applies"}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	app = -1
+	for _, p := range found {
+		if p.deployment != deployment {
+			continue
+		}
+		if len(matches) > 0 && (p.manifest != matches[0].manifest || p.document != matches[0].document) {
+			return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s is in %s too", deployment, matches[0].manifest), Fix: "keep one of them, or give a folder that has one"}
+		}
+		if !p.init && (container == "" || p.container == container) {
+			if app >= 0 {
+				return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
+			}
+			app = len(matches)
+		}
+		matches = append(matches, p)
+	}
+	switch {
+	case len(matches) == 0:
+		return nil, 0, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no Deployment %s", orRoot(dir), deployment), Fix: hint(found)}
+	case app < 0:
+		return nil, 0, &usererr.Error{Field: matches[0].manifest, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint(matches)}
+	}
+	return matches, app, nil
 }
 
 // SetValue writes a value at a path in a file, such as image.digest in a chart's values.
@@ -84,6 +103,26 @@ func SetValue(tree *Tree, file, at, value string) error {
 	return tree.Write(file, edited)
 }
 
+// Value is a value at a path in a file, as SetValue finds it.
+func Value(tree *Tree, file, at string) (string, error) {
+	text, err := tree.Read(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", &usererr.Error{Field: file, Problem: "there is no such file in " + tree.short(), Fix: "give the path from the root of the repository"}
+	}
+	if err != nil {
+		return "", err
+	}
+	all, err := documents(text)
+	if err != nil || len(all) != 1 {
+		return "", &usererr.Error{Field: file, Problem: "it is not one document of YAML", Fix: "give a file of values"}
+	}
+	n := At(strings.Split(at, ".")...)(content(all[0]))
+	if n == nil || n.Kind != yaml.ScalarNode {
+		return "", &usererr.Error{Field: file, Problem: at + ": there is no value", Fix: "write one there; from then on it is changed where it is"}
+	}
+	return n.Value, nil
+}
+
 func (t *Tree) short() string { return "commit " + t.Head()[:10] }
 
 func orRoot(dir string) string {
@@ -100,6 +139,7 @@ type place struct {
 	document              int
 	init                  bool   // it is an init container
 	image                 string // without tag and digest, as rendered
+	whole                 string // with them
 
 	file string // that decides
 	find func(document int, content *yaml.Node) *yaml.Node
@@ -306,11 +346,25 @@ func (s *search) kustomization(file string) ([]place, error) {
 				return At("images", fmt.Sprint(index))(content)
 			}
 		}
-		if decided && scalar(child(p.entry, "newName")) != "" {
-			p.image = scalar(child(p.entry, "newName"))
+		if decided {
+			p.image = cmp.Or(scalar(child(p.entry, "newName")), p.image)
+			p.whole = chosen(p)
 		}
 	}
 	return found, nil
+}
+
+// chosen is the image that a kustomization's entry makes of one: a digest wins over a tag, and without either that of the
+// manifest stays.
+func chosen(p *place) string {
+	digest, tag := scalar(child(p.entry, "digest")), scalar(child(p.entry, "newTag"))
+	switch {
+	case digest != "":
+		return p.image + "@" + digest
+	case tag != "":
+		return p.image + ":" + tag
+	}
+	return p.image + strings.TrimPrefix(p.whole, repositoryOf(p.whole))
 }
 
 // mentionsImage says whether a part of a kustomization, or a file that it names, may set an image.
@@ -368,6 +422,7 @@ func (s *search) manifest(file string) ([]place, error) {
 					document:   document,
 					init:       list == "initContainers",
 					image:      repositoryOf(scalar(child(container, "image"))),
+					whole:      scalar(child(container, "image")),
 					file:       file,
 					find: func(number int, content *yaml.Node) *yaml.Node {
 						if number != document {

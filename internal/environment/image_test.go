@@ -141,10 +141,32 @@ func TestSetImage(t *testing.T) {
 			if diff := cmp.Diff(want, filesOf(t, tree)); diff != "" {
 				t.Error(diff)
 			}
+			if got, err := Image(tree, test.dir, test.deploy, test.container); err != nil || got != repository+"@"+digest {
+				t.Errorf("afterwards it is %q, %v", got, err)
+			}
 		})
 	}
 	if err := SetImage(treeOf(t, map[string]string{"a": "b"}), "", "x", "", "shop:v1"); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("an image without a digest: %v", err)
+	}
+}
+
+// TestImage: what a kustomization makes of an image, as kustomize does (api/image and the builtin ImageTagTransformer of v0.21).
+func TestImage(t *testing.T) {
+	for entry, want := range map[string]string{
+		"": "shop:1",
+		"images: [{name: shop, newName: other, digest: 'sha256:00'}]": "other@sha256:00",
+		"images: [{name: shop, newTag: '2'}]":                         "shop:2",
+		"images: [{name: shop, newName: other}]":                      "other:1",
+		"images: [{name: elsewhere, newTag: '2'}]":                    "shop:1",
+	} {
+		tree := treeOf(t, map[string]string{"kustomization.yaml": "resources: [deployment.yaml]\n" + entry + "\n", "deployment.yaml": manifestOf("shop-primary", "shop:1")})
+		if got, err := Image(tree, ".", "shop-primary", "app"); err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %s", entry, got, err, want)
+		}
+	}
+	if _, err := Image(treeOf(t, map[string]string{"a.yaml": ""}), "", "shop-primary", ""); err == nil || !strings.Contains(err.Error(), "has no Deployment shop-primary") {
+		t.Error(err)
 	}
 }
 

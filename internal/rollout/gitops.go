@@ -109,7 +109,7 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 	if err != nil {
 		return err
 	}
-	if image != found.want.Previous {
+	if !gitops.SameImage(image, found.want.Previous) {
 		return &usererr.Error{
 			Field:   "gitops.repository",
 			Problem: fmt.Sprintf("commit %s has primary run %s, and it runs %s", short(commit), image, found.want.Previous),
@@ -120,7 +120,7 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 	if err != nil {
 		return err
 	}
-	return j.sameInGit(in, image)
+	return j.sameInGit(in, found.want.Previous)
 }
 
 // sameInGit refuses manifests that differ from what Git has in more than the image: the controller would put that back once
@@ -193,19 +193,39 @@ func (j *job) lookUncontrolled(ctx context.Context) error {
 	return nil
 }
 
-// keepOff is the step that makes the controller leave alone what the release writes, where it takes an annotation for that.
-// What carries it already stays as somebody has set it.
+// keepOff is the step that makes the controller leave alone what the release writes, and waits for an apply that it has
+// started before.
 func (j *job) keepOff(ctx context.Context) error {
+	changed, err := j.hold(ctx)
+	if !changed || err != nil || j.planning() {
+		return err
+	}
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.GitOps.Controller.Apply(ctx, objects); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		j.log(j.GitOps.Controller.String(), "%v", err)
+	}
+	return nil
+}
+
+// hold annotates what the release writes, where its controller takes an annotation for that. What carries it already stays as
+// somebody has set it.
+func (j *job) hold(ctx context.Context) (changed bool, err error) {
 	if j.GitOps == nil {
-		return nil
+		return false, nil
 	}
 	key, value := j.GitOps.Controller.Hold()
 	if key == "" {
-		return nil
+		return false, nil
 	}
 	objects, _, err := j.gitOpsObjects(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, o := range objects {
 		before, after, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
@@ -218,19 +238,20 @@ func (j *job) keepOff(ctx context.Context) error {
 			return j.patch(o, patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key}), nil
 		})
 		if err != nil {
-			return err
+			return changed, err
 		}
 		if before != after {
+			changed = true
 			j.log(o.String(), "%s leaves it alone until the release has ended", j.GitOps.Controller)
 		}
 	}
-	return nil
+	return changed, nil
 }
 
-// keepOffIfPossible is keepOff on the way back: a cleanup that died may have let the controller in, with what the rollback takes
+// keepOffIfPossible is hold on the way back: a cleanup that died may have let the controller in, with what the rollback takes
 // back. What fails holds no rollback up.
 func (j *job) keepOffIfPossible(ctx context.Context) error {
-	err := j.keepOff(ctx)
+	_, err := j.hold(ctx)
 	if err == nil || errors.Is(err, ErrLockLost) || ctx.Err() != nil {
 		return err
 	}
@@ -393,11 +414,11 @@ func (j *job) waitFetched(ctx context.Context, image string) error {
 
 // agreed compares the image in a commit with what primary runs.
 func (j *job) agreed(in, commit, image string) error {
-	if in == image {
+	if gitops.SameImage(in, image) {
 		return nil
 	}
-	if r := j.ledger.Release; r != nil && r.Stage == release.StagePromoted && in == r.Previous {
-		return &StageError{fmt.Errorf("commit %s has primary run %s again, and not %s, which release %s promoted: somebody has taken its commit back; rollback ends the release, or commit it again and run cleanup", short(commit), release.DigestOf(in), r.Digest(), r.ID)}
+	if r := j.ledger.Release; r != nil && r.Stage == release.StagePromoted && gitops.SameImage(in, r.Previous) {
+		return &StageError{fmt.Errorf("commit %s has primary run %s again, and not %s, which release %s promoted: somebody has taken its commit back; rollback ends the release, or commit it again and run cleanup", short(commit), release.DigestOf(r.Previous), r.Digest(), r.ID)}
 	}
 	j.log("Git", "commit %s has primary run %s, which no release of the ledger has put there: %s rolls it out, without a canary", short(commit), in, j.GitOps.Controller)
 	return nil
