@@ -1,11 +1,20 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"net/mail"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/dynamic"
 
+	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/gitops"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -25,4 +34,98 @@ func environmentRepository(cmd *cobra.Command) (*environment.Repository, error) 
 		KeyFile: settings.Value("gitops.sshKeyFile"), KnownHostsFile: settings.Value("gitops.knownHostsFile"),
 		SigningKeyFile: settings.Value("gitops.signingKeyFile"), AuthorName: author.Name, AuthorEmail: author.Address,
 	})
+}
+
+// gitOpsOptions are what applies the manifests from Git, of the section gitops.
+type gitOpsOptions struct {
+	settings   *config.Settings // nil: nothing is known to apply them
+	repository *environment.Repository
+	missing    error // why there is no repository
+}
+
+// load reads the credentials of the repository. A command that leads to a promotion is refused without them; any other one
+// needs them only if it ends a release.
+func (o *gitOpsOptions) load(cmd *cobra.Command, others bool) error {
+	settings := configOf(cmd).settings
+	if settings == nil || settings.Value("gitops.controller") == "" {
+		return nil
+	}
+	o.settings = settings
+	if others {
+		return &usererr.Error{Field: "applyOthers", Problem: "gitops.controller is set too, and it applies them", Fix: "leave out one of the two"}
+	}
+	o.repository, o.missing = environmentRepository(cmd)
+	if name := cmd.Name(); name == "canary" || name == "shift" || name == "promote" {
+		return o.missing
+	}
+	return nil
+}
+
+// apply gives a cluster the controller and the repository.
+func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) error {
+	if o.settings == nil {
+		return nil
+	}
+	kinds, err := dynamic.NewForConfig(cluster.config)
+	if err != nil {
+		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
+	}
+	name := o.settings.Value("gitops.controller")
+	controller, err := gitops.New(name, kinds, gitops.Options{
+		Namespace: o.settings.Value("gitops.namespace"), Branch: o.settings.Value("gitops.branch"),
+		Repository: o.settings.Value("gitops.repository"), Signed: o.settings.Value("gitops.signingKeyFile") != "",
+		Timeout: c.Timeout,
+		Log: func(format string, args ...any) {
+			c.Log(rollout.Event{At: time.Now(), Object: name, Message: fmt.Sprintf(format, args...)})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	c.GitOps = &rollout.GitOps{Controller: controller}
+	if c.Manifests != nil {
+		c.Manifests = c.Manifests.WithoutConfiguration()
+	}
+	o.reach(cmd, cluster, c)
+	return nil
+}
+
+// reach gives a cluster the repository, or why there is none.
+func (o *gitOpsOptions) reach(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) {
+	of := func() (*gitops.Repository, error) {
+		if o.missing != nil {
+			return nil, o.missing
+		}
+		names, err := c.Manifests.Objects(c.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		render := sourceOf(cmd, "", cluster.appName())
+		render.Namespace = c.Namespace
+		return &gitops.Repository{
+			Git: o.repository, App: c.Manifests.App, Folder: o.settings.Value("gitops.path"), Value: o.settings.Value("gitops.value"),
+			Deployment: names.Deployments[release.Primary], Container: names.Container, Render: render,
+		}, nil
+	}
+	c.GitOps.Image = func(ctx context.Context) (image, commit string, err error) {
+		repository, err := of()
+		if err != nil {
+			return "", "", err
+		}
+		return repository.Image(ctx)
+	}
+	c.GitOps.Objects = func(ctx context.Context) ([]manifest.Object, error) {
+		repository, err := of()
+		if err != nil {
+			return nil, err
+		}
+		return repository.Objects(ctx)
+	}
+	c.GitOps.Commit = func(ctx context.Context, commit rollout.GitCommit) (string, error) {
+		repository, err := of()
+		if err != nil {
+			return "", err
+		}
+		return repository.Commit(ctx, gitops.Change(commit))
+	}
 }

@@ -24,6 +24,7 @@ type lifecycleOptions struct {
 	notify    notifyOptions
 	output    outputOptions
 	hooks     hookOptions
+	gitops    gitOpsOptions
 	timeout   time.Duration
 	by        string
 	releaseID string
@@ -107,6 +108,9 @@ func (o *lifecycleOptions) validate() error {
 		}
 		warn(o.cmd, fmt.Sprintf("%v; going on without Prometheus", err))
 	}
+	if err := o.gitops.load(o.cmd, o.others); err != nil {
+		return err
+	}
 	return o.hooks.load(o.cmd, &o.cluster)
 }
 
@@ -185,7 +189,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 	}
 	o.traffic.apply(c)
 	o.hooks.apply(c)
-	return c, nil
+	return c, o.gitops.apply(o.cmd, &o.cluster, c)
 }
 
 func (o *lifecycleOptions) print(came outcome) error {

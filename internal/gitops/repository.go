@@ -55,9 +55,9 @@ func SameImage(written, image string) bool {
 
 // Change is a commit that has primary run another image.
 type Change struct {
-	From, To string // repository@sha256:…
-	Always   bool   // a commit is made also when it changes nothing
 	Release  *release.Release
+	From, To string                      // repository@sha256:…
+	Always   bool                        // a commit is made also when it changes nothing
 	Holds    func(context.Context) error // asked after each read of the branch: an error ends it, and nothing is pushed
 }
 

@@ -161,6 +161,14 @@ type Copies struct {
 	Secrets    []*corev1.Secret
 }
 
+// WithoutConfiguration is the set without ConfigMaps and Secrets: pods read what the cluster has under their names, of which no
+// release makes copies. It is what somebody else applies.
+func (s *Set) WithoutConfiguration() *Set {
+	own := *s
+	own.ConfigMaps, own.Secrets = nil, nil
+	return &own
+}
+
 // NeedsKey says whether pods read a Secret: then its content is only ever named by a hash with a key.
 func (s *Set) NeedsKey() bool {
 	return slices.ContainsFunc(References(&s.Deployment.Spec.Template.Spec), func(r Reference) bool { return r.Kind == "Secret" && !r.Node })

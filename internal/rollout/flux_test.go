@@ -481,3 +481,20 @@ func TestSomebodyLetsFluxIn(t *testing.T) {
 		}
 	})
 }
+
+// TestEndedWithoutGitOps: a job that does not know of Flux leaves no release behind that Flux is kept from.
+func TestEndedWithoutGitOps(t *testing.T) {
+	for stage, command := range map[string]string{"promoted": "cleanup", "canary": "rollback"} {
+		at(t, fluxApp+stage, func(w *world) {
+			j := w.job(command)
+			j.GitOps = nil
+			if _, err := commands[command](w.Context(), j); err == nil || !strings.Contains(err.Error(), "gitops.controller: is missing") || w.read().Release == nil {
+				t.Errorf("%s: %v", command, err)
+			}
+			w.must(commands[command](w.Context(), w.job("again")))
+			if unrest := w.unrest(map[string]string{"cleanup": "2", "rollback": "1"}[command]); unrest != "" {
+				t.Error(unrest)
+			}
+		})
+	}
+}

@@ -312,8 +312,11 @@ func short(commit string) string { return commit[:min(len(commit), 10)] }
 // letIn is the step with which a release ends: Git has what primary runs, the controller has read that, and applies the app's
 // objects again. It is safe to repeat.
 func (j *job) letIn(ctx context.Context) error {
-	if j.GitOps == nil || j.planning() {
+	if j.planning() {
 		return nil
+	}
+	if j.GitOps == nil {
+		return j.lookLeft(ctx)
 	}
 	primary, err := j.liveTrack(ctx, release.Primary)
 	if err != nil || primary == nil {
@@ -346,6 +349,19 @@ func (j *job) letIn(ctx context.Context) error {
 	}
 	j.log(j.GitOps.Controller.String(), "applies the app's objects again")
 	return j.lookApplied(ctx, primary)
+}
+
+// lookLeft refuses to end a release that has kept a controller off, by a command that does not know of it.
+func (j *job) lookLeft(ctx context.Context) error {
+	primary, err := recent[*appsv1.Deployment](ctx, j, j.track(release.Primary))
+	if err != nil || primary == nil || primary.Annotations[heldAnnotation] == "" {
+		return err
+	}
+	return &usererr.Error{
+		Field:   "gitops.controller",
+		Problem: fmt.Sprintf("is missing, and the release keeps %s from %s; the traffic is where it belongs", primary.Annotations[heldAnnotation], j.track(release.Primary)),
+		Fix:     "run the same command with the section gitops that canary was run with",
+	}
 }
 
 // heldBack says whether the release keeps something of an object from its controller: that leaves it alone, or does not own
