@@ -108,6 +108,9 @@ func (r *Repository) message(c Change) environment.Message {
 		Body:    fmt.Sprintf("Primary runs %s\nin place of %s.", c.To, c.From),
 		Always:  c.Always,
 	}
+	if c.Always {
+		m.Body = fmt.Sprintf("Primary runs %s, as before the release.\nThis commit keeps out the push of a job that has lost its lock.", c.To)
+	}
 	if of.Return != nil && !back {
 		m.Subject = fmt.Sprintf("%s: return to release %s", r.App, of.ID)
 	}

@@ -1,0 +1,192 @@
+package gitops
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/environment/gittest"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+func shopImage(digit string) string {
+	return "registry.example.com/our-org/shop@sha256:" + strings.Repeat(digit, 64)
+}
+
+// served is an environment repository with files, on Git's own server.
+func served(t *testing.T, files map[string]string) (*Repository, *gittest.Repository) {
+	t.Helper()
+	root := t.TempDir()
+	bare, err := gittest.Init(filepath.Join(root, "environment.git"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bare.Commit("First", gittest.Change{Files: files}); err != nil {
+		t.Fatal(err)
+	}
+	backend, err := gittest.Server(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(backend)
+	t.Cleanup(server.Close)
+	git, err := environment.New(environment.Options{URL: server.URL + "/environment.git", Branch: "main"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Repository{Git: git, App: "shop", Folder: "apps/shop", Deployment: "shop-primary", Container: "app"}, bare
+}
+
+func shopFiles(image string) map[string]string {
+	return map[string]string{
+		"apps/shop/kustomization.yaml": "namespace: prod\nresources: [../base]\nimages:\n- name: shop # from the build\n  newName: registry.example.com/our-org/shop\n  digest: " + release.DigestOf(image) + "\n",
+		"apps/base/kustomization.yaml": "resources: [deployment.yaml]\n",
+		"apps/base/deployment.yaml":    "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec:\n  template:\n    spec:\n      containers:\n      - {name: app, image: shop}\n",
+		"values.yaml":                  "image: {digest: \"" + release.DigestOf(image) + "\"}\nwhole: " + image + "\n",
+	}
+}
+
+func promotion() Change {
+	return Change{From: shopImage("1"), To: shopImage("2"), Holds: func(context.Context) error { return nil }, Release: &release.Release{
+		ID: "8db9a2d5989c", Image: shopImage("2"), Previous: shopImage("1"), Stage: release.StagePromoting, Commit: "3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d", PipelineURL: "https://gitlab.example.com/infra/-/pipelines/7",
+		Verdict:   &release.Verdict{Outcome: release.Healthy, Reason: "1,234 requests"},
+		Approvals: []release.Approval{{Kind: release.ApprovalVerified, By: "mona"}},
+	}}
+}
+
+// TestCommit: what a promotion and its rollback leave in the repository, for a person to read.
+func TestCommit(t *testing.T) {
+	r, bare := served(t, shopFiles(shopImage("1")))
+	head, err := r.Commit(t.Context(), promotion())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Commit(t.Context(), promotion())
+	if err != nil || again != head {
+		t.Errorf("the same again: %s, %v", again, err)
+	}
+	if image, commit, err := r.Image(t.Context()); err != nil || image != shopImage("2") || commit != head {
+		t.Errorf("%s, %s, %v", image, commit, err)
+	}
+	back := promotion()
+	back.From, back.To, back.Release.Stage, back.Release.Reason = back.To, back.From, release.StageRollingBack, "callers get errors"
+	for range 2 {
+		if _, err := r.Commit(t.Context(), back); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back.Always = true
+	if _, err := r.Commit(t.Context(), back); err != nil {
+		t.Fatal(err)
+	}
+	got, err := bare.Git("log", "--reverse", "-p", "--format=== %B", "--unified=0", "main~3..main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.SplitSeq(got, "\n") {
+		if !strings.HasPrefix(line, "index ") && !strings.HasPrefix(line, "diff ") && !strings.HasPrefix(line, "@@") {
+			lines = append(lines, strings.ReplaceAll(strings.ReplaceAll(line, strings.Repeat("1", 64), "1…"), strings.Repeat("2", 64), "2…"))
+		}
+	}
+	const trailers = `Release: 8db9a2d5989c
+Source-Commit: 3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d
+Verdict: healthy (1,234 requests)
+Pipeline: https://gitlab.example.com/infra/-/pipelines/7
+Approved-By: mona
+`
+	want := `== shop: promote release 8db9a2d5989c
+
+Primary runs registry.example.com/our-org/shop@sha256:2…
+in place of registry.example.com/our-org/shop@sha256:1….
+
+` + trailers + `
+
+--- a/apps/shop/kustomization.yaml
++++ b/apps/shop/kustomization.yaml
+-  digest: sha256:1…
++  digest: sha256:2…
+== shop: roll back release 8db9a2d5989c
+
+Primary runs registry.example.com/our-org/shop@sha256:1…
+in place of registry.example.com/our-org/shop@sha256:2….
+
+Why: callers get errors
+
+` + trailers + `
+
+--- a/apps/shop/kustomization.yaml
++++ b/apps/shop/kustomization.yaml
+-  digest: sha256:2…
++  digest: sha256:1…
+== shop: roll back release 8db9a2d5989c
+
+Primary runs registry.example.com/our-org/shop@sha256:1…, as before the release.
+This commit keeps out the push of a job that has lost its lock.
+
+Why: callers get errors
+
+` + strings.TrimSuffix(trailers, "\n")
+	if diff := cmp.Diff(want, strings.Join(lines, "\n")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestCommitRefused: nothing is pushed when the lock is lost, or over somebody else's image.
+func TestCommitRefused(t *testing.T) {
+	r, bare := served(t, shopFiles(shopImage("3")))
+	_, err := r.Commit(t.Context(), promotion())
+	if wrong, ok := errors.AsType[*usererr.Error](err); !ok || !strings.Contains(wrong.Problem, "which is neither what it ran before release 8db9a2d5989c nor that") {
+		t.Error(err)
+	}
+	lost := errors.New("the lock is lost")
+	change := promotion()
+	change.From, change.Holds = shopImage("3"), func(context.Context) error { return lost }
+	if _, err := r.Commit(t.Context(), change); !errors.Is(err, lost) {
+		t.Error(err)
+	}
+	if count, err := bare.Git("rev-list", "--count", "main"); count != "1" {
+		t.Errorf("%s commits, %v", count, err)
+	}
+}
+
+// TestChartValue: the image of a chart is a value, a digest or the whole.
+func TestChartValue(t *testing.T) {
+	for _, at := range []string{"image.digest", "whole"} {
+		r, bare := served(t, shopFiles(shopImage("1")))
+		r.Value = "values.yaml:" + at
+		if _, err := r.Commit(t.Context(), promotion()); err != nil {
+			t.Fatal(err)
+		}
+		if image, _, err := r.Image(t.Context()); err != nil || !SameImage(image, shopImage("2")) || SameImage(image, shopImage("1")) {
+			t.Errorf("%s: %s, %v", at, image, err)
+		}
+		if text, err := bare.Git("diff", "--shortstat", "main~1", "main"); text != "1 file changed, 1 insertion(+), 1 deletion(-)" {
+			t.Errorf("%s: %s, %v", at, text, err)
+		}
+	}
+}
+
+// TestObjects: Git's manifests are rendered as the app's are.
+func TestObjects(t *testing.T) {
+	r, _ := served(t, shopFiles(shopImage("1")))
+	r.Render = manifest.Source{}
+	objects, err := r.Objects(t.Context())
+	if err != nil || len(objects) != 1 || objects[0].Kind != "Deployment" || objects[0].Namespace != "prod" || !strings.Contains(string(objects[0].Raw), shopImage("1")) {
+		t.Errorf("%v, %v", objects, err)
+	}
+	r.Folder = "apps/nowhere"
+	_, err = r.Objects(t.Context())
+	if err == nil || strings.Contains(err.Error(), os.TempDir()) {
+		t.Error(err)
+	}
+}
