@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+
+	"github.com/our-org/crossbill/ci/internal/dagger"
 )
 
 // deploying are the commands that an image policy is asked before.
@@ -27,6 +29,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 		}
 	}
 	m.addGitHub(i)
+	m.addGitops(i)
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
 	if slices.Contains(gated, command) {
 		i.setSecret("id-token", "CROSSBILL_ID_TOKEN", m.IdToken)
@@ -64,6 +67,27 @@ func (m *Crossbill) addCluster(ctx context.Context, i *invocation) ([]string, er
 	}
 	address, err := i.bind(ctx, "kubernetes-service", "kubernetes.localhost", m.KubernetesService)
 	return append(args, "--connect-to="+address), err
+}
+
+// addGitops lets the command commit to the environment repository, by files that no function's flags name.
+func (m *Crossbill) addGitops(i *invocation) {
+	for _, file := range []struct {
+		argument, variable string
+		secret             *dagger.Secret
+	}{
+		{"gitops-token", "CROSSBILL_GITOPS_TOKEN_FILE", m.GitopsToken},
+		{"gitops-ssh-key", "CROSSBILL_GITOPS_SSH_KEY_FILE", m.GitopsSshKey},
+		{"gitops-signing-key", "CROSSBILL_GITOPS_SIGNING_KEY_FILE", m.GitopsSigningKey},
+	} {
+		if file.secret != nil {
+			i.setVariable(file.variable, i.mountSecret(file.argument, file.argument, file.secret))
+		}
+	}
+	if m.GitopsKnownHosts != nil {
+		const path = "/run/gitops-known-hosts"
+		i.container = i.container.WithMountedFile(path, m.GitopsKnownHosts)
+		i.setVariable("CROSSBILL_GITOPS_KNOWN_HOSTS_FILE", path)
+	}
 }
 
 // addBundleRegistry lets a command that only reads fetch the manifests, if they are in a bundle.

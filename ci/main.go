@@ -63,6 +63,14 @@ type Crossbill struct {
 	// +private
 	IdToken *dagger.Secret
 	// +private
+	GitopsToken *dagger.Secret
+	// +private
+	GitopsSshKey *dagger.Secret
+	// +private
+	GitopsKnownHosts *dagger.File
+	// +private
+	GitopsSigningKey *dagger.Secret
+	// +private
 	By string
 	// +private
 	AppName string
@@ -157,6 +165,22 @@ func New(
 	// +optional
 	idToken *dagger.Secret,
 
+	// Token that may push to the environment repository of the section gitops, for https.
+	// +optional
+	gitopsToken *dagger.Secret,
+
+	// Private SSH key that may push to it, for ssh.
+	// +optional
+	gitopsSshKey *dagger.Secret,
+
+	// Public keys of its server, as ssh-keyscan writes them, for ssh.
+	// +optional
+	gitopsKnownHosts *dagger.File,
+
+	// Private SSH key that its commits are signed with.
+	// +optional
+	gitopsSigningKey *dagger.Secret,
+
 	// Who acts, for the ledger: for example $GITLAB_USER_LOGIN. By default the container.
 	// +optional
 	by string,
@@ -176,7 +200,8 @@ func New(
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
 		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl,
-		IdToken: idToken, By: by, AppName: appName, RequireProvenance: requireProvenance,
+		IdToken: idToken, GitopsToken: gitopsToken, GitopsSshKey: gitopsSshKey, GitopsKnownHosts: gitopsKnownHosts, GitopsSigningKey: gitopsSigningKey,
+		By: by, AppName: appName, RequireProvenance: requireProvenance,
 	}
 	return m, m.useImages(toolImages)
 }

@@ -198,13 +198,14 @@ func everything() *Crossbill {
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
 		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
-		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"), "jane", "shop", true))
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("id_token"),
+		secret("gitops"), secret("gitops ssh"), dag.File("known_hosts", ""), secret("gitops signing"), "jane", "shop", true))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
-		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, "", "", false))
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, "", "", false))
 }
 
 // bundled is that with a bundle in place of the folder of the manifests.
@@ -332,6 +333,8 @@ func TestEveryCallIsAnotherExec(t *testing.T) {
 func TestWhatAnExecHas(t *testing.T) {
 	ctx := t.Context()
 	everywhere := []string{"OTEL_SDK_DISABLED=true"}
+	gitops := []string{"CROSSBILL_GITOPS_TOKEN_FILE=/run/secrets/gitops-token", "CROSSBILL_GITOPS_SSH_KEY_FILE=/run/secrets/gitops-ssh-key", "CROSSBILL_GITOPS_SIGNING_KEY_FILE=/run/secrets/gitops-signing-key", "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE=/run/gitops-known-hosts"}
+	changing := []string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml", "/run/secrets/gitops-token", "/run/secrets/gitops-ssh-key", "/run/secrets/gitops-signing-key"}
 	for name, test := range map[string]struct {
 		call      func(m *Crossbill) (string, error)
 		variables []string
@@ -342,15 +345,15 @@ func TestWhatAnExecHas(t *testing.T) {
 			func(m *Crossbill) (string, error) {
 				return m.Canary(ctx, image, 10, "", "", false, "", false, "", "", "", "", nil, false, false, "5m")
 			},
-			append(everywhere, "REGISTRY_USERNAME=ci"),
+			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_ID_TOKEN"},
-			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
+			changing,
 		},
 		"rollback": { // which never needs a token
 			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, "5m") },
-			append(everywhere, "REGISTRY_USERNAME=ci"),
+			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
-			[]string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml"},
+			changing,
 		},
 		"status of a bundle": {
 			func(m *Crossbill) (string, error) { m.ManifestsBundle = image; return m.Status(ctx, false, "text") },
@@ -398,7 +401,11 @@ func TestWhatAnExecHas(t *testing.T) {
 		if text := fmt.Sprint(chain); strings.Contains(text, "plaintext") {
 			t.Errorf("%s: a secret is text: %s", name, text)
 		}
-		if got, want := values(chain, "withMountedFile", "path"), []string{"/work/crossbill.yaml"}; !slices.Equal(got, want) || !slices.Equal(values(chain, "withWorkdir", "path"), []string{"/work"}) {
+		want := []string{"/work/crossbill.yaml"}
+		if len(test.files) == len(changing) {
+			want = append(want, "/run/gitops-known-hosts")
+		}
+		if got := values(chain, "withMountedFile", "path"); !slices.Equal(got, want) || !slices.Equal(values(chain, "withWorkdir", "path"), []string{"/work"}) {
 			t.Errorf("%s has the files %v, want the configuration where it runs", name, got)
 		}
 	}
