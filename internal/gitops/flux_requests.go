@@ -135,7 +135,7 @@ func (w *fetch) answer(source reference, live *unstructured.Unstructured) (revis
 	case ready.Status == metav1.ConditionFalse:
 		return "", progress{failure: fmt.Errorf("Flux's %s cannot be read: %s", source, oneLine(ready.Message))}, nil
 	case ready.Status != metav1.ConditionTrue || observed != live.GetGeneration():
-		return "", progress{state: fmt.Sprintf("%s is being read: %s", source, ready.Message)}, nil
+		return "", progress{state: says(source.String()+" is being read", ready.Message)}, nil
 	}
 	revision, _, _ = unstructured.NestedString(live.Object, "status", "artifact", "revision")
 	return revision, progress{state: source.String() + " has no artifact"}, nil
@@ -172,13 +172,13 @@ func (w *fetch) behind(k reference, live *unstructured.Unstructured) progress {
 	ready := condition(live, "Ready")
 	switch {
 	case !handled(live, w.asked[k]):
-		return progress{state: fmt.Sprintf("%s has not answered: %s", k, ready.Message)}
+		return progress{state: says(k.String()+" has not answered; is kustomize-controller running?", ready.Message)}
 	case suspended(live):
 		return progress{done: true}
 	case ready.Status == metav1.ConditionFalse && ready.Reason != "DependencyNotReady":
 		return progress{failure: fmt.Errorf("Flux's %s cannot start with the commit: %s", k, oneLine(ready.Message))}
 	}
-	return progress{state: fmt.Sprintf("%s has not started with the commit: %s", k, ready.Message)}
+	return progress{state: says(k.String()+" has not started with the commit", ready.Message)}
 }
 
 // Apply asks each Kustomization once, and waits for the end of a reconcile that started after that. What it cannot apply is an
@@ -214,21 +214,29 @@ func (f *flux) tried(k reference, live *unstructured.Unstructured, token string)
 	ready := condition(live, "Ready")
 	switch {
 	case !handled(live, token):
-		return progress{state: fmt.Sprintf("%s has not finished: %s", k, ready.Message)}
+		return progress{state: says(k.String()+" has not finished", ready.Message)}
 	case suspended(live):
 		f.options.Log("%s is suspended: it applies nothing until it is resumed", k)
 		return progress{done: true}
 	case ready.Status == metav1.ConditionTrue:
 		return progress{done: true}
 	case ready.Status != metav1.ConditionFalse:
-		return progress{state: fmt.Sprintf("%s is at it again: %s", k, ready.Message)}
+		return progress{state: says(k.String()+" is at it again", ready.Message)}
 	}
 	switch ready.Reason {
 	case "HealthCheckFailed", "PruneFailed":
 		f.options.Log("%s has applied the commit, and is not ready: %s", k, oneLine(ready.Message))
 		return progress{done: true}
 	case "DependencyNotReady", "HealthCheckCanceled": // it goes on by itself
-		return progress{state: fmt.Sprintf("%s: %s", k, ready.Message)}
+		return progress{state: says(k.String(), ready.Message)}
 	}
 	return progress{failure: fmt.Errorf("Flux's %s could not apply the commit: %s", k, oneLine(ready.Message))}
+}
+
+// says adds to a state what the controller says of it.
+func says(state, message string) string {
+	if message == "" {
+		return state
+	}
+	return state + ": " + message
 }
