@@ -51,37 +51,48 @@ func Image(tree *Tree, dir, deployment, container string) (string, error) {
 
 // places are where the images of a Deployment are decided, and which of them is the app's.
 func places(tree *Tree, dir, deployment, container string) (matches []place, app int, err error) {
-	s := &search{tree: tree, reading: map[string]bool{}}
-	found, err := s.folder(path.Clean("/" + dir)[1:])
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no folder %q with files", tree.short(), dir), Fix: "give the folder that the GitOps controller applies"}
-	}
-	if err != nil {
+	if matches, err = ofDeployment(tree, dir, deployment); err != nil {
 		return nil, 0, err
 	}
 	app = -1
+	for i, p := range matches {
+		if p.init || container != "" && p.container != container {
+			continue
+		}
+		if app >= 0 {
+			return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
+		}
+		app = i
+	}
+	if app < 0 {
+		return nil, 0, &usererr.Error{Field: matches[0].manifest, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint(matches)}
+	}
+	return matches, app, nil
+}
+
+// ofDeployment are the places of a Deployment that a folder has once.
+func ofDeployment(tree *Tree, dir, deployment string) (matches []place, err error) {
+	s := &search{tree: tree, reading: map[string]bool{}}
+	found, err := s.folder(path.Clean("/" + dir)[1:])
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no folder %q with files", tree.short(), dir), Fix: "give the folder that the GitOps controller applies"}
+	}
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range found {
 		if p.deployment != deployment {
 			continue
 		}
 		if len(matches) > 0 && (p.manifest != matches[0].manifest || p.document != matches[0].document) {
-			return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s is in %s too", deployment, matches[0].manifest), Fix: "keep one of them, or give a folder that has one"}
-		}
-		if !p.init && (container == "" || p.container == container) {
-			if app >= 0 {
-				return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
-			}
-			app = len(matches)
+			return nil, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s is in %s too", deployment, matches[0].manifest), Fix: "keep one of them, or give a folder that has one"}
 		}
 		matches = append(matches, p)
 	}
-	switch {
-	case len(matches) == 0:
-		return nil, 0, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no Deployment %s", orRoot(dir), deployment), Fix: hint(found)}
-	case app < 0:
-		return nil, 0, &usererr.Error{Field: matches[0].manifest, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint(matches)}
+	if len(matches) == 0 {
+		return nil, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no Deployment %s", orRoot(dir), deployment), Fix: hint(found)}
 	}
-	return matches, app, nil
+	return matches, nil
 }
 
 // SetValue writes a value at a path in a file, such as image.digest in a chart's values.
