@@ -121,6 +121,13 @@ func (o *gitOpsOptions) reach(cmd *cobra.Command, cluster *clusterOptions, c *ro
 		}
 		return repository.Objects(ctx)
 	}
+	c.GitOps.Try = func(ctx context.Context, commit rollout.GitCommit) error {
+		repository, err := of()
+		if err != nil {
+			return err
+		}
+		return repository.Try(ctx, gitops.Change(commit))
+	}
 	c.GitOps.Commit = func(ctx context.Context, commit rollout.GitCommit) (string, error) {
 		repository, err := of()
 		if err != nil {

@@ -3,12 +3,18 @@ package gitops
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/manifest"
@@ -58,30 +64,103 @@ type Change struct {
 	Release  *release.Release
 	From, To string                      // repository@sha256:…
 	Always   bool                        // a commit is made also when it changes nothing
+	Template *corev1.PodTemplateSpec     // that it has to have too, whatever its images; nil to leave it
 	Holds    func(context.Context) error // asked after each read of the branch: an error ends it, and nothing is pushed
 }
 
 // Commit makes it, and gives the head of the branch after it. An image in Git that is neither of its two is somebody else's:
-// an *usererr.Error.
+// an *usererr.Error, as is what cannot be edited.
 func (r *Repository) Commit(ctx context.Context, c Change) (head string, err error) {
 	made, err := r.Git.Commit(ctx, r.message(c), func(tree *environment.Tree) error {
-		in, err := r.image(tree)
-		if err != nil {
-			return err
-		}
-		if !SameImage(in, c.From) && !SameImage(in, c.To) {
-			return &usererr.Error{
-				Field:   "gitops.repository",
-				Problem: fmt.Sprintf("commit %s has primary run %s, which is neither what it ran before release %s nor that: somebody else has changed it", tree.Head()[:10], in, c.Release.ID),
-				Fix:     "write there what primary runs, or roll the release back",
-			}
-		}
-		if err := r.set(tree, c.To); err != nil {
+		if err := r.edit(ctx, tree, c); err != nil {
 			return err
 		}
 		return c.Holds(ctx)
 	})
 	return made.Hash, err
+}
+
+// Try says whether Commit can make a change, as far as that can be known without a push.
+func (r *Repository) Try(ctx context.Context, c Change) error {
+	tree, err := r.Git.Read(ctx)
+	if err != nil {
+		return err
+	}
+	return r.edit(ctx, tree, c)
+}
+
+func (r *Repository) edit(ctx context.Context, tree *environment.Tree, c Change) error {
+	in, err := r.image(tree)
+	if err != nil {
+		return err
+	}
+	if !SameImage(in, c.From) && !SameImage(in, c.To) {
+		return &usererr.Error{
+			Field:   "gitops.repository",
+			Problem: fmt.Sprintf("commit %s has primary run %s, which is neither what it ran before release %s nor that: somebody else has changed it", tree.Head()[:10], in, c.Release.ID),
+			Fix:     "write there what primary runs, or roll the release back",
+		}
+	}
+	if err := r.set(tree, c.To); err != nil || c.Template == nil {
+		return err
+	}
+	return r.setTemplate(ctx, tree, c.Template)
+}
+
+// setTemplate writes a pod template, whatever its images, and looks that the folder renders it then.
+func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, template *corev1.PodTemplateSpec) error {
+	before, after, err := r.templates(ctx, tree, template)
+	if err != nil || reflect.DeepEqual(before, after) {
+		return err
+	}
+	if r.Value != "" {
+		return &usererr.Error{Field: "gitops.value", Problem: "the release changes the pod template too, and a chart's templates cannot be edited", Fix: "change the chart in Git, then release the image with it"}
+	}
+	if err := environment.SetTemplate(tree, r.Folder, r.Deployment, before, after); err != nil {
+		return err
+	}
+	if before, after, err = r.templates(ctx, tree, template); err != nil || reflect.DeepEqual(before, after) {
+		return err
+	}
+	return &usererr.Error{Field: "gitops.path", Problem: "the pod template cannot be written there: what the folder renders is still another one, by patches or the like", Fix: "write what the release has there, in a commit of your own"}
+}
+
+// templates are the pod template that a folder renders and the one that it is to render, as JSON, with the same images.
+func (r *Repository) templates(ctx context.Context, tree *environment.Tree, template *corev1.PodTemplateSpec) (is, wanted map[string]any, err error) {
+	objects, err := r.render(ctx, tree)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(objects, func(o manifest.Object) bool { return o.Kind == "Deployment" && o.Name == r.Deployment })
+	if i < 0 {
+		return nil, nil, &usererr.Error{Field: "gitops.path", Problem: "it has no Deployment " + r.Deployment, Fix: "name the folder of the repository with the app's manifests"}
+	}
+	var live appsv1.Deployment
+	if err := json.Unmarshal(objects[i].Raw, &live); err != nil {
+		return nil, nil, err
+	}
+	target := template.DeepCopy()
+	images := map[string]string{}
+	for _, c := range slices.Concat(live.Spec.Template.Spec.InitContainers, live.Spec.Template.Spec.Containers) {
+		images[c.Name] = c.Image
+	}
+	for _, list := range [][]corev1.Container{target.Spec.InitContainers, target.Spec.Containers} {
+		for i := range list {
+			list[i].Image = cmp.Or(images[list[i].Name], list[i].Image)
+		}
+	}
+	if is, err = asJSON(live.Spec.Template); err == nil {
+		wanted, err = asJSON(*target)
+	}
+	return is, wanted, err
+}
+
+func asJSON(template corev1.PodTemplateSpec) (m map[string]any, err error) {
+	text, err := json.Marshal(template)
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	return m, err
 }
 
 func (r *Repository) set(tree *environment.Tree, image string) error {
@@ -144,6 +223,10 @@ func (r *Repository) Objects(ctx context.Context) ([]manifest.Object, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.render(ctx, tree)
+}
+
+func (r *Repository) render(ctx context.Context, tree *environment.Tree) ([]manifest.Object, error) {
 	dir, err := os.MkdirTemp("", "crossbill-environment-")
 	if err != nil {
 		return nil, err

@@ -210,6 +210,9 @@ type Release struct {
 	// Plan is the way that it is taken before promotion. Empty: people take it there.
 	Plan Plan `json:"plan,omitempty"`
 
+	// GitTemplate is the pod template that the environment repository had for primary before the release, as JSON; "" where it
+	// is the release's own.
+	GitTemplate string `json:"gitTemplate,omitempty"`
 	// PushOpen: the push of a job that has lost its lock may be on its way to the environment repository.
 	PushOpen bool `json:"pushOpen,omitempty"`
 
@@ -244,7 +247,7 @@ func (r *Release) WithoutEvidence() *Release {
 		return r
 	}
 	short := *r
-	short.Pod = ""
+	short.Pod, short.GitTemplate = "", ""
 	if r.Verdict != nil {
 		verdict := *r.Verdict
 		verdict.Evidence = ""

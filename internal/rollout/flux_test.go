@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -50,15 +51,16 @@ type flux struct {
 	turn   chan struct{}
 
 	mu       sync.Mutex
-	commits  []string // the image that each one has primary run
-	artifact int      // the commit that it has fetched
-	down     error    // of the repository
-	deaf     bool     // it does not read
-	pushing  func()   // just before a push
+	commits  []string                        // the image that each one has primary run
+	template map[int]*corev1.PodTemplateSpec // that a commit has written; else it is that of the one before
+	artifact int                             // the commit that it has fetched
+	down     error                           // of the repository
+	deaf     bool                            // it does not read
+	pushing  func()                          // just before a push
 }
 
 func newFlux(w *world) *flux {
-	f := &flux{set: w.set, client: w.dynamic(fluxByName, w.server), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
+	f := &flux{set: w.set, client: w.dynamic(fluxByName, w.server), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), template: map[int]*corev1.PodTemplateSpec{}}
 	w.server.changed = append(w.server.changed, func(e event) {
 		if e.by != fluxByName && e.by != "" && slices.Contains([]string{"deployments", "virtualservices", "destinationrules", "services", "httproutes"}, e.resource) {
 			select {
@@ -96,9 +98,9 @@ func (f *flux) reconcile(ctx context.Context) {
 		f.mu.Unlock()
 		return
 	}
-	image := f.commits[f.artifact]
+	image, template := f.commits[f.artifact], f.templateOf(f.artifact)
 	f.mu.Unlock()
-	for _, o := range f.objects(image) {
+	for _, o := range f.objects(image, template) {
 		client := f.client.Resource(resources[o.GetKind()]).Namespace(namespace)
 		live, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
 		if err == nil && live.GetAnnotations()[holdKey] == "disabled" {
@@ -117,8 +119,18 @@ var resources = map[string]schema.GroupVersionResource{
 	"HTTPRoute":       {Group: "gateway.networking.k8s.io", Version: "v1", Resource: "httproutes"},
 }
 
+// templateOf is the pod template that a commit has; nil is the manifests'.
+func (f *flux) templateOf(commit int) *corev1.PodTemplateSpec {
+	for ; commit >= 0; commit-- {
+		if t := f.template[commit]; t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
 // objects are the manifests with the labels that Flux gives them.
-func (f *flux) objects(image string) (all []*unstructured.Unstructured) {
+func (f *flux) objects(image string, template *corev1.PodTemplateSpec) (all []*unstructured.Unstructured) {
 	add := func(kind string, o metav1.Object, err error) {
 		if err != nil {
 			panic(err)
@@ -140,7 +152,11 @@ func (f *flux) objects(image string) (all []*unstructured.Unstructured) {
 		u.SetLabels(labels)
 		all = append(all, u)
 	}
-	primary, err := f.set.Track(release.Primary, namespace, image)
+	set := *f.set
+	if set.Deployment = set.Deployment.DeepCopy(); template != nil {
+		set.Deployment.Spec.Template = *template.DeepCopy()
+	}
+	primary, err := set.Track(release.Primary, namespace, image)
 	add("Deployment", primary, err)
 	add("Service", f.set.Service, nil)
 	if f.set.Route != nil {
@@ -227,18 +243,19 @@ func (f *flux) commit(ctx context.Context, c rollout.GitCommit) (string, error) 
 		if f.pushing != nil {
 			f.pushing()
 		}
-		if pushed := f.push(head, c.To); pushed != "" {
+		if pushed := f.push(head, c.To, c.Template); pushed != "" {
 			return pushed, nil
 		}
 	}
 }
 
-func (f *flux) push(parent, image string) (commit string) {
+func (f *flux) push(parent, image string, template *corev1.PodTemplateSpec) (commit string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if strconv.Itoa(len(f.commits)-1) != parent {
 		return ""
 	}
+	f.template[len(f.commits)] = template
 	f.commits = append(f.commits, image)
 	return strconv.Itoa(len(f.commits) - 1)
 }
@@ -248,7 +265,7 @@ func (w *world) gitOps(j *job) *rollout.GitOps {
 	return &rollout.GitOps{
 		Controller: w.flux,
 		Objects: func(context.Context) (all []manifest.Object, err error) {
-			for _, o := range w.flux.objects(image("1")) {
+			for _, o := range w.flux.objects(image("1"), nil) {
 				raw, err := o.MarshalJSON()
 				w.must(raw, err)
 				all = append(all, manifest.Object{GroupVersionKind: o.GroupVersionKind(), Name: o.GetName(), Raw: raw})
@@ -256,6 +273,7 @@ func (w *world) gitOps(j *job) *rollout.GitOps {
 			return all, nil
 		},
 		Image: w.flux.image,
+		Try:   func(context.Context, rollout.GitCommit) error { return nil },
 		Commit: func(ctx context.Context, c rollout.GitCommit) (commit string, err error) {
 			before := len(w.flux.commits)
 			err = j.beside("commit "+digitOf(c.To), func() error {
@@ -313,7 +331,7 @@ func (w *world) unrestOfFlux(digit string) string {
 	if in, _, _ := w.flux.image(w.Context()); digitOf(in) != digit {
 		return "Git has primary run " + digitOf(in)
 	}
-	for _, o := range w.flux.objects(image(digit)) {
+	for _, o := range w.flux.objects(image(digit), nil) {
 		live, err := w.flux.client.Resource(resources[o.GetKind()]).Namespace(namespace).Get(w.Context(), o.GetName(), metav1.GetOptions{})
 		if err != nil {
 			return err.Error()
@@ -408,11 +426,14 @@ func TestGitRefuses(t *testing.T) {
 			"qwik-node-app-primary: Flux's Kustomization flux-system/apps applies it from Git, and would undo the release; write the section gitops of crossbill.yaml (docs/guides/gitops.md); nothing was changed"},
 		"Git is ahead": {"rest", "canary", func(w *world, _ *job) { w.flux.commits = append(w.flux.commits, image("3")) },
 			"gitops.repository: commit 1 has primary run " + image("3") + ", and it runs " + image("1")},
-		"another template": {"rest", "canary", func(w *world, j *job) {
+		"a template that Git cannot have": {"rest", "canary", func(w *world, j *job) {
 			j.Manifests = w.own()
 			j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "1"
-		}, "manifests: Git has it differently, and would put that back after the release: Deployment prod/qwik-node-app-primary spec.template.spec.containers[name="},
-		"another Service": {"rest", "canary", func(w *world, j *job) { j.Manifests = w.moved() }, "Service prod/qwik-node-app-service spec; release with the manifests of gitops.path"},
+			j.GitOps.Try = func(context.Context, rollout.GitCommit) error {
+				return &usererr.Error{Field: "deployment.yaml:7", Problem: "a comment"}
+			}
+		}, "deployment.yaml:7: a comment"},
+		"another Service": {"rest", "canary", func(w *world, j *job) { j.Manifests = w.moved() }, "Service prod/qwik-node-app-service: Git has it differently"},
 		"nothing in Git": {"rest", "canary", func(_ *world, j *job) {
 			j.GitOps.Objects = func(context.Context) ([]manifest.Object, error) { return nil, nil }
 		}, "gitops.path: it has no Deployment prod/qwik-node-app-primary"},
@@ -494,6 +515,36 @@ func TestEndedWithoutGitOps(t *testing.T) {
 			w.must(commands[command](w.Context(), w.job("again")))
 			if unrest := w.unrest(map[string]string{"cleanup": "2", "rollback": "1"}[command]); unrest != "" {
 				t.Error(unrest)
+			}
+		})
+	}
+}
+
+// TestTemplateInGit: a release that changes the pod template has Git say so too, and a rollback puts that back.
+func TestTemplateInGit(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		at(t, fluxApp+"rest", func(w *world) {
+			changed := w.own()
+			changed.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "1"
+			value := func() string {
+				d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
+				w.must(d, err)
+				return d.Spec.Template.Spec.Containers[0].Env[1].Value
+			}
+			was := value()
+			for _, command := range []string{"canary", "verify healthy", "promote", map[bool]string{false: "cleanup", true: "rollback"}[back]} {
+				j := w.job(command)
+				j.Manifests = changed
+				w.must(commands[command](w.Context(), j))
+			}
+			w.flux.reconcile(w.Context())
+			time.Sleep(time.Minute)
+			is, want := w.running(release.Primary)+" "+value(), map[bool]string{false: "2 1", true: "1 " + was}[back]
+			if is != want {
+				t.Errorf("back %t: primary runs %s, want %s", back, is, want)
+			}
+			if r := w.read().History[0]; r.GitTemplate != "" {
+				t.Error("the ledger keeps what Git had")
 			}
 		})
 	}

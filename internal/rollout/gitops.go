@@ -32,8 +32,9 @@ type GitOps struct {
 	Objects func(context.Context) ([]manifest.Object, error)
 	// Image is what the head of the branch has primary run, and that commit.
 	Image func(context.Context) (image, commit string, err error)
-	// Commit makes a commit, and gives the head of the branch after it.
+	// Commit makes a commit, and gives the head of the branch after it; Try says whether it could, and changes nothing.
 	Commit func(context.Context, GitCommit) (head string, err error)
+	Try    func(context.Context, GitCommit) error
 }
 
 // GitCommit is one that has primary run another image in place of one. Nothing is committed when it runs that already, but
@@ -47,6 +48,7 @@ type GitCommit struct {
 	Release  *release.Release
 	From, To string
 	Always   bool
+	Template *corev1.PodTemplateSpec // that it is to have too, whatever its images; nil to leave it as it is
 	Holds    func(context.Context) error
 }
 
@@ -120,50 +122,52 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 	if err != nil {
 		return err
 	}
-	return j.sameInGit(in, found.want.Previous)
+	return j.lookInGit(ctx, in, &found.want)
 }
 
-// sameInGit refuses manifests that differ from what Git has in more than the image: the controller would put that back once
-// the release has ended.
-func (j *job) sameInGit(in []manifest.Object, image string) error {
-	var found []string
+// lookInGit compares the manifests with what Git has. A pod template that is another one there, promotion writes with the image;
+// what it cannot write is refused: the controller would put the old one back once the release has ended.
+func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release.Release) error {
 	var git appsv1.Deployment
 	if ok, err := objectIn(in, "Deployment", j.deploymentName(release.Primary), &git); err != nil {
 		return err
 	} else if !ok {
 		return &usererr.Error{Field: "gitops.path", Problem: "it has no " + j.track(release.Primary).String(), Fix: "name the folder of the repository with the app's manifests"}
 	}
-	theirs := *j.Manifests
-	theirs.Deployment = &git
-	a, err := theirs.Track(release.Primary, j.Namespace, image)
-	if err != nil {
-		return err
-	}
-	b, err := j.Manifests.Track(release.Primary, j.Namespace, image)
-	if err != nil {
-		return err
-	}
-	different, err := differences(a, b)
-	if err != nil {
-		return err
-	}
-	for _, field := range topmost(different) {
-		found = append(found, j.track(release.Primary).String()+" "+strings.TrimPrefix(field, "."))
-	}
 	var service corev1.Service
 	if ok, err := objectIn(in, "Service", j.Manifests.Service.Name, &service); err != nil {
 		return err
 	} else if ok && !apiequality.Semantic.DeepEqual(service.Spec, j.Manifests.Service.Spec) {
-		found = append(found, j.service().String()+" spec")
+		return &usererr.Error{
+			Field:   j.service().String(),
+			Problem: "Git has it differently, and would put that back after the release",
+			Fix:     "commit the Service to the repository first; nothing was changed",
+		}
 	}
-	if len(found) == 0 {
-		return nil
+	theirs := *j.Manifests
+	theirs.Deployment = &git
+	before, err := theirs.Track(release.Primary, j.Namespace, want.Image)
+	if err != nil {
+		return err
 	}
-	return &usererr.Error{
-		Field:   "manifests",
-		Problem: "Git has it differently, and would put that back after the release: " + strings.Join(found, ", "),
-		Fix:     "release with the manifests of gitops.path; what is changed there reaches primary by " + j.GitOps.Controller.String() + ", without a canary; nothing was changed",
+	after, err := j.Manifests.Track(release.Primary, j.Namespace, want.Image)
+	if err != nil {
+		return err
 	}
+	different, err := differences(before, after)
+	if err != nil || different.Empty() {
+		return err
+	}
+	if err := j.GitOps.Try(ctx, GitCommit{Release: want, From: want.Previous, To: want.Image, Template: &after.Spec.Template}); err != nil {
+		return err
+	}
+	text, err := templateText(before)
+	if err != nil {
+		return err
+	}
+	want.GitTemplate = text
+	j.say("Git", "promotion commits with the image what the manifests have differently: %s", strings.Join(topmost(different), ", "))
+	return nil
 }
 
 // objectIn finds an object among those of a repository.
@@ -279,7 +283,11 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 		return nil
 	}
 	r := j.ledger.Release
-	commit, err := j.GitOps.Commit(ctx, GitCommit{Release: r, From: from, To: to, Always: r.PushOpen && r.Stage == release.StageRollingBack, Holds: j.holds})
+	template, err := j.gitTemplate(r)
+	if err != nil {
+		return err
+	}
+	commit, err := j.GitOps.Commit(ctx, GitCommit{Release: r, From: from, To: to, Always: r.PushOpen && r.Stage == release.StageRollingBack, Template: template, Holds: j.holds})
 	if errors.Is(err, ErrLockLost) {
 		return err
 	}
@@ -289,6 +297,22 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 	r.PushOpen = false
 	j.log("Git", "commit %s has primary run %s", short(commit), release.DigestOf(to))
 	return nil
+}
+
+// gitTemplate is the pod template that a commit of a release writes: nil when it is the one that Git had before it.
+func (j *job) gitTemplate(r *release.Release) (*corev1.PodTemplateSpec, error) {
+	if r.GitTemplate == "" {
+		return nil, nil
+	}
+	if r.Stage != release.StageRollingBack {
+		d, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
+		return &d.Spec.Template, err
+	}
+	template := &corev1.PodTemplateSpec{}
+	if err := json.Unmarshal([]byte(r.GitTemplate), template); err != nil {
+		return nil, fmt.Errorf("%s: a pod template is not readable: %w", j.ledgerName(), err)
+	}
+	return template, nil
 }
 
 // holds says whether this job still has the lock: ErrLockLost if not.

@@ -319,6 +319,7 @@ func (j *job) result(format string, args ...any) Result {
 
 // finish ends the release in the ledger, and is the result of the command that did.
 func (j *job) finish(outcome release.Outcome, format string, args ...any) (Result, error) {
+	j.ledger.Release.GitTemplate = ""
 	if err := j.ledger.Finish(outcome, j.By, now()); err != nil {
 		return Result{}, err
 	}
