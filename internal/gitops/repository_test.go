@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/environment/gittest"
@@ -188,5 +189,56 @@ func TestObjects(t *testing.T) {
 	_, err = r.Objects(t.Context())
 	if err == nil || strings.Contains(err.Error(), os.TempDir()) {
 		t.Error(err)
+	}
+}
+
+// TestCommitTemplate: a template that changes is in the commit with the image, where the folder renders it from, and a rollback
+// leaves what was there.
+func TestCommitTemplate(t *testing.T) {
+	files := shopFiles(shopImage("1"))
+	files["apps/base/deployment.yaml"] = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: shop-primary}
+spec:
+  template:
+    spec:
+      containers:
+      - name: app # the one
+        image: shop
+        env:
+        - name: LEVEL # how much it says
+          value: info
+`
+	r, bare := served(t, files)
+	template := func(level string) *corev1.PodTemplateSpec {
+		return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "whatever", Env: []corev1.EnvVar{{Name: "LEVEL", Value: level}}}}}}
+	}
+	change := promotion()
+	change.Template = template("debug")
+	if err := r.Try(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Commit(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := bare.Git("diff", "--stat", "--format=", "main~1", "main"); err != nil || !strings.Contains(text, "apps/base/deployment.yaml") || !strings.Contains(text, "2 files changed, 2 insertions(+), 2 deletions(-)") {
+		t.Errorf("%s, %v", text, err)
+	}
+	change.From, change.To, change.Template, change.Release.Stage = change.To, change.From, template("info"), release.StageRollingBack
+	if _, err := r.Commit(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := bare.Git("diff", "main~2", "main"); err != nil || text != "" {
+		t.Errorf("%s, %v", text, err)
+	}
+
+	change = promotion()
+	change.Template = template("debug")
+	change.Template.Spec.Containers[0].Env = append(change.Template.Spec.Containers[0].Env, corev1.EnvVar{Name: "MORE"})
+	if err := r.Try(t.Context(), change); err == nil || !strings.Contains(err.Error(), "apps/base/deployment.yaml:11: spec.template.spec.containers.0.env has to be edited, and a comment in it would be lost") {
+		t.Error(err)
+	}
+	if count, err := bare.Git("rev-list", "--count", "main"); count != "3" {
+		t.Errorf("%s commits, %v", count, err)
 	}
 }
