@@ -56,14 +56,14 @@ func (c *cluster) mayRequest(ctx context.Context, r reference) error {
 
 const fieldManager = "crossbill"
 
-// annotate writes one annotation.
-func (c *cluster) annotate(ctx context.Context, r reference, key, value string) error {
+// annotate writes one annotation, and gives the object as it is then.
+func (c *cluster) annotate(ctx context.Context, r reference, key, value string) (*unstructured.Unstructured, error) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{key: value}}})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = c.of(r).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return c.explain(r, err)
+	live, err := c.of(r).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return live, c.explain(r, err)
 }
 
 func (c *cluster) explain(r reference, err error) error {

@@ -15,17 +15,35 @@ import (
 // requestedAt makes source-controller and kustomize-controller reconcile an object at once: any value that is new to it.
 const requestedAt = "reconcile.fluxcd.io/requestedAt"
 
-// request asks for one reconcile, and gives the token that status.lastHandledReconcileAt shows once a reconcile that started
-// after this has ended: a controller reads the annotation when it starts and writes it there when it ends, also of an
-// object that is suspended.
-func (f *flux) request(ctx context.Context, r reference) (token string, err error) {
-	token = "crossbill-" + rand.Text()
-	return token, f.annotate(ctx, r, requestedAt, token)
+// question is a request for a reconcile.
+type question struct {
+	before string          // what the object had answered when it was asked
+	tokens map[string]bool // of the request, and of those that others have made after it
 }
 
-func handled(o *unstructured.Unstructured, token string) bool {
+// request asks for one reconcile.
+func (f *flux) request(ctx context.Context, r reference) (*question, error) {
+	token := "crossbill-" + rand.Text()
+	live, err := f.annotate(ctx, r, requestedAt, token)
+	if err != nil {
+		return nil, err
+	}
+	return &question{before: lastHandled(live), tokens: map[string]bool{token: true}}, nil
+}
+
+// answered says whether a reconcile that started after the request has ended: a controller reads the annotation when it starts
+// and writes it as status.lastHandledReconcileAt when it ends, also of an object that is suspended. Somebody else's request may
+// have taken the place of this one before it was read; it came later, so that its answer will do.
+func (q *question) answered(live *unstructured.Unstructured) bool {
+	if now := live.GetAnnotations()[requestedAt]; now != "" && now != q.before {
+		q.tokens[now] = true
+	}
+	return q.tokens[lastHandled(live)]
+}
+
+func lastHandled(o *unstructured.Unstructured) string {
 	last, _, _ := unstructured.NestedString(o.Object, "status", "lastHandledReconcileAt")
-	return last == token
+	return last
 }
 
 // fetch is one wait for a commit.
@@ -33,7 +51,7 @@ type fetch struct {
 	*flux
 	owners  []reference
 	sources map[reference]reference // of the owners
-	asked   map[reference]string    // the token of each object that was asked
+	asked   map[reference]*question // each object that was asked
 }
 
 // Fetch first asks the GitRepositories, then looks that each Kustomization is past what they had before.
@@ -50,7 +68,7 @@ type fetch struct {
 // Why the revision is one of a read after the request: source-controller patches conditions before the rest of the status
 // (fluxcd/pkg/runtime/patch), and artifact and lastHandledReconcileAt together at the end of the reconcile.
 func (f *flux) Fetch(ctx context.Context, objects []Object) (string, error) {
-	w := &fetch{flux: f, owners: f.owners(objects), sources: map[reference]reference{}, asked: map[reference]string{}}
+	w := &fetch{flux: f, owners: f.owners(objects), sources: map[reference]reference{}, asked: map[reference]*question{}}
 	if len(w.owners) == 0 {
 		return "", nil
 	}
@@ -82,7 +100,7 @@ func (w *fetch) read(ctx context.Context) (revision string, now progress, err er
 		if err != nil {
 			return "", now, err
 		}
-		if w.asked[source] == "" {
+		if w.asked[source] == nil {
 			if w.asked[source], err = w.request(ctx, source); err != nil {
 				delete(w.asked, source)
 				return "", now, err
@@ -130,7 +148,7 @@ func (w *fetch) answer(source reference, live *unstructured.Unstructured) (revis
 	switch {
 	case suspended(live):
 		return "", now, &usererr.Error{Field: source.String(), Problem: "it is suspended, so Flux does not read the repository", Fix: resume(source)}
-	case !handled(live, w.asked[source]):
+	case !w.asked[source].answered(live):
 		return "", progress{state: fmt.Sprintf("%s has not answered; is source-controller running?", source)}, nil
 	case ready.Status == metav1.ConditionFalse:
 		return "", progress{failure: fmt.Errorf("Flux's %s cannot be read: %s", source, oneLine(ready.Message))}, nil
@@ -151,7 +169,7 @@ func (w *fetch) attempted(ctx context.Context, revision string) (progress, error
 		if last, _, _ := unstructured.NestedString(live.Object, "status", "lastAttemptedRevision"); last == revision {
 			continue
 		}
-		if w.asked[k] == "" { // its watch of the source may do it; a suspended one answers only to this
+		if w.asked[k] == nil { // its watch of the source may do it; a suspended one answers only to this
 			if w.asked[k], err = w.request(ctx, k); err != nil {
 				delete(w.asked, k)
 				return progress{}, err
@@ -171,7 +189,7 @@ func (w *fetch) attempted(ctx context.Context, revision string) (progress, error
 func (w *fetch) behind(k reference, live *unstructured.Unstructured) progress {
 	ready := condition(live, "Ready")
 	switch {
-	case !handled(live, w.asked[k]):
+	case !w.asked[k].answered(live):
 		return progress{state: says(k.String()+" has not answered; is kustomize-controller running?", ready.Message)}
 	case suspended(live):
 		return progress{done: true}
@@ -185,10 +203,10 @@ func (w *fetch) behind(k reference, live *unstructured.Unstructured) progress {
 // error; that something of it is not healthy, or could not be pruned, is a line in the log: it was applied.
 func (f *flux) Apply(ctx context.Context, objects []Object) error {
 	left := f.owners(objects)
-	asked := map[reference]string{}
+	asked := map[reference]*question{}
 	return f.wait(ctx, "for Flux to apply what it has read", func(ctx context.Context) (now progress, err error) {
 		for _, k := range left {
-			if asked[k] == "" {
+			if asked[k] == nil {
 				if asked[k], err = f.request(ctx, k); err != nil {
 					delete(asked, k)
 					return now, err
@@ -210,10 +228,10 @@ func (f *flux) Apply(ctx context.Context, objects []Object) error {
 }
 
 // tried says how a Kustomization stands that was asked to apply.
-func (f *flux) tried(k reference, live *unstructured.Unstructured, token string) progress {
+func (f *flux) tried(k reference, live *unstructured.Unstructured, asked *question) progress {
 	ready := condition(live, "Ready")
 	switch {
-	case !handled(live, token):
+	case !asked.answered(live):
 		return progress{state: says(k.String()+" has not finished", ready.Message)}
 	case suspended(live):
 		f.options.Log("%s is suspended: it applies nothing until it is resumed", k)

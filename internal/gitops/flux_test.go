@@ -75,12 +75,14 @@ func TestFluxFetch(t *testing.T) {
 		name    string
 		objects []Object
 		before  func(*fluxWorld)
-		without string // the controller that does not run
-		want    string // of the error; "" for the commit
+		without string    // the controller that does not run
+		others  reference // what others ask too
+		want    string    // of the error; "" for the commit
 		within  time.Duration
 		logs    []string
 	}{
 		{name: "a commit", objects: theApp(), within: 5 * time.Second},
+		{name: "others ask too", objects: theApp(), others: theRepository, within: 10 * time.Second},
 		{name: "nothing of Flux", objects: []Object{byFlux("", "Service", "shop", "")}, want: "no commit"},
 		{name: "the branch cannot be read", objects: theApp(), before: func(w *fluxWorld) { w.broken = "failed to checkout and determine revision:\n authentication required" }, within: 10 * time.Second,
 			want: "Flux's GitRepository flux-system/env cannot be read: failed to checkout and determine revision: authentication required"},
@@ -116,6 +118,9 @@ func TestFluxFetch(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				if c.before != nil {
 					c.before(w)
+				}
+				if c.others.name != "" {
+					go w.ask(ctx, c.others)
 				}
 				head := w.push()
 				controller, logs := controllerOf(t, Flux, w.client, Options{Branch: "main", Timeout: time.Minute})
@@ -180,11 +185,13 @@ func TestFluxApply(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		before func(*fluxWorld)
+		others reference // what others ask too
 		want   string
 		within time.Duration
 		logs   []string
 	}{
 		{name: "applied", within: 5 * time.Second},
+		{name: "others ask too", others: theKustomization, within: 20 * time.Second},
 		{name: "a health check is waited for", before: func(w *fluxWorld) { w.health = 20 * time.Second }, within: 50 * time.Second},
 		{name: "it never ends", before: func(w *fluxWorld) { w.health = time.Hour }, within: 70 * time.Second,
 			want: "waited 1m0s for Flux to apply what it has read: Kustomization flux-system/apps has not finished: Reconciliation in progress; run the command again, which goes on from here"},
@@ -206,6 +213,9 @@ func TestFluxApply(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				if c.before != nil {
 					c.before(w)
+				}
+				if c.others.name != "" {
+					go w.ask(ctx, c.others)
 				}
 				controller, logs := controllerOf(t, Flux, w.client, Options{Timeout: time.Minute})
 				started := time.Now()
@@ -232,6 +242,34 @@ func TestFluxApply(t *testing.T) {
 	}
 }
 
+// TestFluxAnswerOfAnEarlierRequest: one that is put back in place of ours says nothing of what began before ours.
+func TestFluxAnswerOfAnEarlierRequest(t *testing.T) {
+	c, _ := controllerOf(t, Flux, fakeClient(aKustomization(func(o map[string]any) {
+		o["status"] = map[string]any{"lastHandledReconcileAt": "earlier"}
+	})), Options{})
+	asked, err := c.(*flux).request(t.Context(), theKustomization)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		annotation, handled string
+		want                bool
+	}{
+		{"earlier", "earlier", false},
+		{"later", "earlier", false},
+		{"last", "later", true},
+		{"last", "last", true},
+	} {
+		live := aKustomization(func(o map[string]any) {
+			o["metadata"].(map[string]any)["annotations"] = map[string]any{requestedAt: step.annotation}
+			o["status"] = map[string]any{"lastHandledReconcileAt": step.handled}
+		})
+		if got := asked.answered(live); got != step.want {
+			t.Errorf("%+v: %t", step, got)
+		}
+	}
+}
+
 // TestFluxConditions are the outcomes of a reconcile that the world above does not have.
 func TestFluxConditions(t *testing.T) {
 	for reason, want := range map[string]string{
@@ -246,7 +284,7 @@ func TestFluxConditions(t *testing.T) {
 			o["status"] = map[string]any{"lastHandledReconcileAt": "x", "conditions": []any{map[string]any{"type": "Ready", "status": "False", "reason": reason, "message": "says why"}}}
 		})
 		c, _ := controllerOf(t, Flux, fakeClient(), Options{})
-		now := c.(*flux).tried(theKustomization, live, "x")
+		now := c.(*flux).tried(theKustomization, live, &question{tokens: map[string]bool{"x": true}})
 		got := "goes on"
 		switch {
 		case now.done:
@@ -268,7 +306,7 @@ func TestFluxAnswerOfAnOlderSpec(t *testing.T) {
 			"conditions": []any{map[string]any{"type": "Ready", "status": "True"}},
 		}
 	})
-	w := &fetch{asked: map[reference]string{theRepository: "x"}}
+	w := &fetch{asked: map[reference]*question{theRepository: {tokens: map[string]bool{"x": true}}}}
 	for generation, want := range map[int64]string{1: "main@sha1:1", 2: ""} {
 		live.SetGeneration(generation)
 		if got, _, err := w.answer(theRepository, live); got != want || err != nil {
