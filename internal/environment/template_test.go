@@ -23,7 +23,7 @@ kind: Deployment
 metadata:
   name: shop-primary
 spec:
-  replicas: 3   # by hand
+  replicas: 3   # manually
   template:
     metadata:
       labels: {app: shop}
@@ -183,7 +183,7 @@ func TestEveryTemplate(t *testing.T) {
 		if got := templateIn(t, text); !reflect.DeepEqual(got, after) {
 			t.Fatalf("seed %d: (-want +got):\n%s\n%s", seed, cmp.Diff(after, got), text)
 		}
-		for _, kept := range []string{"# the app\n", "# by hand\n", "# read by nobody\n", "# the one\n", "\n---\nkind: ConfigMap\n"} {
+		for _, kept := range []string{"# the app\n", "# manually\n", "# read by nobody\n", "# the one\n", "\n---\nkind: ConfigMap\n"} {
 			if !strings.Contains(text, kept) {
 				t.Fatalf("seed %d: %q is gone", seed, kept)
 			}
