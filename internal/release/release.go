@@ -210,6 +210,8 @@ type Release struct {
 	// Plan is the way that it is taken before promotion. Empty: people take it there.
 	Plan Plan `json:"plan,omitempty"`
 
+	// GitCommit is the last commit to the environment repository that was made for it: of its promotion, or of its rollback.
+	GitCommit string `json:"gitCommit,omitempty"`
 	// GitTemplate is the pod template that the environment repository had for primary before the release, as JSON; "" where it
 	// is the release's own.
 	GitTemplate string `json:"gitTemplate,omitempty"`

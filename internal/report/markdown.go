@@ -32,6 +32,9 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if r.Commit != "" {
 		row("Commit", link(r.Commit, r.Links.CommitURL))
 	}
+	if r.GitCommit != "" {
+		row("Environment", "commit `"+r.GitCommit+"`")
+	}
 	if r.Origin != nil {
 		row("Origin", escapeMarkdown(r.Origin.String()))
 	}

@@ -294,7 +294,7 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 	if err != nil {
 		return fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
 	}
-	r.PushOpen = false
+	r.PushOpen, r.GitCommit = false, commit
 	j.log("Git", "commit %s has primary run %s", short(commit), release.DigestOf(to))
 	return nil
 }
