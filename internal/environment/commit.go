@@ -71,8 +71,9 @@ func (m Message) check() error {
 
 // Commit is where the branch is after an edit.
 type Commit struct {
-	Hash string
-	New  bool // it was made by this edit; else the edit changed nothing, and it is the head
+	Hash   string
+	Branch string
+	New    bool // it was made by this edit; else the edit changed nothing, and it is the head
 }
 
 // UnknownError says that a commit was sent and nobody could be asked whether it arrived. It does not unwrap: whatever Err is,
@@ -90,6 +91,13 @@ func (e *UnknownError) Error() string {
 // move, each time with the files of that head; what it did to an earlier one is forgotten. Its own error ends it, and
 // nothing is pushed then.
 func (r *Repository) Commit(ctx context.Context, message Message, edit func(*Tree) error) (Commit, error) {
+	return r.attempts(ctx, message, func(message Message, sent *[]sentCommit) (Commit, error) {
+		return r.commitOnce(ctx, message, edit, sent)
+	})
+}
+
+// attempts makes a commit until it is made, or another attempt would change nothing.
+func (r *Repository) attempts(ctx context.Context, message Message, once func(Message, *[]sentCommit) (Commit, error)) (Commit, error) {
 	if err := message.check(); err != nil {
 		return Commit{}, err
 	}
@@ -106,7 +114,7 @@ func (r *Repository) Commit(ctx context.Context, message Message, edit func(*Tre
 		return Commit{}, err
 	}
 	for attempt := 1; ; attempt++ {
-		commit, err := r.commitOnce(ctx, message, edit, &sent)
+		commit, err := once(message, &sent)
 		switch failed, isAttempt := errors.AsType[*attemptError](err); {
 		case err == nil:
 			return commit, nil
@@ -154,13 +162,18 @@ func (r *Repository) commitOnce(ctx context.Context, message Message, edit func(
 			return Commit{}, &attemptError{err: err}
 		}
 		if !found.IsZero() {
-			return Commit{Hash: found.String(), New: true}, nil
+			return Commit{Hash: found.String(), Branch: r.branch.Short(), New: true}, nil
 		}
 		*sent = slices.DeleteFunc(*sent, func(c sentCommit) bool { return c.parent != tree.from.commit.Hash })
 	}
 	if err := edit(tree); err != nil {
 		return Commit{}, err
 	}
+	return r.send(ctx, message, tree, update{old: tree.from.commit.Hash}, sent)
+}
+
+// send makes the commit of what an edit has made of a tree and pushes it. A tree without a change makes none.
+func (r *Repository) send(ctx context.Context, message Message, tree *Tree, u update, sent *[]sentCommit) (Commit, error) {
 	objects := memory.NewStorage()
 	root, err := tree.write(objects)
 	if err != nil {
@@ -168,25 +181,24 @@ func (r *Repository) commitOnce(ctx context.Context, message Message, edit func(
 	}
 	parent := tree.from.commit
 	if root == parent.TreeHash && !message.Always {
-		return Commit{Hash: parent.Hash.String()}, nil
+		return Commit{Hash: parent.Hash.String(), Branch: r.branch.Short()}, nil
 	}
-	hash, err := r.build(message, root, parent.Hash, objects)
-	if err != nil {
+	if u.new, err = r.build(message, root, parent.Hash, objects); err != nil {
 		return Commit{}, err
 	}
 	hashes := slices.Collect(maps.Keys(objects.Objects))
-	lost, err := r.push(ctx, parent.Hash, hash, objects, hashes)
+	lost, err := r.push(ctx, u, objects, hashes)
 	if err == nil {
-		return Commit{Hash: hash.String(), New: true}, nil
+		return Commit{Hash: u.new.String(), Branch: r.branch.Short(), New: true}, nil
 	}
 	if lost {
-		*sent = append(*sent, sentCommit{hash, parent.Hash})
+		*sent = append(*sent, sentCommit{u.new, parent.Hash})
 	}
 	// Whatever the error says, the server knows; also when the caller has stopped.
 	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if head, asked := r.tip(ask); asked == nil && head == hash {
-		return Commit{Hash: hash.String(), New: true}, nil
+	if head, asked := r.tip(ask); asked == nil && head == u.new {
+		return Commit{Hash: u.new.String(), Branch: r.branch.Short(), New: true}, nil
 	}
 	return Commit{}, &attemptError{err: err, pushing: true}
 }

@@ -99,7 +99,7 @@ func (r *Repository) advertised(ctx context.Context, session transport.Session) 
 				missing.branches = append(missing.branches, branch.Short())
 			}
 		}
-		return nil, plumbing.ZeroHash, missing
+		return refs, plumbing.ZeroHash, missing
 	}
 	return refs, head, nil
 }
@@ -208,8 +208,15 @@ func (r *Repository) landed(ctx context.Context, sent []sentCommit) (plumbing.Ha
 	})
 }
 
-// push sends a commit as the one that follows its parent. lost says that the request went out and no answer came back.
-func (r *Repository) push(ctx context.Context, parent, commit plumbing.Hash, objects storer.EncodedObjectStorer, hashes []plumbing.Hash) (lost bool, err error) {
+// update is what a push makes of the branch.
+type update struct {
+	old, new plumbing.Hash // old is zero for a branch that must not exist yet
+	options  []*packp.Option
+}
+
+// push sends a commit as the one that the branch is at from then on, if it is where it was. lost says that the request went
+// out and no answer came back.
+func (r *Repository) push(ctx context.Context, u update, objects storer.EncodedObjectStorer, hashes []plumbing.Hash) (lost bool, err error) {
 	var pack bytes.Buffer
 	if _, err := packfile.NewEncoder(&pack, objects, false).Encode(hashes, 0); err != nil {
 		return false, err
@@ -222,11 +229,14 @@ func (r *Repository) push(ctx context.Context, parent, commit plumbing.Hash, obj
 		}
 		defer session.Close()
 		refs, head, err := r.advertised(ctx, session)
-		if err != nil {
+		if _, missing := errors.AsType[*branchError](err); err != nil && (!missing || !u.old.IsZero() || refs == nil) {
 			return struct{}{}, err
 		}
-		if head != parent {
+		if head != u.old {
 			return struct{}{}, &refusal{status: "the branch is at " + head.String(), moved: true}
+		}
+		if len(u.options) > 0 && !refs.Capabilities.Supports(capability.PushOptions) {
+			return struct{}{}, r.noPushOptions()
 		}
 		if err := ctx.Err(); err != nil {
 			return struct{}{}, err
@@ -238,8 +248,13 @@ func (r *Repository) push(ctx context.Context, parent, commit plumbing.Hash, obj
 				return struct{}{}, err
 			}
 		}
+		if request.Options = u.options; len(u.options) > 0 {
+			if err := request.Capabilities.Set(capability.PushOptions); err != nil {
+				return struct{}{}, err
+			}
+		}
 		request.Progress = &words
-		request.Commands = []*packp.Command{{Name: r.branch, Old: parent, New: commit}}
+		request.Commands = []*packp.Command{{Name: r.branch, Old: u.old, New: u.new}}
 		request.Packfile = io.NopCloser(&pack)
 		close(sending)
 		report, err := session.ReceivePack(ctx, request)
@@ -342,6 +357,9 @@ func opened(err error) error {
 // that it is of a push.
 func (r *Repository) named(err error, pushing bool) error {
 	err = opened(err)
+	if wrong, ok := errors.AsType[*usererr.Error](err); ok {
+		return wrong
+	}
 	if missing, ok := errors.AsType[*branchError](err); ok {
 		return r.noBranch(missing)
 	}
