@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -103,20 +104,72 @@ func (c *checker) inputInYAML(number int, line string, match []string, script bo
 
 // workflow checks which events create a pipeline, and its name.
 func (c *checker) workflow() {
-	for _, source := range sources {
-		if source != "trigger" && source != "api" && source != "web" && c.file.starts(source) != no {
-			c.report(nil, RuleWorkflow, fmt.Sprintf("%s can create a pipeline", source), `let workflow:rules admit the sources "trigger", "api" and "web", and nothing else`)
-			break
-		}
-	}
-	if c.file.starts("trigger") == no {
-		c.report(nil, RuleWorkflow, "no trigger can create a pipeline", `let workflow:rules admit the source "trigger"`)
-	}
 	if c.file.cancelsOnFailure {
 		c.reportAt(nil, c.file.cancelsLine, "workflow:auto_cancel:on_job_failure", RuleRollsBack, "the failure of a job cancels the others, the ones that roll back too", "set it to none")
 	}
+	if c.readsProposal() {
+		c.proposed()
+		return
+	}
+	c.admits("trigger", "api", "web")
+	if c.file.starts("trigger") == no {
+		c.report(nil, RuleWorkflow, "no trigger can create a pipeline", `let workflow:rules admit the source "trigger"`)
+	}
 	if name := strings.Join(strings.Fields(wholeInput.ReplaceAllString(c.file.Name, "<$1>")), " "); name != "release <app> <release_id>" {
 		c.report(nil, RuleName, fmt.Sprintf("workflow:name is %q: `crossbill trigger` cannot find the pipeline again", c.file.Name), "set it to \"release $[[ inputs.app ]] $[[ inputs.release_id ]]\"")
+	}
+}
+
+// admits checks that no other source than these creates a pipeline.
+func (c *checker) admits(admitted ...string) {
+	for _, source := range sources {
+		if !slices.Contains(admitted, source) && c.file.starts(source) != no {
+			last := len(admitted) - 1
+			c.report(nil, RuleWorkflow, fmt.Sprintf("%s can create a pipeline", source), fmt.Sprintf("let workflow:rules admit the sources %s and %q, and nothing else", quoted(admitted[:last]), admitted[last]))
+			return
+		}
+	}
+}
+
+func quoted(words []string) string {
+	var all []string
+	for _, word := range words {
+		all = append(all, strconv.Quote(word))
+	}
+	return strings.Join(all, ", ")
+}
+
+// readsProposal says whether the release is the one that the repository names, and not what a trigger brings.
+func (c *checker) readsProposal() bool {
+	for _, r := range c.roles {
+		if slices.ContainsFunc(r.reads, func(e effect) bool { return e.Kind == readingProposal }) {
+			return true
+		}
+	}
+	return false
+}
+
+// proposed checks which events create the pipeline of a release that the repository names: a push to one branch that
+// changes the file of a proposal.
+func (c *checker) proposed() {
+	c.admits("push", "api", "web")
+	push := operand{text: "push", known: true}
+	if c.file.starts("push") == no {
+		c.report(nil, RuleWorkflow, "no push can create a pipeline", `let workflow:rules admit the source "push"`)
+	}
+	another, main := operand{known: true, other: true}, operand{text: "main", known: true}
+	for _, ref := range []map[string]operand{
+		{"CI_COMMIT_BRANCH": another, "CI_COMMIT_REF_NAME": another},
+		{"CI_COMMIT_BRANCH": {known: true, unset: true}, "CI_COMMIT_TAG": another, "CI_COMMIT_REF_NAME": another},
+	} {
+		ref["CI_PIPELINE_SOURCE"], ref["CI_DEFAULT_BRANCH"] = push, main
+		if c.file.startsWhere(ref, unknown) != no {
+			c.report(nil, RuleWorkflow, "a push of any branch or tag can create a pipeline, also of one that waits to be merged", `begin workflow:rules with {if: $CI_COMMIT_BRANCH != "main", when: never}`)
+			return
+		}
+	}
+	if c.file.startsWhere(map[string]operand{"CI_PIPELINE_SOURCE": push}, no) != no {
+		c.report(nil, RuleWorkflow, "a push that proposes nothing can create a pipeline", "add `changes` with the file of the proposal to the rule of the push")
 	}
 }
 

@@ -244,11 +244,14 @@ func expression(pattern string) string {
 // starts says whether workflow:rules admit a pipeline of this source: unknown when that depends on more than
 // the source.
 func (f *File) starts(source string) truth {
+	return f.startsWhere(map[string]operand{"CI_PIPELINE_SOURCE": {text: source, known: true}}, unknown)
+}
+
+// startsWhere is starts where these variables are known, and whether files of `changes` have changed.
+func (f *File) startsWhere(variables map[string]operand, changed truth) truth {
 	o := outlook{
-		variable: func(name string) operand {
-			return operand{text: source, known: name == "CI_PIPELINE_SOURCE"}
-		},
-		decide: func(string) truth { return unknown },
+		variable: func(name string) operand { return variables[name] },
+		decide:   func(string) truth { return unknown },
 	}
 	if f.Workflow == nil {
 		return yes
@@ -261,6 +264,9 @@ func (f *File) starts(source string) truth {
 		}
 		if rule.files != "" && matches == yes {
 			matches = unknown
+		}
+		if strings.HasPrefix(rule.files, "changes") && changed == no {
+			matches = no
 		}
 		if rule.conditional && rule.If == "" && rule.files == "" {
 			matches = unknown

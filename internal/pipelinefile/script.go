@@ -108,6 +108,9 @@ type analyzer struct {
 	loops        []*loop
 	branches     int // how many conditions surround the statement
 
+	statementsOfScript []*syntax.Stmt // those that are in nothing else
+	readsNow           *syntax.Stmt   // the one of them that has read a proposal
+
 	traps         []trap
 	statementNow  *syntax.Stmt // which is executed, without calls
 	inputNow      *syntax.Stmt // the other side of its pipe
@@ -172,6 +175,7 @@ func (a *analyzer) run(script []scriptLine) {
 		a.opaqueAt(a.fileLine(int(spans.Pos().Line())), a.nodeText(spans), "it goes over the end of an item of the script, where the runner inserts commands of its own")
 	}
 	s := newShellState()
+	a.statementsOfScript = parsed.Stmts
 	a.statements(parsed.Stmts, s)
 	a.runTraps()
 }

@@ -365,6 +365,9 @@ func builtinEval(a *analyzer, i invocation, s *shellState) {
 }
 
 func builtinSource(a *analyzer, i invocation, s *shellState) {
+	if a.sourcesProposal(i, s) {
+		return
+	}
 	if len(i.args) > 1 {
 		if name, ok := i.args[1].literal(); ok && strings.HasSuffix(name, "/bin/activate") && !strings.HasPrefix(name, "/dev") {
 			return // of a Python environment

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "bundle", "--version", "--help", "-h"}
+var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "bundle", "proposal", "--version", "--help", "-h"}
 
 // crossbillClass is what a command of crossbill does.
 func crossbillClass(command string) (effectClass, bool) {
@@ -15,7 +15,7 @@ func crossbillClass(command string) (effectClass, bool) {
 		return classPromotes, true
 	case slices.Contains([]string{"queue", "canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
 		return classCanary, true
-	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "release"}, command):
+	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "propose", "release"}, command):
 		return classChanges, true
 	case slices.Contains(crossbillReads, command):
 		return classReads, true
@@ -24,7 +24,7 @@ func crossbillClass(command string) (effectClass, bool) {
 }
 
 // crossbillFlags are options of the crossbill command without a value.
-var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave", "--follow"}
+var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--merge-request", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave", "--follow"}
 
 // isDryRun says whether --dry-run is certainly an option, and not the value of another one.
 func isDryRun(words []string, accepted, flags []string) bool {
@@ -47,7 +47,7 @@ func isDryRun(words []string, accepted, flags []string) bool {
 	return found
 }
 
-func programCrossbill(a *analyzer, i invocation, _ *shellState) {
+func programCrossbill(a *analyzer, i invocation, s *shellState) {
 	words := literals(i.args[1:])
 	at := subcommand(words, []string{"--app", "--config", "--manifests", "--context", "--namespace", "-n", "--kubeconfig", "--prometheus", "--by", "-o", "--output", "--timeout"}, crossbillFlags)
 	if at < 0 {
@@ -70,6 +70,9 @@ func programCrossbill(a *analyzer, i invocation, _ *shellState) {
 		return
 	case isDryRun(words, []string{"--dry-run", "--dry-run=true"}, crossbillFlags):
 		class = classReads
+	}
+	if words[at] == "proposal" && at == 0 {
+		a.readsProposal(words[1:], s)
 	}
 	a.crossbillCall(i, class, words[at], words[at+1:])
 }

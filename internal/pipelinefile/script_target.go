@@ -312,7 +312,7 @@ func (a *analyzer) targetsOf(i invocation, s *shellState) {
 		a.chosenFile(i, pieces, s)
 	}
 	for variable, values := range s.vars {
-		if targetEnvironment.MatchString(variable) || name == "crossbill" && strings.HasPrefix(variable, "CROSSBILL_") && !trusted(variable) {
+		if targetEnvironment.MatchString(variable) || name == "crossbill" && strings.HasPrefix(variable, "CROSSBILL_") && !trusted(variable) && !slices.Contains(proposedVariables[1:], variable) {
 			for _, v := range values {
 				if a.manifestsOfBundle(i, variable, v) {
 					continue

@@ -20,7 +20,7 @@ import (
 
 // The pipeline files that others copy. The guard's has one job and no gate.
 var (
-	shipped = []string{"../../.gitlab-ci.yml", "../../.gitlab/no-engine.gitlab-ci.yml"}
+	shipped = []string{"../../.gitlab-ci.yml", "../../.gitlab/no-engine.gitlab-ci.yml", "../../.gitlab/environment.gitlab-ci.yml"}
 	guard   = "../../.gitlab/guard.gitlab-ci.yml"
 	action  = "../../.github/actions/dagger/action.yml"
 )
@@ -291,7 +291,7 @@ func TestTheActionsDownloadIsChecked(t *testing.T) {
 // TestACanceledJobEndsInOrder: the signal of a canceled or timed-out job reaches the shell and the command, which are one
 // process group. The shell waits for the command to end, and leaves its exit code for the job that may roll back.
 func TestACanceledJobEndsInOrder(t *testing.T) {
-	const command = `case "$*" in *report*) exit ;; esac
+	const command = `case "$*" in *report* | *proposal*) exit ;; esac
 trap 'sleep 0.3; touch ended; exit 1' TERM
 touch started
 while :; do sleep 0.05; done`
