@@ -60,6 +60,44 @@ func (m *Crossbill) Trigger(
 		"--source-url", sourceUrl, "--again", boolean(again), "--variables", boolean(variables)))
 }
 
+// Hand a release over by one commit in the environment repository, which GitLab's pipeline starts from
+//
+// The section gitops of the configuration says which repository it is. It can be called again: a release is proposed once,
+// and an older one does not take the place of a newer one. Returns the commit as JSON.
+// +cache="never"
+func (m *Crossbill) Propose(
+	ctx context.Context,
+
+	// Commit that the image was built from.
+	commit string,
+
+	// Image to release, by digest: repository@sha256:…. Give this or bundle.
+	// +optional
+	image string,
+
+	// Bundle to release, by digest: repository@sha256:…. It has the manifests and names the image.
+	// +optional
+	bundle string,
+
+	// Page of the run that hands the release over: by its number an older release is known.
+	// +optional
+	sourceUrl string,
+
+	// Propose it although it is older than the release that is named, or has finished before.
+	// +optional
+	again bool,
+
+	// Let GitLab open a merge request.
+	// +optional
+	mergeRequest bool,
+) (string, error) {
+	i := m.crossbill()
+	m.addGitops(i)
+	return i.run(ctx, "propose", flags(
+		"--output", "json", "--app", m.AppName, "--image", image, "--bundle", bundle, "--commit", commit, "--source-url", sourceUrl,
+		"--again", boolean(again), "--merge-request", boolean(mergeRequest)))
+}
+
 // Follow GitLab's pipeline of a release until it ends or waits for an approver
 //
 // Returns what it saw as JSON, whatever it is: state is promoted, waiting, running, failed, canceled or rolled_back.

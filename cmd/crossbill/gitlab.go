@@ -96,6 +96,11 @@ func (o *handoffOptions) validate() error {
 
 // trace sends the trace of a command of the handoff.
 func (o *handoffOptions) trace(ctx context.Context, command, app, releaseID string, started time.Time, err error) {
+	traceHandoff(ctx, o.log, command, app, releaseID, started, err)
+}
+
+// traceHandoff sends the trace of a command that hands a release over.
+func traceHandoff(ctx context.Context, log io.Writer, command, app, releaseID string, started time.Time, err error) {
 	if !notify.TracesConfigured() {
 		return
 	}
@@ -106,7 +111,7 @@ func (o *handoffOptions) trace(ctx context.Context, command, app, releaseID stri
 		event.Result, event.ExitCode, event.Message = notify.Failed, exitCode(err), err.Error()
 	}
 	if failed := (notify.Traces{Version: buildVersion().Version}).Notify(ctx, event); failed != nil {
-		fmt.Fprintf(o.log, "crossbill: notification failed: %v\n", failed)
+		fmt.Fprintf(log, "crossbill: notification failed: %v\n", failed)
 	}
 }
 

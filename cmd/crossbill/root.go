@@ -77,7 +77,7 @@ over the environment, the environment over the file.`
 		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand()}},
 		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newPlanCommand()}},
 		{"Image and bundle", []*cobra.Command{newImageCommand(), newBundleCommand()}},
-		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},
+		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newProposeCommand(), newProposalCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.title, Title: group.title + ":"})
 		for _, command := range group.commands {

@@ -253,9 +253,9 @@ var Options = []Option{
 	{Key: "gitops.author", Default: "Crossbill <crossbill@localhost>", form: form{what: "a name with an address", example: "Release bot <releases@example.com>", pattern: `^[^<>\r\n]+ <[^<>\s]+>$`}, Doc: "Author of its commits"},
 
 	{Key: "config", Flags: []string{"config"}, Variable: Variable, Default: FileName, Doc: "The configuration file"},
-	{Key: "commit", Flags: []string{"commit"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SHA", "$CI_COMMIT_SHA"}, Doc: "Commit that the image was built from"},
+	{Key: "commit", Flags: []string{"commit"}, Commands: []string{"trigger", "propose"}, Platform: []string{"$GITHUB_SHA", "$CI_COMMIT_SHA"}, Doc: "Commit that the image was built from"},
 	{Key: "pipelineUrl", Flags: []string{"pipeline-url"}, Platform: []string{"$CI_PIPELINE_URL"}, form: address, Doc: "Page of the pipeline that runs the release"},
-	{Key: "sourceUrl", Flags: []string{"source-url"}, Commands: []string{"trigger"}, Platform: []string{"$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID", "$CI_PIPELINE_URL"}, Doc: "Page of the run that hands the release over"},
+	{Key: "sourceUrl", Flags: []string{"source-url"}, Commands: []string{"trigger", "propose"}, Platform: []string{"$GITHUB_SERVER_URL/$GITHUB_REPOSITORY/actions/runs/$GITHUB_RUN_ID", "$CI_PIPELINE_URL"}, Doc: "Page of the run that hands the release over"},
 
 	{Key: "gitlabToken", Flags: []string{"token-file"}, Variable: "GITLAB_TOKEN", Secret: true, Doc: "GitLab access token, scope read_api, or api to cancel"},
 	{Key: "gitlabTriggerToken", Flags: []string{"trigger-token-file"}, Variable: "GITLAB_TRIGGER_TOKEN", Secret: true, Doc: "GitLab pipeline trigger token"},

@@ -101,7 +101,7 @@ func variableTable() string {
 					sets = o.flags()
 				}
 				if len(o.Commands) > 0 {
-					sets += " of " + code(strings.Join(o.Commands, ", "))
+					sets += " of " + code(strings.Join(o.Commands, "`, `"))
 				}
 				fmt.Fprintf(&out, "| %s | `%s` | %s |\n", host, template, sets)
 			}
