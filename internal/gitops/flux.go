@@ -38,7 +38,7 @@ func (f *flux) Check(ctx context.Context, objects []Object) (remarks []string, e
 	first := ""
 	for _, object := range objects {
 		owner, owned := OwnerOf(object)
-		switch problem := f.ownerProblem(object, owner, owned); {
+		switch problem := ownerProblem(Flux, object, owner, owned); {
 		case problem != nil:
 			problems = append(problems, problem)
 			continue
@@ -64,31 +64,10 @@ func (f *flux) Check(ctx context.Context, objects []Object) (remarks []string, e
 		case first == "":
 			first = source
 		case !sameRepository(first, source):
-			problems = append(problems, &usererr.Error{
-				Field: k.String(), Problem: fmt.Sprintf("it applies %s, and another Kustomization applies objects of the same app from %s", source, first),
-				Fix: "keep the app's manifests in one repository: one commit has to be the whole release",
-			})
+			problems = append(problems, oneRepository(k, source, first, "Kustomization"))
 		}
 	}
 	return remarks, errors.Join(problems...)
-}
-
-// ownerProblem refuses an object that something else than a Kustomization applies, and a Deployment that nothing does.
-func (f *flux) ownerProblem(object Object, owner Owner, owned bool) error {
-	bad := func(problem, fix string) error {
-		return &usererr.Error{Field: object.String(), Problem: problem, Fix: fix}
-	}
-	switch {
-	case !owned && object.Kind == "Deployment":
-		return bad("gitops.controller is flux, and nothing of Flux applies it",
-			"put its manifest into the folder that a Kustomization applies; without gitops.controller Crossbill releases it as nobody else's")
-	case owned && owner.Controller != Flux:
-		return bad("gitops.controller is flux, and "+owner.String()+" applies it", "set gitops.controller: "+owner.Controller)
-	case owned && owner.Kind != "Kustomization":
-		return bad(owner.String()+" applies it, and Crossbill cannot keep helm-controller from a live object: an upgrade of the chart would undo the release",
-			"let a Kustomization apply the app's manifests")
-	}
-	return nil
 }
 
 // checkKustomization looks at a Kustomization and its source, whose address it gives.
@@ -137,7 +116,7 @@ func (f *flux) checkKustomization(ctx context.Context, k reference) (address str
 	}
 	address, _, _ = unstructured.NestedString(repository.Object, "spec", "url")
 	if f.options.Repository != "" && !sameRepository(address, f.options.Repository) {
-		remarks = append(remarks, fmt.Sprintf("%s reads %s, and gitops.repository is %s: if these are two repositories, no commit of Crossbill's arrives", source, address, f.options.Repository))
+		remarks = append(remarks, otherRepository(source, address, f.options.Repository))
 	}
 	return address, remarks, errors.Join(problems...)
 }

@@ -47,18 +47,13 @@ func TestFluxFetchIsPastWhatWasBefore(t *testing.T) {
 			}
 			fetched := time.Now()
 			time.Sleep(10 * time.Second)
-			w.mu.Lock()
-			defer w.mu.Unlock()
 			if commit < mine {
 				t.Errorf("seed %d: Fetch gives %s, and %s was pushed before it", seed, commit, mine)
 			}
-			for _, write := range w.written {
-				if write.commit < mine && write.at.After(w.read) {
-					notEnough++
-				}
-				if write.commit < commit && write.at.After(fetched) {
-					t.Errorf("seed %d: %s was applied %s after Fetch gave %s", seed, write.commit, write.at.Sub(fetched), commit)
-				}
+			afterShown, afterFetched := w.olderAfter(mine, commit, fetched)
+			notEnough += afterShown
+			if afterFetched > 0 {
+				t.Errorf("seed %d: %d objects of an older commit were applied after Fetch gave %s", seed, afterFetched, commit)
 			}
 		})
 	}
@@ -68,13 +63,13 @@ func TestFluxFetchIsPastWhatWasBefore(t *testing.T) {
 }
 
 func TestFluxFetch(t *testing.T) {
-	suspend := func(r reference) func(*fluxWorld) {
-		return func(w *fluxWorld) { w.patch(r, map[string]any{"spec": map[string]any{"suspend": true}}) }
+	suspend := func(r reference) func(fluxWorld) {
+		return func(w fluxWorld) { w.patch(r, map[string]any{"spec": map[string]any{"suspend": true}}) }
 	}
 	for _, c := range []struct {
 		name    string
 		objects []Object
-		before  func(*fluxWorld)
+		before  func(fluxWorld)
 		without string    // the controller that does not run
 		others  reference // what others ask too
 		want    string    // of the error; "" for the commit
@@ -84,7 +79,7 @@ func TestFluxFetch(t *testing.T) {
 		{name: "a commit", objects: theApp(), within: 5 * time.Second},
 		{name: "others ask too", objects: theApp(), others: theRepository, within: 10 * time.Second},
 		{name: "nothing of Flux", objects: []Object{byFlux("", "Service", "shop", "")}, want: "no commit"},
-		{name: "the branch cannot be read", objects: theApp(), before: func(w *fluxWorld) { w.broken = "failed to checkout and determine revision:\n authentication required" }, within: 10 * time.Second,
+		{name: "the branch cannot be read", objects: theApp(), before: func(w fluxWorld) { w.broken = "failed to checkout and determine revision:\n authentication required" }, within: 10 * time.Second,
 			want: "Flux's GitRepository flux-system/env cannot be read: failed to checkout and determine revision: authentication required"},
 		{name: "source-controller does not run", objects: theApp(), without: "source", within: 70 * time.Second,
 			want: "waited 1m0s for Flux to read the repository: GitRepository flux-system/env has not answered; is source-controller running?; run the command again, which goes on from here"},
@@ -96,7 +91,7 @@ func TestFluxFetch(t *testing.T) {
 			logs: []string{"Kustomization flux-system/apps is suspended: it applies nothing until it is resumed"}},
 		{name: "the Kustomization is gone", objects: []Object{byFlux("apps", "Deployment", "shop-primary", "other")}, within: time.Second,
 			want: "Kustomization flux-system/other: is not found, and the app's objects say that it applies them; create it again, or remove its labels and annotations from the objects if nothing applies them any more; if another cluster has it, let a controller in this one apply the app"},
-		{name: "the API server stumbles", objects: theApp(), within: 10 * time.Second, before: func(w *fluxWorld) {
+		{name: "the API server stumbles", objects: theApp(), within: 10 * time.Second, before: func(w fluxWorld) {
 			left := 3
 			w.client.PrependReactor("get", "gitrepositories", func(clienttesting.Action) (bool, runtime.Object, error) {
 				left--
@@ -184,7 +179,7 @@ func TestFluxFetchFromTwoSources(t *testing.T) {
 func TestFluxApply(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		before func(*fluxWorld)
+		before func(fluxWorld)
 		others reference // what others ask too
 		want   string
 		within time.Duration
@@ -192,14 +187,14 @@ func TestFluxApply(t *testing.T) {
 	}{
 		{name: "applied", within: 5 * time.Second},
 		{name: "others ask too", others: theKustomization, within: 20 * time.Second},
-		{name: "a health check is waited for", before: func(w *fluxWorld) { w.health = 20 * time.Second }, within: 50 * time.Second},
-		{name: "it never ends", before: func(w *fluxWorld) { w.health = time.Hour }, within: 70 * time.Second,
+		{name: "a health check is waited for", before: func(w fluxWorld) { w.health = 20 * time.Second }, within: 50 * time.Second},
+		{name: "it never ends", before: func(w fluxWorld) { w.health = time.Hour }, within: 70 * time.Second,
 			want: "waited 1m0s for Flux to apply what it has read: Kustomization flux-system/apps has not finished: Reconciliation in progress; run the command again, which goes on from here"},
-		{name: "it cannot be applied", before: func(w *fluxWorld) {
+		{name: "it cannot be applied", before: func(w fluxWorld) {
 			w.applies = "Deployment/shop/shop-primary dry-run failed:\n spec.replicas: Invalid value"
 		}, within: 10 * time.Second,
 			want: "Flux's Kustomization flux-system/apps could not apply the commit: Deployment/shop/shop-primary dry-run failed: spec.replicas: Invalid value"},
-		{name: "suspended", before: func(w *fluxWorld) {
+		{name: "suspended", before: func(w fluxWorld) {
 			w.patch(theKustomization, map[string]any{"spec": map[string]any{"suspend": true}})
 		}, within: 5 * time.Second, logs: []string{"Kustomization flux-system/apps is suspended: it applies nothing until it is resumed"}},
 	} {
@@ -385,7 +380,7 @@ func TestFluxCheck(t *testing.T) {
 		{name: "a commit", live: []*unstructured.Unstructured{aKustomization(), aGitRepository(spec("ref.commit", "abc"))},
 			want: "GitRepository flux-system/env: it follows commit abc, and gitops.branch is main; name one branch in both"},
 		{name: "not applied", objects: []Object{byFlux("apps", "Deployment", "shop-primary", "")},
-			want: "Deployment shop/shop-primary: gitops.controller is flux, and nothing of Flux applies it; put its manifest into the folder that a Kustomization applies; without gitops.controller Crossbill releases it as nobody else's"},
+			want: "Deployment shop/shop-primary: gitops.controller is flux, and nothing of it applies this object; put its manifest where a Kustomization applies it; without gitops.controller Crossbill releases it as nobody else's"},
 		{name: "applied by Argo CD", objects: []Object{argo},
 			want: "VirtualService shop/shop: gitops.controller is flux, and Argo CD's Application shop applies it; set gitops.controller: argocd"},
 		{name: "applied by Helm", objects: []Object{helm},

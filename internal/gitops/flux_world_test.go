@@ -2,22 +2,15 @@ package gitops
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"sync"
-	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	dynamicfake "k8s.io/client-go/dynamic/fake"
 )
 
-// fluxWorld is a branch, and what Flux does with it. It was written against GitRepositoryReconciler of source-controller
+// fluxWorld is a world with Flux in it. It was written against GitRepositoryReconciler of source-controller
 // 1.9.6 and KustomizationReconciler of kustomize-controller 1.9.6 (internal/controller), and the patch helper of
 // fluxcd/pkg/runtime 0.110.3: what is read when a reconcile starts and from how old a cache, in which order conditions and
 // status are written, what a suspended object still answers, one reconcile at a time for each object.
@@ -25,92 +18,22 @@ import (
 // Differences: it polls where they watch, so it is slower to start; it has one worker for each object, and no rate limits;
 // what it applies is a line in a list; dependencies, history and inventory are left out; a failed source is tried again
 // every second without backing off.
-type fluxWorld struct {
-	client *dynamicfake.FakeDynamicClient
-	random *rand.Rand
+type fluxWorld struct{ *world }
 
-	mu      sync.Mutex
-	commits []string // of the branch; the last is its head
-	broken  string   // why the branch cannot be read
-	applies string   // why nothing can be applied
-	health  time.Duration
-	written []write
-	read    time.Time // when a source first showed the head after the request
+func newFluxWorld(seed uint64, objects ...*unstructured.Unstructured) fluxWorld {
+	return fluxWorld{newWorld(seed, objects...)}
 }
 
-// write is one object that was applied.
-type write struct {
-	commit string
-	at     time.Time
-}
-
-func newFluxWorld(seed uint64, objects ...*unstructured.Unstructured) *fluxWorld {
-	w := &fluxWorld{random: rand.New(rand.NewPCG(seed, 1)), commits: []string{sha(0)}}
-	w.client = fakeClient(objects...)
-	return w
-}
-
-func fakeClient(objects ...*unstructured.Unstructured) *dynamicfake.FakeDynamicClient {
-	var all []runtime.Object
-	for _, o := range objects {
-		all = append(all, o.DeepCopy())
-	}
-	return dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
-		kustomizations: "KustomizationList", gitRepositories: "GitRepositoryList",
-	}, all...)
-}
-
-func sha(n int) string { return fmt.Sprintf("%040x", n+1) }
-
-func (w *fluxWorld) push() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.commits = append(w.commits, sha(len(w.commits)))
-	return w.commits[len(w.commits)-1]
-}
-
-func (w *fluxWorld) head() (commit, broken string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.commits[len(w.commits)-1], w.broken
-}
-
-// upTo is a random time.
-func (w *fluxWorld) upTo(longest time.Duration) time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Duration(w.random.Int64N(int64(longest)))
-}
-
-func (w *fluxWorld) get(r reference) *unstructured.Unstructured {
-	live, err := w.client.Tracker().Get(r.resource, r.namespace, r.name) // what fails for Crossbill does not for them
-	if err != nil {
-		panic(err)
-	}
-	return live.DeepCopyObject().(*unstructured.Unstructured)
-}
-
-// patch writes as the controllers do: a merge patch, which leaves alone what it does not name.
-func (w *fluxWorld) patch(r reference, fields map[string]any) {
-	text, err := json.Marshal(fields)
-	if err == nil {
-		_, err = w.client.Resource(r.resource).Namespace(r.namespace).Patch(context.Background(), r.name, types.MergePatchType, text, metav1.PatchOptions{})
-	}
-	if err != nil {
-		panic(err)
-	}
-}
-
-func (w *fluxWorld) status(r reference, fields map[string]any) {
+func (w fluxWorld) status(r reference, fields map[string]any) {
 	w.patch(r, map[string]any{"status": fields})
 }
 
-func (w *fluxWorld) ready(r reference, status, reason, message string) {
+func (w fluxWorld) ready(r reference, status, reason, message string) {
 	w.status(r, map[string]any{"conditions": []any{map[string]any{"type": "Ready", "status": status, "reason": reason, "message": message}}})
 }
 
 // sourceController reconciles a GitRepository that is asked for.
-func (w *fluxWorld) sourceController(ctx context.Context, r reference) {
+func (w fluxWorld) sourceController(ctx context.Context, r reference) {
 	for sleep(ctx, w.upTo(300*time.Millisecond)) {
 		o := w.get(r)
 		token := o.GetAnnotations()[requestedAt]
@@ -139,16 +62,12 @@ func (w *fluxWorld) sourceController(ctx context.Context, r reference) {
 		sleep(ctx, w.upTo(20*time.Millisecond))
 		done["artifact"] = map[string]any{"revision": "main@sha1:" + head}
 		w.status(r, done)
-		w.mu.Lock()
-		if w.read.IsZero() && len(w.commits) > 1 {
-			w.read = time.Now()
-		}
-		w.mu.Unlock()
+		w.shows(head)
 	}
 }
 
 // ask is somebody else, who asks so often that hardly a request is read before the next has taken its place.
-func (w *fluxWorld) ask(ctx context.Context, r reference) {
+func (w fluxWorld) ask(ctx context.Context, r reference) {
 	for i := 0; sleep(ctx, w.upTo(800*time.Millisecond)); i++ {
 		w.patch(r, map[string]any{"metadata": map[string]any{"annotations": map[string]any{requestedAt: fmt.Sprint(i)}}})
 	}
@@ -156,7 +75,7 @@ func (w *fluxWorld) ask(ctx context.Context, r reference) {
 
 // kustomizeController reconciles a Kustomization that is asked for, whose source has changed, or whose interval is over.
 // What it knows of both is as old as its caches.
-func (w *fluxWorld) kustomizeController(ctx context.Context, r, source reference, interval time.Duration) {
+func (w fluxWorld) kustomizeController(ctx context.Context, r, source reference, interval time.Duration) {
 	var seen, seenSource *unstructured.Unstructured
 	var mu sync.Mutex
 	cache := func(into **unstructured.Unstructured, of reference) {
@@ -191,7 +110,7 @@ func (w *fluxWorld) kustomizeController(ctx context.Context, r, source reference
 	}
 }
 
-func (w *fluxWorld) reconcile(ctx context.Context, r reference, o *unstructured.Unstructured, revision string) {
+func (w fluxWorld) reconcile(ctx context.Context, r reference, o *unstructured.Unstructured, revision string) {
 	done := map[string]any{"lastHandledReconcileAt": o.GetAnnotations()[requestedAt]}
 	if suspended(o) || revision == "" {
 		w.status(r, done)
@@ -201,34 +120,16 @@ func (w *fluxWorld) reconcile(ctx context.Context, r reference, o *unstructured.
 	sleep(ctx, w.upTo(200*time.Millisecond))
 	w.status(r, map[string]any{"lastAttemptedRevision": revision})
 	sleep(ctx, w.upTo(time.Second))
-	w.mu.Lock()
-	refused := w.applies
-	w.mu.Unlock()
-	if refused != "" {
+	if refused := w.apply(ctx, revision[len("main@sha1:"):]); refused != "" {
 		w.ready(r, "False", "ReconciliationFailed", refused)
 		w.status(r, done)
 		return
-	}
-	for range 4 {
-		w.mu.Lock()
-		w.written = append(w.written, write{revision[len("main@sha1:"):], time.Now()})
-		w.mu.Unlock()
-		sleep(ctx, w.upTo(300*time.Millisecond))
 	}
 	sleep(ctx, w.health)
 	w.ready(r, "True", "ReconciliationSucceeded", "Applied revision: "+revision)
 	sleep(ctx, w.upTo(20*time.Millisecond))
 	done["lastAppliedRevision"], done["observedGeneration"] = revision, o.GetGeneration()
 	w.status(r, done)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // What the tests have in the cluster.
@@ -267,21 +168,4 @@ func byFlux(group, kind, name, kustomization string) Object {
 
 func theApp() []Object {
 	return []Object{byFlux("apps", "Deployment", "shop-primary", "apps"), byFlux("networking.istio.io", "VirtualService", "shop", "apps")}
-}
-
-// controllerOf is the controller under test, with all that it says in a list.
-func controllerOf(t *testing.T, name string, client *dynamicfake.FakeDynamicClient, options Options) (Controller, func() []string) {
-	t.Helper()
-	var mu sync.Mutex
-	var lines []string
-	options.Log = func(format string, args ...any) {
-		mu.Lock()
-		defer mu.Unlock()
-		lines = append(lines, fmt.Sprintf(format, args...))
-	}
-	c, err := New(name, client, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c, func() []string { mu.Lock(); defer mu.Unlock(); return lines }
 }

@@ -1,10 +1,13 @@
 package gitops
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Owner is what applies an object from Git.
@@ -79,4 +82,34 @@ func managedByArgo(o metav1.Object) bool {
 	return slices.ContainsFunc(o.GetManagedFields(), func(entry metav1.ManagedFieldsEntry) bool {
 		return slices.Contains(argoManagers, entry.Manager)
 	})
+}
+
+// ownerProblem refuses an object that something else applies than what the configured controller can be asked about, and a
+// Deployment that nothing does.
+func ownerProblem(controller string, object Object, owner Owner, owned bool) error {
+	bad := func(problem, fix string) error {
+		return &usererr.Error{Field: object.String(), Problem: problem, Fix: fix}
+	}
+	switch {
+	case !owned && object.Kind == "Deployment":
+		return bad("gitops.controller is "+controller+", and nothing of it applies this object",
+			"put its manifest where "+map[string]string{Flux: "a Kustomization", ArgoCD: "an Application"}[controller]+" applies it; without gitops.controller Crossbill releases it as nobody else's")
+	case owned && owner.Controller != controller:
+		return bad("gitops.controller is "+controller+", and "+owner.String()+" applies it", "set gitops.controller: "+owner.Controller)
+	case owned && owner.Kind == "HelmRelease":
+		return bad(owner.String()+" applies it, and Crossbill cannot keep helm-controller from a live object: an upgrade of the chart would undo the release",
+			"let a Kustomization apply the app's manifests")
+	}
+	return nil
+}
+
+func oneRepository(r reference, address, other, kind string) error {
+	return &usererr.Error{
+		Field: r.String(), Problem: fmt.Sprintf("it applies %s, and another %s applies objects of the same app from %s", address, kind, other),
+		Fix: "keep the app's manifests in one repository: one commit has to be the whole release",
+	}
+}
+
+func otherRepository(r reference, address, configured string) string {
+	return fmt.Sprintf("%s reads %s, and gitops.repository is %s: if these are two repositories, no commit of Crossbill's arrives", r, address, configured)
 }
