@@ -176,12 +176,14 @@ func (w *world) adopt() {
 	w.Helper()
 	w.flux.commits = []string{image("1")}
 	w.flux.reconcile(w.Context())
-	deployments := w.kube.AppsV1().Deployments(namespace)
-	live, err := deployments.Get(w.Context(), w.set.Name(release.Primary), metav1.GetOptions{})
-	w.must(live, err)
-	theirs, err := json.Marshal(slices.DeleteFunc(live.ManagedFields, func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "crossbill" }))
-	w.must(theirs, err)
-	w.must(deployments.Patch(w.Context(), live.Name, types.JSONPatchType, fmt.Appendf(nil, `[{"op":"replace","path":"/metadata/managedFields","value":%s}]`, theirs), metav1.PatchOptions{}))
+	for _, o := range w.flux.objects(image("1"), nil) {
+		client := w.flux.client.Resource(resources[o.GetKind()]).Namespace(namespace)
+		live, err := client.Get(w.Context(), o.GetName(), metav1.GetOptions{})
+		w.must(live, err)
+		theirs, err := json.Marshal(slices.DeleteFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return e.Manager == "crossbill" }))
+		w.must(theirs, err)
+		w.must(client.Patch(w.Context(), o.GetName(), types.JSONPatchType, fmt.Appendf(nil, `[{"op":"replace","path":"/metadata/managedFields","value":%s}]`, theirs), metav1.PatchOptions{}))
+	}
 }
 
 func (f *flux) String() string            { return "Flux" }
