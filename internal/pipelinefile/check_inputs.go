@@ -142,7 +142,7 @@ func quoted(words []string) string {
 // readsProposal says whether the release is the one that the repository names, and not what a trigger brings.
 func (c *checker) readsProposal() bool {
 	for _, r := range c.roles {
-		if slices.ContainsFunc(r.reads, func(e effect) bool { return e.Kind == readingProposal }) {
+		if r.acts() && r.proposed {
 			return true
 		}
 	}

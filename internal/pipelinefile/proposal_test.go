@@ -65,6 +65,7 @@ func TestBrokenEnvironmentFiles(t *testing.T) {
 		"changed in between":           {"    - &release . ", "    - cp other.env release.env\n    - &release . ", RuleNotUnderstood, "not a part of the pipeline file"},
 		"changed by who knows what":    {"    - &release . ", "    - sort -o release.env other.env\n    - &release . ", RuleNotUnderstood, "not a part of the pipeline file"},
 		"not read at all":              {"    - &release . ./release.env\n", "    - &release true\n", RuleByDigest, "a trigger variable can set"},
+		"only looked at":               {"    - &release . ./release.env\n", "    - &release cat release.env\n", RuleWorkflow, "push can create"},
 		"changed afterwards":           {"    - &release . ./release.env\n", "    - &release . ./release.env\n    - CROSSBILL_IMAGE=$OTHER\n", RuleByDigest, "$OTHER"},
 		"for other variables":          {"    - &release . ./release.env\n", "    - &release . ./release.env\n    - export CROSSBILL_NAMESPACE=$OTHER\n", RuleOverridable, "$OTHER"},
 		"a release of another program": {"&read crossbill", "&read ./crossbill", RuleNotUnderstood, "not a part of the pipeline file"},

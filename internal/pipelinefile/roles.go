@@ -76,7 +76,7 @@ func joined(a, b effects) effects {
 	return effects{
 		reads: append(a.reads, b.reads...), canary: append(a.canary, b.canary...), changes: append(a.changes, b.changes...),
 		opaque: append(a.opaque, b.opaque...), uses: append(a.uses, b.uses...), images: append(a.images, b.images...),
-		inputs: append(a.inputs, b.inputs...), targets: append(a.targets, b.targets...),
+		inputs: append(a.inputs, b.inputs...), targets: append(a.targets, b.targets...), proposed: a.proposed || b.proposed,
 	}
 }
 

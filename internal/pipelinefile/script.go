@@ -69,6 +69,8 @@ type effects struct {
 	images  []imageUse
 	inputs  []inputUse
 	targets []targetUse
+
+	proposed bool // it deploys what the repository names
 }
 
 // Bounds of the analysis. Beyond them a script is opaque.

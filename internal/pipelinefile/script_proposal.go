@@ -83,6 +83,7 @@ func (a *analyzer) sourcesProposal(i invocation, s *shellState) bool {
 	if !ok {
 		return false
 	}
+	a.found.proposed = true
 	app, repository, _ := strings.Cut(what, " ")
 	optional := func(pattern string) Input { return Input{Regex: "^(" + strings.Trim(pattern, "^$") + ")?$"} }
 	reference := optional(regexp.QuoteMeta(repository) + "@sha256:[0-9a-f]{64}")
