@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/proposal"
@@ -90,7 +91,11 @@ func (o *proposalOptions) validate() error {
 	if o.proposal, err = proposal.Parse(o.file, text, o.app); err != nil || o.repository == "" {
 		return err
 	}
-	return o.proposal.CheckRepository(o.repository)
+	repository, err := name.NewRepository(o.repository)
+	if err != nil {
+		return &usererr.Error{Field: "--repository", Problem: fmt.Sprintf("%q is not a repository", o.repository), Fix: "give for example registry.example.com/our-org/shop"}
+	}
+	return o.proposal.CheckRepository(repository.Name())
 }
 
 // readProposal reads a file that a repository has: no link leads out of it, and no device is waited for.

@@ -18,9 +18,10 @@ type proposeOptions struct {
 	proposal     proposal.Proposal
 	mergeRequest bool
 
-	file, branch string // in the environment repository
-	repository   *environment.Repository
-	out, log     io.Writer
+	file, branch        string // in the environment repository
+	applied, controller string // the folder of it that the controller applies
+	repository          *environment.Repository
+	out, log            io.Writer
 }
 
 // proposed is what propose prints.
@@ -86,7 +87,7 @@ func (o *proposeOptions) complete(cmd *cobra.Command, _ []string) (err error) {
 	if o.file, err = proposal.Path(settings.Value("gitops.releases"), o.proposal.App); err != nil {
 		return err
 	}
-	o.branch = settings.Value("gitops.branch")
+	o.branch, o.applied, o.controller = settings.Value("gitops.branch"), settings.Value("gitops.path"), settings.Value("gitops.controller")
 	o.repository, err = environmentRepository(cmd)
 	return err
 }
@@ -108,6 +109,9 @@ func (o *proposeOptions) run(ctx context.Context) error {
 func (o *proposeOptions) propose(ctx context.Context) (proposed, error) {
 	var came proposal.Outcome
 	commit, err := o.commit(ctx, func(files *environment.Tree) (err error) {
+		if err := proposal.CheckFolder(files, o.file, o.applied, o.controller); err != nil {
+			return err
+		}
 		came, err = proposal.Edit(files, o.file, &o.proposal)
 		return err
 	})

@@ -164,6 +164,11 @@ Source: https://github.com/our-org/shop/actions/runs/7`, id, 7)
 			t.Errorf("%s: exit code %d, %d commits\n%s%s", test.name, r.code, f.commits(), r.out, r.err)
 		}
 	}
+	edited := strings.ReplaceAll("# Do not promote before Monday, says Ann\n"+f.git("show", "main:releases/shop.yaml")+"\n", "\n", "\r\n")
+	f.push("A note", map[string]string{"releases/shop.yaml": edited})
+	if r := runLine(t, proposing(7)...); r.code != 0 || f.commits() != 6 || !strings.Contains(r.out, "is proposed already") {
+		t.Errorf("with a note of somebody: exit code %d, %d commits\n%s%s", r.code, f.commits(), r.out, r.err)
+	}
 	if file := f.git("show", "main:releases/shop.yaml"); !strings.HasSuffix(file, "\nagain: true") {
 		t.Errorf("it names\n%s", file)
 	}
@@ -273,6 +278,7 @@ func TestProposeBadInput(t *testing.T) {
 		"a folder outside":         {given: configured("releases", "../releases"), want: "gitops.releases: "},
 		"Git's own folder":         {given: configured("releases", ".git/hooks"), want: "it is not a path in the repository"},
 		"an author":                {given: configured("author", "Bot"), want: "gitops.author"},
+		"a folder that is applied": {given: configured("controller", "flux"), want: "gitops.releases: releases/shop.yaml is in the folder that flux applies (gitops.path), which has no kustomization"},
 		"it is no YAML":            {given: file("<<<<<<< HEAD\napp: shop\n"), want: "releases/shop.yaml:"},
 		"it has an unknown field":  {given: file("app: shop\nweight: 10\n"), want: `releases/shop.yaml:2: "weight": there is no such field`},
 		"it is another app's":      {given: file("app: cart\n"), want: `releases/shop.yaml:1: app: it is "cart", and this is the file of "shop"`},

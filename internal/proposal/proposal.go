@@ -22,6 +22,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/gitops"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -246,6 +247,30 @@ func Edit(files *environment.Tree, name string, want *Proposal) (Outcome, error)
 		return came, nil
 	}
 	return came, files.Write(name, want.File())
+}
+
+// saysWhich are files that say which others of their folder are applied.
+var saysWhich = []string{"kustomization.yaml", "kustomization.yml", "Kustomization", "Chart.yaml", ".sourceignore"}
+
+// CheckFolder refuses a file that a controller would take for a manifest, and then apply nothing: Flux reads all YAML of the
+// folder that it applies and of those in it, Argo CD that of the folder itself, unless another file says which (Flux:
+// fluxcd/pkg/kustomize v1.35, scanManifests). applied is gitops.path, controller gitops.controller; without one all is
+// well. Errors are *usererr.Error.
+func CheckFolder(files *environment.Tree, name, applied, controller string) error {
+	dir, folder := path.Dir(name), path.Join(applied)
+	inside := dir == folder || controller == gitops.Flux && (folder == "." || strings.HasPrefix(dir, folder+"/"))
+	if controller == "" || !inside {
+		return nil
+	}
+	for _, one := range saysWhich {
+		if _, err := files.Read(path.Join(folder, one)); err == nil {
+			return nil
+		}
+	}
+	return &usererr.Error{
+		Field: "gitops.releases", Problem: fmt.Sprintf("%s is in the folder that %s applies (gitops.path), which has no kustomization: it would be taken for a manifest", name, controller),
+		Fix: "give a folder outside of it, or add a kustomization that names the manifests",
+	}
 }
 
 // Subject is of the commit, and of a merge request: shop: release 3f9a1c2.

@@ -3,7 +3,9 @@ package proposal
 import (
 	"bytes"
 	"errors"
+	"net/http/httptest"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/environment/gittest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -163,6 +167,65 @@ func TestPath(t *testing.T) {
 			t.Errorf("%q: got %q, %v; want %q", folder, got, err, want)
 		}
 	}
+}
+
+// TestCheckFolder: a repository without a kustomization, and one with it.
+func TestCheckFolder(t *testing.T) {
+	for name, test := range map[string]struct {
+		applied, controller, more string
+		good                      bool
+	}{
+		"no controller":                  {".", "", "", true},
+		"the root, Flux":                 {".", "flux", "", false},
+		"the root, Argo CD":              {".", "argocd", "", true},
+		"its own folder":                 {"releases/", "argocd", "", false},
+		"elsewhere":                      {"apps/shop", "flux", "", true},
+		"a folder that begins like it":   {"rel", "flux", "", true},
+		"a kustomization":                {".", "flux", "kustomization.yaml", true},
+		"a kustomization elsewhere":      {".", "flux", "apps/kustomization.yaml", false},
+		"a file that Flux leaves out by": {".", "flux", ".sourceignore", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := treeOf(t, "a", test.more)
+			err := CheckFolder(tree, "releases/shop.yaml", test.applied, test.controller)
+			if wrong, ok := errors.AsType[*usererr.Error](err); (err == nil) != test.good || err != nil && (!ok || wrong.Field != "gitops.releases") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// treeOf is a repository with these files, read from Git's own server.
+func treeOf(t *testing.T, names ...string) *environment.Tree {
+	t.Helper()
+	root, files := t.TempDir(), map[string]string{}
+	for _, name := range names {
+		if name != "" {
+			files[name] = "x"
+		}
+	}
+	stored, err := gittest.Init(filepath.Join(root, "environment.git"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stored.Commit("First", gittest.Change{Files: files}); err != nil {
+		t.Fatal(err)
+	}
+	backend, err := gittest.Server(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(backend)
+	t.Cleanup(server.Close)
+	repository, err := environment.New(environment.Options{URL: server.URL + "/environment.git", Branch: "main"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := repository.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
 }
 
 func TestMessage(t *testing.T) {
