@@ -7,10 +7,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -110,12 +112,25 @@ func outside(ctx context.Context) (int, error) {
 	if err := os.Setenv(programsVariable, dir); err != nil {
 		return 1, err
 	}
+	if runs("TestGitOps") {
+		if _, err := setup.EnsureFlux(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
+			return 1, err
+		}
+	}
 	if browser, err := setup.EnsureBrowser(ctx, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
 		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers is skipped\n", err)
 	} else if err := os.Setenv(browserVariable, browser); err != nil {
 		return 1, err
 	}
 	return sandbox.Run(ctx, os.Args[1:])
+}
+
+// runs tells whether a test is to run, by the flag that says which.
+func runs(test string) bool {
+	flag.Parse()
+	first, _, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	yes, err := regexp.MatchString(first, test)
+	return yes || err != nil
 }
 
 // pushImages pushes one image for each behavior that a test needs.

@@ -1,0 +1,607 @@
+package commands_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/rehearsal/gitops"
+	"github.com/our-org/crossbill/rehearsal/load"
+	"github.com/our-org/crossbill/rehearsal/setup"
+)
+
+// startFlux starts the Flux that all tests share.
+var startFlux = sync.OnceValues(func() (*gitops.Flux, error) {
+	ctx := context.Background()
+	programs, err := setup.EnsureFlux(ctx, "", func(string, ...any) {})
+	if err != nil {
+		return nil, err
+	}
+	return gitops.StartFlux(ctx, running, programs, filepath.Join(filepath.Dir(running.Kubeconfig), "flux"))
+})
+
+// TestGitOps releases apps that the real Flux applies from Git, under steady traffic, while others commit and ask it to apply.
+func TestGitOps(t *testing.T) {
+	t.Run("side by side", func(t *testing.T) {
+		for name, test := range map[string]func(*testing.T){
+			"a whole release":         testBesideFlux,
+			"rollbacks":               testRollbackBesideFlux,
+			"Git is down":             testGitDown,
+			"Flux is suspended":       testFluxSuspended,
+			"Flux is let in":          testFluxLetIn,
+			"somebody else's commits": testSomebodyElsesCommits,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t)
+			})
+		}
+	})
+	t.Run("Flux is stopped", testFluxStopped) // for all of them
+}
+
+// beside is an app that Flux applies from a repository.
+type beside struct {
+	*app
+	git    *gitops.Repository
+	flux   *gitops.Kustomization
+	config string
+	first  string // text of the Deployment's manifest in the first commit
+}
+
+// Files of the app's manifests in Git.
+const (
+	deploymentFile = "apps/app/deployment.yaml"
+	routeFile      = "apps/app/virtual-service.yaml"
+)
+
+// newBeside has Flux bring an app into the cluster, with an image, and waits until the gateway leads to it.
+func newBeside(t *testing.T, name, image string) *beside {
+	t.Helper()
+	flux, err := startFlux()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &beside{app: newApp(t, name)}
+	x.writeManifests(
+		"image: registry.example.com/our-org/qwik-node-app", "image: "+exact(images[image]),
+		"metadata:\n  name: ", "metadata:\n  namespace: "+x.namespace+"\n  name: ")
+	folder := t.TempDir()
+	if x.git, err = gitops.Serve(filepath.Join(folder, "git")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(x.git.Stop)
+	x.commit("Add the app", x.files())
+	x.first = x.show(deploymentFile)
+	x.config = filepath.Join(folder, "crossbill.yaml")
+	text := fmt.Sprintf(`gitops: {controller: flux, repository: %q, path: apps/app}
+analysis:
+  minDuration: 5s
+  objectives:
+    - {name: availability, objective: 99.9, margin: 1}
+`, x.git.URL)
+	if err := os.WriteFile(x.config, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if x.flux, err = flux.Apply(t.Context(), name, x.git, "./apps"); err != nil {
+		t.Fatal(err)
+	}
+	x.applied()
+	x.served()
+	return x
+}
+
+// exact is an image as Crossbill writes it: repository and digest.
+func exact(image string) string {
+	repository, digest, _ := strings.Cut(image, "@")
+	if slash, colon := strings.LastIndex(repository, "/"), strings.LastIndex(repository, ":"); colon > slash {
+		repository = repository[:colon]
+	}
+	return repository + "@" + digest
+}
+
+// files are the app's manifests, by their paths in Git.
+func (x *beside) files() map[string]string {
+	x.Helper()
+	files := map[string]string{}
+	names, err := filepath.Glob(filepath.Join(x.manifests, "*.yaml"))
+	if err != nil {
+		x.Fatal(err)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			x.Fatal(err)
+		}
+		files["apps/app/"+filepath.Base(name)] = string(text)
+	}
+	return files
+}
+
+func (x *beside) commit(subject string, files map[string]string) {
+	x.Helper()
+	if _, err := x.git.Commit(subject, files); err != nil {
+		x.Fatal(err)
+	}
+}
+
+func (x *beside) show(file string) string {
+	x.Helper()
+	text, err := x.git.Show(file)
+	if err != nil {
+		x.Fatal(err)
+	}
+	return text
+}
+
+// applied waits until Flux has read and applied all that is in Git, drift included.
+func (x *beside) applied() {
+	x.Helper()
+	ctx, cancel := context.WithTimeout(x.Context(), time.Minute)
+	defer cancel()
+	head, err := x.git.Head()
+	if err == nil {
+		err = errors.Join(x.flux.Request(ctx), x.flux.WaitApplied(ctx, head))
+	}
+	if err == nil {
+		err = errors.Join(x.flux.RequestApply(ctx), x.flux.WaitHandled(ctx))
+	}
+	if err != nil {
+		x.Fatal(err)
+	}
+}
+
+// run runs a command with the app's configuration.
+func (x *beside) run(args ...string) (code int, out string) {
+	x.Helper()
+	code, out = x.crossbill(append(args, "--config", x.config)...)
+	x.Logf("crossbill %s: exit code %d\n%s", strings.Join(args, " "), code, out)
+	return code, out
+}
+
+// do runs commands that are to succeed.
+func (x *beside) do(commands ...[]string) {
+	x.Helper()
+	for _, args := range commands {
+		if args[0] == "healthy" {
+			x.healthy()
+			continue
+		}
+		if code, _ := x.run(args...); code != 0 {
+			x.Fatalf("crossbill %s: exit code %d", strings.Join(args, " "), code)
+		}
+	}
+}
+
+// others commit what the release does not know of and have Flux apply all of Git, again and again, until they are stopped.
+// Then their last commit is applied.
+func (x *beside) others() (stop func()) {
+	x.Helper()
+	ctx, cancel := context.WithCancel(x.Context())
+	last := 0
+	var group sync.WaitGroup
+	x.Cleanup(group.Wait)
+	group.Go(func() {
+		for ctx.Err() == nil {
+			last++
+			text := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s-others, namespace: %s}\ndata: {value: \"%d\"}\n", x.name, x.namespace, last)
+			if _, err := x.git.Commit("Others", map[string]string{"apps/others.yaml": text}); err != nil {
+				x.Error(err)
+			}
+			if err := errors.Join(x.flux.Request(ctx), x.flux.RequestApply(ctx)); err != nil && ctx.Err() == nil {
+				x.Error(err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	return func() {
+		x.Helper()
+		cancel()
+		group.Wait()
+		x.eventually(func() error {
+			live, err := x.kube.CoreV1().ConfigMaps(x.namespace).Get(x.Context(), x.name+"-others", metav1.GetOptions{})
+			if err == nil && live.Data["value"] != fmt.Sprint(last) {
+				err = fmt.Errorf("of %d commits of others, %s are applied", last, live.Data["value"])
+			}
+			return err
+		})
+	}
+}
+
+// moves are what the route's weights and primary's pods went through, without repetitions.
+type moves struct {
+	Weights   []int    // of the canary
+	Images    []string // of primary
+	Templates int      // of primary's pods
+}
+
+// watched follows the app until it is stopped.
+func (x *beside) watched() (stop func() moves) {
+	x.Helper()
+	ctx, cancel := context.WithCancel(x.Context())
+	routes, err := x.mesh.NetworkingV1().VirtualServices(x.namespace).Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		x.Fatal(err)
+	}
+	deployments, err := x.kube.AppsV1().Deployments(x.namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "version=primary"})
+	if err != nil {
+		x.Fatal(err)
+	}
+	var m moves
+	var group sync.WaitGroup
+	x.Cleanup(group.Wait)
+	follow := func(w watch.Interface, note func(object any) error) {
+		group.Go(func() {
+			for event := range w.ResultChan() {
+				if event.Type == watch.Error { // the watch ends
+					continue
+				}
+				if err := note(event.Object); err != nil {
+					x.Error(err)
+				}
+			}
+		})
+	}
+	follow(routes, func(object any) error {
+		text, err := json.Marshal(object.(*networking.VirtualService))
+		if err != nil {
+			return err
+		}
+		weight, err := canaryWeight(text)
+		m.Weights = append(m.Weights, weight)
+		return err
+	})
+	var templates []string
+	follow(deployments, func(object any) error {
+		template := object.(*appsv1.Deployment).Spec.Template
+		m.Images = append(m.Images, template.Spec.Containers[0].Image)
+		text, err := json.Marshal(template)
+		templates = append(templates, string(text))
+		return err
+	})
+	return func() moves {
+		time.Sleep(200 * time.Millisecond) // the last events
+		cancel()
+		group.Wait()
+		m.Weights, m.Images = slices.Compact(m.Weights), slices.Compact(m.Images)
+		m.Templates = len(slices.Compact(templates))
+		return m
+	}
+}
+
+// rests checks that Git and the cluster have one image and nothing else has changed, that Flux has the app again as it had
+// before the release, and that nothing moves any more.
+func (x *beside) rests(image string) {
+	x.Helper()
+	x.applied()
+	if status := x.status(); status.Release != nil || status.Lock != "" || x.image("canary") != "" {
+		x.Errorf("at rest there is release %+v, lock %q, canary %q", status.Release, status.Lock, x.image("canary"))
+	}
+	want := regexp.MustCompile(`image: \S+`).ReplaceAllLiteralString(x.first, "image: "+exact(images[image]))
+	if diff := cmp.Diff(want, x.show(deploymentFile)); diff != "" {
+		x.Errorf("the Deployment in Git (-want +got):\n%s", diff)
+	}
+	if got := x.image("primary"); got != exact(images[image]) {
+		x.Errorf("primary runs %s, Git has %s", got, exact(images[image]))
+	}
+	for name, object := range x.objects() {
+		if hold := object.GetAnnotations()["kustomize.toolkit.fluxcd.io/reconcile"]; hold != "" {
+			x.Errorf("%s is held: %s", name, hold)
+		}
+		for _, managed := range object.GetManagedFields() {
+			if strings.HasPrefix(managed.Manager, "crossbill") && strings.Contains(string(managed.FieldsV1.Raw), `"f:spec"`) {
+				x.Errorf("crossbill still has fields of %s: %s", name, managed.FieldsV1.Raw)
+			}
+		}
+	}
+	before := x.state()
+	x.applied()
+	if after := x.state(); !maps.Equal(before, after) {
+		x.Errorf("at rest something changes:\n%v\n%v", before, after)
+	}
+}
+
+// objects are those that a release writes, by kind.
+func (x *beside) objects() map[string]metav1.Object {
+	x.Helper()
+	ctx, get := x.Context(), metav1.GetOptions{}
+	deployment, err := x.kube.AppsV1().Deployments(x.namespace).Get(ctx, x.name+"-primary", get)
+	service, other := x.kube.CoreV1().Services(x.namespace).Get(ctx, x.name+"-service", get)
+	err = errors.Join(err, other)
+	route, other := x.mesh.NetworkingV1().VirtualServices(x.namespace).Get(ctx, x.name+"-vs", get)
+	err = errors.Join(err, other)
+	rule, other := x.mesh.NetworkingV1().DestinationRules(x.namespace).Get(ctx, x.name+"-dr", get)
+	if err = errors.Join(err, other); err != nil {
+		x.Fatal(err)
+	}
+	return map[string]metav1.Object{"Deployment": deployment, "Service": service, "VirtualService": route, "DestinationRule": rule}
+}
+
+// traffic sends requests through the gateway, so many a second, until it is stopped; none may be lost.
+func (x *beside) traffic(rate int) (stop func()) {
+	x.Helper()
+	began, generator := time.Now(), load.Start("http://"+running.GatewayAddress+"/", x.name+".example.com", rate)
+	x.Cleanup(generator.Stop)
+	return func() {
+		x.Helper()
+		generator.Stop()
+		tally := generator.Between(began, time.Now())
+		x.Logf("%+v", tally)
+		if tally.Lost != 0 || tally.Requests == 0 {
+			x.Errorf("of %d requests %d were lost: %v", tally.Requests, tally.Lost, tally.Problems)
+		}
+	}
+}
+
+func testBesideFlux(t *testing.T) {
+	x := newBeside(t, "beside", "drains a")
+	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
+	done := x.others()
+	x.do([]string{"canary", "--image", images["drains b"]})
+	x.commit("Give the route a timeout", map[string]string{routeFile: strings.Replace(x.show(routeFile), "    - name: release\n", "    - name: release\n      timeout: 7s\n", 1)})
+	x.applied()
+	if got := x.timeout(); got != 0 {
+		t.Errorf("Flux has changed the route of a release in flight: timeout %s", got)
+	}
+	x.do([]string{"shift", "--steps", "50"},
+		[]string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s"},
+		[]string{"promote"})
+	x.applied()
+	x.do([]string{"cleanup"})
+	x.applied()
+	done()
+	x.rests("drains b")
+	if got := x.timeout(); got != 7*time.Second {
+		t.Errorf("what was committed for the route meanwhile is not applied: timeout %s", got)
+	}
+	want := moves{Weights: []int{0, 10, 50, 100, 0}, Images: []string{exact(images["drains a"]), exact(images["drains b"])}, Templates: 2}
+	if diff := cmp.Diff(want, stop()); diff != "" {
+		t.Errorf("what the route and primary went through (-want +got):\n%s", diff)
+	}
+	invariants()
+	quiet()
+	x.committed("drains a", "drains b")
+}
+
+// timeout is that of the live route.
+func (x *beside) timeout() time.Duration {
+	x.Helper()
+	live, err := x.mesh.NetworkingV1().VirtualServices(x.namespace).Get(x.Context(), x.name+"-vs", metav1.GetOptions{})
+	if err != nil {
+		x.Fatal(err)
+	}
+	return live.Spec.Http[0].Timeout.AsDuration()
+}
+
+// committed checks that Git had these images in turn.
+func (x *beside) committed(want ...string) {
+	x.Helper()
+	log, err := x.git.Git("log", "--reverse", "--format=%H", "main", "--", deploymentFile)
+	if err != nil {
+		x.Fatal(err)
+	}
+	var got []string
+	for commit := range strings.Lines(log) {
+		text, err := x.git.Git("show", strings.TrimSpace(commit)+":"+deploymentFile)
+		if err != nil {
+			x.Fatal(err)
+		}
+		got = append(got, strings.TrimPrefix(regexp.MustCompile(`image: \S+`).FindString(text), "image: "))
+	}
+	for i, image := range want {
+		want[i] = exact(images[image])
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		x.Errorf("images in Git (-want +got):\n%s", diff)
+	}
+}
+
+func testRollbackBesideFlux(t *testing.T) {
+	x := newBeside(t, "backed", "drains a")
+	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
+	done := x.others()
+
+	x.do([]string{"canary", "--image", images["drains b"]})
+	x.applied()
+	x.do([]string{"rollback"})
+	done()
+	x.rests("drains a")
+	x.committed("drains a")
+
+	done = x.others()
+	x.do([]string{"canary", "--again", "--image", images["drains b"]}, []string{"healthy"}, []string{"promote"})
+	x.applied()
+	x.do([]string{"rollback"})
+	done()
+	x.rests("drains a")
+	x.committed("drains a", "drains b", "drains a")
+
+	got := stop()
+	if last := len(got.Images) - 1; got.Images[last] != exact(images["drains a"]) || got.Templates != 3 {
+		t.Errorf("primary went through %v, %d templates", got.Images, got.Templates)
+	}
+	invariants()
+	quiet()
+}
+
+// testGitDown: a promotion and a rollback route the traffic without Git, say what is missing, and end when Git is back.
+func testGitDown(t *testing.T) {
+	x := newBeside(t, "down", "drains a")
+	quiet, invariants := x.traffic(50), x.observe()
+	without := func(command string) {
+		t.Helper()
+		if code, out := x.run(command); code == 0 || !strings.Contains(out, x.git.URL) || !strings.Contains(out, "connection refused") {
+			t.Errorf("%s without Git: exit code %d, and no word of %s", command, code, x.git.URL)
+		}
+	}
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"healthy"})
+	x.git.Stop()
+	without("promote")
+	x.is(atRest, "drains b")
+	x.start()
+	x.do([]string{"promote"}, []string{"cleanup"})
+	x.rests("drains b")
+
+	x.do([]string{"canary", "--image", images["drains c"]})
+	x.git.Stop()
+	without("rollback")
+	x.is(atRest, "drains b")
+	x.start()
+	x.do([]string{"rollback"})
+	x.rests("drains b")
+
+	x.do([]string{"canary", "--again", "--image", images["drains c"]}, []string{"healthy"}, []string{"promote"})
+	x.git.Stop()
+	without("rollback")
+	x.is(atRest, "drains b")
+	x.start()
+	x.do([]string{"rollback"})
+	x.rests("drains b")
+	x.committed("drains a", "drains b", "drains c", "drains b")
+	invariants()
+	quiet()
+}
+
+func (x *beside) start() {
+	x.Helper()
+	if err := x.git.Start(); err != nil {
+		x.Fatal(err)
+	}
+}
+
+// is checks the weights, and what primary runs.
+func (x *beside) is(weights manifest.WeightPair, image string) {
+	x.Helper()
+	if got := x.weights(); got != weights || x.image("primary") != exact(images[image]) {
+		x.Errorf("weights %+v, primary %s; want %+v and %s", got, x.image("primary"), weights, images[image])
+	}
+}
+
+// testFluxSuspended: no release begins that Flux could not follow; one in flight ends all the same, and says so.
+func testFluxSuspended(t *testing.T) {
+	x := newBeside(t, "suspended", "drains a")
+	quiet, invariants := x.traffic(50), x.observe()
+	suspend := func(suspended bool) {
+		t.Helper()
+		if err := x.flux.Suspend(t.Context(), suspended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(command string) {
+		t.Helper()
+		if code, out := x.run(command); code != 0 || !strings.Contains(out, "Kustomization flux-system/suspended is suspended") {
+			t.Errorf("%s: exit code %d, or no word of the suspension", command, code)
+		}
+	}
+	suspend(true)
+	before := x.state()
+	if code, out := x.run("canary", "--image", images["drains b"]); code != 2 || !strings.Contains(out, "Kustomization flux-system/suspended: it is suspended") {
+		t.Errorf("exit code %d, or no word of the suspension", code)
+	}
+	if after := x.state(); !maps.Equal(before, after) {
+		t.Errorf("something was changed: %v, then %v", before, after)
+	}
+	suspend(false)
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"healthy"})
+	suspend(true)
+	x.do([]string{"promote"})
+	says("cleanup")
+	suspend(false)
+	x.rests("drains b")
+
+	x.do([]string{"canary", "--image", images["drains c"]})
+	suspend(true)
+	says("rollback")
+	x.is(atRest, "drains b")
+	suspend(false)
+	x.rests("drains b")
+	invariants()
+	quiet()
+}
+
+// testFluxStopped: a release that has to wait for Flux says so, and goes on when Flux is back.
+func testFluxStopped(t *testing.T) {
+	x := newBeside(t, "stopped", "drains a")
+	quiet, invariants := x.traffic(50), x.observe()
+	flux, err := startFlux()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"healthy"})
+	flux.Kustomize.Stop()
+	x.do([]string{"promote"})
+	if code, out := x.run("cleanup", "--timeout", "8s"); code == 0 || !strings.Contains(out, "is kustomize-controller running?") {
+		t.Errorf("cleanup without Flux: exit code %d", code)
+	}
+	x.is(atRest, "drains b")
+	if err := flux.Kustomize.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	x.do([]string{"cleanup"})
+	x.rests("drains b")
+	invariants()
+	quiet()
+}
+
+// testFluxLetIn: somebody lets Flux into a release, which it undoes. That is said before verify's time is up, nothing is
+// promoted, and a rollback ends it.
+func testFluxLetIn(t *testing.T) {
+	x := newBeside(t, "let-in", "drains a")
+	quiet := x.traffic(50)
+	x.do([]string{"canary", "--image", images["drains b"]})
+	began := time.Now()
+	time.AfterFunc(4*time.Second, func() {
+		const remove = `[{"op":"remove","path":"/metadata/annotations/kustomize.toolkit.fluxcd.io~1reconcile"}]`
+		x.patchRoute(remove, "somebody")
+		if err := x.flux.RequestApply(x.Context()); err != nil {
+			x.Error(err)
+		}
+	})
+	code, out := x.run("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s")
+	if code != 4 || !strings.Contains(out, "somebody else has changed the release") || time.Since(began) > 45*time.Second {
+		t.Errorf("verify: exit code %d after %s", code, time.Since(began))
+	}
+	if code, _ := x.run("promote"); code == 0 {
+		t.Error("a release that Flux has undone was promoted")
+	}
+	x.do([]string{"rollback"})
+	x.rests("drains a")
+	quiet()
+}
+
+// testSomebodyElsesCommits: an image that others have Git say meanwhile is not overwritten. The release ends when they have
+// put back what it began with.
+func testSomebodyElsesCommits(t *testing.T) {
+	x := newBeside(t, "theirs", "drains a")
+	quiet := x.traffic(50)
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"healthy"})
+	x.commit("Another image", map[string]string{deploymentFile: strings.Replace(x.first, exact(images["drains a"]), exact(images["drains c"]), 1)})
+	if code, out := x.run("promote"); code != 2 || !strings.Contains(out, digest(images["drains c"])) {
+		t.Errorf("promote: exit code %d, or no word of their image", code)
+	}
+	x.commit("The first image", map[string]string{deploymentFile: x.first})
+	x.do([]string{"rollback"})
+	x.rests("drains a")
+	x.committed("drains a", "drains c", "drains a")
+	quiet()
+}
