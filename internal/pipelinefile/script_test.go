@@ -1084,6 +1084,7 @@ func FuzzAnalyze(f *testing.F) {
 	for _, pattern := range hostilePatterns {
 		f.Add("A='$[[ inputs.hostile ]]'; crossbill canary --image \"$A\"", pattern)
 	}
+	f.Add("crossbill proposal --app a --repository r/b -o dotenv > ./x.env\n. ./x.env\neval \"crossbill canary --image $CROSSBILL_IMAGE\"", "")
 	f.Fuzz(func(t *testing.T, script, pattern string) {
 		start := time.Now()
 		analyze([]scriptLine{{script, 1}}, scriptContext{Inputs: map[string]Input{"hostile": {Regex: pattern}}})
