@@ -56,6 +56,7 @@ type flux struct {
 	artifact int                             // the commit that it has fetched
 	down     error                           // of the repository
 	deaf     bool                            // it does not read
+	notHeld  bool                            // it takes no annotation, as Argo CD
 	pushing  func()                          // just before a push
 }
 
@@ -186,8 +187,13 @@ func (w *world) adopt() {
 	}
 }
 
-func (f *flux) String() string            { return "Flux" }
-func (f *flux) Hold() (key, value string) { return holdKey, "disabled" }
+func (f *flux) String() string { return "Flux" }
+func (f *flux) Hold() (key, value string) {
+	if f.notHeld {
+		return "", ""
+	}
+	return holdKey, "disabled"
+}
 
 func (f *flux) Check(_ context.Context, objects []gitops.Object) ([]string, error) {
 	for _, o := range objects {
@@ -435,6 +441,11 @@ func TestGitRefuses(t *testing.T) {
 				return &usererr.Error{Field: "deployment.yaml:7", Problem: "a comment"}
 			}
 		}, "deployment.yaml:7: a comment"},
+		"a template, beside Argo CD": {"rest", "canary", func(w *world, j *job) {
+			w.flux.notHeld = true
+			j.Manifests = w.own()
+			j.Manifests.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "1"
+		}, "manifests: they differ from Git in more than the image, and Flux would put that back on primary as soon as promotion writes it: .spec.template.spec.containers[name="},
 		"another Service": {"rest", "canary", func(w *world, j *job) { j.Manifests = w.moved() }, "Service prod/qwik-node-app-service: Git has it differently"},
 		"nothing in Git": {"rest", "canary", func(_ *world, j *job) {
 			j.GitOps.Objects = func(context.Context) ([]manifest.Object, error) { return nil, nil }

@@ -158,6 +158,13 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 	if err != nil || different.Empty() {
 		return err
 	}
+	if key, _ := j.GitOps.Controller.Hold(); key == "" {
+		return &usererr.Error{
+			Field:   "manifests",
+			Problem: fmt.Sprintf("they differ from Git in more than the image, and %s would put that back on primary as soon as promotion writes it: %s", j.GitOps.Controller, strings.Join(topmost(different), ", ")),
+			Fix:     "commit the pod template to the repository first, then release the image; nothing was changed",
+		}
+	}
 	if err := j.GitOps.Try(ctx, GitCommit{Release: want, From: want.Previous, To: want.Image, Template: &after.Spec.Template}); err != nil {
 		return err
 	}
