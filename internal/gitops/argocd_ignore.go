@@ -14,17 +14,18 @@ import (
 
 	"github.com/itchyny/gojq"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // ignoreRule is one of an Application's ignoreDifferences.
 type ignoreRule struct {
 	Group                 string   `json:"group"`
 	Kind                  string   `json:"kind"`
-	Name                  string   `json:"name"`
-	Namespace             string   `json:"namespace"`
-	JSONPointers          []string `json:"jsonPointers"`
-	JQPathExpressions     []string `json:"jqPathExpressions"`
-	ManagedFieldsManagers []string `json:"managedFieldsManagers"`
+	Name                  string   `json:"name,omitempty"`
+	Namespace             string   `json:"namespace,omitempty"`
+	JSONPointers          []string `json:"jsonPointers,omitempty"`
+	JQPathExpressions     []string `json:"jqPathExpressions,omitempty"`
+	ManagedFieldsManagers []string `json:"managedFieldsManagers,omitempty"`
 }
 
 // matches is IgnoreDiffConfig.HasIgnoreDifference of util/argo/diff: group and kind are patterns, an empty group is the core's
@@ -91,7 +92,7 @@ func (app *application) checkDeployment(o Object, live any, ignored []string, ma
 	if len(open) == 0 {
 		return slices.Compact(remarks), err
 	}
-	return slices.Compact(remarks), errors.Join(err, app.bad(o.String(), app.name.String()+" would put back what a release changes of it: "+strings.Join(open, ", "), "add to its ignoreDifferences: "+imageRule(o, open)))
+	return slices.Compact(remarks), errors.Join(err, app.bad(o.String(), app.name.String()+" would put back what a release changes of it: "+strings.Join(open, ", "), "add to its ignoreDifferences: "+pathRule(o, live, open)))
 }
 
 func (app *application) checkRoute(o Object, live any, ignored []string, managed bool) (remarks []string, err error) {
@@ -121,41 +122,74 @@ func managedRule(o Object) string {
 	return fmt.Sprintf("{group: %s, kind: %s, name: %s, managedFieldsManagers: [%s]}", o.Group, o.Kind, o.GetName(), fieldManager)
 }
 
-// imageRule is the rule that leaves out images, or other paths.
-func imageRule(o Object, paths []string) string {
-	var expressions []string
-	for _, p := range paths {
-		expression := ""
-		for segment := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-			if isIndex(segment) {
-				expression += "[]"
-			} else {
-				expression += "." + segment
-			}
-		}
-		if expression = "'" + expression + "'"; !slices.Contains(expressions, expression) {
-			expressions = append(expressions, expression)
-		}
+// pathRule is the rule that leaves out fields of a live object, or of one in a manifest.
+func pathRule(o Object, live any, paths []string) string {
+	quoted := expressions(live, paths)
+	for i, expression := range quoted {
+		quoted[i] = "'" + expression + "'"
 	}
-	return fmt.Sprintf("{group: %s, kind: %s, name: %s, jqPathExpressions: [%s]}", o.Group, o.Kind, o.GetName(), strings.Join(expressions, ", "))
+	return fmt.Sprintf("{group: %s, kind: %s, name: %s, jqPathExpressions: [%s]}", o.Group, o.Kind, o.GetName(), strings.Join(quoted, ", "))
 }
 
-// changedPaths are the fields of a Deployment that a release changes: those that the object names, else the image of every
-// container that runs the same repository as the first one.
+// expressions are JSON pointers as jq has them: the one element of a list is every one, one of several is found by its name.
+func expressions(live any, paths []string) []string {
+	var all []string
+	for _, p := range paths {
+		expression, at := "", live
+		for segment := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
+			elements, _ := at.([]any)
+			index, err := strconv.Atoi(segment)
+			switch {
+			case err != nil || index >= len(elements):
+				fields, _ := at.(map[string]any)
+				expression, at = expression+"."+segment, fields[segment]
+			case len(elements) == 1:
+				expression, at = expression+"[]", elements[0]
+			default:
+				at = elements[index]
+				fields, _ := at.(map[string]any)
+				expression += fmt.Sprintf(`[] | select(.name == "%v") | `, fields["name"])
+			}
+		}
+		all = append(all, expression)
+	}
+	return slices.Compact(all)
+}
+
+// changedPaths are the fields of a Deployment that a release changes: those that the object names, else the images of what
+// runs the first container's repository.
 func changedPaths(o Object, live any) []string {
 	if paths := slices.DeleteFunc(slices.Clone(o.Paths), func(p string) bool { return p == "" }); len(paths) > 0 {
 		return paths
 	}
-	first := ""
+	return imagePaths(live, "")
+}
+
+// ImagePaths are the images that a release changes in a Deployment, as JSON pointers: of every container and init container
+// that runs the repository of the named one.
+func ImagePaths(deployment metav1.Object, container string) []string {
+	live, err := asMap(Object{Object: deployment})
+	if err != nil {
+		return nil
+	}
+	return imagePaths(live, container)
+}
+
+// imagePaths is ImagePaths; of an empty name the first container is meant.
+func imagePaths(live any, container string) []string {
+	repository := ""
+	for _, c := range list(live, "spec", "template", "spec", "containers") {
+		fields, _ := c.(map[string]any)
+		if image, _ := fields["image"].(string); container == "" || fields["name"] == container {
+			repository = repositoryOf(image)
+			break
+		}
+	}
 	var paths []string
 	for _, of := range []string{"containers", "initContainers"} {
-		for i, container := range list(live, "spec", "template", "spec", of) {
-			fields, _ := container.(map[string]any)
-			image, _ := fields["image"].(string)
-			if first == "" {
-				first = repositoryOf(image)
-			}
-			if repositoryOf(image) == first {
+		for i, c := range list(live, "spec", "template", "spec", of) {
+			fields, _ := c.(map[string]any)
+			if image, _ := fields["image"].(string); repositoryOf(image) == repository {
 				paths = append(paths, fmt.Sprintf("/spec/template/spec/%s/%d/image", of, i))
 			}
 		}

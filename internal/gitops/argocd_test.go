@@ -499,6 +499,9 @@ func TestArgoCheck(t *testing.T) {
 				"containers": []any{app("registry.example.com:5000/shop:v1@sha256:1"), app("registry.example.com/proxy@sha256:2")}, "initContainers": []any{app("registry.example.com:5000/shop@sha256:1")},
 			}}}}),
 		}, want: strings.NewReplacer("containers/0/image", "initContainers/0/image", ".containers[]", ".initContainers[]").Replace(putsImageBack)},
+		{name: "two containers", live: []*unstructured.Unstructured{anApplication(rules(ruleOfRoute))}, objects: []Object{
+			aDeployment("shop", map[string]any{"name": "proxy", "image": "registry.example.com/proxy@sha256:2"}, app("registry.example.com/shop@sha256:1")),
+		}, want: strings.NewReplacer("containers/0/image", "containers/0/image", "'.spec.template.spec.containers[].image'", `'.spec.template.spec.containers[] | select(.name == "proxy") | .image'`).Replace(putsImageBack)},
 		{name: "what the object names", objects: []Object{{Group: "apps", Kind: "Deployment", Object: aDeployment("shop").Object, Paths: []string{"/spec/replicas"}}},
 			want: "Deployment shop/shop-primary: Application argocd/shop would put back what a release changes of it: /spec/replicas; add to its ignoreDifferences: {group: apps, kind: Deployment, name: shop-primary, jqPathExpressions: ['.spec.replicas']}"},
 		{name: "a subset is missing", objects: []Object{oneSubset},

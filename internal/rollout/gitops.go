@@ -75,7 +75,11 @@ func (j *job) controlled(ctx context.Context) ([]gitops.Object, error) {
 	objects, live, err := j.gitOpsObjects(ctx)
 	var all []gitops.Object
 	for i, o := range objects {
-		all = append(all, gitops.Object{Group: groups[o.kind], Kind: o.kind, Object: live[i]})
+		one := gitops.Object{Group: groups[o.kind], Kind: o.kind, Object: live[i]}
+		if o.kind == "Deployment" {
+			one.Paths = gitops.ImagePaths(live[i], j.Manifests.ContainerName())
+		}
+		all = append(all, one)
 	}
 	return all, err
 }
