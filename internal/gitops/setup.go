@@ -1,15 +1,18 @@
 package gitops
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -119,9 +122,9 @@ func (s Setup) settings() (Part, error) {
 
 // fieldsOf is an object as it is written, without what is empty.
 func fieldsOf(object any) (fields map[string]any, err error) {
-	text, err := yaml.Marshal(object)
+	text, err := json.Marshal(object)
 	if err == nil {
-		err = yaml.Unmarshal(text, &fields)
+		err = json.Unmarshal(text, &fields)
 	}
 	if meta, ok := fields["metadata"].(map[string]any); ok {
 		delete(meta, "creationTimestamp")
@@ -129,9 +132,9 @@ func fieldsOf(object any) (fields map[string]any, err error) {
 	return fields, err
 }
 
-// YAML are the parts as one file, with comments.
+// YAML are the parts as one file, with comments. A list of words is one line.
 func YAML(parts []Part) (string, error) {
-	var text strings.Builder
+	var text bytes.Buffer
 	for i, part := range parts {
 		if i > 0 {
 			text.WriteString("---\n")
@@ -139,13 +142,27 @@ func YAML(parts []Part) (string, error) {
 		if part.Why != "" {
 			text.WriteString("# " + part.Why + "\n")
 		}
-		object, err := yaml.Marshal(part.Object)
-		if err != nil {
+		var node yaml.Node
+		if err := node.Encode(part.Object); err != nil {
 			return "", err
 		}
-		text.Write(object)
+		inLines(&node)
+		encoder := yaml.NewEncoder(&text)
+		encoder.SetIndent(2)
+		if err := errors.Join(encoder.Encode(&node), encoder.Close()); err != nil {
+			return "", err
+		}
 	}
 	return text.String(), nil
+}
+
+func inLines(node *yaml.Node) {
+	if node.Kind == yaml.SequenceNode && !slices.ContainsFunc(node.Content, func(n *yaml.Node) bool { return n.Kind != yaml.ScalarNode }) {
+		node.Style = yaml.FlowStyle
+	}
+	for _, inner := range node.Content {
+		inLines(inner)
+	}
 }
 
 // ParseName reads NAMESPACE/NAME, or a NAME in a namespace that is given.
