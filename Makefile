@@ -13,6 +13,7 @@ PNPM := npx --yes pnpm@10.34.9
 help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
+	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git; the first time it compiles Flux'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
@@ -40,7 +41,7 @@ bin/rehearse:
 
 .PHONY: rehearse
 rehearse: bin/rehearse bin/crossbill
-	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT))
+	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT)) $(if $(GITOPS),--gitops $(GITOPS))
 
 .PHONY: test
 test: lint test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal

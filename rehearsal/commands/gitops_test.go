@@ -84,7 +84,7 @@ func newBeside(t *testing.T, name, image string) *beside {
 		"image: registry.example.com/our-org/qwik-node-app", "image: "+exact(images[image]),
 		"metadata:\n  name: ", "metadata:\n  namespace: "+x.namespace+"\n  name: ")
 	folder := t.TempDir()
-	if x.git, err = gitops.Serve(filepath.Join(folder, "git")); err != nil {
+	if x.git, err = gitops.Serve(filepath.Join(folder, "git"), "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(x.git.Stop)

@@ -90,7 +90,7 @@ func newEnvironment(t *testing.T, name string, values map[string]string, setting
 		t.Fatal(err)
 	}
 	e := &environment{T: t, name: name, kube: kube}
-	if e.Repository, err = gitops.Serve(filepath.Join(folder, name)); err != nil {
+	if e.Repository, err = gitops.Serve(filepath.Join(folder, name), "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Repository.Stop)

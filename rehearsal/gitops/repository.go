@@ -32,8 +32,8 @@ type Repository struct {
 	server *http.Server // nil while it is stopped
 }
 
-// Serve makes an empty repository in a folder, which is made too, and serves it.
-func Serve(dir string) (*Repository, error) {
+// Serve makes an empty repository in a folder, which is made too, and serves it at an address, host:port. Port 0 is any.
+func Serve(dir, address string) (*Repository, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func Serve(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{git: git, handler: handler, address: "127.0.0.1:0"}
+	r := &Repository{git: git, handler: handler, address: address}
 	if err := r.Start(); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Rehearsal struct {
 	Screen     *screen.Screen
 	Cluster    *cluster.Cluster
 	GitLab     *gitlab.GitLab
+	// Environment is what a GitOps controller applies the app from. May be nil: then nothing does.
+	Environment *Environment
 
 	traffic *load.Generator       // through the gateway
 	mesh    *load.Generator       // through the sidecar of a caller in another namespace
@@ -160,9 +162,19 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	if err != nil {
 		return err
 	}
+	if r.Environment != nil && r.traffic == nil {
+		if err := r.introduce(ctx, v); err != nil {
+			return err
+		}
+	}
 	start := time.Now()
 	if err := r.rollOut(ctx, v, bundle, result, summary); err != nil {
 		return err
+	}
+	if r.Environment != nil {
+		if err := r.settled(ctx); err != nil {
+			return err
+		}
 	}
 	end := time.Now()
 	if v.Timeout != "" {
@@ -231,19 +243,26 @@ func (r *Rehearsal) bundle(ctx context.Context, v Version) (reference string, er
 	return reference, err
 }
 
-// manifests makes the folder with a version's manifests: a kustomization of the app's own.
+// manifests makes the folder with a version's manifests: a kustomization of the app's own. Beside a GitOps controller, whose
+// ConfigMaps are, the setting is in the pod template.
 func (r *Rehearsal) manifests(v Version) (folder string, err error) {
-	folder = filepath.Join(r.Work, "manifests-"+v.Number)
+	folder = r.folder(v)
 	if err := os.CopyFS(folder, os.DirFS(filepath.Join(r.Repository, "k8s"))); err != nil {
 		return "", err
+	}
+	timeout := cmp.Or(v.Timeout, goodConfig)
+	if r.Environment != nil {
+		return folder, setInTemplate(filepath.Join(folder, "deployment.yaml"), timeout)
 	}
 	text, err := os.ReadFile(filepath.Join(r.Repository, "rehearsal", "apps", "settings", "kustomization.yaml"))
 	if err != nil {
 		return "", err
 	}
-	text = bytes.ReplaceAll(text, []byte("TIMEOUT_MS="+goodConfig), []byte("TIMEOUT_MS="+cmp.Or(v.Timeout, goodConfig)))
+	text = bytes.ReplaceAll(text, []byte("TIMEOUT_MS="+goodConfig), []byte("TIMEOUT_MS="+timeout))
 	return folder, os.WriteFile(filepath.Join(folder, "kustomization.yaml"), text, 0o644)
 }
+
+func (r *Rehearsal) folder(v Version) string { return filepath.Join(r.Work, "manifests-"+v.Number) }
 
 // commandResult is the part of a command's JSON output that the rehearsal reads.
 type commandResult struct {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
+	"github.com/our-org/crossbill/rehearsal/gitops"
 	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/nodebase"
 	"github.com/our-org/crossbill/rehearsal/sandbox"
@@ -57,6 +59,7 @@ type options struct {
 	rate       int
 	repository string
 	out        string
+	gitops     string
 
 	work     string
 	base     string
@@ -73,6 +76,7 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.rate, "rate", 500, "requests per second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
+	flags.StringVar(&o.gitops, "gitops", "", "a GitOps controller that applies the app from Git beside the releases: flux")
 	flags.StringVar(&o.work, "work", "", "(set by rehearse itself)")
 	flags.StringVar(&o.base, "base", "", "(set by rehearse itself)")
 	flags.StringVar(&o.runner, "runner", "", "(set by rehearse itself)")
@@ -87,6 +91,9 @@ func parse(args []string) (*options, error) {
 	}
 	if o.rate < 1 || o.rate > 2000 {
 		return nil, fmt.Errorf("--rate: %d is not a number from 1 to 2000; give the requests per second", o.rate)
+	}
+	if o.gitops != "" && o.gitops != "flux" {
+		return nil, fmt.Errorf("--gitops: %q is not a controller that the rehearsal can run; give flux, or nothing for none", o.gitops)
 	}
 	var err error
 	if o.repository, err = filepath.Abs(o.repository); err != nil {
@@ -119,24 +126,35 @@ func outside(ctx context.Context, o *options) (int, error) {
 		"--work", o.work, "--base", o.base, "--runner", o.runner, "--started", strconv.FormatInt(o.started, 10),
 		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
-		"--gateway-api", o.programs.GatewayAPI,
-	}, append(cluster.Doors(), front)...)
+		"--gateway-api", o.programs.GatewayAPI, "--gitops", o.gitops,
+	}, o.doors()...)
+}
+
+// gitServer is the door to the environment repository. Its address is the same on both sides when the port is free.
+var gitServer = sandbox.Door{Name: "git", Port: 9418, Target: "127.0.0.1:9418"}
+
+func (o *options) doors() []sandbox.Door {
+	doors := append(cluster.Doors(), front)
+	if o.gitops != "" {
+		doors = append(doors, gitServer)
+	}
+	return doors
 }
 
 // setUp fetches and builds what is missing.
 func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 	err := s.Step("programs", func(progress func(string)) (string, error) {
+		module, log := filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) }
 		var err error
-		o.programs, err = setup.Ensure(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
-			progress(fmt.Sprintf(format, args...))
-		})
-		if err != nil {
+		if o.programs, err = setup.Ensure(ctx, module, log); err != nil {
 			return "", err
 		}
-		o.runner, err = setup.EnsureRunner(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) {
-			progress(fmt.Sprintf(format, args...))
-		})
-		return "control plane, Envoy, Prometheus, gitlab-ci-local", err
+		what := "control plane, Envoy, Prometheus, gitlab-ci-local"
+		if o.runner, err = setup.EnsureRunner(ctx, module, log); err != nil || o.gitops == "" {
+			return what, err
+		}
+		_, err = setup.EnsureFlux(ctx, module, log)
+		return what + ", Flux", err
 	})
 	if err != nil {
 		return err
@@ -205,19 +223,23 @@ func inside(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	deploying, err := startGitLab(o, c, policy)
+	environment, err := startGitOps(ctx, o, s, c)
+	if err != nil {
+		return err
+	}
+	deploying, err := startGitLab(o, c, policy, environment)
 	if err != nil {
 		return err
 	}
 	defer deploying.Close()
-	config, err := writeConfig(o.repository, o.work, c, c.PrometheusURL)
+	config, err := writeConfig(o.repository, o.work, c, c.PrometheusURL, environment.URL())
 	if err != nil {
 		return err
 	}
 	r := &lifecycle.Rehearsal{
 		GitLab: deploying, Config: config,
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
-		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
+		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c, Environment: environment,
 	}
 	if err := rehearse(ctx, o, r); err != nil {
 		if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() {
@@ -226,15 +248,36 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	if o.hold {
-		return hold(ctx, o, s, c, doors)
+		return hold(ctx, o, s, r, doors)
 	}
 	return nil
 }
 
+// startGitOps starts the GitOps controller and an environment repository for it; nil without one.
+func startGitOps(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster) (*lifecycle.Environment, error) {
+	if o.gitops == "" {
+		return nil, nil
+	}
+	e := &lifecycle.Environment{}
+	return e, s.Step("gitops", func(progress func(string)) (string, error) {
+		programs, err := setup.EnsureFlux(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) })
+		if err != nil {
+			return "", err
+		}
+		if e.Flux, err = gitops.StartFlux(ctx, c, programs, filepath.Join(o.work, "flux")); err != nil {
+			return "", err
+		}
+		if e.Repository, err = gitops.Serve(filepath.Join(o.work, "git"), gitServer.Target); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("Flux ready in %.1fs; an environment repository", e.Flux.Ready.Seconds()), nil
+	})
+}
+
 // startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without a
 // container engine.
-func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab, error) {
-	values, err := clusterValues(c, c.PrometheusURL)
+func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lifecycle.Environment) (*gitlab.GitLab, error) {
+	values, err := clusterValues(c, c.PrometheusURL, environment.URL())
 	if err != nil {
 		return nil, err
 	}
@@ -256,15 +299,19 @@ func startGitLab(o *options, c *cluster.Cluster, policy string) (*gitlab.GitLab,
 	})
 }
 
-// clusterValues are what a crossbill.yaml says of the rehearsal's cluster.
-func clusterValues(c *cluster.Cluster, prometheus string) (map[string]any, error) {
+// clusterValues are what a crossbill.yaml says of the rehearsal's cluster, and of what applies the app to it from Git.
+func clusterValues(c *cluster.Cluster, prometheus, repository string) (map[string]any, error) {
 	context, err := currentContext(c.Kubeconfig)
-	return map[string]any{"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus}, err
+	values := map[string]any{"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus}
+	if repository != "" {
+		values["gitops"] = map[string]any{"controller": "flux", "repository": repository, "path": lifecycle.EnvironmentPath}
+	}
+	return values, err
 }
 
 // writeConfig writes the sample app's crossbill.yaml for the rehearsal's cluster into a folder, and returns its path.
-func writeConfig(repository, dir string, c *cluster.Cluster, prometheus string) (string, error) {
-	values, err := clusterValues(c, prometheus)
+func writeConfig(repository, dir string, c *cluster.Cluster, prometheus, environment string) (string, error) {
+	values, err := clusterValues(c, prometheus, environment)
 	if err != nil {
 		return "", err
 	}
@@ -321,11 +368,28 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
 	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
 	r.Screen.Line("  Report with plots: %s", relative(report))
+	return printLog(r)
+}
+
+// printLog prints what the environment repository has, if there is one.
+func printLog(r *lifecycle.Rehearsal) error {
+	if r.Environment == nil {
+		return nil
+	}
+	commits, err := r.Environment.Repository.Log()
+	if err != nil {
+		return err
+	}
+	r.Screen.Title("The environment repository, the last commit first")
+	for _, subject := range commits {
+		r.Screen.Line("  %s", subject)
+	}
 	return nil
 }
 
 // hold keeps everything running and prints where it is.
-func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster, doors []sandbox.Door) error {
+func hold(ctx context.Context, o *options, s *screen.Screen, r *lifecycle.Rehearsal, doors []sandbox.Door) error {
+	c := r.Cluster
 	at := map[string]string{}
 	for _, door := range doors {
 		at[door.Name] = door.Host
@@ -338,7 +402,8 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
-	config, err := writeConfig(o.repository, o.out, c, "http://"+at["prometheus"])
+	environment := strings.Replace(r.Environment.URL(), gitServer.Target, at[gitServer.Name], 1)
+	config, err := writeConfig(o.repository, o.out, c, "http://"+at["prometheus"], environment)
 	if err != nil {
 		return err
 	}
@@ -350,6 +415,9 @@ func hold(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster,
 	s.Line("  Prometheus    http://%s", at["prometheus"])
 	s.Line("  registry      http://%s/v2/_catalog", at["registry"])
 	s.Line("  Envoy         http://%s", at["envoy-admin"])
+	if environment != "" {
+		s.Line("  environment   git clone %s", environment)
+	}
 	s.Line("  crossbill     export KUBECONFIG=%s CROSSBILL_CONFIG=%s", relative(kubeconfig), relative(config))
 	s.Line("")
 	s.Line("  Try, for example, with an image from the registry:")

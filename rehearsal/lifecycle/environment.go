@@ -1,0 +1,154 @@
+package lifecycle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/our-org/crossbill/rehearsal/gitops"
+)
+
+// EnvironmentPath is the folder with the app's manifests in the environment repository.
+const EnvironmentPath = "apps/" + name
+
+// Environment is what a GitOps controller applies the app from.
+type Environment struct {
+	Repository *gitops.Repository
+	Flux       *gitops.Flux
+
+	applied *gitops.Kustomization
+}
+
+// URL is the address of the repository; "" without one.
+func (e *Environment) URL() string {
+	if e == nil {
+		return ""
+	}
+	return e.Repository.URL
+}
+
+// introduce commits the app's manifests with a version's image, and has the controller bring them into the cluster: the app is
+// there before its first release.
+func (r *Rehearsal) introduce(ctx context.Context, v Version) error {
+	err := r.Screen.Step("git", func(progress func(string)) (string, error) {
+		progress("the app's manifests, into the environment repository")
+		files, err := r.environmentFiles(v)
+		if err != nil {
+			return "", err
+		}
+		commit, err := r.Environment.Repository.Commit("Add "+name+" "+v.Number, files)
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		began := time.Now()
+		if r.Environment.applied, err = r.Environment.Flux.Apply(ctx, name, r.Environment.Repository, "./"+EnvironmentPath); err != nil {
+			return "", err
+		}
+		if err := r.Environment.applied.WaitApplied(ctx, commit); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("Flux has applied commit %.7s after %.1fs", commit, time.Since(began).Seconds()), nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.startTraffic(ctx)
+}
+
+// environmentFiles are a version's manifests for the environment repository, with a kustomization that sets namespace and image:
+// Git says what runs.
+func (r *Rehearsal) environmentFiles(v Version) (map[string]string, error) {
+	folder := r.folder(v)
+	names, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	files, resources := map[string]string{}, []string{}
+	for _, file := range names {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		files[path.Join(EnvironmentPath, filepath.Base(file))] = string(text)
+		resources = append(resources, filepath.Base(file))
+	}
+	repository, digest, _ := strings.Cut(r.images[v.Number], "@")
+	files[path.Join(EnvironmentPath, "kustomization.yaml")] = fmt.Sprintf(`namespace: %s
+resources: [%s]
+images:
+  - name: registry.example.com/our-org/%s
+    newName: %s
+    digest: %s
+`, r.Cluster.Namespace, strings.Join(resources, ", "), name, strings.TrimSuffix(repository, ":"+v.Number), digest)
+	return files, nil
+}
+
+// setInTemplate gives the app's timeout to the container in a manifest.
+func setInTemplate(file, timeout string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	const before = "            - name: DRAIN_MS\n"
+	if !bytes.Contains(text, []byte(before)) {
+		return fmt.Errorf("%s does not set DRAIN_MS, which the timeout is put before", file)
+	}
+	setting := fmt.Sprintf("            - name: PRICE_TIMEOUT_MS\n              value: %q\n", timeout)
+	return os.WriteFile(file, bytes.Replace(text, []byte(before), []byte(setting+before), 1), 0o644)
+}
+
+// settled has the controller apply all that Git has, and checks that primary runs what Git says, and has not moved.
+func (r *Rehearsal) settled(ctx context.Context) error {
+	return r.Screen.Step("git", func(progress func(string)) (string, error) {
+		progress("whether Git says what runs")
+		before, err := r.primary(ctx)
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		head, err := r.Environment.Repository.Head()
+		if err == nil {
+			err = errors.Join(r.Environment.applied.Request(ctx), r.Environment.applied.WaitApplied(ctx, head))
+		}
+		if err == nil {
+			err = errors.Join(r.Environment.applied.RequestApply(ctx), r.Environment.applied.WaitHandled(ctx))
+		}
+		if err != nil {
+			return "", err
+		}
+		after, err := r.primary(ctx)
+		if err != nil {
+			return "", err
+		}
+		if before.Generation != after.Generation {
+			return "", fmt.Errorf("Flux has changed primary after the release: its generation was %d, and is %d", before.Generation, after.Generation)
+		}
+		log, err := r.Environment.Repository.Log()
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("Flux has applied commit %.7s, %q: nothing moves", head, log[0]), nil
+	})
+}
+
+// primary is its live Deployment.
+func (r *Rehearsal) primary(ctx context.Context) (*appsv1.Deployment, error) {
+	kube, err := kubernetes.NewForConfig(r.Cluster.RESTConfig)
+	if err != nil {
+		return nil, err
+	}
+	return kube.AppsV1().Deployments(r.Cluster.Namespace).Get(ctx, name+"-primary", metav1.GetOptions{})
+}
