@@ -50,7 +50,7 @@ func (s *fluxServer) serve(t *testing.T) []string {
 	objects := s.objects(t)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.fails != "" && strings.Contains(r.URL.Path, s.fails) {
-			http.Error(w, "etcd is electing", http.StatusInternalServerError)
+			http.Error(w, "no such version", http.StatusBadRequest) // what may pass is tried for long
 			return
 		}
 		object, ok := objects[r.URL.Path]
