@@ -513,7 +513,15 @@ func testFluxSuspended(t *testing.T) {
 			t.Errorf("%s: exit code %d, or no word of the suspension", command, code)
 		}
 	}
+	doctor := func(want int, text string) {
+		t.Helper()
+		if code, out := x.run("doctor"); code != want || !strings.Contains(out, text) {
+			t.Errorf("doctor: exit code %d, want %d and %q", code, want, text)
+		}
+	}
+	doctor(0, "✓ controller: Flux leaves a release alone")
 	suspend(true)
+	doctor(2, "✗ controller: Kustomization flux-system/suspended: it is suspended")
 	before := x.state()
 	if code, out := x.run("canary", "--image", images["drains b"]); code != 2 || !strings.Contains(out, "Kustomization flux-system/suspended: it is suspended") {
 		t.Errorf("exit code %d, or no word of the suspension", code)
