@@ -18,8 +18,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/rehearsal/gitops"
@@ -47,6 +49,7 @@ func TestGitOps(t *testing.T) {
 			"Flux is suspended":       testFluxSuspended,
 			"Flux is let in":          testFluxLetIn,
 			"somebody else's commits": testSomebodyElsesCommits,
+			"the least rights":        testTheLeastRightsBesideFlux,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -612,4 +615,71 @@ func testSomebodyElsesCommits(t *testing.T) {
 	x.rests("drains a")
 	x.committed("drains a", "drains c", "drains a")
 	quiet()
+}
+
+// testTheLeastRightsBesideFlux: every command works with the Role of k8s/guard and what `gitops config` prints, asks for
+// nothing else, and needs all that it prints.
+func testTheLeastRightsBesideFlux(t *testing.T) {
+	x := newBeside(t, "least", "drains a")
+	app := &rights{x.account("rbac.yaml").Rules, map[string]bool{}}
+	flux := &rights{x.fluxRights(), map[string]bool{}}
+	kubeconfig := x.kubeconfigOf("crossbill")
+	as := func(args ...string) {
+		t.Helper()
+		args = append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", x.namespace, "--manifests", x.manifests, "--config", x.config)
+		if args[0] != "doctor" {
+			args = append(args, "--settle-delay", "200ms")
+		}
+		code, out := x.command(args...)
+		all, forbidden := requestsIn(t, out)
+		if code != 0 || len(all) == 0 {
+			t.Fatalf("%v: exit code %d\n%s", args, code, out)
+		}
+		for _, request := range forbidden {
+			if !courtesies(request) {
+				t.Errorf("%s: %s is forbidden", args[0], request)
+			}
+		}
+		for _, request := range all {
+			if !app.use(request) && !flux.use(request) && !courtesies(request) {
+				t.Errorf("%s: the Roles lack %s", args[0], request)
+			}
+		}
+	}
+	as("doctor")
+	as("canary", "--image", images["drains b"])
+	x.healthy()
+	as("promote")
+	as("cleanup")
+	x.rests("drains b")
+	as("canary", "--image", images["drains c"])
+	as("rollback")
+	x.rests("drains b")
+	for _, part := range flux.unused() {
+		t.Errorf("no command uses %s of what gitops config prints", part)
+	}
+}
+
+// fluxRights makes the Role and its binding that `gitops config` prints.
+func (x *beside) fluxRights() []rbacv1.PolicyRule {
+	x.Helper()
+	own := "flux-system/" + x.name
+	code, out := x.command("gitops", "config", "--controller", "flux", "--namespace", x.namespace, "--manifests", x.manifests, "--kustomization", own, "--git-repository", own)
+	documents := strings.Split(out, "\n---\n")
+	if code != 0 || len(documents) != 2 {
+		x.Fatalf("exit code %d, %d objects\n%s", code, len(documents), out)
+	}
+	var role rbacv1.Role
+	var binding rbacv1.RoleBinding
+	err := errors.Join(yaml.UnmarshalStrict([]byte(documents[0]), &role), yaml.UnmarshalStrict([]byte(documents[1]), &binding))
+	if err == nil {
+		_, err = x.kube.RbacV1().Roles(role.Namespace).Create(x.Context(), &role, metav1.CreateOptions{})
+	}
+	if err == nil {
+		_, err = x.kube.RbacV1().RoleBindings(binding.Namespace).Create(x.Context(), &binding, metav1.CreateOptions{})
+	}
+	if err != nil {
+		x.Fatal(err)
+	}
+	return role.Rules
 }
