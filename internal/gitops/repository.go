@@ -62,10 +62,12 @@ func SameImage(written, image string) bool {
 // Change is a commit that has primary run another image.
 type Change struct {
 	Release  *release.Release
-	From, To string                      // repository@sha256:…
-	Always   bool                        // a commit is made also when it changes nothing
-	Template *corev1.PodTemplateSpec     // that it has to have too, whatever its images; nil to leave it
-	Holds    func(context.Context) error // asked after each read of the branch: an error ends it, and nothing is pushed
+	From, To string // repository@sha256:…
+	Always   bool   // a commit is made also when it changes nothing
+	// Template is the pod template that it has to have too, whatever the app's image in it, nil to leave it; and Was the one
+	// that it has, nil for any.
+	Template, Was *corev1.PodTemplateSpec
+	Holds         func(context.Context) error // asked after each read of the branch: an error ends it, and nothing is pushed
 }
 
 // Commit makes it, and gives the head of the branch after it. An image in Git that is neither of its two is somebody else's:
@@ -101,17 +103,36 @@ func (r *Repository) edit(ctx context.Context, tree *environment.Tree, c Change)
 			Fix:     "write there what primary runs, or roll the release back",
 		}
 	}
-	if err := r.set(tree, c.To); err != nil || c.Template == nil {
-		return err
+	if !SameImage(in, c.To) {
+		if err := r.set(tree, c.To); err != nil {
+			return err
+		}
 	}
-	return r.setTemplate(ctx, tree, c.Template)
+	if c.Template == nil {
+		return nil
+	}
+	return r.setTemplate(ctx, tree, c)
 }
 
-// setTemplate writes a pod template, whatever its images, and looks that the folder renders it then.
-func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, template *corev1.PodTemplateSpec) error {
-	before, after, err := r.templates(ctx, tree, template)
+// setTemplate writes a pod template, and looks that the folder renders it then. One of somebody else's stays on the way back.
+func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, c Change) error {
+	before, after, err := r.templates(ctx, tree, c.Template)
 	if err != nil || reflect.DeepEqual(before, after) {
 		return err
+	}
+	if c.Was != nil {
+		_, was, err := r.templates(ctx, tree, c.Was)
+		switch {
+		case err != nil:
+			return err
+		case !reflect.DeepEqual(before, was) && c.Release.Stage == release.StageRollingBack:
+			return nil
+		case !reflect.DeepEqual(before, was):
+			return &usererr.Error{
+				Field: "gitops.path", Problem: fmt.Sprintf("commit %s has another pod template than when release %s started: somebody else has changed it", tree.Head()[:10], c.Release.ID),
+				Fix: "roll the release back, and start it again with that template",
+			}
+		}
 	}
 	if r.Value != "" {
 		return &usererr.Error{Field: "gitops.value", Problem: "the release changes the pod template too, and a chart's templates cannot be edited", Fix: "change the chart in Git, then release the image with it"}
@@ -119,13 +140,14 @@ func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, te
 	if err := environment.SetTemplate(tree, r.Folder, r.Deployment, before, after); err != nil {
 		return err
 	}
-	if before, after, err = r.templates(ctx, tree, template); err != nil || reflect.DeepEqual(before, after) {
+	if before, after, err = r.templates(ctx, tree, c.Template); err != nil || reflect.DeepEqual(before, after) {
 		return err
 	}
 	return &usererr.Error{Field: "gitops.path", Problem: "the pod template cannot be written there: what the folder renders is still another one, by patches or the like", Fix: "write what the release has there, in a commit of your own"}
 }
 
-// templates are the pod template that a folder renders and the one that it is to render, as JSON, with the same images.
+// templates are the pod template that a folder renders and the one that it is to render, as JSON, with the same images of the
+// app. Those of other containers are a part of the template.
 func (r *Repository) templates(ctx context.Context, tree *environment.Tree, template *corev1.PodTemplateSpec) (is, wanted map[string]any, err error) {
 	objects, err := r.render(ctx, tree)
 	if err != nil {
@@ -140,19 +162,28 @@ func (r *Repository) templates(ctx context.Context, tree *environment.Tree, temp
 		return nil, nil, err
 	}
 	target := template.DeepCopy()
-	images := map[string]string{}
-	for _, c := range slices.Concat(live.Spec.Template.Spec.InitContainers, live.Spec.Template.Spec.Containers) {
-		images[c.Name] = c.Image
-	}
+	app := imageOf(target, r.Container)
 	for _, list := range [][]corev1.Container{target.Spec.InitContainers, target.Spec.Containers} {
 		for i := range list {
-			list[i].Image = cmp.Or(images[list[i].Name], list[i].Image)
+			if list[i].Image == app {
+				list[i].Image = cmp.Or(imageOf(&live.Spec.Template, list[i].Name), list[i].Image)
+			}
 		}
 	}
 	if is, err = asJSON(live.Spec.Template); err == nil {
 		wanted, err = asJSON(*target)
 	}
 	return is, wanted, err
+}
+
+// imageOf is the image of a container; "" where there is none of the name.
+func imageOf(template *corev1.PodTemplateSpec, name string) string {
+	for _, c := range slices.Concat(template.Spec.InitContainers, template.Spec.Containers) {
+		if c.Name == name {
+			return c.Image
+		}
+	}
+	return ""
 }
 
 func asJSON(template corev1.PodTemplateSpec) (m map[string]any, err error) {
@@ -186,6 +217,9 @@ func (r *Repository) message(c Change) environment.Message {
 		Subject: fmt.Sprintf("%s: %s release %s", r.App, map[bool]string{false: "promote", true: "roll back"}[back], of.ID),
 		Body:    fmt.Sprintf("Primary runs %s\nin place of %s.", c.To, c.From),
 		Always:  c.Always,
+	}
+	if c.From == c.To {
+		m.Body = fmt.Sprintf("Primary runs %s\nwith another pod template.", c.To)
 	}
 	if c.Always {
 		m.Body = fmt.Sprintf("Primary runs %s, as before the release.\nThis commit keeps out the push of a job that has lost its lock.", c.To)

@@ -242,3 +242,41 @@ spec:
 		t.Errorf("%s commits, %v", count, err)
 	}
 }
+
+// TestCommitSidecar: the image of another container is a part of the template.
+func TestCommitSidecar(t *testing.T) {
+	files := shopFiles(shopImage("1"))
+	files["apps/base/deployment.yaml"] = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec:\n  template:\n    spec:\n      containers:\n      - name: app\n        image: shop\n        env:\n        - name: LEVEL\n          value: info\n      - name: proxy\n        image: proxy:1\n"
+	r, _ := served(t, files)
+	change := promotion()
+	change.Template = &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: shopImage("2"), Env: []corev1.EnvVar{{Name: "LEVEL", Value: "info"}}}, {Name: "proxy", Image: "proxy:2"}}}}
+	if _, err := r.Commit(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := r.Objects(t.Context())
+	if err != nil || !strings.Contains(string(objects[0].Raw), "proxy:2") {
+		t.Errorf("the sidecar's image is not in Git: %s", objects[0].Raw)
+	}
+}
+
+// TestCommitOverOthers: a template that somebody else has committed since is not written over, and a rollback leaves it.
+func TestCommitOverOthers(t *testing.T) {
+	files := shopFiles(shopImage("1"))
+	files["apps/base/deployment.yaml"] = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec:\n  template:\n    spec:\n      containers:\n      - name: app\n        image: shop\n        workingDir: /theirs\n"
+	r, bare := served(t, files)
+	template := func(dir string) *corev1.PodTemplateSpec {
+		return &corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "x", WorkingDir: dir}}}}
+	}
+	change := promotion()
+	change.Was, change.Template = template("/old"), template("/new")
+	if _, err := r.Commit(t.Context(), change); err == nil || !strings.Contains(err.Error(), "has another pod template than when release 8db9a2d5989c started") {
+		t.Error(err)
+	}
+	change.Release.Stage = release.StageRollingBack
+	if _, err := r.Commit(t.Context(), change); err != nil {
+		t.Error(err)
+	}
+	if text, err := bare.Git("diff", "--name-only", "main~1", "main"); text != "apps/shop/kustomization.yaml" {
+		t.Errorf("%s, %v", text, err)
+	}
+}

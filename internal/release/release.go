@@ -210,16 +210,29 @@ type Release struct {
 	// Plan is the way that it is taken before promotion. Empty: people take it there.
 	Plan Plan `json:"plan,omitempty"`
 
-	// GitCommit is the last commit to the environment repository that was made for it: of its promotion, or of its rollback.
-	GitCommit string `json:"gitCommit,omitempty"`
-	// GitTemplate is the pod template that the environment repository had for primary before the release, as JSON; "" where it
-	// is the release's own.
-	GitTemplate string `json:"gitTemplate,omitempty"`
-	// PushOpen: the push of a job that has lost its lock may be on its way to the environment repository.
-	PushOpen bool `json:"pushOpen,omitempty"`
+	// Git is what a release beside a GitOps controller has to do with its repository. Nil: nothing applies the app from Git.
+	Git *Git `json:"git,omitempty"`
 
 	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
 	Hooks []HookRun `json:"hooks,omitempty"`
+}
+
+// Git is what a release has to do with the environment repository.
+type Git struct {
+	Controller string `json:"controller"`       // what applies the app: Flux, Argo CD
+	Commit     string `json:"commit,omitempty"` // the last one that was made for it: of its promotion, or of its rollback
+	// Template is the pod template that primary had there before, as JSON; "" where it is the release's own.
+	Template string `json:"template,omitempty"`
+	// PushOpen: the push of a job that has lost its lock may be on its way.
+	PushOpen bool `json:"pushOpen,omitempty"`
+}
+
+// finished is what is worth keeping of it.
+func (g *Git) finished() *Git {
+	if g == nil {
+		return nil
+	}
+	return &Git{Controller: g.Controller, Commit: g.Commit}
 }
 
 // Sticky says how browsers are kept on a version while a release is in flight.
@@ -249,7 +262,7 @@ func (r *Release) WithoutEvidence() *Release {
 		return r
 	}
 	short := *r
-	short.Pod, short.GitTemplate = "", ""
+	short.Pod, short.Git = "", r.Git.finished()
 	if r.Verdict != nil {
 		verdict := *r.Verdict
 		verdict.Evidence = ""

@@ -32,8 +32,8 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	if r.Commit != "" {
 		row("Commit", link(r.Commit, r.Links.CommitURL))
 	}
-	if r.GitCommit != "" {
-		row("Environment", "commit `"+r.GitCommit+"`")
+	if r.Git != nil && r.Git.Commit != "" {
+		row("Environment", "commit `"+r.Git.Commit+"`")
 	}
 	if r.Origin != nil {
 		row("Origin", escapeMarkdown(r.Origin.String()))

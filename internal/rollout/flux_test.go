@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -240,7 +241,7 @@ func (f *flux) commit(ctx context.Context, c rollout.GitCommit) (string, error) 
 			return "", err
 		}
 		switch {
-		case in == c.To && !c.Always:
+		case in == c.To && !c.Always && f.has(c.Template):
 			return head, nil
 		case in != c.From && in != c.To:
 			return "", &usererr.Error{Field: "gitops.repository", Problem: "it has " + in}
@@ -255,6 +256,13 @@ func (f *flux) commit(ctx context.Context, c rollout.GitCommit) (string, error) 
 			return pushed, nil
 		}
 	}
+}
+
+// has says whether the head has a pod template.
+func (f *flux) has(template *corev1.PodTemplateSpec) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return template == nil || apiequality.Semantic.DeepEqual(f.templateOf(len(f.commits)-1), template)
 }
 
 func (f *flux) push(parent, image string, template *corev1.PodTemplateSpec) (commit string) {
@@ -273,7 +281,11 @@ func (w *world) gitOps(j *job) *rollout.GitOps {
 	return &rollout.GitOps{
 		Controller: w.flux,
 		Objects: func(context.Context) (all []manifest.Object, err error) {
-			for _, o := range w.flux.objects(image("1"), nil) {
+			w.flux.mu.Lock()
+			head := len(w.flux.commits) - 1
+			in, template := w.flux.commits[head], w.flux.templateOf(head)
+			w.flux.mu.Unlock()
+			for _, o := range w.flux.objects(in, template) {
 				raw, err := o.MarshalJSON()
 				w.must(raw, err)
 				all = append(all, manifest.Object{GroupVersionKind: o.GroupVersionKind(), Name: o.GetName(), Raw: raw})
@@ -452,7 +464,7 @@ func TestGitRefuses(t *testing.T) {
 		}, "gitops.path: it has no Deployment prod/qwik-node-app-primary"},
 		"Git is down": {"rest", "canary", func(w *world, _ *job) { w.flux.down = errors.New("no answer") }, "no answer"},
 		"somebody reverts the promotion": {"promoted", "cleanup", func(w *world, _ *job) { w.flux.commits = append(w.flux.commits, image("1")) },
-			"commit 2 has primary run sha256:" + strings.Repeat("1", 64) + " again"},
+			"commit 2 has primary run sha256:" + strings.Repeat("1", 64) + ", and not sha256:" + strings.Repeat("2", 64) + ", which release r2 promoted: somebody has taken its commit back; rollback ends the release"},
 		"Flux does not read": {"promoted", "cleanup", func(w *world, _ *job) { w.flux.deaf = true },
 			"Flux has not read the repository in 5m0s; Flux leaves the release's objects alone until then"},
 	} {
@@ -510,7 +522,7 @@ func TestSomebodyLetsFluxIn(t *testing.T) {
 		w.flux.deaf = true
 		w.patchDeployment(release.Primary, `[{"op":"remove","path":"/metadata/annotations/kustomize.toolkit.fluxcd.io~1reconcile"}]`)
 		_, err := w.job("promote").Promote(w.Context())
-		if err == nil || !strings.Contains(err.Error(), "the annotation kustomize.toolkit.fluxcd.io/reconcile is gone from qwik-node-app-primary") {
+		if err == nil || !strings.Contains(err.Error(), "the annotation kustomize.toolkit.fluxcd.io/reconcile: disabled is gone from qwik-node-app-primary") {
 			t.Error(err)
 		}
 	})
@@ -556,9 +568,91 @@ func TestTemplateInGit(t *testing.T) {
 			if is != want {
 				t.Errorf("back %t: primary runs %s, want %s", back, is, want)
 			}
-			if r := w.read().History[0]; r.GitTemplate != "" {
+			if r := w.read().History[0]; r.Git == nil || r.Git.Template != "" {
 				t.Error("the ledger keeps what Git had")
 			}
 		})
 	}
+}
+
+// TestGitTemplateAlone: a release of another template with the same image reaches Git.
+func TestGitTemplateAlone(t *testing.T) {
+	at(t, fluxApp+"rest", func(w *world) {
+		changed := w.own()
+		changed.Deployment.Spec.Template.Spec.Containers[0].Env[1].Value = "1"
+		asked := 0
+		job := func(name string) *job {
+			j := w.job(name)
+			j.Manifests = changed
+			commit := j.GitOps.Commit
+			j.GitOps.Commit = func(ctx context.Context, c rollout.GitCommit) (string, error) { asked++; return commit(ctx, c) }
+			return j
+		}
+		w.must(job("canary").Canary(w.Context(), release.Release{ID: "template", Image: image("1"), Weight: 10}))
+		for _, command := range []string{"verify healthy", "promote", "cleanup"} {
+			w.must(commands[command](w.Context(), job(command)))
+		}
+		if asked == 0 {
+			t.Error("no commit was asked for")
+		}
+	})
+}
+
+// TestGitLatePushAfterGuard: a rollback without the section took the lock first.
+func TestGitLatePushAfterGuard(t *testing.T) {
+	at(t, fluxApp+"healthy", func(w *world) {
+		w.flux.pushing = func() {
+			w.flux.pushing = nil
+			j := w.job("guard")
+			j.GitOps = nil
+			if _, err := j.Rollback(w.Context(), "abandoned"); err == nil {
+				t.Error("no error")
+			}
+			w.must(w.job("back").Rollback(w.Context(), "it is bad"))
+		}
+		if _, err := w.job("late").Promote(w.Context()); !errors.Is(err, rollout.ErrLockLost) {
+			t.Error(err)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestGitThirdImage: Git decides; the rollback ends.
+func TestGitThirdImage(t *testing.T) {
+	at(t, fluxApp+"promoted", func(w *world) {
+		w.flux.commits = append(w.flux.commits, image("3"))
+		w.observer.started = false // no canary has proved that one
+		if _, err := w.job("back").Rollback(w.Context(), "it is bad"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestGitSectionRemoved: promote without the section, of a release that was started with it.
+func TestGitSectionRemoved(t *testing.T) {
+	at(t, fluxApp+"healthy", func(w *world) {
+		j := w.job("promote")
+		j.GitOps = nil
+		if _, err := j.Promote(w.Context()); err == nil {
+			t.Error("promoted, without a commit")
+		}
+	})
+}
+
+// TestGitLedgerLost: what a lost release has kept from Flux, a rollback lets it into again.
+func TestGitLedgerLost(t *testing.T) {
+	at(t, fluxApp+"promoted", func(w *world) {
+		w.must(nil, w.kube.CoreV1().ConfigMaps(namespace).Delete(w.Context(), "crossbill-"+w.set.App, metav1.DeleteOptions{}))
+		w.must(nil, w.kube.AppsV1().Deployments(namespace).Delete(w.Context(), w.set.Name(release.Canary), metav1.DeleteOptions{}))
+		time.Sleep(time.Minute)
+		result, err := w.job("back").Rollback(w.Context(), "it is lost")
+		if err != nil || !strings.HasSuffix(result.Message, "and Flux applies the app again") {
+			t.Errorf("%q, %v", result.Message, err)
+		}
+		if unrest := w.unrestOfFlux("2"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
 }

@@ -48,8 +48,10 @@ type GitCommit struct {
 	Release  *release.Release
 	From, To string
 	Always   bool
-	Template *corev1.PodTemplateSpec // that it is to have too, whatever its images; nil to leave it as it is
-	Holds    func(context.Context) error
+	// Template is the pod template that it is to have too, whatever the app's image in it, nil to leave it as it is; and Was the
+	// one that it has, nil for any.
+	Template, Was *corev1.PodTemplateSpec
+	Holds         func(context.Context) error
 }
 
 // heldAnnotation is on objects whose controller a release has made leave them alone, beside the controller's own annotation.
@@ -97,6 +99,7 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 		return j.lookUncontrolled(ctx)
 	}
 	git := j.GitOps
+	found.want.Git = &release.Git{Controller: git.Controller.String()}
 	if found.primary == nil {
 		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "not found: it is " + git.Controller.String() + " that makes it, from Git", Fix: "commit the first version to the repository; releases follow it"}
 	}
@@ -132,12 +135,6 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 // lookInGit compares the manifests with what Git has. A pod template that is another one there, promotion writes with the image;
 // what it cannot write is refused: the controller would put the old one back once the release has ended.
 func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release.Release) error {
-	var git appsv1.Deployment
-	if ok, err := objectIn(in, "Deployment", j.deploymentName(release.Primary), &git); err != nil {
-		return err
-	} else if !ok {
-		return &usererr.Error{Field: "gitops.path", Problem: "it has no " + j.track(release.Primary).String(), Fix: "name the folder of the repository with the app's manifests"}
-	}
 	var service corev1.Service
 	if ok, err := objectIn(in, "Service", j.Manifests.Service.Name, &service); err != nil {
 		return err
@@ -148,13 +145,7 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 			Fix:     "commit the Service to the repository first; nothing was changed",
 		}
 	}
-	theirs := *j.Manifests
-	theirs.Deployment = &git
-	before, err := theirs.Track(release.Primary, j.Namespace, want.Image)
-	if err != nil {
-		return err
-	}
-	after, err := j.Manifests.Track(release.Primary, j.Namespace, want.Image)
+	before, after, err := j.gitAndOwn(in, want.Image)
 	if err != nil {
 		return err
 	}
@@ -176,9 +167,25 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 	if err != nil {
 		return err
 	}
-	want.GitTemplate = text
+	want.Git.Template = text
 	j.say("Git", "promotion commits with the image what the manifests have differently: %s", strings.Join(topmost(different), ", "))
 	return nil
+}
+
+// gitAndOwn is primary's Deployment by what Git has and by the manifests, with an image.
+func (j *job) gitAndOwn(in []manifest.Object, image string) (git, own *appsv1.Deployment, err error) {
+	var found appsv1.Deployment
+	if ok, err := objectIn(in, "Deployment", j.deploymentName(release.Primary), &found); err != nil {
+		return nil, nil, err
+	} else if !ok {
+		return nil, nil, &usererr.Error{Field: "gitops.path", Problem: "it has no " + j.track(release.Primary).String(), Fix: "name the folder of the repository with the app's manifests"}
+	}
+	theirs := *j.Manifests
+	theirs.Deployment = &found
+	if git, err = theirs.Track(release.Primary, j.Namespace, image); err == nil {
+		own, err = j.Manifests.Track(release.Primary, j.Namespace, image)
+	}
+	return git, own, err
 }
 
 // objectIn finds an object among those of a repository.
@@ -250,7 +257,7 @@ func (j *job) hold(ctx context.Context) (changed bool, err error) {
 			if _, ok := gitops.OwnerOf(live); !ok {
 				return nil, nil
 			}
-			return j.patch(o, patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key}), nil
+			return j.patch(o, patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key + "=" + value}), nil
 		})
 		if err != nil {
 			return changed, err
@@ -284,46 +291,58 @@ func (j *job) commitRelease(ctx context.Context) error {
 	return j.commitImage(ctx, r.Previous, r.Image)
 }
 
-// commitImage has Git make primary run an image in place of another one.
+// commitImage has Git make primary run an image in place of another one, with the pod template that goes with it.
 func (j *job) commitImage(ctx context.Context, from, to string) error {
-	if j.GitOps == nil || from == to {
+	r := j.ledger.Release
+	if j.GitOps == nil || from == to && (r.Git == nil || r.Git.Template == "") {
 		return nil
 	}
 	if j.planning() {
 		j.say("Git", "a commit makes primary run %s in place of %s", to, release.DigestOf(from))
 		return nil
 	}
-	r := j.ledger.Release
-	template, err := j.gitTemplate(r)
-	if err != nil {
-		return err
+	if r.Git == nil { // the section is newer than the release
+		r.Git = &release.Git{Controller: j.GitOps.Controller.String()}
 	}
-	commit, err := j.GitOps.Commit(ctx, GitCommit{Release: r, From: from, To: to, Always: r.PushOpen && r.Stage == release.StageRollingBack, Template: template, Holds: j.holds})
+	c := GitCommit{Release: r, From: from, To: to, Always: r.Git.PushOpen && r.Stage == release.StageRollingBack, Holds: j.holds}
+	err := j.gitTemplates(&c)
+	if err == nil {
+		r.Git.Commit, err = j.GitOps.Commit(ctx, c)
+	}
 	if errors.Is(err, ErrLockLost) {
 		return err
 	}
 	if err != nil {
 		return fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
 	}
-	r.PushOpen, r.GitCommit = false, commit
-	j.log("Git", "commit %s has primary run %s", short(commit), release.DigestOf(to))
+	r.Git.PushOpen = false
+	j.log("Git", "commit %s has primary run %s", short(r.Git.Commit), release.DigestOf(to))
 	return nil
 }
 
-// gitTemplate is the pod template that a commit of a release writes: nil when it is the one that Git had before it.
-func (j *job) gitTemplate(r *release.Release) (*corev1.PodTemplateSpec, error) {
-	if r.GitTemplate == "" {
-		return nil, nil
+// gitTemplates are the pod templates of a commit of a release: none when Git had the release's own before it.
+func (j *job) gitTemplates(c *GitCommit) error {
+	r := c.Release
+	if r.Git.Template == "" {
+		return nil
 	}
-	if r.Stage != release.StageRollingBack {
-		d, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
-		return &d.Spec.Template, err
+	before := &corev1.PodTemplateSpec{}
+	if err := json.Unmarshal([]byte(r.Git.Template), before); err != nil {
+		return fmt.Errorf("%s: a pod template is not readable: %w", j.ledgerName(), err)
 	}
-	template := &corev1.PodTemplateSpec{}
-	if err := json.Unmarshal([]byte(r.GitTemplate), template); err != nil {
-		return nil, fmt.Errorf("%s: a pod template is not readable: %w", j.ledgerName(), err)
+	back := r.Stage == release.StageRollingBack
+	if j.Manifests.NamesOnly { // then what the release has is not known
+		c.Template = before
+		return nil
 	}
-	return template, nil
+	d, err := j.Manifests.Track(release.Primary, j.Namespace, r.Image)
+	if err != nil {
+		return err
+	}
+	if c.Was, c.Template = before, &d.Spec.Template; back {
+		c.Was, c.Template = c.Template, c.Was
+	}
+	return nil
 }
 
 // holds says whether this job still has the lock: ErrLockLost if not.
@@ -351,17 +370,18 @@ func (j *job) letIn(ctx context.Context) error {
 		return nil
 	}
 	if j.GitOps == nil {
-		return j.lookLeft(ctx)
+		return j.lookLeft()
 	}
 	primary, err := j.liveTrack(ctx, release.Primary)
-	if err != nil || primary == nil {
+	if err != nil {
 		return err
 	}
-	image := j.Manifests.Image(primary)
-	if r := j.ledger.Release; r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting) {
-		if err := j.commitImage(ctx, r.Image, image); err != nil {
-			return err
-		}
+	image := ""
+	if primary != nil {
+		image = j.Manifests.Image(primary)
+	}
+	if err := j.takeBack(ctx, image); err != nil {
+		return err
 	}
 	objects, live, err := j.gitOpsObjects(ctx)
 	if err != nil {
@@ -371,7 +391,9 @@ func (j *job) letIn(ctx context.Context) error {
 	if key != "" && !slices.ContainsFunc(live, j.heldBack) {
 		return nil
 	}
-	if err := j.waitFetched(ctx, image); err != nil {
+	if err := j.waitFetched(ctx, image); errors.As(err, new(*StageError)) {
+		return err
+	} else if err != nil {
 		return fmt.Errorf("%w; %s until then: %s", err, j.stillOff(), j.next())
 	}
 	for i, o := range objects {
@@ -386,15 +408,37 @@ func (j *job) letIn(ctx context.Context) error {
 	return j.lookApplied(ctx, primary)
 }
 
+// takeBack takes the commit of a promotion back that is rolled back, and leaves an image of somebody else's: Git decides.
+func (j *job) takeBack(ctx context.Context, image string) error {
+	r := j.ledger.Release
+	if r == nil || image == "" || r.Stage != release.StageRollingBack || !r.Reached(release.StagePromoting) {
+		return nil
+	}
+	in, _, err := j.GitOps.Image(ctx)
+	if err == nil && !gitops.SameImage(in, r.Image) && !gitops.SameImage(in, image) {
+		return nil // it is said when the controller has read it
+	}
+	return j.commitImage(ctx, r.Image, image)
+}
+
+// sameGitOps refuses to go on with a release beside a controller by a command that does not know of it. What ends a release for
+// its callers' sake goes back first.
+func (j *job) sameGitOps(command string) error {
+	if slices.Contains([]string{"canary", "shift", "promote", "cleanup"}, command) && j.GitOps == nil {
+		return j.lookLeft()
+	}
+	return nil
+}
+
 // lookLeft refuses to end a release that has kept a controller off, by a command that does not know of it.
-func (j *job) lookLeft(ctx context.Context) error {
-	primary, err := recent[*appsv1.Deployment](ctx, j, j.track(release.Primary))
-	if err != nil || primary == nil || primary.Annotations[heldAnnotation] == "" {
-		return err
+func (j *job) lookLeft() error {
+	r := j.ledger.Release
+	if r == nil || r.Git == nil {
+		return nil
 	}
 	return &usererr.Error{
 		Field:   "gitops.controller",
-		Problem: fmt.Sprintf("is missing, and the release keeps %s from %s; the traffic is where it belongs", primary.Annotations[heldAnnotation], j.track(release.Primary)),
+		Problem: fmt.Sprintf("is missing, and release %s was started beside %s", r.ID, r.Git.Controller),
 		Fix:     "run the same command with the section gitops that canary was run with",
 	}
 }
@@ -409,6 +453,15 @@ func (j *job) heldBack(live metav1.Object) bool {
 	return ok && slices.ContainsFunc(live.GetManagedFields(), ours)
 }
 
+// heldByNone says whether primary is kept from its controller by a release that no ledger has: it was lost.
+func (j *job) heldByNone(ctx context.Context) (bool, error) {
+	if j.GitOps == nil {
+		return false, nil
+	}
+	primary, err := recent[*appsv1.Deployment](ctx, j, j.track(release.Primary))
+	return primary != nil && primary.Annotations[heldAnnotation] != "", err
+}
+
 // giveBack takes the annotations of a release from an object, and gives its fields back.
 func (j *job) giveBack(ctx context.Context, o object) error {
 	_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
@@ -416,7 +469,7 @@ func (j *job) giveBack(ctx context.Context, o object) error {
 			return nil, nil
 		}
 		var ops []patchOp
-		if key := live.GetAnnotations()[heldAnnotation]; key != "" {
+		if key, _, _ := strings.Cut(live.GetAnnotations()[heldAnnotation], "="); key != "" {
 			if _, there := live.GetAnnotations()[key]; there {
 				ops = append(ops, patchOp{Op: "remove", Path: annotationPath(key)})
 			}
@@ -450,8 +503,11 @@ func (j *job) waitFetched(ctx context.Context, image string) error {
 		switch {
 		case err != nil:
 			return err
+		case fetched == "":
+			j.log(controller.String(), "nothing of it applies the app any more")
+			return nil
 		case fetched == head:
-			return j.agreed(in, head, image)
+			return j.agreed(ctx, in, head, image)
 		case time.Now().After(until):
 			return fmt.Errorf("%s has read commit %s, and the branch is at %s", controller, short(fetched), short(head))
 		}
@@ -463,16 +519,46 @@ func (j *job) waitFetched(ctx context.Context, image string) error {
 	}
 }
 
-// agreed compares the image in a commit with what primary runs.
-func (j *job) agreed(in, commit, image string) error {
+// agreed compares what a commit has primary run with what it runs.
+func (j *job) agreed(ctx context.Context, in, commit, image string) error {
+	r := j.ledger.Release
+	promoted := r != nil && r.Stage == release.StagePromoted
 	if gitops.SameImage(in, image) {
+		if promoted && r.Git != nil && r.Git.Template != "" {
+			return j.templateAgreed(ctx, commit)
+		}
 		return nil
 	}
-	if r := j.ledger.Release; r != nil && r.Stage == release.StagePromoted && gitops.SameImage(in, r.Previous) {
-		return &StageError{fmt.Errorf("commit %s has primary run %s again, and not %s, which release %s promoted: somebody has taken its commit back; rollback ends the release, or commit it again and run cleanup", short(commit), release.DigestOf(r.Previous), r.Digest(), r.ID)}
+	if promoted && gitops.SameImage(in, r.Previous) {
+		what := "somebody has taken its commit back"
+		if r.Git == nil || r.Git.Commit == "" {
+			what = "it was promoted without a commit"
+		}
+		return &StageError{fmt.Errorf("commit %s has primary run %s, and not %s, which release %s promoted: %s; rollback ends the release, or commit that image and run cleanup", short(commit), release.DigestOf(r.Previous), r.Digest(), r.ID, what)}
 	}
 	j.log("Git", "commit %s has primary run %s, which no release of the ledger has put there: %s rolls it out, without a canary", short(commit), in, j.GitOps.Controller)
 	return nil
+}
+
+// templateAgreed compares the pod template that a commit has with the one that was promoted.
+func (j *job) templateAgreed(ctx context.Context, commit string) error {
+	if j.Manifests.NamesOnly {
+		return nil
+	}
+	in, err := j.GitOps.Objects(ctx)
+	if err != nil {
+		return err
+	}
+	r := j.ledger.Release
+	before, after, err := j.gitAndOwn(in, r.Image)
+	if err != nil {
+		return err
+	}
+	different, err := differences(before, after)
+	if err != nil || different.Empty() {
+		return err
+	}
+	return &StageError{fmt.Errorf("commit %s does not have the pod template that release %s promoted: %s; rollback ends the release, or commit that and run cleanup", short(commit), r.ID, strings.Join(topmost(different), ", "))}
 }
 
 // lookApplied has the controller apply what it has read, and looks at what became of primary.
@@ -488,7 +574,7 @@ func (j *job) lookApplied(ctx context.Context, before *appsv1.Deployment) error 
 		j.log(j.GitOps.Controller.String(), "%v", err)
 	}
 	after, err := j.liveTrack(ctx, release.Primary)
-	if err != nil || after == nil {
+	if err != nil || after == nil || before == nil {
 		return err
 	}
 	different, err := differences(before, after)
@@ -500,11 +586,11 @@ func (j *job) lookApplied(ctx context.Context, before *appsv1.Deployment) error 
 
 // letInAgain says which object of a release somebody has let its controller into again.
 func letInAgain(live metav1.Object) []string {
-	key := live.GetAnnotations()[heldAnnotation]
-	if _, there := live.GetAnnotations()[key]; key == "" || there {
+	key, value, held := strings.Cut(live.GetAnnotations()[heldAnnotation], "=")
+	if !held || live.GetAnnotations()[key] == value {
 		return nil
 	}
-	return []string{fmt.Sprintf("the annotation %s is gone from %s, so that its controller undoes the release; rollback ends the release, or put it back as it was", key, live.GetName())}
+	return []string{fmt.Sprintf("the annotation %s: %s is gone from %s, so that its controller undoes the release; rollback ends the release, or put it back as it was", key, value, live.GetName())}
 }
 
 // returnableInGit refuses a return to another pod template than the one that Git has, which the controller would put back.

@@ -39,6 +39,9 @@ func (j *job) lookRollback(ctx context.Context) (*Result, error) {
 		if orphan, err := j.orphaned(ctx); err != nil || orphan {
 			return nil, err
 		}
+		if held, err := j.heldByNone(ctx); err != nil || held {
+			return nil, err
+		}
 	}
 	return j.nothing("no release is in flight: nothing to roll back"), nil
 }
@@ -398,16 +401,23 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 // removeOrphan removes a canary whose ledger was lost.
 func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	warm := j.ledger.Warm
+	held, err := j.heldByNone(ctx)
+	if err != nil {
+		return Result{}, err
+	}
 	if warm != nil {
 		j.log("ledger", "the pods of release %s were kept until %s", warm.Release, warm.Until.Format(time.RFC3339))
 	} else {
-		j.log("ledger", "no release is in flight, but there is a canary: its ledger was lost")
+		j.log("ledger", "no release is in flight, but one has left something: its ledger was lost")
 	}
 	if err := inOrder(ctx, j.emergencyRoute(free), j.removeCanary(j.drainBriefly()), j.letIn); err != nil {
 		return Result{}, err
 	}
 	if warm != nil {
 		return j.result("the pods of release %s, which were kept for a return, are gone", warm.Release), nil
+	}
+	if held {
+		return j.result("what a release had left that the ledger does not know is gone; primary has all of the traffic, and %s applies the app again", j.GitOps.Controller), nil
 	}
 	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
 }

@@ -115,7 +115,7 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	if err := before.firstLedger(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := before.sameRouter(cmd.name); err != nil {
+	if err := errors.Join(before.sameRouter(cmd.name), before.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, before)
@@ -173,7 +173,7 @@ func runAgain[Found any](ctx context.Context, c *Cluster, l *lock, cmd command[F
 	if err := j.readLedger(ctx); err != nil {
 		return Result{}, err
 	}
-	if err := j.sameRouter(cmd.name); err != nil {
+	if err := errors.Join(j.sameRouter(cmd.name), j.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, j)
@@ -205,8 +205,8 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 			return Result{}, err
 		}
 	}
-	if r := j.ledger.Release; r != nil && unclean && j.GitOps != nil && r.Reached(release.StagePromoting) {
-		r.PushOpen = true
+	if r := j.ledger.Release; r != nil && unclean && r.Git != nil && r.Reached(release.StagePromoting) {
+		r.Git.PushOpen = true
 	}
 	if r := j.ledger.Release; r != nil && l.from != "" {
 		r.Takeovers = append(r.Takeovers, release.Takeover{From: l.from, By: j.By, At: now()})
@@ -319,7 +319,7 @@ func (j *job) result(format string, args ...any) Result {
 
 // finish ends the release in the ledger, and is the result of the command that did.
 func (j *job) finish(outcome release.Outcome, format string, args ...any) (Result, error) {
-	j.ledger.Release.GitTemplate = ""
+	j.ledger.Release.Git = j.ledger.Release.WithoutEvidence().Git
 	if err := j.ledger.Finish(outcome, j.By, now()); err != nil {
 		return Result{}, err
 	}
