@@ -298,6 +298,9 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 		return nil
 	}
 	if j.planning() {
+		if in, _, err := j.GitOps.Image(ctx); err == nil && gitops.SameImage(in, to) && (r.Git == nil || r.Git.Template == "") {
+			return nil
+		}
 		j.say("Git", "a commit makes primary run %s in place of %s", to, release.DigestOf(from))
 		return nil
 	}
@@ -366,11 +369,14 @@ func short(commit string) string { return commit[:min(len(commit), 10)] }
 // letIn is the step with which a release ends: Git has what primary runs, the controller has read that, and applies the app's
 // objects again. It is safe to repeat.
 func (j *job) letIn(ctx context.Context) error {
-	if j.planning() {
-		return nil
-	}
-	if j.GitOps == nil {
+	r := j.ledger.Release
+	switch {
+	case j.GitOps == nil && !j.planning():
 		return j.lookLeft()
+	case j.planning() && r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting):
+		return j.commitImage(ctx, r.Image, r.Previous)
+	case j.planning():
+		return nil
 	}
 	primary, err := j.liveTrack(ctx, release.Primary)
 	if err != nil {

@@ -395,7 +395,7 @@ func TestPlan(t *testing.T) {
 		}
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
-			planned := []string{}
+			planned, commits := []string{}, []string{}
 			at(t, c.stage, func(w *world) {
 				j := w.job("plan")
 				j.Plan = &rollout.Plan{}
@@ -405,7 +405,7 @@ func TestPlan(t *testing.T) {
 				}
 				for _, change := range j.Plan.Changes {
 					_, name, _ := strings.Cut(change.Object, "/")
-					if strings.HasSuffix(name, "(at promotion)") {
+					if strings.HasSuffix(name, "(at promotion)") || onlyHolds(change.Diff) {
 						continue
 					}
 					if kind, _, _ := strings.Cut(change.Object, " "); kind == "ConfigMap" || kind == "Secret" {
@@ -414,6 +414,11 @@ func TestPlan(t *testing.T) {
 					planned = append(planned, change.Action+" "+strings.TrimPrefix(name, w.set.App+"-"))
 					if change.Diff == "" || strings.Contains(change.Diff, "resourceVersion") || strings.Contains(change.Diff, epochAnnotation) {
 						t.Errorf("diff of %s: %s", change.Object, change.Diff)
+					}
+				}
+				for _, note := range j.Plan.Notes {
+					if to, ok := strings.CutPrefix(note, "Git: a commit makes primary run "); ok {
+						commits = append(commits, "commit "+digitOf(strings.Fields(to)[0]))
 					}
 				}
 				if w.server.version != before || len(w.did(j)) > 0 {
@@ -430,7 +435,9 @@ func TestPlan(t *testing.T) {
 					t.Error(err)
 				}
 				for _, e := range w.by(j.name) {
-					if e.action != "note" {
+					if e.action == "commit" {
+						commits = slices.DeleteFunc(commits, func(planned string) bool { return planned == e.String() })
+					} else if e.action != "note" {
 						done = append(done, e.action+" "+e.object)
 					}
 				}
@@ -438,8 +445,28 @@ func TestPlan(t *testing.T) {
 			if diff := cmp.Diff(once(done), once(planned)); diff != "" {
 				t.Errorf("-done +planned:\n%s", diff)
 			}
+			if len(commits) > 0 {
+				t.Errorf("planned, and not done: %q", commits)
+			}
 		})
 	}
+}
+
+// onlyHolds says whether a diff has nothing but the annotations that keep a controller off.
+func onlyHolds(diff string) bool {
+	holds := false
+	for line := range strings.SplitSeq(diff, "\n") {
+		if !strings.HasPrefix(line, "+") && !strings.HasPrefix(line, "-") || strings.HasPrefix(line, "+++") || strings.HasPrefix(line, "---") {
+			continue
+		}
+		switch text := strings.TrimSpace(line[1:]); {
+		case strings.HasPrefix(text, heldKey), strings.HasPrefix(text, holdKey):
+			holds = true
+		case text != "annotations:" && !strings.HasPrefix(text, "apiVersion:") && !strings.HasPrefix(text, "kind:"):
+			return false
+		}
+	}
+	return holds
 }
 
 // TestPlanWithoutARoute: a plan of a release whose VirtualService is missing has its creation.
