@@ -191,8 +191,8 @@ func (j *job) ownsFields(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// othersFields is the operation that gives up the ownership of an object's fields.
-func othersFields(live metav1.Object) (patchOp, error) {
+// othersFields is the operation that gives up what some managers own of an object's fields.
+func othersFields(live metav1.Object, ours func(metav1.ManagedFieldsEntry) bool) (patchOp, error) {
 	others := slices.DeleteFunc(slices.Clone(live.GetManagedFields()), ours)
 	if len(others) == 0 {
 		others = []metav1.ManagedFieldsEntry{{}} // the API server's sign for "nobody"; an empty list changes nothing
@@ -219,7 +219,7 @@ func (j *job) handBack(ctx context.Context) error {
 			if !slices.ContainsFunc(live.GetManagedFields(), ours) {
 				return nil, nil
 			}
-			given, err := othersFields(live)
+			given, err := othersFields(live, ours)
 			return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
 				return j.patchExact(ctx, o, live, []patchOp{given})
 			}, err

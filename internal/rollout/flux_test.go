@@ -443,7 +443,7 @@ func TestGitRefuses(t *testing.T) {
 		says           string
 	}{
 		"not configured": {"rest", "canary", func(_ *world, j *job) { j.GitOps = nil },
-			"qwik-node-app-primary: Flux's Kustomization flux-system/apps applies it from Git, and would undo the release; write the section gitops of crossbill.yaml (docs/guides/gitops.md); nothing was changed"},
+			"Deployment prod/qwik-node-app-primary: Flux's Kustomization flux-system/apps applies it from Git, and would undo the release; write the section gitops of crossbill.yaml (docs/guides/gitops.md); nothing was changed"},
 		"Git is ahead": {"rest", "canary", func(w *world, _ *job) { w.flux.commits = append(w.flux.commits, image("3")) },
 			"gitops.repository: commit 1 has primary run " + image("3") + ", and it runs " + image("1")},
 		"a template that Git cannot have": {"rest", "canary", func(w *world, j *job) {

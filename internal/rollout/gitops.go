@@ -96,7 +96,7 @@ var groups = map[string]string{
 // has. found is what canary has found.
 func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 	if j.GitOps == nil {
-		return j.lookUncontrolled(ctx)
+		return j.lookUncontrolled()
 	}
 	git := j.GitOps
 	found.want.Git = &release.Git{Controller: git.Controller.String()}
@@ -198,15 +198,15 @@ func objectIn(all []manifest.Object, kind, name string, into any) (found bool, e
 }
 
 // lookUncontrolled refuses objects that a controller applies of which nothing is configured.
-func (j *job) lookUncontrolled(ctx context.Context) error {
-	_, live, err := j.gitOpsObjects(ctx)
-	if err != nil {
-		return fmt.Errorf("%w; nothing was changed", err)
-	}
-	for _, o := range live {
-		if owner, ok := gitops.OwnerOf(o); ok {
+func (j *job) lookUncontrolled() error {
+	for _, o := range append([]object{j.track(release.Primary), j.service()}, j.ownedByOthers()...) {
+		live := j.recall(o) // what canary has read; what it has not, it does not change either
+		if live == nil {
+			continue
+		}
+		if owner, ok := gitops.OwnerOf(live); ok {
 			return &usererr.Error{
-				Field:   o.GetName(),
+				Field:   o.String(),
 				Problem: fmt.Sprintf("%s applies it from Git, and would undo the release", owner),
 				Fix:     "write the section gitops of crossbill.yaml (docs/guides/gitops.md); nothing was changed",
 			}
@@ -481,7 +481,7 @@ func (j *job) giveBack(ctx context.Context, o object) error {
 			}
 			ops = append(ops, patchOp{Op: "remove", Path: annotationPath(heldAnnotation)})
 		}
-		given, err := othersFields(live)
+		given, err := othersFields(live, func(e metav1.ManagedFieldsEntry) bool { return ours(e) || e.Manager == sizeManager })
 		return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
 			return j.patchExact(ctx, o, live, append(ops, given))
 		}, err
@@ -609,9 +609,9 @@ func (j *job) returnableInGit(target *release.Finished) error {
 }
 
 // lookMigrateGitOps refuses to replace objects that a controller applies from Git.
-func (j *job) lookMigrateGitOps(ctx context.Context) error {
+func (j *job) lookMigrateGitOps() error {
 	if j.GitOps != nil {
 		return &usererr.Error{Field: "gitops.controller", Problem: "migrate replaces objects that " + j.GitOps.Controller.String() + " applies from Git", Fix: "suspend it for the app, run migrate without the section gitops, commit the new manifests, and resume it"}
 	}
-	return j.lookUncontrolled(ctx)
+	return j.lookUncontrolled()
 }

@@ -58,7 +58,7 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 		}
 		return m, false, &usererr.Error{Field: "from", Problem: problem, Fix: "for an app that is not deployed yet run canary: its first release goes straight to primary"}
 	}
-	if err := j.lookMigrateGitOps(ctx); err != nil {
+	if err := j.lookMigrateGitOps(); err != nil {
 		return m, false, err
 	}
 	if served.primary != nil { // started before
