@@ -97,10 +97,7 @@ func ofDeployment(tree *Tree, dir, deployment string) (matches []place, err erro
 
 // SetValue writes a value at a path in a file, such as image.digest in a chart's values.
 func SetValue(tree *Tree, file, at, value string) error {
-	text, err := tree.Read(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &usererr.Error{Field: file, Problem: "there is no such file in " + tree.short(), Fix: "give the path from the root of the repository"}
-	}
+	text, err := values(tree, file)
 	if err != nil {
 		return err
 	}
@@ -116,10 +113,7 @@ func SetValue(tree *Tree, file, at, value string) error {
 
 // Value is a value at a path in a file, as SetValue finds it.
 func Value(tree *Tree, file, at string) (string, error) {
-	text, err := tree.Read(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", &usererr.Error{Field: file, Problem: "there is no such file in " + tree.short(), Fix: "give the path from the root of the repository"}
-	}
+	text, err := values(tree, file)
 	if err != nil {
 		return "", err
 	}
@@ -132,6 +126,15 @@ func Value(tree *Tree, file, at string) (string, error) {
 		return "", &usererr.Error{Field: file, Problem: at + ": there is no value", Fix: "write one there; from then on it is changed where it is"}
 	}
 	return n.Value, nil
+}
+
+// values are a chart's, as they are written.
+func values(tree *Tree, file string) ([]byte, error) {
+	text, err := tree.Read(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &usererr.Error{Field: file, Problem: "there is no such file in " + tree.short(), Fix: "give the path from the root of the repository"}
+	}
+	return text, err
 }
 
 func (t *Tree) short() string { return "commit " + t.Head()[:10] }

@@ -116,12 +116,16 @@ func (r *Repository) edit(ctx context.Context, tree *environment.Tree, c Change)
 
 // setTemplate writes a pod template, and looks that the folder renders it then. One of somebody else's stays on the way back.
 func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, c Change) error {
-	before, after, err := r.templates(ctx, tree, c.Template)
+	live, err := r.template(ctx, tree)
+	if err != nil {
+		return err
+	}
+	before, after, err := r.compared(live, c.Template)
 	if err != nil || reflect.DeepEqual(before, after) {
 		return err
 	}
 	if c.Was != nil {
-		_, was, err := r.templates(ctx, tree, c.Was)
+		_, was, err := r.compared(live, c.Was)
 		switch {
 		case err != nil:
 			return err
@@ -140,38 +144,43 @@ func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, c 
 	if err := environment.SetTemplate(tree, r.Folder, r.Deployment, before, after); err != nil {
 		return err
 	}
-	if before, after, err = r.templates(ctx, tree, c.Template); err != nil || reflect.DeepEqual(before, after) {
+	if live, err = r.template(ctx, tree); err != nil {
+		return err
+	}
+	if before, after, err = r.compared(live, c.Template); err != nil || reflect.DeepEqual(before, after) {
 		return err
 	}
 	return &usererr.Error{Field: "gitops.path", Problem: "the pod template cannot be written there: what the folder renders is still another one, by patches or the like", Fix: "write what the release has there, in a commit of your own"}
 }
 
-// templates are the pod template that a folder renders and the one that it is to render, as JSON, with the same images of the
-// app. Those of other containers are a part of the template.
-func (r *Repository) templates(ctx context.Context, tree *environment.Tree, template *corev1.PodTemplateSpec) (is, wanted map[string]any, err error) {
+// template is the pod template that a folder renders for primary.
+func (r *Repository) template(ctx context.Context, tree *environment.Tree) (*corev1.PodTemplateSpec, error) {
 	objects, err := r.render(ctx, tree)
 	if err != nil {
-		return nil, nil, err
-	}
-	i := slices.IndexFunc(objects, func(o manifest.Object) bool { return o.Kind == "Deployment" && o.Name == r.Deployment })
-	if i < 0 {
-		return nil, nil, &usererr.Error{Field: "gitops.path", Problem: "it has no Deployment " + r.Deployment, Fix: "name the folder of the repository with the app's manifests"}
+		return nil, err
 	}
 	var live appsv1.Deployment
-	if err := json.Unmarshal(objects[i].Raw, &live); err != nil {
-		return nil, nil, err
+	found, err := manifest.Find(objects, "Deployment", r.Deployment, &live)
+	if err == nil && !found {
+		err = &usererr.Error{Field: "gitops.path", Problem: "it has no Deployment " + r.Deployment, Fix: "name the folder of the repository with the app's manifests"}
 	}
+	return &live.Spec.Template, err
+}
+
+// compared are the pod template that is rendered and one that is to be, as JSON, with the same images of the app. Those of other
+// containers are a part of the template.
+func (r *Repository) compared(live, template *corev1.PodTemplateSpec) (is, wanted map[string]any, err error) {
 	target := template.DeepCopy()
 	app := imageOf(target, r.Container)
 	for _, list := range [][]corev1.Container{target.Spec.InitContainers, target.Spec.Containers} {
 		for i := range list {
 			if list[i].Image == app {
-				list[i].Image = cmp.Or(imageOf(&live.Spec.Template, list[i].Name), list[i].Image)
+				list[i].Image = cmp.Or(imageOf(live, list[i].Name), list[i].Image)
 			}
 		}
 	}
-	if is, err = asJSON(live.Spec.Template); err == nil {
-		wanted, err = asJSON(*target)
+	if is, err = asJSON(live); err == nil {
+		wanted, err = asJSON(target)
 	}
 	return is, wanted, err
 }
@@ -186,7 +195,7 @@ func imageOf(template *corev1.PodTemplateSpec, name string) string {
 	return ""
 }
 
-func asJSON(template corev1.PodTemplateSpec) (m map[string]any, err error) {
+func asJSON(template *corev1.PodTemplateSpec) (m map[string]any, err error) {
 	text, err := json.Marshal(template)
 	if err == nil {
 		err = json.Unmarshal(text, &m)

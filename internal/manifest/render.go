@@ -47,6 +47,15 @@ type Object struct {
 	template int    // line of what looks like an unrendered template; 0 for none
 }
 
+// Find reads the object of a kind and name, and says whether there is one.
+func Find(objects []Object, kind, name string, into any) (found bool, err error) {
+	i := slices.IndexFunc(objects, func(o Object) bool { return o.Kind == kind && o.Name == name })
+	if i < 0 {
+		return false, nil
+	}
+	return true, json.Unmarshal(objects[i].Raw, into)
+}
+
 // String names the object for people.
 func (o *Object) String() string { return strings.TrimSpace(o.Kind + " " + o.Name) }
 

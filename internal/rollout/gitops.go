@@ -57,10 +57,14 @@ type GitCommit struct {
 // heldAnnotation is on objects whose controller a release has made leave them alone, beside the controller's own annotation.
 const heldAnnotation = "crossbill.our-org.github.com/held"
 
-// gitOpsObjects are the objects that a release writes and a controller may apply, as they are live; only where is more than a
-// Gateway or the canary.
+// controllable are the objects that a release writes and a controller may apply.
+func (j *job) controllable() []object {
+	return append([]object{j.track(release.Primary), j.service()}, j.ownedByOthers()...)
+}
+
+// gitOpsObjects are those that exist, as they are live.
 func (j *job) gitOpsObjects(ctx context.Context) (objects []object, live []metav1.Object, err error) {
-	for _, o := range append([]object{j.track(release.Primary), j.service()}, j.ownedByOthers()...) {
+	for _, o := range j.controllable() {
 		found, err := recent[metav1.Object](ctx, j, o)
 		if err != nil {
 			return nil, nil, err
@@ -136,7 +140,7 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 // what it cannot write is refused: the controller would put the old one back once the release has ended.
 func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release.Release) error {
 	var service corev1.Service
-	if ok, err := objectIn(in, "Service", j.Manifests.Service.Name, &service); err != nil {
+	if ok, err := manifest.Find(in, "Service", j.Manifests.Service.Name, &service); err != nil {
 		return err
 	} else if ok && !apiequality.Semantic.DeepEqual(service.Spec, j.Manifests.Service.Spec) {
 		return &usererr.Error{
@@ -175,7 +179,7 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 // gitAndOwn is primary's Deployment by what Git has and by the manifests, with an image.
 func (j *job) gitAndOwn(in []manifest.Object, image string) (git, own *appsv1.Deployment, err error) {
 	var found appsv1.Deployment
-	if ok, err := objectIn(in, "Deployment", j.deploymentName(release.Primary), &found); err != nil {
+	if ok, err := manifest.Find(in, "Deployment", j.deploymentName(release.Primary), &found); err != nil {
 		return nil, nil, err
 	} else if !ok {
 		return nil, nil, &usererr.Error{Field: "gitops.path", Problem: "it has no " + j.track(release.Primary).String(), Fix: "name the folder of the repository with the app's manifests"}
@@ -188,18 +192,9 @@ func (j *job) gitAndOwn(in []manifest.Object, image string) (git, own *appsv1.De
 	return git, own, err
 }
 
-// objectIn finds an object among those of a repository.
-func objectIn(all []manifest.Object, kind, name string, into any) (found bool, err error) {
-	i := slices.IndexFunc(all, func(o manifest.Object) bool { return o.Kind == kind && o.Name == name })
-	if i < 0 {
-		return false, nil
-	}
-	return true, json.Unmarshal(all[i].Raw, into)
-}
-
 // lookUncontrolled refuses objects that a controller applies of which nothing is configured.
 func (j *job) lookUncontrolled() error {
-	for _, o := range append([]object{j.track(release.Primary), j.service()}, j.ownedByOthers()...) {
+	for _, o := range j.controllable() {
 		live := j.recall(o) // what canary has read; what it has not, it does not change either
 		if live == nil {
 			continue
@@ -222,6 +217,11 @@ func (j *job) keepOff(ctx context.Context) error {
 	if !changed || err != nil || j.planning() {
 		return err
 	}
+	return j.haveApplied(ctx)
+}
+
+// haveApplied has the controller apply what it has read, and waits until it has tried. What it reports is said.
+func (j *job) haveApplied(ctx context.Context) error {
 	objects, err := j.controlled(ctx)
 	if err != nil {
 		return err
@@ -569,15 +569,8 @@ func (j *job) templateAgreed(ctx context.Context, commit string) error {
 
 // lookApplied has the controller apply what it has read, and looks at what became of primary.
 func (j *job) lookApplied(ctx context.Context, before *appsv1.Deployment) error {
-	objects, err := j.controlled(ctx)
-	if err != nil {
+	if err := j.haveApplied(ctx); err != nil {
 		return err
-	}
-	if err := j.GitOps.Controller.Apply(ctx, objects); err != nil {
-		if ctx.Err() != nil {
-			return err
-		}
-		j.log(j.GitOps.Controller.String(), "%v", err)
 	}
 	after, err := j.liveTrack(ctx, release.Primary)
 	if err != nil || after == nil || before == nil {
