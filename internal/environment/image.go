@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -25,13 +23,13 @@ func SetImage(tree *Tree, dir, deployment, container, image string) error {
 	if err != nil {
 		return err
 	}
-	matches, app, err := places(tree, dir, deployment, container)
+	places, app, err := places(tree, dir, deployment, container)
 	if err != nil {
 		return err
 	}
-	for i := range matches {
-		if i == app || matches[i].image == matches[app].image { // as manifest.Track does
-			if err := matches[i].set(tree, image); err != nil {
+	for i := range places {
+		if i == app || places[i].image == places[app].image { // as manifest.Track does
+			if err := places[i].set(tree, deployment, image); err != nil {
 				return err
 			}
 		}
@@ -42,57 +40,33 @@ func SetImage(tree *Tree, dir, deployment, container, image string) error {
 // Image is the image that a folder gives a Deployment's container, found as SetImage finds it, as it is written there:
 // repository@sha256:…, or by tag.
 func Image(tree *Tree, dir, deployment, container string) (string, error) {
-	matches, app, err := places(tree, dir, deployment, container)
+	places, app, err := places(tree, dir, deployment, container)
 	if err != nil {
 		return "", err
 	}
-	return matches[app].whole, nil
+	return places[app].whole, nil
 }
 
 // places are where the images of a Deployment are decided, and which of them is the app's.
-func places(tree *Tree, dir, deployment, container string) (matches []place, app int, err error) {
-	if matches, err = ofDeployment(tree, dir, deployment); err != nil {
+func places(tree *Tree, dir, deployment, container string) (all []place, app int, err error) {
+	d, err := theOne(tree, dir, "Deployment", deployment)
+	if err != nil {
 		return nil, 0, err
 	}
 	app = -1
-	for i, p := range matches {
+	for i, p := range d.places {
 		if p.init || container != "" && p.container != container {
 			continue
 		}
 		if app >= 0 {
-			return nil, 0, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
+			return nil, 0, &usererr.Error{Field: d.file, Problem: fmt.Sprintf("Deployment %s has several containers", deployment), Fix: "name the app's container"}
 		}
 		app = i
 	}
 	if app < 0 {
-		return nil, 0, &usererr.Error{Field: matches[0].manifest, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint(matches)}
+		return nil, 0, &usererr.Error{Field: d.file, Problem: fmt.Sprintf("Deployment %s has no container %s", deployment, container), Fix: hint("Deployment", []manifest{*d})}
 	}
-	return matches, app, nil
-}
-
-// ofDeployment are the places of a Deployment that a folder has once.
-func ofDeployment(tree *Tree, dir, deployment string) (matches []place, err error) {
-	s := &search{tree: tree, reading: map[string]bool{}}
-	found, err := s.folder(path.Clean("/" + dir)[1:])
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no folder %q with files", tree.short(), dir), Fix: "give the folder that the GitOps controller applies"}
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range found {
-		if p.deployment != deployment {
-			continue
-		}
-		if len(matches) > 0 && (p.manifest != matches[0].manifest || p.document != matches[0].document) {
-			return nil, &usererr.Error{Field: p.manifest, Problem: fmt.Sprintf("Deployment %s is in %s too", deployment, matches[0].manifest), Fix: "keep one of them, or give a folder that has one"}
-		}
-		matches = append(matches, p)
-	}
-	if len(matches) == 0 {
-		return nil, &usererr.Error{Field: "gitops.path", Problem: fmt.Sprintf("%s has no Deployment %s", orRoot(dir), deployment), Fix: hint(found)}
-	}
-	return matches, nil
+	return d.places, app, nil
 }
 
 // SetValue writes a value at a path in a file, such as image.digest in a chart's values.
@@ -148,12 +122,10 @@ func orRoot(dir string) string {
 
 // place is where the image of a container is decided.
 type place struct {
-	deployment, container string // as rendered
-	manifest              string // file of the Deployment
-	document              int
-	init                  bool   // it is an init container
-	image                 string // without tag and digest, as rendered
-	whole                 string // with them
+	container string
+	init      bool   // it is an init container
+	image     string // without tag and digest, as rendered
+	whole     string // with them
 
 	file string // that decides
 	find func(document int, content *yaml.Node) *yaml.Node
@@ -164,9 +136,9 @@ type place struct {
 	patched string
 }
 
-func (p *place) set(tree *Tree, image string) error {
+func (p *place) set(tree *Tree, deployment, image string) error {
 	if p.patched != "" && p.entry == nil {
-		return &usererr.Error{Field: p.patched, Problem: "a patch in it may set the image of Deployment " + p.deployment, Fix: "set the image with newName and digest in its images: instead"}
+		return &usererr.Error{Field: p.patched, Problem: "a patch in it may set the image of Deployment " + deployment, Fix: "set the image with newName and digest in its images: instead"}
 	}
 	text, err := tree.Read(p.file)
 	if err != nil {
@@ -209,163 +181,28 @@ func (p *place) set(tree *Tree, image string) error {
 	return tree.Write(p.file, text)
 }
 
-// search looks for Deployments as a GitOps controller does: in what a kustomization names, else in all files of a folder
-// and the folders in it.
-type search struct {
-	tree    *Tree
-	reading map[string]bool // folders that are being read: a cycle is not followed
-}
-
-func hint(found []place) string {
-	var names []string
-	for _, p := range found {
-		names = append(names, p.deployment+" (container "+p.container+", "+p.manifest+")")
-	}
-	slices.Sort(names)
-	if names = slices.Compact(names); len(names) == 0 {
-		return "give the folder that the GitOps controller applies; a chart's image is set by its path in the values"
-	}
-	return "there are: " + strings.Join(names[:min(len(names), 8)], ", ")
-}
-
-var kustomizationFiles = []string{"kustomization.yaml", "kustomization.yml", "Kustomization"}
-
-func (s *search) folder(dir string) ([]place, error) {
-	files, err := s.tree.Files(dir)
-	if err != nil {
-		return nil, err
-	}
-	kustomization := ""
-	for _, name := range kustomizationFiles {
-		if file := path.Join(dir, name); slices.Contains(files, file) {
-			if kustomization != "" {
-				return nil, &usererr.Error{Field: file, Problem: "there is a " + path.Base(kustomization) + " too", Fix: "keep one of them"}
-			}
-			kustomization = file
-		}
-	}
-	if kustomization != "" {
-		if s.reading[dir] {
-			return nil, nil
-		}
-		s.reading[dir] = true
-		defer delete(s.reading, dir)
-		return s.kustomization(kustomization)
-	}
-	var found []place
-	below := "" // a folder in this one with a kustomization of its own
-	for _, file := range files {
-		if below != "" && strings.HasPrefix(file, below+"/") {
+// decide lets a kustomization's images: decide the image of a container, where it names it.
+func (p *place) decide(file string, images *yaml.Node) error {
+	decided := false
+	for index, entry := range images.Content {
+		name := scalar(child(entry, "name"))
+		if name == "" || name != p.image {
 			continue
-		}
-		if below = s.ownFolder(dir, file, files); below != "" {
-			inside, err := s.folder(below)
-			if err != nil {
-				return nil, err
-			}
-			found = append(found, inside...)
-			continue
-		}
-		if !manifestFile(file) {
-			continue
-		}
-		inside, err := s.manifest(file)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, inside...)
-	}
-	return found, nil
-}
-
-// ownFolder is the outermost folder between dir and a file that has a kustomization; "" for none.
-func (s *search) ownFolder(dir, file string, files []string) (own string) {
-	for at := path.Dir(file); at != dir && at != "."; at = path.Dir(at) {
-		for _, name := range kustomizationFiles {
-			if _, ok := slices.BinarySearch(files, path.Join(at, name)); ok {
-				own = at
-			}
-		}
-	}
-	return own
-}
-
-func manifestFile(file string) bool {
-	return slices.Contains([]string{".yaml", ".yml", ".json"}, strings.ToLower(path.Ext(file))) && !slices.Contains(kustomizationFiles, path.Base(file))
-}
-
-// kustomization gives what a kustomization comes to, as far as names and images go.
-func (s *search) kustomization(file string) ([]place, error) {
-	text, err := s.tree.Read(file)
-	if err != nil {
-		return nil, err
-	}
-	all, err := documents(text)
-	if err != nil || len(all) != 1 {
-		return nil, &usererr.Error{Field: file, Problem: "it is not one document of YAML", Fix: "`kubectl kustomize " + path.Dir(file) + "` shows what is wrong"}
-	}
-	root := content(all[0])
-	var found []place
-	patched := false
-	for _, field := range []string{"resources", "bases", "components"} {
-		list := child(root, field)
-		if list == nil {
-			continue
-		}
-		for _, n := range list.Content {
-			name := path.Join(path.Dir(file), n.Value)
-			if n.Kind != yaml.ScalarNode || inside(name) != nil { // elsewhere: not ours to edit
-				continue
-			}
-			var inner []place
-			if _, err := s.tree.Files(name); err == nil {
-				inner, err = s.folder(name)
-				if err != nil {
-					return nil, err
-				}
-			} else if inner, err = s.manifest(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			found = append(found, inner...)
-		}
-	}
-	for _, field := range []string{"patches", "patchesStrategicMerge", "patchesJson6902", "transformers", "replacements", "helmCharts"} {
-		if list := child(root, field); list != nil {
-			patched = patched || s.mentionsImage(file, list)
-		}
-	}
-	prefix, suffix := scalar(child(root, "namePrefix")), scalar(child(root, "nameSuffix"))
-	for i := range found {
-		p := &found[i]
-		p.deployment = prefix + p.deployment + suffix
-		if patched {
-			p.entry, p.patched = nil, file
-		}
-		images := child(root, "images")
-		if images == nil {
-			continue
-		}
-		decided := false
-		for index, entry := range images.Content {
-			name := scalar(child(entry, "name"))
-			if name == "" || name != p.image {
-				continue
-			}
-			if decided {
-				return nil, &usererr.Error{Field: fmt.Sprintf("%s:%d", file, entry.Line), Problem: "image " + name + " has an entry before this one too", Fix: "keep one of them"}
-			}
-			decided = true
-			p.file, p.entry, p.patched = file, entry, ""
-			p.find = func(_ int, content *yaml.Node) *yaml.Node {
-				return At("images", fmt.Sprint(index))(content)
-			}
 		}
 		if decided {
-			p.image = cmp.Or(scalar(child(p.entry, "newName")), p.image)
-			p.whole = chosen(p)
+			return &usererr.Error{Field: fmt.Sprintf("%s:%d", file, entry.Line), Problem: "image " + name + " has an entry before this one too", Fix: "keep one of them"}
+		}
+		decided = true
+		p.file, p.entry, p.patched = file, entry, ""
+		p.find = func(_ int, content *yaml.Node) *yaml.Node {
+			return At("images", fmt.Sprint(index))(content)
 		}
 	}
-	return found, nil
+	if decided {
+		p.image = cmp.Or(scalar(child(p.entry, "newName")), p.image)
+		p.whole = chosen(p)
+	}
+	return nil
 }
 
 // chosen is the image that a kustomization's entry makes of one: a digest wins over a tag, and without either that of the
@@ -381,20 +218,30 @@ func chosen(p *place) string {
 	return p.image + strings.TrimPrefix(p.whole, repositoryOf(p.whole))
 }
 
-// mentionsImage says whether a part of a kustomization, or a file that it names, may set an image.
-func (s *search) mentionsImage(file string, n *yaml.Node) bool {
-	if n.Kind == yaml.ScalarNode {
-		if strings.Contains(n.Value, "image") {
-			return true
+// containers are the places of a Deployment's images as its manifest has them.
+func containers(file string, document int, root *yaml.Node) (all []place) {
+	for _, list := range []string{"initContainers", "containers"} {
+		in := At("spec", "template", "spec", list)(root)
+		if in == nil {
+			continue
 		}
-		named := path.Join(path.Dir(file), n.Value)
-		if strings.Contains(n.Value, "\n") || inside(named) != nil {
-			return false
+		for index, container := range in.Content {
+			all = append(all, place{
+				container: scalar(child(container, "name")),
+				init:      list == "initContainers",
+				image:     repositoryOf(scalar(child(container, "image"))),
+				whole:     scalar(child(container, "image")),
+				file:      file,
+				find: func(number int, content *yaml.Node) *yaml.Node {
+					if number != document {
+						return nil
+					}
+					return At("spec", "template", "spec", list, fmt.Sprint(index))(content)
+				},
+			})
 		}
-		text, err := s.tree.Read(named)
-		return err == nil && strings.Contains(string(text), "image")
 	}
-	return slices.ContainsFunc(n.Content, func(inner *yaml.Node) bool { return s.mentionsImage(file, inner) })
+	return all
 }
 
 func scalar(n *yaml.Node) string {
@@ -402,53 +249,6 @@ func scalar(n *yaml.Node) string {
 		return ""
 	}
 	return n.Value
-}
-
-// manifest gives the containers of the Deployments in a file.
-func (s *search) manifest(file string) ([]place, error) {
-	text, err := s.tree.Read(file)
-	if err != nil {
-		return nil, err
-	}
-	all, err := documents(text)
-	if err != nil {
-		if !strings.Contains(string(text), "Deployment") {
-			return nil, nil
-		}
-		return nil, &usererr.Error{Field: file, Problem: "it is not YAML: " + oneLine(err.Error()), Fix: "a chart's template cannot be edited: give the path of the image in its values"}
-	}
-	var found []place
-	for document, node := range all {
-		root := content(node)
-		if scalar(child(root, "kind")) != "Deployment" || !strings.HasPrefix(scalar(child(root, "apiVersion")), "apps/") {
-			continue
-		}
-		for _, list := range []string{"initContainers", "containers"} {
-			containers := At("spec", "template", "spec", list)(root)
-			if containers == nil {
-				continue
-			}
-			for index, container := range containers.Content {
-				found = append(found, place{
-					deployment: scalar(At("metadata", "name")(root)),
-					container:  scalar(child(container, "name")),
-					manifest:   file,
-					document:   document,
-					init:       list == "initContainers",
-					image:      repositoryOf(scalar(child(container, "image"))),
-					whole:      scalar(child(container, "image")),
-					file:       file,
-					find: func(number int, content *yaml.Node) *yaml.Node {
-						if number != document {
-							return nil
-						}
-						return At("spec", "template", "spec", list, fmt.Sprint(index))(content)
-					},
-				})
-			}
-		}
-	}
-	return found, nil
 }
 
 // repositoryOf is an image without tag and digest, as kustomize splits it.

@@ -22,22 +22,21 @@ import (
 // does not have because a kustomization makes it. Whether the folder renders as after then is for the caller to see. Errors
 // are *usererr.Error and name file and line.
 func SetTemplate(tree *Tree, dir, deployment string, before, after map[string]any) error {
-	matches, err := ofDeployment(tree, dir, deployment)
+	p, err := theOne(tree, dir, "Deployment", deployment)
 	if err != nil {
 		return err
 	}
-	p := matches[0]
-	text, err := tree.Read(p.manifest)
+	text, err := tree.Read(p.file)
 	if err != nil {
 		return err
 	}
 	for _, e := range edits(nil, before, after) {
-		e.file, e.document, e.path = p.manifest, p.document, append([]string{"spec", "template"}, e.path...)
+		e.file, e.document, e.path = p.file, p.document, append([]string{"spec", "template"}, e.path...)
 		if text, err = e.carryOut(text); err != nil {
 			return err
 		}
 	}
-	return tree.Write(p.manifest, text)
+	return tree.Write(p.file, text)
 }
 
 // edit is one change of a document.
