@@ -9,7 +9,9 @@
 //     answer was lost is found, also below commits of others, and is not made twice.
 //   - A *usererr.Error means that nothing was pushed; an *UnknownError that nobody can know it yet.
 //   - An edit that changes nothing makes no commit.
-//   - A file is changed at the bytes of one value, checked by reading the result, or not at all (SetScalar).
+//   - A file is changed at the bytes of a value, a key or an item of a list (SetScalar, SetObject), checked by reading the
+//     result: all else of it is what it was, and each comment is there. Or it is not changed at all.
+//   - What is added is a whole file (AddObject), and removed as one.
 //   - No credential is in an error, and none goes to another server than the one it was given for.
 package environment
 

@@ -121,7 +121,18 @@ func documents(text []byte) (all []*yaml.Node, err error) {
 		} else if err != nil {
 			return nil, err
 		}
+		datesAsText(document)
 		all = append(all, document)
+	}
+}
+
+// datesAsText takes a date for the string that it is to Kubernetes.
+func datesAsText(n *yaml.Node) {
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!timestamp" && n.Style == 0 {
+		n.Tag = "!!str"
+	}
+	for _, inner := range n.Content {
+		datesAsText(inner)
 	}
 }
 

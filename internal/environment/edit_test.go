@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,7 +103,7 @@ func TestSetTemplate(t *testing.T) {
 		"a variable more": {func(m map[string]any) {
 			env := containerOf(m, 0)["env"].([]any)
 			containerOf(m, 0)["env"] = append(env, map[string]any{"name": "NEW", "value": "yes"})
-		}, "-        - name: LEVEL\n-          value: \"info\"\n-        - name: SIZE\n-          value: '10'\n+          - name: LEVEL\n+            value: info\n+          - name: SIZE\n+            value: \"10\"\n+          - name: NEW\n+            value: \"yes\"\n"},
+		}, "+        - name: NEW\n+          value: \"yes\"\n"},
 		"a field more": {func(m map[string]any) { m["spec"].(map[string]any)["hostNetwork"] = true },
 			"+      hostNetwork: true\n"},
 		"a field behind a block of text": {func(m map[string]any) { containerOf(m, 0)["tty"] = true },
@@ -114,12 +115,15 @@ func TestSetTemplate(t *testing.T) {
 		"a block of text": {func(m map[string]any) { delete(containerOf(m, 0), "command") },
 			"-        command:\n-        - sh\n-        - -c\n-        - |\n-          exec serve \\\n-            --all\n"},
 		"a label more": {func(m map[string]any) { m["metadata"].(map[string]any)["labels"].(map[string]any)["x"] = "y" },
-			"environment.yaml:14: spec.template.metadata.labels.x has to be edited, and what it is in is not written with one key in each line; write what the release has there, in a commit of your own"},
+			"-      labels: {app: shop}\n+      labels: {app: shop, x: \"y\"}\n"},
 		"a comment": {func(m map[string]any) { delete(m["metadata"].(map[string]any), "annotations") },
 			"environment.yaml:17: spec.template.metadata.annotations has to be edited, and a comment in it would be lost; write what the release has there, in a commit of your own"},
 		"a container less": {func(m map[string]any) {
 			m["spec"].(map[string]any)["containers"] = m["spec"].(map[string]any)["containers"].([]any)[:1]
-		}, "environment.yaml:20: spec.template.spec.containers has to be edited, and a comment in it would be lost; write what the release has there, in a commit of your own"},
+		}, "-      - image: proxy:1\n-        name: proxy\n"},
+		"a container less, of which there is a comment": {func(m map[string]any) {
+			m["spec"].(map[string]any)["containers"] = m["spec"].(map[string]any)["containers"].([]any)[1:]
+		}, "environment.yaml:20: spec.template.spec.containers.0 has to be edited, and a comment in it would be lost; write what the release has there, in a commit of your own"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := templateIn(t, theirs)
@@ -212,14 +216,22 @@ func mutate(r *rand.Rand, v any) {
 		switch inner := v[key]; {
 		case r.IntN(8) == 0:
 			delete(v, key)
-		case reflect.ValueOf(inner).Kind() == reflect.Map, reflect.ValueOf(inner).Kind() == reflect.Slice && r.IntN(5) > 0:
+		case reflect.ValueOf(inner).Kind() == reflect.Map, reflect.ValueOf(inner).Kind() == reflect.Slice && r.IntN(5) > 1:
 			mutate(r, inner)
 		case reflect.ValueOf(inner).Kind() == reflect.Slice:
-			v[key] = append(inner.([]any), some)
+			list := inner.([]any)
+			if at := r.IntN(len(list) + 1); at < len(list) && r.IntN(2) == 0 {
+				v[key] = slices.Delete(slices.Clone(list), at, at+1)
+			} else {
+				v[key] = slices.Insert(slices.Clone(list), at, some)
+			}
 		default:
 			v[key] = some
 		}
 	case []any:
+		if len(v) == 0 {
+			return
+		}
 		i := r.IntN(len(v))
 		if reflect.ValueOf(v[i]).Kind() == reflect.Map {
 			mutate(r, v[i])
