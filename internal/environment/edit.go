@@ -38,11 +38,11 @@ type edit struct {
 }
 
 // edits are what makes one value of another, in this order: each as deep as it goes.
-func edits(path []string, before, after any) (all []edit) {
+func edits(at []string, before, after any) (all []edit) {
 	if reflect.DeepEqual(before, after) {
 		return nil
 	}
-	below := func(key string) []string { return append(slices.Clone(path), key) }
+	below := func(key string) []string { return append(slices.Clone(at), key) }
 	switch was := before.(type) {
 	case map[string]any:
 		is, _ := after.(map[string]any)
@@ -70,7 +70,7 @@ func edits(path []string, before, after any) (all []edit) {
 		if !slices.ContainsFunc(from, func(i int) bool { return i >= 0 }) {
 			break // another list
 		}
-		for i := len(was) - 1; i >= 0; i-- {
+		for i := range slices.Backward(was) {
 			if !slices.Contains(from, i) {
 				all = append(all, edit{path: below(strconv.Itoa(i)), how: remove})
 			}
@@ -87,7 +87,7 @@ func edits(path []string, before, after any) (all []edit) {
 		}
 		return all
 	}
-	return []edit{{path: path, value: after}}
+	return []edit{{path: at, value: after}}
 }
 
 // matched says for each item of a list which one of an older list it is, -1 for none. Both lists have them in one order.
@@ -289,28 +289,28 @@ func (e *edit) line(documents []*yaml.Node) int {
 }
 
 // in is a value with the edit made.
-func (e *edit) in(v any, path []string) (_ any, err error) {
-	last := len(path) == 1
+func (e *edit) in(v any, at []string) (_ any, err error) {
+	last := len(at) == 1
 	switch v := v.(type) {
 	case map[string]any:
-		switch inner, ok := v[path[0]]; {
+		switch inner, ok := v[at[0]]; {
 		case !last && !ok:
-			return nil, fmt.Errorf("no %s", path[0])
+			return nil, fmt.Errorf("no %s", at[0])
 		case !last:
-			v[path[0]], err = e.in(inner, path[1:])
+			v[at[0]], err = e.in(inner, at[1:])
 		case e.how == remove:
-			delete(v, path[0])
+			delete(v, at[0])
 		default:
-			v[path[0]] = e.value
+			v[at[0]] = e.value
 		}
 		return v, err
 	case []any:
-		i, err := strconv.Atoi(path[0])
+		i, err := strconv.Atoi(at[0])
 		switch {
 		case err != nil || i < 0 || i > len(v) || i == len(v) && (!last || e.how != insert):
-			return nil, fmt.Errorf("no %s", path[0])
+			return nil, fmt.Errorf("no %s", at[0])
 		case !last:
-			v[i], err = e.in(v[i], path[1:])
+			v[i], err = e.in(v[i], at[1:])
 		case e.how == insert:
 			v = slices.Insert(v, i, e.value)
 		case e.how == remove:
@@ -320,7 +320,7 @@ func (e *edit) in(v any, path []string) (_ any, err error) {
 		}
 		return v, err
 	}
-	return nil, fmt.Errorf("no %s", path[0])
+	return nil, fmt.Errorf("no %s", at[0])
 }
 
 // decoded is a document as Kubernetes' JSON decodes it: numbers are int64 or float64.
