@@ -135,7 +135,7 @@ func (o *proposalOptions) text(out io.Writer) error {
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, field := range []struct{ name, value string }{
-		{"app", p.App}, {"release", p.ID}, {"image", p.Image}, {"bundle", p.Bundle}, {"commit", p.Commit}, {"run", p.SourceURL}, {"again", again},
+		{"app", p.App}, {"release", p.ID}, {"image", p.Image}, {"bundle", p.Bundle}, {"commit", p.Commit}, {"run", p.SourceURL}, {"again", again}, {"approve", p.Approve},
 	} {
 		if field.value != "" {
 			fmt.Fprintf(w, "%s:\t%s\n", field.name, field.value)

@@ -2,12 +2,8 @@ package environment
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha512"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -17,9 +13,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/storage/memory"
-	"golang.org/x/crypto/ssh"
-
-	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Message is of a commit. Texts of others may be in it: no value adds a line or a trailer of its own.
@@ -208,19 +201,11 @@ func (r *Repository) build(message Message, tree, parent plumbing.Hash, objects 
 	who := object.Signature{Name: r.options.AuthorName, Email: r.options.AuthorEmail, When: message.Time}
 	commit := &object.Commit{Author: who, Committer: who, Message: message.String(), TreeHash: tree, ParentHashes: []plumbing.Hash{parent}}
 	if r.signer != nil {
-		unsigned := &plumbing.MemoryObject{}
-		if err := commit.EncodeWithoutSignature(unsigned); err != nil {
-			return plumbing.ZeroHash, err
-		}
-		reader, err := unsigned.Reader()
+		text, err := unsigned(commit)
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}
-		text, err := io.ReadAll(reader)
-		if err != nil {
-			return plumbing.ZeroHash, err
-		}
-		if commit.PGPSignature, err = signature(r.signer, text); err != nil {
+		if commit.PGPSignature, err = sign(r.signer, text); err != nil {
 			return plumbing.ZeroHash, err
 		}
 	}
@@ -229,34 +214,4 @@ func (r *Repository) build(message Message, tree, parent plumbing.Hash, objects 
 		return plumbing.ZeroHash, err
 	}
 	return objects.SetEncodedObject(encoded)
-}
-
-// signature signs a text as `ssh-keygen -Y sign -n git` does: openssh-portable, PROTOCOL.sshsig.
-func signature(key ssh.Signer, text []byte) (string, error) {
-	const magic, namespace, hash = "SSHSIG", "git", "sha512"
-	sum := sha512.Sum512(text)
-	signed := append([]byte(magic), ssh.Marshal(struct{ Namespace, Reserved, Hash, Sum string }{namespace, "", hash, string(sum[:])})...)
-	algorithm := key.PublicKey().Type()
-	if algorithm == ssh.KeyAlgoRSA {
-		algorithm = ssh.KeyAlgoRSASHA512 // SHA-1 is not accepted
-	}
-	signer, ok := key.(ssh.AlgorithmSigner)
-	if !ok {
-		return "", &usererr.Error{Field: fieldSigningKey, Problem: "a key of type " + key.PublicKey().Type() + " cannot sign", Fix: "make one with `ssh-keygen -t ed25519`"}
-	}
-	made, err := signer.SignWithAlgorithm(rand.Reader, signed, algorithm)
-	if err != nil {
-		return "", &usererr.Error{Field: fieldSigningKey, Problem: err.Error(), Fix: "make one with `ssh-keygen -t ed25519`"}
-	}
-	blob := append([]byte(magic), ssh.Marshal(struct {
-		Version                                       uint32
-		Key, Namespace, Reserved, Hash, MadeSignature string
-	}{1, string(key.PublicKey().Marshal()), namespace, "", hash, string(ssh.Marshal(made))})...)
-	var armored strings.Builder
-	armored.WriteString("-----BEGIN SSH SIGNATURE-----\n")
-	for line := range slices.Chunk([]byte(base64.StdEncoding.EncodeToString(blob)), 70) {
-		armored.Write(append(slices.Clip(line), '\n'))
-	}
-	armored.WriteString("-----END SSH SIGNATURE-----\n")
-	return armored.String(), nil
 }

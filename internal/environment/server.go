@@ -107,7 +107,7 @@ func (r *Repository) advertised(ctx context.Context, session transport.Session) 
 // read gives the files of the branch's head; those that were read last where it has not moved.
 func (r *Repository) read(ctx context.Context) (*Tree, error) {
 	last, err := bounded(ctx, r.options.Timeout, func(ctx context.Context) (*snapshot, error) {
-		return r.fetch(ctx, 1)
+		return r.fetch(ctx, 1, packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone))
 	})
 	if err != nil {
 		return nil, err
@@ -115,8 +115,9 @@ func (r *Repository) read(ctx context.Context) (*Tree, error) {
 	return newTree(last), nil
 }
 
-// fetch reads the branch's head, and so many commits before it as make up the depth.
-func (r *Repository) fetch(ctx context.Context, depth int) (*snapshot, error) {
+// fetch reads the branch's head, and so many commits before it as make up the depth, without what a server that can leaves
+// out by the filter.
+func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) (*snapshot, error) {
 	session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
 	if err != nil {
 		return nil, err
@@ -147,10 +148,7 @@ func (r *Repository) fetch(ctx context.Context, depth int) (*snapshot, error) {
 		if err := request.Capabilities.Set(capability.Filter); err != nil {
 			return nil, err
 		}
-		request.Filter = packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone)
-		if depth > 1 {
-			request.Filter = packp.FilterTreeDepth(0) // the commits alone
-		}
+		request.Filter = filter
 	}
 	answer, err := session.UploadPack(ctx, request)
 	if err != nil {
@@ -184,7 +182,7 @@ func (r *Repository) fetch(ctx context.Context, depth int) (*snapshot, error) {
 // landed finds the first of some commits in the branch's history.
 func (r *Repository) landed(ctx context.Context, sent []sentCommit) (plumbing.Hash, error) {
 	return bounded(ctx, r.options.Timeout, func(ctx context.Context) (plumbing.Hash, error) {
-		head, err := r.fetch(ctx, history)
+		head, err := r.fetch(ctx, history, packp.FilterTreeDepth(0)) // the commits alone
 		if err != nil {
 			return plumbing.ZeroHash, err
 		}

@@ -32,6 +32,9 @@ type Proposal struct {
 	release.Handoff
 	// Again releases it although it has finished before, or although it is older than what primary runs.
 	Again bool `json:"again,omitempty"`
+	// Approve is the name of the release that may be promoted, as a person has written it in a commit of its own. It counts
+	// for `crossbill run` only, and only as History.Approval says.
+	Approve string `json:"approve,omitempty"`
 }
 
 // MaxFile bounds the file of a proposal, in bytes.
@@ -63,18 +66,25 @@ func (p *Proposal) File() []byte {
 	var text bytes.Buffer
 	text.WriteString(heading)
 	for _, f := range p.fields() {
-		if *f.value != "" {
-			value, err := yaml.Marshal(*f.value) // in quotes if it would be a number else
-			if err != nil {
-				panic(err) // plain text: cannot fail
-			}
-			fmt.Fprintf(&text, "%s: %s", f.name, value)
-		}
+		text.WriteString(line(f.name, *f.value))
 	}
 	if p.Again {
 		text.WriteString("again: true\n")
 	}
+	text.WriteString(line("approve", p.Approve))
 	return text.Bytes()
+}
+
+// line is that of a field; "" when it has no value.
+func line(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	text, err := yaml.Marshal(value) // in quotes if it would be a number else
+	if err != nil {
+		panic(err) // plain text: cannot fail
+	}
+	return name + ": " + string(text)
 }
 
 // Parse reads a file. name is how errors call it; app is whose it has to be. Errors are *usererr.Error.
@@ -87,7 +97,11 @@ func Parse(name string, text []byte, app string) (*Proposal, error) {
 	if p.App != "" && p.App != app {
 		return nil, d.wrong("app", fmt.Sprintf("it is %q, and this is the file of %q", p.App, app), "give each app a file of its name")
 	}
-	if err := p.Check(); err != nil {
+	err = p.Check()
+	if err == nil && p.Approve != "" {
+		err = release.CheckID("approve", p.Approve)
+	}
+	if err != nil {
 		return nil, d.located(err)
 	}
 	return p, nil
@@ -135,7 +149,7 @@ func (d *decoder) proposal(text []byte) (*Proposal, error) {
 		return nil, err
 	}
 	p := &Proposal{}
-	fields, names := map[string]*string{"again": nil}, []string{}
+	fields, names := map[string]*string{"again": nil, "approve": &p.Approve}, []string{}
 	for _, f := range p.fields() {
 		fields[f.name] = f.value
 		names = append(names, f.name)
@@ -145,7 +159,7 @@ func (d *decoder) proposal(text []byte) (*Proposal, error) {
 		into, known := fields[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode || !known:
-			return nil, d.wrongAt(key.Line, short(key), "there is no such field", "leave it out; the fields are "+strings.Join(names, ", ")+", again")
+			return nil, d.wrongAt(key.Line, short(key), "there is no such field", "leave it out; the fields are "+strings.Join(names, ", ")+", again, approve")
 		case d.lines[key.Value] > 0:
 			return nil, d.wrongAt(key.Line, key.Value, fmt.Sprintf("line %d has it too", d.lines[key.Value]), "keep one")
 		case value.Kind != yaml.ScalarNode || value.ShortTag() == "!!null" || value.Value == "":

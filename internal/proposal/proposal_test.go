@@ -63,6 +63,14 @@ bundle: registry.example.com/our-org/shop@sha256:` + digest + `
 commit: "1234567"
 again: true
 `},
+		"approved": {good(func(p *Proposal) { p.Approve = "1234567" }), `# Written by ` + "`crossbill propose`" + `. The pipeline of this repository releases what it names.
+app: shop
+releaseId: b886b7b15688
+image: registry.example.com/our-org/shop@sha256:` + digest + `
+commit: 3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d3f9a1c2d
+sourceUrl: https://github.com/our-org/shop/actions/runs/7
+approve: "1234567"
+`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := test.proposal.File()
@@ -102,6 +110,7 @@ func TestParseErrors(t *testing.T) {
 		"an address to run":    {strings.Replace(whole, run+"7", `"https://x/$(id)"`, 1), "f.yaml:6: sourceUrl", "is not a plain web address"},
 		"a line break":         {strings.Replace(whole, run+"7", `"https://x/\nIMAGE=y"`, 1), "f.yaml:6: sourceUrl", "is not a plain web address"},
 		"a block of lines":     {strings.Replace(whole, run+"7", "|\n  https://x/\n  IMAGE=y", 1), "f.yaml:6: sourceUrl", "is not a plain web address"},
+		"approve: -":           {whole + "approve: -x\n", "f.yaml:7: approve", `"-x" is not a release id`},
 		"again: yes":           {whole + "again: yes\n", "f.yaml:7: again", `"yes" is not true or false`},
 		"no text":              {strings.Replace(whole, run+"7", "", 1), "f.yaml:6: sourceUrl", "it has no text"},
 		"a list":               {strings.Replace(whole, commit, "["+commit+"]", 1), "f.yaml:5: commit", "it has no text"},
@@ -146,6 +155,7 @@ func TestDecide(t *testing.T) {
 		"an older one, on purpose":    {seventh, good(from("6"), again), Outcome{}},
 		"the same, on purpose":        {seventh, good(from("7"), again), Outcome{}},
 		"once more on purpose":        {good(from("7"), again), good(from("7"), again), Outcome{Same: true}},
+		"approved meanwhile":          {good(from("7"), func(p *Proposal) { p.Approve = p.ID }), good(from("7")), Outcome{Same: true}},
 		"the workflow repeats it":     {good(from("7"), again), good(from("7")), Outcome{Same: true}},
 		"older than one that is back": {good(from("7"), again), good(from("6")), Outcome{SupersededBy: seventh.ID}},
 		"a run of another repository": {seventh, good(from("6"), func(p *Proposal) { p.SourceURL = "https://github.com/our-org/other/actions/runs/6" }), Outcome{}},
@@ -290,6 +300,7 @@ func TestDotenv(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(good().File())
 	f.Add(good(bundle, again).File())
+	f.Add(good(func(p *Proposal) { p.Approve = "1e3" }).File())
 	for _, text := range []string{"", "app: shop", "a: &a [*a]", "? {a: b}\n: c\n", "--- !!map {app: shop}\n...\n", "app: !!binary c2hvcA==\n", "\ufeffapp: shop\n", "%YAML 1.2\n---\napp: shop\n"} {
 		f.Add([]byte(text))
 	}

@@ -1,6 +1,7 @@
 package release
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,8 @@ type ApprovalKind string
 // The kinds.
 const (
 	ApprovalVerified   ApprovalKind = "verified"   // the ID token of a job that its approver started
+	ApprovalSigned     ApprovalKind = "signed"     // a commit in the environment repository that its approver has signed
+	ApprovalCommit     ApprovalKind = "commit"     // a commit there, by whoever may push to the branch
 	ApprovalOperator   ApprovalKind = "operator"   // the word of a person with rights in the cluster
 	ApprovalUnverified ApprovalKind = "unverified" // nobody's: no policy asks for one
 )
@@ -19,7 +22,7 @@ const (
 // Approval is somebody's yes to the release in flight. It is bound to that release by being in it.
 type Approval struct {
 	Kind    ApprovalKind `json:"kind"`
-	By      string       `json:"by"`               // the approver's login; of the other kinds what --by says
+	By      string       `json:"by"`               // the approver's login, or the key's principals, or the commit's author; of the other kinds what --by says
 	UserID  string       `json:"userId,omitempty"` // in the issuer's numbers, which stay when a login changes
 	Command string       `json:"command"`          // that it was given to
 	Step    int          `json:"step,omitempty"`   // of the release's plan that it is for, from 1; 0: the promotion
@@ -30,6 +33,8 @@ type Approval struct {
 	Pipeline string `json:"pipeline,omitempty"`
 	Job      string `json:"job,omitempty"`
 	Token    string `json:"token,omitempty"` // its unique id, not the token itself
+
+	Commit string `json:"commit,omitempty"` // that brought one by a commit
 
 	Policy string `json:"policy,omitempty"` // hash of the policy that it was held against
 }
@@ -152,6 +157,10 @@ func (a Approval) String() string {
 	switch a.Kind {
 	case ApprovalVerified:
 		return a.By
+	case ApprovalSigned:
+		return fmt.Sprintf("%s (signed commit %.12s)", a.By, a.Commit)
+	case ApprovalCommit:
+		return fmt.Sprintf("%s (commit %.12s)", a.By, a.Commit)
 	case ApprovalOperator:
 		return a.By + " (operator)"
 	}

@@ -176,6 +176,7 @@ type Release struct {
 	Origin       *Origin   `json:"origin,omitempty"` // of the image; nil in the ledgers of earlier versions
 	PipelineURL  string    `json:"pipelineUrl,omitempty"`
 	SourceURL    string    `json:"sourceUrl,omitempty"` // page of the run that triggered it
+	Proposal     string    `json:"proposal,omitempty"`  // commit of the environment repository that proposed it to `crossbill run`
 	Objects      *Objects  `json:"objects,omitempty"`   // what a rollback needs to find
 	Steps        []Step    `json:"steps"`
 	// Judged are the verdicts that another one has followed, oldest first, without their evidence.
