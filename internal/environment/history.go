@@ -53,8 +53,9 @@ func (r *Repository) History(ctx context.Context, name string, enough func([]Ver
 
 // versions are those of a file in the commits that were read. whole says that there are no older ones.
 func (s *snapshot) versions(name string) (versions []Version, whole bool, err error) {
-	commit, is := s.commit, plumbing.ZeroHash
-	if is, err = s.blob(commit, name); err != nil {
+	commit := s.commit
+	is, err := s.blob(commit, name)
+	if err != nil {
 		return nil, false, err
 	}
 	for {
