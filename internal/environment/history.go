@@ -17,7 +17,7 @@ type Version struct {
 	Commit string
 	At     time.Time // when it was committed, as the commit says
 	Author string    // Name <address>, as the commit says
-	Text   []byte    // nil: the file is not there
+	Text   []byte    // nil: there is no file
 
 	signed    []byte // what a signature of the commit is made of
 	signature string

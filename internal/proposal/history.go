@@ -14,7 +14,7 @@ import (
 // Version is the file of an app from one commit of the branch on.
 type Version struct {
 	environment.Version
-	Proposal *Proposal // nil: the file is not there, or is not right
+	Proposal *Proposal // nil: there is no file, or it is not right
 	Err      error     // why it is not right
 }
 

@@ -86,8 +86,8 @@ func TestApprovalInGit(t *testing.T) {
 	if _, err := approve(q.ID); err == nil || !strings.Contains(err.Error(), "it names release "+p.ID+", not "+q.ID) {
 		t.Errorf("another release was approved: %v", err)
 	}
-	by := commit("by hand", false, []byte(string(p.File())+"approve: "+p.ID+" # Mona\n"))
-	want("approved by hand", first, p, by, "")
+	by := commit("in an editor", false, []byte(string(p.File())+"approve: "+p.ID+" # Mona\n"))
+	want("approved in an editor", first, p, by, "")
 	commit("comment", false, []byte("# a comment\n"+string(p.File())+"approve: "+p.ID+"\n"))
 	want("with another comment", first, p, by, "")
 	commit("take it back", false, append([]byte("# keep this\n"), p.File()...))
@@ -109,8 +109,8 @@ func TestApprovalInGit(t *testing.T) {
 	second := commit("propose", false, q.File())
 	want("the first, after the second was proposed", first, p, made, "")
 	commit("broken", false, []byte("app: ["))
-	commit("mended", false, append(q.File(), "approve: "+q.ID+"\n"...))
-	want("mended with an approval", second, q, "", "nobody has approved it")
+	commit("corrected", false, append(q.File(), "approve: "+q.ID+"\n"...))
+	want("corrected with an approval", second, q, "", "nobody has approved it")
 
 	third := commit("all anew", true, q.File())
 	want("forced away", second, q, "", "is not in the branch")

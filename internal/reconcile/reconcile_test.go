@@ -239,7 +239,7 @@ func check(t *rapid.T, g Git, s State, step Step) {
 		fail("of another release than the one in flight")
 	case flying != nil && flying.Proposal != "" && step.Command == None && s.Lock == "":
 		fail("what is in flight is left alone")
-	case step.Command == Promote && flying.Stage != release.StagePromoting && (s.Ledger.Promotable() != nil || g.Problem != nil || !approvedByHand(g.History, flying)):
+	case step.Command == Promote && flying.Stage != release.StagePromoting && (s.Ledger.Promotable() != nil || g.Problem != nil || !approvedAlone(g.History, flying)):
 		fail("promoted without an approval")
 	}
 	starts := step.Command == Queue || step.Command == Canary && flying == nil
@@ -263,8 +263,8 @@ func check(t *rapid.T, g Git, s State, step Step) {
 	}
 }
 
-// approvedByHand says whether some commit after the one that proposed a release has brought its approval, and nothing else.
-func approvedByHand(h proposal.History, r *release.Release) bool {
+// approvedAlone says whether some commit after the one that proposed a release has brought its approval, and nothing else.
+func approvedAlone(h proposal.History, r *release.Release) bool {
 	for i := len(h) - 2; i >= 0; i-- {
 		was, is := h[i+1].Proposal, h[i].Proposal
 		if was == nil || is == nil || is.Approve != r.ID || was.Approve == r.ID {
