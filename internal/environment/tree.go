@@ -15,6 +15,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/storer"
+	"github.com/go-git/go-git/v5/storage/memory"
 
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -45,6 +46,29 @@ type entry struct {
 	folder  *folder // of mode Dir
 	changed bool
 	data    []byte // of what is changed
+}
+
+// TreeOf is a tree of files that are in no repository; head names it.
+func TreeOf(head string, files map[string][]byte) (*Tree, error) {
+	objects := memory.NewStorage()
+	empty := objects.NewEncodedObject()
+	if err := (&object.Tree{}).Encode(empty); err != nil {
+		return nil, err
+	}
+	root, err := objects.SetEncodedObject(empty)
+	if err != nil {
+		return nil, err
+	}
+	tree := newTree(&snapshot{commit: &object.Commit{TreeHash: root}, objects: objects})
+	for name, text := range files {
+		if err := tree.Write(name, text); err != nil {
+			return nil, err
+		}
+	}
+	if root, err = tree.write(objects); err != nil {
+		return nil, err
+	}
+	return newTree(&snapshot{commit: &object.Commit{Hash: plumbing.NewHash(head), TreeHash: root}, objects: objects}), nil
 }
 
 func newTree(from *snapshot) *Tree {

@@ -42,7 +42,10 @@ const (
 	instanceLabel       = "app.kubernetes.io/instance"
 )
 
-// argoManagers are the field managers that Argo CD applies with.
+// Managers are the field managers of what the controllers write.
+var Managers = append([]string{"kustomize-controller"}, argoManagers...)
+
+// argoManagers are those of Argo CD.
 var argoManagers = []string{"argocd-controller", "argocd-application-controller"}
 
 // OwnerOf says what applies an object from Git, by what the controllers write into it; false for nothing that is known. Argo

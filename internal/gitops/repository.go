@@ -239,18 +239,23 @@ func (r *Repository) message(c Change) environment.Message {
 	if reason := cmp.Or(of.Reason, returnReason(of)); reason != "" {
 		m.Body += "\n\nWhy: " + reason
 	}
+	m.Trailers = Trailers(of)
+	return m
+}
+
+// Trailers say of a commit which release it is about, how that was judged, and who has approved it.
+func Trailers(r *release.Release) []environment.Trailer {
 	verdict := ""
-	if v := of.Verdict; v != nil {
+	if v := r.Verdict; v != nil {
 		verdict = string(v.Outcome)
 		if v.Reason != "" {
 			verdict += " (" + v.Reason + ")"
 		}
 	}
-	m.Trailers = []environment.Trailer{
-		{Key: "Release", Value: of.ID}, {Key: "Source-Commit", Value: of.Commit}, {Key: "Verdict", Value: verdict},
-		{Key: "Pipeline", Value: of.PipelineURL}, {Key: "Approved-By", Value: of.Approvers()},
+	return []environment.Trailer{
+		{Key: "Release", Value: r.ID}, {Key: "Source-Commit", Value: r.Commit}, {Key: "Verdict", Value: verdict},
+		{Key: "Pipeline", Value: r.PipelineURL}, {Key: "Approved-By", Value: r.Approvers()},
 	}
-	return m
 }
 
 func returnReason(r *release.Release) string {

@@ -40,9 +40,10 @@ func bindingOf(image, pod string) string { return hashOf(image + "\n" + pod) }
 // bound are the hashes that a Deployment notes.
 func bound(d *appsv1.Deployment) []string { return strings.Fields(d.Annotations[boundAnnotation]) }
 
-// boundTo says whether a Deployment has run an image with a pod template as a release of its own.
-func boundTo(d *appsv1.Deployment, image, pod string) bool {
-	return slices.Contains(bound(d), bindingOf(image, pod))
+// boundTo says whether a Deployment has run an image with a pod template as a release of its own. In Git, who may write the
+// ledger may write the Deployment, too.
+func (j *job) boundTo(d *appsv1.Deployment, image, pod string) bool {
+	return j.Git != nil || slices.Contains(bound(d), bindingOf(image, pod))
 }
 
 // carryBound keeps what primary notes, whoever applies it: a field that an apply does not name is given up.
@@ -76,7 +77,7 @@ func without(hashes []string, hash string) []string {
 
 // bindAhead notes on primary what promotion is about to make of it: what the canary has. That spares a write of its own.
 func (j *job) bindAhead(canary, live, desired *appsv1.Deployment) error {
-	if canary == nil {
+	if canary == nil || j.Git != nil {
 		return nil
 	}
 	pod, err := podOf(canary)
@@ -95,16 +96,16 @@ func (j *job) keepPod(ctx context.Context, after *appsv1.Deployment) (*appsv1.De
 		return after, err
 	}
 	r.Pod = pod
-	if boundTo(after, r.Image, pod) {
+	if j.boundTo(after, r.Image, pod) {
 		return after, nil
 	}
 	o := j.track(release.Primary)
-	_, after, err = change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	_, after, err = change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live == nil {
 			return nil, errors.New("somebody has deleted it")
 		}
 		note := strings.Join(j.withBinding(live, bindingOf(r.Image, pod)), " ")
-		return j.patch(o, patchOp{"add", "/metadata/annotations/" + strings.ReplaceAll(boundAnnotation, "/", "~1"), note}), nil
+		return j.patch(patchOp{"add", "/metadata/annotations/" + strings.ReplaceAll(boundAnnotation, "/", "~1"), note}), nil
 	})
 	return after, err
 }

@@ -146,7 +146,7 @@ func (j *job) hpaOf(ctx context.Context, deployment string) (*autoscalingv2.Hori
 func (j *job) grow(ctx context.Context, track release.Track, want int32) (grown bool, err error) {
 	o := j.track(track)
 	had := int32(0)
-	_, _, err = change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	_, _, err = change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		switch {
 		case live == nil:
 			return nil, errors.New("somebody has deleted it")
@@ -154,7 +154,7 @@ func (j *job) grow(ctx context.Context, track release.Track, want int32) (grown 
 			return nil, nil
 		}
 		grown, had = true, replicasOf(live) // even if the answer is lost: what was added has to get ready
-		return j.patch(o, patchOp{"add", "/spec/replicas", want}), nil
+		return j.patch(patchOp{"add", "/spec/replicas", want}), nil
 	})
 	if grown && err == nil {
 		j.log(o.String(), "scaled from %d to %d replicas, for what it is about to get", had, want)

@@ -26,20 +26,28 @@ const (
 	sizeManager = "crossbill-size"
 )
 
-// write is one change to an object as it was read, nil when it was not found. It gives what the API server
-// made of it, nil of a deletion.
-type write func(ctx context.Context, live metav1.Object) (after metav1.Object, err error)
+// write is one change to an object: exactly one of its fields says what becomes of it.
+type write struct {
+	create metav1.Object              // it is made; it was not found
+	apply  metav1.Object              // it is brought to this, by server-side apply
+	size   *int32                     // a Deployment gets so many replicas
+	patch  []patchOp                  // these are carried out on it as it was read
+	remove metav1.DeletionPropagation // it is deleted as it was read, and what it owns as this says
+
+	stamped bool   // it gets the epoch of the job's lock
+	says    string // what it does, for a commit; may be empty
+}
 
 // change is the one way to write an object: read it, check the fence, change it, record it. decide makes the
 // write out of what is live; nil when there is nothing to do. It is safe to try again after an unknown
 // outcome: each attempt reads anew, and its write names what it read. The first one takes what this job has read
 // already, if there is something to write to it: where that has changed since, the write is a conflict. So is one that makes
 // an object that is there already.
-func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (write, error)) (before, after T, err error) {
+func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(live T) (*write, error)) (before, after T, err error) {
 	known, fresh := j.recall(o), j.fresh(o)
 	unread := o.unread && known == nil
 	err = j.retried(ctx, o.String(), func() error {
-		live, do, err := known, write(nil), error(nil)
+		live, do, err := known, (*write)(nil), error(nil)
 		enough := live != nil && j.fence(live) == nil
 		known = nil
 		if enough {
@@ -62,7 +70,7 @@ func change[T metav1.Object](ctx context.Context, j *job, o object, decide func(
 			j.record(o, live, live) // an earlier attempt may have done it, its answer lost
 			return nil
 		}
-		written, err := do(ctx, live)
+		written, err := j.store().carryOut(ctx, j, o, live, do)
 		if live != nil && apierrors.IsNotFound(err) { // somebody has deleted it since it was read
 			j.remember(o, nil)
 			return apierrors.NewConflict(schema.GroupResource{Resource: o.kind}, o.name, err)
@@ -133,29 +141,45 @@ func transient(err error) bool {
 		utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) || utilnet.IsTimeout(err)
 }
 
-func (j *job) dryRun() []string {
-	if j.planning() {
-		return []string{metav1.DryRunAll}
-	}
-	return nil
-}
-
 // create makes an object that was not found. owned: it is the app's alone, so it carries the epoch.
-func (j *job) create(o object, desired metav1.Object, owned bool) write {
-	return func(ctx context.Context, _ metav1.Object) (metav1.Object, error) {
-		if owned {
-			j.stampOnto(desired)
-		}
-		return o.create(ctx, desired, metav1.CreateOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
-	}
+func (j *job) create(desired metav1.Object, owned bool) *write {
+	return &write{create: desired, stamped: owned}
 }
 
 // apply brings an object to what is desired, by server-side apply. It takes a field over from whoever set it,
 // which for our own objects' fields is what a release is.
-func (j *job) apply(o object, desired metav1.Object) write {
-	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-		j.stampOnto(desired)
-		content, err := plain(desired)
+func (j *job) apply(desired metav1.Object) *write { return &write{apply: desired, stamped: true} }
+
+// applySize gives a Deployment a number of replicas, under a manager of its own that an HPA may take it from.
+func (j *job) applySize(replicas int32) *write { return &write{size: &replicas} }
+
+// patch carries operations out on an object and stamps it. Lists of VirtualService and DestinationRule are
+// atomic under server-side apply, so these two are changed by such patches: only the named fields change,
+// whatever else is there.
+func (j *job) patch(ops ...patchOp) *write { return &write{patch: ops, stamped: true} }
+
+// remove deletes an object as it was read. What it owns is deleted as policy says.
+func (j *job) remove(policy metav1.DeletionPropagation) *write { return &write{remove: policy} }
+
+// patchOp is one operation of a JSON patch (RFC 6902).
+type patchOp struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"`
+}
+
+// toAPIServer writes to the API server, and gives what it made of the object, nil of a deletion. A write holds only for the
+// resourceVersion that was read: else it is a conflict.
+func (j *job) toAPIServer(ctx context.Context, o object, live metav1.Object, w *write) (metav1.Object, error) {
+	switch {
+	case w.create != nil:
+		if w.stamped {
+			j.stampOnto(w.create)
+		}
+		return o.create(ctx, w.create, metav1.CreateOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
+	case w.apply != nil:
+		j.stampOnto(w.apply)
+		content, err := plain(w.apply)
 		if err != nil {
 			return nil, err
 		}
@@ -164,18 +188,24 @@ func (j *job) apply(o object, desired metav1.Object) write {
 		delete(metadata, "creationTimestamp")
 		delete(metadata, "managedFields")
 		return j.applyFields(ctx, o, live, fieldManager, content)
-	}
-}
-
-// applySize gives a Deployment a number of replicas, under a manager of its own that an HPA may take it from.
-func (j *job) applySize(o object, replicas int32) write {
-	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
+	case w.size != nil:
 		return j.applyFields(ctx, o, live, sizeManager, map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment",
 			"metadata": map[string]any{"name": o.name, "namespace": o.namespace},
-			"spec":     map[string]any{"replicas": replicas},
+			"spec":     map[string]any{"replicas": *w.size},
 		})
+	case w.remove != "":
+		return nil, j.delete(ctx, o, live, w.remove)
 	}
+	ops := []patchOp{{"replace", "/metadata/resourceVersion", live.GetResourceVersion()}}
+	if w.stamped {
+		ops = append(ops, j.stampOp(live))
+	}
+	body, err := json.Marshal(append(ops, w.patch...))
+	if err != nil {
+		return nil, err
+	}
+	return o.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
 }
 
 func (j *job) applyFields(ctx context.Context, o object, live metav1.Object, manager string, content map[string]any) (metav1.Object, error) {
@@ -190,42 +220,21 @@ func (j *job) applyFields(ctx context.Context, o object, live metav1.Object, man
 	return o.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: j.dryRun(), FieldValidation: metav1.FieldValidationStrict})
 }
 
-// patchOp is one operation of a JSON patch (RFC 6902).
-type patchOp struct {
-	Op    string `json:"op"`
-	Path  string `json:"path"`
-	Value any    `json:"value,omitempty"`
+func (j *job) delete(ctx context.Context, o object, live metav1.Object, policy metav1.DeletionPropagation) error {
+	uid, version := live.GetUID(), live.GetResourceVersion()
+	err := o.delete(ctx, metav1.DeleteOptions{
+		Preconditions:     &metav1.Preconditions{UID: &uid, ResourceVersion: &version},
+		PropagationPolicy: &policy, DryRun: j.dryRun(),
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
-// patch carries operations out on an object and stamps it. Lists of VirtualService and DestinationRule are
-// atomic under server-side apply, so these two are changed by such patches: only the named fields change,
-// whatever else is there.
-func (j *job) patch(o object, ops ...patchOp) write {
-	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-		return j.patchExact(ctx, o, live, append([]patchOp{j.stampOp(live)}, ops...))
+func (j *job) dryRun() []string {
+	if j.planning() {
+		return []string{metav1.DryRunAll}
 	}
-}
-
-// patchExact carries operations out that hold only for the resourceVersion that was read: a conflict otherwise.
-func (j *job) patchExact(ctx context.Context, o object, live metav1.Object, ops []patchOp) (metav1.Object, error) {
-	body, err := json.Marshal(append([]patchOp{{"replace", "/metadata/resourceVersion", live.GetResourceVersion()}}, ops...))
-	if err != nil {
-		return nil, err
-	}
-	return o.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
-}
-
-// remove deletes an object as it was read. What it owns is deleted as policy says.
-func (j *job) remove(o object, policy metav1.DeletionPropagation) write {
-	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-		uid, version := live.GetUID(), live.GetResourceVersion()
-		err := o.delete(ctx, metav1.DeleteOptions{
-			Preconditions:     &metav1.Preconditions{UID: &uid, ResourceVersion: &version},
-			PropagationPolicy: &policy, DryRun: j.dryRun(),
-		})
-		if apierrors.IsNotFound(err) {
-			return nil, nil
-		}
-		return nil, err
-	}
+	return nil
 }

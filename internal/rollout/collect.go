@@ -120,11 +120,11 @@ func (j *job) lastGood() (found []*release.Release) {
 
 // deleteCopy deletes a copy of this app.
 func (j *job) deleteCopy(ctx context.Context, o object) error {
-	before, after, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+	before, after, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 		if live == nil || live.GetDeletionTimestamp() != nil || !j.ownCopy(live) {
 			return nil, nil
 		}
-		return j.remove(o, metav1.DeletePropagationBackground), nil
+		return j.remove(metav1.DeletePropagationBackground), nil
 	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", o, err)

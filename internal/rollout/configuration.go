@@ -117,10 +117,10 @@ func (j *job) makeKey(ctx context.Context) error {
 	}
 	o := j.secret(j.keyName())
 	o.unread = true
-	_, _, err := change(ctx, j, o, func(live *corev1.Secret) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *corev1.Secret) (*write, error) {
 		switch {
 		case live == nil:
-			return j.create(o, &corev1.Secret{
+			return j.create(&corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Name: o.name, Namespace: o.namespace, Labels: map[string]string{manifest.CopyLabel: manifest.CopyLabelValue(j.app())}},
 				Data:       map[string][]byte{keyField: j.newKey}, Immutable: new(true),
 			}, false), nil
@@ -255,14 +255,14 @@ func (j *job) ensureCopy(ctx context.Context, o object, desired metav1.Object) e
 	}
 	o.unread = true
 	desired.SetNamespace(o.namespace)
-	before, after, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+	before, after, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 		switch {
 		case live == nil:
-			return j.create(o, desired, true), nil
+			return j.create(desired, true), nil
 		case !sameContent(live, desired):
 			return nil, &usererr.Error{Field: o.String(), Problem: "it does not have the content that its name says: somebody else has made it, or changed it", Fix: "delete it and run the command again, or roll the release back and give the one in the manifests another name"}
 		}
-		return j.share(o, live), nil
+		return j.share(live), nil
 	})
 	if err == nil && before == nil && after != nil {
 		j.log(o.String(), "made: what the release's pods read does not change under them")
@@ -272,7 +272,7 @@ func (j *job) ensureCopy(ctx context.Context, o object, desired metav1.Object) e
 
 // share is the write after which nobody changes or deletes a copy that somebody else has made: Kustomize's generators
 // give the same name to the same content, and so does another app. Nil when that is so already.
-func (j *job) share(o object, live metav1.Object) write {
+func (j *job) share(live metav1.Object) *write {
 	var ops []patchOp
 	if !immutable(live) {
 		ops = append(ops, patchOp{"add", "/immutable", true})
@@ -283,9 +283,7 @@ func (j *job) share(o object, live metav1.Object) write {
 	if len(ops) == 0 {
 		return nil
 	}
-	return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-		return j.patchExact(ctx, o, live, ops)
-	}
+	return &write{patch: ops}
 }
 
 func immutable(o metav1.Object) bool {

@@ -224,7 +224,7 @@ func harmless(write string) bool {
 	if (strings.HasPrefix(write, "DELETE") || strings.HasPrefix(write, "PATCH")) && (strings.Contains(write, "configmaps") || strings.Contains(write, "secrets")) {
 		return true
 	}
-	return strings.HasPrefix(write, "PUT") && strings.Contains(write, "configmaps")
+	return strings.HasPrefix(write, "PUT") && strings.Contains(write, "configmaps") || strings.HasPrefix(write, "commit") && strings.Contains(write, " is at stage ")
 }
 
 // finish carries whatever is in flight to its good end.

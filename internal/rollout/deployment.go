@@ -20,7 +20,7 @@ import (
 // is live what else is desired: the number of replicas, a note.
 func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, shape func(live, desired *appsv1.Deployment) error) (before, after *appsv1.Deployment, err error) {
 	o := j.deployment(desired.Name)
-	return change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	return change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live != nil {
 			if err := sameSelector(live, desired); err != nil {
 				return nil, err
@@ -33,7 +33,7 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 				return nil, err
 			}
 		}
-		return j.apply(o, shaped), nil
+		return j.apply(shaped), nil
 	})
 }
 
@@ -179,11 +179,11 @@ func sizedByManifest(d *appsv1.Deployment) bool {
 // resize gives a Deployment a number of replicas.
 func (j *job) resize(ctx context.Context, name string, replicas int32) error {
 	o := j.deployment(name)
-	_, _, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live == nil {
 			return nil, errors.New("somebody has deleted it")
 		}
-		return j.applySize(o, replicas), nil
+		return j.applySize(replicas), nil
 	})
 	return err
 }
@@ -191,11 +191,11 @@ func (j *job) resize(ctx context.Context, name string, replicas int32) error {
 // deleteDeployment deletes a Deployment; its pods go first.
 func (j *job) deleteDeployment(ctx context.Context, name string) error {
 	o := j.deployment(name)
-	before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live == nil || live.DeletionTimestamp != nil {
 			return nil, nil
 		}
-		return j.remove(o, metav1.DeletePropagationForeground), nil
+		return j.remove(metav1.DeletePropagationForeground), nil
 	})
 	if err == nil && before != after {
 		j.log(o.String(), "deleting")

@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -65,18 +66,27 @@ func (j *job) onPlan(want release.Release, part func(*job, context.Context) erro
 
 // dryApply is what the API server would make of a Deployment; nil when a webhook that knows no dry run hides it.
 func (j *job) dryApply(ctx context.Context, desired *appsv1.Deployment) (*appsv1.Deployment, error) {
-	planned := *j.Cluster
-	planned.Plan = &Plan{}
-	trial, o := &job{Cluster: &planned}, j.deployment(desired.Name)
-	var made metav1.Object
-	err := persist(ctx, func() (err error) {
-		made, err = trial.apply(o, desired.DeepCopy())(ctx, nil)
-		return err
-	})
+	if j.Git != nil { // only reads the cluster
+		return nil, nil
+	}
+	o := j.deployment(desired.Name)
+	made, err := j.tryApply(ctx, o, desired)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", o, err)
 	}
 	return as[*appsv1.Deployment](made), j.beforehand(err)
+}
+
+// tryApply is a dry run of an apply of an object, whatever is live.
+func (j *job) tryApply(ctx context.Context, o object, desired runtime.Object) (made metav1.Object, err error) {
+	planned := *j.Cluster
+	planned.Plan = &Plan{}
+	trial := &job{Cluster: &planned}
+	err = persist(ctx, func() (err error) {
+		made, err = trial.toAPIServer(ctx, o, nil, trial.apply(desired.DeepCopyObject().(metav1.Object)))
+		return err
+	})
+	return made, err
 }
 
 // beforehand is the error of a dry run before the lock. What the API server refuses for good is bad input. That a

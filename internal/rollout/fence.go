@@ -90,6 +90,9 @@ func (j *job) stampOp(live metav1.Object) patchOp {
 
 // stamp puts this lock's epoch on every object that the last holder could still write.
 func (j *job) stamp(ctx context.Context) error {
+	if j.Git != nil { // each commit asks the ledger
+		return nil
+	}
 	for _, o := range j.fenced() {
 		if err := j.stampOne(ctx, o); err != nil {
 			return err
@@ -118,11 +121,11 @@ func (j *job) stamp(ctx context.Context) error {
 }
 
 func (j *job) stampOne(ctx context.Context, o object) error {
-	_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+	_, _, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 		if live == nil {
 			return nil, nil
 		}
-		return j.patch(o), nil
+		return j.patch(), nil
 	})
 	return err
 }
@@ -179,6 +182,9 @@ func ours(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager }
 
 // ownsFields says whether there is something left to hand back.
 func (j *job) ownsFields(ctx context.Context) (bool, error) {
+	if j.Git != nil {
+		return false, nil
+	}
 	for _, o := range j.ownedByOthers() {
 		live, err := o.read(ctx)
 		if err != nil {
@@ -204,7 +210,7 @@ func othersFields(live metav1.Object, ours func(metav1.ManagedFieldsEntry) bool)
 // handBack gives up the ownership of fields of what routes the app that our patches took, so that the next unforced apply of
 // whoever owns them succeeds: the objects are again as the manifest has them.
 func (j *job) handBack(ctx context.Context) error {
-	if j.planning() {
+	if j.planning() || j.Git != nil {
 		return nil
 	}
 	for _, o := range j.ownedByOthers() {
@@ -212,7 +218,7 @@ func (j *job) handBack(ctx context.Context) error {
 		if live := j.recall(o); live != nil && !slices.ContainsFunc(live.GetManagedFields(), ours) {
 			continue
 		}
-		_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+		_, _, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 			if live == nil {
 				return nil, nil
 			}
@@ -220,9 +226,7 @@ func (j *job) handBack(ctx context.Context) error {
 				return nil, nil
 			}
 			given, err := othersFields(live, ours)
-			return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-				return j.patchExact(ctx, o, live, []patchOp{given})
-			}, err
+			return &write{patch: []patchOp{given}}, err
 		})
 		if err != nil {
 			return err

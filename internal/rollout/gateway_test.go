@@ -344,7 +344,7 @@ func byBothRouters[T any](cases []T, stage func(*T) *string, command func(*T) st
 	for _, c := range cases {
 		at := stage(&c)
 		alone := slices.ContainsFunc([]string{"sticky", "manual"}, func(of string) bool { return strings.Contains(*at+command(&c), of) })
-		alone = alone || strings.Contains(*at, fluxApp) && !*everyWrite && command(&c) != "promote" // Flux meets the same steps
+		alone = alone || (strings.Contains(*at, fluxApp) || strings.Contains(*at, gitApp)) && !*everyWrite && command(&c) != "promote" // Flux meets the same steps
 		if !alone {
 			*at = gatewayApp + *at
 			both = append(both, c)

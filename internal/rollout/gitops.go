@@ -99,23 +99,15 @@ var groups = map[string]string{
 // lookGitOps refuses a release that a controller would undo, or that would end with another image or other manifests than Git
 // has. found is what canary has found.
 func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
-	if j.GitOps == nil {
+	switch {
+	case j.Git != nil:
+		return j.lookGit(ctx, found)
+	case j.GitOps == nil:
 		return j.lookUncontrolled()
 	}
 	git := j.GitOps
 	found.want.Git = &release.Git{Controller: git.Controller.String()}
-	if found.primary == nil {
-		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "not found: it is " + git.Controller.String() + " that makes it, from Git", Fix: "commit the first version to the repository; releases follow it"}
-	}
-	objects, err := j.controlled(ctx)
-	if err != nil {
-		return fmt.Errorf("%w; nothing was changed", err)
-	}
-	remarks, err := git.Controller.Check(ctx, objects)
-	for _, remark := range remarks {
-		j.say(git.Controller.String(), "%s", remark)
-	}
-	if err != nil {
+	if err := j.lookController(ctx, git.Controller, found.primary); err != nil {
 		return err
 	}
 	image, commit, err := git.Image(ctx)
@@ -136,18 +128,27 @@ func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
 	return j.lookInGit(ctx, in, &found.want)
 }
 
+// lookController refuses a release of what a controller does not apply as it has to.
+func (j *job) lookController(ctx context.Context, controller gitops.Controller, primary *appsv1.Deployment) error {
+	if primary == nil {
+		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "not found: it is " + controller.String() + " that makes it, from Git", Fix: "commit the first version to the repository; releases follow it"}
+	}
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was changed", err)
+	}
+	remarks, err := controller.Check(ctx, objects)
+	for _, remark := range remarks {
+		j.say(controller.String(), "%s", remark)
+	}
+	return err
+}
+
 // lookInGit compares the manifests with what Git has. A pod template that is another one there, promotion writes with the image;
 // what it cannot write is refused: the controller would put the old one back once the release has ended.
 func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release.Release) error {
-	var service corev1.Service
-	if ok, err := manifest.Find(in, "Service", j.Manifests.Service.Name, &service); err != nil {
+	if err := j.lookServiceInGit(in); err != nil {
 		return err
-	} else if ok && !apiequality.Semantic.DeepEqual(service.Spec, j.Manifests.Service.Spec) {
-		return &usererr.Error{
-			Field:   j.service().String(),
-			Problem: "Git has it differently, and would put that back after the release",
-			Fix:     "commit the Service to the repository first; nothing was changed",
-		}
 	}
 	before, after, err := j.gitAndOwn(in, want.Image)
 	if err != nil {
@@ -174,6 +175,18 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 	want.Git.Template = text
 	j.say("Git", "promotion commits with the image what the manifests have differently: %s", strings.Join(topmost(different), ", "))
 	return nil
+}
+
+func (j *job) lookServiceInGit(in []manifest.Object) error {
+	var service corev1.Service
+	if ok, err := manifest.Find(in, "Service", j.Manifests.Service.Name, &service); !ok || err != nil || apiequality.Semantic.DeepEqual(service.Spec, j.Manifests.Service.Spec) {
+		return err
+	}
+	return &usererr.Error{
+		Field:   j.service().String(),
+		Problem: "Git has it differently, and would put that back after the release",
+		Fix:     "commit the Service to the repository first; nothing was changed",
+	}
 }
 
 // gitAndOwn is primary's Deployment by what Git has and by the manifests, with an image.
@@ -250,14 +263,14 @@ func (j *job) hold(ctx context.Context) (changed bool, err error) {
 		return false, err
 	}
 	for _, o := range objects {
-		before, after, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+		before, after, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 			if live == nil || live.GetAnnotations()[key] == value {
 				return nil, nil
 			}
 			if _, ok := gitops.OwnerOf(live); !ok {
 				return nil, nil
 			}
-			return j.patch(o, patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key + "=" + value}), nil
+			return j.patch(patchOp{"add", annotationPath(key), value}, patchOp{"add", annotationPath(heldAnnotation), key + "=" + value}), nil
 		})
 		if err != nil {
 			return changed, err
@@ -470,7 +483,7 @@ func (j *job) heldByNone(ctx context.Context) (bool, error) {
 
 // giveBack takes the annotations of a release from an object, and gives its fields back.
 func (j *job) giveBack(ctx context.Context, o object) error {
-	_, _, err := change(ctx, j, o, func(live metav1.Object) (write, error) {
+	_, _, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
 		if live == nil || !j.heldBack(live) {
 			return nil, nil
 		}
@@ -482,9 +495,7 @@ func (j *job) giveBack(ctx context.Context, o object) error {
 			ops = append(ops, patchOp{Op: "remove", Path: annotationPath(heldAnnotation)})
 		}
 		given, err := othersFields(live, func(e metav1.ManagedFieldsEntry) bool { return ours(e) || e.Manager == sizeManager })
-		return func(ctx context.Context, live metav1.Object) (metav1.Object, error) {
-			return j.patchExact(ctx, o, live, append(ops, given))
-		}, err
+		return &write{patch: append(ops, given)}, err
 	})
 	return err
 }
@@ -603,8 +614,8 @@ func (j *job) returnableInGit(target *release.Finished) error {
 
 // lookMigrateGitOps refuses to replace objects that a controller applies from Git.
 func (j *job) lookMigrateGitOps() error {
-	if j.GitOps != nil {
-		return &usererr.Error{Field: "gitops.controller", Problem: "migrate replaces objects that " + j.GitOps.Controller.String() + " applies from Git", Fix: "suspend it for the app, run migrate without the section gitops, commit the new manifests, and resume it"}
+	if j.GitOps != nil || j.Git != nil {
+		return &usererr.Error{Field: "gitops.controller", Problem: "migrate replaces objects that a controller applies from Git", Fix: "suspend it for the app, run migrate without the section gitops, commit the new manifests, and resume it"}
 	}
 	return j.lookUncontrolled()
 }

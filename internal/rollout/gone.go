@@ -138,11 +138,11 @@ func (j *job) lost(ctx context.Context, pod corev1.Pod, began time.Time) string 
 func (j *job) abandon(ctx context.Context, track release.Track, lost []string) error {
 	o := j.track(track)
 	j.log(o.String(), "is not waited for: its last %s cannot end: %s", plural(len(lost), "pod"), strings.Join(lost, ", "))
-	_, _, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live == nil {
 			return nil, nil
 		}
-		return j.remove(o, metav1.DeletePropagationBackground), nil // in the place of the deletion that waits for its pods
+		return j.remove(metav1.DeletePropagationBackground), nil // in the place of the deletion that waits for its pods
 	})
 	return err
 }

@@ -331,11 +331,11 @@ func (j *job) planHook(ctx context.Context, run hook.Run) error {
 		return err
 	}
 	o := j.batchJob(desired.Name)
-	_, _, err = change(ctx, j, o, func(live *batchv1.Job) (write, error) {
+	_, _, err = change(ctx, j, o, func(live *batchv1.Job) (*write, error) {
 		if live != nil {
 			return nil, nil
 		}
-		return j.create(o, desired, true), nil
+		return j.create(desired, true), nil
 	})
 	return err
 }
@@ -365,13 +365,13 @@ func (j *job) runJob(ctx context.Context, run hook.Run) (passed bool, message st
 	o := j.batchJob(desired.Name)
 	noted := j.ledger.Release.HookRun(run.Hook.Point, run.Hook.Name, run.Step)
 	gone := false
-	before, live, err := change(ctx, j, o, func(live *batchv1.Job) (write, error) {
+	before, live, err := change(ctx, j, o, func(live *batchv1.Job) (*write, error) {
 		gone = live == nil && noted != nil // it was made before it was noted
 		switch {
 		case gone:
 			return nil, nil
 		case live == nil:
-			return j.create(o, desired, true), nil
+			return j.create(desired, true), nil
 		}
 		if why := hook.Foreign(live, desired); why != "" {
 			return nil, &usererr.Error{Field: o.String(), Problem: fmt.Sprintf("hook %s needs this name, and %s", run.Hook.Name, why), Fix: "run " + j.command + " with the manifests that the hook was started with, or roll the release back"}
@@ -411,11 +411,11 @@ func (j *job) noteStart(ctx context.Context, run hook.Run) error {
 
 // resumeJob lets a Job that was noted run.
 func (j *job) resumeJob(ctx context.Context, o object) error {
-	_, _, err := change(ctx, j, o, func(live *batchv1.Job) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *batchv1.Job) (*write, error) {
 		if live == nil || live.Spec.Suspend == nil || !*live.Spec.Suspend {
 			return nil, nil
 		}
-		return j.patch(o, patchOp{"replace", "/spec/suspend", false}), nil
+		return j.patch(patchOp{"replace", "/spec/suspend", false}), nil
 	})
 	return err
 }
@@ -556,11 +556,11 @@ func (j *job) leaveHooks(ctx context.Context) error {
 func (j *job) deleteSuspended(ctx context.Context) error {
 	for _, name := range j.startedJobs(release.AfterRollback) {
 		o := j.batchJob(name)
-		_, after, err := change(ctx, j, o, func(live *batchv1.Job) (write, error) {
+		_, after, err := change(ctx, j, o, func(live *batchv1.Job) (*write, error) {
 			if live == nil || live.Spec.Suspend == nil || !*live.Spec.Suspend {
 				return nil, nil
 			}
-			return j.remove(o, metav1.DeletePropagationBackground), nil
+			return j.remove(metav1.DeletePropagationBackground), nil
 		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", o, err)
@@ -586,11 +586,11 @@ func (j *job) deleteSuspended(ctx context.Context) error {
 			continue
 		}
 		o := j.batchJob(made.Name)
-		if _, _, err := change(ctx, j, o, func(live *batchv1.Job) (write, error) {
+		if _, _, err := change(ctx, j, o, func(live *batchv1.Job) (*write, error) {
 			if live == nil || live.DeletionTimestamp != nil || live.Spec.Suspend == nil || !*live.Spec.Suspend {
 				return nil, nil
 			}
-			return j.remove(o, metav1.DeletePropagationBackground), nil
+			return j.remove(metav1.DeletePropagationBackground), nil
 		}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("%s: %w", o, err)
 		}

@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -20,7 +19,7 @@ func (j *job) readLedgerByLabel(ctx context.Context, notFound error) (*corev1.Co
 	if label == "" || label == j.app() {
 		return nil, notFound
 	}
-	state, err := j.Kube.CoreV1().ConfigMaps(j.Namespace).Get(ctx, statePrefix+label, metav1.GetOptions{})
+	state, err := j.store().readState(ctx, statePrefix+label)
 	if apierrors.IsNotFound(err) {
 		return nil, notFound
 	}

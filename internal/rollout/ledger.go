@@ -25,12 +25,12 @@ const (
 const ledgerLabel = "app.kubernetes.io/managed-by"
 
 func (j *job) ledgerName() string {
-	return "ledger (ConfigMap " + j.Namespace + "/" + j.stateName() + ")"
+	return "ledger (" + j.kept("ConfigMap") + ")"
 }
 
 // readLedger reads the ledger; that of an app without one is empty.
 func (j *job) readLedger(ctx context.Context) error {
-	state, err := j.Kube.CoreV1().ConfigMaps(j.Namespace).Get(ctx, j.stateName(), metav1.GetOptions{})
+	state, err := j.store().readState(ctx, j.stateName())
 	if apierrors.IsNotFound(err) {
 		state, err = j.readLedgerByLabel(ctx, err)
 	}
@@ -103,7 +103,6 @@ func (j *job) commit(ctx context.Context) error {
 	if j.planning() {
 		return nil
 	}
-	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
 	j.ledger.Fit(len(j.state.Data[lineKey]) + len(j.previous) + len(j.previousService) + len(j.previousOthers))
 	text, base, others := j.ledger.String(), j.state.Data[ledgerKey], j.previousOthers
 	if j.ledger.Release == nil {
@@ -112,7 +111,7 @@ func (j *job) commit(ctx context.Context) error {
 	following := j.state // what this write follows
 	return j.retried(ctx, j.ledgerName(), func() error {
 		if following == nil {
-			live, err := configMaps.Get(ctx, j.stateName(), metav1.GetOptions{})
+			live, err := j.store().readState(ctx, j.stateName())
 			switch {
 			case apierrors.IsNotFound(err) && j.state.ResourceVersion == "":
 				live = j.state
@@ -146,24 +145,12 @@ func (j *job) commit(ctx context.Context) error {
 		if next.Data[lineKey] = j.lineIn(next); next.Data[lineKey] == "" {
 			delete(next.Data, lineKey)
 		}
-		written, err := j.writeLedger(ctx, next)
+		written, err := j.store().writeState(ctx, j, next)
 		if err == nil {
 			j.state = written
 		}
 		return err
 	})
-}
-
-func (j *job) writeLedger(ctx context.Context, next *corev1.ConfigMap) (*corev1.ConfigMap, error) {
-	configMaps := j.Kube.CoreV1().ConfigMaps(j.Namespace)
-	if next.ResourceVersion != "" {
-		return configMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
-	}
-	written, err := configMaps.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
-	if apierrors.IsAlreadyExists(err) {
-		err = apierrors.NewConflict(corev1.Resource("configmaps"), j.stateName(), err) // to be looked at
-	}
-	return written, err
 }
 
 // uncommitted says whether the ledger in memory says more than the one that was committed.

@@ -50,7 +50,7 @@ const (
 	clockSkew = time.Minute
 )
 
-func (c *Cluster) lockName() string { return "lock (Lease " + c.Namespace + "/" + c.stateName() + ")" }
+func (c *Cluster) lockName() string { return "lock (" + c.kept("Lease") + ")" }
 
 func (c *Cluster) lockTimeout() time.Duration {
 	if c.LockTimeout > 0 {
@@ -103,11 +103,14 @@ func (l *lock) acquire(ctx context.Context) error {
 	var w watched
 	for {
 		lease, err := l.read(ctx)
-		if err == nil && w.free(l, lease) {
-			err = l.take(ctx, lease)
-			if err == nil {
+		switch {
+		case err != nil:
+		case w.free(l, lease):
+			if err = l.take(ctx, lease); err == nil {
 				return nil
 			}
+		case l.Git != nil:
+			err = gitStore{l.Cluster}.ask(ctx, lease)
 		}
 		if err != nil && !transient(err) && ctx.Err() == nil {
 			return fmt.Errorf("%s: %w; nothing was changed", l.lockName(), err)
@@ -132,6 +135,9 @@ func (l *lock) acquire(ctx context.Context) error {
 
 // takeFree takes a lock that was released, in one request. Whatever is in its way, the loop finds out.
 func (l *lock) takeFree(ctx context.Context) bool {
+	if l.Git != nil {
+		return false
+	}
 	now := metav1.NowMicro()
 	patch, err := json.Marshal([]patchOp{
 		{"test", "/spec/holderIdentity", ""}, {"replace", "/spec/holderIdentity", l.identity},
@@ -146,11 +152,7 @@ func (l *lock) takeFree(ctx context.Context) bool {
 
 // read reads the Lease; nil when there is none.
 func (l *lock) read(ctx context.Context) (*coordinationv1.Lease, error) {
-	lease, err := l.Kube.CoordinationV1().Leases(l.Namespace).Get(ctx, l.stateName(), metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	return lease, err
+	return l.store().readLease(ctx, l.stateName())
 }
 
 // watched is what a job that waits has seen of the lock since the API server answers it.
@@ -174,7 +176,7 @@ func (w *watched) free(l *lock, lease *coordinationv1.Lease) bool {
 	if l.API.away(backFor) { // who holds it could not renew it
 		return false
 	}
-	if l.expired(lease) || time.Since(w.since) >= silentFor {
+	if l.Git == nil && l.expired(lease) || time.Since(w.since) >= silentFor {
 		return true
 	}
 	if w.said != holder {
@@ -203,7 +205,6 @@ func (l *lock) take(ctx context.Context, lease *coordinationv1.Lease) error {
 
 // write gives the lock to a job, "" for nobody, if it is still as it was read; nil when there was none.
 func (l *lock) write(ctx context.Context, lease *coordinationv1.Lease, holder string) (*coordinationv1.Lease, error) {
-	leases := l.Kube.CoordinationV1().Leases(l.Namespace)
 	next := lease.DeepCopy()
 	if next == nil {
 		next = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: l.stateName(), Namespace: l.Namespace}}
@@ -217,10 +218,7 @@ func (l *lock) write(ctx context.Context, lease *coordinationv1.Lease, holder st
 		next.Spec.AcquireTime = &now
 	}
 	next.Spec.HolderIdentity, next.Spec.RenewTime, next.Spec.LeaseDurationSeconds, next.Spec.LeaseTransitions = &holder, &now, &seconds, &transitions
-	if lease == nil {
-		return leases.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
-	}
-	return leases.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	return l.store().writeLease(ctx, next)
 }
 
 // keep renews the lock until ctx ends, and cancels the work when another job has it. While the API server is away it
@@ -306,6 +304,9 @@ func holderOf(lease *coordinationv1.Lease) string {
 // server's: when it wrote the renewal, and what it says that time is. Where it does not say so, those of the two jobs'
 // own clocks count, which may differ.
 func (c *Cluster) expired(lease *coordinationv1.Lease) bool {
+	if c.Git != nil { // a job says that it lives when it commits, or is asked
+		return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > quietFor+clockSkew
+	}
 	lasts := leaseDuration
 	if seconds := lease.Spec.LeaseDurationSeconds; seconds != nil { // of an earlier Crossbill's
 		lasts = time.Duration(*seconds) * time.Second

@@ -69,11 +69,11 @@ func (j *job) leaveOrphans(deployment string) step {
 		if err != nil {
 			return err
 		}
-		before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+		before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 			if live == nil || live.DeletionTimestamp != nil || sameSelector(live, desired) == nil {
 				return nil, nil
 			}
-			return j.remove(o, metav1.DeletePropagationOrphan), nil
+			return j.remove(metav1.DeletePropagationOrphan), nil
 		})
 		if err != nil {
 			return err
@@ -186,11 +186,11 @@ func (j *job) removeOld(ctx context.Context, m migration) error {
 // deleteOrphan deletes a ReplicaSet without a Deployment; its pods go first.
 func (j *job) deleteOrphan(ctx context.Context, name string) error {
 	o := j.replicaSet(name)
-	before, after, err := change(ctx, j, o, func(live *appsv1.ReplicaSet) (write, error) {
+	before, after, err := change(ctx, j, o, func(live *appsv1.ReplicaSet) (*write, error) {
 		if live == nil || live.DeletionTimestamp != nil || metav1.GetControllerOf(live) != nil {
 			return nil, nil
 		}
-		return j.remove(o, metav1.DeletePropagationForeground), nil
+		return j.remove(metav1.DeletePropagationForeground), nil
 	})
 	if err == nil && before != after {
 		j.log(o.String(), "deleting")

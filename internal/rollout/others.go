@@ -203,13 +203,7 @@ func (j *job) lookOther(ctx context.Context, d *unstructured.Unstructured) (foun
 	if err != nil {
 		return found, j.outside(found, j.beforehand(err))
 	}
-	trying := *j.Cluster
-	trying.Plan = &Plan{}
-	var made metav1.Object
-	err = persist(ctx, func() (err error) {
-		made, err = (&job{Cluster: &trying}).apply(found.object, d.DeepCopy())(ctx, nil)
-		return err
-	})
+	made, err := j.tryApply(ctx, found.object, d)
 	switch {
 	case err == nil:
 		found.planned = as[*unstructured.Unstructured](made)
@@ -431,11 +425,11 @@ func (j *job) createNeeded(ctx context.Context) error {
 		if kept.Before != "" || !manifest.Needed(one.desired) {
 			return nil
 		}
-		before, _, err := change(ctx, j, one.object, func(live *unstructured.Unstructured) (write, error) {
+		before, _, err := change(ctx, j, one.object, func(live *unstructured.Unstructured) (*write, error) {
 			if live != nil {
 				return nil, nil
 			}
-			return j.apply(one.object, noted(one.desired, kept.note(j.ledger.Release))), nil
+			return j.apply(noted(one.desired, kept.note(j.ledger.Release))), nil
 		})
 		if err == nil && before == nil {
 			j.log(one.object.String(), "created: pods need it to start")
@@ -498,7 +492,7 @@ func (j *job) promoteOther(ctx context.Context, one otherFound) error {
 		if at == nil { // it has become what is wanted meanwhile
 			return nil
 		}
-		before, after, err := change(ctx, j, one.object, func(live *unstructured.Unstructured) (write, error) {
+		before, after, err := change(ctx, j, one.object, func(live *unstructured.Unstructured) (*write, error) {
 			note := at.note(j.ledger.Release)
 			switch {
 			case live == nil && at.Before == "", live != nil && live.GetAnnotations()[previousAnnotation] == note:
@@ -513,7 +507,7 @@ func (j *job) promoteOther(ctx context.Context, one otherFound) error {
 					return nil, errors.Join(errOtherMoved, err)
 				}
 			}
-			return j.apply(one.object, noted(one.desired, note)), nil
+			return j.apply(noted(one.desired, note)), nil
 		})
 		if errors.Is(err, errOtherMoved) && attempt < 3 {
 			if err := j.keepAgain(ctx, one.desired.DeepCopy()); err != nil {

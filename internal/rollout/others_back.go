@@ -73,14 +73,14 @@ func (j *job) restoreOther(ctx context.Context, kept keptOther, last bool) error
 	}
 	note := hashOf(kept.Before)
 	put := func(previous *unstructured.Unstructured) (before, after *unstructured.Unstructured, err error) {
-		return change(ctx, j, o, func(live *unstructured.Unstructured) (write, error) {
+		return change(ctx, j, o, func(live *unstructured.Unstructured) (*write, error) {
 			if why := kept.untouched(live, note); why != "" {
 				if last && why != asItWas {
 					j.log(o.String(), "stays as it is: %s", why)
 				}
 				return nil, nil
 			}
-			return j.apply(o, previous.DeepCopy()), nil
+			return j.apply(previous.DeepCopy()), nil
 		})
 	}
 	if len(kept.Added) > 0 && !j.planning() { // what it did not have goes while the object still says what it was
@@ -130,7 +130,7 @@ func (k keptOther) untouched(live *unstructured.Unstructured, note string) strin
 // removeAdded removes the fields that the release has brought and that are left when nobody applies them any more: the API
 // server's defaults. Those that somebody else has set since stay.
 func (j *job) removeAdded(ctx context.Context, o object, kept keptOther, note string) error {
-	_, _, err := change(ctx, j, o, func(live *unstructured.Unstructured) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *unstructured.Unstructured) (*write, error) {
 		if live == nil || live.GetAnnotations()[previousAnnotation] != note {
 			return nil, nil
 		}
@@ -144,7 +144,7 @@ func (j *job) removeAdded(ctx context.Context, o object, kept keptOther, note st
 		if len(ops) == 0 {
 			return nil, nil
 		}
-		return j.patch(o, ops...), nil
+		return j.patch(ops...), nil
 	})
 	return err
 }
@@ -185,7 +185,7 @@ func (j *job) deleteOther(ctx context.Context, kept keptOther, _ bool) error {
 		return err
 	}
 	note := kept.note(j.ledger.Release)
-	before, after, err := change(ctx, j, o, func(live *unstructured.Unstructured) (write, error) {
+	before, after, err := change(ctx, j, o, func(live *unstructured.Unstructured) (*write, error) {
 		switch {
 		case live == nil || live.GetDeletionTimestamp() != nil:
 			return nil, nil
@@ -196,7 +196,7 @@ func (j *job) deleteOther(ctx context.Context, kept keptOther, _ bool) error {
 			j.log(o.String(), "stays, although the release has made it: what it holds would be deleted with it")
 			return nil, nil
 		}
-		return j.remove(o, metav1.DeletePropagationBackground), nil
+		return j.remove(metav1.DeletePropagationBackground), nil
 	})
 	if lacksPermission(err) {
 		j.log(o.String(), "stays, although the release has made it: this account may not delete it")

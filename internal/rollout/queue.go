@@ -188,7 +188,7 @@ func (c *Cluster) writeLine(ctx context.Context, look func(*job) (lineNote, erro
 		}
 		next := j.state.DeepCopy()
 		next.Data[lineKey] = j.ledger.Line()
-		_, err = j.writeLedger(ctx, next)
+		_, err = j.store().writeState(ctx, j, next)
 		return err
 	})
 }

@@ -173,7 +173,7 @@ func (j *job) returnable(ctx context.Context, found *returnFound) error {
 		return &StageError{fmt.Errorf("%s not found: there is nothing to return from; start a release with canary", j.track(release.Primary))}
 	case primary.Spec.Paused:
 		return paused(j.track(release.Primary))
-	case !boundTo(primary, target.Image, target.Pod):
+	case !j.boundTo(primary, target.Image, target.Pod):
 		return j.unreturnable(target, fmt.Sprintf("%s does not note that it ran it with the pod template that %s keeps", j.track(release.Primary), j.ledgerName()))
 	}
 	if err := j.returnableInGit(target); err != nil {
@@ -298,7 +298,7 @@ func (j *job) returned(ctx context.Context, track release.Track) (*appsv1.Deploy
 		return nil, err
 	case primary == nil:
 		return nil, &StageError{fmt.Errorf("%s not found: somebody has deleted it; rollback makes it again", j.track(release.Primary))}
-	case !boundTo(primary, r.Image, r.Pod):
+	case !j.boundTo(primary, r.Image, r.Pod):
 		return nil, &StageError{fmt.Errorf("%s does not note that it ran release %s with the pod template that %s keeps: somebody has changed one of the two; rollback ends the return", j.track(release.Primary), r.ID, j.ledgerName())}
 	}
 	return j.with(track, primary, r.Image, r.Pod)

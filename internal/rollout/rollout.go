@@ -103,6 +103,8 @@ type Cluster struct {
 	Web http.RoundTripper
 	// GitOps is what applies the app's manifests from Git. Nil: nothing does.
 	GitOps *GitOps
+	// Git is where changes are written in place of the API server, which is then only read. Nil: they are written there.
+	Git *GitStore
 	// Line says how releases wait for each other. Its zero value: a second one is refused.
 	Line Line
 	// Plan makes every command a dry run: nothing is written and nothing is waited for, and what would be

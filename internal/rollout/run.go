@@ -118,6 +118,9 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	if err := errors.Join(before.sameRouter(cmd.name), before.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
+	if err := before.catchUp(ctx); err != nil {
+		return Result{}, err
+	}
 	found, result, err := cmd.look(ctx, before)
 	switch {
 	case err != nil:
@@ -176,6 +179,9 @@ func runAgain[Found any](ctx context.Context, c *Cluster, l *lock, cmd command[F
 	if err := errors.Join(j.sameRouter(cmd.name), j.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
+	if err := j.catchUp(ctx); err != nil {
+		return Result{}, err
+	}
 	found, result, err := cmd.look(ctx, j)
 	switch {
 	case err != nil:
@@ -231,7 +237,7 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 		return cmd.noted(j), nil
 	}
 	if unclean {
-		err = j.stamp(ctx)
+		err = inOrder(ctx, j.stamp, j.catchUp) // nobody else can write now
 	}
 	var result Result
 	if err == nil {

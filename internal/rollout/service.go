@@ -45,18 +45,18 @@ func (c *Cluster) desiredService() *corev1.Service {
 // applyService applies the manifest's Service.
 func (j *job) applyService(ctx context.Context) error {
 	o := j.service()
-	_, _, err := change(ctx, j, o, func(*corev1.Service) (write, error) { return j.apply(o, j.desiredService()), nil })
+	_, _, err := change(ctx, j, o, func(*corev1.Service) (*write, error) { return j.apply(j.desiredService()), nil })
 	return err
 }
 
 // ensureService creates a Service that is missing. One that exists is left as it is.
 func (j *job) ensureService(ctx context.Context) error {
 	o := j.service()
-	before, _, err := change(ctx, j, o, func(live *corev1.Service) (write, error) {
+	before, _, err := change(ctx, j, o, func(live *corev1.Service) (*write, error) {
 		if live != nil {
 			return nil, nil
 		}
-		return j.apply(o, j.desiredService()), nil
+		return j.apply(j.desiredService()), nil
 	})
 	if err == nil && before == nil {
 		j.log(o.String(), "created")
@@ -240,7 +240,7 @@ func (j *job) promoteService(ctx context.Context) error {
 		return nil
 	}
 	o := j.service()
-	_, _, err := change(ctx, j, o, func(live *corev1.Service) (write, error) {
+	_, _, err := change(ctx, j, o, func(live *corev1.Service) (*write, error) {
 		desired := j.desiredService().DeepCopy()
 		before, err := j.serviceBefore(live)
 		if err != nil {
@@ -256,7 +256,7 @@ func (j *job) promoteService(ctx context.Context) error {
 		if note != "" {
 			metav1.SetMetaDataAnnotation(&desired.ObjectMeta, previousAnnotation, note)
 		}
-		return j.apply(o, desired), nil
+		return j.apply(desired), nil
 	})
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func (j *job) restoreService(ctx context.Context) error {
 		return nil
 	}
 	o := j.service()
-	before, after, err := change(ctx, j, o, func(live *corev1.Service) (write, error) {
+	before, after, err := change(ctx, j, o, func(live *corev1.Service) (*write, error) {
 		switch {
 		case live == nil:
 			return nil, errors.New("somebody has deleted it")
@@ -286,7 +286,7 @@ func (j *job) restoreService(ctx context.Context) error {
 		}
 		previous.SetAPIVersion("v1")
 		previous.SetKind("Service")
-		return j.apply(o, previous), nil
+		return j.apply(previous), nil
 	})
 	if err == nil && before != after {
 		j.log(o.String(), "put back as it was before the release")

@@ -177,9 +177,9 @@ func (s services) addServices(ctx context.Context, ports bool, moved func(error)
 		if err != nil {
 			return err
 		}
-		before, after, err := change(ctx, s.job, o, func(live *corev1.Service) (write, error) {
+		before, after, err := change(ctx, s.job, o, func(live *corev1.Service) (*write, error) {
 			if live == nil {
-				return s.apply(o, desired.DeepCopy()), nil
+				return s.apply(desired.DeepCopy()), nil
 			}
 			if err := s.movedTrack(track, live); err != nil {
 				return nil, moved(err)
@@ -187,7 +187,7 @@ func (s services) addServices(ctx context.Context, ports bool, moved func(error)
 			if !ports || s.Manifests.NamesOnly || hasPorts(live, desired) {
 				return nil, nil
 			}
-			return s.apply(o, desired.DeepCopy()), nil
+			return s.apply(desired.DeepCopy()), nil
 		})
 		switch {
 		case err != nil:
@@ -250,9 +250,9 @@ func (s services) ensureRoute(ctx context.Context) error {
 	o := s.route()
 	desired := s.Manifests.Route.DeepCopy()
 	desired.SetNamespace(s.Namespace)
-	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (*write, error) {
 		if live == nil {
-			return s.create(o, desired, true), nil
+			return s.create(desired, true), nil
 		}
 		g, err := manifest.ReadGatewayRoute(live)
 		if err == nil && len(s.Manifests.Rules(g)) == 0 {
@@ -273,7 +273,7 @@ func (s services) ensureRoute(ctx context.Context) error {
 // controller has taken it; the way back is held up by nothing that a status says.
 func (s services) split(ctx context.Context, want traffic) (routing, error) {
 	o := s.route()
-	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (*write, error) {
 		if live == nil {
 			return nil, nil
 		}
@@ -281,7 +281,9 @@ func (s services) split(ctx context.Context, want traffic) (routing, error) {
 		if len(ops) == 0 || err != nil {
 			return nil, err
 		}
-		return s.patch(o, ops...), nil
+		w := s.patch(ops...)
+		w.says = want.String()
+		return w, nil
 	})
 	if err != nil {
 		return routing{}, err

@@ -101,9 +101,9 @@ func (s services) convert(ctx context.Context) error {
 	o := s.route()
 	desired := s.Manifests.Route.DeepCopy()
 	desired.SetNamespace(s.Namespace)
-	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *unstructured.Unstructured) (*write, error) {
 		if live == nil {
-			return s.create(o, desired, true), nil
+			return s.create(desired, true), nil
 		}
 		g, err := manifest.ReadGatewayRoute(live)
 		if err != nil || len(s.plain(g)) == 0 {
@@ -118,7 +118,7 @@ func (s services) convert(ctx context.Context) error {
 			ref := rules[i].(map[string]any)["backendRefs"].([]any)[0].(map[string]any) // it was read as one
 			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/rules/%d/backendRefs", i), s.Manifests.SplitBackend(ref)})
 		}
-		return s.patch(o, ops...), nil
+		return s.patch(ops...), nil
 	})
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (s services) retire(ctx context.Context) error {
 	}
 	for _, found := range leftovers {
 		o := objectOf("VirtualService", found.Namespace, found.Name, s.Istio.NetworkingV1().VirtualServices(found.Namespace))
-		before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (write, error) {
+		before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (*write, error) {
 			if live == nil || live.DeletionTimestamp != nil {
 				return nil, nil
 			}
@@ -151,7 +151,7 @@ func (s services) retire(ctx context.Context) error {
 			case len(ours) == 0:
 				return nil, nil
 			case others == 0:
-				return s.remove(o, metav1.DeletePropagationBackground), nil
+				return s.remove(metav1.DeletePropagationBackground), nil
 			}
 			var ops []patchOp
 			for _, i := range slices.Backward(ours) {
@@ -160,7 +160,7 @@ func (s services) retire(ctx context.Context) error {
 			if left := s.otherHosts(live); len(left) < len(live.Spec.Hosts) { // sidecars would answer 404 for what it has no route for
 				ops = append(ops, patchOp{"replace", "/spec/hosts", left})
 			}
-			return s.patch(o, ops...), nil
+			return s.patch(ops...), nil
 		})
 		switch {
 		case err != nil:

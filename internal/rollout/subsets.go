@@ -161,15 +161,15 @@ func (s subsets) addSubsets(ctx context.Context, moved func(error) error) error 
 	o := s.destinationRule()
 	desired := s.Manifests.DestinationRule.DeepCopy()
 	desired.Namespace = o.namespace
-	before, after, err := change(ctx, s.job, o, func(live *networking.DestinationRule) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *networking.DestinationRule) (*write, error) {
 		if live == nil {
-			return s.create(o, desired, true), nil
+			return s.create(desired, true), nil
 		}
 		ops, err := missingSubsets(o, live)
 		if err := moved(err); len(ops) == 0 || err != nil {
 			return nil, err
 		}
-		return s.patch(o, ops...), nil
+		return s.patch(ops...), nil
 	})
 	switch {
 	case err != nil:
@@ -207,11 +207,11 @@ func (s subsets) ensureGateways(ctx context.Context) error {
 		o := s.gateway(s.namespaceOf(gateway), gateway.Name)
 		desired := gateway.DeepCopy()
 		desired.Namespace = o.namespace
-		before, _, err := change(ctx, s.job, o, func(live *networking.Gateway) (write, error) {
+		before, _, err := change(ctx, s.job, o, func(live *networking.Gateway) (*write, error) {
 			if live != nil {
 				return nil, nil
 			}
-			return s.create(o, desired, false), nil
+			return s.create(desired, false), nil
 		})
 		if apierrors.IsForbidden(err) && o.namespace != s.Namespace { // it is who has that namespace that makes it
 			s.log(o.String(), "cannot be read, and is left alone: %v", err)
@@ -235,10 +235,10 @@ func (s subsets) ensureRoute(ctx context.Context) error {
 	o := s.virtualService()
 	desired := s.Manifests.VirtualService.DeepCopy()
 	desired.Namespace = o.namespace
-	before, _, err := change(ctx, s.job, o, func(live *networking.VirtualService) (write, error) {
+	before, _, err := change(ctx, s.job, o, func(live *networking.VirtualService) (*write, error) {
 		switch {
 		case live == nil:
-			return s.create(o, desired, true), nil
+			return s.create(desired, true), nil
 		case len(s.Manifests.Routes(live)) == 0:
 			return nil, s.missing()
 		}
@@ -253,7 +253,7 @@ func (s subsets) ensureRoute(ctx context.Context) error {
 // split gives the canary its weight, and browsers what they are held to.
 func (s subsets) split(ctx context.Context, want traffic) (routing, error) {
 	o := s.route()
-	before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (*write, error) {
 		switch {
 		case live == nil:
 			return nil, nil
@@ -261,7 +261,7 @@ func (s subsets) split(ctx context.Context, want traffic) (routing, error) {
 		case want.weight == 0 && want.match == nil && want.mirror == 0 && !s.Manifests.Named(ungenerated(live), release.Canary):
 			// Nothing else leads to the canary: there is no traffic to take away.
 			if ops := removals(live); len(ops) > 0 {
-				return s.patch(o, ops...), nil
+				return s.patch(ops...), nil
 			}
 			return nil, nil
 		default:
@@ -271,7 +271,9 @@ func (s subsets) split(ctx context.Context, want traffic) (routing, error) {
 		if len(ops) == 0 || err != nil {
 			return nil, err
 		}
-		return s.patch(o, ops...), nil
+		w := s.patch(ops...)
+		w.says = want.String()
+		return w, nil
 	})
 	if err == nil && after != nil && s.planning() {
 		s.Plan.routed(o, before, after)

@@ -70,10 +70,10 @@ func (s subsets) convert(ctx context.Context) error {
 	o := s.virtualService()
 	desired := s.Manifests.VirtualService.DeepCopy()
 	desired.Namespace = o.namespace
-	before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (write, error) {
+	before, after, err := change(ctx, s.job, o, func(live *networking.VirtualService) (*write, error) {
 		switch {
 		case live == nil:
-			return s.create(o, desired, true), nil
+			return s.create(desired, true), nil
 		case len(s.plain(live)) == 0:
 			return nil, nil
 		}
@@ -85,7 +85,7 @@ func (s subsets) convert(ctx context.Context) error {
 			}
 			ops = append(ops, patchOp{"replace", fmt.Sprintf("/spec/http/%d/route", i), both})
 		}
-		return s.patch(o, ops...), nil
+		return s.patch(ops...), nil
 	})
 	if err == nil && before != after {
 		s.log(o.String(), "leads to primary by subset; the canary has weight 0")

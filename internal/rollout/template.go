@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
+	"github.com/our-org/crossbill/internal/gitops"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -93,8 +94,8 @@ func fieldsOf(entry metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 // with is applied to it. The manifest's own fields become equal, and what only Crossbill manages goes. taken are those
 // that an apply left there before Crossbill: they can be taken over, and then go too. The others are refused, with who
 // set them.
-func leftovers(primary, canary *appsv1.Deployment, different *fieldpath.Set) (taken, refused []string, err error) {
-	applied, err := appliedTo(canary)
+func (j *job) templateLeftovers(primary, canary *appsv1.Deployment, different *fieldpath.Set) (taken, refused []string, err error) {
+	applied, err := j.appliedTo(canary)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,7 +114,7 @@ func leftovers(primary, canary *appsv1.Deployment, different *fieldpath.Set) (ta
 			}
 		}
 		name := strings.TrimPrefix(field, ".")
-		switch others := owners.Difference(sets.New(fieldManager)); {
+		switch others := owners.Difference(j.writers()); {
 		case others.Len() == 0:
 		case appliers.IsSuperset(others):
 			taken = append(taken, name)
@@ -124,10 +125,18 @@ func leftovers(primary, canary *appsv1.Deployment, different *fieldpath.Set) (ta
 	return taken, refused, nil
 }
 
-// appliedTo are the fields that Crossbill's last apply of a Deployment named.
-func appliedTo(d *appsv1.Deployment) (*fieldpath.Set, error) {
+// writers are the field managers by which a release's templates get into the cluster.
+func (j *job) writers() sets.Set[string] {
+	if j.Git != nil {
+		return sets.New(gitops.Managers...)
+	}
+	return sets.New(fieldManager)
+}
+
+// appliedTo are the fields that the last apply of a Deployment for a release named.
+func (j *job) appliedTo(d *appsv1.Deployment) (*fieldpath.Set, error) {
 	for _, entry := range d.ManagedFields {
-		if ours(entry) && entry.Operation == metav1.ManagedFieldsOperationApply {
+		if j.writers().Has(entry.Manager) && entry.Subresource == "" && (entry.Operation == metav1.ManagedFieldsOperationApply || j.Git != nil) {
 			return fieldsOf(entry)
 		}
 	}
@@ -158,7 +167,7 @@ func (j *job) judgeTemplates(primary, canary *appsv1.Deployment) (takeOver bool,
 	if err != nil || different.Empty() {
 		return false, err
 	}
-	taken, refused, err := leftovers(primary, canary, different)
+	taken, refused, err := j.templateLeftovers(primary, canary, different)
 	if err != nil || len(refused) == 0 {
 		return len(taken) > 0, err
 	}
@@ -183,7 +192,7 @@ func (j *job) provable(live map[release.Track]*appsv1.Deployment) error {
 	if err != nil || different.Empty() {
 		return err
 	}
-	taken, refused, err := leftovers(primary, canary, different)
+	taken, refused, err := j.templateLeftovers(primary, canary, different)
 	if err != nil || len(taken)+len(refused) == 0 {
 		return err
 	}
@@ -220,8 +229,11 @@ func (j *job) proven(primary, canary *appsv1.Deployment) error {
 // no field. client-go's csaupgrade does the same for all of an object: with the template alone, the number of replicas
 // and labels of others stay whose they are.
 func (j *job) takeOverTemplate(ctx context.Context) error {
+	if j.Git != nil { // its controller owns them all
+		return nil
+	}
 	o := j.track(release.Primary)
-	before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (write, error) {
+	before, after, err := change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live == nil {
 			return nil, nil
 		}
@@ -229,7 +241,7 @@ func (j *job) takeOverTemplate(ctx context.Context) error {
 		if entries == nil || err != nil {
 			return nil, err
 		}
-		return j.patch(o, patchOp{"replace", "/metadata/managedFields", entries}), nil
+		return j.patch(patchOp{"replace", "/metadata/managedFields", entries}), nil
 	})
 	if err == nil && before != after {
 		j.log(o.String(), "takes over the fields of its pod template that kubectl apply manages: promotion removes those that the manifest no longer has")

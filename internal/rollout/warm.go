@@ -49,7 +49,7 @@ func (j *job) warmable(ctx context.Context) (*release.Finished, error) {
 	if kept := j.ledger.Returnable(); len(kept) > 0 {
 		before := &appsv1.Deployment{}
 		if err := json.Unmarshal([]byte(j.previous), &before.Spec.Template); err == nil {
-			if pod, err := podOf(before); err == nil && pod == kept[0].Pod && boundTo(primary, kept[0].Image, pod) {
+			if pod, err := podOf(before); err == nil && pod == kept[0].Pod && j.boundTo(primary, kept[0].Image, pod) {
 				target = &kept[0]
 			}
 		}

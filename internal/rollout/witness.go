@@ -224,7 +224,7 @@ func firstOf(all map[string]error) (string, error) {
 
 // watchLedger lists and watches the ledger.
 func (c *Cluster) watchLedger() *cache.ListWatch {
-	return listWatch(c.Kube.CoreV1().ConfigMaps(c.Namespace), named(c.stateName()))
+	return c.store().watchState(c.stateName())
 }
 
 // watchPods lists and watches the pods that a selector names.

@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -87,6 +88,8 @@ type world struct {
 	gateway    bool // the app is routed by an HTTPRoute
 	flux       *flux
 	controlled bool // Flux applies the app
+	git        *gitFlux
+	committed  bool // its releases are commits
 }
 
 // loadManifests gives a copy of the app's for the tests' namespace.
@@ -132,6 +135,10 @@ type moment struct {
 
 	commits  []string
 	artifact int
+
+	files     []map[string][]byte
+	subjects  []string
+	inventory map[string]*unstructured.Unstructured
 }
 
 // stages are moments that many tests begin at, each made once by the commands themselves.
@@ -163,6 +170,7 @@ func at(t *testing.T, stage string, test func(w *world)) {
 	inWorld(t, stage, start, func(w *world) {
 		plain, _ := byGateway(stage)
 		w.applies, w.controlled = strings.HasPrefix(plain, othersApp), strings.HasPrefix(plain, fluxApp)
+		w.committed = strings.HasPrefix(plain, gitApp)
 		test(w)
 	})
 }
@@ -175,11 +183,11 @@ func (w *world) moment() *moment {
 	for _, o := range w.server.objects {
 		o.text()
 	}
-	if w.controlled {
+	if w.controlled || w.committed {
 		w.flux.mu.Lock()
 		defer w.flux.mu.Unlock()
 	}
-	return &moment{commits: slices.Clone(w.flux.commits), artifact: w.flux.artifact, now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
+	return &moment{files: slices.Clone(w.git.repository.commits), subjects: slices.Clone(w.git.repository.subjects), inventory: w.git.inventory, commits: slices.Clone(w.flux.commits), artifact: w.flux.artifact, now: time.Now(), version: w.server.version, uids: w.server.uids, objects: maps.Clone(w.server.objects), pods: maps.Clone(w.controllers.pods)}
 }
 
 // inWorld runs a test in a cluster of its own, new or as it was at a moment.
@@ -202,6 +210,7 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 		w.server.changed = append(w.server.changed, w.observer.see, w.note)
 		w.kube, w.mesh = w.clients("them", w.server)
 		w.flux = newFlux(w)
+		w.git = &gitFlux{flux: w.flux, repository: &repository{}}
 		if start != nil {
 			time.Sleep(time.Until(start.now))
 			w.server.version, w.server.uids, w.controllers.pods = start.version, start.uids, maps.Clone(start.pods)
@@ -212,6 +221,7 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 			w.observer.look(w.server)
 			w.observer.started = true
 			w.flux.commits, w.flux.artifact = slices.Clone(start.commits), start.artifact
+			w.git.repository.commits, w.git.repository.subjects, w.git.inventory = slices.Clone(start.files), slices.Clone(start.subjects), start.inventory
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() {
@@ -221,6 +231,9 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 		go w.controllers.run(ctx)
 		if strings.HasPrefix(plain, fluxApp) {
 			go w.flux.run(ctx)
+		}
+		if strings.HasPrefix(plain, gitApp) {
+			go w.git.run(ctx)
 		}
 		if start == nil {
 			w.must(w.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))
@@ -339,6 +352,9 @@ func (w *world) job(name string) *job {
 	}
 	if w.controlled {
 		j.GitOps = w.gitOps(j)
+	}
+	if w.committed {
+		w.inGit(j)
 	}
 	var mu sync.Mutex
 	j.Log = func(e rollout.Event) {
@@ -640,6 +656,7 @@ func (w *world) bring(stage string) {
 		w.makeOthers()
 	}
 	stage, controlled := strings.CutPrefix(stage, fluxApp)
+	stage, committed := strings.CutPrefix(stage, gitApp)
 	if stage == "new" {
 		w.observer.started = true
 		return
@@ -654,6 +671,9 @@ func (w *world) bring(stage string) {
 	w.applies = others
 	if w.controlled = controlled; controlled {
 		w.adopt()
+	}
+	if w.committed = committed; committed {
+		w.commitApp()
 	}
 	w.observer.started = true
 	before := w.job("before")
@@ -893,6 +913,9 @@ func (w *world) unrest(digit string) string {
 		if unrest := w.unrestOfFlux(digit); unrest != "" {
 			return unrest
 		}
+	}
+	if w.committed {
+		return w.unrestOfGit(digit)
 	}
 	if w.gateway {
 		return w.unrestOfGateway(digit)

@@ -1,0 +1,394 @@
+package rollout_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/gitops"
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// gitApp is the prefix of a stage of an app whose releases are commits, which Flux applies.
+const gitApp = "git, "
+
+// repository stands for an environment repository, as package environment makes one of it: an edit of the head that was read,
+// and a push that names it as its parent. What package environment tries again does not show here.
+type repository struct {
+	mu       sync.Mutex
+	commits  []map[string][]byte
+	subjects []string
+	down     error
+}
+
+const (
+	appFolder    = "apps/shop"
+	ledgerFolder = "releases"
+)
+
+func (r *repository) head() (int, map[string][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := len(r.commits) - 1
+	if last < 0 {
+		return last, nil
+	}
+	return last, r.commits[last]
+}
+
+func treeAt(n int, files map[string][]byte) (*environment.Tree, error) {
+	return environment.TreeOf(fmt.Sprintf("%040x", n+1), files)
+}
+
+func (r *repository) Read(context.Context) (*environment.Tree, error) {
+	if r.down != nil {
+		return nil, r.down
+	}
+	return treeAt(r.head())
+}
+
+// commit makes one; pushing is called before each push.
+func (r *repository) commit(subject string, edit func(*environment.Tree) error, pushing func()) (environment.Commit, error) {
+	for {
+		if r.down != nil {
+			return environment.Commit{}, r.down
+		}
+		parent, files := r.head()
+		tree, err := treeAt(parent, files)
+		if err == nil {
+			err = edit(tree)
+		}
+		if err != nil {
+			return environment.Commit{}, err
+		}
+		next, err := filesOf(tree)
+		if err != nil {
+			return environment.Commit{}, err
+		}
+		if maps.EqualFunc(files, next, bytes.Equal) {
+			return environment.Commit{Hash: tree.Head()}, nil
+		}
+		if pushing != nil {
+			pushing()
+		}
+		if hash := r.push(parent, subject, next); hash != "" {
+			return environment.Commit{Hash: hash, New: true}, nil
+		}
+	}
+}
+
+func (r *repository) push(parent int, subject string, files map[string][]byte) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.commits)-1 != parent {
+		return ""
+	}
+	r.commits, r.subjects = append(r.commits, files), append(r.subjects, subject)
+	return fmt.Sprintf("%040x", len(r.commits))
+}
+
+func filesOf(tree *environment.Tree) (map[string][]byte, error) {
+	names, err := tree.Files("")
+	files := map[string][]byte{}
+	for i := 0; i < len(names) && err == nil; i++ {
+		files[names[i]], err = tree.Read(names[i])
+	}
+	return files, err
+}
+
+// rendered are the objects of the app's folder.
+func rendered(files map[string][]byte) (all []manifest.Object, err error) {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if path.Dir(name) != appFolder {
+			continue
+		}
+		raw, err := yaml.YAMLToJSON(files[name])
+		if err != nil {
+			return nil, err
+		}
+		var u unstructured.Unstructured
+		if err := u.UnmarshalJSON(raw); err != nil {
+			return nil, err
+		}
+		all = append(all, manifest.Object{GroupVersionKind: u.GroupVersionKind(), Name: u.GetName(), Raw: raw})
+	}
+	return all, nil
+}
+
+// view is a job's way to the repository: a commit is one of its writes.
+type view struct {
+	*repository
+	job *job
+}
+
+func (v view) Commit(_ context.Context, message environment.Message, edit func(*environment.Tree) error) (made environment.Commit, err error) {
+	w := v.job.world
+	err = v.job.beside("commit "+message.Subject, func() error {
+		made, err = v.commit(message.Subject, edit, v.job.pushing())
+		return err
+	})
+	if made.New {
+		w.server.mu.Lock()
+		w.effects = append(w.effects, effect{by: v.job.name, action: "commit", object: message.Subject})
+		w.server.mu.Unlock()
+		w.git.wakeUp()
+	}
+	if kill := killedAt[v.job.killOn]; kill != "" && made.New && strings.Contains(message.Subject, kill) {
+		v.job.mu.Lock()
+		v.job.killed = true
+		v.job.mu.Unlock()
+		v.job.kill()
+		return environment.Commit{}, errKilled
+	}
+	return made, err
+}
+
+// killedAt is the commit after which a job is killed, by the write of the API server that it stands for.
+var killedAt = map[string]string{
+	"note r2 started": "r2: canary begins", "update primary image 2": "primary runs release", "update vs 0/100": "100% to canary",
+	"update primary image 1": "primary runs release", "note r1 promoted": "r1: promoted",
+}
+
+// pushing is what somebody does before the push that meets a fault: commits of others, beside the app and to it.
+func (n *network) pushing() func() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.fault != outdated || n.seen != n.at {
+		return nil
+	}
+	return sync.OnceFunc(func() { n.world.otherCommit("README.md", fmt.Sprintf("%d\n", n.at)) })
+}
+
+// otherCommit is one of somebody else.
+func (w *world) otherCommit(name, text string) {
+	_, err := w.git.repository.commit("somebody else", func(tree *environment.Tree) error { return tree.Write(name, []byte(text)) }, nil)
+	w.must(nil, err)
+	w.git.wakeUp()
+}
+
+// gitFlux stands for Flux with a folder of whole objects. It was checked against kustomize-controller 1.9.6: each object is
+// applied on its own, in no order that a release could rely on, and what the folder has no more is pruned at the end. Where
+// it differs, it is worse: it fetches and applies whenever somebody commits or writes to the app's objects.
+type gitFlux struct {
+	*flux
+	repository *repository
+	inventory  map[string]*unstructured.Unstructured
+	suspended  bool
+}
+
+func (g *gitFlux) wakeUp() {
+	select {
+	case g.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (g *gitFlux) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.wake:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lag):
+		}
+		g.reconcile(ctx)
+	}
+}
+
+func (g *gitFlux) reconcile(ctx context.Context) {
+	g.turn <- struct{}{}
+	defer func() { <-g.turn }()
+	if g.suspended {
+		return
+	}
+	_, files := g.repository.head()
+	objects, err := rendered(files)
+	if err != nil {
+		panic(err)
+	}
+	now := map[string]*unstructured.Unstructured{}
+	for _, o := range objects {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(o.Raw); err != nil {
+			panic(err)
+		}
+		u.SetNamespace(namespace)
+		labels := u.GetLabels()
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels["kustomize.toolkit.fluxcd.io/name"], labels["kustomize.toolkit.fluxcd.io/namespace"] = "apps", "flux-system"
+		u.SetLabels(labels)
+		now[u.GetKind()+" "+u.GetName()] = u
+		if _, err := g.of(u).Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: fluxByName, Force: true}); err != nil && ctx.Err() == nil {
+			panic(fmt.Sprintf("flux: %s %s: %v", u.GetKind(), u.GetName(), err))
+		}
+	}
+	for name, u := range g.inventory {
+		if now[name] == nil {
+			_ = g.of(u).Delete(ctx, u.GetName(), metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)})
+		}
+	}
+	g.inventory = now
+}
+
+func (g *gitFlux) of(u *unstructured.Unstructured) dynamicClient {
+	return g.client.Resource(resources[u.GetKind()]).Namespace(namespace)
+}
+
+type dynamicClient interface {
+	Apply(context.Context, string, *unstructured.Unstructured, metav1.ApplyOptions, ...string) (*unstructured.Unstructured, error)
+	Delete(context.Context, string, metav1.DeleteOptions, ...string) error
+}
+
+func (g *gitFlux) Fetch(ctx context.Context, _ []gitops.Object) (string, error) {
+	time.Sleep(300 * time.Millisecond)
+	if g.suspended {
+		return "", &usererr.Error{Field: "Kustomization flux-system/apps", Problem: "it is suspended", Fix: "resume it"}
+	}
+	g.wakeUp()
+	head, _ := g.repository.head()
+	return fmt.Sprintf("%040x", head+1), nil
+}
+
+func (g *gitFlux) Apply(ctx context.Context, _ []gitops.Object) error {
+	g.reconcile(ctx)
+	return nil
+}
+
+// commitApp puts the app, as it is, into Git.
+func (w *world) commitApp() {
+	w.Helper()
+	files := map[string][]byte{}
+	for _, u := range w.flux.objects(image("1"), nil) {
+		u.SetLabels(without(u.GetLabels(), "kustomize.toolkit.fluxcd.io/"))
+		u.SetNamespace("")
+		text, err := yaml.Marshal(u.Object)
+		w.must(text, err)
+		files[path.Join(appFolder, strings.ToLower(u.GetKind()+"-"+u.GetName())+".yaml")] = append([]byte("# The app.\n"), text...)
+	}
+	state, err := w.kube.CoreV1().ConfigMaps(namespace).Get(w.Context(), "crossbill-"+w.set.App, metav1.GetOptions{})
+	w.must(state, err)
+	files[path.Join(ledgerFolder, w.set.App, "ledger.json")] = []byte(state.Data["ledger.json"] + "\n")
+	w.must(nil, w.kube.CoreV1().ConfigMaps(namespace).Delete(w.Context(), state.Name, metav1.DeleteOptions{}))
+	w.git.repository.commits, w.git.repository.subjects = []map[string][]byte{files}, []string{"the app"}
+	w.git.reconcile(w.Context())
+	w.adopt()
+	w.git.inventory = map[string]*unstructured.Unstructured{}
+	w.git.reconcile(w.Context())
+}
+
+func without(labels map[string]string, prefix string) map[string]string {
+	maps.DeleteFunc(labels, func(key, _ string) bool { return strings.HasPrefix(key, prefix) })
+	return labels
+}
+
+// inGit gives a job the repository as its store. It may write nothing else.
+func (w *world) inGit(j *job) {
+	j.Git = &rollout.GitStore{
+		Controller: w.git, Repository: view{w.git.repository, j}, Folder: appFolder, Ledgers: ledgerFolder,
+		Render: func(_ context.Context, tree *environment.Tree) ([]manifest.Object, error) {
+			files, err := filesOf(tree)
+			if err != nil {
+				return nil, err
+			}
+			return rendered(files)
+		},
+	}
+	j.before = func(r *http.Request) error {
+		if r.Method != http.MethodGet && !strings.HasPrefix(r.URL.Path, "/commit") {
+			w.Errorf("%s wrote to the cluster: %s %s", j.name, r.Method, r.URL.Path)
+		}
+		return nil
+	}
+}
+
+// unrestOfGit says in what Git is not as it was before all releases, but for the image that primary runs.
+func (w *world) unrestOfGit(digit string) string {
+	w.Helper()
+	_, is := w.git.repository.head()
+	for name, was := range w.git.repository.commits[0] {
+		if path.Dir(name) != appFolder {
+			continue
+		}
+		want := strings.ReplaceAll(string(was), image("1"), image(digit))
+		if diff := cmp.Diff(want, string(is[name])); diff != "" {
+			return name + " in Git (-want +got):\n" + diff
+		}
+	}
+	for name := range is {
+		if _, was := w.git.repository.commits[0][name]; !was && path.Dir(name) == appFolder || path.Base(name) == "lock.json" {
+			return name + " is left in Git"
+		}
+	}
+	w.git.reconcile(w.Context())
+	time.Sleep(30 * time.Second)
+	if runs := w.running(release.Primary); runs != digit {
+		return "Flux has put " + runs + " on primary"
+	}
+	return ""
+}
+
+var gitCrashes = []crashCase{
+	{"rest", "canary", "2"},
+	{"canary", "shift", "2"},
+	{"canary", "verify healthy", "2"},
+	{"healthy", "promote", "2"},
+	{"healthy", "promote under traffic", "2"},
+	{"promoted", "cleanup", "2"},
+	{"promoted", "guard", "2"},
+	{"started", "rollback", "1"},
+	{"canary", "rollback", "1"},
+	{"promoting", "rollback", "1"},
+	{"moving", "rollback", "1"},
+	{"rolled", "rollback", "1"},
+	{"promoted", "rollback", "1"},
+	{"canary", "guard", "1"},
+	{"ended", "return", "1"},
+	{"returning to primary", "rollback", "2"},
+	{"returned", "rollback", "2"},
+}
+
+func init() {
+	for _, c := range gitCrashes {
+		c.stage = gitApp + c.stage
+		crashes = append(crashes, c)
+	}
+}
+
+// TestStepsInGit: each step of a release is a commit of its own, with a message that a person can read.
+func TestStepsInGit(t *testing.T) {
+	at(t, gitApp+"rest", func(w *world) {
+		for _, command := range []string{"canary", "verify healthy", "promote", "cleanup"} {
+			j := w.job(command)
+			if _, err := commands[command](w.Context(), j); err != nil {
+				w.Fatalf("%s: %v\n%s", command, err, strings.Join(j.logged, "\n"))
+			}
+		}
+		w.Log("\n" + strings.Join(w.git.repository.subjects, "\n"))
+		if unrest := w.unrest("2"); unrest != "" {
+			w.Error(unrest)
+		}
+	})
+}

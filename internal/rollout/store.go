@@ -1,0 +1,83 @@
+package rollout
+
+import (
+	"context"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// store is where changes are written, with the ledger and the lock, and the compare-and-swap that fences them. Everything
+// that a release does is the same over each of them; what runs is always read from the cluster.
+type store interface {
+	// readState reads what is kept of an app, as a ConfigMap of that name: the ledger and what goes with it. The error is
+	// that of an object that is not found where there is none.
+	readState(ctx context.Context, name string) (*corev1.ConfigMap, error)
+	// writeState writes it as it was read, and gives what is there then: a conflict when somebody has written it since.
+	writeState(ctx context.Context, j *job, next *corev1.ConfigMap) (*corev1.ConfigMap, error)
+	// watchState lists and watches it.
+	watchState(name string) *cache.ListWatch
+
+	// readLease reads the lock; nil when there is none.
+	readLease(ctx context.Context, name string) (*coordinationv1.Lease, error)
+	// writeLease writes it as it was read: a conflict when somebody has written it since.
+	writeLease(ctx context.Context, next *coordinationv1.Lease) (*coordinationv1.Lease, error)
+
+	// carryOut writes to an object as it was read, and gives what became of it, nil of a deletion: a conflict when
+	// somebody has written it since.
+	carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error)
+}
+
+// store is the one that the app's releases are written to.
+func (c *Cluster) store() store {
+	if c.Git != nil {
+		return gitStore{c}
+	}
+	return apiServer{c}
+}
+
+// apiServer is the store where the app runs.
+type apiServer struct{ *Cluster }
+
+func (s apiServer) readState(ctx context.Context, name string) (*corev1.ConfigMap, error) {
+	return s.Kube.CoreV1().ConfigMaps(s.Namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (s apiServer) writeState(ctx context.Context, _ *job, next *corev1.ConfigMap) (*corev1.ConfigMap, error) {
+	configMaps := s.Kube.CoreV1().ConfigMaps(s.Namespace)
+	if next.ResourceVersion != "" {
+		return configMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	}
+	written, err := configMaps.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
+	if apierrors.IsAlreadyExists(err) {
+		err = apierrors.NewConflict(corev1.Resource("configmaps"), next.Name, err) // to be looked at
+	}
+	return written, err
+}
+
+func (s apiServer) watchState(name string) *cache.ListWatch {
+	return listWatch(s.Kube.CoreV1().ConfigMaps(s.Namespace), named(name))
+}
+
+func (s apiServer) readLease(ctx context.Context, name string) (*coordinationv1.Lease, error) {
+	lease, err := s.Kube.CoordinationV1().Leases(s.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return lease, err
+}
+
+func (s apiServer) writeLease(ctx context.Context, next *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	leases := s.Kube.CoordinationV1().Leases(s.Namespace)
+	if next.ResourceVersion == "" {
+		return leases.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
+	}
+	return leases.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+}
+
+func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error) {
+	return j.toAPIServer(ctx, o, live, w)
+}
