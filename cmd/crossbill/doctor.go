@@ -118,8 +118,8 @@ func (o *doctorOptions) checks(ctx context.Context) ([]doctor.Check, error) {
 		return nil, &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	git := &doctor.GitOps{Client: client, Namespace: o.cluster.namespace, Names: objects}
-	if c.GitOps != nil {
-		git.Controller, git.Image, git.Missing, git.Branch = c.GitOps.Controller, c.GitOps.Image, o.gitops.missing, o.gitops.settings.Value("gitops.branch")
+	if o.gitops.settings != nil {
+		git.Controller, git.Image, git.Missing, git.Branch = c.Applies(), o.gitops.image(o.cmd, &o.cluster, c), o.gitops.missing, o.gitops.settings.Value("gitops.branch")
 	}
 	return git.Checks(), nil
 }

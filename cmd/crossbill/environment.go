@@ -74,7 +74,7 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 	controller, err := gitops.New(name, kinds, gitops.Options{
 		Namespace: o.settings.Value("gitops.namespace"), Branch: o.settings.Value("gitops.branch"),
 		Repository: o.settings.Value("gitops.repository"), Signed: o.settings.Value("gitops.signingKeyFile") != "",
-		Timeout: c.Timeout,
+		Commits: o.settings.Value("gitops.store") == "git", Timeout: c.Timeout,
 		Log: func(format string, args ...any) {
 			c.Log(rollout.Event{At: time.Now(), Object: name, Message: fmt.Sprintf(format, args...)})
 		},
@@ -82,54 +82,82 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 	if err != nil {
 		return err
 	}
-	c.GitOps = &rollout.GitOps{Controller: controller}
 	if c.Manifests != nil {
 		c.Manifests = c.Manifests.WithoutConfiguration()
 	}
+	if o.settings.Value("gitops.store") == "git" {
+		return o.commitTo(cmd, cluster, c, controller)
+	}
+	c.GitOps = &rollout.GitOps{Controller: controller}
 	o.reach(cmd, cluster, c)
 	return nil
 }
 
-// reach gives a cluster the repository, or why there is none.
-func (o *gitOpsOptions) reach(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) {
-	of := func() (*gitops.Repository, error) {
-		if o.missing != nil {
-			return nil, o.missing
-		}
-		names, err := c.Manifests.Objects(c.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		render := sourceOf(cmd, "", cluster.appName())
-		render.Namespace = c.Namespace
-		return &gitops.Repository{
-			Git: o.repository, App: c.Manifests.App, Folder: o.settings.Value("gitops.path"), Value: o.settings.Value("gitops.value"),
-			Deployment: names.Deployments[release.Primary], Container: names.Container, Render: render,
-		}, nil
+// commitTo makes the repository what a cluster's releases are written to.
+func (o *gitOpsOptions) commitTo(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster, controller gitops.Controller) error {
+	if o.missing != nil {
+		return o.missing
 	}
-	c.GitOps.Image = func(ctx context.Context) (image, commit string, err error) {
-		repository, err := of()
+	if o.settings.Value("gitops.value") != "" {
+		return &usererr.Error{Field: "gitops.value", Problem: "the steps of a release cannot be written into a chart, and gitops.store is git", Fix: "set gitops.store to cluster, or name the folder with the app's manifests as gitops.path"}
+	}
+	render := sourceOf(cmd, "", cluster.appName())
+	render.Namespace = c.Namespace
+	c.Git = &rollout.GitStore{
+		Controller: controller, Repository: o.repository,
+		Folder: o.settings.Value("gitops.path"), Ledgers: o.settings.Value("gitops.releases"),
+		Render: (&gitops.Repository{Git: o.repository, Folder: o.settings.Value("gitops.path"), Render: render}).Rendered,
+	}
+	return nil
+}
+
+// of is the repository as it is of a cluster's app, or why there is none.
+func (o *gitOpsOptions) of(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) (*gitops.Repository, error) {
+	if o.missing != nil {
+		return nil, o.missing
+	}
+	names, err := c.Manifests.Objects(c.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	render := sourceOf(cmd, "", cluster.appName())
+	render.Namespace = c.Namespace
+	return &gitops.Repository{
+		Git: o.repository, App: c.Manifests.App, Folder: o.settings.Value("gitops.path"), Value: o.settings.Value("gitops.value"),
+		Deployment: names.Deployments[release.Primary], Container: names.Container, Render: render,
+	}, nil
+}
+
+// image reads what Git has primary run.
+func (o *gitOpsOptions) image(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) func(context.Context) (image, commit string, err error) {
+	return func(ctx context.Context) (image, commit string, err error) {
+		repository, err := o.of(cmd, cluster, c)
 		if err != nil {
 			return "", "", err
 		}
 		return repository.Image(ctx)
 	}
+}
+
+// reach gives a cluster the repository, or why there is none.
+func (o *gitOpsOptions) reach(cmd *cobra.Command, cluster *clusterOptions, c *rollout.Cluster) {
+	c.GitOps.Image = o.image(cmd, cluster, c)
 	c.GitOps.Objects = func(ctx context.Context) ([]manifest.Object, error) {
-		repository, err := of()
+		repository, err := o.of(cmd, cluster, c)
 		if err != nil {
 			return nil, err
 		}
 		return repository.Objects(ctx)
 	}
 	c.GitOps.Try = func(ctx context.Context, commit rollout.GitCommit) error {
-		repository, err := of()
+		repository, err := o.of(cmd, cluster, c)
 		if err != nil {
 			return err
 		}
 		return repository.Try(ctx, gitops.Change(commit))
 	}
 	c.GitOps.Commit = func(ctx context.Context, commit rollout.GitCommit) (string, error) {
-		repository, err := of()
+		repository, err := o.of(cmd, cluster, c)
 		if err != nil {
 			return "", err
 		}

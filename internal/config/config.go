@@ -192,6 +192,7 @@ type Queue struct {
 // GitOps is the repository that a GitOps controller applies the app's manifests from.
 type GitOps struct {
 	Controller     string `json:"controller,omitempty"`
+	Store          string `json:"store,omitempty"`
 	Namespace      string `json:"namespace,omitempty"`
 	Repository     string `json:"repository,omitempty"`
 	Branch         string `json:"branch,omitempty"`

@@ -42,6 +42,7 @@ type applicationSpec struct {
 	SyncPolicy        struct {
 		Automated *struct {
 			Enabled *bool `json:"enabled"`
+			Prune   bool  `json:"prune"`
 		} `json:"automated"`
 		SyncOptions []string `json:"syncOptions"`
 	} `json:"syncPolicy"`
@@ -117,7 +118,7 @@ func (a *argo) Check(ctx context.Context, objects []Object) (remarks []string, e
 	for _, object := range objects {
 		owner, owned := OwnerOf(object)
 		problem := ownerProblem(ArgoCD, object, owner, owned)
-		if app := read[a.named(owner)]; problem == nil && owned && app != nil {
+		if app := read[a.named(owner)]; problem == nil && owned && app != nil && !a.options.Commits {
 			var found []string
 			found, problem = app.check(object)
 			remarks = append(remarks, found...)
@@ -134,16 +135,20 @@ func (a *argo) checkApplication(ctx context.Context, app *application) (address 
 	if app.skipped() {
 		bad("it has the annotation "+skipReconcile+": what a promotion commits would not be applied", "remove the annotation")
 	}
-	if !slices.Contains(app.SyncPolicy.SyncOptions, respect) {
+	if !a.options.Commits && !slices.Contains(app.SyncPolicy.SyncOptions, respect) {
 		bad("its spec.syncPolicy.syncOptions lack "+respect+": ignoreDifferences alone hide a difference, and the next sync of any commit undoes the release", "add "+respect+" to them")
 	}
-	if !app.automated() {
+	switch automated := app.SyncPolicy.Automated; {
+	case a.options.Commits && (!app.automated() || !automated.Prune):
+		bad("it is not synced automatically, with prune: the steps of a release would not be applied", "set spec.syncPolicy.automated: {prune: true}")
+	case !app.automated():
 		remarks = append(remarks, app.name.String()+" is not synced automatically: what a promotion commits is applied when somebody syncs it")
 	}
 	if problem := app.complaint("ComparisonError", "InvalidSpecError", "UnknownError", "SyncError"); problem != "" {
 		remarks = append(remarks, app.name.String()+": "+problem)
 	}
-	problems = append(problems, a.mayRequest(ctx, app.name))
+	found, err := a.askable(ctx, app.name)
+	remarks, problems = append(remarks, found...), append(problems, err)
 	source, _, err := app.source(a.options.Repository)
 	if err != nil {
 		return "", remarks, errors.Join(append(problems, err)...)

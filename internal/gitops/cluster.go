@@ -54,6 +54,16 @@ func (c *cluster) mayRequest(ctx context.Context, r reference) error {
 	return nil // a webhook that knows no dry run says nothing about rights
 }
 
+// askable says whether an object may be annotated. Where every step is a commit, and the account only reads, it need not: what
+// applies the commits looks for them at its own interval.
+func (c *cluster) askable(ctx context.Context, r reference) (remarks []string, err error) {
+	err = c.mayRequest(ctx, r)
+	if err != nil && c.options.Commits {
+		return []string{fmt.Sprintf("%s may not be annotated, so that each step waits for its interval", r)}, nil
+	}
+	return nil, err
+}
+
 const fieldManager = "crossbill"
 
 // annotate writes one annotation, and gives the object as it is then.

@@ -86,7 +86,11 @@ func (f *flux) checkKustomization(ctx context.Context, k reference) (address str
 	if message, failed := notReady(live); failed {
 		remarks = append(remarks, fmt.Sprintf("%s is not ready: %s", k, message))
 	}
-	problems = append(problems, f.mayRequest(ctx, k))
+	if prunes, _, _ := unstructured.NestedBool(live.Object, "spec", "prune"); f.options.Commits && !prunes {
+		bad(k, "it does not prune (spec.prune): a canary that is removed from Git would stay in the cluster", "set spec.prune: true")
+	}
+	found, err := f.askable(ctx, k)
+	remarks, problems = append(remarks, found...), append(problems, err)
 	source, ok := sourceOf(live)
 	if !ok {
 		kind, _, _ := unstructured.NestedString(live.Object, "spec", "sourceRef", "kind")
@@ -106,7 +110,8 @@ func (f *flux) checkKustomization(ctx context.Context, k reference) (address str
 	if message, failed := notReady(repository); failed {
 		remarks = append(remarks, fmt.Sprintf("%s is not ready: %s", source, message))
 	}
-	problems = append(problems, f.mayRequest(ctx, source))
+	found, err = f.askable(ctx, source)
+	remarks, problems = append(remarks, found...), append(problems, err)
 	if follows := followed(repository); f.options.Branch != "" && follows != "branch "+f.options.Branch {
 		bad(source, "it follows "+follows+", and gitops.branch is "+f.options.Branch, "name one branch in both")
 	}

@@ -58,6 +58,7 @@ type Options struct {
 	Branch     string // that the controller has to follow; empty for any
 	Repository string // that the controller has to read, as Git takes its address; empty for any
 	Signed     bool   // Crossbill signs its commits
+	Commits    bool   // every step of a release is a commit that it applies; else Crossbill writes the cluster beside it
 
 	Timeout time.Duration // of each Fetch and Apply; default 5 minutes
 	Poll    time.Duration // between two looks; default half a second

@@ -155,7 +155,7 @@ func (r *Repository) setTemplate(ctx context.Context, tree *environment.Tree, c 
 
 // template is the pod template that a folder renders for primary.
 func (r *Repository) template(ctx context.Context, tree *environment.Tree) (*corev1.PodTemplateSpec, error) {
-	objects, err := r.render(ctx, tree)
+	objects, err := r.Rendered(ctx, tree)
 	if err != nil {
 		return nil, err
 	}
@@ -271,10 +271,11 @@ func (r *Repository) Objects(ctx context.Context) ([]manifest.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.render(ctx, tree)
+	return r.Rendered(ctx, tree)
 }
 
-func (r *Repository) render(ctx context.Context, tree *environment.Tree) ([]manifest.Object, error) {
+// Rendered are the objects of the folder in a tree.
+func (r *Repository) Rendered(ctx context.Context, tree *environment.Tree) ([]manifest.Object, error) {
 	dir, err := os.MkdirTemp("", "crossbill-environment-")
 	if err != nil {
 		return nil, err

@@ -43,6 +43,17 @@ type GitStore struct {
 	taken *coordinationv1.Lease // the lock, from when it is taken until the ledger is committed with it
 }
 
+// Applies is what applies the app's manifests from Git; nil when nothing is known to.
+func (c *Cluster) Applies() gitops.Controller {
+	switch {
+	case c.Git != nil:
+		return c.Git.Controller
+	case c.GitOps != nil:
+		return c.GitOps.Controller
+	}
+	return nil
+}
+
 // Repository is one branch of an environment repository. See environment.Repository for what a commit keeps.
 type Repository interface {
 	Read(context.Context) (*environment.Tree, error)
@@ -55,13 +66,8 @@ const lockFile = "lock.json"
 // stateFiles are those of an app's folder that are kept with the ledger.
 var stateFiles = []string{ledgerKey, previousKey, serviceKey, othersKey, lineKey}
 
-// kept names what is kept of an app, for messages: a kind of object, or its folder in Git.
-func (c *Cluster) kept(kind string) string {
-	if c.Git != nil {
-		return path.Join(c.Git.Ledgers, c.app()) + " in Git"
-	}
-	return kind + " " + c.Namespace + "/" + c.stateName()
-}
+// inGitAt is the folder with what is kept of an app, for messages.
+func (c *Cluster) inGitAt() string { return path.Join(c.Git.Ledgers, c.app()) + " in Git" }
 
 // gitStore is the store in Git.
 type gitStore struct{ *Cluster }

@@ -25,7 +25,10 @@ const (
 const ledgerLabel = "app.kubernetes.io/managed-by"
 
 func (j *job) ledgerName() string {
-	return "ledger (" + j.kept("ConfigMap") + ")"
+	if j.Git != nil {
+		return "ledger (" + j.inGitAt() + ")"
+	}
+	return "ledger (ConfigMap " + j.Namespace + "/" + j.stateName() + ")"
 }
 
 // readLedger reads the ledger; that of an app without one is empty.

@@ -50,7 +50,12 @@ const (
 	clockSkew = time.Minute
 )
 
-func (c *Cluster) lockName() string { return "lock (" + c.kept("Lease") + ")" }
+func (c *Cluster) lockName() string {
+	if c.Git != nil {
+		return "lock (" + c.inGitAt() + ")"
+	}
+	return "lock (Lease " + c.Namespace + "/" + c.stateName() + ")"
+}
 
 func (c *Cluster) lockTimeout() time.Duration {
 	if c.LockTimeout > 0 {

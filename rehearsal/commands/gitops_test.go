@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/rehearsal/gitops"
 	"github.com/our-org/crossbill/rehearsal/load"
 	"github.com/our-org/crossbill/rehearsal/setup"
@@ -50,6 +51,8 @@ func TestGitOps(t *testing.T) {
 			"Flux is let in":          testFluxLetIn,
 			"somebody else's commits": testSomebodyElsesCommits,
 			"the least rights":        testTheLeastRightsBesideFlux,
+			"every step a commit":     testStepsInGit,
+			"rollbacks in Git":        testRollbacksInGit,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -78,6 +81,12 @@ const (
 // newBeside has Flux bring an app into the cluster, with an image, and waits until the gateway leads to it.
 func newBeside(t *testing.T, name, image string) *beside {
 	t.Helper()
+	return newFromGit(t, name, image, "cluster")
+}
+
+// newFromGit is newBeside with the store that a release is written to.
+func newFromGit(t *testing.T, name, image, store string) *beside {
+	t.Helper()
 	flux, err := startFlux()
 	if err != nil {
 		t.Fatal(err)
@@ -94,12 +103,12 @@ func newBeside(t *testing.T, name, image string) *beside {
 	x.commit("Add the app", x.files())
 	x.first = x.show(deploymentFile)
 	x.config = filepath.Join(folder, "crossbill.yaml")
-	text := fmt.Sprintf(`gitops: {controller: flux, repository: %q, path: apps/app}
+	text := fmt.Sprintf(`gitops: {controller: flux, store: %s, repository: %q, path: apps/app}
 analysis:
   minDuration: 5s
   objectives:
     - {name: availability, objective: 99.9, margin: 1}
-`, x.git.URL)
+`, store, x.git.URL)
 	if err := os.WriteFile(x.config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +306,12 @@ func (x *beside) watched() (stop func() moves) {
 func (x *beside) rests(image string) {
 	x.Helper()
 	x.applied()
-	if status := x.status(); status.Release != nil || status.Lock != "" || x.image("canary") != "" {
+	code, out := x.crossbill("status", "-o", "json", "--config", x.config)
+	var status rollout.Status
+	if err := json.Unmarshal([]byte(out), &status); code != 0 || err != nil {
+		x.Fatalf("crossbill status: exit code %d, %v\n%s", code, err, out)
+	}
+	if status.Release != nil || status.Lock != "" || x.image("canary") != "" {
 		x.Errorf("at rest there is release %+v, lock %q, canary %q", status.Release, status.Lock, x.image("canary"))
 	}
 	want := regexp.MustCompile(`image: \S+`).ReplaceAllLiteralString(x.first, "image: "+exact(images[image]))
@@ -658,6 +672,80 @@ func testTheLeastRightsBesideFlux(t *testing.T) {
 	for _, part := range flux.unused() {
 		t.Errorf("no command uses %s of what gitops config prints", part)
 	}
+}
+
+// testStepsInGit: every step is a commit that Flux applies, and the account that runs the commands only reads.
+func testStepsInGit(t *testing.T) {
+	x := newFromGit(t, "steps", "drains a", "git")
+	role, flux := x.account("read-rbac.yaml"), x.fluxRights()
+	for _, rule := range role.Rules {
+		for _, verb := range rule.Verbs {
+			if verb != "get" && verb != "list" && verb != "watch" {
+				t.Errorf("k8s/guard/read-rbac.yaml allows %s of %v", verb, rule.Resources)
+			}
+		}
+	}
+	kubeconfig := x.kubeconfigOf("crossbill")
+	rights := []*rights{{role.Rules, map[string]bool{}}, {flux, map[string]bool{}}}
+	as := func(args ...string) {
+		t.Helper()
+		args = append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", x.namespace, "--manifests", x.manifests, "--config", x.config, "--settle-delay", "1s")
+		code, out := x.command(args...)
+		all, forbidden := requestsIn(t, out)
+		if code != 0 || len(all) == 0 {
+			t.Fatalf("%v: exit code %d\n%s", args, code, out)
+		}
+		for _, request := range forbidden {
+			if !courtesies(request) {
+				t.Errorf("%s: %s is forbidden", args[0], request)
+			}
+		}
+		for _, request := range all {
+			if !rights[0].use(request) && !rights[1].use(request) && !courtesies(request) {
+				t.Errorf("%s: the Roles lack %s", args[0], request)
+			}
+		}
+	}
+	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
+	done := x.others()
+	as("canary", "--image", images["drains b"])
+	as("shift", "--steps", "50")
+	as("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s")
+	as("promote")
+	as("cleanup")
+	done()
+	x.rests("drains b")
+	want := moves{Weights: []int{0, 10, 50, 100, 0}, Images: []string{exact(images["drains a"]), exact(images["drains b"])}, Templates: 2}
+	if diff := cmp.Diff(want, stop()); diff != "" {
+		t.Errorf("what the route and primary went through (-want +got):\n%s", diff)
+	}
+	invariants()
+	quiet()
+	x.committed("drains a", "drains b")
+	x.logCommits()
+}
+
+// testRollbacksInGit takes releases back from each stage, by commits.
+func testRollbacksInGit(t *testing.T) {
+	x := newFromGit(t, "backing", "drains a", "git")
+	quiet, invariants := x.traffic(200), x.observe()
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"rollback", "--reason", "it is bad"})
+	x.rests("drains a")
+	x.do([]string{"canary", "--image", images["drains b"], "--again"},
+		[]string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s"}, []string{"promote"}, []string{"rollback", "--reason", "it is bad"})
+	x.rests("drains a")
+	invariants()
+	quiet()
+	x.logCommits()
+}
+
+func (x *beside) logCommits() {
+	x.Helper()
+	log, err := x.git.Git("log", "--reverse", "--format=%s", "main")
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.Logf("commits:\n%s", log)
 }
 
 // fluxRights makes the Role and its binding that `gitops config` prints.
