@@ -53,8 +53,14 @@ func EnsureFlux(ctx context.Context, module string, log Log) (Flux, error) {
 	}, err
 }
 
-// fluxName is the name of its folder in the cache. It changes with the versions of the two, and of what the module replaces.
+// fluxName is the name of its folder in the cache.
 func fluxName(module string) (string, error) {
+	return controllerName(module, "flux", kustomizeController, sourceController)
+}
+
+// controllerName is the name of a folder in the cache: it has the version of the first program, and changes with the versions
+// of all of them, and of what the module replaces.
+func controllerName(module, name string, programs ...string) (string, error) {
 	path := filepath.Join(module, "go.mod")
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -69,7 +75,7 @@ func fluxName(module string) (string, error) {
 		versions[r.Mod.Path] = r.Mod.Version
 	}
 	hash := sha256.New()
-	for _, program := range []string{kustomizeController, sourceController} {
+	for _, program := range programs {
 		if versions[program] == "" {
 			return "", fmt.Errorf("%s does not require %s", path, program)
 		}
@@ -79,7 +85,7 @@ func fluxName(module string) (string, error) {
 		fmt.Fprintln(hash, r.Old, r.New)
 	}
 	fmt.Fprintln(hash, runtime.GOARCH)
-	return "flux-" + versions[kustomizeController] + "-" + hex.EncodeToString(hash.Sum(nil))[:12], nil
+	return name + "-" + versions[programs[0]] + "-" + hex.EncodeToString(hash.Sum(nil))[:12], nil
 }
 
 func buildFlux(ctx context.Context, module, dir string, log Log) error {

@@ -13,7 +13,7 @@
 // several processes may ask at the same time: one works, the others wait.
 //
 // What not every rehearsal runs is fetched and built for those who ask: [EnsureRunner], [EnsureAct],
-// [EnsureBrowser], [EnsureFlux].
+// [EnsureBrowser], [EnsureFlux], [EnsureArgoCD].
 package setup
 
 import (
@@ -490,23 +490,32 @@ func copyGatewayAPI(ctx context.Context, s source, dir string) error {
 func joinKinds(ctx context.Context, module, folder, to string, modules ...string) error {
 	var all []byte
 	for _, path := range modules {
-		c := exec.CommandContext(ctx, "go", "mod", "download", "-json", path)
-		c.Dir = module
-		out, err := c.Output()
+		dir, err := folderOf(ctx, module, path)
 		if err != nil {
-			return fmt.Errorf("go mod download %s: %w", path, err)
+			return err
 		}
-		var found struct{ Dir string }
-		if err := json.Unmarshal(out, &found); err != nil {
-			return fmt.Errorf("go mod download %s: %w", path, err)
-		}
-		kinds, err := kindsIn(filepath.Join(found.Dir, folder))
+		kinds, err := kindsIn(filepath.Join(dir, folder))
 		if err != nil {
 			return err
 		}
 		all = append(all, kinds...)
 	}
 	return os.WriteFile(to, all, 0o644)
+}
+
+// folderOf is where the module cache has a module, in the version that another one requires.
+func folderOf(ctx context.Context, module, path string) (string, error) {
+	c := exec.CommandContext(ctx, "go", "mod", "download", "-json", path)
+	c.Dir = module
+	out, err := c.Output()
+	if err != nil {
+		return "", fmt.Errorf("go mod download %s: %w", path, err)
+	}
+	var found struct{ Dir string }
+	if err := json.Unmarshal(out, &found); err != nil {
+		return "", fmt.Errorf("go mod download %s: %w", path, err)
+	}
+	return found.Dir, nil
 }
 
 // kindsIn joins the files of a folder that have a CustomResourceDefinition.

