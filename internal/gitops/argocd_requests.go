@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,7 +24,12 @@ import (
 type refreshed struct {
 	*argo
 	asked  map[reference]bool
-	failed map[reference]int // answers that were errors
+	failed map[reference]int       // answers that were errors
+	since  map[reference]time.Time // a request that is open: when it was seen first, or repeated
+}
+
+func (a *argo) refreshing() *refreshed {
+	return &refreshed{a, map[reference]bool{}, map[reference]int{}, map[reference]time.Time{}}
 }
 
 // refresh asks, and gives the Application once it has answered; nil, and how that stands, until then.
@@ -35,11 +41,12 @@ func (r *refreshed) refresh(ctx context.Context, name reference) (*application, 
 	if app.skipped() {
 		return nil, progress{}, &usererr.Error{Field: name.String(), Problem: "it has the annotation " + skipReconcile + ", so Argo CD does not look at it", Fix: "remove the annotation"}
 	}
-	_, pending := app.live.GetAnnotations()[refreshAnnotation]
+	open, pending := app.live.GetAnnotations()[refreshAnnotation]
 	switch {
 	case pending:
-		return nil, progress{state: name.String() + " has not answered; is Argo CD's application controller running?"}, nil
+		return nil, progress{state: name.String() + " has not answered; is Argo CD's application controller running?"}, r.repeat(ctx, app, open)
 	case !r.asked[name]:
+		delete(r.since, name)
 		kind := "normal"
 		if r.failed[name] > 0 {
 			kind = "hard" // a failure to make manifests is cached
@@ -57,6 +64,25 @@ func (r *refreshed) refresh(ctx context.Context, name reference) (*application, 
 		return nil, progress{state: name.String() + ": " + problem}, nil
 	}
 	return nil, progress{failure: fmt.Errorf("Argo CD's %s cannot be compared with Git: %s", name, problem)}, nil
+}
+
+// repeat changes a request that has been open for a while. The controller takes one that comes beside a write of its own for one
+// of its own informer's resyncs, and puts it off for up to a minute (newApplicationInformerAndLister: the jitter where the
+// resourceVersion is the same); another value is another event.
+func (r *refreshed) repeat(ctx context.Context, app *application, open string) error {
+	if r.since[app.name].IsZero() {
+		r.since[app.name] = time.Now()
+	}
+	if time.Since(r.since[app.name]) < patience {
+		return nil
+	}
+	r.since[app.name] = time.Now()
+	other := "hard"
+	if open == other {
+		other = "normal"
+	}
+	_, err := r.ask(ctx, app, other)
+	return err
 }
 
 // ask sets the annotation on the Application that was read; false where it has changed since.
@@ -90,7 +116,7 @@ func (a *argo) Fetch(ctx context.Context, objects []Object) (string, error) {
 	if len(owners) == 0 {
 		return "", nil
 	}
-	r := &refreshed{a, map[reference]bool{}, map[reference]int{}}
+	r := a.refreshing()
 	commit := ""
 	err := a.wait(ctx, "for Argo CD to read the repository", func(ctx context.Context) (progress, error) {
 		commits := map[string]bool{}
@@ -149,7 +175,7 @@ func (app *application) operationMessage() string {
 // has it, and whoever syncs applies it.
 func (a *argo) Apply(ctx context.Context, objects []Object) error {
 	left := a.owners(objects)
-	r := &refreshed{a, map[reference]bool{}, map[reference]int{}}
+	r := a.refreshing()
 	idle := map[reference]time.Time{}
 	return a.wait(ctx, "for Argo CD to sync", func(ctx context.Context) (progress, error) {
 		for len(left) > 0 {
@@ -164,6 +190,25 @@ func (a *argo) Apply(ctx context.Context, objects []Object) error {
 		}
 		return progress{done: true}, nil
 	})
+}
+
+// Applying names the syncs that are under way. A sync reads the objects when it begins (syncAppState compares anew), after the
+// status says Running, and writes what it has read, ignored fields too, up to its end: after hooks and waves that is minutes.
+// One that was asked for and has not begun has read nothing yet.
+func (a *argo) Applying(ctx context.Context, objects []Object) (string, error) {
+	var all []string
+	for _, name := range a.owners(objects) {
+		app, err := a.application(ctx, name)
+		if err != nil {
+			return "", err
+		}
+		phase, _, _ := unstructured.NestedString(app.live.Object, "status", "operationState", "phase")
+		began, _, _ := unstructured.NestedString(app.live.Object, "status", "operationState", "startedAt")
+		if app.operation() != nil && phase == "Running" {
+			all = append(all, fmt.Sprintf("%s since %s", name, began))
+		}
+	}
+	return strings.Join(all, ", "), nil
 }
 
 // synced says how an Application stands that was compared a moment ago. idle is since when one has differed with no sync.

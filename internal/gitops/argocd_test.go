@@ -211,7 +211,7 @@ func TestArgoAsksWhereNobodyHas(t *testing.T) {
 		return false, nil, nil
 	})
 	controller, _ := controllerOf(t, ArgoCD, w.client, Options{})
-	r := &refreshed{controller.(*argo), map[reference]bool{}, map[reference]int{}}
+	r := controller.(*argo).refreshing()
 	var got []string
 	for range 4 {
 		app, _, err := r.refresh(t.Context(), theApplication)
@@ -228,11 +228,32 @@ func TestArgoAsksWhereNobodyHas(t *testing.T) {
 	}
 }
 
+// TestArgoRepeatsARequest: one that stays open is changed after a while, again and again.
+func TestArgoRepeatsARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(1, anApplication())
+		controller, _ := controllerOf(t, ArgoCD, w.client, Options{})
+		r := controller.(*argo).refreshing()
+		var got []string
+		for range 5 {
+			app, _, err := r.refresh(t.Context(), theApplication)
+			if app != nil || err != nil {
+				t.Fatalf("it is answered: %v, %v", app, err)
+			}
+			got = append(got, w.get(theApplication).GetAnnotations()[refreshAnnotation])
+			time.Sleep(patience * 2 / 3)
+		}
+		if diff := cmp.Diff([]string{"normal", "normal", "normal", "hard", "hard"}, got); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 // TestArgoAsksHardAfterAnError: an error is cached until then.
 func TestArgoAsksHardAfterAnError(t *testing.T) {
 	w := newWorld(1, anApplication())
 	controller, _ := controllerOf(t, ArgoCD, w.client, Options{})
-	r := &refreshed{controller.(*argo), map[reference]bool{}, map[reference]int{}}
+	r := controller.(*argo).refreshing()
 	var got []string
 	for range 3 {
 		_, now, err := r.refresh(t.Context(), theApplication)
@@ -293,6 +314,36 @@ func TestArgoSynced(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestArgoApplying: a sync that has begun is named, and another one differently; one that has not begun has read nothing.
+func TestArgoApplying(t *testing.T) {
+	status := func(phase, began string) func(map[string]any) {
+		return func(o map[string]any) {
+			o["status"] = map[string]any{"operationState": map[string]any{"phase": phase, "startedAt": began}}
+		}
+	}
+	asked := func(o map[string]any) { o["operation"] = map[string]any{"sync": map[string]any{}} }
+	const began = "2026-01-02T03:04:05Z"
+	for _, c := range []struct {
+		name string
+		live *unstructured.Unstructured
+		want string
+	}{
+		{"nothing", anApplication(), ""},
+		{"a sync", anApplication(asked, status("Running", began)), "Application argocd/shop since " + began},
+		{"one that has not begun", anApplication(asked, status("Succeeded", began)), ""},
+		{"one that has ended", anApplication(status("Succeeded", began)), ""},
+	} {
+		controller, _ := controllerOf(t, ArgoCD, fakeClient(c.live), Options{})
+		if got, err := controller.Applying(t.Context(), theAppOfArgo()); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+	controller, _ := controllerOf(t, ArgoCD, fakeClient(), Options{})
+	if _, err := controller.Applying(t.Context(), theAppOfArgo()); err == nil {
+		t.Error("no error without the Application")
+	}
 }
 
 // set gives an Application's spec a value at a path with dots; without takes one away.

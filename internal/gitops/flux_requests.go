@@ -227,6 +227,9 @@ func (f *flux) Apply(ctx context.Context, objects []Object) error {
 	})
 }
 
+// Applying implements Controller: a release's objects carry the annotation, and Apply has waited for what began before.
+func (f *flux) Applying(context.Context, []Object) (string, error) { return "", nil }
+
 // tried says how a Kustomization stands that was asked to apply.
 func (f *flux) tried(k reference, live *unstructured.Unstructured, asked *question) progress {
 	ready := condition(live, "Ready")

@@ -50,6 +50,9 @@ type Controller interface {
 	// Apply asks the controller to apply what it has read, and waits until it has tried. An object that it could not apply
 	// is an error.
 	Apply(ctx context.Context, objects []Object) error
+	// Applying names what is being applied now and may have read the objects some time ago; empty for nothing. Another name
+	// is of what has begun since. A controller that leaves held objects alone applies nothing to them.
+	Applying(ctx context.Context, objects []Object) (string, error)
 }
 
 // Options are of a controller in the cluster.

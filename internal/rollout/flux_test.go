@@ -58,7 +58,9 @@ type flux struct {
 	down     error                           // of the repository
 	deaf     bool                            // it does not read
 	notHeld  bool                            // it takes no annotation, as Argo CD
+	leaves   bool                            // its settings make it leave all objects alone
 	pushing  func()                          // just before a push
+	syncing  string                          // what it says that it applies
 }
 
 func newFlux(w *world) *flux {
@@ -96,7 +98,7 @@ func (f *flux) reconcile(ctx context.Context) {
 	f.turn <- struct{}{} // one at a time
 	defer func() { <-f.turn }()
 	f.mu.Lock()
-	if f.deaf || len(f.commits) == 0 {
+	if f.deaf || f.leaves || len(f.commits) == 0 {
 		f.mu.Unlock()
 		return
 	}
@@ -223,6 +225,12 @@ func (f *flux) Apply(ctx context.Context, _ []gitops.Object) error {
 	time.Sleep(lag)
 	f.reconcile(ctx)
 	return nil
+}
+
+func (f *flux) Applying(context.Context, []gitops.Object) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.syncing, nil
 }
 
 func (f *flux) image(context.Context) (string, string, error) {
@@ -655,4 +663,65 @@ func TestGitLedgerLost(t *testing.T) {
 			t.Error(unrest)
 		}
 	})
+}
+
+// TestAnApplyThatBeganBefore: a controller that takes no annotation undoes a write by what it had read before it, some time
+// later. The release has it all the same, and no canary is deleted that gets traffic.
+func TestAnApplyThatBeganBefore(t *testing.T) {
+	for _, c := range []struct{ resource, command string }{{"virtualservices", "promote"}, {"deployments", "promote"}, {"virtualservices", "back"}} {
+		t.Run(c.resource+", "+c.command, func(t *testing.T) {
+			at(t, fluxApp+map[string]string{"promote": "healthy", "back": "promoted"}[c.command], func(w *world) {
+				w.flux.notHeld, w.flux.leaves = true, true
+				undone := w.undo(c.resource)
+				j, want := w.job(c.command), "2"
+				if c.command == "promote" {
+					w.must(j.Promote(w.Context()))
+				} else {
+					want = "1"
+					w.must(j.Rollback(w.Context(), "it is bad"))
+				}
+				if undone() == 0 {
+					t.Error("nothing was undone: this proves nothing")
+				}
+				if is := w.running(release.Primary); is != want {
+					t.Errorf("primary runs %s, want %s", is, want)
+				}
+				if status, err := w.job("look").Status(w.Context()); err != nil || status.Weights.Canary != 0 {
+					t.Errorf("weights %+v: %v", status.Weights, err)
+				}
+			})
+		})
+	}
+}
+
+// undo has each of a release's changes of a kind undone, once, by an apply that began before it and takes four seconds.
+func (w *world) undo(resource string) (undone func() int) {
+	client := w.dynamic("argocd-controller", w.server)
+	specs := map[string]bool{}
+	n := 0
+	w.server.changed = append(w.server.changed, func(e event) {
+		if e.resource != resource || e.by == "" || e.by == "argocd-controller" || e.before == nil || e.after == nil {
+			return
+		}
+		before, after := e.before.object, e.after.object
+		was, is := fmt.Sprint(before.Object["spec"]), fmt.Sprint(after.Object["spec"])
+		if was == is || specs[is] || before.GetName() == w.set.Name(release.Canary) {
+			return
+		}
+		specs[is] = true
+		w.flux.mu.Lock()
+		w.flux.syncing = fmt.Sprint("sync ", len(specs))
+		w.flux.mu.Unlock()
+		go func() {
+			time.Sleep(4 * time.Second)
+			patch, err := json.Marshal(map[string]any{"spec": before.Object["spec"]})
+			w.must(patch, err)
+			w.must(client.Resource(resources[before.GetKind()]).Namespace(namespace).Patch(w.Context(), before.GetName(), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "argocd-controller"}))
+			w.flux.mu.Lock()
+			defer w.flux.mu.Unlock()
+			w.flux.syncing = ""
+			n++
+		}()
+	})
+	return func() int { return n }
 }

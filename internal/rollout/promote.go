@@ -8,6 +8,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -254,7 +255,11 @@ func templateText(d *appsv1.Deployment) (string, error) {
 
 // replacePrimary puts the release on primary and waits until it is ready for all of the traffic.
 func (j *job) replacePrimary(ctx context.Context) error {
-	live, err := j.applyPrimary(ctx)
+	var live *appsv1.Deployment
+	err := j.lasting(ctx, j.track(release.Primary), func(ctx context.Context) (_ metav1.Object, err error) {
+		live, err = j.applyPrimary(ctx)
+		return live, err
+	})
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -279,7 +280,11 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 	if desired == nil || err != nil {
 		return err
 	}
-	before, after, err := j.applyDeployment(ctx, desired, j.unbind)
+	var before, after *appsv1.Deployment
+	err = j.lasting(ctx, j.track(release.Primary), func(ctx context.Context) (_ metav1.Object, err error) {
+		before, after, err = j.applyDeployment(ctx, desired, j.unbind)
+		return after, err
+	})
 	if err != nil {
 		return err
 	}

@@ -156,19 +156,24 @@ func (j *job) trafficAt(weight int) traffic {
 func (j *job) route(weight int) step {
 	return func(ctx context.Context) error {
 		router := j.router()
-		after, err := router.split(ctx, j.trafficAt(weight))
-		if err == nil && after.live == nil && !j.planning() { // a plan may just have planned to create it
-			return fmt.Errorf("%s: somebody has deleted it, so nobody gets the traffic; create it as the manifest has it, then %s", router.route(), j.next())
-		}
-		return err
+		return j.lasting(ctx, router.route(), func(ctx context.Context) (metav1.Object, error) {
+			after, err := router.split(ctx, j.trafficAt(weight))
+			if err == nil && after.live == nil && !j.planning() { // a plan may just have planned to create it
+				err = fmt.Errorf("%s: somebody has deleted it, so nobody gets the traffic; create it as the manifest has it, then %s", router.route(), j.next())
+			}
+			return after.live, err
+		})
 	}
 }
 
 // routeBack is the step that takes the canary's traffic away. If somebody has deleted the route, there is none.
 func (j *job) routeBack(sticky stickiness) step {
 	return func(ctx context.Context) error {
-		_, err := j.router().split(ctx, traffic{sticky: sticky})
-		return err
+		router := j.router()
+		return j.lasting(ctx, router.route(), func(ctx context.Context) (metav1.Object, error) {
+			after, err := router.split(ctx, traffic{sticky: sticky})
+			return after.live, err
+		})
 	}
 }
 
