@@ -13,7 +13,7 @@ PNPM := npx --yes pnpm@10.34.9
 help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
-	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git; the first time it compiles Flux'
+	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git (or GITOPS=argocd); the first time it compiles that'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -63,13 +64,27 @@ func TestGitOps(t *testing.T) {
 	t.Run("Flux is stopped", testFluxStopped) // for all of them
 }
 
-// beside is an app that Flux applies from a repository.
+// beside is an app that a controller applies from a repository.
 type beside struct {
 	*app
 	git    *gitops.Repository
-	flux   *gitops.Kustomization
+	by     gitops.Applied
+	flux   *gitops.Kustomization // by, where that is Flux
+	argo   *gitops.Application   // by, where that is Argo CD
 	config string
 	first  string // text of the Deployment's manifest in the first commit
+	load   *load.Generator
+}
+
+// flux has Flux apply an app.
+func flux(x *beside) (string, error) {
+	flux, err := startFlux()
+	if err != nil {
+		return "", err
+	}
+	x.flux, err = flux.Apply(x.Context(), x.name, x.git, "./apps")
+	x.by = x.flux
+	return "flux", err
 }
 
 // Files of the app's manifests in Git.
@@ -87,15 +102,19 @@ func newBeside(t *testing.T, name, image string) *beside {
 // newFromGit is newBeside with the store that a release is written to.
 func newFromGit(t *testing.T, name, image, store string) *beside {
 	t.Helper()
-	flux, err := startFlux()
-	if err != nil {
-		t.Fatal(err)
-	}
+	return newBesideA(t, flux, store, name, image)
+}
+
+// newBesideA is newFromGit with a controller.
+func newBesideA(t *testing.T, apply func(*beside) (controller string, err error), store, name, image string, prepare ...func(*app)) *beside {
+	t.Helper()
 	x := &beside{app: newApp(t, name)}
 	x.writeManifests(
 		"image: registry.example.com/our-org/qwik-node-app", "image: "+exact(images[image]),
 		"metadata:\n  name: ", "metadata:\n  namespace: "+x.namespace+"\n  name: ")
+	x.shape(prepare)
 	folder := t.TempDir()
+	var err error
 	if x.git, err = gitops.Serve(filepath.Join(folder, "git"), "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
@@ -103,16 +122,17 @@ func newFromGit(t *testing.T, name, image, store string) *beside {
 	x.commit("Add the app", x.files())
 	x.first = x.show(deploymentFile)
 	x.config = filepath.Join(folder, "crossbill.yaml")
-	text := fmt.Sprintf(`gitops: {controller: flux, store: %s, repository: %q, path: apps/app}
+	controller, err := apply(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`gitops: {controller: %s, store: %s, repository: %q, path: apps/app}
 analysis:
   minDuration: 5s
   objectives:
     - {name: availability, objective: 99.9, margin: 1}
-`, store, x.git.URL)
+`, controller, store, x.git.URL)
 	if err := os.WriteFile(x.config, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if x.flux, err = flux.Apply(t.Context(), name, x.git, "./apps"); err != nil {
 		t.Fatal(err)
 	}
 	x.applied()
@@ -163,17 +183,17 @@ func (x *beside) show(file string) string {
 	return text
 }
 
-// applied waits until Flux has read and applied all that is in Git, drift included.
+// applied waits until the controller has read and applied all that is in Git, drift included.
 func (x *beside) applied() {
 	x.Helper()
 	ctx, cancel := context.WithTimeout(x.Context(), time.Minute)
 	defer cancel()
 	head, err := x.git.Head()
 	if err == nil {
-		err = errors.Join(x.flux.Request(ctx), x.flux.WaitApplied(ctx, head))
+		err = errors.Join(x.by.Request(ctx), x.by.WaitApplied(ctx, head))
 	}
 	if err == nil {
-		err = errors.Join(x.flux.RequestApply(ctx), x.flux.WaitHandled(ctx))
+		err = errors.Join(x.by.RequestApply(ctx), x.by.WaitHandled(ctx))
 	}
 	if err != nil {
 		x.Fatal(err)
@@ -202,7 +222,7 @@ func (x *beside) do(commands ...[]string) {
 	}
 }
 
-// others commit what the release does not know of and have Flux apply all of Git, again and again, until they are stopped.
+// others commit what the release does not know of and have the controller apply all of Git, again and again, until they are stopped.
 // Then their last commit is applied.
 func (x *beside) others() (stop func()) {
 	x.Helper()
@@ -213,11 +233,14 @@ func (x *beside) others() (stop func()) {
 	group.Go(func() {
 		for ctx.Err() == nil {
 			last++
-			text := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s-others, namespace: %s}\ndata: {value: \"%d\"}\n", x.name, x.namespace, last)
-			if _, err := x.git.Commit("Others", map[string]string{"apps/others.yaml": text}); err != nil {
+			if err := x.commitOthers(fmt.Sprint(last)); err != nil {
 				x.Error(err)
 			}
-			if err := errors.Join(x.flux.Request(ctx), x.flux.RequestApply(ctx)); err != nil && ctx.Err() == nil {
+			err := errors.Join(x.by.Request(ctx), x.by.RequestApply(ctx))
+			if x.argo != nil { // else it would never be done
+				err = errors.Join(err, x.by.WaitHandled(ctx))
+			}
+			if err != nil && ctx.Err() == nil {
 				x.Error(err)
 			}
 			select {
@@ -230,6 +253,7 @@ func (x *beside) others() (stop func()) {
 		x.Helper()
 		cancel()
 		group.Wait()
+		x.applied() // the last one was perhaps not asked for
 		x.eventually(func() error {
 			live, err := x.kube.CoreV1().ConfigMaps(x.namespace).Get(x.Context(), x.name+"-others", metav1.GetOptions{})
 			if err == nil && live.Data["value"] != fmt.Sprint(last) {
@@ -301,8 +325,8 @@ func (x *beside) watched() (stop func() moves) {
 	}
 }
 
-// rests checks that Git and the cluster have one image and nothing else has changed, that Flux has the app again as it had
-// before the release, and that nothing moves any more.
+// rests checks that Git and the cluster have one image and nothing else has changed, that the controller has the app again as it
+// had before the release, and that nothing moves any more.
 func (x *beside) rests(image string) {
 	x.Helper()
 	x.applied()
@@ -355,49 +379,192 @@ func (x *beside) objects() map[string]metav1.Object {
 }
 
 // traffic sends requests through the gateway, so many a second, until it is stopped; none may be lost.
-func (x *beside) traffic(rate int) (stop func()) {
+func (x *beside) traffic(rate int) (stop func() load.Tally) {
 	x.Helper()
-	began, generator := time.Now(), load.Start("http://"+running.GatewayAddress+"/", x.name+".example.com", rate)
-	x.Cleanup(generator.Stop)
-	return func() {
+	began := time.Now()
+	x.load = load.Start("http://"+running.GatewayAddress+"/", x.name+".example.com", rate)
+	x.Cleanup(x.load.Stop)
+	return func() load.Tally {
 		x.Helper()
-		generator.Stop()
-		tally := generator.Between(began, time.Now())
+		x.load.Stop()
+		tally := x.load.Between(began, time.Now())
 		x.Logf("%+v", tally)
 		if tally.Lost != 0 || tally.Requests == 0 {
 			x.Errorf("of %d requests %d were lost: %v", tally.Requests, tally.Lost, tally.Problems)
 		}
+		return tally
 	}
 }
 
-func testBesideFlux(t *testing.T) {
-	x := newBeside(t, "beside", "drains a")
-	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
-	done := x.others()
+func testBesideFlux(t *testing.T) { newBeside(t, "beside", "drains a").releases("flux", true) }
+
+// besideRate is how many requests a second a whole release has.
+const besideRate = 200
+
+// releases is a whole release under traffic, in which others may commit. Then there are more of them until there were enough
+// requests.
+func (x *beside) releases(controller string, busy bool) {
+	x.Helper()
+	began := time.Now()
+	quiet, invariants, stop := x.traffic(besideRate), x.observe(), x.watched()
+	seen := &offRoute{since: map[string]time.Time{"drains b": began, "drains c": began}}
+	done := func() {}
+	if busy {
+		done = x.others()
+	}
+	seen.on("drains b")
 	x.do([]string{"canary", "--image", images["drains b"]})
 	x.commit("Give the route a timeout", map[string]string{routeFile: strings.Replace(x.show(routeFile), "    - name: release\n", "    - name: release\n      timeout: 7s\n", 1)})
 	x.applied()
 	if got := x.timeout(); got != 0 {
-		t.Errorf("Flux has changed the route of a release in flight: timeout %s", got)
+		x.Errorf("%s has changed the route of a release in flight: timeout %s", controller, got)
 	}
 	x.do([]string{"shift", "--steps", "50"},
 		[]string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s"},
 		[]string{"promote"})
 	x.applied()
 	x.do([]string{"cleanup"})
+	seen.off("drains a")
 	x.applied()
 	done()
 	x.rests("drains b")
 	if got := x.timeout(); got != 7*time.Second {
-		t.Errorf("what was committed for the route meanwhile is not applied: timeout %s", got)
+		x.Errorf("what was committed for the route meanwhile is not applied: timeout %s", got)
 	}
 	want := moves{Weights: []int{0, 10, 50, 100, 0}, Images: []string{exact(images["drains a"]), exact(images["drains b"])}, Templates: 2}
-	if diff := cmp.Diff(want, stop()); diff != "" {
-		t.Errorf("what the route and primary went through (-want +got):\n%s", diff)
+	got := stop()
+	if busy && x.argo != nil { // which may undo a write by what it had read before, so that it is made again
+		x.Logf("%+v", got)
+		got = moves{append(firsts(got.Weights), got.Weights[len(got.Weights)-1]), firsts(got.Images), want.Templates}
 	}
-	invariants()
-	quiet()
+	if diff := cmp.Diff(want, got); diff != "" {
+		x.Errorf("what the route and primary went through (-want +got):\n%s", diff)
+	}
 	x.committed("drains a", "drains b")
+	for round, next := 0, []string{"drains c", "drains a", "drains b"}; time.Since(began).Seconds()*besideRate < float64(*trafficRequests); round++ {
+		x.oneMore(next[round%len(next)], seen)
+	}
+	took := x.takes()
+	invariants()
+	seen.end()
+	tally := quiet()
+	run := besideRun{Controller: controller, Mode: "cluster", Requests: tally.Requests, Lost: tally.Lost, WrongVersion: seen.wrong(x.load), SecondsCommitToApplied: took.Seconds()}
+	if run.WrongVersion != 0 {
+		x.Errorf("%d answers by a version that was off the route", run.WrongVersion)
+	}
+	if busy {
+		keepRun(x.T, run)
+	}
+}
+
+// oneMore rolls a release of an image back, and then releases it.
+func (x *beside) oneMore(image string, seen *offRoute) {
+	x.Helper()
+	old := x.version()
+	seen.on(image)
+	x.do([]string{"canary", "--again", "--image", images[image]}, []string{"rollback"})
+	seen.off(image)
+	x.applied()
+	seen.on(image)
+	x.do([]string{"canary", "--again", "--image", images[image]}, []string{"healthy"}, []string{"promote"}, []string{"cleanup"})
+	seen.off(old)
+	x.applied()
+}
+
+// firsts are the values of a list in the order in which they come first.
+func firsts[T comparable](all []T) (found []T) {
+	for _, one := range all {
+		if !slices.Contains(found, one) {
+			found = append(found, one)
+		}
+	}
+	return found
+}
+
+// offRoute are the times in which versions get no traffic.
+type offRoute struct {
+	since map[string]time.Time
+	times []off
+}
+
+func (o *offRoute) off(version string) { o.since[version] = time.Now() }
+
+func (o *offRoute) on(version string) {
+	o.times = append(o.times, off{version, o.since[version], time.Now()})
+	delete(o.since, version)
+}
+
+func (o *offRoute) end() {
+	for _, version := range slices.Collect(maps.Keys(o.since)) {
+		o.on(version)
+	}
+}
+
+// wrong counts answers of versions from a second after they were off the route.
+func (o *offRoute) wrong(generator *load.Generator) (n int) {
+	for _, off := range o.times {
+		n += generator.Between(off.from.Add(time.Second), off.to).Versions[off.version]
+	}
+	return n
+}
+
+// takes is how long it takes from a commit until it is applied, when the controller is asked for it at once: the median of five.
+func (x *beside) takes() time.Duration {
+	x.Helper()
+	var took []time.Duration
+	for i := range 5 {
+		began := time.Now()
+		if err := x.commitOthers(fmt.Sprintf("takes %d", i)); err != nil {
+			x.Fatal(err)
+		}
+		x.applied()
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	x.Logf("from a commit to applied: %s", took)
+	return took[2]
+}
+
+// commitOthers commits what no release knows of.
+func (x *beside) commitOthers(value string) error {
+	text := fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s-others, namespace: %s}\ndata: {value: %q}\n", x.name, x.namespace, value)
+	_, err := x.git.Commit("Others", map[string]string{"apps/others.yaml": text})
+	return err
+}
+
+var gitOpsOut = flag.String("gitops.json", "", "TestGitOps, TestArgoCD: file for what each controller's release came to, to which it is added")
+
+// besideRun is what a release beside a controller came to.
+type besideRun struct {
+	Controller             string  `json:"controller"`
+	Mode                   string  `json:"mode"` // what steers the traffic: the cluster, or commits
+	Requests               int     `json:"requests"`
+	Lost                   int     `json:"lost"`
+	WrongVersion           int     `json:"wrongVersion"`
+	SecondsCommitToApplied float64 `json:"secondsCommitToApplied"`
+}
+
+var keepingRuns sync.Mutex
+
+// keepRun adds a run to the file, in place of an earlier one of the same controller and mode.
+func keepRun(t *testing.T, run besideRun) {
+	t.Helper()
+	t.Logf("%+v", run)
+	if *gitOpsOut == "" {
+		return
+	}
+	keepingRuns.Lock()
+	defer keepingRuns.Unlock()
+	var all []besideRun
+	text, err := os.ReadFile(*gitOpsOut)
+	if err == nil {
+		err = json.Unmarshal(text, &all)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(r besideRun) bool { return r.Controller == run.Controller && r.Mode == run.Mode })
+	writeJSON(t, *gitOpsOut, append(all, run))
 }
 
 // timeout is that of the live route.
@@ -433,8 +600,11 @@ func (x *beside) committed(want ...string) {
 	}
 }
 
-func testRollbackBesideFlux(t *testing.T) {
-	x := newBeside(t, "backed", "drains a")
+func testRollbackBesideFlux(t *testing.T) { newBeside(t, "backed", "drains a").rollbacks() }
+
+// rollbacks are one before and one after promotion.
+func (x *beside) rollbacks() {
+	x.Helper()
 	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
 	done := x.others()
 
@@ -454,8 +624,8 @@ func testRollbackBesideFlux(t *testing.T) {
 	x.committed("drains a", "drains b", "drains a")
 
 	got := stop()
-	if last := len(got.Images) - 1; got.Images[last] != exact(images["drains a"]) || got.Templates != 3 {
-		t.Errorf("primary went through %v, %d templates", got.Images, got.Templates)
+	if last := len(got.Images) - 1; got.Images[last] != exact(images["drains a"]) || x.argo == nil && got.Templates != 3 {
+		x.Errorf("primary went through %v, %d templates", got.Images, got.Templates)
 	}
 	invariants()
 	quiet()
@@ -635,28 +805,34 @@ func testSomebodyElsesCommits(t *testing.T) {
 // nothing else, and needs all that it prints.
 func testTheLeastRightsBesideFlux(t *testing.T) {
 	x := newBeside(t, "least", "drains a")
+	x.leastRights(x.fluxConfig())
+}
+
+// leastRights releases with an account that has the rights of a Role and a RoleBinding beside its own, and no others.
+func (x *beside) leastRights(printed []string) {
+	x.Helper()
 	app := &rights{x.account("rbac.yaml").Rules, map[string]bool{}}
-	flux := &rights{x.fluxRights(), map[string]bool{}}
+	controller := &rights{x.makeRights(printed), map[string]bool{}}
 	kubeconfig := x.kubeconfigOf("crossbill")
 	as := func(args ...string) {
-		t.Helper()
+		x.Helper()
 		args = append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", x.namespace, "--manifests", x.manifests, "--config", x.config)
 		if args[0] != "doctor" {
 			args = append(args, "--settle-delay", "200ms")
 		}
 		code, out := x.command(args...)
-		all, forbidden := requestsIn(t, out)
+		all, forbidden := requestsIn(x.T, out)
 		if code != 0 || len(all) == 0 {
-			t.Fatalf("%v: exit code %d\n%s", args, code, out)
+			x.Fatalf("%v: exit code %d\n%s", args, code, out)
 		}
 		for _, request := range forbidden {
 			if !courtesies(request) {
-				t.Errorf("%s: %s is forbidden", args[0], request)
+				x.Errorf("%s: %s is forbidden", args[0], request)
 			}
 		}
 		for _, request := range all {
-			if !app.use(request) && !flux.use(request) && !courtesies(request) {
-				t.Errorf("%s: the Roles lack %s", args[0], request)
+			if !app.use(request) && !controller.use(request) && !courtesies(request) {
+				x.Errorf("%s: the Roles lack %s", args[0], request)
 			}
 		}
 	}
@@ -669,8 +845,8 @@ func testTheLeastRightsBesideFlux(t *testing.T) {
 	as("canary", "--image", images["drains c"])
 	as("rollback")
 	x.rests("drains b")
-	for _, part := range flux.unused() {
-		t.Errorf("no command uses %s of what gitops config prints", part)
+	for _, part := range controller.unused() {
+		x.Errorf("no command uses %s of what gitops config prints", part)
 	}
 }
 
@@ -751,15 +927,35 @@ func (x *beside) logCommits() {
 // fluxRights makes the Role and its binding that `gitops config` prints.
 func (x *beside) fluxRights() []rbacv1.PolicyRule {
 	x.Helper()
+	return x.makeRights(x.fluxConfig())
+}
+
+// fluxConfig are the objects that `gitops config` prints for Flux.
+func (x *beside) fluxConfig() []string {
+	x.Helper()
 	own := "flux-system/" + x.name
-	code, out := x.command("gitops", "config", "--controller", "flux", "--namespace", x.namespace, "--manifests", x.manifests, "--kustomization", own, "--git-repository", own)
-	documents := strings.Split(out, "\n---\n")
-	if code != 0 || len(documents) != 2 {
-		x.Fatalf("exit code %d, %d objects\n%s", code, len(documents), out)
+	return x.gitOpsConfig("--controller", "flux", "--kustomization", own, "--git-repository", own)
+}
+
+// gitOpsConfig are the objects that `gitops config` prints.
+func (x *beside) gitOpsConfig(names ...string) []string {
+	x.Helper()
+	code, out := x.command(append([]string{"gitops", "config", "--namespace", x.namespace, "--manifests", x.manifests}, names...)...)
+	if code != 0 {
+		x.Fatalf("gitops config: exit code %d\n%s", code, out)
+	}
+	return strings.Split(out, "\n---\n")
+}
+
+// makeRights makes a Role and its binding.
+func (x *beside) makeRights(printed []string) []rbacv1.PolicyRule {
+	x.Helper()
+	if len(printed) != 2 {
+		x.Fatalf("%d objects: %s", len(printed), printed)
 	}
 	var role rbacv1.Role
 	var binding rbacv1.RoleBinding
-	err := errors.Join(yaml.UnmarshalStrict([]byte(documents[0]), &role), yaml.UnmarshalStrict([]byte(documents[1]), &binding))
+	err := errors.Join(yaml.UnmarshalStrict([]byte(printed[0]), &role), yaml.UnmarshalStrict([]byte(printed[1]), &binding))
 	if err == nil {
 		_, err = x.kube.RbacV1().Roles(role.Namespace).Create(x.Context(), &role, metav1.CreateOptions{})
 	}

@@ -117,6 +117,11 @@ func outside(ctx context.Context) (int, error) {
 			return 1, err
 		}
 	}
+	if *argocd && runs("TestArgoCD") {
+		if _, err := setup.EnsureArgoCD(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
+			return 1, err
+		}
+	}
 	if browser, err := setup.EnsureBrowser(ctx, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
 		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers is skipped\n", err)
 	} else if err := os.Setenv(browserVariable, browser); err != nil {

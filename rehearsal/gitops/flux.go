@@ -3,14 +3,10 @@ package gitops
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -50,94 +46,31 @@ func StartFlux(ctx context.Context, c *cluster.Cluster, programs setup.Flux, dir
 	if err := c.Establish(ctx, programs.Kinds); err != nil {
 		return nil, fmt.Errorf("flux: %w", err)
 	}
-	namespace := object("v1", "Namespace", fluxNamespace, nil)
-	_, err = objects.Resource(schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}).Create(ctx, namespace, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return nil, fmt.Errorf("flux: create namespace %s: %w", fluxNamespace, err)
+	if err := makeNamespace(ctx, objects, fluxNamespace); err != nil {
+		return nil, fmt.Errorf("flux: %w", err)
 	}
+	env := []string{"KUBECONFIG=" + c.Kubeconfig, "RUNTIME_NAMESPACE=" + fluxNamespace}
 	const artifacts = "127.0.0.1:9790"
 	f := &Flux{
 		objects: objects,
 		Source: &Controller{
-			cluster: c, name: "flux-source-controller", program: programs.SourceController, health: "127.0.0.1:9792",
+			cluster: c, name: "flux-source-controller", program: programs.SourceController, env: env, health: "http://127.0.0.1:9792/readyz",
 			args: []string{
+				"--health-addr=127.0.0.1:9792",
 				"--storage-path=" + dir, "--storage-addr=" + artifacts, "--storage-adv-addr=" + artifacts,
 				"--metrics-addr=127.0.0.1:9791",
 			},
 		},
 		Kustomize: &Controller{
-			cluster: c, name: "flux-kustomize-controller", program: programs.KustomizeController, health: "127.0.0.1:9794",
-			args: []string{"--metrics-addr=127.0.0.1:9793", "--no-remote-bases", "--feature-gates=CancelHealthCheckOnNewRevision=true"},
+			cluster: c, name: "flux-kustomize-controller", program: programs.KustomizeController, env: env, health: "http://127.0.0.1:9794/readyz",
+			args: []string{"--health-addr=127.0.0.1:9794", "--metrics-addr=127.0.0.1:9793", "--no-remote-bases", "--feature-gates=CancelHealthCheckOnNewRevision=true"},
 		},
 	}
-	for _, controller := range []*Controller{f.Source, f.Kustomize} {
-		if err := controller.launch(); err != nil {
-			return nil, err
-		}
-	}
-	for _, controller := range []*Controller{f.Source, f.Kustomize} {
-		if err := await(ctx, controller.ready); err != nil {
-			return nil, err
-		}
+	if err := startAll(ctx, f.Source, f.Kustomize); err != nil {
+		return nil, err
 	}
 	f.Ready = time.Since(began)
 	return f, nil
-}
-
-// A Controller is one program of a GitOps tool.
-type Controller struct {
-	cluster       *cluster.Cluster
-	name, program string
-	health        string // host:port
-	args          []string
-	process       *cluster.Process
-}
-
-// Start starts it, and returns when it is ready.
-func (c *Controller) Start(ctx context.Context) error {
-	if err := c.launch(); err != nil {
-		return err
-	}
-	return await(ctx, c.ready)
-}
-
-func (c *Controller) launch() (err error) {
-	c.process, err = c.cluster.Run(c.name, []string{"KUBECONFIG=" + c.cluster.Kubeconfig, "RUNTIME_NAMESPACE=" + fluxNamespace},
-		c.program, append([]string{"--health-addr=" + c.health}, c.args...)...)
-	return err
-}
-
-// Stop kills it.
-func (c *Controller) Stop() { c.process.Stop() }
-
-// Memory is what it has in memory now, in bytes.
-func (c *Controller) Memory() (int, error) {
-	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.process.PID()), "status"))
-	if err != nil {
-		return 0, err
-	}
-	_, line, _ := strings.Cut(string(status), "\nVmRSS:")
-	line, _, _ = strings.Cut(line, "kB")
-	kilobytes, err := strconv.Atoi(strings.TrimSpace(line))
-	return kilobytes * 1024, err
-}
-
-func (c *Controller) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.health+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return fmt.Errorf("%s is not ready: %w", c.name, err)
-	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s is not ready: %s", c.name, response.Status)
-	}
-	return nil
 }
 
 var (
@@ -182,14 +115,6 @@ func (f *Flux) Apply(ctx context.Context, name string, r *Repository, folder str
 		}
 	}
 	return k, nil
-}
-
-func object(version, kind, name string, spec map[string]any) *unstructured.Unstructured {
-	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": version, "kind": kind, "metadata": map[string]any{"name": name}}}
-	if spec != nil {
-		u.Object["spec"] = spec
-	}
-	return u
 }
 
 func (k *Kustomization) client(resource schema.GroupVersionResource) dynamic.ResourceInterface {

@@ -24,9 +24,13 @@ const EnvironmentPath = "apps/" + name
 // Environment is what a GitOps controller applies the app from.
 type Environment struct {
 	Repository *gitops.Repository
-	Flux       *gitops.Flux
+	// Controller is what it is called: Flux, Argo CD. Apply has it apply a folder of the repository.
+	Controller string
+	Apply      func(ctx context.Context, name string, r *gitops.Repository, folder string) (gitops.Applied, error)
+	// Plain is for a controller that renders no kustomization here.
+	Plain bool
 
-	applied *gitops.Kustomization
+	applied gitops.Applied
 }
 
 // URL is the address of the repository; "" without one.
@@ -53,13 +57,13 @@ func (r *Rehearsal) introduce(ctx context.Context, v Version) error {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		began := time.Now()
-		if r.Environment.applied, err = r.Environment.Flux.Apply(ctx, name, r.Environment.Repository, "./"+EnvironmentPath); err != nil {
+		if r.Environment.applied, err = r.Environment.Apply(ctx, name, r.Environment.Repository, EnvironmentPath); err != nil {
 			return "", err
 		}
 		if err := r.Environment.applied.WaitApplied(ctx, commit); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("Flux has applied commit %.7s after %.1fs", commit, time.Since(began).Seconds()), nil
+		return fmt.Sprintf("%s has applied commit %.7s after %.1fs", r.Environment.Controller, commit, time.Since(began).Seconds()), nil
 	})
 	if err != nil {
 		return err
@@ -67,31 +71,40 @@ func (r *Rehearsal) introduce(ctx context.Context, v Version) error {
 	return r.startTraffic(ctx)
 }
 
-// environmentFiles are a version's manifests for the environment repository, with a kustomization that sets namespace and image:
-// Git says what runs.
+// environmentFiles are a version's manifests for the environment repository, with a kustomization that sets namespace and image,
+// or the image in the manifests: Git says what runs.
 func (r *Rehearsal) environmentFiles(v Version) (map[string]string, error) {
 	folder := r.folder(v)
 	names, err := filepath.Glob(filepath.Join(folder, "*.yaml"))
 	if err != nil {
 		return nil, err
 	}
+	tagged, digest, _ := strings.Cut(r.images[v.Number], "@")
+	repository := strings.TrimSuffix(tagged, ":"+v.Number)
+	const image = "registry.example.com/our-org/" + name
 	files, resources := map[string]string{}, []string{}
 	for _, file := range names {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
+		if r.Environment.Plain {
+			text = bytes.ReplaceAll(text, []byte("image: "+image+"\n"), []byte("image: "+repository+"@"+digest+"\n"))
+		}
 		files[path.Join(EnvironmentPath, filepath.Base(file))] = string(text)
 		resources = append(resources, filepath.Base(file))
 	}
-	repository, digest, _ := strings.Cut(r.images[v.Number], "@")
+	if r.Environment.Plain {
+		delete(files, path.Join(EnvironmentPath, "kustomization.yaml"))
+		return files, nil
+	}
 	files[path.Join(EnvironmentPath, "kustomization.yaml")] = fmt.Sprintf(`namespace: %s
 resources: [%s]
 images:
-  - name: registry.example.com/our-org/%s
+  - name: %s
     newName: %s
     digest: %s
-`, r.Cluster.Namespace, strings.Join(resources, ", "), name, strings.TrimSuffix(repository, ":"+v.Number), digest)
+`, r.Cluster.Namespace, strings.Join(resources, ", "), image, repository, digest)
 	return files, nil
 }
 
@@ -134,13 +147,13 @@ func (r *Rehearsal) settled(ctx context.Context) error {
 			return "", err
 		}
 		if before.Generation != after.Generation {
-			return "", fmt.Errorf("Flux has changed primary after the release: its generation was %d, and is %d", before.Generation, after.Generation)
+			return "", fmt.Errorf("%s has changed primary after the release: its generation was %d, and is %d", r.Environment.Controller, before.Generation, after.Generation)
 		}
 		log, err := r.Environment.Repository.Log()
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("Flux has applied commit %.7s, %q: nothing moves", head, log[0]), nil
+		return fmt.Sprintf("%s has applied commit %.7s, %q: nothing moves", r.Environment.Controller, head, log[0]), nil
 	})
 }
 

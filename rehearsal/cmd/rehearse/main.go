@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -76,7 +78,7 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.rate, "rate", 500, "requests per second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
-	flags.StringVar(&o.gitops, "gitops", "", "a GitOps controller that applies the app from Git beside the releases: flux")
+	flags.StringVar(&o.gitops, "gitops", "", "a GitOps controller that applies the app from Git beside the releases: flux or argocd")
 	flags.StringVar(&o.work, "work", "", "(set by rehearse itself)")
 	flags.StringVar(&o.base, "base", "", "(set by rehearse itself)")
 	flags.StringVar(&o.runner, "runner", "", "(set by rehearse itself)")
@@ -92,8 +94,8 @@ func parse(args []string) (*options, error) {
 	if o.rate < 1 || o.rate > 2000 {
 		return nil, fmt.Errorf("--rate: %d is not a number from 1 to 2000; give the requests per second", o.rate)
 	}
-	if o.gitops != "" && o.gitops != "flux" {
-		return nil, fmt.Errorf("--gitops: %q is not a controller that the rehearsal can run; give flux, or nothing for none", o.gitops)
+	if !slices.Contains([]string{"", "flux", "argocd"}, o.gitops) {
+		return nil, fmt.Errorf("--gitops: %q is not a controller that the rehearsal can run; give flux or argocd, or nothing for none", o.gitops)
 	}
 	var err error
 	if o.repository, err = filepath.Abs(o.repository); err != nil {
@@ -150,11 +152,18 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 			return "", err
 		}
 		what := "control plane, Envoy, Prometheus, gitlab-ci-local"
-		if o.runner, err = setup.EnsureRunner(ctx, module, log); err != nil || o.gitops == "" {
+		if o.runner, err = setup.EnsureRunner(ctx, module, log); err != nil {
 			return what, err
 		}
-		_, err = setup.EnsureFlux(ctx, module, log)
-		return what + ", Flux", err
+		switch o.gitops {
+		case "flux":
+			_, err = setup.EnsureFlux(ctx, module, log)
+			what += ", Flux"
+		case "argocd":
+			_, err = setup.EnsureArgoCD(ctx, module, log)
+			what += ", Argo CD"
+		}
+		return what, err
 	})
 	if err != nil {
 		return err
@@ -232,7 +241,7 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	defer deploying.Close()
-	config, err := writeConfig(o.repository, o.work, c, c.PrometheusURL, environment.URL())
+	config, err := o.writeConfig(o.work, c, c.PrometheusURL, environment.URL())
 	if err != nil {
 		return err
 	}
@@ -260,24 +269,75 @@ func startGitOps(ctx context.Context, o *options, s *screen.Screen, c *cluster.C
 	}
 	e := &lifecycle.Environment{}
 	return e, s.Step("gitops", func(progress func(string)) (string, error) {
-		programs, err := setup.EnsureFlux(ctx, filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) })
-		if err != nil {
-			return "", err
+		start, log := startFlux, func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) }
+		if o.gitops == "argocd" {
+			start = startArgoCD
 		}
-		if e.Flux, err = gitops.StartFlux(ctx, c, programs, filepath.Join(o.work, "flux")); err != nil {
+		ready, err := start(ctx, o, c, e, log)
+		if err != nil {
 			return "", err
 		}
 		if e.Repository, err = gitops.Serve(filepath.Join(o.work, "git"), gitServer.Target); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("Flux ready in %.1fs; an environment repository", e.Flux.Ready.Seconds()), nil
+		return fmt.Sprintf("%s ready in %.1fs; an environment repository", e.Controller, ready.Seconds()), nil
 	})
+}
+
+func startFlux(ctx context.Context, o *options, c *cluster.Cluster, e *lifecycle.Environment, log setup.Log) (ready time.Duration, err error) {
+	programs, err := setup.EnsureFlux(ctx, filepath.Join(o.repository, "rehearsal"), log)
+	if err != nil {
+		return 0, err
+	}
+	flux, err := gitops.StartFlux(ctx, c, programs, filepath.Join(o.work, "flux"))
+	if err != nil {
+		return 0, err
+	}
+	e.Controller = "Flux"
+	e.Apply = func(ctx context.Context, name string, r *gitops.Repository, folder string) (gitops.Applied, error) {
+		return flux.Apply(ctx, name, r, "./"+folder)
+	}
+	return flux.Ready, nil
+}
+
+// startArgoCD's Applications have the settings that `crossbill gitops config` prints.
+func startArgoCD(ctx context.Context, o *options, c *cluster.Cluster, e *lifecycle.Environment, log setup.Log) (ready time.Duration, err error) {
+	programs, err := setup.EnsureArgoCD(ctx, filepath.Join(o.repository, "rehearsal"), log)
+	if err != nil {
+		return 0, err
+	}
+	argo, err := gitops.StartArgoCD(ctx, c, programs, filepath.Join(o.work, "argocd"))
+	if err != nil {
+		return 0, err
+	}
+	e.Controller, e.Plain = "Argo CD", true
+	e.Apply = func(ctx context.Context, name string, r *gitops.Repository, folder string) (gitops.Applied, error) {
+		app, err := argo.Apply(ctx, name, r, folder)
+		if err != nil {
+			return nil, err
+		}
+		config := exec.CommandContext(ctx, filepath.Join(o.repository, "bin", "crossbill"), "gitops", "config", "-o", "json",
+			"--controller", "argocd", "--application", name, "--namespace", c.Namespace, "--manifests", filepath.Join(o.repository, "k8s"))
+		config.Dir = o.work
+		text, err := config.Output()
+		if err != nil {
+			return nil, fmt.Errorf("crossbill gitops config: %w", err)
+		}
+		var printed struct {
+			Items []struct{ Spec map[string]any }
+		}
+		if err := json.Unmarshal(text, &printed); err != nil {
+			return nil, fmt.Errorf("crossbill gitops config: %w", err)
+		}
+		return app, app.Change(ctx, map[string]any{"spec": printed.Items[0].Spec}) // the Application comes first
+	}
+	return argo.Ready, nil
 }
 
 // startGitLab starts the GitLab that deploys to the cluster, with the pipeline file for runners without a
 // container engine.
 func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lifecycle.Environment) (*gitlab.GitLab, error) {
-	values, err := clusterValues(c, c.PrometheusURL, environment.URL())
+	values, err := o.clusterValues(c, c.PrometheusURL, environment.URL())
 	if err != nil {
 		return nil, err
 	}
@@ -300,23 +360,23 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 }
 
 // clusterValues are what a crossbill.yaml says of the rehearsal's cluster, and of what applies the app to it from Git.
-func clusterValues(c *cluster.Cluster, prometheus, repository string) (map[string]any, error) {
+func (o *options) clusterValues(c *cluster.Cluster, prometheus, repository string) (map[string]any, error) {
 	context, err := currentContext(c.Kubeconfig)
 	values := map[string]any{"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus}
 	if repository != "" {
-		values["gitops"] = map[string]any{"controller": "flux", "repository": repository, "path": lifecycle.EnvironmentPath}
+		values["gitops"] = map[string]any{"controller": o.gitops, "repository": repository, "path": lifecycle.EnvironmentPath}
 	}
 	return values, err
 }
 
 // writeConfig writes the sample app's crossbill.yaml for the rehearsal's cluster into a folder, and returns its path.
-func writeConfig(repository, dir string, c *cluster.Cluster, prometheus, environment string) (string, error) {
-	values, err := clusterValues(c, prometheus, environment)
+func (o *options) writeConfig(dir string, c *cluster.Cluster, prometheus, environment string) (string, error) {
+	values, err := o.clusterValues(c, prometheus, environment)
 	if err != nil {
 		return "", err
 	}
-	values["manifests"] = filepath.Join(repository, "k8s")
-	text, err := gitlab.Configure(filepath.Join(repository, "crossbill.yaml"), values)
+	values["manifests"] = filepath.Join(o.repository, "k8s")
+	text, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), values)
 	if err != nil {
 		return "", err
 	}
@@ -403,7 +463,7 @@ func hold(ctx context.Context, o *options, s *screen.Screen, r *lifecycle.Rehear
 		return err
 	}
 	environment := strings.Replace(r.Environment.URL(), gitServer.Target, at[gitServer.Name], 1)
-	config, err := writeConfig(o.repository, o.out, c, "http://"+at["prometheus"], environment)
+	config, err := o.writeConfig(o.out, c, "http://"+at["prometheus"], environment)
 	if err != nil {
 		return err
 	}
