@@ -194,7 +194,7 @@ func (a *argo) Apply(ctx context.Context, objects []Object) error {
 
 // Applying names the syncs that are under way. A sync reads the objects when it begins (syncAppState compares anew), after the
 // status says Running, and writes what it has read, ignored fields too, up to its end: after hooks and waves that is minutes.
-// One that was asked for and has not begun has read nothing yet.
+// One that was asked for and has not started has read nothing yet.
 func (a *argo) Applying(ctx context.Context, objects []Object) (string, error) {
 	var all []string
 	for _, name := range a.owners(objects) {

@@ -316,7 +316,7 @@ func TestArgoSynced(t *testing.T) {
 	})
 }
 
-// TestArgoApplying: a sync that has begun is named, and another one differently; one that has not begun has read nothing.
+// TestArgoApplying: a sync under way is named, and another one differently; one that has not started has read nothing.
 func TestArgoApplying(t *testing.T) {
 	status := func(phase, began string) func(map[string]any) {
 		return func(o map[string]any) {
@@ -332,7 +332,7 @@ func TestArgoApplying(t *testing.T) {
 	}{
 		{"nothing", anApplication(), ""},
 		{"a sync", anApplication(asked, status("Running", began)), "Application argocd/shop since " + began},
-		{"one that has not begun", anApplication(asked, status("Succeeded", began)), ""},
+		{"one that has not started", anApplication(asked, status("Succeeded", began)), ""},
 		{"one that has ended", anApplication(status("Succeeded", began)), ""},
 	} {
 		controller, _ := controllerOf(t, ArgoCD, fakeClient(c.live), Options{})

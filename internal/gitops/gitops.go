@@ -51,7 +51,7 @@ type Controller interface {
 	// is an error.
 	Apply(ctx context.Context, objects []Object) error
 	// Applying names what is being applied now and may have read the objects some time ago; empty for nothing. Another name
-	// is of what has begun since. A controller that leaves held objects alone applies nothing to them.
+	// is of what started later. A controller that leaves held objects alone applies nothing to them.
 	Applying(ctx context.Context, objects []Object) (string, error)
 }
 

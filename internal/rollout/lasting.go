@@ -12,7 +12,7 @@ import (
 )
 
 // A controller that no annotation keeps off applies what it has read of the objects when it began: a write of a release
-// meanwhile is undone by that. So the write is looked at until nothing is under way that may have begun before it, and made
+// meanwhile is undone by that. So the write is looked at until nothing is under way that may have started before it, and made
 // again where it is gone. What begins later has read it, and its settings leave it alone.
 
 // lookAgain is when after a write a controller is asked what it applies. It watches the objects, so that it has seen the write

@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// redis serves until it is told to end.
+// redis serves until a signal ends it.
 func redis(_ *cobra.Command, arguments []string) error {
 	server := miniredis.NewMiniRedis()
 	if err := server.StartAddr(arguments[0]); err != nil {

@@ -328,7 +328,7 @@ func (x *beside) asked() {
 	}
 }
 
-// isApplied commits a change, and tells what becomes of it.
+// isApplied commits a change, and says what becomes of it.
 func (x *beside) isApplied(commit func() error, check func() bool) string {
 	x.Helper()
 	if err := commit(); err != nil {
@@ -374,7 +374,7 @@ func (x *beside) othersValue() string {
 	return live.Items[0].Data["value"]
 }
 
-// podIsChanged tells whether primary has what was committed for its pod template.
+// podIsChanged says whether primary has what was committed for its pod template.
 func (x *beside) podIsChanged() bool {
 	x.Helper()
 	live, err := x.kube.AppsV1().Deployments(x.namespace).Get(x.Context(), x.name+"-primary", metav1.GetOptions{})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ type Environment struct {
 	// Controller is what it is called: Flux, Argo CD. Apply has it apply a folder of the repository.
 	Controller string
 	Apply      func(ctx context.Context, name string, r *gitops.Repository, folder string) (gitops.Applied, error)
-	// Plain is for a controller that renders no kustomization here.
+	// Plain is for a controller that renders no kustomization here, and that no annotation keeps off.
 	Plain bool
 
 	applied gitops.Applied
@@ -39,6 +40,12 @@ func (e *Environment) URL() string {
 		return ""
 	}
 	return e.Repository.URL
+}
+
+// Versions are those that can be released: where a changed pod template cannot be committed with the image, it is refused, and
+// with it the version that is nothing but that.
+func (r *Rehearsal) Versions() []Version {
+	return slices.DeleteFunc(slices.Clone(Versions), func(v Version) bool { return r.Environment != nil && r.Environment.Plain && v.Timeout != "" })
 }
 
 // introduce commits the app's manifests with a version's image, and has the controller bring them into the cluster: the app is

@@ -401,7 +401,7 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	if !o.hold { // --hold keeps the traffic as well
 		defer r.StopTraffic()
 	}
-	for _, version := range lifecycle.Versions {
+	for _, version := range r.Versions() {
 		if err := r.Release(ctx, version, summary); err != nil {
 			return err
 		}
@@ -425,7 +425,9 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	mesh := summary.Mesh
 	r.Screen.Line("  A caller in the mesh sent %d requests through its sidecar: %d lost. The canary of 1.1.0 got %.2f%% of %d.", mesh.Requests, mesh.Lost, mesh.CanaryShare, mesh.CanaryShareOf)
 	r.Screen.Line("  The bad version got requests for %.1fs until all traffic was back on primary.", summary.RollbackSeconds)
-	r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
+	if summary.ConfigRollbackSeconds > 0 {
+		r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
+	}
 	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
 	r.Screen.Line("  Report with plots: %s", relative(report))
 	return printLog(r)
