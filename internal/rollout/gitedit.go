@@ -337,7 +337,7 @@ func (e *gitEdit) differs(live metav1.Object) string {
 	case e.wanted == nil:
 		return "it is still there, and Git does not have it"
 	case live == nil || live.GetDeletionTimestamp() != nil:
-		return "it is not there yet"
+		return "it does not exist yet"
 	}
 	want, err := contentOf(e.wanted)
 	if err != nil {
