@@ -855,9 +855,9 @@ func testStepsInGit(t *testing.T) {
 	x := newFromGit(t, "steps", "drains a", "git")
 	role, flux := x.account("read-rbac.yaml"), x.fluxRights()
 	for _, rule := range role.Rules {
-		for _, verb := range rule.Verbs {
-			if verb != "get" && verb != "list" && verb != "watch" {
-				t.Errorf("k8s/guard/read-rbac.yaml allows %s of %v", verb, rule.Resources)
+		for _, action := range rule.Verbs {
+			if action != "get" && action != "list" && action != "watch" {
+				t.Errorf("k8s/guard/read-rbac.yaml allows %s of %v", action, rule.Resources)
 			}
 		}
 	}
