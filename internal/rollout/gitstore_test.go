@@ -233,13 +233,7 @@ func (g *gitFlux) reconcile(ctx context.Context) {
 		if err := u.UnmarshalJSON(o.Raw); err != nil {
 			panic(err)
 		}
-		u.SetNamespace(namespace)
-		labels := u.GetLabels()
-		if labels == nil {
-			labels = map[string]string{}
-		}
-		labels["kustomize.toolkit.fluxcd.io/name"], labels["kustomize.toolkit.fluxcd.io/namespace"] = "apps", "flux-system"
-		u.SetLabels(labels)
+		u = labeled(u)
 		now[u.GetKind()+" "+u.GetName()] = u
 		if _, err := g.of(u).Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: fluxByName, Force: true}); err != nil && ctx.Err() == nil {
 			panic(fmt.Sprintf("flux: %s %s: %v", u.GetKind(), u.GetName(), err))
