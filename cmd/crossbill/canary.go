@@ -30,6 +30,7 @@ type canaryOptions struct {
 	commit       string
 	pipelineURL  string
 	sourceURL    string
+	proposal     string
 	again        bool
 	allowTags    []string
 	authors      []string
@@ -116,6 +117,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
 	flags.StringVar(&o.pipelineURL, "pipeline-url", "", "URL of the pipeline that runs the release")
 	flags.StringVar(&o.sourceURL, "source-url", "", "URL of the run that handed the release over")
+	flags.StringVar(&o.proposal, "proposal", "", "commit of the environment repository that has proposed the release: promote --approved-in-git looks for an approval after it")
 	flags.StringSliceVar(&o.authors, "author", nil, "who wrote the release, as login or e-mail address: approval.notAuthor refuses them as its approvers")
 	flags.BoolVar(&o.again, "again", false, "release it once more, although it has finished before (rolled back, or promoted and replaced since), or although it is older than what primary runs")
 }
@@ -143,6 +145,11 @@ func (o *canaryOptions) validate() error {
 			return err
 		}
 	}
+	if o.proposal != "" {
+		if err := release.CheckCommit("--proposal", o.proposal); err != nil {
+			return err
+		}
+	}
 	if err := checkAuthors(o.authors); err != nil {
 		return err
 	}
@@ -152,7 +159,7 @@ func (o *canaryOptions) validate() error {
 	if err := checkQueuePolicy(o.policy); err != nil {
 		return err
 	}
-	o.release = release.Release{ID: o.releaseID, Image: image, Weight: before.Weight, Match: before.Match, Mirror: before.Mirror, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Authors: o.authors}
+	o.release = release.Release{ID: o.releaseID, Image: image, Weight: before.Weight, Match: before.Match, Mirror: before.Mirror, Commit: o.commit, PipelineURL: o.pipelineURL, SourceURL: o.sourceURL, Proposal: o.proposal, Authors: o.authors}
 	if len(plan) > 0 {
 		first := plan[0]
 		o.release.Plan, o.release.Match, o.release.Mirror, o.release.Weight = plan, first.Match, first.Mirror, first.Weight

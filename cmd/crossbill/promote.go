@@ -22,6 +22,7 @@ type promoteOptions struct {
 	analysis analysisOptions
 	bake     time.Duration
 	maxAge   time.Duration
+	inGit    bool // the approval is in the environment repository
 }
 
 func newPromoteCommand() *cobra.Command {
@@ -57,6 +58,9 @@ longer and rolled back when it is unhealthy (exit code 3).`,
 	o.addHooks(cmd, true)
 	o.trust.add(cmd)
 	o.approval.add(cmd)
+	inSection(cmd.Flags(), approvalSection, func(flags *pflag.FlagSet) {
+		flags.BoolVar(&o.inGit, "approved-in-git", false, "promote only if a commit in the environment repository approves the release, as crossbill run does")
+	})
 	cmd.Flags().StringVar(&o.track, "promote-traffic", string(release.Canary), "which track has the traffic while primary's pods are replaced: canary (grown for all of it) or primary (under traffic)")
 	o.add(cmd)
 	o.traffic.add(cmd)
@@ -85,7 +89,15 @@ func (o *promoteOptions) validate() error {
 			return err
 		}
 	}
-	return o.approval.load(o.cmd, o.by)
+	if err := o.approval.load(o.cmd, o.by); err != nil || !o.inGit {
+		return err
+	}
+	git, err := newProposals(o.cmd, o.cluster.appName())
+	if err != nil {
+		return err
+	}
+	o.approval.gate.Commit = git.approval
+	return nil
 }
 
 func (o *promoteOptions) run(ctx context.Context) error {

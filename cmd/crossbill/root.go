@@ -74,7 +74,7 @@ over the environment, the environment over the file.`
 		title    string
 		commands []*cobra.Command
 	}{
-		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand()}},
+		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand(), newRunCommand()}},
 		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newDoctorCommand(), newGitOpsCommand(), newPlanCommand()}},
 		{"Image and bundle", []*cobra.Command{newImageCommand(), newBundleCommand()}},
 		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newProposeCommand(), newProposalCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},

@@ -3,6 +3,7 @@ package approval
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -15,6 +16,9 @@ type Gate struct {
 	Token    string    // of the job; "" without one
 	Operator bool      // a person with rights in the cluster says so: --approve-as-operator
 	By       string    // who that is
+	// Commit finds the approval of a release in the environment repository, or says why there is none; nil: they are not
+	// approved there.
+	Commit func(context.Context, *release.Release) (*release.Approval, error)
 
 	claims *Claims // of Token, once it was verified: a command may ask twice
 }
@@ -34,6 +38,8 @@ func (g *Gate) Ask(ctx context.Context, command string, l *release.Ledger, r *re
 			Field: "approval", Problem: fmt.Sprintf("crossbill.yaml asks %s, and this app is approved by %s since %s", g.Policy.where(), l.Policy.Where, l.Policy.Since.Format("2006-01-02")),
 			Fix: "use the crossbill.yaml of the protected branch; where the gate has moved, a person with rights in the cluster gives --approve-as-operator once. Nothing was changed",
 		}
+	case g.Commit != nil && command == Promote:
+		return g.byCommit(ctx, r)
 	case g.Policy == nil && command == Approve:
 		return nil, &usererr.Error{Field: "approval", Problem: "crossbill.yaml has no such section: there is no policy to approve by", Fix: "add it, or give --approve-as-operator"}
 	case g.Policy == nil && command == Step:
@@ -87,4 +93,24 @@ func (g *Gate) unverified(command string) *release.Passed {
 		Approval: &release.Approval{Kind: release.ApprovalUnverified, By: g.By, Command: command},
 		Remarks:  []string{"not verified: crossbill.yaml has no approval policy"},
 	}
+}
+
+// byCommit lets a release be promoted that a commit approves.
+func (g *Gate) byCommit(ctx context.Context, r *release.Release) (*release.Passed, error) {
+	began := func(a release.Approval) bool {
+		return a.Command == Promote && (a.Kind == release.ApprovalCommit || a.Kind == release.ApprovalSigned)
+	}
+	if r.Stage == release.StagePromoting && slices.ContainsFunc(r.Approvals, began) {
+		return &release.Passed{Remarks: []string{"the promotion was approved when it began, by " + r.Approvers()}}, nil
+	}
+	approval, err := g.Commit(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	approval.Command = Promote
+	passed := &release.Passed{Approval: approval, Remarks: []string{"approved by " + approval.String()}}
+	if approval.Kind == release.ApprovalSigned {
+		passed.By = approval.By
+	}
+	return passed, nil
 }

@@ -204,7 +204,9 @@ type GitOps struct {
 	SSHKeyFile     string `json:"sshKeyFile,omitempty"`
 	KnownHostsFile string `json:"knownHostsFile,omitempty"`
 	SigningKeyFile string `json:"signingKeyFile,omitempty"`
-	Author         string `json:"author,omitempty"`
+
+	AllowedSignersFile string `json:"allowedSignersFile,omitempty"`
+	Author             string `json:"author,omitempty"`
 }
 
 // Guard is when a release counts as abandoned.

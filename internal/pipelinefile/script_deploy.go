@@ -11,7 +11,7 @@ var crossbillReads = []string{"status", "history", "replay", "report", "watch", 
 // crossbillClass is what a command of crossbill does.
 func crossbillClass(command string) (effectClass, bool) {
 	switch {
-	case command == "promote":
+	case command == "promote", command == "run": // the latter by approvals in Git, which the file does not show
 		return classPromotes, true
 	case slices.Contains([]string{"queue", "canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
 		return classCanary, true
@@ -24,7 +24,7 @@ func crossbillClass(command string) (effectClass, bool) {
 }
 
 // crossbillFlags are options of the crossbill command without a value.
-var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--merge-request", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave", "--follow"}
+var crossbillFlags = []string{"--verbose", "-v", "--dry-run", "--again", "--sticky", "--explain", "--all", "--all-namespaces", "-A", "--takeover", "--watch", "-w", "--observe", "--no-rollback", "--keyless", "--variables", "--approve-as-operator", "--merge-request", "--require-provenance", "--apply-others", "--allow-secrets", "--hold", "--leave", "--follow", "--once", "--in-git", "--approved-in-git"}
 
 // isDryRun says whether --dry-run is certainly an option, and not the value of another one.
 func isDryRun(words []string, accepted, flags []string) bool {

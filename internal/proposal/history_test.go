@@ -62,7 +62,7 @@ func TestApprovalInGit(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, want %s", what, a, err, reason)
 		}
 	}
-	// approve edits the file as `crossbill approve --commit` does.
+	// approve edits the file as `crossbill approve --in-git` does.
 	approve := func(id string) (hash string, came error) {
 		t.Helper()
 		made, err := repository.Commit(t.Context(), environment.Message{Subject: "approve"}, func(files *environment.Tree) error {

@@ -43,6 +43,7 @@ const (
 	Promote  Command = "promote"
 	Cleanup  Command = "cleanup"
 	Rollback Command = "rollback"
+	Guard    Command = "guard" // in place of Verify, where nobody waits for it
 )
 
 // Step is what is done next, about which release.
@@ -60,6 +61,7 @@ type State struct {
 	Ledger *release.Ledger
 	Lock   string // who is at work on it; "" for nobody
 	Policy release.QueuePolicy
+	Steps  bool // a release that starts is taken through steps
 }
 
 // Next is the step that follows.
@@ -141,7 +143,11 @@ func (s State) start(g Git) Step {
 	if turn, ahead := s.Ledger.Turn(step.Release.ID); !turn {
 		return Step{Reason: fmt.Sprintf("release %s waits: %s", step.Release.ID, ahead)}
 	}
-	return step.by(Canary, fmt.Sprintf("commit %.12s proposes it", step.Proposal))
+	start := Canary
+	if s.Steps {
+		start = Follow
+	}
+	return step.by(start, fmt.Sprintf("commit %.12s proposes it", step.Proposal))
 }
 
 // giveWay is the step by which the release in flight gives way to the one that Git names; nil when it does not.

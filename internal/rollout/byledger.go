@@ -80,6 +80,19 @@ func FindApp(ctx context.Context, kube kubernetes.Interface, namespace, name str
 	return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("namespace %s has several: %s", namespace, strings.Join(names, ", ")), Fix: "name the one that is meant"}
 }
 
+// ReadLedger reads an app's ledger, and who is at work on it: "" for nobody who lives. It needs no manifests.
+func ReadLedger(ctx context.Context, kube kubernetes.Interface, api *Contact, namespace, app string) (l *release.Ledger, worker string, err error) {
+	j := &job{Cluster: &Cluster{Kube: kube, API: api, Namespace: namespace, Manifests: &manifest.Set{App: app}}}
+	if err := j.readLedger(ctx); err != nil {
+		return nil, "", err
+	}
+	holder, alive, err := j.liveLock(ctx)
+	if !alive {
+		holder = ""
+	}
+	return j.ledger, holder, err
+}
+
 func appOf(state *corev1.ConfigMap) App {
 	app := App{Namespace: state.Namespace, Name: strings.TrimPrefix(state.Name, statePrefix)}
 	ledger, err := release.ParseLedger(app.Name, state.Data[ledgerKey])

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	kustomize "sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/reconcile"
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// TestRunArguments: each command gets what it needs, and of the flags of run those that it has. All of them are its own.
+func TestRunArguments(t *testing.T) {
+	digest := strings.Repeat("0a", 32)
+	image := release.Handoff{App: "shop", ID: "one", Image: "registry.example.com/shop@sha256:" + digest, Commit: "3f9a1c2", SourceURL: "https://github.com/our-org/shop/actions/runs/7"}
+	bundled := image
+	bundled.Bundle, bundled.Image = image.Image, ""
+	given := []string{"--app=shop", "--as-group=a", "--as-group=b", "--manifests=apps", "--namespace=production", "--prometheus=http://prometheus:9090", "--queue-policy=supersede", "--interval=5s", "--repository=registry.example.com/shop", "-o=json"}
+	common := "--app=shop --as-group=a --as-group=b --manifests=apps --namespace=production --prometheus=http://prometheus:9090"
+	for name, test := range map[string]struct {
+		step reconcile.Step
+		once bool
+		want string
+	}{
+		"queue":  {step: reconcile.Step{Command: reconcile.Queue, Release: image}, want: "queue --queue-wait=2m --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + common + " --queue-policy=supersede"},
+		"canary": {step: reconcile.Step{Command: reconcile.Canary, Release: image, Proposal: "abcdef0", Again: true}, want: "canary --proposal=abcdef0 --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --again --release-id=one " + common + " --queue-policy=supersede"},
+		"follow a bundle": {step: reconcile.Step{Command: reconcile.Follow, Release: bundled, Proposal: "abcdef0"},
+			want: "canary --follow --proposal=abcdef0 --bundle=" + bundled.Bundle + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + strings.Replace(common, "--manifests=apps ", "", 1) + " --queue-policy=supersede"},
+		"verify":      {step: reconcile.Step{Command: reconcile.Verify, Release: image}, want: "verify --watch --release-id=one " + common},
+		"verify once": {step: reconcile.Step{Command: reconcile.Verify, Release: image}, once: true, want: "verify --release-id=one " + common},
+		"promote":     {step: reconcile.Step{Command: reconcile.Promote, Release: image}, want: "promote --approved-in-git --release-id=one " + common},
+		"cleanup":     {step: reconcile.Step{Command: reconcile.Cleanup, Release: image}, want: "cleanup --release-id=one " + common},
+		"rollback":    {step: reconcile.Step{Command: reconcile.Rollback, Release: image, Reason: "too slow"}, want: "rollback --reason=too slow --release-id=one " + common},
+		"guard":       {step: reconcile.Step{Command: reconcile.Guard, Release: image}, want: "guard " + common},
+	} {
+		root := newRootCommand()
+		cmd, _, err := root.Find([]string{"run"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.ParseFlags(given); err != nil {
+			t.Fatal(err)
+		}
+		got := (&runOptions{cmd: cmd, once: test.once}).arguments(test.step)
+		if diff := cmp.Diff(test.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		other, _, err := root.Find(got[:1])
+		if err == nil {
+			err = other.ParseFlags(got[1:])
+		}
+		if err != nil {
+			t.Errorf("%s does not take its flags: %v", name, err)
+		}
+	}
+}
+
+// TestRunRefused: before anything is asked of a server.
+func TestRunRefused(t *testing.T) {
+	folder := t.TempDir()
+	git := "gitops: {repository: 'https://gitlab.example.com/our-org/environment.git'"
+	policy := "\napproval: {issuer: 'https://gitlab.example.com', project: our-org/infrastructure, environment: production}"
+	for name, test := range map[string]struct {
+		config, want string
+		args         []string
+	}{
+		"no app":                  {git + "}", "--app: is missing", []string{"run", "--prometheus", "http://p"}},
+		"a format for one result": {git + "}", "--output: yaml is not for what goes on", []string{"run", "--app", "shop", "--prometheus", "http://p", "-o", "yaml"}},
+		"no Prometheus":           {git + "}", "--prometheus: is missing", []string{"run", "--app", "shop"}},
+		"no repository":           {"app: shop", "gitops.repository: is missing", []string{"run", "--prometheus", "http://p"}},
+		"a policy":                {git + "}" + policy, "which no commit gives; leave the section out and name who may approve in gitops.allowedSignersFile", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
+		"a policy, to approve":    {git + "}" + policy, "which no commit gives", []string{"approve", "--in-git", "--app", "shop"}},
+		"no signers":              {git + ", allowedSignersFile: nobody}", "gitops.allowedSignersFile: ", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
+		"not a registry's":        {git + "}", "--repository: ", []string{"run", "--app", "shop", "--prometheus", "http://p", "--repository", "A b"}},
+		"approved by an operator": {git + "}", "--approve-as-operator: does not go together with --in-git", []string{"approve", "--in-git", "--app", "shop", "--approve-as-operator"}},
+	} {
+		file := filepath.Join(folder, "crossbill.yaml")
+		if err := os.WriteFile(file, []byte(test.config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		root := newRootCommand()
+		root.SetOut(&out)
+		root.SetErr(&out)
+		root.SetArgs(append(test.args, "--config", file))
+		if code := execute(t.Context(), root); code != exitBadInput || !strings.Contains(out.String(), test.want) {
+			t.Errorf("%s: exit code %d, %s", name, code, out.String())
+		}
+	}
+}
+
+// TestRunManifests: k8s/run is what the API server takes, and what the command asks for.
+func TestRunManifests(t *testing.T) {
+	decode := func(text string, into any) {
+		t.Helper()
+		if err := yaml.UnmarshalStrict([]byte(text), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var listed kustomize.Kustomization
+	decode(read(t, "k8s/run/kustomization.yaml"), &listed)
+	if diff := cmp.Diff([]string{"rbac.yaml", "deployment.yaml"}, listed.Resources); diff != "" {
+		t.Error(diff)
+	}
+	var d appsv1.Deployment
+	decode(read(t, "k8s/run/deployment.yaml"), &d)
+	var role rbacv1.Role
+	var binding rbacv1.RoleBinding
+	first, second, _ := strings.Cut(read(t, "k8s/run/rbac.yaml"), "\n---\n")
+	decode(first, &role)
+	decode(second, &binding)
+
+	pod := d.Spec.Template.Spec
+	c := pod.Containers[0]
+	if !*c.SecurityContext.ReadOnlyRootFilesystem || *pod.SecurityContext.RunAsUser != 65532 || c.Resources.Limits.Memory().IsZero() {
+		t.Error("the pod may do more than it needs")
+	}
+	if pod.ServiceAccountName != binding.Subjects[0].Name || binding.RoleRef.Name != role.Name || !strings.Contains(read(t, "k8s/guard/rbac.yaml"), "kind: ServiceAccount\nmetadata:\n  name: "+pod.ServiceAccountName+"\n") {
+		t.Error("the account has not both Roles")
+	}
+	root := newRootCommand()
+	cmd, _, err := root.Find(c.Command[1:2])
+	if err == nil {
+		err = cmd.ParseFlags(c.Command[2:])
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := cmd.Flag("app").Value.String()
+	if names := role.Rules[0].ResourceNames; !slices.Equal(names, []string{leaseName(app)}) {
+		t.Errorf("the Role is for %v", names)
+	}
+}
