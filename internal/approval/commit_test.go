@@ -18,7 +18,7 @@ func TestByCommit(t *testing.T) {
 		}
 	}
 	none := func(context.Context, *release.Release) (*release.Approval, error) { return nil, missing }
-	begun := &release.Release{ID: "one", Stage: release.StagePromoting, Approvals: []release.Approval{{Kind: release.ApprovalSigned, By: "mona", Command: Promote}}}
+	underWay := &release.Release{ID: "one", Stage: release.StagePromoting, Approvals: []release.Approval{{Kind: release.ApprovalSigned, By: "mona", Command: Promote}}}
 	for name, test := range map[string]struct {
 		gate    Gate
 		command string
@@ -30,8 +30,8 @@ func TestByCommit(t *testing.T) {
 		"signed":              {gate: Gate{Commit: found(release.ApprovalSigned)}, by: "mona", is: "mona (signed commit 77ac01be9d02)"},
 		"by whoever may push": {gate: Gate{Commit: found(release.ApprovalCommit)}, is: "mona (commit 77ac01be9d02)"},
 		"not approved":        {gate: Gate{Commit: none}, err: missing.Error()},
-		"begun":               {gate: Gate{Commit: none}, release: begun},
-		"begun without":       {gate: Gate{Commit: none}, release: &release.Release{ID: "one", Stage: release.StagePromoting}, err: missing.Error()},
+		"under way":           {gate: Gate{Commit: none}, release: underWay},
+		"under way without":   {gate: Gate{Commit: none}, release: &release.Release{ID: "one", Stage: release.StagePromoting}, err: missing.Error()},
 		"there was a policy":  {gate: Gate{Commit: found(release.ApprovalSigned)}, ledger: release.Ledger{Policy: &release.PolicySeen{Hash: "x"}}, err: "this app has had a policy"},
 		"an operator":         {gate: Gate{Commit: none, Operator: true, By: "lisa"}, is: "lisa (operator)"},
 		"another command":     {gate: Gate{Commit: none}, command: Canary},
