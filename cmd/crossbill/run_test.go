@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	kustomize "sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/yaml"
 
+	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/reconcile"
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -138,4 +140,79 @@ func TestRunManifests(t *testing.T) {
 	if names := role.Rules[0].ResourceNames; !slices.Equal(names, []string{leaseName(app)}) {
 		t.Errorf("the Role is for %v", names)
 	}
+}
+
+// TestApproveInGit: a signed approval counts as its signer's, and only where that one may; the same again makes no commit.
+func TestApproveInGit(t *testing.T) {
+	f := newForge(t, map[string]string{"README.md": "releases"})
+	keys := t.TempDir()
+	var allowed string
+	for _, who := range []string{"mona", "eve"} {
+		key := filepath.Join(keys, who)
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+		public, err := os.ReadFile(key + ".pub")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if who == "mona" {
+			allowed = filepath.Join(keys, "allowed_signers")
+			if err := os.WriteFile(allowed, append([]byte("mona@example.com "), public...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if r := inProcess(t, append(proposing(1), "--config", f.config)...); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	proposed := f.git("rev-parse", "main")
+	signers, err := environment.ReadSigners(allowed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repository, err := environment.New(environment.Options{URL: f.url + "/environment.git", Branch: "main", TokenFile: writeFile(t, pushToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	approve := func(signer string) ran {
+		f.configure(map[string]string{"signingKeyFile": filepath.Join(keys, signer)})
+		return inProcess(t, "approve", "--in-git", "--app", "shop", "--config", f.config)
+	}
+	look := func() (*release.Approval, error) {
+		git := &proposals{app: "shop", file: "releases/shop.yaml", repository: repository, signers: signers}
+		text := f.git("show", "main:releases/shop.yaml")
+		_, id, _ := strings.Cut(text, "releaseId: ")
+		id, _, _ = strings.Cut(id, "\n")
+		return git.approval(t.Context(), &release.Release{ID: strings.Trim(id, `"`), Proposal: proposed})
+	}
+	if _, err := look(); err == nil || !strings.Contains(err.Error(), "nobody has approved it in Git; approve it with `crossbill approve --in-git`") {
+		t.Errorf("before: %v", err)
+	}
+	if r := approve("eve"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	if _, err := look(); exitCode(err) != exitBadInput || !strings.Contains(err.Error(), "is nobody's who may") {
+		t.Errorf("by eve: %v", err)
+	}
+	f.push("Take it back", map[string]string{"releases/shop.yaml": f.git("show", proposed+":releases/shop.yaml") + "\n"})
+	if r := approve("mona"); r.code != 0 || !strings.Contains(r.out, "is approved by commit ") {
+		t.Fatal(r)
+	}
+	if a, err := look(); err != nil || a.Kind != release.ApprovalSigned || a.By != "mona@example.com" || a.Commit != f.git("rev-parse", "main") {
+		t.Errorf("by mona: %+v, %v", a, err)
+	}
+	commits := f.commits()
+	if r := approve("mona"); r.code != 0 || !strings.Contains(r.out, "is approved already") || f.commits() != commits {
+		t.Errorf("once more: %+v", r)
+	}
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
