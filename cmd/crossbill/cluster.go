@@ -45,6 +45,7 @@ type clusterOptions struct {
 	appGiven bool   // by its flag
 	unread   error  // why the manifests could not be read
 
+	git       func(*rollout.Cluster) error // what applies the manifests from Git; nil for what reads
 	verbose   bool
 	cmd       *cobra.Command // after complete
 	log       io.Writer
@@ -235,7 +236,23 @@ func (o *clusterOptions) connect(ctx context.Context) (*rollout.Cluster, error) 
 	if err != nil {
 		return nil, err
 	}
+	git := o.git
+	if git == nil {
+		git = o.ledgerInGit
+	}
+	if err := git(c); err != nil {
+		return nil, err
+	}
 	return c, c.Preflight(ctx)
+}
+
+// ledgerInGit has a cluster that is only read find its ledger, where that is in Git.
+func (o *clusterOptions) ledgerInGit(c *rollout.Cluster) error {
+	of := gitOpsOptions{}
+	if err := of.load(o.cmd, false); err != nil || of.settings == nil || of.settings.Value("gitops.store") != "git" {
+		return err
+	}
+	return of.apply(o.cmd, o, c)
 }
 
 // cluster is the app in the cluster, of which nothing has been asked yet.

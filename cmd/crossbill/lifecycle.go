@@ -176,6 +176,10 @@ func (o *lifecycleOptions) connectAnd(ctx context.Context, do act) (outcome, err
 
 // connect reaches the cluster and gives it what the options say.
 func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error) {
+	o.cluster.git = func(c *rollout.Cluster) error {
+		c.Timeout = o.timeout
+		return o.gitops.apply(o.cmd, &o.cluster, c)
+	}
 	c, err := o.cluster.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -189,7 +193,7 @@ func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error
 	}
 	o.traffic.apply(c)
 	o.hooks.apply(c)
-	return c, o.gitops.apply(o.cmd, &o.cluster, c)
+	return c, nil
 }
 
 func (o *lifecycleOptions) print(came outcome) error {

@@ -208,7 +208,10 @@ func (s gitStore) watchState(name string) *cache.ListWatch {
 	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) { return list(ctx) },
-		WatchFuncWithContext: func(ctx context.Context, _ metav1.ListOptions) (watch.Interface, error) {
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			if o.SendInitialEvents != nil { // client-go lists then
+				return nil, apierrors.NewBadRequest("what is in Git is listed first")
+			}
 			events := make(chan watch.Event)
 			w := watch.NewProxyWatcher(events)
 			go poll(ctx, w.StopChan(), events, list)
