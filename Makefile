@@ -20,6 +20,7 @@ help:
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make test-cosign      cosign itself verifies an image and a bundle that Crossbill signed'
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
+	@echo 'make soak-gitops      releases beside Flux and Argo CD, and by commits alone: 50,000 requests each, jobs that die, others who commit'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
 	@echo 'make verdict-bench    the verdict against fixed thresholds, over 10,000 simulated releases a cell'
 	@echo 'make lint-trials      crossbill lint on trial files (CASES=FOLDER for more) and on 100,000 made-up pipelines'
@@ -118,6 +119,17 @@ soak: bin/rehearse bin/crossbill
 		-scenarios.json=$(CURDIR)/out/scenarios.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
 		-many.apps=1,10,100,200 -many.json=$(CURDIR)/out/many-apps.json
+
+# Releases beside Flux and Argo CD and by commits that Flux applies, each under 50,000 requests, and lets jobs die and others
+# commit in random schedules: out/gitops.json. About 30 minutes, and the compilation of both when they are not in the cache.
+.PHONY: soak-gitops
+soak-gitops: bin/rehearse bin/crossbill
+	mkdir -p out
+	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes/matrix/.*(flux|git),.*' -every-write
+	go test ./internal/rollout -count=1 -timeout 30m -run TestSchedulesInGit -git.schedules=200 -git.json=$(CURDIR)/out/gitops.json
+	bin/rehearse --setup-only
+	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestGitOps|TestArgoCD' -argocd \
+		-traffic.requests=50000 -gitops.json=$(CURDIR)/out/gitops.json
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench

@@ -2,26 +2,58 @@ package rollout_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/release"
 )
 
 var gitSchedules = flag.Int("git.schedules", 40, "TestSchedulesInGit: how many")
+
+var gitJSON = flag.String("git.json", "", "TestSchedulesInGit: file for what became of them, to which it is added")
+
+// gitCounts are what became of the schedules.
+var gitCounts struct{ cases, violations, unfinished, different atomic.Int64 }
+
+// keepGitCounts adds them to a file that others add to as well.
+func keepGitCounts(t *testing.T) {
+	if *gitJSON == "" {
+		return
+	}
+	kept := map[string]any{}
+	text, err := os.ReadFile(*gitJSON)
+	if err == nil {
+		err = json.Unmarshal(text, &kept)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	c := &gitCounts
+	kept["cases"], kept["violations"], kept["unfinished"], kept["atRestDifferent"] = c.cases.Load(), c.violations.Load(), c.unfinished.Load(), c.different.Load()
+	if text, err = json.MarshalIndent(kept, "", "  "); err == nil {
+		err = errors.Join(os.MkdirAll(filepath.Dir(*gitJSON), 0o755), os.WriteFile(*gitJSON, append(text, '\n'), 0o644))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // outsider is what somebody else does in Git, or with its controller. keeps: it leads no traffic to what is not ready.
 type outsider struct {
@@ -98,6 +130,7 @@ func (w *world) editInGit(kind string, change func(string) string) {
 // TestSchedulesInGit: jobs that die anywhere, and others who commit, revert, push by force and suspend the controller. When all is
 // quiet and rolled back, Git and the cluster are the same.
 func TestSchedulesInGit(t *testing.T) {
+	t.Cleanup(func() { keepGitCounts(t) })
 	for seed := range *gitSchedules {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
@@ -145,19 +178,23 @@ func (w *world) gitSchedule(r *rand.Rand) {
 			break
 		}
 		if n == 3 {
+			gitCounts.unfinished.Add(1)
 			w.Fatalf("no way back:\n%s\n%s\n%s", strings.Join(story, "\n"), strings.Join(j.logged, "\n"), strings.Join(w.git.repository.subjects, "\n"))
 		}
 	}
 	time.Sleep(time.Minute)
+	gitCounts.cases.Add(1)
 	if differs := w.gitDiffers(); differs != "" {
+		gitCounts.different.Add(1)
 		w.Errorf("%s\n%s\n%s", differs, strings.Join(story, "\n"), strings.Join(w.git.repository.subjects, "\n"))
 	}
 	w.Log(strings.Join(story, "\n"))
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
 	if !kept { // what they did leads traffic wherever they wanted
-		w.server.mu.Lock()
 		w.observer.problems = nil
-		w.server.mu.Unlock()
 	}
+	gitCounts.violations.Add(int64(len(w.observer.problems)))
 }
 
 // nextInLine is the command that the release in flight, or the next one, waits for.

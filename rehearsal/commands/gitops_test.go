@@ -74,6 +74,7 @@ type beside struct {
 	config string
 	first  string // text of the Deployment's manifest in the first commit
 	load   *load.Generator
+	inGit  bool // every step is a commit
 }
 
 // flux has Flux apply an app.
@@ -108,7 +109,7 @@ func newFromGit(t *testing.T, name, image, store string) *beside {
 // newBesideA is newFromGit with a controller.
 func newBesideA(t *testing.T, apply func(*beside) (controller string, err error), store, name, image string, prepare ...func(*app)) *beside {
 	t.Helper()
-	x := &beside{app: newApp(t, name)}
+	x := &beside{app: newApp(t, name), inGit: store == "git"}
 	x.writeManifests(
 		"image: registry.example.com/our-org/qwik-node-app", "image: "+exact(images[image]),
 		"metadata:\n  name: ", "metadata:\n  namespace: "+x.namespace+"\n  name: ")
@@ -212,6 +213,9 @@ func (x *beside) run(args ...string) (code int, out string) {
 func (x *beside) do(commands ...[]string) {
 	x.Helper()
 	for _, args := range commands {
+		if args[0] == "healthy" && x.inGit {
+			args = []string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s"}
+		}
 		if args[0] == "healthy" {
 			x.healthy()
 			continue
@@ -555,16 +559,23 @@ func keepRun(t *testing.T, run besideRun) {
 	}
 	keepingRuns.Lock()
 	defer keepingRuns.Unlock()
+	kept := map[string]json.RawMessage{}
 	var all []besideRun
 	text, err := os.ReadFile(*gitOpsOut)
 	if err == nil {
-		err = json.Unmarshal(text, &all)
+		err = json.Unmarshal(text, &kept)
+	}
+	if err == nil && kept["runs"] != nil {
+		err = json.Unmarshal(kept["runs"], &all)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	all = slices.DeleteFunc(all, func(r besideRun) bool { return r.Controller == run.Controller && r.Mode == run.Mode })
-	writeJSON(t, *gitOpsOut, append(all, run))
+	if kept["runs"], err = json.Marshal(append(all, run)); err != nil {
+		t.Fatal(err)
+	}
+	writeJSON(t, *gitOpsOut, kept)
 }
 
 // timeout is that of the live route.
@@ -882,23 +893,37 @@ func testStepsInGit(t *testing.T) {
 			}
 		}
 	}
-	quiet, invariants, stop := x.traffic(200), x.observe(), x.watched()
+	began := time.Now()
+	quiet, invariants, stop := x.traffic(besideRate), x.observe(), x.watched()
+	seen := &offRoute{since: map[string]time.Time{"drains b": began, "drains c": began}}
 	done := x.others()
+	seen.on("drains b")
 	as("canary", "--image", images["drains b"])
 	as("shift", "--steps", "50")
 	as("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s")
 	as("promote")
 	as("cleanup")
+	seen.off("drains a")
 	done()
 	x.rests("drains b")
 	want := moves{Weights: []int{0, 10, 50, 100, 0}, Images: []string{exact(images["drains a"]), exact(images["drains b"])}, Templates: 2}
 	if diff := cmp.Diff(want, stop()); diff != "" {
 		t.Errorf("what the route and primary went through (-want +got):\n%s", diff)
 	}
-	invariants()
-	quiet()
 	x.committed("drains a", "drains b")
 	x.logCommits()
+	for round, next := 0, []string{"drains c", "drains a", "drains b"}; time.Since(began).Seconds()*besideRate < float64(*trafficRequests); round++ {
+		x.oneMore(next[round%len(next)], seen)
+	}
+	took := x.takes()
+	invariants()
+	seen.end()
+	tally := quiet()
+	run := besideRun{Controller: "flux", Mode: "git", Requests: tally.Requests, Lost: tally.Lost, WrongVersion: seen.wrong(x.load), SecondsCommitToApplied: took.Seconds()}
+	if run.WrongVersion != 0 {
+		t.Errorf("%d answers by a version that was off the route", run.WrongVersion)
+	}
+	keepRun(t, run)
 }
 
 // testRollbacksInGit takes releases back from each stage, by commits.
@@ -908,7 +933,7 @@ func testRollbacksInGit(t *testing.T) {
 	x.do([]string{"canary", "--image", images["drains b"]}, []string{"rollback", "--reason", "it is bad"})
 	x.rests("drains a")
 	x.do([]string{"canary", "--image", images["drains b"], "--again"},
-		[]string{"verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--max-duration", "90s"}, []string{"promote"}, []string{"rollback", "--reason", "it is bad"})
+		[]string{"healthy"}, []string{"promote"}, []string{"rollback", "--reason", "it is bad"})
 	x.rests("drains a")
 	invariants()
 	quiet()
