@@ -329,12 +329,22 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 		return err
 	}
 	if err != nil {
-		return fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
+		says := fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
+		if errors.As(err, new(*usererr.Error)) {
+			return &commitRefusedError{says.Error()}
+		}
+		return says
 	}
 	r.Git.PushOpen = false
 	j.log("Git", "commit %s has primary run %s", short(r.Git.Commit), release.DigestOf(to))
 	return nil
 }
+
+// commitRefusedError says that Git refuses the commit of what the cluster has already. It is no *usererr.Error, of which nothing
+// was changed.
+type commitRefusedError struct{ says string }
+
+func (e *commitRefusedError) Error() string { return e.says }
 
 // gitTemplates are the pod templates of a commit of a release: none when Git had the release's own before it.
 func (j *job) gitTemplates(c *GitCommit) error {

@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -14,12 +15,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/gitops"
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -385,4 +388,50 @@ func TestStepsInGit(t *testing.T) {
 			w.Error(unrest)
 		}
 	})
+}
+
+// TestRefusedInGit: what cannot be released by commits is said before the first one.
+func TestRefusedInGit(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world, *job)
+		says   string
+	}{
+		"an HPA": {func(w *world, _ *job) {
+			w.must(w.kube.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(w.Context(), &autoscalingv2.HorizontalPodAutoscaler{
+				ObjectMeta: metav1.ObjectMeta{Name: "grows", Namespace: namespace},
+				Spec:       autoscalingv2.HorizontalPodAutoscalerSpec{ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{Kind: "Deployment", Name: w.set.Name(release.Primary)}, MaxReplicas: 4},
+			}, metav1.CreateOptions{}))
+		}, "HorizontalPodAutoscaler grows: it sets the replicas of Deployment prod/qwik-node-app-primary"},
+		"a hook that is a Job": {func(_ *world, j *job) {
+			j.Hooks = []hook.Hook{{Name: "smoke", Job: "smoke", Point: release.BeforeCanary}}
+		}, "hooks: smoke is a Job, which only the API server can make"},
+		"a Service that Git has otherwise": {func(w *world, j *job) {
+			j.Manifests = w.own()
+			j.Manifests.Service.Spec.SessionAffinity = "ClientIP"
+		}, "Service prod/qwik-node-app-service: "},
+		"weights that two places share": {func(w *world, _ *job) {
+			w.editInGit("virtualservice", func(text string) string {
+				return strings.Replace(text, "weight: 100", "weight: &all 100", 1)
+			})
+		}, "weight"},
+		"a server that refuses": {func(w *world, _ *job) {
+			w.git.repository.down = &usererr.Error{Field: "gitops.tokenFile", Problem: "the token may not read the repository", Fix: "give one that may"}
+		}, "gitops.tokenFile: the token may not read the repository"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			at(t, gitApp+"rest", func(w *world) {
+				j := w.job("refused")
+				c.change(w, j)
+				before, _ := w.git.repository.head()
+				_, err := j.Canary(w.Context(), wanted("2"))
+				if !errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("got %v, want a refusal with %q", err, c.says)
+				}
+				if after, _ := w.git.repository.head(); after != before {
+					t.Errorf("it committed: %v", w.git.repository.subjects[before+1:])
+				}
+			})
+		})
+	}
 }

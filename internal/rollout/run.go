@@ -267,7 +267,7 @@ func (j *job) conclude(ctx context.Context, err error) error {
 	if r := j.ledger.Release; (refused || errors.As(err, new(*usererr.Error))) && r != nil && r.Stage == release.StageStarted && j.untried && !j.made(r) {
 		r.Untried = true
 	}
-	if refused || notReady != nil || hook != nil && hook.finished() || errors.As(err, new(*StaleVerdictError)) || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
+	if refused || notReady != nil || hook != nil && hook.finished() || errors.As(err, new(*StaleVerdictError)) || errors.As(err, new(*commitRefusedError)) || errors.As(err, new(*StageError)) || errors.As(err, new(*usererr.Error)) {
 		_ = j.close(ctx) // after any other error a write may still be on its way
 	}
 	return j.stopped(ctx, err)
