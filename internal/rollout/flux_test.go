@@ -381,8 +381,8 @@ func (w *world) unrestOfFlux(digit string) string {
 	return ""
 }
 
-// fluxCrashes are crashes of an app that Flux applies.
-var fluxCrashes = []crashCase{
+// besideCrashes are crashes of an app that Flux applies, whoever writes what it applies.
+var besideCrashes = []crashCase{
 	{"rest", "canary", "2"},
 	{"canary", "shift", "2"},
 	{"healthy", "promote", "2"},
@@ -403,7 +403,7 @@ var fluxCrashes = []crashCase{
 }
 
 func init() {
-	for _, c := range fluxCrashes {
+	for _, c := range besideCrashes {
 		c.stage = fluxApp + c.stage
 		crashes = append(crashes, c)
 	}

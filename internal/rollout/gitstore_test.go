@@ -347,28 +347,8 @@ func (w *world) unrestOfGit(digit string) string {
 	return ""
 }
 
-var gitCrashes = []crashCase{
-	{"rest", "canary", "2"},
-	{"canary", "shift", "2"},
-	{"canary", "verify healthy", "2"},
-	{"healthy", "promote", "2"},
-	{"healthy", "promote under traffic", "2"},
-	{"promoted", "cleanup", "2"},
-	{"promoted", "guard", "2"},
-	{"started", "rollback", "1"},
-	{"canary", "rollback", "1"},
-	{"promoting", "rollback", "1"},
-	{"moving", "rollback", "1"},
-	{"rolled", "rollback", "1"},
-	{"promoted", "rollback", "1"},
-	{"canary", "guard", "1"},
-	{"ended", "return", "1"},
-	{"returning to primary", "rollback", "2"},
-	{"returned", "rollback", "2"},
-}
-
 func init() {
-	for _, c := range gitCrashes {
+	for _, c := range append(slices.Clone(besideCrashes), crashCase{"canary", "verify healthy", "2"}) {
 		c.stage = gitApp + c.stage
 		crashes = append(crashes, c)
 	}
