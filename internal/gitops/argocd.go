@@ -118,7 +118,9 @@ func (a *argo) Check(ctx context.Context, objects []Object) (remarks []string, e
 	for _, object := range objects {
 		owner, owned := OwnerOf(object)
 		problem := ownerProblem(ArgoCD, object, owner, owned)
-		if app := read[a.named(owner)]; problem == nil && owned && app != nil && !a.options.Commits {
+		if app := read[a.named(owner)]; problem == nil && owned && app != nil && a.options.Commits {
+			problem = app.checkCommitted(object)
+		} else if problem == nil && owned && app != nil {
 			var found []string
 			found, problem = app.check(object)
 			remarks = append(remarks, found...)

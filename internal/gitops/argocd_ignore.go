@@ -112,6 +112,26 @@ func (app *application) checkRoute(o Object, live any, ignored []string, managed
 	return remarks, app.bad(o.String(), app.name.String()+" would put its weights back", "add to its ignoreDifferences: "+managedRule(o))
 }
 
+// checkCommitted refuses an Application that does not apply what a commit changes of an object.
+func (app *application) checkCommitted(o Object) error {
+	if !slices.Contains(app.SyncPolicy.SyncOptions, respect) { // then what it ignores is only hidden
+		return nil
+	}
+	before, err := asMap(o)
+	if err != nil {
+		return fmt.Errorf("%s: %w", o, err)
+	}
+	ignored := missing(before, app.withoutIgnored(o, before), "")
+	for _, changes := range append(pointers(before, "", "weight"), o.Paths...) {
+		for _, i := range ignored {
+			if changes == i || strings.HasPrefix(changes, i+"/") {
+				return app.bad(o.String(), app.name.String()+" ignores "+i+" of it: with "+respect+" no commit of a release to it is applied", "remove that from its ignoreDifferences")
+			}
+		}
+	}
+	return nil
+}
+
 func isIndex(segment string) bool {
 	_, err := strconv.Atoi(segment)
 	return err == nil

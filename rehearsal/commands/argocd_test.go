@@ -57,6 +57,10 @@ func TestArgoCD(t *testing.T) {
 			x := newBesideA(t, argo, "cluster", "argo-least", "drains a")
 			x.leastRights(x.argoConfig()[1:])
 		})
+		t.Run("every step a commit", func(t *testing.T) {
+			t.Parallel()
+			testArgoStepsInGit(newBesideA(t, argoAsItIs, "git", "argo-git", "drains a"))
+		})
 		for i, row := range argoSettings {
 			t.Run("settings/"+row.name, func(t *testing.T) {
 				t.Parallel()
@@ -67,17 +71,49 @@ func TestArgoCD(t *testing.T) {
 	t.Run("Argo CD is stopped", testArgoCDStopped) // for all of them
 }
 
+// testArgoStepsInGit: each step of a release is a commit that Argo CD applies.
+func testArgoStepsInGit(x *beside) {
+	began := time.Now()
+	quiet, invariants := x.traffic(besideRate), x.observe()
+	seen := &offRoute{since: map[string]time.Time{"drains b": began, "drains c": began}}
+	seen.on("drains b")
+	x.do([]string{"canary", "--image", images["drains b"]}, []string{"shift", "--steps", "50"}, []string{"healthy"}, []string{"promote"}, []string{"cleanup"})
+	seen.off("drains a")
+	x.rests("drains b")
+	seen.on("drains c")
+	x.do([]string{"canary", "--image", images["drains c"]}, []string{"rollback"})
+	seen.off("drains c")
+	x.rests("drains b")
+	took := x.takes()
+	invariants()
+	seen.end()
+	tally := quiet()
+	run := besideRun{Controller: "argocd", Mode: "git", Requests: tally.Requests, Lost: tally.Lost, WrongVersion: seen.wrong(x.load), SecondsCommitToApplied: took.Seconds()}
+	if run.WrongVersion != 0 {
+		x.Errorf("%d answers by a version that was off the route", run.WrongVersion)
+	}
+	keepRun(x.T, run)
+	x.logCommits()
+}
+
 // argo has Argo CD apply an app, with the settings that `gitops config` prints.
 func argo(x *beside) (string, error) {
+	controller, err := argoAsItIs(x)
+	if err != nil {
+		return "", err
+	}
+	return controller, x.argo.Change(x.Context(), x.argoSettings())
+}
+
+// argoAsItIs has it apply an app without any.
+func argoAsItIs(x *beside) (string, error) {
 	argo, err := startArgoCD()
 	if err != nil {
 		return "", err
 	}
-	if x.argo, err = argo.Apply(x.Context(), x.name, x.git, "apps"); err != nil {
-		return "", err
-	}
+	x.argo, err = argo.Apply(x.Context(), x.name, x.git, "apps")
 	x.by = x.argo
-	return "argocd", x.argo.Change(x.Context(), x.argoSettings())
+	return "argocd", err
 }
 
 // argoConfig are the objects that `gitops config` prints.
