@@ -158,8 +158,8 @@ func (s gitStore) lockWith(tree *environment.Tree, j *job, name string, taken *c
 		return err
 	}
 	switch {
-	case taken != nil && versionOf(live) != taken.ResourceVersion:
-		return notAsRead("locks", name)
+	case taken != nil && versionOf(live) != taken.ResourceVersion: // another job was quicker, or its holder lives
+		return ErrLockLost
 	case taken != nil:
 		live = taken.DeepCopy()
 	case live == nil: // a note that needs no lock
@@ -168,7 +168,7 @@ func (s gitStore) lockWith(tree *environment.Tree, j *job, name string, taken *c
 	if !j.ledger.Open {
 		return remove(tree, path.Join(s.dir(name), lockFile))
 	}
-	live.Spec.RenewTime = new(metav1.NowMicro())
+	live.Spec.RenewTime, live.Spec.Strategy = new(metav1.NowMicro()), nil // which answers whoever asked
 	return s.putLease(tree, name, live)
 }
 
@@ -302,6 +302,7 @@ const asked = "asked"
 // writeLease takes the lock, which is committed with the ledger; it ends it, or answers who waits for it.
 func (s gitStore) writeLease(ctx context.Context, next *coordinationv1.Lease) (*coordinationv1.Lease, error) {
 	taken, holder := s.pending(), holderOf(next)
+	next.Spec.Strategy = nil // which answers whoever asked
 	switch {
 	case taken != nil && holder == "":
 		s.settle(taken)
@@ -322,7 +323,7 @@ func (s gitStore) writeLease(ctx context.Context, next *coordinationv1.Lease) (*
 	case holder != "" && holder != holderOf(live):
 		s.take(next)
 		return next, nil
-	case holder == holderOf(live) && (live == nil || !isAsked(live)):
+	case holder == holderOf(live) && (live == nil || !isAsked(live) && !isQuiet(live)):
 		return next, nil
 	}
 	says := "a job of " + s.app() + " lives"
@@ -361,6 +362,10 @@ func isAsked(lease *coordinationv1.Lease) bool {
 
 // quietFor is how long a job that lives may commit nothing.
 const quietFor = 15 * time.Minute
+
+func isQuiet(lease *coordinationv1.Lease) bool {
+	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) >= quietFor
+}
 
 // ask has whoever holds the lock say that it lives: it looks as often as it would renew a lock in the cluster.
 func (s gitStore) ask(ctx context.Context, lease *coordinationv1.Lease) error {

@@ -415,3 +415,37 @@ func TestRefusedInGit(t *testing.T) {
 		})
 	}
 }
+
+// TestAskedInGit: a job that commits nothing of the release for a long time says that it lives, from time to time and once when it
+// is asked, and guard leaves the release to it.
+func TestAskedInGit(t *testing.T) {
+	at(t, gitApp+"canary", func(w *world) {
+		working, done := w.job("working"), make(chan error, 1)
+		go func() {
+			_, err := working.Shift(w.Context(), []int{25, 50}, time.Hour)
+			done <- err
+		}()
+		time.Sleep(40 * time.Minute)
+		status, err := w.job("status").Status(w.Context())
+		w.must(status, err)
+		if status.Lock == "" || status.Expired {
+			w.Errorf("lock %q, expired %v, of a job that lives", status.Lock, status.Expired)
+		}
+		result, err := w.job("guard").Guard(w.Context(), rollout.Limits{Dead: time.Minute, Waiting: time.Minute})
+		w.must(result, err)
+		if !strings.Contains(result.Message, working.By) {
+			w.Errorf("guard: %s", result.Message)
+		}
+		time.Sleep(10 * time.Minute)
+		w.must(nil, <-done)
+		lives := 0
+		for _, subject := range w.git.repository.subjects {
+			if strings.HasSuffix(subject, "lives") {
+				lives++
+			}
+		}
+		if got, want := lives, 4; got != want {
+			w.Errorf("%d commits say that a job lives, want %d:\n%s", got, want, strings.Join(w.git.repository.subjects, "\n"))
+		}
+	})
+}
