@@ -35,6 +35,7 @@ type gitEdit struct {
 	write  *write
 
 	before map[string]any // what the folder said of it
+	edited bool           // the folder is to say something else
 	wanted metav1.Object  // as the folder has the object afterwards; nil when it has it no more
 }
 
@@ -104,7 +105,7 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 	if e.live != nil && e.differs(e.live) != "" {
 		return notAsRead(strings.ToLower(e.object.kind), e.object.name)
 	}
-	e.wanted = after
+	e.wanted, e.edited = after, true
 	raw, err := environment.Object(tree, e.Git.Folder, e.object.kind, e.object.name)
 	if err != nil {
 		return err
@@ -352,6 +353,11 @@ func (e *gitEdit) differs(live metav1.Object) string {
 		return differs("spec", want["spec"], has["spec"], true)
 	}
 	return differs("", want, has, false)
+}
+
+// removes says whether the edit is seen in no field: what was live has all that the folder is to say.
+func (e *gitEdit) removes() bool {
+	return e.edited && e.live != nil && e.wanted != nil && e.differs(e.live) == ""
 }
 
 // contentOf is what a manifest says of an object: its spec, labels and annotations, in the form that all have in common.

@@ -24,6 +24,7 @@ import (
 	"github.com/our-org/crossbill/internal/gitops"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Every step of a release is a commit, which a GitOps controller applies; the cluster is only read. The ledger is a file of
@@ -142,6 +143,9 @@ func (s gitStore) writeState(ctx context.Context, j *job, next *corev1.ConfigMap
 		written, err = s.stateIn(tree, next.Name)
 		return err
 	})
+	if saved, failed := release.ParseLedger(j.app(), j.state.Data[ledgerKey]); errors.As(err, new(*usererr.Error)) && failed == nil && saved.Epoch == j.epoch {
+		return nil, &commitRefusedError{err.Error()} // this job has committed before
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -480,6 +484,9 @@ func (s gitStore) carryOut(ctx context.Context, j *job, o object, live metav1.Ob
 		}
 		return e.edit(ctx, tree)
 	})
+	if errors.As(err, new(*usererr.Error)) {
+		return nil, &commitRefusedError{err.Error()}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -506,6 +513,11 @@ const appliedPoll = 250 * time.Millisecond
 func (s gitStore) waitApplied(ctx context.Context, j *job, e *gitEdit, commit string) (metav1.Object, error) {
 	began := time.Now()
 	failed := s.request(ctx, j)
+	if e.removes() { // what was live has all that is wanted, and more
+		if err := s.applyAll(ctx, j); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		live, err := e.object.read(ctx)
 		if err != nil {
@@ -543,6 +555,18 @@ func (e *notAppliedError) Error() string {
 		text += " (" + e.failed.Error() + ")"
 	}
 	return text + "; when it applies again, " + e.next
+}
+
+// applyAll has the controller apply what it has read, and waits until it has.
+func (s gitStore) applyAll(ctx context.Context, j *job) error {
+	objects, err := j.controlled(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Git.Controller.Apply(ctx, objects); err != nil {
+		return fmt.Errorf("%w; when it applies again, %s", err, j.next())
+	}
+	return nil
 }
 
 // request has the controller read the repository.

@@ -194,6 +194,7 @@ type gitFlux struct {
 	repository *repository
 	inventory  map[string]*unstructured.Unstructured
 	suspended  bool
+	slow       bool // it begins late, unless it is asked to apply
 }
 
 func (g *gitFlux) wakeUp() {
@@ -214,6 +215,9 @@ func (g *gitFlux) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(lag):
+		}
+		if g.slow {
+			time.Sleep(10 * time.Second)
 		}
 		g.reconcile(ctx)
 	}
@@ -446,6 +450,56 @@ func TestAskedInGit(t *testing.T) {
 		}
 		if got, want := lives, 4; got != want {
 			w.Errorf("%d commits say that a job lives, want %d:\n%s", got, want, strings.Join(w.git.repository.subjects, "\n"))
+		}
+	})
+}
+
+// TestRemovedInGit: a release that only removes a field of the pod template is not taken for applied before it is.
+func TestRemovedInGit(t *testing.T) {
+	at(t, gitApp+"rest", func(w *world) {
+		less := w.own()
+		less.Deployment.Spec.Template.Spec.Containers[0].StartupProbe = nil
+		less.Deployment.Spec.Template.Spec.TerminationGracePeriodSeconds = nil
+		for _, command := range []string{"canary", "verify healthy", "promote", "cleanup"} {
+			j := w.job(command)
+			j.Manifests = less
+			before := j.before
+			j.before = func(r *http.Request) error {
+				w.git.slow = strings.Contains(r.URL.Path, "primary runs") || w.git.slow && !strings.Contains(r.URL.Path, "/commit")
+				return before(r)
+			}
+			var err error
+			if command == "canary" {
+				_, err = j.Canary(w.Context(), release.Release{ID: "less", Image: image("1"), Weight: 10})
+			} else {
+				_, err = commands[command](w.Context(), j)
+			}
+			if err != nil {
+				w.Fatalf("%s: %v\n%s", command, err, strings.Join(j.logged, "\n"))
+			}
+		}
+	})
+}
+
+// TestRefusedMeanwhile: a server that refuses after the first commit is no bad input, of which nothing was changed.
+func TestRefusedMeanwhile(t *testing.T) {
+	at(t, gitApp+"rest", func(w *world) {
+		j := w.job("canary")
+		refused := &usererr.Error{Field: "gitops.branch", Problem: "it is protected", Fix: "let the token push to it"}
+		before := j.before
+		j.before = func(r *http.Request) error {
+			if strings.Contains(r.URL.Path, "run the canary") {
+				return refused
+			}
+			return before(r)
+		}
+		_, err := j.Canary(w.Context(), wanted("2"))
+		if err == nil || errors.As(err, new(*usererr.Error)) || !strings.Contains(err.Error(), "it is protected") || !strings.Contains(err.Error(), "rollback ends the release") {
+			t.Errorf("got %v", err)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
 		}
 	})
 }
