@@ -25,6 +25,7 @@ type lifecycleOptions struct {
 	output    outputOptions
 	hooks     hookOptions
 	gitops    gitOpsOptions
+	now       bool // the traffic is moved before anything is asked of Git
 	timeout   time.Duration
 	by        string
 	releaseID string
@@ -176,21 +177,24 @@ func (o *lifecycleOptions) connectAnd(ctx context.Context, do act) (outcome, err
 
 // connect reaches the cluster and gives it what the options say.
 func (o *lifecycleOptions) connect(ctx context.Context) (*rollout.Cluster, error) {
+	start := time.Now()
 	o.cluster.git = func(c *rollout.Cluster) error {
 		c.Timeout = o.timeout
-		return o.gitops.apply(o.cmd, &o.cluster, c)
+		c.Log = func(e rollout.Event) {
+			fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
+			o.steps = append(o.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})
+		}
+		if err := o.gitops.apply(o.cmd, &o.cluster, c); err != nil || !o.now {
+			return err
+		}
+		return c.RouteNow(ctx) // before anything is asked of Git
 	}
 	c, err := o.cluster.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	c.By, c.Timeout, c.Takeover, c.ReleaseID, c.KeepReleases, c.KeepWarm = o.by, o.timeout, o.takeover, o.releaseID, o.keep, o.keepWarm
+	c.By, c.Takeover, c.ReleaseID, c.KeepReleases, c.KeepWarm = o.by, o.takeover, o.releaseID, o.keep, o.keepWarm
 	c.ApplyOthers = o.others
-	c.Log = func(e rollout.Event) {
-		fmt.Fprintf(o.log, "%6.1fs  %s: %s\n", time.Since(start).Seconds(), e.Object, e.Message)
-		o.steps = append(o.steps, notify.Step{At: time.Now(), Object: e.Object, Message: e.Message})
-	}
 	o.traffic.apply(c)
 	o.hooks.apply(c)
 	return c, nil

@@ -31,12 +31,20 @@ With --to it returns to a release that has finished, as primary ran it: image,
 pod template and configuration. A release in flight is rolled back first. The pods
 of the release get ready as the canary, then all of the traffic; primary is
 replaced behind them. Nothing is judged again. No new release starts from then on
-until resume.`,
+until resume.
+
+Where the steps of a release are commits (gitops.store: git), --now moves the traffic
+in the cluster first, and has the controller leave the route alone; then rollback
+puts Git right, and the controller gets the route back. It is for a canary that has
+a share, and for an account that may patch the route.`,
 		Example: `  # End the release in flight
   crossbill rollback --reason "checkout is slow"
 
   # Only if it is this one
   crossbill rollback --release-id app-2b9c6e1-c0ffee1
+
+  # While Git is down, where the steps of a release are commits
+  crossbill rollback --now --reason "checkout is slow"
 
   # Return to the release before the one that primary runs, or to any of the last ones
   crossbill rollback --to previous --reason "orders are lost"
@@ -47,6 +55,7 @@ until resume.`,
 	cmd.Flags().StringVar(&o.reason, "reason", "requested by a person", "why, for the ledger")
 	cmd.Flags().StringVar(&o.to, "to", "", "finished release to return to, by its id in history, or previous (default: what primary ran before the release in flight)")
 	cmd.Flags().BoolVar(&o.hold, "hold", true, "with --to: no new release starts until resume")
+	cmd.Flags().BoolVar(&o.now, "now", false, "with gitops.store git: move the traffic in the cluster first, while Git or its controller is down")
 	completeReleases(cmd, "to", &o.cluster, true)
 	o.addReleaseID(cmd)
 	o.addHooks(cmd, false)
@@ -62,6 +71,9 @@ func (o *rollbackOptions) validate() error {
 		if err := release.CheckID("--to", o.to); err != nil {
 			return err
 		}
+	}
+	if o.now && o.to != "" {
+		return &usererr.Error{Field: "--now", Problem: "it is for the release in flight, and --to returns to another one", Fix: "leave out one of the two"}
 	}
 	if o.to == "" && o.cmd.Flags().Changed("hold") {
 		return &usererr.Error{Field: "--hold", Problem: "it is for --to", Fix: "run `crossbill hold` to keep new releases from starting"}

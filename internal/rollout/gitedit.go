@@ -80,7 +80,7 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 	case err != nil:
 		return err
 	case e.write.remove != "":
-		return e.removeCanary(tree, before)
+		return e.removeCanary(ctx, tree, before)
 	case e.isCanary() && e.write.apply != nil:
 		return e.putCanary(ctx, tree, before)
 	case before == nil:
@@ -166,14 +166,24 @@ func (e *gitEdit) rendersAs(ctx context.Context, tree *environment.Tree, want ma
 	return nil
 }
 
-func (e *gitEdit) removeCanary(tree *environment.Tree, before metav1.Object) error {
+func (e *gitEdit) removeCanary(ctx context.Context, tree *environment.Tree, before metav1.Object) error {
 	switch {
 	case before == nil:
 		return nil
 	case !e.isCanary():
 		return &usererr.Error{Field: e.object.String(), Problem: "it is in Git, and a release does not remove it there", Fix: "remove it in a commit of your own"}
 	}
-	return environment.RemoveObject(tree, e.Git.Folder, canaryFile)
+	if err := environment.RemoveObject(tree, e.Git.Folder, canaryFile); err != nil {
+		return err
+	}
+	objects, err := e.Git.Render(ctx, tree)
+	if err != nil {
+		return err
+	}
+	if left, err := e.in(objects); left == nil || err != nil {
+		return err
+	}
+	return &usererr.Error{Field: e.object.String(), Problem: "somebody has moved it to another file than " + canaryFile, Fix: "remove it there, in a commit of your own"}
 }
 
 // putCanary writes the canary's manifest, as whatever was decided by what is live has it.

@@ -394,6 +394,8 @@ func short(commit string) string { return commit[:min(len(commit), 10)] }
 func (j *job) letIn(ctx context.Context) error {
 	r := j.ledger.Release
 	switch {
+	case j.Git != nil && !j.planning():
+		return j.letRouteIn(ctx)
 	case j.GitOps == nil && !j.planning():
 		return j.lookLeft()
 	case j.planning() && r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting):

@@ -242,6 +242,9 @@ func (g *gitFlux) reconcile(ctx context.Context) {
 		}
 		u = labeled(u)
 		now[u.GetKind()+" "+u.GetName()] = u
+		if live, err := g.client.Resource(resources[u.GetKind()]).Namespace(namespace).Get(ctx, u.GetName(), metav1.GetOptions{}); err == nil && live.GetAnnotations()[holdKey] == "disabled" {
+			continue
+		}
 		if _, err := g.of(u).Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: fluxByName, Force: true}); err != nil && ctx.Err() == nil {
 			panic(fmt.Sprintf("flux: %s %s: %v", u.GetKind(), u.GetName(), err))
 		}
@@ -502,4 +505,82 @@ func TestRefusedMeanwhile(t *testing.T) {
 			t.Error(unrest)
 		}
 	})
+}
+
+// TestMovedCanary: a canary that somebody has moved to another file is named, not waited for.
+func TestMovedCanary(t *testing.T) {
+	at(t, gitApp+"canary", func(w *world) {
+		canary := path.Join(appFolder, "canary.yaml")
+		_, files := w.git.repository.head()
+		w.otherCommit(path.Join(appFolder, "other.yaml"), string(files[canary]))
+		_, err := w.git.repository.commit("moved", func(tree *environment.Tree) error { return tree.Remove(canary) }, nil)
+		w.must(nil, err)
+		if _, err := w.job("back").Rollback(w.Context(), "test"); err == nil || !strings.Contains(err.Error(), "moved it to another file than canary.yaml") {
+			t.Errorf("got %v", err)
+		}
+		_, err = w.git.repository.commit("gone", func(tree *environment.Tree) error { return tree.Remove(path.Join(appFolder, "other.yaml")) }, nil)
+		w.must(nil, err)
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestRollbackNow: while Git and its controller are down, the traffic goes back in the cluster; when they are back, the commits of
+// a rollback put Git right, and the controller has the route again.
+func TestRollbackNow(t *testing.T) {
+	for _, app := range []string{gitApp, gatewayApp + gitApp} {
+		t.Run(app, func(t *testing.T) {
+			t.Parallel()
+			at(t, app+"canary", func(w *world) {
+				w.git.suspended, w.git.repository.down = true, errors.New("the Git server does not answer")
+				now := func() (rollout.Result, error) {
+					j := w.job("now")
+					j.before = nil // it writes the route in the cluster
+					if err := j.RouteNow(w.Context()); err != nil {
+						return rollout.Result{}, err
+					}
+					return j.Rollback(w.Context(), "it is bad")
+				}
+				if _, err := now(); err == nil || !strings.Contains(err.Error(), "does not answer") {
+					t.Errorf("while Git is down: %v", err)
+				}
+				if at := w.weight(); at != 0 {
+					t.Errorf("the canary has %d%%", at)
+				}
+				w.git.suspended, w.git.repository.down = false, nil
+				w.git.wakeUp()
+				time.Sleep(time.Minute)
+				if at := w.weight(); at != 0 {
+					t.Errorf("its controller gives the canary %d%% again", at)
+				}
+				w.must(now())
+				if unrest := w.unrest("1"); unrest != "" {
+					t.Error(unrest)
+				}
+			})
+		})
+	}
+}
+
+// TestRollbackNowRefuses: nothing in the cluster has what primary ran once promotion has replaced it.
+func TestRollbackNowRefuses(t *testing.T) {
+	at(t, gitApp+"promoting", func(w *world) {
+		time.Sleep(time.Minute)
+		j := w.job("now")
+		if err := j.RouteNow(w.Context()); !errors.As(err, new(*rollout.StageError)) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// weight is the canary's, as the route is live.
+func (w *world) weight() int {
+	w.Helper()
+	j := w.job("look")
+	j.Git, j.before = nil, nil
+	status, err := j.Status(w.Context())
+	w.must(status, err)
+	return int(status.Weights.Canary)
 }

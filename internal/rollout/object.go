@@ -91,7 +91,7 @@ func (c *Cluster) destinationRule() object {
 
 func (c *Cluster) virtualService() object {
 	namespace := c.namespaceOf(c.Manifests.VirtualService)
-	return objectOf("VirtualService", namespace, c.Manifests.VirtualService.Name, c.Istio.NetworkingV1().VirtualServices(namespace))
+	return c.readRoute(objectOf("VirtualService", namespace, c.Manifests.VirtualService.Name, c.Istio.NetworkingV1().VirtualServices(namespace)))
 }
 
 // gateway is one that apps share: it is only ever created.

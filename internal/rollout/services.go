@@ -34,7 +34,7 @@ func (c *Cluster) gatewayRoute() object {
 		unreachable := func(context.Context) (metav1.Object, error) { return nil, err }
 		return object{kind: kind, namespace: c.Namespace, name: name, read: unreachable}
 	}
-	return o
+	return c.readRoute(o)
 }
 
 // gatewayObject is an object of the Gateway API.

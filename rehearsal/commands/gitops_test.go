@@ -54,6 +54,7 @@ func TestGitOps(t *testing.T) {
 			"the least rights":        testTheLeastRightsBesideFlux,
 			"every step a commit":     testStepsInGit,
 			"rollbacks in Git":        testRollbacksInGit,
+			"rollback without Git":    testRollbackNow,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -938,6 +939,28 @@ func testRollbacksInGit(t *testing.T) {
 	invariants()
 	quiet()
 	x.logCommits()
+}
+
+// testRollbackNow moves the traffic back while Git is down, and puts Git right when it is back.
+func testRollbackNow(t *testing.T) {
+	x := newFromGit(t, "now", "drains a", "git")
+	quiet, invariants := x.traffic(50), x.observe()
+	x.do([]string{"canary", "--image", images["drains b"]})
+	x.git.Stop()
+	if code, out := x.run("rollback", "--now", "--reason", "it is bad"); code == 0 || !strings.Contains(out, x.git.URL) {
+		t.Errorf("without Git: exit code %d, and no word of %s", code, x.git.URL)
+	}
+	if got := x.weights(); got != atRest {
+		t.Errorf("without Git the weights are %+v", got)
+	}
+	x.start()
+	if err := errors.Join(x.flux.Request(t.Context()), x.flux.RequestApply(t.Context())); err != nil {
+		t.Error(err)
+	}
+	x.do([]string{"rollback", "--now", "--reason", "it is bad"})
+	x.rests("drains a")
+	invariants()
+	quiet()
 }
 
 func (x *beside) logCommits() {
