@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -25,6 +27,10 @@ var fencedKinds = []string{"deployments", "services", "destinationrules", "virtu
 
 // overtake does to the app's objects what a newer lock would do: all of them, and the ledger, carry its epoch.
 func (w *world) overtake(epoch int64) {
+	if w.committed {
+		w.overtakeInGit(epoch)
+		return
+	}
 	w.server.mu.Lock()
 	defer w.server.mu.Unlock()
 	if state := (place{"configmaps", namespace, "crossbill-" + w.set.App}); w.server.objects[state] == nil { // it writes the ledger first
@@ -68,6 +74,27 @@ func (w *world) overtake(epoch int64) {
 		}
 		w.server.put(kindOf(p.resource), live, object)
 	}
+}
+
+// overtakeInGit does to the ledger in Git what a newer lock would do.
+func (w *world) overtakeInGit(epoch int64) {
+	_, err := w.git.repository.commit("newer", func(tree *environment.Tree) error {
+		name := path.Join(ledgerFolder, w.set.App, ledgerKey)
+		text, err := tree.Read(name)
+		if err != nil {
+			return err
+		}
+		var ledger map[string]any
+		if err := json.Unmarshal(text, &ledger); err != nil {
+			return err
+		}
+		ledger["epoch"] = epoch
+		if text, err = json.Marshal(ledger); err != nil {
+			return err
+		}
+		return errors.Join(tree.Write(name, text), tree.Write(path.Join(ledgerFolder, w.set.App, "lock.json"), []byte(`{"holderIdentity": "newer"}`)))
+	}, nil)
+	w.must(nil, err)
 }
 
 // TestFence: before each write of each command a newer lock comes to every object and the ledger. Nothing of

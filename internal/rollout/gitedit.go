@@ -197,6 +197,11 @@ func (e *gitEdit) putCanary(ctx context.Context, tree *environment.Tree, before 
 			return cmp.Or(err, notAsRead("deployments", e.object.name))
 		}
 	}
+	if before != nil {
+		if e.before, err = contentOf(before); err != nil {
+			return err
+		}
+	}
 	content, err := plain(e.write.apply)
 	if err != nil {
 		return err

@@ -166,7 +166,7 @@ func (v view) Commit(_ context.Context, message environment.Message, edit func(*
 // killedAt is the commit after which a job is killed, by the write of the API server that it stands for.
 var killedAt = map[string]string{
 	"note r2 started": "r2: canary begins", "update primary image 2": "primary runs release", "update vs 0/100": "100% to canary",
-	"update primary image 1": "primary runs release", "note r1 promoted": "r1: promoted",
+	"update primary image 1": "primary runs release", "note r1 promoted": "r1 is at stage promoted",
 }
 
 // pushing is what somebody does before the push that meets a fault: commits of others, beside the app and to it.

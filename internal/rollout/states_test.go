@@ -434,7 +434,11 @@ func TestPlan(t *testing.T) {
 				if _, err := commands[c.command](w.Context(), j); err != nil {
 					t.Error(err)
 				}
-				for _, e := range w.by(j.name) {
+				writer := j.name
+				if w.committed { // its commits are Flux's writes
+					writer = fluxByName
+				}
+				for _, e := range w.by(writer) {
 					if e.action == "commit" {
 						commits = slices.DeleteFunc(commits, func(planned string) bool { return planned == e.String() })
 					} else if e.action != "note" {
