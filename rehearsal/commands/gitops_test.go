@@ -820,13 +820,13 @@ func testTheLeastRightsBesideFlux(t *testing.T) {
 	x.leastRights(x.fluxConfig())
 }
 
-// leastRights releases with an account that has the rights of a Role and a RoleBinding beside its own, and no others.
-func (x *beside) leastRights(printed []string) {
+// asAccount runs commands with an account that has the Role of a file in k8s/guard, and the rights of a Role and a RoleBinding
+// beside that, and no others.
+func (x *beside) asAccount(file string, printed []string) (as func(args ...string), app, controller *rights) {
 	x.Helper()
-	app := &rights{x.account("rbac.yaml").Rules, map[string]bool{}}
-	controller := &rights{x.makeRights(printed), map[string]bool{}}
+	app, controller = &rights{x.account(file).Rules, map[string]bool{}}, &rights{x.makeRights(printed), map[string]bool{}}
 	kubeconfig := x.kubeconfigOf("crossbill")
-	as := func(args ...string) {
+	return func(args ...string) {
 		x.Helper()
 		args = append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", x.namespace, "--manifests", x.manifests, "--config", x.config)
 		if args[0] != "doctor" {
@@ -847,7 +847,13 @@ func (x *beside) leastRights(printed []string) {
 				x.Errorf("%s: the Roles lack %s", args[0], request)
 			}
 		}
-	}
+	}, app, controller
+}
+
+// leastRights releases with an account that has the rights of a Role and a RoleBinding beside its own, and no others.
+func (x *beside) leastRights(printed []string) {
+	x.Helper()
+	as, _, controller := x.asAccount("rbac.yaml", printed)
 	as("doctor")
 	as("canary", "--image", images["drains b"])
 	x.healthy()
@@ -865,32 +871,11 @@ func (x *beside) leastRights(printed []string) {
 // testStepsInGit: every step is a commit that Flux applies, and the account that runs the commands only reads.
 func testStepsInGit(t *testing.T) {
 	x := newFromGit(t, "steps", "drains a", "git")
-	role, flux := x.account("read-rbac.yaml"), x.fluxRights()
-	for _, rule := range role.Rules {
+	as, app, _ := x.asAccount("read-rbac.yaml", x.fluxConfig())
+	for _, rule := range app.rules {
 		for _, action := range rule.Verbs {
 			if action != "get" && action != "list" && action != "watch" {
 				t.Errorf("k8s/guard/read-rbac.yaml allows %s of %v", action, rule.Resources)
-			}
-		}
-	}
-	kubeconfig := x.kubeconfigOf("crossbill")
-	rights := []*rights{{role.Rules, map[string]bool{}}, {flux, map[string]bool{}}}
-	as := func(args ...string) {
-		t.Helper()
-		args = append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", x.namespace, "--manifests", x.manifests, "--config", x.config, "--settle-delay", "1s")
-		code, out := x.command(args...)
-		all, forbidden := requestsIn(t, out)
-		if code != 0 || len(all) == 0 {
-			t.Fatalf("%v: exit code %d\n%s", args, code, out)
-		}
-		for _, request := range forbidden {
-			if !courtesies(request) {
-				t.Errorf("%s: %s is forbidden", args[0], request)
-			}
-		}
-		for _, request := range all {
-			if !rights[0].use(request) && !rights[1].use(request) && !courtesies(request) {
-				t.Errorf("%s: the Roles lack %s", args[0], request)
 			}
 		}
 	}
@@ -972,13 +957,7 @@ func (x *beside) logCommits() {
 	x.Logf("commits:\n%s", log)
 }
 
-// fluxRights makes the Role and its binding that `gitops config` prints.
-func (x *beside) fluxRights() []rbacv1.PolicyRule {
-	x.Helper()
-	return x.makeRights(x.fluxConfig())
-}
-
-// fluxConfig are the objects that `gitops config` prints for Flux.
+// fluxConfig are the objects that `gitops config` prints.
 func (x *beside) fluxConfig() []string {
 	x.Helper()
 	own := "flux-system/" + x.name
