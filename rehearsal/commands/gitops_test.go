@@ -52,9 +52,18 @@ func TestGitOps(t *testing.T) {
 			"Flux is let in":          testFluxLetIn,
 			"somebody else's commits": testSomebodyElsesCommits,
 			"the least rights":        testTheLeastRightsBesideFlux,
-			"every step a commit":     testStepsInGit,
-			"rollbacks in Git":        testRollbacksInGit,
-			"rollback without Git":    testRollbackNow,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t)
+			})
+		}
+	})
+	t.Run("by commits", func(t *testing.T) { // after the others: two cores are enough for one Flux with so many apps
+		for name, test := range map[string]func(*testing.T){
+			"every step":           testStepsInGit,
+			"rollbacks":            testRollbacksInGit,
+			"rollback without Git": testRollbackNow,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -870,7 +879,7 @@ func (x *beside) leastRights(printed []string) {
 
 // testStepsInGit: every step is a commit that Flux applies, and the account that runs the commands only reads.
 func testStepsInGit(t *testing.T) {
-	x := newFromGit(t, "steps", "drains a", "git")
+	x := newFromGit(t, "by-commits", "drains a", "git")
 	as, app, _ := x.asAccount("read-rbac.yaml", x.fluxConfig())
 	for _, rule := range app.rules {
 		for _, action := range rule.Verbs {
@@ -914,7 +923,7 @@ func testStepsInGit(t *testing.T) {
 
 // testRollbacksInGit takes releases back from each stage, by commits.
 func testRollbacksInGit(t *testing.T) {
-	x := newFromGit(t, "backing", "drains a", "git")
+	x := newFromGit(t, "undone", "drains a", "git")
 	quiet, invariants := x.traffic(200), x.observe()
 	x.do([]string{"canary", "--image", images["drains b"]}, []string{"rollback", "--reason", "it is bad"})
 	x.rests("drains a")
@@ -928,7 +937,7 @@ func testRollbacksInGit(t *testing.T) {
 
 // testRollbackNow moves the traffic back while Git is down, and puts Git right when it is back.
 func testRollbackNow(t *testing.T) {
-	x := newFromGit(t, "now", "drains a", "git")
+	x := newFromGit(t, "unplugged", "drains a", "git")
 	quiet, invariants := x.traffic(50), x.observe()
 	x.do([]string{"canary", "--image", images["drains b"]})
 	x.git.Stop()
