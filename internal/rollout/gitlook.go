@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/release"
@@ -56,12 +57,11 @@ func (j *job) tryInGit(ctx context.Context, s gitStore, found *canaryFound) erro
 			return err
 		}
 		o := j.deployment(desired.Name)
-		if live == nil {
-			_, err = s.tryOut(ctx, o, nil, j.apply(desired))
-		} else {
-			_, err = s.tryOut(ctx, o, live, j.apply(desired))
+		var is metav1.Object // nil, and no pointer to nothing
+		if live != nil {
+			is = live
 		}
-		if err != nil {
+		if _, err := s.tryOut(ctx, o, is, j.apply(desired)); err != nil {
 			return err
 		}
 	}

@@ -523,7 +523,7 @@ func (s gitStore) waitApplied(ctx context.Context, j *job, e *gitEdit, commit st
 		if err != nil {
 			return nil, err
 		}
-		differs := e.differs(live) // of a route that RouteNow holds: in nothing, from the commit on
+		differs := e.differs(live)
 		if differs == "" {
 			s.log("Git", "commit %s: %s, applied after %.1fs", short(commit), e.says(j), time.Since(began).Seconds())
 			if e.wanted == nil {
