@@ -66,8 +66,11 @@ func (w fluxWorld) sourceController(ctx context.Context, r reference) {
 	}
 }
 
-// ask is somebody else, who asks so often that hardly a request is read before the next has taken its place.
+// ask is somebody else, who for five seconds asks so often that hardly a request is read before the next has taken its
+// place. The last one stays, so that a wait ends then at the latest.
 func (w fluxWorld) ask(ctx context.Context, r reference) {
+	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
 	for i := 0; sleep(ctx, w.upTo(800*time.Millisecond)); i++ {
 		w.patch(r, map[string]any{"metadata": map[string]any{"annotations": map[string]any{requestedAt: fmt.Sprint(i)}}})
 	}
