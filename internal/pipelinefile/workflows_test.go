@@ -2,6 +2,7 @@ package pipelinefile
 
 import (
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -122,6 +123,38 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			if calls != want {
 				t.Errorf("%s: %s: %d calls of dagger, want %d", path, name, calls, want)
 			}
+		}
+	}
+}
+
+// TestMergeQueue: the queue waits for the checks that a pull request needs, so they run for it too, each of them, and no
+// newer group cancels them. A group's ref is its own.
+func TestMergeQueue(t *testing.T) {
+	data, err := os.ReadFile("../../.github/workflows/ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var workflow struct {
+		On          map[string]any
+		Concurrency struct {
+			Group  string
+			Cancel string `yaml:"cancel-in-progress"`
+		}
+		Jobs map[string]struct{ If string }
+	}
+	if err := yaml.Unmarshal(data, &workflow); err != nil {
+		t.Fatal(err)
+	}
+	events := slices.Sorted(maps.Keys(workflow.On))
+	if want := []string{"merge_group", "pull_request", "push"}; !slices.Equal(events, want) {
+		t.Errorf("it runs on %v, want %v", events, want)
+	}
+	if workflow.Concurrency.Group != "ci-${{ github.ref }}" || workflow.Concurrency.Cancel != "${{ github.event_name == 'pull_request' }}" {
+		t.Errorf("concurrency %+v", workflow.Concurrency)
+	}
+	for name, job := range workflow.Jobs {
+		if job.If != "" {
+			t.Errorf("%s runs only if %s", name, job.If)
 		}
 	}
 }
