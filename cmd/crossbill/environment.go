@@ -70,11 +70,14 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 	if err != nil {
 		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
-	name := o.settings.Value("gitops.controller")
+	name, ledgers := o.settings.Value("gitops.controller"), ""
+	if o.settings.Value("gitops.store") == "git" {
+		ledgers = o.settings.Value("gitops.releases")
+	}
 	controller, err := gitops.New(name, kinds, gitops.Options{
 		Namespace: o.settings.Value("gitops.namespace"), Branch: o.settings.Value("gitops.branch"),
 		Repository: o.settings.Value("gitops.repository"), Signed: o.settings.Value("gitops.signingKeyFile") != "",
-		Commits: o.settings.Value("gitops.store") == "git", Timeout: c.Timeout,
+		Ledgers: ledgers, Timeout: c.Timeout,
 		Log: func(format string, args ...any) {
 			c.Log(rollout.Event{At: time.Now(), Object: name, Message: fmt.Sprintf(format, args...)})
 		},
@@ -85,7 +88,7 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 	if c.Manifests != nil {
 		c.Manifests = c.Manifests.WithoutConfiguration()
 	}
-	if o.settings.Value("gitops.store") == "git" {
+	if ledgers != "" {
 		return o.commitTo(cmd, cluster, c, controller)
 	}
 	c.GitOps = &rollout.GitOps{Controller: controller}

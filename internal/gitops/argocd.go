@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -52,6 +53,24 @@ type applicationSource struct {
 	RepoURL        string `json:"repoURL"`
 	TargetRevision string `json:"targetRevision"`
 	Chart          string `json:"chart"`
+	Path           string `json:"path"`
+	Directory      struct {
+		Recurse bool   `json:"recurse"`
+		Exclude string `json:"exclude"`
+	} `json:"directory"`
+}
+
+// reads says whether it would apply a JSON file of a folder, which Argo CD does of a plain directory, a ledger included
+// (findManifests of its reposerver/repository).
+func (s *applicationSource) reads(folder string) bool {
+	switch in, err := filepath.Rel(filepath.Clean("/"+s.Path), filepath.Clean("/"+folder)); {
+	case err != nil || s.Directory.Exclude != "":
+		return false
+	case in == ".":
+		return true
+	default:
+		return s.Directory.Recurse && in != ".." && !strings.HasPrefix(in, "../")
+	}
 }
 
 func (a *argo) String() string { return "Argo CD" }
@@ -118,7 +137,7 @@ func (a *argo) Check(ctx context.Context, objects []Object) (remarks []string, e
 	for _, object := range objects {
 		owner, owned := OwnerOf(object)
 		problem := ownerProblem(ArgoCD, object, owner, owned)
-		if app := read[a.named(owner)]; problem == nil && owned && app != nil && a.options.Commits {
+		if app := read[a.named(owner)]; problem == nil && owned && app != nil && a.options.commits() {
 			problem = app.checkCommitted(object)
 		} else if problem == nil && owned && app != nil {
 			var found []string
@@ -137,11 +156,11 @@ func (a *argo) checkApplication(ctx context.Context, app *application) (address 
 	if app.skipped() {
 		bad("it has the annotation "+skipReconcile+": what a promotion commits would not be applied", "remove the annotation")
 	}
-	if !a.options.Commits && !slices.Contains(app.SyncPolicy.SyncOptions, respect) {
+	if !a.options.commits() && !slices.Contains(app.SyncPolicy.SyncOptions, respect) {
 		bad("its spec.syncPolicy.syncOptions lack "+respect+": ignoreDifferences alone hide a difference, and the next sync of any commit undoes the release", "add "+respect+" to them")
 	}
 	switch automated := app.SyncPolicy.Automated; {
-	case a.options.Commits && (!app.automated() || !automated.Prune):
+	case a.options.commits() && (!app.automated() || !automated.Prune):
 		bad("it is not synced automatically, with prune: the steps of a release would not be applied", "set spec.syncPolicy.automated: {prune: true}")
 	case !app.automated():
 		remarks = append(remarks, app.name.String()+" is not synced automatically: what a promotion commits is applied when somebody syncs it")
@@ -161,6 +180,9 @@ func (a *argo) checkApplication(ctx context.Context, app *application) (address 
 		remarks = append(remarks, fmt.Sprintf("%s follows the default branch of %s: releases need that to be %s", app.name, source.RepoURL, a.options.Branch))
 	default:
 		bad("it follows "+source.TargetRevision+", and gitops.branch is "+a.options.Branch, "name one branch in both")
+	}
+	if kind, _, _ := unstructured.NestedString(app.live.Object, "status", "sourceType"); kind == "Directory" && a.options.commits() && source.reads(a.options.Ledgers) {
+		bad("it applies every YAML and JSON file of a folder that the ledgers are in, and a ledger is no manifest", "give gitops.releases another folder, or let spec.source.path name that of the app")
 	}
 	if a.options.Repository != "" && !sameRepository(source.RepoURL, a.options.Repository) {
 		remarks = append(remarks, otherRepository(app.name, source.RepoURL, a.options.Repository))

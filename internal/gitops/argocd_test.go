@@ -473,6 +473,13 @@ func TestArgoCheck(t *testing.T) {
 	oneSubset := byArgo("networking.istio.io", "DestinationRule", "shop", "shop", map[string]any{"spec": map[string]any{"subsets": []any{map[string]any{"name": "primary"}}}})
 	twoSubsets := byArgo("networking.istio.io", "DestinationRule", "shop", "shop", map[string]any{"spec": map[string]any{"subsets": []any{map[string]any{"name": "primary"}, map[string]any{"name": "canary"}}}})
 
+	const readsLedgers = "Application argocd/shop: it applies every YAML and JSON file of a folder that the ledgers are in, and a ledger is no manifest; give gitops.releases another folder, or let spec.source.path name that of the app"
+	aDirectory := func(path string, recurse bool, change ...func(map[string]any)) *unstructured.Unstructured {
+		return anApplication(append([]func(map[string]any){without("ignoreDifferences"), set("source.path", path), set("source.directory", map[string]any{"recurse": recurse}), func(o map[string]any) {
+			o["status"] = map[string]any{"sourceType": "Directory"}
+		}}, change...)...)
+	}
+
 	for _, c := range []struct {
 		name    string
 		objects []Object
@@ -558,6 +565,21 @@ func TestArgoCheck(t *testing.T) {
 		{name: "a subset is missing", objects: []Object{oneSubset},
 			want: "DestinationRule shop/shop: Application argocd/shop would remove the subset that a release adds to it; write both subsets into Git, or add to its ignoreDifferences: {group: networking.istio.io, kind: DestinationRule, name: shop, managedFieldsManagers: [crossbill]}"},
 		{name: "both subsets", objects: []Object{twoSubsets}},
+		{name: "by commits", options: Options{Ledgers: "releases"}, live: []*unstructured.Unstructured{anApplication(without("ignoreDifferences"))}},
+		{name: "by commits, without prune", options: Options{Ledgers: "releases"}, live: []*unstructured.Unstructured{anApplication(without("syncPolicy.automated.prune"), without("ignoreDifferences"))},
+			want: "Application argocd/shop: it is not synced automatically, with prune: the steps of a release would not be applied; set spec.syncPolicy.automated: {prune: true}"},
+		{name: "by commits, and they are ignored", options: Options{Ledgers: "releases"}, objects: []Object{{Group: "apps", Kind: "Deployment", Object: aDeployment("shop").Object, Paths: []string{"/spec/template/spec/containers/0/image"}}},
+			want: "Deployment shop/shop-primary: Application argocd/shop ignores /spec/template/spec/containers/0/image of it: with RespectIgnoreDifferences=true no commit of a release to it is applied; remove that from its ignoreDifferences"},
+		{name: "ledgers beside the app's folder", options: Options{Ledgers: "releases"}, live: []*unstructured.Unstructured{aDirectory("apps/shop", true)}},
+		{name: "ledgers below the app's folder, which is read alone", options: Options{Ledgers: "releases"}, live: []*unstructured.Unstructured{aDirectory(".", false)}},
+		{name: "ledgers in a folder whose name begins like the app's", options: Options{Ledgers: "releases-of-shop"}, live: []*unstructured.Unstructured{aDirectory("releases", true)}},
+		{name: "ledgers below the app's folder", options: Options{Ledgers: "shop/releases"}, live: []*unstructured.Unstructured{aDirectory("shop", true)}, want: readsLedgers},
+		{name: "ledgers below the root", options: Options{Ledgers: "releases"}, live: []*unstructured.Unstructured{aDirectory(".", true)}, want: readsLedgers},
+		{name: "ledgers in the app's folder", options: Options{Ledgers: "shop"}, live: []*unstructured.Unstructured{aDirectory("shop", false)}, want: readsLedgers},
+		{name: "ledgers below a kustomization", options: Options{Ledgers: "shop/releases"}, live: []*unstructured.Unstructured{aDirectory("shop", true, func(o map[string]any) {
+			o["status"].(map[string]any)["sourceType"] = "Kustomize"
+		})}},
+		{name: "writes beside a directory", live: []*unstructured.Unstructured{aDirectory(".", true, rules(ruleOfRoute, ruleOfImage))}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.objects == nil {

@@ -58,7 +58,7 @@ func (c *cluster) mayRequest(ctx context.Context, r reference) error {
 // applies the commits looks for them at its own interval.
 func (c *cluster) askable(ctx context.Context, r reference) (remarks []string, err error) {
 	err = c.mayRequest(ctx, r)
-	if err != nil && c.options.Commits {
+	if err != nil && c.options.commits() {
 		return []string{fmt.Sprintf("%s may not be annotated, so that each step waits for its interval", r)}, nil
 	}
 	return nil, err

@@ -86,7 +86,7 @@ func (f *flux) checkKustomization(ctx context.Context, k reference) (address str
 	if message, failed := notReady(live); failed {
 		remarks = append(remarks, fmt.Sprintf("%s is not ready: %s", k, message))
 	}
-	if prunes, _, _ := unstructured.NestedBool(live.Object, "spec", "prune"); f.options.Commits && !prunes {
+	if prunes, _, _ := unstructured.NestedBool(live.Object, "spec", "prune"); f.options.commits() && !prunes {
 		bad(k, "it does not prune (spec.prune): a canary that is removed from Git would stay in the cluster", "set spec.prune: true")
 	}
 	found, err := f.askable(ctx, k)

@@ -61,13 +61,16 @@ type Options struct {
 	Branch     string // that the controller has to follow; empty for any
 	Repository string // that the controller has to read, as Git takes its address; empty for any
 	Signed     bool   // Crossbill signs its commits
-	Commits    bool   // every step of a release is a commit that it applies; else Crossbill writes the cluster beside it
+	Ledgers    string // folder of the ledgers in it, where every step of a release is a commit; empty where Crossbill writes the cluster beside the controller
 
 	Timeout time.Duration // of each Fetch and Apply; default 5 minutes
 	Poll    time.Duration // between two looks; default half a second
 
 	Log func(format string, args ...any) // what is worth a line while waiting; nil for nothing
 }
+
+// commits says whether every step of a release is a commit.
+func (o Options) commits() bool { return o.Ledgers != "" }
 
 // New is a controller by its name, as gitops.controller has it. It asks the cluster nothing.
 func New(controller string, client dynamic.Interface, options Options) (Controller, error) {
