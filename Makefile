@@ -19,6 +19,7 @@ help:
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make test-cosign      cosign itself verifies an image and a bundle that Crossbill signed'
+	@echo 'make docs             the site of the documentation, into out/site, with its links checked (make docs SERVE=1: at 127.0.0.1:8001)'
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
 	@echo 'make soak-gitops      releases beside Flux and Argo CD, and by commits alone: 50,000 requests each, jobs that die, others who commit'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
@@ -45,7 +46,7 @@ rehearse: bin/rehearse bin/crossbill
 	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT)) $(if $(GITOPS),--gitops $(GITOPS))
 
 .PHONY: test
-test: lint test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
+test: lint docs test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
 
 # The linter has a module of its own, so that the product's go.mod stays small.
 LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-parallel-runners
@@ -171,6 +172,13 @@ image-twice:
 .PHONY: clean
 clean:
 	rm -rf bin out app/dist app/server app/node_modules
+
+# Builds the site with MkDocs, which comes from PyPI the first time. A link or an anchor that leads nowhere, and a page that is
+# not in docs/README.md, fail it.
+.PHONY: docs
+docs:
+	@echo '== the documentation: its site, links, and pages'
+	tools/site/mkdocs.sh $(if $(SERVE),serve --strict --dev-addr 127.0.0.1:8001,build --strict)
 
 # Prints how much of internal/rollout its own tests cover, without the rehearsal's control plane.
 .PHONY: cover
