@@ -159,10 +159,19 @@ func (r *Repository) commitOnce(ctx context.Context, message Message, edit func(
 		}
 		*sent = slices.DeleteFunc(*sent, func(c sentCommit) bool { return c.parent != tree.from.commit.Hash })
 	}
-	if err := edit(tree); err != nil {
+	if err := tree.editedBy(edit); err != nil {
 		return Commit{}, err
 	}
 	return r.send(ctx, message, tree, update{old: tree.from.commit.Hash}, sent)
+}
+
+// editedBy edits a tree. A file that the server did not give makes it another attempt's, whatever the edit has made of that.
+func (t *Tree) editedBy(edit func(*Tree) error) error {
+	err := edit(t)
+	if t.failed != nil {
+		return &attemptError{err: t.failed}
+	}
+	return err
 }
 
 // send makes the commit of what an edit has made of a tree and pushes it. A tree without a change makes none.
@@ -182,6 +191,7 @@ func (r *Repository) send(ctx context.Context, message Message, tree *Tree, u up
 	hashes := slices.Collect(maps.Keys(objects.Objects))
 	lost, err := r.push(ctx, u, objects, hashes)
 	if err == nil {
+		_, _ = r.keep(&snapshot{objects: tree.from.objects, lazy: tree.from.lazy}, u.new, objects) // else it is read again
 		return Commit{Hash: u.new.String(), Branch: r.branch.Short(), New: true}, nil
 	}
 	if lost {

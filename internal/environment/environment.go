@@ -13,6 +13,21 @@
 //     result: all else of it is what it was, and each comment is there. Or it is not changed at all.
 //   - What is added is a whole file (AddObject), and removed as one.
 //   - No credential is in an error, and none goes to another server than the one it was given for.
+//   - A file that the server did not give is an error of the tree (Tree.Err), also where an edit overlooks it: no commit is
+//     made of what was not seen.
+//
+// Of a large repository only the folders of the head are read (filter blob:none), and files when they are looked at, by wants
+// of their hashes: GitLab's Gitaly lets everybody do so (uploadpack.allowFilter and allowAnySHA1InWant in its
+// internal/git/command_description.go), GitHub and Gitea since 1.17 too. A head that has moved costs what has changed. From another
+// server the files come with the head; that they are read again is spared there as well. Folders are not filtered: GitHub has
+// only tree:0, and those of 100,000 files are 3 MB.
+//
+// GitLab's commits API (POST /projects/:id/repository/commits) would spare the folders as well, but it is no compare-and-swap
+// of the branch. last_commit_id is of one file, and compared in Rails (app/services/files/multi_service.rb and base_service.rb)
+// before Gitaly's UserCommitFiles takes the branch's head of that moment as the parent. Gitaly knows expected_old_oid for this, but
+// the API has no parameter for it and MultiService passes none. start_sha is refused for a branch that exists, and with force
+// it overwrites what others have committed (app/services/commits/create_service.rb). Its commits are Gitaly's, so they cannot
+// have our signature. And no other server has it.
 package environment
 
 import (
@@ -87,6 +102,7 @@ type Repository struct {
 
 	mutex sync.Mutex
 	last  *snapshot // the head that was read last
+	eager bool      // the server does not give single files, whatever it says
 }
 
 // New checks the options and reads the credentials; it asks no server. Errors are *usererr.Error.
@@ -257,7 +273,7 @@ func privateKey(field, file string) (ssh.Signer, error) {
 	return key, nil
 }
 
-// Read gives the files of the branch's head.
+// Read gives the files of the branch's head. ctx is also of what the tree reads later.
 func (r *Repository) Read(ctx context.Context) (*Tree, error) {
 	var tree *Tree
 	err := r.retry(ctx, func() (err error) {
@@ -266,6 +282,14 @@ func (r *Repository) Read(ctx context.Context) (*Tree, error) {
 	})
 	if err != nil {
 		return nil, r.unreachable(ctx, err)
+	}
+	if once := tree.fetch; once != nil {
+		tree.fetch = func(wants []plumbing.Hash) error {
+			if err := r.retry(ctx, func() error { return once(wants) }); err != nil {
+				return r.unreachable(ctx, err)
+			}
+			return nil
+		}
 	}
 	return tree, nil
 }

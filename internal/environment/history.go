@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -37,7 +38,7 @@ func (r *Repository) History(ctx context.Context, name string, enough func([]Ver
 		var read *snapshot
 		err := r.retry(ctx, func() (err error) {
 			read, err = bounded(ctx, r.options.Timeout, func(ctx context.Context) (*snapshot, error) {
-				return r.fetch(ctx, depth, packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone))
+				return r.fetchHistory(ctx, depth, name)
 			})
 			return err
 		})
@@ -47,6 +48,61 @@ func (r *Repository) History(ctx context.Context, name string, enough func([]Ver
 		versions, whole, err := read.versions(name)
 		if err != nil || whole || depth >= mostDepth || enough(versions) {
 			return versions, read.commit.Hash.String(), err
+		}
+	}
+}
+
+// fetchHistory reads the commits with the file, and with all others that a server sends that gives no single ones.
+func (r *Repository) fetchHistory(ctx context.Context, depth int, name string) (*snapshot, error) {
+	r.mutex.Lock()
+	eager := r.eager
+	r.mutex.Unlock()
+	if eager {
+		return r.fetch(ctx, depth, files)
+	}
+	read, err := r.fetch(ctx, depth, packp.FilterBlobNone())
+	if err != nil || !read.lazy {
+		return read, err
+	}
+	wants, err := read.texts(name)
+	if err != nil || len(wants) == 0 {
+		return read, err
+	}
+	texts, err := r.ask(ctx, request{wants: wants, filter: files})
+	if refused(err) {
+		return r.fetch(ctx, depth, files)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range texts.Blobs {
+		if text.Size() >= maxFile {
+			continue
+		}
+		if _, err := read.objects.SetEncodedObject(text); err != nil {
+			return nil, err
+		}
+	}
+	return read, nil
+}
+
+// texts are the hashes of what a file has been in the commits that were read.
+func (s *snapshot) texts(name string) (all []plumbing.Hash, err error) {
+	for commit := s.commit; ; {
+		hash, err := s.blob(commit, name)
+		if err != nil {
+			return nil, err
+		}
+		if !hash.IsZero() && !slices.Contains(all, hash) && s.objects.HasEncodedObject(hash) != nil {
+			all = append(all, hash)
+		}
+		if commit.NumParents() == 0 {
+			return all, nil
+		}
+		if commit, err = object.GetCommit(s.objects, commit.ParentHashes[0]); errors.Is(err, plumbing.ErrObjectNotFound) {
+			return all, nil // below what was read
+		} else if err != nil {
+			return nil, err
 		}
 	}
 }

@@ -21,7 +21,14 @@ func never([]Version) bool { return false }
 
 // TestHistory: the versions of one file, newest first, however many commits lie between them; a merge is one commit.
 func TestHistory(t *testing.T) {
+	for _, name := range []string{"lazy", "neither"} {
+		t.Run(name, func(t *testing.T) { testHistory(t, servers[name]) })
+	}
+}
+
+func testHistory(t *testing.T, settings []string) {
 	s := serve(t, map[string]string{"a": "1"})
+	s.gives(settings...)
 	for i := range 70 {
 		s.push("b", map[string]string{"b": fmt.Sprint(i)})
 	}

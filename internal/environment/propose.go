@@ -49,6 +49,7 @@ func (r *Repository) Propose(ctx context.Context, message Message, to NewBranch,
 		if err != nil || !changed {
 			return Commit{Hash: tree.Head(), Branch: r.branch.Short()}, err
 		}
+		other.last = tree.from // its objects are not sent again
 		commit, err := other.isThere(ctx, edit)
 		if err == nil && commit.Hash == "" {
 			return other.send(ctx, message, tree, u, sent)
@@ -81,7 +82,7 @@ func (r *Repository) isThere(ctx context.Context, edit func(*Tree) error) (Commi
 
 // changedBy says whether an edit makes other files of a tree.
 func (t *Tree) changedBy(edit func(*Tree) error) (bool, error) {
-	if err := edit(t); err != nil {
+	if err := t.editedBy(edit); err != nil {
 		return false, err
 	}
 	root, err := t.write(memory.NewStorage())

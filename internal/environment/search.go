@@ -35,6 +35,9 @@ func theOne(tree *Tree, dir, kind, name string) (*manifest, error) {
 func look(tree *Tree, dir, kind, name string) (one *manifest, others []manifest, err error) {
 	s := &search{tree: tree, kind: kind, reading: map[string]bool{}}
 	found, err := s.folder(path.Clean("/" + dir)[1:])
+	if tree.failed != nil { // a file that may matter was not seen
+		return nil, nil, tree.failed
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, noFolder(tree, dir)
 	}

@@ -104,20 +104,30 @@ func (r *Repository) advertised(ctx context.Context, session transport.Session) 
 	return refs, head, nil
 }
 
-// read gives the files of the branch's head; those that were read last where it has not moved.
+// read gives the files of the branch's head. They are read when they are looked at, while ctx lasts.
 func (r *Repository) read(ctx context.Context) (*Tree, error) {
-	last, err := bounded(ctx, r.options.Timeout, func(ctx context.Context) (*snapshot, error) {
-		return r.fetch(ctx, 1, packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone))
-	})
+	last, err := bounded(ctx, r.options.Timeout, r.readHead)
 	if err != nil {
 		return nil, err
 	}
-	return newTree(last), nil
+	tree := newTree(last)
+	if last.lazy {
+		tree.fetch = func(wants []plumbing.Hash) error {
+			_, err := bounded(ctx, r.options.Timeout, func(ctx context.Context) (struct{}, error) {
+				return struct{}{}, r.fetchMore(ctx, last, wants)
+			})
+			return err
+		}
+	}
+	return tree, nil
 }
 
-// fetch reads the branch's head, and so many commits before it as make up the depth, without what a server that can leaves
-// out by the filter.
-func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) (*snapshot, error) {
+// files leaves out what is no manifest by its size.
+var files = packp.FilterBlobLimit(maxFile, packp.BlobLimitPrefixNone)
+
+// readHead reads the branch's head: of one that was read before what has changed since, else its folders alone where the server
+// gives files when they are asked for.
+func (r *Repository) readHead(ctx context.Context) (*snapshot, error) {
 	session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
 	if err != nil {
 		return nil, err
@@ -128,16 +138,161 @@ func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) 
 		return nil, err
 	}
 	r.mutex.Lock()
-	last := r.last
+	last, lazy := r.last, !r.eager && givesObjects(refs.Capabilities)
 	r.mutex.Unlock()
-	if depth == 1 && last != nil && last.commit.Hash == head {
+	if last != nil && last.commit.Hash == head {
 		return last, nil
 	}
+	wanted := request{wants: []plumbing.Hash{head}, depth: 1, filter: files}
+	if lazy {
+		wanted.filter = packp.FilterBlobNone()
+	}
+	if before, ok := keptOf(last); ok && before.bytes() <= maxKept && last.lazy == lazy {
+		wanted.have = last
+		if objects, err := r.receive(ctx, session, refs, wanted); err == nil {
+			return r.keep(&snapshot{objects: before, lazy: lazy}, head, objects)
+		} else if !errors.Is(err, plumbing.ErrObjectNotFound) {
+			return nil, err
+		}
+		wanted.have = nil // a file was sent as a change of one that was too large to read
+		objects, err := r.ask(ctx, wanted)
+		if err != nil {
+			return nil, err
+		}
+		return r.keep(&snapshot{objects: newKept(), lazy: lazy}, head, objects)
+	}
+	objects, err := r.receive(ctx, session, refs, wanted)
+	if err != nil {
+		return nil, err
+	}
+	return r.keep(&snapshot{objects: newKept(), lazy: lazy}, head, objects)
+}
+
+// keep makes a snapshot that of a commit, with objects that came with it, and the one that was read last.
+func (r *Repository) keep(read *snapshot, head plumbing.Hash, objects *memory.Storage) (*snapshot, error) {
+	kept, ok := keptOf(read)
+	if !ok {
+		return read, nil
+	}
+	err := kept.add(objects)
+	if err != nil {
+		return nil, err
+	}
+	if read.commit, err = object.GetCommit(kept, head); err != nil {
+		return nil, fmt.Errorf("commit %s: %w", head, err)
+	}
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.last = read
+	return read, nil
+}
+
+// givesObjects says whether a server gives single files and folders. Git has one setting for that
+// (uploadpack.allowAnySHA1InWant), and two words of which either has another one too.
+func givesObjects(server *capability.List) bool {
+	return server.Supports(capability.Filter) && server.Supports(capability.AllowTipSHA1InWant) && server.Supports(capability.AllowReachableSHA1InWant)
+}
+
+// fetchMore reads files, and folders with all that is below them. Files that do not come are too large.
+func (r *Repository) fetchMore(ctx context.Context, from *snapshot, wants []plumbing.Hash) error {
+	kept, _ := keptOf(from)
+	objects, err := r.ask(ctx, request{wants: wants, filter: files})
+	if refused(err) {
+		// The server takes no such wants, whatever it says, or no longer has the commit.
+		wants = []plumbing.Hash{from.commit.TreeHash}
+		if objects, err = r.ask(ctx, request{wants: []plumbing.Hash{from.commit.Hash}, depth: 1, filter: files}); err == nil {
+			r.mutex.Lock()
+			r.eager = true
+			r.mutex.Unlock()
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for hash, blob := range objects.Blobs {
+		if blob.Size() >= maxFile { // a file that is wanted by itself comes whatever its size
+			delete(objects.Objects, hash)
+		}
+	}
+	if err := kept.add(objects); err != nil {
+		return err
+	}
+	for _, want := range wants {
+		kept.markLarge(want)
+	}
+	return nil
+}
+
+// refused says whether the server does not give what was asked for by its hash, in the words of Git (upload-pack.c) or JGit
+// (WantNotValidException): go-git hides the kind of the error.
+func refused(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "not our ref") || strings.Contains(err.Error(), "not valid"))
+}
+
+// ask is a request in a session of its own.
+func (r *Repository) ask(ctx context.Context, wanted request) (*memory.Storage, error) {
+	session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	refs, err := session.AdvertisedReferencesContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.receive(ctx, session, refs, wanted)
+}
+
+// fetch reads the branch's head, and so many commits before it as make up the depth, without what a server that can leaves
+// out by the filter. No files at all are left out only where they can be asked for.
+func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) (*snapshot, error) {
+	session, err := r.client.NewUploadPackSession(r.endpoint, r.auth)
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	refs, head, err := r.advertised(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	lazy := filter == packp.FilterBlobNone() && givesObjects(refs.Capabilities)
+	if filter == packp.FilterBlobNone() && !lazy {
+		filter = files
+	}
+	objects, err := r.receive(ctx, session, refs, request{wants: []plumbing.Hash{head}, depth: depth, filter: filter})
+	if err != nil {
+		return nil, err
+	}
+	commit, err := object.GetCommit(objects, head)
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", head, err)
+	}
+	return &snapshot{commit: commit, objects: objects, lazy: lazy}, nil
+}
+
+// request is what a server is asked for.
+type request struct {
+	wants  []plumbing.Hash
+	have   *snapshot    // what of it was read is not sent again; nil for none
+	depth  int          // of commits; zero for what is none
+	filter packp.Filter // what a server that can leaves out
+}
+
+// receive reads what a server answers.
+func (r *Repository) receive(ctx context.Context, session transport.UploadPackSession, refs *packp.AdvRefs, wanted request) (*memory.Storage, error) {
 	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
-	request.Wants = []plumbing.Hash{head}
-	request.Depth = packp.DepthCommits(depth)
+	request.Wants = slices.Clone(wanted.wants)
+	request.Depth = packp.DepthCommits(wanted.depth)
 	if err := request.Capabilities.Set(capability.Shallow); err != nil {
 		return nil, err
+	}
+	if wanted.have != nil {
+		request.Haves = []plumbing.Hash{wanted.have.commit.Hash}
+		request.Shallows = []plumbing.Hash{wanted.have.commit.Hash}
+		// Git looks at what such a commit has only for a thin pack: see --objects-edge-aggressive in pack-objects.
+		if err := request.Capabilities.Set(capability.ThinPack); err != nil {
+			return nil, err
+		}
 	}
 	if refs.Capabilities.Supports(capability.NoProgress) {
 		if err := request.Capabilities.Set(capability.NoProgress); err != nil {
@@ -148,7 +303,7 @@ func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) 
 		if err := request.Capabilities.Set(capability.Filter); err != nil {
 			return nil, err
 		}
-		request.Filter = filter
+		request.Filter = wanted.filter
 	}
 	answer, err := session.UploadPack(ctx, request)
 	if err != nil {
@@ -162,21 +317,15 @@ func (r *Repository) fetch(ctx context.Context, depth int, filter packp.Filter) 
 	case request.Capabilities.Supports(capability.Sideband):
 		pack = sideband.NewDemuxer(sideband.Sideband, answer)
 	}
-	objects := memory.NewStorage()
-	if err := packfile.UpdateObjectStorage(objects, pack); err != nil {
+	objects := &onTop{Storage: memory.NewStorage(), below: wanted.have}
+	parser, err := packfile.NewParserWithStorage(packfile.NewScanner(pack), objects)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := parser.Parse(); err != nil {
 		return nil, fmt.Errorf("the answer of the server ends early or is damaged: %w", err)
 	}
-	commit, err := object.GetCommit(objects, head)
-	if err != nil {
-		return nil, fmt.Errorf("commit %s: %w", head, err)
-	}
-	read := &snapshot{commit: commit, objects: objects}
-	if depth == 1 {
-		r.mutex.Lock()
-		r.last = read
-		r.mutex.Unlock()
-	}
-	return read, nil
+	return objects.Storage, nil
 }
 
 // landed finds the first of some commits in the branch's history.

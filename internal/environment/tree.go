@@ -20,23 +20,28 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// snapshot is a commit with all that it consists of; it does not change.
+// snapshot is a commit with all that it consists of; it does not change. lazy says that files may be missing that were not
+// asked for yet.
 type snapshot struct {
 	commit  *object.Commit
 	objects storer.EncodedObjectStorer
+	lazy    bool
 }
 
 // Tree is the files of a commit and what an edit has made of them. Folders are read when they are looked into; nothing is
 // written to a disk. Paths have slashes and start at the root.
 type Tree struct {
-	from *snapshot
-	root *folder
+	from   *snapshot
+	root   *folder
+	fetch  func([]plumbing.Hash) error // asks the server for files and folders; nil where all is there
+	failed error                       // of fetch
 }
 
 type folder struct {
 	hash    plumbing.Hash // as it was read
 	entries map[string]*entry
 	read    bool
+	listed  bool // its files were asked for by Files
 	changed bool // an entry of it, however deep
 }
 
@@ -78,6 +83,10 @@ func newTree(from *snapshot) *Tree {
 // Head is the commit that was read.
 func (t *Tree) Head() string { return t.from.commit.Hash.String() }
 
+// Err is why a file could not be read from the server; nil when each could. What an edit has made of the tree then is not to
+// be used.
+func (t *Tree) Err() error { return t.failed }
+
 // Read gives a file. The error is fs.ErrNotExist where there is none.
 func (t *Tree) Read(name string) ([]byte, error) {
 	dir, base, err := t.find(name, false)
@@ -97,7 +106,7 @@ func (t *Tree) Read(name string) ([]byte, error) {
 	if e.changed {
 		return slices.Clone(e.data), nil
 	}
-	blob, err := object.GetBlob(t.from.objects, e.hash)
+	blob, err := t.blob(name, dir, e)
 	if errors.Is(err, plumbing.ErrObjectNotFound) {
 		return nil, &usererr.Error{Field: name, Problem: fmt.Sprintf("it has more than %d MiB", maxFile>>20), Fix: "keep manifests in smaller files"}
 	}
@@ -114,6 +123,52 @@ func (t *Tree) Read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return data, nil
+}
+
+// blob is a file's, from the server if it was not read yet.
+func (t *Tree) blob(name string, dir *folder, e *entry) (*object.Blob, error) {
+	blob, err := object.GetBlob(t.from.objects, e.hash)
+	kept, ok := keptOf(t.from)
+	if !errors.Is(err, plumbing.ErrObjectNotFound) || t.fetch == nil || !ok || kept.isLarge(e.hash) {
+		return blob, err
+	}
+	if t.failed == nil {
+		t.failed = t.fetch(t.wanted(name, dir, e))
+	}
+	if t.failed != nil {
+		return nil, t.failed
+	}
+	return object.GetBlob(t.from.objects, e.hash)
+}
+
+// fewFiles is how many files are read together when one of them is looked at.
+const fewFiles = 100
+
+// wanted is what to ask for when a file is missing. Who lists a folder reads its files next, and who reads a file reads those
+// beside it, so one request gets them all.
+func (t *Tree) wanted(name string, dir *folder, e *entry) []plumbing.Hash {
+	var listed *folder
+	f := t.root
+	for part := range strings.SplitSeq(name, "/") {
+		if f.listed {
+			listed = f
+		}
+		if f.entries[part] == nil || f.entries[part].folder == nil {
+			break
+		}
+		f = f.entries[part].folder
+	}
+	if listed != nil {
+		kept, _ := keptOf(t.from)
+		wants, _ := kept.missing(listed.hash)
+		return wants
+	}
+	for _, beside := range dir.entries {
+		if beside.folder != nil || len(dir.entries) > fewFiles {
+			return []plumbing.Hash{e.hash}
+		}
+	}
+	return []plumbing.Hash{dir.hash}
 }
 
 // Write puts a file in place, with the folders that it needs. A file that exists keeps its mode.
@@ -197,6 +252,7 @@ func (t *Tree) Files(dir string) ([]string, error) {
 	if err := walk(top, name); err != nil {
 		return nil, err
 	}
+	top.listed = !top.hash.IsZero()
 	if len(files) == 0 {
 		return nil, &fs.PathError{Op: "read", Path: dir, Err: fs.ErrNotExist}
 	}
@@ -321,7 +377,7 @@ func (t *Tree) writeFolder(f *folder, to storer.EncodedObjectStorer) (plumbing.H
 			if _, err := blob.Write(e.data); err != nil {
 				return hash, err
 			}
-			if _, err := t.add(blob, to); err != nil {
+			if _, err := to.SetEncodedObject(blob); err != nil {
 				return hash, err
 			}
 		}
@@ -331,14 +387,6 @@ func (t *Tree) writeFolder(f *folder, to storer.EncodedObjectStorer) (plumbing.H
 	encoded := &plumbing.MemoryObject{}
 	if err := tree.Encode(encoded); err != nil {
 		return plumbing.ZeroHash, err
-	}
-	return t.add(encoded, to)
-}
-
-// add puts an object into a store, unless the server has it.
-func (t *Tree) add(encoded plumbing.EncodedObject, to storer.EncodedObjectStorer) (plumbing.Hash, error) {
-	if hash := encoded.Hash(); t.from.objects.HasEncodedObject(hash) == nil {
-		return hash, nil
 	}
 	return to.SetEncodedObject(encoded)
 }

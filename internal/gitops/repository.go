@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
@@ -274,20 +276,41 @@ func (r *Repository) Objects(ctx context.Context) ([]manifest.Object, error) {
 	return r.Rendered(ctx, tree)
 }
 
-// Rendered are the objects of the folder in a tree.
+// Rendered are the objects of the folder in a tree. Of a repository with many apps only the folders are read that this one's
+// kustomizations name, unless it does not render so.
 func (r *Repository) Rendered(ctx context.Context, tree *environment.Tree) ([]manifest.Object, error) {
+	folders := map[string]bool{}
+	addNamed(tree, path.Clean("/" + r.Folder)[1:], folders)
+	objects, err := r.renderedFrom(ctx, tree, slices.Sorted(maps.Keys(folders)))
+	if err != nil && !folders[""] && tree.Err() == nil && ctx.Err() == nil {
+		objects, err = r.renderedFrom(ctx, tree, []string{""})
+	}
+	return objects, err
+}
+
+// renderedFrom are the objects of the folder, from some folders of the repository.
+func (r *Repository) renderedFrom(ctx context.Context, tree *environment.Tree, folders []string) ([]manifest.Object, error) {
 	dir, err := os.MkdirTemp("", "crossbill-environment-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := checkOut(tree, dir); err != nil {
-		return nil, err
-	}
 	source := r.Render
 	source.Path = filepath.Join(dir, filepath.FromSlash(r.Folder))
+	var files []string
 	if file, _, chart := strings.Cut(r.Value, ":"); chart {
 		source.Values = []string{filepath.Join(dir, filepath.FromSlash(file))}
+		files = append(files, file)
+	}
+	for _, folder := range folders {
+		inside, err := tree.Files(folder)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, inside...)
+	}
+	if err := checkOut(tree, dir, files); err != nil {
+		return nil, err
 	}
 	rendered, err := manifest.Render(ctx, source)
 	if bad, ok := errors.AsType[*usererr.Error](err); ok {
@@ -300,19 +323,43 @@ func (r *Repository) Rendered(ctx context.Context, tree *environment.Tree) ([]ma
 	return rendered.Objects, nil
 }
 
-// checkOut writes the files of a tree into a folder.
-func checkOut(tree *environment.Tree, dir string) error {
+// addNamed adds a folder and those that its kustomization names, and so on. Kustomize reads files of the folder and below it, and
+// folders elsewhere.
+func addNamed(tree *environment.Tree, folder string, folders map[string]bool) {
+	if files, err := tree.Files(folder); err != nil || len(files) == 0 || folders[folder] {
+		return
+	}
+	folders[folder] = true
+	for _, name := range []string{"kustomization.yaml", "kustomization.yml", "Kustomization"} {
+		text, err := tree.Read(path.Join(folder, name))
+		if err != nil {
+			continue
+		}
+		var content yaml.Node
+		if yaml.Unmarshal(text, &content) != nil {
+			continue // rendering it says so
+		}
+		for nodes := []*yaml.Node{&content}; len(nodes) > 0; nodes = nodes[1:] {
+			nodes = append(nodes, nodes[0].Content...)
+			if to := nodes[0].Value; nodes[0].Kind == yaml.ScalarNode && filepath.IsLocal(path.Join(folder, to)) {
+				addNamed(tree, path.Clean("/" + path.Join(folder, to))[1:], folders)
+			}
+		}
+	}
+}
+
+// checkOut writes files of a tree into a folder.
+func checkOut(tree *environment.Tree, dir string, files []string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	files, err := tree.Files("")
-	if err != nil {
-		return err
-	}
 	for _, file := range files {
 		text, err := tree.Read(file)
+		if err := tree.Err(); err != nil {
+			return err
+		}
 		if errors.As(err, new(*usererr.Error)) { // too large for a manifest
 			continue
 		}

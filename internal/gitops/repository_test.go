@@ -3,9 +3,11 @@ package gitops
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -278,5 +280,36 @@ func TestCommitOverOthers(t *testing.T) {
 	}
 	if text, err := bare.Git("diff", "--name-only", "main~1", "main"); text != "apps/shop/kustomization.yaml" {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// TestAddNamed: what rendering a folder reads is found without reading the rest of the repository.
+func TestAddNamed(t *testing.T) {
+	tree, err := environment.TreeOf("1", map[string][]byte{
+		"apps/shop/kustomization.yaml":         []byte("resources: [deployment.yaml, ../../bases/web, overlay, https://example.com/x, /etc]\ncomponents:\n- ../../bases/.common\n"),
+		"apps/shop/deployment.yaml":            []byte("kind: Deployment\n"),
+		"apps/shop/overlay/kustomization.yaml": []byte("resources: [../../../bases/deep]\n"),
+		"apps/shop/unused/kustomization.yaml":  []byte("resources: [../../cart]\n"),
+		"apps/cart/kustomization.yaml":         []byte("resources: [a.yaml]\n"),
+		"bases/web/Kustomization":              []byte("bases: [../web, ../../apps/shop]\nresources: [../../../apps/cart]\n"),
+		"bases/.common/kustomization.yml":      []byte("{"),
+		"bases/deep/a.yaml":                    []byte("kind: A\n"),
+		"bases/unused/a.yaml":                  []byte("kind: A\n"),
+		"everything/kustomization.yaml":        []byte("resources: [..]\n"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for folder, want := range map[string][]string{
+		"apps/shop":  {"apps/shop", "apps/shop/overlay", "bases/.common", "bases/deep", "bases/web"},
+		"everything": {"", "everything"},
+		"nowhere":    nil,
+		"":           {""},
+	} {
+		folders := map[string]bool{}
+		addNamed(tree, folder, folders)
+		if diff := cmp.Diff(want, slices.Sorted(maps.Keys(folders))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", folder, diff)
+		}
 	}
 }
