@@ -251,7 +251,7 @@ func TestNoOrdinaryEnvFileFillsAnArgument(t *testing.T) {
 func TestCallsThatArePublished(t *testing.T) {
 	functions := api(t)
 	var files []string
-	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../*.md"} {
+	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../.github/actions/*/action.yml", "../*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)

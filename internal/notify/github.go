@@ -173,7 +173,7 @@ func (r *repository) deployment(ctx context.Context, releaseID string) (*deploym
 		return nil, fmt.Errorf("GitHub: deployments of %s/%s: %w", r.owner, r.name, err)
 	}
 	for _, row := range rows {
-		var payload struct { // release.yml writes it
+		var payload struct { // .github/actions/handoff writes it
 			Release  string `json:"release"`
 			Pipeline string `json:"pipeline"`
 		}

@@ -158,7 +158,7 @@ func TestPinned(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
 	}
-	files = append(append(files, shipped...), guard, action, "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
+	files = append(append(files, shipped...), guard, action, "../../.github/actions/handoff/action.yml", "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {

@@ -4,12 +4,14 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
 	"go.yaml.in/yaml/v3"
 )
@@ -23,9 +25,28 @@ func workflows(t *testing.T) []string {
 	return paths
 }
 
-// TestActionlint runs actionlint on GitHub's side, without its optional external programs.
+const (
+	caller    = "../../.github/workflows/release.yml"
+	deliver   = "../../.github/workflows/deliver.yml"
+	handoff   = "../../.github/actions/handoff/action.yml"
+	installer = "../../.github/actions/dagger/action.yml"
+)
+
+// newer is what GitHub knows and actionlint 1.7.12 does not yet: the identity of the workflow that defines a job.
+const newer = `property "workflow_(repository|sha)" is not defined in object type \{check_run_id`
+
+// TestActionlint runs actionlint on GitHub's side, without its optional external programs. What a workflow passes to one of
+// this repository is held against its inputs.
 func TestActionlint(t *testing.T) {
-	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{})
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	project, err := actionlint.NewProject(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	linter, err := actionlint.NewLinter(io.Discard, &actionlint.LinterOptions{IgnorePatterns: []string{newer}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +55,7 @@ func TestActionlint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := linter.Lint(path, data, nil)
+		found, err := linter.Lint(path, data, project)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,22 +63,38 @@ func TestActionlint(t *testing.T) {
 			t.Error(e)
 		}
 	}
-	found, err := linter.Lint("broken.yml", []byte("on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    steps:\n      - run: echo ${{ github.event.head_commit.message }}\n"), nil)
-	if err != nil || len(found) == 0 {
-		t.Error("actionlint sees nothing", err)
+	for name, broken := range map[string]string{
+		"an event in a script": "on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    steps:\n      - run: echo ${{ github.event.head_commit.message }}\n",
+		"an input of no name":  "on: push\njobs:\n  a:\n    uses: ./.github/workflows/deliver.yml\n    with: {image: a, imag: b}\n",
+	} {
+		if found, err := linter.Lint("broken.yml", []byte(broken), project); err != nil || len(found) == 0 {
+			t.Errorf("actionlint does not see %s: %v", name, err)
+		}
 	}
+}
+
+// step is one of a job or of a composite action.
+type step struct {
+	Uses, Run string
+	With      map[string]any
+	Env       map[string]string
+}
+
+func isToken(value string) bool {
+	return strings.Contains(value, "secrets.") || strings.Contains(value, "github.token")
 }
 
 // TestWorkflowsAreSafe: actions are pinned by commit, nobody has rights that are not written down, a token is in an
 // environment and in the steps alone that use it, and no text of an event is put into a script.
 func TestWorkflowsAreSafe(t *testing.T) {
-	// Of release.yml, only main may use them. The login of pull requests is another one.
-	environments := map[string][]string{"release.yml": {"publishing", "handoff"}, "pull-request.yml": {"previews"}}
-	isToken := func(value string) bool {
-		return strings.Contains(value, "secrets.") || strings.Contains(value, "github.token")
-	}
+	// Of deliver.yml, only main may use them. The login of pull requests is another one.
+	environments := map[string][]string{"deliver.yml": {"publishing", "handoff"}, "pull-request.yml": {"previews"}}
 	pinned := regexp.MustCompile(`^([a-z-]+/[a-z-]+@[0-9a-f]{40}|\./\.github/actions/[a-z]+)$`)
+	const own = "./.crossbill/.github/actions/"
 	for _, path := range workflows(t) {
+		if path == caller { // has no step: TestTheCaller
+			continue
+		}
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -70,11 +107,7 @@ func TestWorkflowsAreSafe(t *testing.T) {
 				Timeout     int `yaml:"timeout-minutes"`
 				Environment struct{ Name string }
 				Env         map[string]string
-				Steps       []struct {
-					Uses, Run string
-					With      map[string]any
-					Env       map[string]string
-				}
+				Steps       []step
 			}
 		}
 		if err := yaml.Unmarshal(data, &workflow); err != nil {
@@ -92,13 +125,23 @@ func TestWorkflowsAreSafe(t *testing.T) {
 					t.Errorf("%s: %s: every step has %s: %s", path, name, variable, value)
 				}
 			}
-			calls := 0
+			calls, ownIsHere := 0, false
 			for _, step := range job.Steps {
-				if step.Uses != "" && !pinned.MatchString(step.Uses) {
+				switch action, isOwn := strings.CutPrefix(step.Uses, own); {
+				case isOwn && !ownIsHere:
+					t.Errorf("%s: %s: %s is not of the workflow's own commit", path, name, step.Uses)
+				case isOwn && action == "handoff":
+					calls++
+				case !isOwn && step.Uses != "" && !pinned.MatchString(step.Uses):
 					t.Errorf("%s: %s: %s is not pinned", path, name, step.Uses)
+				case path == deliver && strings.HasPrefix(step.Uses, "./") && !isOwn:
+					t.Errorf("%s: %s: %s is the caller's", path, name, step.Uses)
 				}
 				if strings.HasPrefix(step.Uses, "actions/checkout@") && step.With["persist-credentials"] != false {
 					t.Errorf("%s: %s: the token stays in the checkout", path, name)
+				}
+				if step.With["path"] == ".crossbill" {
+					ownIsHere = step.With["repository"] == "${{ job.workflow_repository }}" && step.With["ref"] == "${{ job.workflow_sha }}"
 				}
 				if strings.Contains(step.Run, "${{") {
 					t.Errorf("%s: %s: a value is put into a script: %s", path, name, step.Run)
@@ -107,12 +150,15 @@ func TestWorkflowsAreSafe(t *testing.T) {
 					if !isToken(value) {
 						continue
 					}
-					if !strings.Contains(step.Run, variable) && variable != "GH_TOKEN" {
+					if !strings.Contains(step.Run, variable) && variable != "GH_TOKEN" && step.Uses != own+"handoff" {
 						t.Errorf("%s: %s: a step has %s and does not use it", path, name, variable)
 					}
 					if environment := environments[filepath.Base(path)]; strings.Contains(value, "secrets.") && !slices.Contains(environment, job.Environment.Name) {
 						t.Errorf("%s: %s: %s is a secret of the environment %q", path, name, value, job.Environment.Name)
 					}
+				}
+				if variables := slices.Sorted(maps.Keys(step.Env)); step.Uses == own+"handoff" && !slices.Equal(variables, tokensOf(step)) {
+					t.Errorf("%s: %s: the handoff has %v, want %v", path, name, variables, tokensOf(step))
 				}
 				calls += strings.Count(step.Run, "dagger call ")
 			}
@@ -123,6 +169,162 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			if calls != want {
 				t.Errorf("%s: %s: %d calls of dagger, want %d", path, name, calls, want)
 			}
+		}
+	}
+}
+
+// tokensOf are those that a handoff needs: what only follows cannot trigger.
+func tokensOf(handoff step) []string {
+	if handoff.With["release_id"] != nil {
+		return []string{"GITLAB_TOKEN"}
+	}
+	return []string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN"}
+}
+
+// TestActionsAreSafe: an action's inputs are the caller's text, so none is put into a script, and it calls nothing that is
+// not here. GitLab's tokens are the calling step's.
+func TestActionsAreSafe(t *testing.T) {
+	for _, path := range []string{installer, handoff} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var composite struct {
+			Runs struct {
+				Using string
+				Steps []step
+			}
+		}
+		if err := yaml.Unmarshal(data, &composite); err != nil || composite.Runs.Using != "composite" || len(composite.Runs.Steps) == 0 {
+			t.Fatal(path, composite.Runs.Using, err)
+		}
+		for _, step := range composite.Runs.Steps {
+			if step.Uses != "" || strings.Contains(step.Run, "${{") {
+				t.Errorf("%s: uses %q, runs %s", path, step.Uses, step.Run)
+			}
+			for variable, value := range step.Env {
+				if isToken(value) && (variable != "GH_TOKEN" || value != "${{ github.token }}") {
+					t.Errorf("%s: a step has %s: %s", path, variable, value)
+				}
+			}
+		}
+	}
+}
+
+// rights are what the jobs of deliver.yml have together: the caller's bound them, and what it lacks is an error before any
+// job runs.
+func rights(t *testing.T) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile(deliver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var workflow struct {
+		Jobs map[string]struct{ Permissions map[string]string }
+	}
+	if err := yaml.Unmarshal(data, &workflow); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, job := range workflow.Jobs {
+		for name, right := range job.Permissions {
+			if all[name] != "write" {
+				all[name] = right
+			}
+		}
+	}
+	return all
+}
+
+// TestTheCaller: what calls deliver.yml, here and on the guide's page, has no more than seven lines and just the rights that
+// its jobs have. It passes the secrets on: without that, those of the called jobs' environments are empty too
+// (actions/runner#1490, #4453).
+func TestTheCaller(t *testing.T) {
+	here, err := os.ReadFile(caller)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/guides/adopt.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sample := regexp.MustCompile("(?ms)^```yaml\n(on:.*?deliver\\.yml@.*?)^```").FindSubmatch(page)
+	if sample == nil {
+		t.Fatal("the guide has no workflow")
+	}
+	for name, text := range map[string]string{caller: string(here), "docs/guides/adopt.md": string(sample[1])} {
+		if lines := strings.Count(text, "\n"); lines > 7 {
+			t.Errorf("%s: %d lines", name, lines)
+		}
+		var workflow struct {
+			On   map[string]any
+			Jobs map[string]struct {
+				Uses, Secrets string
+				Permissions   map[string]string
+				With          map[string]string
+			}
+		}
+		if err := yaml.Unmarshal([]byte(text), &workflow); err != nil {
+			t.Fatal(name, err)
+		}
+		job := workflow.Jobs["release"]
+		if len(workflow.Jobs) != 1 || !regexp.MustCompile(`^(\.|our-org/crossbill)/\.github/workflows/deliver\.yml(@COMMIT)?$`).MatchString(job.Uses) || job.Secrets != "inherit" || job.With["image"] == "" {
+			t.Errorf("%s: %+v", name, workflow)
+		}
+		if want := rights(t); !maps.Equal(job.Permissions, want) {
+			t.Errorf("%s: permissions %v, want %v", name, job.Permissions, want)
+		}
+		if diff := cmp.Diff(map[string]any{"push": map[string]any{"branches": []any{"main"}}}, workflow.On); diff != "" {
+			t.Errorf("%s: on (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestTheCommandsImageIsByDigest: no container of an image by tag is started, and no variable but the four gets into one.
+func TestTheCommandsImageIsByDigest(t *testing.T) {
+	script, err := filepath.Abs("../../.github/actions/handoff/crossbill")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byDigest := "registry.example.com/our-org/crossbill@sha256:" + strings.Repeat("a", 64)
+	for image, code := range map[string]int{"": 2, "registry.example.com/our-org/crossbill:1.0.0": 2, byDigest: 0} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "docker"), []byte("#!/bin/sh\necho \"$@\" >arguments\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), script, "watch", "--release-id", "r")
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "CLI=" + image}
+		out, _ := cmd.CombinedOutput()
+		arguments, err := os.ReadFile(filepath.Join(dir, "arguments"))
+		if got := cmd.ProcessState.ExitCode(); got != code || (err == nil) != (code == 0) || code != 0 && !strings.Contains(string(out), "crossbill_image") {
+			t.Errorf("%q: exit code %d, want %d: %s", image, got, code, out)
+		}
+		if code != 0 {
+			continue
+		}
+		var passed []string
+		for _, found := range regexp.MustCompile(`--env (\S+)`).FindAllStringSubmatch(string(arguments), -1) {
+			passed = append(passed, found[1])
+		}
+		slices.Sort(passed)
+		if diff := cmp.Diff([]string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN", "REGISTRY_PASSWORD", "REGISTRY_USERNAME"}, passed); diff != "" {
+			t.Errorf("variables (-want +got):\n%s", diff)
+		}
+		if !strings.HasSuffix(string(arguments), " --entrypoint crossbill "+byDigest+" watch --release-id r\n") {
+			t.Errorf("docker %s", arguments)
+		}
+	}
+}
+
+// TestNothingOfTheSample: what others refer to names no host, app or registry.
+func TestNothingOfTheSample(t *testing.T) {
+	for _, path := range []string{deliver, handoff, installer, filepath.Join(filepath.Dir(handoff), "crossbill"), filepath.Join(filepath.Dir(handoff), "deployment")} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := regexp.MustCompile(`qwik|our-org|example\.|gitlab\.com|registry\.[a-z]+\.`).FindAllString(string(text), -1); found != nil {
+			t.Errorf("%s: %q", path, found)
 		}
 	}
 }

@@ -1,13 +1,25 @@
-// Package workflow runs .github/workflows/release.yml with act: its real jobs, steps, outputs and
-// conditions. GitHub's API and GitLab are doubles. Dagger has no engine here: `dagger call` runs the
-// crossbill command as the module does.
+// Package workflow runs the GitHub workflows with act: their real jobs, steps, outputs and conditions. One is this
+// repository's release.yml, the others are repositories that have nothing of Crossbill but a reference to deliver.yml.
+// GitHub's API and GitLab are doubles. Dagger has no engine here: `dagger call` runs the crossbill command as the module
+// does, and so does `docker run` of its image.
+//
+// Where act v0.2.89 differs from GitHub (its source, and GitHub's reference of contexts and of reusable workflows):
+//   - `job.workflow_repository` and `job.workflow_sha` are empty: the checkout of Crossbill's own files is a stand-in,
+//     which does not show that their commit is the workflow's.
+//   - Secrets are not of environments, and `secrets: inherit` passes them all: that a job sees its environment's alone,
+//     and nothing without inherit, is not shown.
+//   - The caller's permissions do not bound the called workflow's, and concurrency is not kept.
+//   - It does not know `deployment: false`, which is removed.
+//   - A skipped job has outputs: the text of their expressions.
 package workflow
 
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +31,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
@@ -32,6 +50,9 @@ const (
 
 	gitHubVariable    = "WORKFLOW_TEST_GITHUB"    // URL of the double
 	crossbillVariable = "WORKFLOW_TEST_CROSSBILL" // path of the command
+	sourceVariable    = "WORKFLOW_TEST_SOURCE"    // folder with what is checked out of Crossbill's repository
+
+	commandImage = "registry.example.com/our-org/crossbill@" + digest
 )
 
 // TestMain also is the commands that the steps call.
@@ -43,10 +64,12 @@ func TestMain(m *testing.M) {
 		os.Exit(dagger(os.Args[1:]))
 	case "docker":
 		os.Exit(docker(os.Args[1:]))
+	case "pnpm":
+		os.Exit(pnpm(os.Args[1:]))
 	case "sha256sum": // as the original it reads to the end: whoever writes to it would die of its absence
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
-	case "curl", "tar": // of the download of dagger, which this is already
+	case "corepack", "curl", "tar": // of pnpm, and of the download of dagger, which this is already
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -57,7 +80,7 @@ func gh(args []string) int {
 	if args[0] == "attest" {
 		args = []string{"api", "attest", "-f", "subject=" + args[1]}
 	}
-	fields, filter, body := map[string]string{}, "", []byte(nil)
+	fields, filter, silent, body := map[string]string{}, ".", false, []byte(nil)
 	for i := 2; i < len(args); i++ {
 		switch args[i] {
 		case "-f":
@@ -67,6 +90,8 @@ func gh(args []string) int {
 		case "--jq":
 			i++
 			filter = args[i]
+		case "--silent":
+			silent = true
 		case "--input":
 			i++
 			body, _ = io.ReadAll(os.Stdin)
@@ -89,7 +114,7 @@ func gh(args []string) int {
 		return 1
 	}
 	answer, _ := io.ReadAll(response.Body)
-	if filter == "" {
+	if silent || len(answer) == 0 {
 		return 0
 	}
 	jq := exec.Command("jq", "-r", filter)
@@ -100,18 +125,69 @@ func gh(args []string) int {
 	return 0
 }
 
-// docker does `docker login`, with the password on standard input.
+// docker does `docker login`, with the password on standard input, and `docker run` of the command's image.
 func docker(args []string) int {
+	if args[0] == "run" {
+		return dockerRun(args[1:])
+	}
 	password, err := io.ReadAll(os.Stdin)
-	if err != nil || strings.TrimSpace(string(password)) != "registry-password" || strings.Join(args, " ") != "login registry.example.com --username registry-user --password-stdin" {
+	registry := regexp.MustCompile(`^login \S+ --username registry-user --password-stdin$`)
+	if err != nil || strings.TrimSpace(string(password)) != "registry-password" || !registry.MatchString(strings.Join(args, " ")) {
+		fmt.Fprintf(os.Stderr, "docker: %q, and %d characters of a password\n", args, len(password))
 		return 1
 	}
 	return 0
 }
 
+// dockerRun runs the command as its container would: where the working directory is a volume, with the variables that are
+// passed, and with those that the image has. A container cannot reach the runner's 127.0.0.1, where the doubles are, and the
+// volume's :ro is not kept.
+func dockerRun(args []string) int {
+	flags := flag.NewFlagSet("docker run", flag.ContinueOnError)
+	flags.Bool("rm", false, "")
+	_, volume, workdir, entrypoint := flags.String("user", "", ""), flags.String("volume", "", ""), flags.String("workdir", "", ""), flags.String("entrypoint", "", "")
+	var env []string
+	flags.Func("env", "", func(name string) error {
+		if value, set := os.LookupEnv(name); set {
+			env = append(env, name+"="+value)
+		}
+		return nil
+	})
+	if err := flags.Parse(args); err != nil || *entrypoint != "crossbill" || *volume != *workdir+":"+*workdir+":ro" || flags.Arg(0) != commandImage {
+		fmt.Fprintln(os.Stderr, "docker run:", args)
+		return 125
+	}
+	command := flags.Args()[1:]
+	if command[0] == "trigger" {
+		command = append(command, "--settle", "1s")
+	}
+	cmd := exec.Command(os.Getenv(crossbillVariable), command...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = *workdir, env, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return max(1, cmd.ProcessState.ExitCode())
+	}
+	return 0
+}
+
+// pnpm builds an app, in a few files.
+func pnpm(args []string) int {
+	switch strings.Join(args, " ") {
+	case "install --frozen-lockfile", "check":
+		return 0
+	case "build":
+		for _, name := range []string{"server/entry.fastify.js", "dist/build/app.js"} {
+			if os.MkdirAll(filepath.Dir(name), 0o755) != nil || os.WriteFile(name, []byte(os.Getenv("APP_VERSION")), 0o600) != nil {
+				return 1
+			}
+		}
+		return 0
+	}
+	return 1
+}
+
 // dagger does `dagger call` by the crossbill command, as ci/ does.
 func dagger(args []string) int {
-	if len(args) == 0 || args[0] != "call" || os.Getenv("DAGGER_MODULE") != "." {
+	if len(args) == 0 || args[0] != "call" || os.Getenv("DAGGER_MODULE") != "./.crossbill" {
 		return 2
 	}
 	command := ""
@@ -158,10 +234,13 @@ func dagger(args []string) int {
 	return 0
 }
 
-// gitHub is the double of GitHub's deployments.
+// gitHub is the double of GitHub's deployments, as its REST reference has them: a list is that of a commit, and a payload is
+// what was sent. It has one deployment at most, and no pages.
 type gitHub struct {
 	mu       sync.Mutex
+	ref      string // of the deployment
 	payload  map[string]any
+	made     int
 	states   []string
 	attested []string
 }
@@ -178,41 +257,84 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.states = append(g.states, fmt.Sprint(body["state"]))
 	case strings.HasSuffix(r.URL.Path, "/deployments") && r.Method == http.MethodPost:
 		g.payload, _ = body["payload"].(map[string]any)
+		g.ref, g.made = fmt.Sprint(body["ref"]), g.made+1
 		fmt.Fprint(w, `{"id":77}`)
 	case strings.HasSuffix(r.URL.Path, "/deployments"):
-		fmt.Fprint(w, `[]`)
+		found := []any{}
+		if g.made > 0 && r.URL.Query().Get("sha") == g.ref {
+			found = append(found, map[string]any{"id": 77, "environment": "production", "payload": g.payload})
+		}
+		_ = json.NewEncoder(w).Encode(found)
 	default:
 		http.NotFound(w, r)
 	}
 }
 
-// checkout makes a repository with what the workflow needs of this one, and a configuration that names a GitLab.
-func checkout(t *testing.T, gitLabURL, project string) string {
+// act is a machine on which workflows run: act, the commands that the steps call, and the doubles.
+type act struct {
+	tools, commands, crossbill, actions string
+	source                              string // what others refer to: the workflow and the actions
+}
+
+func newAct(t *testing.T) *act {
 	t.Helper()
-	dir := t.TempDir()
-	config, err := gitlab.Configure("../../crossbill.yaml", map[string]any{"gitlab.url": gitLabURL, "gitlab.project": project})
+	tools, err := setup.EnsureAct(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{".github/workflows/release.yml", ".github/actions/dagger/action.yml", "app/package.json", "crossbill.yaml"} {
-		text, err := config, error(nil)
-		if name != "crossbill.yaml" {
-			text, err = os.ReadFile(filepath.Join("../..", name))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		// act's schema does not know this property of GitHub's.
-		text = regexp.MustCompile(`(?m)^ +deployment: false.*\n`).ReplaceAll(text, nil)
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+	a := &act{tools: tools, commands: t.TempDir(), crossbill: filepath.Join(t.TempDir(), "crossbill"), source: t.TempDir()}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.crossbill, "./cmd/crossbill")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"gh", "dagger", "docker", "curl", "sha256sum", "tar", "corepack", "pnpm"} {
+		if err := os.Symlink(self, filepath.Join(a.commands, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if a.actions, err = filepath.Abs("actions"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{deliver, ".github/actions/dagger/action.yml", ".github/actions/handoff/action.yml", ".github/actions/handoff/crossbill", ".github/actions/handoff/deployment"} {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, a.source, name, text)
+	}
+	return a
+}
+
+// deliver is the workflow that others refer to.
+const deliver = ".github/workflows/deliver.yml"
+
+func write(t *testing.T, dir, name string, text []byte) {
+	t.Helper()
+	// act's schema does not know this property of GitHub's.
+	text = regexp.MustCompile(`(?m)^ +deployment: false.*\n`).ReplaceAll(text, nil)
+	file := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// repositoryOf commits files in a new repository, elsewhere on the disk.
+func repositoryOf(t *testing.T, files map[string][]byte) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		write(t, dir, name, text)
+	}
 	for _, args := range [][]string{
-		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", "https://github.com/our-org/qwik-node-app.git"}, {"add", "."},
+		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", "https://github.com/our-org/shop.git"}, {"add", "."},
 		{"-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "app"},
 	} {
 		git := exec.Command("git", args...)
@@ -224,31 +346,52 @@ func checkout(t *testing.T, gitLabURL, project string) string {
 	return dir
 }
 
-func TestReleaseWorkflow(t *testing.T) {
-	tools, err := setup.EnsureAct(t.Context(), t.Logf)
-	if err != nil {
-		t.Fatal(err)
+// push runs release.yml of a repository as a push does.
+func (a *act) push(t *testing.T, dir, gitHubURL string, lab *gitlabtest.Server) ([]byte, error) {
+	t.Helper()
+	args := []string{"push", "--workflows", ".github/workflows/release.yml", "--platform", "ubuntu-24.04=-self-hosted",
+		"--local-repository", "our-org/crossbill@" + reference + "=" + a.source}
+	for action, folder := range pinned(t) {
+		args = append(args, "--local-repository", action+"="+filepath.Join(a.actions, folder))
 	}
-	crossbill := filepath.Join(t.TempDir(), "crossbill")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", crossbill, "./cmd/crossbill")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	secrets := map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": lab.TriggerToken, "GITLAB_TOKEN": lab.APIToken, "GITHUB_TOKEN": "github-token"}
+	for name, value := range secrets {
+		args = append(args, "--secret", name+"="+value)
 	}
-	commands := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"gh", "dagger", "docker", "curl", "sha256sum", "tar"} {
-		if err := os.Symlink(self, filepath.Join(commands, name)); err != nil {
-			t.Fatal(err)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(a.tools, "act"), args...)
+	cmd.Dir = dir
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+gitHubURL, crossbillVariable+"="+a.crossbill, sourceVariable+"="+a.source,
+		"PATH="+a.commands+string(os.PathListSeparator)+a.tools+string(os.PathListSeparator)+os.Getenv("PATH"))
+	log, err := cmd.CombinedOutput()
+	for name, secret := range secrets {
+		if name != "REGISTRY_USERNAME" && bytes.Contains(log, []byte(secret)) {
+			t.Errorf("the log holds %s", name)
 		}
 	}
-	actions, err := filepath.Abs("actions")
+	return log, err
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../..", name))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return text
+}
+
+func configured(t *testing.T, values map[string]any) []byte {
+	t.Helper()
+	text, err := gitlab.Configure("../../crossbill.yaml", values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestReleaseWorkflow(t *testing.T) {
+	a := newAct(t)
 	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success", User: "jane", StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, {Name: "promote_to_production", Status: "success"}}
 	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
 	failed := []gitlabtest.Job{{Name: "deploy_canary", Status: "failed"}, {Name: "promote_to_production", Status: "skipped"}}
@@ -272,23 +415,13 @@ func TestReleaseWorkflow(t *testing.T) {
 			server.Life = test.life
 			lab := httptest.NewServer(server)
 			defer lab.Close()
-
-			args := []string{"push", "--workflows", ".github/workflows/release.yml", "--platform", "ubuntu-24.04=-self-hosted"}
-			for action, folder := range pinned(t) {
-				args = append(args, "--local-repository", action+"="+filepath.Join(actions, folder))
-			}
-			for name, value := range map[string]string{"IMAGE": repository} {
-				args = append(args, "--var", name+"="+value)
-			}
-			for name, value := range map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": server.TriggerToken, "GITLAB_TOKEN": server.APIToken, "GITHUB_TOKEN": "github-token"} {
-				args = append(args, "--secret", name+"="+value)
-			}
-			act := exec.CommandContext(t.Context(), filepath.Join(tools, "act"), args...)
-			act.Dir = checkout(t, lab.URL, server.Project)
-			home := t.TempDir()
-			act.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+github.URL, crossbillVariable+"="+crossbill,
-				"PATH="+commands+string(os.PathListSeparator)+tools+string(os.PathListSeparator)+os.Getenv("PATH"))
-			log, err := act.CombinedOutput()
+			dir := repositoryOf(t, map[string][]byte{
+				".github/workflows/release.yml": read(t, ".github/workflows/release.yml"),
+				deliver:                         read(t, deliver),
+				"app/package.json":              read(t, "app/package.json"),
+				"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": server.Project}),
+			})
+			log, err := a.push(t, dir, github.URL, server)
 			if (err == nil) != test.good {
 				t.Errorf("act: %v\n%s", err, log)
 			}
@@ -298,37 +431,156 @@ func TestReleaseWorkflow(t *testing.T) {
 			if !bytes.Contains(log, []byte(test.row)) {
 				t.Errorf("no %q in the job's summary\n%s", test.row, log)
 			}
+			double.holds(t, server, repository+"@"+digest, repository+"@"+bundle)
 			if want := []string{"true " + repository + "@" + digest, "true " + repository + "@" + bundle}; !slices.Equal(double.attested, want) {
 				t.Errorf("attested %q, want %q", double.attested, want)
 			}
-			pipelines := server.Pipelines()
-			if len(pipelines) != 1 || pipelines[0].Inputs["bundle"] != repository+"@"+bundle || pipelines[0].Inputs["image"] != nil || double.payload["image"] != repository+"@"+digest || double.payload["release"] != pipelines[0].Inputs["release_id"] || !strings.HasSuffix(fmt.Sprint(double.payload["pipeline"]), fmt.Sprint(pipelines[0].ID)) {
-				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
+		})
+	}
+}
+
+// holds checks that one pipeline was started, of the bundle, and that GitHub's deployment says so.
+func (g *gitHub) holds(t *testing.T, server *gitlabtest.Server, image, bundle string) {
+	t.Helper()
+	if g.made != 1 {
+		t.Errorf("%d deployments", g.made)
+	}
+	pipelines := server.Pipelines()
+	if len(pipelines) != 1 || pipelines[0].Inputs["bundle"] != bundle || pipelines[0].Inputs["image"] != nil || g.payload["image"] != image || g.payload["bundle"] != bundle || g.payload["release"] != pipelines[0].Inputs["release_id"] || !strings.HasSuffix(fmt.Sprint(g.payload["pipeline"]), fmt.Sprint(pipelines[0].ID)) {
+		t.Errorf("pipelines %+v, GitHub's payload %v, want image %s and bundle %s", pipelines, g.payload, image, bundle)
+	}
+}
+
+// reference is the commit in a caller's `uses`.
+var reference = strings.Repeat("c0ffee", 6) + "1234"
+
+// sample is the workflow that the guide has others write, of an image, with more inputs.
+func sample(t *testing.T, image, inputs string) []byte {
+	t.Helper()
+	found := regexp.MustCompile("(?ms)^```yaml\n(on:.*?deliver\\.yml@.*?)^```").FindSubmatch(read(t, "docs/guides/adopt.md"))
+	if found == nil {
+		t.Fatal("the guide has no workflow")
+	}
+	text := strings.NewReplacer("@COMMIT", "@"+reference, "registry.example.com/our-org/shop", image+inputs).Replace(string(found[1]))
+	if !strings.Contains(text, reference) || !strings.Contains(text, image) {
+		t.Fatalf("not filled in:\n%s", text)
+	}
+	return []byte(text)
+}
+
+// TestOnlyAReference: repositories that have an app, its manifests, crossbill.yaml and the guide's seven lines. Without an engine
+// the command itself builds the image and the bundle, and a registry gets them.
+func TestOnlyAReference(t *testing.T) {
+	a := newAct(t)
+	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
+	for name, test := range map[string]struct {
+		inputs string
+		built  bool // by the workflow
+		real   bool // image and bundle are in a registry
+		more   string
+	}{
+		"with Dagger":        {"", true, false, ""},
+		"without an engine":  {", engine: none, crossbill_image: \"" + commandImage + "\"", true, true, ""},
+		"with its own build": {", engine: none, crossbill_image: \"" + commandImage + "\", digest: \"DIGEST\"", false, true, outputs},
+	} {
+		t.Run(name, func(t *testing.T) {
+			double := &gitHub{}
+			github := httptest.NewServer(double)
+			defer github.Close()
+			server := gitlabtest.New()
+			server.Life = []gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "manual", Jobs: waiting}}
+			lab := httptest.NewServer(server)
+			defer lab.Close()
+			store := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+			defer store.Close()
+			host := strings.TrimPrefix(store.URL, "http://")
+			base := pushed(t, host+"/base")
+			image := repository
+			if test.real {
+				image = host + "/our-org/shop"
 			}
-			for _, secret := range []string{"registry-password", server.TriggerToken, server.APIToken} {
-				if bytes.Contains(log, []byte(secret)) {
-					t.Errorf("the log holds %s", secret)
+			own := pushed(t, host+"/our-org/shop")
+
+			files := map[string][]byte{
+				".github/workflows/release.yml": append(sample(t, image, strings.ReplaceAll(test.inputs, "DIGEST", own)), test.more...),
+				"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": server.Project, "image.base": host + "/base@" + base}),
+				"app/package.json":              []byte(`{"version": "1.2.3"}`),
+			}
+			for _, manifest := range []string{"deployment", "service", "virtual-service", "destination-rule"} {
+				files["k8s/"+manifest+".yaml"] = read(t, "k8s/"+manifest+".yaml")
+			}
+			log, err := a.push(t, repositoryOf(t, files), github.URL, server)
+			if err != nil {
+				t.Fatalf("act: %v\n%s", err, log)
+			}
+			if want := []string{"queued", "pending"}; !slices.Equal(double.states, want) {
+				t.Errorf("GitHub's deployment was %v, want %v\n%s", double.states, want, log)
+			}
+			wantImage, wantBundle := image+"@"+digest, image+"@"+bundle
+			if test.real {
+				wantImage, wantBundle = image+"@"+own, fmt.Sprint(double.payload["bundle"])
+				if test.built {
+					wantImage = fmt.Sprint(double.payload["image"])
+				}
+				for _, made := range []string{wantImage, wantBundle} {
+					if _, err := crane.Manifest(made); err != nil {
+						t.Errorf("%s is not in the registry: %v", made, err)
+					}
+				}
+			}
+			double.holds(t, server, wantImage, wantBundle)
+			want := []string{"true " + wantImage, "true " + wantBundle}
+			if !test.built { // whoever built it attests it
+				want = want[1:]
+			}
+			if !slices.Equal(double.attested, want) {
+				t.Errorf("attested %q, want %q", double.attested, want)
+			}
+			if pipelines := server.Pipelines(); test.more != "" {
+				want := fmt.Sprintf("outputs: %s %s %s pipeline-%d waiting", wantImage, wantBundle, pipelines[0].Inputs["release_id"], pipelines[0].ID)
+				if !bytes.Contains(log, []byte(want)) {
+					t.Errorf("no %q in the log\n%s", want, log)
 				}
 			}
 		})
 	}
 }
 
-// pinned are the actions of the workflow, as it names them, with their stand-ins. act itself does
-// actions/checkout.
-func pinned(t *testing.T) map[string]string {
+// outputs is a job of a caller that prints what it got.
+const outputs = `
+  after:
+    needs: release
+    runs-on: ubuntu-24.04
+    steps:
+      - env: {IMAGE: "${{ needs.release.outputs.image }}", BUNDLE: "${{ needs.release.outputs.bundle }}", ID: "${{ needs.release.outputs.release-id }}", URL: "${{ needs.release.outputs.url }}", STATE: "${{ needs.release.outputs.state }}"}
+        run: echo "outputs:" "$IMAGE" "$BUNDLE" "$ID" "pipeline-${URL##*/}" "$STATE"
+`
+
+// pushed is the digest of an image that is in a registry.
+func pushed(t *testing.T, repository string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../.github/workflows/release.yml")
+	image, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "amd64"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := map[string]string{}
-	for _, match := range regexp.MustCompile(`uses: ([a-z-]+/([a-z-]+)@[0-9a-f]{40})`).FindAllStringSubmatch(string(text), -1) {
-		if match[2] != "checkout" {
-			found[match[1]] = match[2]
-		}
+	if err := crane.Push(image, repository+":tag"); err != nil {
+		t.Fatal(err)
 	}
-	if len(found) != 1 {
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest.String()
+}
+
+// pinned are the actions of the workflow, as it names them, with their stand-ins.
+func pinned(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, match := range regexp.MustCompile(`uses: ([a-z-]+/([a-z-]+)@[0-9a-f]{40})`).FindAllStringSubmatch(string(read(t, deliver)), -1) {
+		found[match[1]] = match[2]
+	}
+	if len(found) != 3 {
 		t.Fatalf("actions %v", found)
 	}
 	return found
