@@ -75,6 +75,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			resources = append(resources, map[string]any{"name": strings.ToLower(kind) + "s", "namespaced": true, "kind": kind, "verbs": []string{"get", "patch"}})
 		}
 		answer(http.StatusOK, map[string]any{"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "networking.istio.io/v1", "resources": resources})
+	case r.URL.Path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews": // of an account that may do all
+		answer(http.StatusCreated, map[string]any{"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "status": map[string]any{"allowed": true}})
+	case r.Method == http.MethodGet && r.URL.Path == "/version":
+		answer(http.StatusOK, map[string]any{"gitVersion": "v1.37.2"})
 	case r.Method == http.MethodGet && r.URL.Path == "/api/v1/namespaces/shop":
 		answer(http.StatusOK, map[string]any{"kind": "Namespace", "apiVersion": "v1", "metadata": map[string]any{"name": "shop"}})
 	case r.Method == http.MethodGet && r.URL.Path == "/api/v1/namespaces":

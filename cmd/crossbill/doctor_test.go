@@ -2,13 +2,18 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	"sigs.k8s.io/yaml"
 )
 
@@ -66,6 +71,31 @@ func (s *fluxServer) serve(t *testing.T) []string {
 	return []string{"--kubeconfig", kubeconfigOf(t, server.URL), "--namespace", "shop", "--manifests", "../../k8s"}
 }
 
+// withRegistry are the flags that name the manifests of k8s with a registry that is here, in place of those of an image that
+// is nowhere. It is empty.
+func withRegistry(t *testing.T) (flags []string, host string) {
+	t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	host, folder := strings.TrimPrefix(server.URL, "http://"), t.TempDir()
+	files, err := filepath.Glob("../../k8s/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text := strings.ReplaceAll(read(t, filepath.Join("k8s", filepath.Base(file))), "image: registry.example.com/", "image: "+host+"/")
+		if err := os.WriteFile(filepath.Join(folder, filepath.Base(file)), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []string{"--manifests", folder}, host
+}
+
+// atHome puts names in place of addresses that differ from run to run.
+func atHome(text string, addresses ...string) string {
+	return regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+`).ReplaceAllString(strings.NewReplacer(addresses...).Replace(text), "https://10.0.0.1:6443")
+}
+
 func TestDoctor(t *testing.T) {
 	quiet(t)
 	const running = "registry.example.com/our-org/qwik-node-app@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
@@ -93,14 +123,15 @@ func TestDoctor(t *testing.T) {
 			}
 			server := &fluxServer{image: running, branch: c.branch, fails: c.fails}
 			before := git.everything()
-			r := runLine(t, slices.Concat([]string{"doctor"}, server.serve(t), c.args)...)
+			manifests, host := withRegistry(t)
+			r := runLine(t, slices.Concat([]string{"doctor"}, server.serve(t), manifests, c.args)...)
 			if r.code != c.code {
 				t.Errorf("exit code %d, want %d", r.code, c.code)
 			}
 			if len(server.writes) > 0 || git.everything() != before {
 				t.Errorf("it writes: %v", server.writes)
 			}
-			text := strings.NewReplacer(git.git("rev-parse", "--short=10", "main"), "COMMIT", git.url, "https://gitlab.example.com").Replace(r.out + r.err)
+			text := atHome(r.out+r.err, git.git("rev-parse", "--short=10", "main"), "COMMIT", git.url, "https://gitlab.example.com", host, "registry.example.com")
 			golden(t, filepath.Join("testdata", "doctor", c.name+".txt"), []byte(text))
 		})
 	}
@@ -110,9 +141,28 @@ func TestDoctor(t *testing.T) {
 func TestDoctorOnAnEmptyCluster(t *testing.T) {
 	quiet(t)
 	server := &apiServer{}
-	r := runLine(t, append([]string{"doctor"}, server.serve(t, "shop")...)...)
-	if want := "? applied from Git: nothing of the app is in the cluster yet\n"; r.code != 0 || r.out != want || len(server.writes) > 0 {
-		t.Errorf("exit code %d\n%s%s\nwrites %v", r.code, r.out, r.err, server.writes)
+	manifests, host := withRegistry(t)
+	r := runLine(t, slices.Concat([]string{"doctor"}, server.serve(t, "shop"), manifests)...)
+	if r.code != 0 || len(server.writes) > 0 {
+		t.Errorf("exit code %d, writes %v", r.code, server.writes)
+	}
+	golden(t, filepath.Join("testdata", "doctor", "empty.txt"), []byte(atHome(r.out+r.err, host, "registry.example.com")))
+}
+
+// TestDoctorWithoutASetUp: what cannot even be read is in the list, not in place of it.
+func TestDoctorWithoutASetUp(t *testing.T) {
+	quiet(t)
+	manifests, host := withRegistry(t)
+	for name, args := range map[string][]string{
+		"manifests":  append((&apiServer{}).serve(t, "shop"), "--manifests", "nowhere"),
+		"kubeconfig": {"--kubeconfig", "nowhere", "--manifests", "../../k8s/tls"},
+		"cluster":    append([]string{"--kubeconfig", kubeconfigOf(t, "http://127.0.0.1:1"), "--namespace", "shop"}, manifests...),
+	} {
+		r := runLine(t, append([]string{"doctor"}, args...)...)
+		if r.code != exitBadInput {
+			t.Errorf("%s: exit code %d", name, r.code)
+		}
+		golden(t, filepath.Join("testdata", "doctor", "without-"+name+".txt"), []byte(atHome(r.out+r.err, host, "registry.example.com")))
 	}
 }
 

@@ -22,11 +22,15 @@ type trafficOptions struct {
 
 func (o *trafficOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), trafficSection, func(flags *pflag.FlagSet) {
-		flags.StringVar(&o.prometheus, "prometheus", "", "Prometheus's URL: a canary is deleted when its request counters stand still")
-		flags.StringVar(&o.prometheusConfig, "prometheus-config", "", "file in the form of Prometheus's http_config: credentials, CA and headers for Prometheus (default: none)")
-		flags.StringVar(&o.matcher, "prometheus-matcher", "", "label matchers of every query, such as cluster=\"eu-1\" (default: none)")
+		o.addPrometheus(flags, "Prometheus's URL: a canary is deleted when its request counters stand still")
 		o.addSettleDelay(flags, "without --prometheus: time that the data plane is given to apply a route")
 	})
+}
+
+func (o *trafficOptions) addPrometheus(flags *pflag.FlagSet, usage string) {
+	flags.StringVar(&o.prometheus, "prometheus", "", usage)
+	flags.StringVar(&o.prometheusConfig, "prometheus-config", "", "file in the form of Prometheus's http_config: credentials, CA and headers for Prometheus (default: none)")
+	flags.StringVar(&o.matcher, "prometheus-matcher", "", "label matchers of every query, such as cluster=\"eu-1\" (default: none)")
 }
 
 func (o *trafficOptions) addSettleDelay(flags *pflag.FlagSet, usage string) {

@@ -25,13 +25,13 @@ func TestRun(t *testing.T) {
 		return &usererr.Error{Field: field, Problem: "is wrong", Fix: "correct it"}
 	}
 	found := Run(t.Context(), []Check{
-		{"a", func(context.Context) ([]string, error) { return []string{"one", "two"}, nil }},
-		{"b", func(context.Context) ([]string, error) {
+		{Name: "a", Run: func(context.Context) ([]string, error) { return []string{"one", "two"}, nil }},
+		{Name: "b", Run: func(context.Context) ([]string, error) {
 			return []string{"three"}, errors.Join(input("gitops.branch"), errors.Join(nil, input("Deployment shop")), nil)
 		}},
-		{"c", func(context.Context) ([]string, error) { return nil, &UnknownError{"nobody knows"} }},
-		{"d", func(context.Context) ([]string, error) { return nil, errors.New("no answer") }},
-		{"e", func(context.Context) ([]string, error) { return nil, fmt.Errorf("while reading: %w", input("--x")) }},
+		{Name: "c", Run: func(context.Context) ([]string, error) { return nil, &UnknownError{"nobody knows"} }},
+		{Name: "d", Run: func(context.Context) ([]string, error) { return nil, errors.New("no answer") }},
+		{Name: "e", Run: func(context.Context) ([]string, error) { return nil, fmt.Errorf("while reading: %w", input("--x")) }},
 	}, func(field string) string { return strings.ReplaceAll(field, "gitops.", "--") })
 	for i := range found {
 		if (found[i].Failure != nil) != (found[i].Check == "d") {

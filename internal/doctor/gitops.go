@@ -35,11 +35,16 @@ type GitOps struct {
 
 // Checks are those of the controller and the repository. Without a controller only the first one is of interest.
 func (g *GitOps) Checks() []Check {
-	checks := []Check{{"applied from Git", g.owners}}
+	const first = "applied from Git"
+	checks := []Check{{Name: first, Run: g.owners, Needs: reached}}
 	if g.Controller == nil {
 		return checks
 	}
-	return append(checks, Check{"controller", g.controller}, Check{"repository", g.repository}, Check{"push", g.push})
+	return append(checks,
+		Check{Name: "controller", Run: g.controller, After: first, Needs: reached},
+		Check{Name: "repository", Run: g.repository, After: first},
+		Check{Name: "push", Run: g.push},
+	)
 }
 
 // owners reads the app's objects, and compares what applies them with what is configured.

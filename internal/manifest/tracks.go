@@ -100,6 +100,15 @@ func AppImage(pod corev1.PodSpec, names ...string) string {
 	return ""
 }
 
+// Repository is the image repository of the app, by the manifest; "" if the image is no reference.
+func (s *Set) Repository() string {
+	i, err := s.container()
+	if err != nil {
+		return ""
+	}
+	return repositoryOf(s.Deployment.Spec.Template.Spec.Containers[i].Image)
+}
+
 // RunsIn is the name of the container that runs the app in a live pod template: the only one, or the one that the manifest
 // names, or that is named app or like the app; "" if none is.
 func (s *Set) RunsIn(pod corev1.PodSpec) string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -256,3 +257,49 @@ func explained(err error) error {
 	}
 	return err
 }
+
+// nothing is a digest that no image has.
+const nothing = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+
+// Readable finds out whether a repository can be pulled from with a login, by asking for an image that it does not have.
+// exists: the registry knows the repository. Errors for a refused login are *usererr.Error, an *AwayError says that the registry
+// does not answer.
+func Readable(ctx context.Context, option, repository string, keychain authn.Keychain) (exists bool, err error) {
+	ref, err := name.NewDigest(repository + "@" + nothing)
+	if err != nil {
+		return false, &usererr.Error{Field: option, Problem: err.Error(), Fix: "give registry/repository"}
+	}
+	_, err = remote.Head(ref, append(Options(ctx, keychain), remote.WithRetryStatusCodes())...)
+	answer, ok := errors.AsType[*transport.Error](err)
+	switch {
+	case err == nil:
+		return true, nil
+	case !ok:
+		return false, &AwayError{repository, err}
+	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
+		return false, &usererr.Error{
+			Field: option, Problem: fmt.Sprintf("%s may not be pulled from with this login, or does not exist: HTTP %d", repository, answer.StatusCode),
+			Fix: "log in with docker login, or set REGISTRY_USERNAME and REGISTRY_PASSWORD",
+		}
+	case answer.StatusCode != http.StatusNotFound:
+		return false, fmt.Errorf("%s: %w", repository, err)
+	}
+	// The answer to HEAD has no body: whether it is the image or the repository that is not known, only GET says.
+	_, err = remote.Get(ref, append(Options(ctx, keychain), remote.WithRetryStatusCodes())...)
+	if answer, ok = errors.AsType[*transport.Error](err); !ok {
+		return err == nil, err
+	}
+	unknown := slices.ContainsFunc(answer.Errors, func(d transport.Diagnostic) bool { return d.Code == transport.NameUnknownErrorCode })
+	return !unknown, nil
+}
+
+// AwayError says that a registry does not answer.
+type AwayError struct {
+	Repository string
+	Err        error
+}
+
+func (e *AwayError) Error() string {
+	return fmt.Sprintf("the registry of %s does not answer: %v", e.Repository, e.Err)
+}
+func (e *AwayError) Unwrap() error { return e.Err }

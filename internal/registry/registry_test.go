@@ -240,3 +240,59 @@ func TestIndex(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
+
+// TestReadable: what a registry says of an image that it does not have shows whether the login may pull.
+func TestReadable(t *testing.T) {
+	login := Login{Username: "jane", Password: "secret"}
+	withLogin := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, ok := r.BasicAuth(); !ok || user != "jane" || password != "secret" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`, http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	}
+	image, err := random.Image(100, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		wrap    func(http.Handler) http.Handler
+		keys    authn.Keychain
+		pushed  bool
+		exists  bool
+		problem string
+	}{
+		{name: "empty", wrap: plain, keys: authn.DefaultKeychain},
+		{name: "pushed", wrap: plain, keys: authn.DefaultKeychain, pushed: true, exists: true},
+		{name: "login", wrap: withLogin, keys: login, pushed: true, exists: true},
+		{name: "wrong login", wrap: withLogin, keys: Login{Username: "jane", Password: "wrong"}, problem: "HTTP 401"},
+		{name: "no login", wrap: withLogin, keys: Login{}, problem: "HTTP 401"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			repository := serve(t, c.wrap)
+			if c.pushed {
+				if _, err := Push(t.Context(), image, repository+":one", c.keys); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exists, err := Readable(t.Context(), "registry", repository, c.keys)
+			input := new(usererr.Error)
+			if errors.As(err, &input) != (c.problem != "") || !strings.Contains(input.Problem, c.problem) || exists != c.exists {
+				t.Errorf("exists %v, want %v; %v", exists, c.exists, err)
+			}
+		})
+	}
+	if _, err := Readable(t.Context(), "registry", "127.0.0.1:1/our-org/app", login); !errors.As(err, new(*AwayError)) {
+		t.Errorf("away: %v", err)
+	}
+	broken := serve(t, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusInternalServerError) })
+	})
+	if _, err := Readable(t.Context(), "registry", broken, login); err == nil || errors.As(err, new(*usererr.Error)) || errors.As(err, new(*AwayError)) {
+		t.Errorf("broken: %v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -21,13 +22,18 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 		c.ledgerRead = &justRead{ledger.state, time.Now()} // its cluster had all of that
 		return c.checkNamespaces()
 	}
-	if c.Manifests.Route != nil {
-		if err := c.routeServed(); err != nil {
-			return err
-		}
-		return c.checkNamespace(ctx)
+	if err := c.Served(ctx); err != nil {
+		return err
 	}
-	resources, err := c.Kube.Discovery().ServerResourcesForGroupVersion("networking.istio.io/v1")
+	return c.CheckNamespace(ctx)
+}
+
+// Served finds the types of the mesh that the manifests need and the API server does not have.
+func (c *Cluster) Served(ctx context.Context) error {
+	if c.Manifests.Route != nil {
+		return c.routeServed()
+	}
+	resources, err := discovery.ToDiscoveryInterfaceWithContext(c.Kube.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, "networking.istio.io/v1")
 	if apierrors.IsNotFound(err) {
 		return &usererr.Error{Field: "cluster", Problem: "it has no networking.istio.io/v1: Istio's CRDs are missing", Fix: "install Istio 1.22 or newer, or check the context"}
 	}
@@ -39,11 +45,11 @@ func (c *Cluster) Preflight(ctx context.Context) error {
 			return &usererr.Error{Field: "cluster", Problem: "the CRD of " + kind + " is missing", Fix: "install all of Istio's CRDs"}
 		}
 	}
-	return c.checkNamespace(ctx)
+	return nil
 }
 
-// checkNamespace finds a namespace that does not exist, and manifests for another one.
-func (c *Cluster) checkNamespace(ctx context.Context) error {
+// CheckNamespace finds a namespace that does not exist, and manifests for another one.
+func (c *Cluster) CheckNamespace(ctx context.Context) error {
 	_, err := c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return &usererr.Error{Field: "cluster.namespace", Problem: fmt.Sprintf("namespace %q not found", c.Namespace), Fix: "create it or name another one"}

@@ -110,6 +110,28 @@ func (s *Source) ScrapeInterval(ctx context.Context, workload string, at time.Ti
 	return interval(all), err
 }
 
+// Scraped is how often a workload's counters are sampled, as ScrapeInterval says, and when they were sampled last; zero if
+// not in the last ten minutes.
+func (s *Source) Scraped(ctx context.Context, workload string, at time.Time) (every time.Duration, last time.Time, err error) {
+	all, err := s.samples(ctx, s.requests(s.side, workload), 10*time.Minute, at)
+	if err != nil || len(all) == 0 {
+		return 0, time.Time{}, err
+	}
+	return interval(all), newestOf(all).Time(), nil
+}
+
+// Late says whether counters that were sampled so long ago are too old for a verdict, at a scrape interval; 0 for unknown.
+func Late(ago, every time.Duration) bool {
+	limit := staleLeast
+	if every > 0 {
+		limit = staleScrapes * every
+	}
+	return ago > limit
+}
+
+// LeastDuration is how long an analysis has to be able to last, at a scrape interval.
+func LeastDuration(every time.Duration) time.Duration { return 4 * every }
+
 // interval is the usual time between two samples of a series; 0 if no series has two.
 func interval(all []scraped) time.Duration {
 	var gaps []time.Duration

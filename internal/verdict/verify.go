@@ -133,7 +133,7 @@ func (w *watching) begin(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if least := 4 * counting.scrape; w.Test.MaxDuration < least {
+	if least := LeastDuration(counting.scrape); w.Test.MaxDuration < least {
 		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, counting.scrape), Fix: fmt.Sprintf("give at least %s", least)}
 	}
 	if w.sent, err = w.Source.Requests(ctx, callersSide, w.Canary, from); err != nil {
@@ -279,11 +279,7 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	if sampled.IsZero() {
 		return Stale, "the canary's counters have not been sampled for " + sampledWithin.String() + ": scraping has stopped"
 	}
-	limit := staleLeast
-	if w.counting.scrape > 0 {
-		limit = staleScrapes * w.counting.scrape
-	}
-	if age := now.Sub(sampled); age > limit {
+	if age := now.Sub(sampled); Late(age, w.counting.scrape) {
 		return Stale, fmt.Sprintf("the canary's counters were sampled %s ago: scraping has stopped", age.Round(time.Second))
 	}
 	return "", ""
