@@ -317,6 +317,7 @@ func write(t *testing.T, dir, name string, text []byte) {
 	t.Helper()
 	// act's schema does not know this property of GitHub's.
 	text = regexp.MustCompile(`(?m)^ +deployment: false.*\n`).ReplaceAll(text, nil)
+	text = bytes.ReplaceAll(text, []byte(", deployment: false"), nil)
 	file := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
@@ -543,6 +544,72 @@ func TestOnlyAReference(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestHandoffAlone: the guide's steps for those who want nothing but the handoff, of a bundle and of an image.
+func TestHandoffAlone(t *testing.T) {
+	a := newAct(t)
+	found := regexp.MustCompile("(?ms)^```yaml\n(permissions:.*?/handoff@.*?)^```").FindSubmatch(read(t, "docs/guides/adopt.md"))
+	if found == nil {
+		t.Fatal("the guide has no steps")
+	}
+	steps := strings.NewReplacer("@COMMIT", "@"+reference, "crossbill@sha256:…", "crossbill@"+digest, "shop@sha256:…", "shop@"+bundle).Replace(string(found[1]))
+	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "success"}}
+	const shop = "registry.example.com/our-org/shop@"
+	for what, test := range map[string]struct{ other, image, bundle string }{
+		"bundle": {"image", "", shop + bundle},
+		"image":  {"bundle", shop + bundle, ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			double := &gitHub{}
+			github := httptest.NewServer(double)
+			defer github.Close()
+			server := gitlabtest.New()
+			server.Life = []gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}
+			lab := httptest.NewServer(server)
+			defer lab.Close()
+			text := strings.ReplaceAll(steps, "bundle: ", what+": ")
+			log, err := a.push(t, repositoryOf(t, map[string][]byte{
+				".github/workflows/release.yml": []byte("on: push\njobs:\n  handoff:\n    runs-on: ubuntu-24.04\n    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") + "\n"),
+				"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": server.Project}),
+			}), github.URL, server)
+			if err != nil {
+				t.Fatalf("act: %v\n%s", err, log)
+			}
+			if want := []string{"queued", "success"}; !slices.Equal(double.states, want) || double.made != 1 {
+				t.Errorf("GitHub's %d deployments were %v, want %v\n%s", double.made, double.states, want, log)
+			}
+			pipelines := server.Pipelines()
+			if len(pipelines) != 1 || pipelines[0].Inputs[what] != shop+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
+				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
+			}
+		})
+	}
+}
+
+// TestNoHandoff: with handoff: false the release ends with the bundle, which the caller hands over.
+func TestNoHandoff(t *testing.T) {
+	a := newAct(t)
+	double := &gitHub{}
+	github := httptest.NewServer(double)
+	defer github.Close()
+	server := gitlabtest.New()
+	lab := httptest.NewServer(server)
+	defer lab.Close()
+	log, err := a.push(t, repositoryOf(t, map[string][]byte{
+		".github/workflows/release.yml": append(sample(t, repository, ", handoff: false"), outputs...),
+		"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": server.Project}),
+		"app/package.json":              []byte(`{"version": "1.2.3"}`),
+	}), github.URL, server)
+	if err != nil {
+		t.Fatalf("act: %v\n%s", err, log)
+	}
+	if want := "outputs: " + repository + "@" + digest + " " + repository + "@" + bundle; !bytes.Contains(log, []byte(want)) {
+		t.Errorf("no %q in the log\n%s", want, log)
+	}
+	if pipelines := server.Pipelines(); len(pipelines) != 0 || double.made != 0 || len(double.attested) != 2 {
+		t.Errorf("pipelines %+v, %d deployments, attested %q", pipelines, double.made, double.attested)
 	}
 }
 
