@@ -18,9 +18,9 @@
 //
 // Of a large repository only the folders of the head are read (filter blob:none), and files when they are looked at, by wants
 // of their hashes: GitLab's Gitaly lets everybody do so (uploadpack.allowFilter and allowAnySHA1InWant in its
-// internal/git/command_description.go), GitHub and Gitea since 1.17 too. A head that has moved costs what has changed. From another
-// server the files come with the head; that they are read again is spared there as well. Folders are not filtered: GitHub has
-// only tree:0, and those of 100,000 files are 3 MB.
+// internal/git/command_description.go), as do GitHub and Gitea since 1.17 (its issue 11958). A head that has moved costs what has changed. From another
+// server the files come with the first head, and then what has changed. Folders are not filtered: GitHub has only tree:0 (git@vger.kernel.org,
+// 20 March 2020), and those of 100,000 files are 3 MB.
 //
 // GitLab's commits API (POST /projects/:id/repository/commits) would spare the folders as well, but it is no compare-and-swap
 // of the branch. last_commit_id is of one file, and compared in Rails (app/services/files/multi_service.rb and base_service.rb)

@@ -716,6 +716,7 @@ func serveSSH(t *testing.T, root, key string) (address string, hostKey ssh.Publi
 // TestRead: a head that has not moved is not fetched again.
 func TestRead(t *testing.T) {
 	s := serve(t, map[string]string{"a": "1", "big": strings.Repeat("x", maxFile+1)})
+	s.gives()
 	fetches := 0
 	s.instead = func(_ http.ResponseWriter, r *http.Request, _ http.HandlerFunc) bool {
 		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/git-upload-pack") {
@@ -739,7 +740,7 @@ func TestRead(t *testing.T) {
 	}
 
 	// Where the server can, files that are no manifests stay there, and the next commit has them all the same.
-	s.git("config", "uploadpack.allowFilter", "true")
+	s.gives("allowFilter")
 	r = s.repository()
 	commit, err := r.Commit(t.Context(), Message{Subject: "Third"}, func(tree *Tree) error {
 		_, err := tree.Read("big")

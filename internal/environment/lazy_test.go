@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,11 +22,14 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// gives has a server leave files out, and give single ones, as GitLab's and GitHub's do.
+// gives has a server leave files out, and give single ones, by these settings alone.
 func (s *server) gives(settings ...string) {
 	s.t.Helper()
-	for _, setting := range settings {
-		s.git("config", "uploadpack."+setting, "true")
+	for _, setting := range []string{"allowFilter", "allowAnySHA1InWant", "allowTipSHA1InWant", "allowReachableSHA1InWant"} {
+		_, _ = s.stored.Git("config", "--unset-all", "uploadpack."+setting) // fails where it is not set
+		if slices.Contains(settings, setting) {
+			s.git("config", "uploadpack."+setting, "true")
+		}
 	}
 }
 
@@ -375,6 +379,30 @@ func TestLazyErrors(t *testing.T) {
 	})
 }
 
+// TestShrunk: a file that is sent as a change of one that was too large to read is read all the same.
+func TestShrunk(t *testing.T) {
+	text := make([]byte, 3*maxFile/2)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(text)
+	s := serve(t, map[string]string{"app/a": string(text), "app/b": "1"})
+	s.gives(servers["no wants"]...)
+	c, r := s.count(), s.repository()
+	if _, err := r.Read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.push("Shrunk", map[string]string{"app/a": string(text[:maxFile-1000])})
+	c.since()
+	tree, err := r.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tree.Read("app/a"); err != nil || string(got) != string(text[:maxFile-1000]) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if requests, _ := c.since(); requests != 2 {
+		t.Errorf("%d requests: it was not sent as a change", requests)
+	}
+}
+
 // TestKeptIsBounded: with much that was read, a head is read from the beginning.
 func TestKeptIsBounded(t *testing.T) {
 	s := serve(t, map[string]string{"app/a": "1", "other/b": "1"})
@@ -429,9 +457,6 @@ func BenchmarkLargeRepository(b *testing.B) {
 	for _, size := range []struct{ folders, each int }{{2000, 10}, {10_000, 10}} {
 		s := largeRepository(b, size.folders, size.each)
 		for _, name := range []string{"lazy", "no wants"} {
-			for _, setting := range []string{"allowFilter", "allowAnySHA1InWant"} {
-				s.git("config", "uploadpack."+setting, "false")
-			}
 			s.gives(servers[name]...)
 			c := s.count()
 			look := func(b *testing.B, r *Repository) {

@@ -226,7 +226,7 @@ func (r *Repository) fetchMore(ctx context.Context, from *snapshot, wants []plum
 // refused says whether the server does not give what was asked for by its hash, in the words of Git (upload-pack.c) or JGit
 // (WantNotValidException): go-git hides the kind of the error.
 func refused(err error) bool {
-	return err != nil && (strings.Contains(err.Error(), "not our ref") || strings.Contains(err.Error(), "not valid"))
+	return err != nil && (strings.Contains(err.Error(), "not our ref") || strings.Contains(err.Error(), "want ") && strings.Contains(err.Error(), " not valid"))
 }
 
 // ask is a request in a session of its own.

@@ -38,13 +38,14 @@ func Server(root string) (http.Handler, error) {
 // A Repository is a bare one, with a branch main once it has a commit.
 type Repository struct{ Dir string }
 
-// Init makes a repository that does not exist yet. It takes no damaged objects.
+// Init makes a repository that does not exist yet. It takes no damaged objects, and gives single ones, as GitLab's does
+// (internal/git/command_description.go of Gitaly).
 func Init(dir string) (*Repository, error) {
 	if _, err := git(filepath.Dir(dir), nil, "init", "-q", "--bare", "-b", "main", dir); err != nil {
 		return nil, err
 	}
 	r := &Repository{Dir: dir}
-	for _, setting := range []string{"http.receivepack", "receive.fsckObjects"} {
+	for _, setting := range []string{"http.receivepack", "receive.fsckObjects", "uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"} {
 		if _, err := r.Git("config", setting, "true"); err != nil {
 			return nil, err
 		}
