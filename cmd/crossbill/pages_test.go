@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"go/format"
 	"io/fs"
 	"maps"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
@@ -163,16 +165,18 @@ func TestPagesNamedInCodeExist(t *testing.T) {
 var (
 	continued    = regexp.MustCompile(` *\\\n *`)
 	comment      = regexp.MustCompile(`(?m)(^| )#.*$`)
-	substitution = regexp.MustCompile(`\$\(([^()]*)\)`)
-	called       = regexp.MustCompile(`^ *(?:bin/)?crossbill( .*)?$`)
-	inline       = regexp.MustCompile("`crossbill ([^`]+)`")
+	substitution = regexp.MustCompile(`[$<]\(([^()]*)\)`)
+	withValue    = regexp.MustCompile(`\$\{\w+:\+([^}]*)\}`)
+	// A call stands alone, in a list of a pipeline's commands, after a variable, or behind another command.
+	called = regexp.MustCompile(`^(?:- |script: \[|run: |\w+=\S* |.*(?:&&|[|;]) )?(?:bin/)?(crossbill(?: [^\]]*)?)\]?$`)
+	inline = regexp.MustCompile("`crossbill ([^`]+)`")
 )
 
-// calls are the lines of a page's shell blocks that run crossbill.
+// calls are what a page's shell blocks, and its samples of pipelines, run of crossbill.
 func calls(page string) []string {
 	var lines []string
 	for _, block := range fence.FindAllStringSubmatch(page, -1) {
-		if block[1] != "sh" {
+		if block[1] != "sh" && block[1] != "yaml" {
 			continue
 		}
 		script := comment.ReplaceAllString(continued.ReplaceAllString(block[2], " "), "")
@@ -180,8 +184,8 @@ func calls(page string) []string {
 			script += "\n" + inner[1]
 		}
 		for line := range strings.Lines(substitution.ReplaceAllString(script, "1")) {
-			if called.MatchString(strings.TrimSpace(line)) {
-				lines = append(lines, strings.TrimSpace(line))
+			if call := called.FindStringSubmatch(withValue.ReplaceAllString(strings.TrimSpace(line), "$1")); call != nil {
+				lines = append(lines, call[1])
 			}
 		}
 	}
@@ -215,6 +219,12 @@ func TestCommandLinesOnPagesParse(t *testing.T) {
 	}
 	if found < 80 {
 		t.Errorf("found only %d calls", found)
+	}
+	page := "```yaml\nscript:\n  - crossbill approve ${A:+--again} > a.json\njob: {script: 1}\n  script: [crossbill lint]\n```\n" +
+		"```sh\nsource <(crossbill completion bash)\nA=1 crossbill status | tee x\ncat x | bin/crossbill verify # crossbill hold\n```\n"
+	want := []string{"crossbill approve --again > a.json", "crossbill lint", "crossbill status | tee x", "crossbill verify", "crossbill completion bash"}
+	if diff := cmp.Diff(want, calls(page)); diff != "" {
+		t.Errorf("calls of a page:\n%s", diff)
 	}
 	for _, wrong := range []string{"crossbill carnary", "crossbill canary --wieght 10", "crossbill status now", "crossbill shift --pause soon"} {
 		if parse(wrong) == nil {
@@ -378,6 +388,49 @@ func TestConfigurationOnPages(t *testing.T) {
 	}
 }
 
+// TestSamplesOnTutorialsAndGuides: the manifests and the configuration of the kind tutorial are what a release takes, the
+// configuration for low traffic too, and the sample in Go is Go.
+func TestSamplesOnTutorialsAndGuides(t *testing.T) {
+	blocks := func(page, language string) (found []string) {
+		for _, block := range fence.FindAllStringSubmatch(read(t, page), -1) {
+			if block[1] == language {
+				found = append(found, block[2])
+			}
+		}
+		return found
+	}
+	kind := blocks("docs/tutorials/kind.md", "yaml")
+	if len(kind) != 2 {
+		t.Fatalf("the kind tutorial has %d samples, want the configuration and the manifests", len(kind))
+	}
+	for _, sample := range append(blocks("docs/guides/low-traffic.md", "yaml"), kind[0]) {
+		if _, err := config.Parse("sample", []byte(sample)); err != nil {
+			t.Errorf("%v\n%s", err, sample)
+		}
+	}
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "podinfo.yaml"), []byte(kind[1]), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	set, err := manifest.Load(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"podinfo", "podinfo-primary", "podinfo-canary"}, []string{set.App, set.Name(release.Primary), set.Name(release.Canary)}); diff != "" {
+		t.Error(diff)
+	}
+	for _, sample := range blocks("docs/guides/other-languages.md", "go") {
+		text := "package main\n\n" + sample
+		formatted, err := format.Source([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(formatted), text); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
 // TestMessagesInTheRunbookExist: what the runbook quotes, in italics, is what the code says. "…" stands for what
 // differs each time.
 func TestMessagesInTheRunbookExist(t *testing.T) {
@@ -388,13 +441,14 @@ func TestMessagesInTheRunbookExist(t *testing.T) {
 		code.WriteString(text)
 	}
 	quoted := 0
-	for _, found := range regexp.MustCompile(`\*([^*|\n]+)\*`).FindAllStringSubmatch(read(t, "docs/runbook.md"), -1) {
+	_, autoscaling, _ := strings.Cut(read(t, "docs/guides/autoscaling.md"), "## When it does not fit")
+	for _, found := range regexp.MustCompile(`\*([^*|\n]+)\*`).FindAllStringSubmatch(read(t, "docs/runbook.md")+autoscaling, -1) {
 		for part := range strings.SplitSeq(found[1], "…") {
 			quoted++
 			// A placeholder of fmt's may come before or after a colon, and an outcome takes its place.
 			part = strings.TrimSuffix(strings.Trim(part, " ,;:()"), ": rolled_back")
 			if !strings.Contains(code.String(), part) {
-				t.Errorf("docs/runbook.md quotes %q: the code does not say %q", found[1], part)
+				t.Errorf("docs/runbook.md, or the guide for autoscaling, quotes %q: the code does not say %q", found[1], part)
 			}
 		}
 	}
