@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/our-org/crossbill/internal/doctor"
+	"github.com/our-org/crossbill/internal/gitlab"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -25,6 +26,9 @@ type doctorOptions struct {
 	cluster clusterOptions
 	traffic trafficOptions
 	login   loginOptions
+	gitlab  gitlabOptions
+	ref     string
+	github  githubOptions
 	gitops  gitOpsOptions
 	output  outputOptions
 	image   string
@@ -47,14 +51,22 @@ The cluster: whether it answers, has the types and the namespace, allows this
 account each thing that the commands do, takes a release of the manifests by dry
 runs, and has a gateway for the app's host. Prometheus: whether requests are
 counted by Istio's labels, often enough. The registry: whether the app's images
-can be pulled. What is not configured is left out.
+can be pulled. GitLab: the token, and the project's protected branch and
+environment, pipeline variables, trigger token's owner, and agent. GitHub: whether
+only chosen branches may use the environments with the secrets. What is not
+configured is left out.
 
 For an app that Flux or Argo CD applies from Git: what applies each object, whether
 it would undo a release, whether Crossbill may ask it, and whether the environment
 repository has primary run what it runs.
 
 Exit codes: 0 nothing blocks a release, 2 something does, 1 something could not be
-looked at.`,
+looked at.
+
+Environment:
+  GITLAB_TOKEN            access token, scope read_api; the settings that only a
+                          maintainer may see need one of a maintainer
+  CROSSBILL_GITHUB_TOKEN  token that may read the repository's environments`,
 		Example: `  # As the job that releases, with its account
   crossbill doctor --namespace production
 
@@ -68,6 +80,11 @@ looked at.`,
 	inSection(cmd.Flags(), trafficSection, func(flags *pflag.FlagSet) {
 		o.traffic.addPrometheus(flags, "URL of the Prometheus that scrapes the mesh")
 	})
+	inSection(cmd.Flags(), notificationSection, o.github.addRepository)
+	cmd.Flags().Lookup("github-repository").Usage = "owner/name: its environments are looked at; needs a token"
+	cmd.Flags().Lookup("github-token-file").Usage = "file with a token that may read environments (default $CROSSBILL_GITHUB_TOKEN)"
+	o.gitlab.add(cmd, "read_api")
+	o.gitlab.addOrigin(cmd, &o.ref)
 	o.login.add(cmd)
 	o.output.add(cmd)
 	return cmd
@@ -149,7 +166,40 @@ func (o *doctorOptions) checks() ([]doctor.Check, error) {
 		}
 		checks = append(checks, images...)
 	}
-	return checks, nil
+	handoff, err := o.handoffChecks()
+	return append(checks, handoff...), err
+}
+
+// handoffChecks are those of GitLab and GitHub, where there is a token for them.
+func (o *doctorOptions) handoffChecks() (checks []doctor.Check, err error) {
+	connection, err := o.gitlab.connection(o.log)
+	if err != nil {
+		return nil, err
+	}
+	connection.Log = nil // it counts attempts
+	switch {
+	case connection.Project == "":
+	case connection.Token == "":
+		checks = append(checks, doctor.Broken("GitLab project", &doctor.UnknownError{Why: "there is no token to look with: set GITLAB_TOKEN"}))
+	default:
+		client, err := gitlab.Connect(connection)
+		if err != nil {
+			checks = append(checks, doctor.Broken("GitLab project", err))
+			break
+		}
+		app, of := o.cluster.appName(), configOf(o.cmd)
+		project := &doctor.GitLab{Client: client, Project: connection.Project, Ref: o.ref, User: o.gitlab.user, Environment: "production/" + app, Context: o.cluster.overrides.CurrentContext, Now: time.Now()}
+		if of.Approval != nil {
+			project.Environment, project.Approvers = of.Approval.Environment, of.Approval.Approvers
+		}
+		project.Canary = project.Environment + "-canary"
+		checks = append(checks, project.Checks()...)
+	}
+	github, named, err := o.github.source()
+	if err == nil && named && github.Repository != "" {
+		checks = append(checks, doctor.GitHub(github, "publishing", "handoff"))
+	}
+	return checks, err
 }
 
 func (o *doctorOptions) clusterChecks() ([]doctor.Check, error) {

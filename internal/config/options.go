@@ -101,7 +101,7 @@ var Options = []Option{
 	{Key: "gitlab.url", Flags: []string{"gitlab-url"}, Variable: "CROSSBILL_GITLAB_URL", Platform: []string{"$CI_SERVER_URL"}, Default: "https://gitlab.com", form: address, Doc: "GitLab's address"},
 	{Key: "gitlab.project", Flags: []string{"project"}, Variable: "CROSSBILL_GITLAB_PROJECT", Platform: []string{"$CI_PROJECT_PATH"}, Doc: "GitLab project that deploys",
 		form: form{what: "a project", example: "our-org/infrastructure", pattern: `^[^\s/?#%]+(/[^\s/?#%]+)*$`}},
-	{Key: "gitlab.ref", Flags: []string{"ref"}, Commands: []string{"trigger", "watch", "cancel"}, Variable: "CROSSBILL_GITLAB_REF", Default: "main", Doc: "Branch or tag of the GitLab project that releases run on: pipelines on another are not a release's",
+	{Key: "gitlab.ref", Flags: []string{"ref"}, Commands: []string{"trigger", "watch", "cancel", "doctor"}, Variable: "CROSSBILL_GITLAB_REF", Default: "main", Doc: "Branch or tag of the GitLab project that releases run on: pipelines on another are not a release's",
 		form: form{what: "a branch or tag", example: "main", pattern: `^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`}},
 	{Key: "gitlab.user", Flags: []string{"gitlab-user"}, Variable: "CROSSBILL_GITLAB_USER", Doc: "Login of the trigger token's owner: pipelines of others are not a release's. Unset: known once `trigger` has started the pipeline, else the access token's user",
 		form: form{what: "a login", example: "release-bot", pattern: `^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}$`}},

@@ -17,7 +17,6 @@ import (
 )
 
 func TestEvidence(t *testing.T) {
-	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	istio := func(workload string) prometheustest.Labels {
 		return prometheustest.Labels{"__name__": "istio_requests_total", "reporter": "source", "destination_workload": workload, "destination_workload_namespace": "shop", "response_code": "200"}
 	}
@@ -25,7 +24,7 @@ func TestEvidence(t *testing.T) {
 	for name, c := range map[string]struct {
 		scrape time.Duration
 		labels prometheustest.Labels // of the requests that were counted; nil: none
-		last   time.Time             // of the scrapes; zero: they go on
+		last   time.Duration         // since the last scrape; 0: they go on
 		fails  int
 		max    time.Duration
 		want   []string
@@ -39,29 +38,30 @@ func TestEvidence(t *testing.T) {
 		"too seldom": {scrape: 2 * time.Minute, labels: istio("shop-primary"), max: 5 * time.Minute, want: []string{
 			"✓ Prometheus: " + url + " counts the requests of shop-primary, by Istio's labels",
 			"✗ scraping: analysis.maxDuration: 5m0s is too short: the counters are sampled every 2m0s (fix: give at least 8m0s)"}},
-		"scraping has stopped": {scrape: 15 * time.Second, labels: istio("shop-primary"), last: now.Add(-4 * time.Minute), want: []string{
+		"scraping has stopped": {scrape: 15 * time.Second, labels: istio("shop-primary"), last: 4 * time.Minute, want: []string{
 			"✓ Prometheus: " + url + " counts the requests of shop-primary, by Istio's labels",
 			"✗ scraping: prometheus.url: the requests of shop-primary were sampled 4m0s ago, and every 15s before: scraping has stopped (fix: look at the targets in Prometheus: counters that old are no evidence)"}},
 		"refused": {scrape: 15 * time.Second, fails: http.StatusForbidden, want: []string{
 			"✗ Prometheus: prometheus.url: Prometheus at " + url + " does not answer: client_error: client error: 403 (fix: check the address and the credentials, and that this machine reaches it)", "? scraping: see Prometheus first"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := &prometheustest.Server{Scrape: c.scrape}
-			server.Replicas = []prometheustest.Replica{{Missed: func(at time.Time) bool { return !c.last.IsZero() && at.After(c.last) }}}
-			server.Fails = func(string, time.Time) int { return c.fails }
-			if c.labels != nil {
-				server.Target(prometheustest.Labels{"job": "gateway"}, 0).Add(c.labels, now.Add(-time.Hour), 100)
-			}
-			source, err := verdict.NewSource(verdict.SourceOptions{URL: url, Namespace: "shop", Transport: server})
-			if err != nil {
-				t.Fatal(err)
-			}
-			longest := c.max
-			if longest == 0 {
-				longest = 15 * time.Minute
-			}
-			evidence := &Evidence{Source: source, URL: url, Primary: "shop-primary", MaxDuration: longest, Now: func() time.Time { return now }}
 			synctest.Test(t, func(t *testing.T) { // a query is repeated
+				now := time.Now()
+				server := &prometheustest.Server{Scrape: c.scrape}
+				server.Replicas = []prometheustest.Replica{{Missed: func(at time.Time) bool { return c.last > 0 && at.After(now.Add(-c.last)) }}}
+				server.Fails = func(string, time.Time) int { return c.fails }
+				if c.labels != nil {
+					server.Target(prometheustest.Labels{"job": "gateway"}, 0).Add(c.labels, now.Add(-time.Hour), 100)
+				}
+				source, err := verdict.NewSource(verdict.SourceOptions{URL: url, Namespace: "shop", Transport: server})
+				if err != nil {
+					t.Fatal(err)
+				}
+				longest := c.max
+				if longest == 0 {
+					longest = 15 * time.Minute
+				}
+				evidence := &Evidence{Source: source, URL: url, Primary: "shop-primary", MaxDuration: longest, Now: func() time.Time { return now }}
 				if diff := cmp.Diff(c.want, run(t, evidence.Checks()...)); diff != "" {
 					t.Error(diff)
 				}

@@ -86,6 +86,12 @@ type Server struct {
 	Users                 []User              // who is not here is made when first named
 	ProtectedRefs         []string            // default main
 	ProtectedEnvironments map[string][]string // with the logins of those who may deploy; a GitLab without Premium has none
+	Members               map[string]int      // roles by login, of the tokens' users too
+	VariablesRole         string              // ci_pipeline_variables_minimum_override_role; only a maintainer's token sees it
+	Scopes                []string            // of each token, in place of its own
+	Expires               string              // of each token, as a date; "" for never
+	OfJob                 bool                // the tokens are no access tokens but a job's
+	AgentConfigs          map[string]string   // of agents for Kubernetes, by PROJECT:AGENT
 	KeyFaults             []Fault             // of requests for the OpenID configuration and the keys
 	KeysAt                string              // where the configuration says that the keys are; default below URL
 
@@ -184,6 +190,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if !ok && r.Method == http.MethodGet && r.URL.Path == "/api/v4/personal_access_tokens/self" {
+		s.ownToken(w, r)
+		return
+	}
 	if !ok {
 		fail(w, http.StatusNotFound, `{"error":"404 Not Found"}`)
 		return
@@ -222,6 +232,8 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, project, res
 	case token != "" && token != s.ReadToken && token != s.APIToken:
 		fail(w, http.StatusUnauthorized, `{"message":"401 Unauthorized"}`)
 		return
+	case token != "" && s.agentConfig(w, r, project, rest):
+		return
 	case token == "" || project != s.Project && project != "7":
 		fail(w, http.StatusNotFound, `{"message":"404 Project Not Found"}`)
 		return
@@ -238,8 +250,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, project, res
 func (s *Server) route(w http.ResponseWriter, r *http.Request, rest string) {
 	parts := strings.Split(rest, "/")
 	switch {
-	case rest == "":
-		write(w, http.StatusOK, map[string]any{"id": 7, "path_with_namespace": s.Project})
+	case s.setUp(w, r, rest):
 	case rest == "pipelines":
 		s.list(w, r)
 	case rest == "ci/lint" && r.Method == http.MethodPost:
