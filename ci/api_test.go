@@ -251,7 +251,7 @@ func TestNoOrdinaryEnvFileFillsAnArgument(t *testing.T) {
 func TestCallsThatArePublished(t *testing.T) {
 	functions := api(t)
 	var files []string
-	for _, pattern := range []string{"../.gitlab-ci.yml", "../.github/workflows/*.yml", "../.github/actions/*/action.yml", "../*.md"} {
+	for _, pattern := range []string{"../templates/release/template.yml", "../.github/workflows/*.yml", "../.github/actions/*/action.yml", "../*.md"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -293,7 +293,7 @@ var (
 	flagged     = regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
 	aCall       = regexp.MustCompile(`dagger (?:-\S+ (?:[^-\s]\S* )?)*call ["$a-z-]`)
 	called      = regexp.MustCompile("dagger (?:-\\S+ (?:[^-\\s]\\S* )?)*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z]+|\"\\$@\")((?: +[^`|>\n]*)?)")
-	// named is a call in .gitlab-ci.yml, where a shell function gives the constructor's arguments.
+	// named is a call in the component, where a shell function gives the constructor's arguments.
 	named = regexp.MustCompile(`\n +- crossbill ([a-z]+)([^>\n]*)`)
 )
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -28,6 +29,9 @@ type lintOptions struct {
 	texts  []string
 	output outputOptions
 
+	include  []string
+	includes map[string]string // after validate
+
 	merged bool
 	gitlab gitlabOptions
 	log    io.Writer
@@ -42,11 +46,16 @@ func newLintCommand() *cobra.Command {
 		Long: `Prove that in a .gitlab-ci.yml no job that changes the cluster can run before
 somebody has pressed the approval gate, that rollback can be reached from every
 state, and that nothing is deployed by tag. What cannot be proved is a finding
-as well. It reads only the file and sends nothing to GitLab. The default FILE is
-.gitlab-ci.yml.
+as well. It sends nothing to GitLab. The default FILE is .gitlab-ci.yml.
+
+It reads what the file includes too, as GitLab merges it: local files from the
+repository, and the components release and guard of this version of crossbill.
+--include gives the text of any other file: a component, a remote file,
+FILE@PROJECT:REF of another project, or a template of GitLab's. A file that is
+not given is a finding.
 
 --merged has GitLab itself read the file in --project: its errors are findings,
-and what the file includes is checked as well. Inputs have their defaults there;
+and what GitLab includes is checked as well. Inputs have their defaults there;
 what they can do is checked in the file. It needs GITLAB_TOKEN, scope api.
 
 Each finding is one line: file:line: message (rule). -o sarif is SARIF 2.1.0,
@@ -59,7 +68,10 @@ Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
   # Check another file, whose jobs have other names, in a program
   crossbill lint deploy.yml --promote-job promote --canary-job canary -o json
 
-  # With everything that the file includes
+  # With a component of your own that the file includes
+  crossbill lint --include gitlab.example.com/our-org/ci/notify@2.0.0=notify.yml
+
+  # As GitLab itself merges the file
   crossbill lint --merged --gitlab-url https://gitlab.example.com --project infra/deploy
 
   # Show the findings in a merge request
@@ -68,6 +80,7 @@ Exit codes: 0 no finding, 1 findings, 2 no such file, or not a pipeline file.`,
 		RunE: runs(o),
 	}
 	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
+		flags.StringArrayVar(&o.include, "include", nil, "text of a file that the pipeline file includes: ADDRESS=FILE; repeatable")
 		flags.BoolVar(&o.merged, "merged", false, "also check the file as GitLab merges it with what it includes")
 		flags.StringVar(&o.jobs.Gate, "promote-job", "promote_to_production", "job that promotes the release: the approval gate")
 		flags.StringVar(&o.jobs.Canary, "canary-job", "deploy_canary", "job that starts the canary")
@@ -99,12 +112,16 @@ func (o *lintOptions) validate() error {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
+	var err error
+	if o.includes, err = addresses(o.include); err != nil {
+		return err
+	}
 	for _, path := range o.paths {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return &usererr.Error{Field: "FILE", Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
 		}
-		file, err := pipelinefile.Parse(data)
+		file, err := pipelinefile.ParseIncluding(data, includes{repositoryOf(path), o.includes, buildVersion()}.find)
 		if err != nil {
 			return &usererr.Error{Field: path, Problem: err.Error(), Fix: "give a .gitlab-ci.yml"}
 		}
@@ -167,7 +184,7 @@ func together(file *pipelinefile.File, written, merged []pipelinefile.Finding) (
 		}
 		f.Line = 0
 		if job != nil {
-			f.Line = job.Line
+			f.File, f.Line = file.Place(job)
 		}
 		known := slices.ContainsFunc(all, func(other pipelinefile.Finding) bool { return other.Rule == f.Rule && other.Job == f.Job })
 		if !known {
@@ -210,7 +227,7 @@ func (o *lintOptions) run(ctx context.Context) error {
 			return err
 		}
 		for _, f := range found {
-			findings = append(findings, lintFinding{path, f})
+			findings = append(findings, lintFinding{cmp.Or(f.File, path), f})
 		}
 		if len(found) == 0 {
 			clean = append(clean, fmt.Sprintf("lint: %s: %s, no finding", path, counted(len(o.files[i].Jobs), "job")))

@@ -25,6 +25,7 @@ func (o Options) withDefaults() Options {
 
 // Finding is a rule that a file breaks.
 type Finding struct {
+	File    string `json:"-"` // that is included, "" for the file itself
 	Line    int    `json:"line,omitempty"`
 	Rule    string `json:"rule"`
 	Job     string `json:"job,omitempty"`
@@ -35,8 +36,11 @@ type Finding struct {
 
 func (f Finding) String() string {
 	where := ""
+	if f.File != "" {
+		where = f.File + ": "
+	}
 	if f.Line > 0 {
-		where = fmt.Sprintf("line %d: ", f.Line)
+		where += fmt.Sprintf("line %d: ", f.Line)
 	}
 	if f.Job != "" {
 		where += f.Job + ": "
@@ -48,6 +52,7 @@ func (f Finding) String() string {
 const (
 	RuleNotUnderstood = "not-understood"
 	RuleIncluded      = "included-jobs-are-not-seen"
+	RuleIncludedInput = "included-inputs-are-valid"
 	RuleMissing       = "job-is-missing"
 	RuleGateBlocks    = "gate-blocks"
 	RuleVerified      = "gate-waits-for-verify"
@@ -83,6 +88,9 @@ func Check(f *File, o Options) []Finding {
 		c.check()
 	}
 	slices.SortStableFunc(c.findings, func(a, b Finding) int { return cmp.Compare(a.Line, b.Line) })
+	for i := range c.findings {
+		c.findings[i].File, c.findings[i].Line = f.place(c.findings[i].Line)
+	}
 	return c.findings
 }
 
@@ -119,9 +127,6 @@ func (c *checker) check() {
 
 // missing checks that all is there to be looked at.
 func (c *checker) missing() {
-	if c.file.included {
-		c.report(nil, RuleIncluded, "jobs from include are not checked", "check the merged file that GitLab's pipeline editor shows")
-	}
 	for _, name := range []string{c.named(c.options.Gate, Options{}.withDefaults().Gate, "promote"), c.canary, c.verify} {
 		if c.file.Job(name) == nil {
 			c.report(nil, RuleMissing, fmt.Sprintf("there is no job %q", name), "add it, or give the name of the job that does its work")
@@ -136,7 +141,7 @@ func (c *checker) problems() {
 		if p.minor && job != nil && !c.roleOf(job).acts() {
 			continue
 		}
-		c.add(Finding{Line: p.line, Rule: cmp.Or(p.rule, RuleNotUnderstood), Job: p.job, Keyword: p.keyword, Problem: p.text, Fix: "write it in a form that is understood, or leave it out"}, p.text)
+		c.add(Finding{Line: p.line, Rule: cmp.Or(p.rule, RuleNotUnderstood), Job: p.job, Keyword: p.keyword, Problem: p.text, Fix: cmp.Or(p.fix, "write it in a form that is understood, or leave it out")}, p.text)
 	}
 }
 
@@ -171,7 +176,7 @@ func (c *checker) add(f Finding, key string) {
 		return
 	}
 	c.seen[key] = true
-	if c.file.when != "" && f.Rule != RuleNotUnderstood {
+	if c.file.when != "" && f.Rule != RuleNotUnderstood && f.Keyword != "include" {
 		f.Problem += " (when input " + c.file.when + ")"
 	}
 	c.findings = append(c.findings, f)

@@ -13,15 +13,17 @@ import (
 // they can do in a script is checked with the script.
 func (c *checker) inputs() {
 	c.matchable()
-	if !c.file.interpolates {
-		return
-	}
 	scripts := c.scriptLines()
-	number := 0
-	for line := range strings.Lines(c.file.body) {
-		number++
-		for _, match := range block.FindAllStringSubmatch(line, -1) {
-			c.inputInYAML(number, line, match, scripts[number])
+	for _, p := range c.file.parts {
+		if !p.interpolates {
+			continue
+		}
+		number := p.base
+		for line := range strings.Lines(p.body) {
+			number++
+			for _, match := range block.FindAllStringSubmatch(line, -1) {
+				c.inputInYAML(number, line, match, scripts[number])
+			}
 		}
 	}
 }

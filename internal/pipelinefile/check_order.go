@@ -61,6 +61,9 @@ func (c *checker) order() {
 		c.report(nil, RuleTooLarge, fmt.Sprintf("its rules make more than %d different pipelines", mostPipelines), "give the release a pipeline file of its own")
 		return
 	}
+	if len(all) == 0 && len(c.file.Jobs) > 0 {
+		c.report(nil, RuleMissing, "GitLab makes no pipeline of it: its rules leave out all jobs, or one that another one needs", "let the jobs that need one have its rules")
+	}
 	for _, p := range all {
 		if !c.pipeline(&p) {
 			c.report(nil, RuleTooLarge, fmt.Sprintf("it has more than %d states", mostStates), "give the release a pipeline file of its own")

@@ -7,11 +7,14 @@
 // behind it run at once and the pipeline is green with nothing promoted.
 //
 // It fails closed: what a job does is decided by its script, not by its name, and a keyword, a form or a command that
-// is not understood is a finding, unless the job is certainly behind the gate. It does not see jobs from include,
-// which is a finding too.
+// is not understood is a finding, unless the job is certainly behind the gate. Files from include are merged as GitLab
+// merges them; one that is not seen is a finding too.
 package pipelinefile
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // File is a pipeline file with everything that is inherited filled in.
 type File struct {
@@ -21,11 +24,10 @@ type File struct {
 	Stages   []string
 	Jobs     []Job // in the file's order, without hidden ones
 
-	body             string
-	interpolates     bool // it has a header, so that GitLab puts inputs in
+	parts            []*part // the file, and those that it includes
 	variables        *yamlValue
 	workflow, stages *yamlValue
-	included         bool
+	included         bool // some of its jobs are not seen
 	cancelsLine      int
 	cancelsOnFailure bool // workflow:auto_cancel:on_job_failure, or that of one of the workflow's rules
 	problems         []problem
@@ -68,7 +70,7 @@ type need struct {
 // Job is a job as written; Behaviors says what GitLab makes of it.
 type Job struct {
 	Name  string
-	Line  int
+	Line  int // see Place
 	Stage string
 
 	When          string // "" when not written
@@ -138,6 +140,11 @@ func (j *Job) Behaviors() []Behavior {
 		}
 	}
 	return append(found, Behavior{When: "never"}) // no rule matched
+}
+
+// leftOut says whether no pipeline has the job: a file leaves out a job that it includes by `rules: [{when: never}]`.
+func (j *Job) leftOut() bool {
+	return !slices.ContainsFunc(j.Behaviors(), func(b Behavior) bool { return b.When != "never" })
 }
 
 // behavior is what a job is when a rule matches; nil for a job without rules.

@@ -18,6 +18,8 @@ type Input struct {
 
 	line   int
 	closed bool // nothing but Options can be given
+
+	conditional bool // it has rules
 }
 
 // inputKeywords are the keywords of an input in the header.
@@ -52,6 +54,7 @@ func (s *source) readInputs(header *yamlValue, d *decoder) {
 		}
 		input.closed = len(input.Options) > 0
 		if rules := v.get("rules"); rules != nil {
+			input.conditional = true
 			input.closed = false // a value is checked by the first rule that matches, and perhaps by none
 			for _, rule := range rules.list {
 				options := rule.get("options").words()
@@ -186,8 +189,11 @@ func (f *File) structuralInputs() (closed []string, problems []problem) {
 			look(nil, "stages", v.line, v.text)
 		}
 	})
-	if f.interpolates {
-		for _, match := range block.FindAllStringSubmatch(f.body, -1) {
+	for _, p := range f.parts {
+		if !p.interpolates {
+			continue
+		}
+		for _, match := range block.FindAllStringSubmatch(p.body, -1) {
 			if name := inputBlock.FindStringSubmatch(match[1]); name != nil && f.Inputs[name[1]].changesYAML() {
 				found[name[1]] = true
 			}

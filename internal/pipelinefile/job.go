@@ -14,7 +14,7 @@ import (
 func (f *File) readJob(r *inheritance, name string, line int) (Job, error) {
 	own, err := r.merged(name, 0)
 	if err != nil {
-		return Job{}, fmt.Errorf("line %d: job %s: %w", line, name, err)
+		return Job{}, fmt.Errorf("%s: job %s: %w", f.at(line), name, err)
 	}
 	filled := r.defaults(own)
 	for _, key := range own.keys {
@@ -25,12 +25,21 @@ func (f *File) readJob(r *inheritance, name string, line int) (Job, error) {
 	filled.line = line
 	values, err := r.resolve(filled, 0)
 	if err != nil {
-		return Job{}, fmt.Errorf("line %d: job %s: %w", line, name, err)
+		return Job{}, fmt.Errorf("%s: job %s: %w", f.at(line), name, err)
 	}
 	job := Job{Name: name, Line: line, Stage: "test", Trigger: values.get("trigger") != nil, values: values}
 	reader := jobReader{f, &job}
 	reader.read()
 	return job, nil
+}
+
+// IDTokens are the audiences of the job's id_tokens, by the variable.
+func (j *Job) IDTokens() map[string]string {
+	audiences, tokens := map[string]string{}, j.values.get("id_tokens")
+	for _, variable := range tokens.keysOf() {
+		audiences[variable] = tokens.fields[variable].get("aud").string()
+	}
+	return audiences
 }
 
 // jobReader reads the keywords of a job. What it does not understand it notes.

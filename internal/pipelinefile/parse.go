@@ -6,8 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // reserved are keys of the top level that are never jobs in GitLab. `default` and `workflow` are not among them: one
@@ -20,14 +18,22 @@ var reserved = []string{"stages", "variables", "include", "image", "services", "
 //
 // Errors say what is wrong with the file, and where. What GitLab accepts and is not understood is no error but a
 // finding of Check.
-func Parse(data []byte) (*File, error) {
+func Parse(data []byte) (*File, error) { return ParseIncluding(data, nil) }
+
+// ParseIncluding is Parse of a file with those that it includes, as GitLab merges them. A file that find does not find is a
+// finding, as all are without one.
+func ParseIncluding(data []byte, find Finder) (*File, error) {
 	source, err := split(data)
 	if err != nil {
 		return nil, err
 	}
+	includes := &includer{source: source, find: find}
+	if err := includes.read(source.root, true, 0); err != nil {
+		return nil, err
+	}
 	file, err := source.read(nil)
 	if err != nil {
-		return nil, err
+		return nil, source.because(err)
 	}
 	closed, problems := file.structuralInputs()
 	if len(closed) == 0 {
@@ -37,12 +43,24 @@ func Parse(data []byte) (*File, error) {
 	return source.variants(closed, problems)
 }
 
+// because says why a file cannot be read: an input that GitLab rejects may be the reason.
+func (s *source) because(err error) error {
+	for _, p := range s.problems {
+		if p.rule == RuleIncludedInput {
+			return fmt.Errorf("line %d: %s", p.line%linesOfAPart, p.text)
+		}
+	}
+	return err
+}
+
 // source is a file that is not read yet: what its header says, and its text.
 type source struct {
 	inputs   map[string]Input
-	problems []problem // of the header
+	problems []problem // of the header, and of what it includes
 	header   bool
-	body     string // with empty lines in the header's place, so that lines count
+	root     *part
+	parts    int  // that it includes
+	unseen   bool // it includes a file that is not seen
 }
 
 var separator = regexp.MustCompile(`(?m)^---([ \t]|\r?$)`)
@@ -68,10 +86,10 @@ func split(data []byte) (*source, error) {
 			documents = append(documents, strings.Repeat("\n", strings.Count(text[:from], "\n"))+document)
 		}
 	}
-	s := &source{inputs: map[string]Input{}}
+	s := &source{inputs: map[string]Input{}, root: &part{}}
 	switch len(documents) {
 	case 1:
-		s.body = documents[0]
+		s.root.body = documents[0]
 		return s, nil
 	case 2:
 		return s, s.readHeader(documents)
@@ -102,11 +120,11 @@ func (s *source) readHeader(documents []string) error {
 		}
 	}
 	if header.get("spec") == nil {
-		s.body = documents[0]
+		s.root.body = documents[0]
 		s.problems = append(s.problems, problem{line: 1 + strings.Count(documents[0], "\n"), keyword: "---", text: "the file has two documents, and the first one is no header: GitLab reads only one of them"})
 		return nil
 	}
-	s.header, s.body = true, documents[1]
+	s.header, s.root.body, s.root.interpolates = true, documents[1], true
 	s.readInputs(header, d)
 	s.problems = append(s.problems, d.problems...)
 	return nil
@@ -114,23 +132,11 @@ func (s *source) readHeader(documents []string) error {
 
 // read reads the file with some inputs put in.
 func (s *source) read(assigned map[string]string) (*File, error) {
-	text, restore := s.body, func(text string) string { return text }
-	if s.header {
-		text, restore = interpolate(s.body, assigned)
-	}
-	documents, err := decodeDocuments([]byte(text))
+	file := &File{Inputs: s.inputs, parts: s.root.all(), included: s.unseen, problems: slices.Clone(s.problems)}
+	root, err := s.root.value(file, assigned)
 	if err != nil {
 		return nil, err
 	}
-	if len(documents) != 1 || documents[0].Kind != yaml.MappingNode {
-		return nil, errors.New("not a pipeline file: it must be one mapping, perhaps after a spec header")
-	}
-	d := &decoder{restore: restore}
-	root, err := d.decode(documents[0], 0)
-	if err != nil {
-		return nil, err
-	}
-	file := &File{Inputs: s.inputs, body: s.body, interpolates: s.header, problems: append(slices.Clone(s.problems), d.problems...)}
 	return file, file.read(root)
 }
 
@@ -141,7 +147,6 @@ func (f *File) read(root *yamlValue) error {
 	if err != nil {
 		return err
 	}
-	f.included = root.get("include") != nil
 	f.variables = root.get("variables")
 	f.Stages = []string{".pre", "build", "test", "deploy", ".post"}
 	if stages, err := r.resolve(&yamlValue{kind: listValue, list: []*yamlValue{orNull(root.get("stages"))}}, 0); err == nil && root.get("stages") != nil {
@@ -185,11 +190,11 @@ func (f *File) readTopLevel(root *yamlValue) (names []string, err error) {
 			f.problem(nil, root.lines[key], key, "`%s` has keywords of a job: GitLab runs it as one", key)
 		}
 		if !v.is(mapValue) {
-			return nil, fmt.Errorf("not a pipeline file: line %d: %q is neither a keyword of GitLab CI/CD nor a job", root.lines[key], key)
+			return nil, fmt.Errorf("not a pipeline file: %s: %q is neither a keyword of GitLab CI/CD nor a job", f.at(root.lines[key]), key)
 		}
 		names = append(names, key)
 	}
-	if len(names) == 0 && root.get("include") == nil {
+	if len(names) == 0 && !f.included {
 		return nil, errors.New("not a pipeline file: it has no jobs")
 	}
 	return names, nil
@@ -205,12 +210,12 @@ func (f *File) checkReferences() error {
 	for i := range f.Jobs {
 		job := &f.Jobs[i]
 		if !slices.Contains(f.Stages, job.Stage) && !strings.Contains(job.Stage, "$[[") { // that one is a finding
-			return fmt.Errorf("line %d: job %s has stage %q, which is not in stages", job.Line, job.Name, job.Stage)
+			return fmt.Errorf("%s: job %s has stage %q, which is not in stages", f.at(job.Line), job.Name, job.Stage)
 		}
 		for _, needs := range job.allNeeds() {
 			for _, need := range needs {
 				if f.Job(need.name) == nil && !need.optional && !strings.Contains(need.name, "$[[") {
-					return fmt.Errorf("line %d: job %s needs %q, which is not a job of this file", job.Line, job.Name, need.name)
+					return fmt.Errorf("%s: job %s needs %q, which is not a job of this file", f.at(job.Line), job.Name, need.name)
 				}
 			}
 		}

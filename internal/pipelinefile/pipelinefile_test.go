@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // TestBehaviors is GitLab's table of when and allow_failure.
@@ -50,42 +52,61 @@ func TestBehaviors(t *testing.T) {
 	}
 }
 
-// read gives one of the repository's files.
-func read(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile("../../" + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-var files = []string{".gitlab-ci.yml", ".gitlab/no-engine.gitlab-ci.yml"}
-
-// TestThisRepository proves the repository's own files.
+// TestThisRepository proves the repository's own file, with the component that it includes and each of its engines.
 func TestThisRepository(t *testing.T) {
-	for _, path := range files {
-		f, err := Parse([]byte(read(t, path)))
+	for _, engine := range Engines {
+		f, err := ParseIncluding([]byte(including(t, engine)), InRepository("../.."))
 		if err != nil {
-			t.Fatal(path, err)
+			t.Fatal(engine, err)
 		}
 		for _, finding := range Check(f, Options{}) {
-			t.Errorf("%s: %s", path, finding)
+			t.Errorf("%s: %s", engine, finding)
 		}
 		if len(f.Jobs) != 11 {
-			t.Errorf("%s: %d jobs", path, len(f.Jobs))
+			t.Errorf("%s: %d jobs", engine, len(f.Jobs))
 		}
 	}
+}
+
+// TestFlat: what the other tests change is what the include makes of the two files.
+func TestFlat(t *testing.T) {
+	for _, engine := range Engines {
+		included, err := ParseIncluding([]byte(including(t, engine)), InRepository("../.."))
+		if err != nil {
+			t.Fatal(err)
+		}
+		flat, err := Parse([]byte(Flat(t, engine)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(described(flat), described(included)); diff != "" {
+			t.Errorf("%s: %s", engine, diff)
+		}
+	}
+}
+
+// described is everything that a file says.
+func described(f *File) []string {
+	all := []string{f.Name, f.workflow.canonical(), f.stages.canonical(), f.variables.canonical()}
+	for _, job := range f.Jobs {
+		all = append(all, job.Name+" "+job.values.canonical())
+	}
+	return all
+}
+
+// oneShell is a job's script with its after_script, which a runner gives a shell of its own: there crossbill is no function.
+func oneShell(job *Job) string {
+	return strings.ReplaceAll(strings.Join(job.Script, "\n"), "\ncrossbill report ", "\ncommand crossbill report ")
 }
 
 // TestOneJobIsOneCall: the pipeline file stays thin, each job leaves a report, and both variants have the same
 // jobs.
 func TestOneJobIsOneCall(t *testing.T) {
-	engine, err := Parse([]byte(read(t, files[0])))
+	engine, err := Parse([]byte(Flat(t, "dagger")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	without, err := Parse([]byte(read(t, files[1])))
+	without, err := Parse([]byte(Flat(t, "none")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,14 +117,14 @@ func TestOneJobIsOneCall(t *testing.T) {
 		}
 		other := without.Jobs[i]
 		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviors(), job.Behaviors()) {
-			t.Errorf("%s is not %s in %s", other.Name, job.Name, files[1])
+			t.Errorf("%s is not %s in %s", other.Name, job.Name, "engine none")
 		}
 	}
 }
 
 // TestAJobsCall runs a job's script as a runner does, and looks at the words that `dagger` gets.
 func TestAJobsCall(t *testing.T) {
-	file, err := Parse([]byte(read(t, files[0])))
+	file, err := Parse([]byte(Flat(t, "dagger")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,8 +186,8 @@ func TestAJobsCall(t *testing.T) {
 // the job that failed, as a runner does: with that job's artifact. An API server that was away for a minute (1), bad
 // input (2) or another job's lock (5) do not roll a release back.
 func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
-	for _, path := range files {
-		file, err := Parse([]byte(read(t, path)))
+	for _, engine := range Engines {
+		file, err := Parse([]byte(Flat(t, engine)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,19 +212,19 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 					}
 				}
 				run := func(job string) error {
-					cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(strings.Join(file.Job(job).Script, "\n"), "the-$1"))
+					cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(oneShell(file.Job(job)), "the-$1"))
 					cmd.Dir = dir
 					cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CODE=" + strconv.Itoa(code), "CI_JOB_NAME=" + job}
 					return cmd.Run()
 				}
 				var failed *exec.ExitError
 				if err := run(after.job); errors.As(err, &failed) != (code != 0) || failed != nil && failed.ExitCode() != code {
-					t.Fatalf("%s: %s with %d: %v", path, after.job, code, err)
+					t.Fatalf("%s: %s with %d: %v", engine, after.job, code, err)
 				}
 				err := run(name)
 				calls, _ := os.ReadFile(filepath.Join(dir, "calls"))
 				if want := slices.Contains(after.codes, code); (err == nil) != want || (string(calls) == "rollback\n") != want {
-					t.Errorf("%s: %s after exit code %d: %v, calls %q", path, name, code, err, calls)
+					t.Errorf("%s: %s after exit code %d: %v, calls %q", engine, name, code, err, calls)
 				}
 			}
 		}
@@ -211,21 +232,21 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(file.Job("rollback_after_verify").Script, "\n"))
 		cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":/usr/bin:/bin"}
 		if err := cmd.Run(); err == nil {
-			t.Errorf("%s: it rolls back after a job that left nothing", path)
+			t.Errorf("%s: it rolls back after a job that left nothing", engine)
 		}
 	}
 }
 
 // TestTheWatchHoldsNobodyUp: the gate can be pressed while the canary is judged on, whatever becomes of that.
 func TestTheWatchHoldsNobodyUp(t *testing.T) {
-	for _, path := range files {
-		file, err := Parse([]byte(read(t, path)))
+	for _, engine := range Engines {
+		file, err := Parse([]byte(Flat(t, engine)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		watch, gate := file.Job("watch_canary"), file.Job("promote_to_production")
 		if watch.ResourceGroup == gate.ResourceGroup || watch.ResourceGroup == "" {
-			t.Errorf("%s: both jobs have the resource group %q: one waits for the other", path, gate.ResourceGroup)
+			t.Errorf("%s: both jobs have the resource group %q: one waits for the other", engine, gate.ResourceGroup)
 		}
 		for _, good := range []bool{true, false} {
 			m, err := file.Simulate()
@@ -242,7 +263,7 @@ func TestTheWatchHoldsNobodyUp(t *testing.T) {
 				func() error { return m.Finish("cleanup", true) }, func() error { return m.Finish("watch_canary", good) },
 			} {
 				if err := step(); err != nil {
-					t.Errorf("%s, the watch ends well: %t: %v", path, good, err)
+					t.Errorf("%s, the watch ends well: %t: %v", engine, good, err)
 				}
 			}
 		}
@@ -252,7 +273,7 @@ func TestTheWatchHoldsNobodyUp(t *testing.T) {
 // TestTriggerVariablesDoNotConfigure: where a release goes is in crossbill.yaml. A variable of crossbill's would win
 // over the file, and whoever can trigger can set variables.
 func TestTriggerVariablesDoNotConfigure(t *testing.T) {
-	file, err := Parse([]byte(read(t, files[1])))
+	file, err := Parse([]byte(Flat(t, "none")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +284,7 @@ func TestTriggerVariablesDoNotConfigure(t *testing.T) {
 	}
 	job := file.Job("deploy_canary")
 	for empty, manifests := range map[string]string{"bundle": "", "image": "canary: CROSSBILL_MANIFESTS=oci://the-bundle\n"} {
-		script := strings.ReplaceAll(strings.Join(job.Script, "\n"), "$[[ inputs."+empty+" ]]", "")
+		script := strings.ReplaceAll(oneShell(job), "$[[ inputs."+empty+" ]]", "")
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(script, "the-$1"))
 		cmd.Dir = dir
 		cmd.Env = []string{
@@ -333,7 +354,7 @@ func TestBrokenFiles(t *testing.T) {
 		"jobs from elsewhere":                 {"\nstages:", "\ninclude: [{local: other.yml}]\n\nstages:", []string{RuleIncluded}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text := read(t, ".gitlab-ci.yml")
+			text := Flat(t, "dagger")
 			olds, news := strings.Split(test.old, "@@"), strings.Split(test.new, "@@")
 			for i := range olds {
 				if !strings.Contains(text, olds[i]) {
@@ -367,7 +388,7 @@ func TestBrokenFiles(t *testing.T) {
 }
 
 // followingFile is a shipped file with the jobs of docs/guides/steps.md in place of those that they replace.
-func followingFile(t *testing.T, path string, second bool) string {
+func followingFile(t *testing.T, engine string, second bool) string {
 	t.Helper()
 	_, rest, _ := strings.Cut(read(t, "docs/guides/steps.md"), "```yaml\ndeploy_canary:\n")
 	jobs, _, found := strings.Cut(rest, "```\n")
@@ -381,11 +402,11 @@ func followingFile(t *testing.T, path string, second bool) string {
 			t.Fatal("docs/guides/steps.md does not say what the second job is for")
 		}
 	}
-	text := read(t, path)
+	text := Flat(t, engine)
 	for _, job := range []string{"verify_canary", "rollback_after_canary", "rollback_after_verify", "deploy_canary"} {
 		whole := regexp.MustCompile(`\n` + job + `:\n(  .*\n)+`)
 		if !whole.MatchString(text) {
-			t.Fatalf("%s has no job %s", path, job)
+			t.Fatalf("%s has no job %s", engine, job)
 		}
 		in := "\n"
 		if job == "deploy_canary" {
@@ -399,17 +420,17 @@ func followingFile(t *testing.T, path string, second bool) string {
 // TestFollowingPipeline: a job with `canary --follow` is the canary and its verification. The jobs that the guide shows are
 // right in both files, with and without the second of them, and each way of breaking them is found.
 func TestFollowingPipeline(t *testing.T) {
-	for _, path := range files {
+	for _, engine := range Engines {
 		for _, second := range []bool{true, false} {
-			f, err := Parse([]byte(followingFile(t, path, second)))
+			f, err := Parse([]byte(followingFile(t, engine, second)))
 			if err != nil {
-				t.Fatal(path, second, err)
+				t.Fatal(engine, second, err)
 			}
 			if follow := f.Job("follow_canary") != nil; follow != second || f.Job("verify_canary") != nil {
-				t.Fatalf("%s, second %t: the jobs are not those of the guide", path, second)
+				t.Fatalf("%s, second %t: the jobs are not those of the guide", engine, second)
 			}
 			for _, finding := range Check(f, Options{}) {
-				t.Errorf("%s, second %t: %s", path, second, finding)
+				t.Errorf("%s, second %t: %s", engine, second, finding)
 			}
 		}
 	}
@@ -440,7 +461,7 @@ func TestFollowingPipeline(t *testing.T) {
 		"another job retried on 8":     {"  manual_confirmation", "  retry: {max: 1, when: [scheduler_failure], exit_codes: [8]}\n  manual_confirmation", false, RuleRetry, "exit code 8"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, times := followingFile(t, files[0], true), 1
+			text, times := followingFile(t, "dagger", true), 1
 			if test.all {
 				times = -1
 			}
@@ -454,6 +475,37 @@ func TestFollowingPipeline(t *testing.T) {
 				t.Errorf("no %s with %q among %v", test.rule, test.says, found)
 			}
 		})
+	}
+}
+
+// TestFollowingByInclude: the guide's jobs below the include of the repository's file are right with both engines, and no
+// job of the component that they leave out is missed.
+func TestFollowingByInclude(t *testing.T) {
+	_, rest, _ := strings.Cut(read(t, "docs/guides/steps.md"), "```yaml\ndeploy_canary:\n")
+	jobs, rest, _ := strings.Cut(rest, "```\n")
+	_, rest, _ = strings.Cut(rest, "```yaml\nverify_canary:")
+	without, _, found := strings.Cut(rest, "```\n")
+	first, _, both := strings.Cut(jobs, "\n# For an approve step")
+	if !found || !both {
+		t.Fatal("docs/guides/steps.md has no jobs")
+	}
+	for _, engine := range Engines {
+		for _, own := range []string{
+			"deploy_canary:\n" + jobs + "\nverify_canary:" + without,
+			"deploy_canary:\n" + first + "\nverify_canary:" + strings.Replace(without, "follow_canary", "deploy_canary", 1),
+		} {
+			f, err := ParseIncluding([]byte(including(t, engine)+"\n"+own), InRepository("../.."))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, finding := range Check(f, Options{}) {
+				t.Errorf("%s: %s", engine, finding)
+			}
+		}
+	}
+	f, err := ParseIncluding([]byte(including(t, "none")+"\ndeploy_canary:\n"+first+"\nverify_canary: {rules: [{when: never}]}\n"), InRepository("../.."))
+	if err == nil && len(Check(f, Options{})) == 0 {
+		t.Error("jobs that need a job that is left out are not found")
 	}
 }
 
@@ -601,12 +653,8 @@ func TestPatternsThatMatchNothing(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(".a: &a {when: manual}\nb: {<<: *a, extends: .a, needs: [b], rules: [{if: $X, when: never}]}\n")
 	f.Add("spec: {inputs: {a: {regex: x}}}\n---\na: {script: ['$[[ inputs.a ]]', !reference [a, script]]}\n")
-	for _, path := range files {
-		data, err := os.ReadFile("../../" + path)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(string(data))
+	for _, engine := range Engines {
+		f.Add(Flat(f, engine))
 	}
 	f.Add("a: {parallel: {matrix: [{A: [x, y]}]}, needs: [{job: b, optional: true, parallel: {matrix: [{A: x}]}}]}\nb: {rules: [{if: $X == \"1\" || $Y =~ /z/}]}\n")
 	f.Add("spec: {inputs: {a: {options: [on, 'x: [']}, b: {type: boolean}}}\n---\na: {when: $[[ inputs.a ]], allow_failure: $[[ inputs.b ]], script: [crossbill promote]}\n")
@@ -624,7 +672,7 @@ func FuzzParse(f *testing.F) {
 
 // TestSimulation follows the repository's pipeline through what can happen to a release.
 func TestSimulation(t *testing.T) {
-	f, err := Parse([]byte(read(t, files[0])))
+	f, err := Parse([]byte(Flat(t, "dagger")))
 	if err != nil {
 		t.Fatal(err)
 	}

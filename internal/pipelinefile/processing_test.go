@@ -534,7 +534,7 @@ func TestExploreSeesPressesRetriesAndCancels(t *testing.T) {
 
 // TestUpstreamIsExact: what becomes of a job is the same without the jobs that it does not wait for.
 func TestUpstreamIsExact(t *testing.T) {
-	file, err := Parse([]byte(read(t, files[0])))
+	file, err := Parse([]byte(Flat(t, "dagger")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,23 +14,30 @@ import (
 // environmentFile is the pipeline of an environment repository, as docs/guides/commit.md has it.
 const environmentFile = ".gitlab/environment.gitlab-ci.yml"
 
-// TestEnvironmentFile: it is proved as the others are, and has the jobs that a trigger's pipeline has.
-func TestEnvironmentFile(t *testing.T) {
-	file, err := Parse([]byte(read(t, environmentFile)))
+// environmentPipeline is the file as its user fills it in.
+func environmentPipeline(t *testing.T, text string) *File {
+	t.Helper()
+	f, err := ParseIncluding([]byte(strings.Replace(text, "registry.example.com/our-org/crossbill@sha256:DIGEST", CrossbillImage, 1)), InRepository("../.."))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// TestEnvironmentFile: it is proved as the others are, and has the jobs that a trigger's pipeline has.
+func TestEnvironmentFile(t *testing.T) {
+	file := environmentPipeline(t, read(t, environmentFile))
 	for _, finding := range Check(file, Options{}) {
 		t.Error(finding)
 	}
-	triggered, err := Parse([]byte(read(t, files[1])))
+	triggered, err := Parse([]byte(Flat(t, "none")))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, job := range triggered.Jobs {
 		other := file.Jobs[i]
 		if other.Name != job.Name || other.Stage != job.Stage || !slices.Equal(other.Needs, job.Needs) || !slices.Equal(other.Behaviors(), job.Behaviors()) {
-			t.Errorf("%s is not %s in %s", other.Name, job.Name, files[1])
+			t.Errorf("%s is not %s in a trigger's pipeline", other.Name, job.Name)
 		}
 	}
 }
@@ -74,11 +81,10 @@ func TestBrokenEnvironmentFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			text := read(t, environmentFile)
 			broken := strings.ReplaceAll(text, test.old, test.new)
-			f, err := Parse([]byte(broken))
-			if err != nil || broken == text {
-				t.Fatal(err, broken == text)
+			if broken == text {
+				t.Fatal("nothing was broken")
 			}
-			found := Check(f, Options{})
+			found := Check(environmentPipeline(t, broken), Options{})
 			if !slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == test.rule && strings.Contains(f.Problem, test.says) }) {
 				t.Errorf("no %s with %q among %v", test.rule, test.says, found)
 			}
@@ -98,11 +104,8 @@ func TestProposedBranches(t *testing.T) {
 		`[{if: '$CI_COMMIT_BRANCH == "main"', changes: [releases/shop.yaml]}]`:                                                                                                                  false,
 	} {
 		text := read(t, environmentFile)
-		begin, end := strings.Index(text, "  rules:\n"), strings.Index(text, "stages:\n")
-		f, err := Parse([]byte(text[:begin] + "  rules: " + rules + "\n" + text[end:]))
-		if err != nil {
-			t.Fatal(err)
-		}
+		begin, end := strings.Index(text, "  rules:\n"), strings.Index(text, "include:\n")
+		f := environmentPipeline(t, text[:begin]+"  rules: "+rules+"\n"+text[end:])
 		if found := Check(f, Options{}); (len(found) == 0) != good {
 			t.Errorf("%s: %v", rules, found)
 		}
@@ -112,10 +115,7 @@ func TestProposedBranches(t *testing.T) {
 // TestAnEnvironmentsCall runs a job's script as a runner does: what the file names is what crossbill gets, whatever whoever
 // pushed has set, and a file that is not right ends the job before anything else.
 func TestAnEnvironmentsCall(t *testing.T) {
-	file, err := Parse([]byte(read(t, environmentFile)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := environmentPipeline(t, read(t, environmentFile))
 	const dotenv = "CROSSBILL_APP=qwik-node-app\nCROSSBILL_RELEASE_ID=the-id\nCROSSBILL_IMAGE=<image>\nCROSSBILL_BUNDLE=<bundle>\nCROSSBILL_COMMIT=c0ffee0\nCROSSBILL_SOURCE_URL=https://x/1\nCROSSBILL_AGAIN=\n"
 	image, bundle := strings.NewReplacer("<image>", "r/i@sha256:1", "<bundle>", ""), strings.NewReplacer("<image>", "", "<bundle>", "r/b@sha256:2")
 	for name, test := range map[string]struct {
@@ -123,8 +123,8 @@ func TestAnEnvironmentsCall(t *testing.T) {
 		code   int
 		want   string
 	}{
-		"an image":        {image.Replace(dotenv), 0, "[] canary -o json --kubeconfig k --app qwik-node-app --image r/i@sha256:1 --release-id the-id --commit c0ffee0 --pipeline-url https://gitlab.example.com/1 --source-url https://x/1\n[] report --html report.html --kubeconfig k\n"},
-		"a bundle":        {bundle.Replace(dotenv), 0, "[oci://r/b@sha256:2] canary -o json --kubeconfig k --app qwik-node-app --release-id the-id --commit c0ffee0 --pipeline-url https://gitlab.example.com/1 --source-url https://x/1\n[oci://r/b@sha256:2] report --html report.html --kubeconfig k\n"},
+		"an image":        {image.Replace(dotenv), 0, "[] canary --image r/i@sha256:1 --release-id the-id --commit c0ffee0 --pipeline-url https://gitlab.example.com/1 --source-url https://x/1 -o json --config crossbill.yaml --kubeconfig k --app qwik-node-app\n[] report --html report.html --kubeconfig k\n"},
+		"a bundle":        {bundle.Replace(dotenv), 0, "[oci://r/b@sha256:2] canary --release-id the-id --commit c0ffee0 --pipeline-url https://gitlab.example.com/1 --source-url https://x/1 -o json --config crossbill.yaml --kubeconfig k --app qwik-node-app\n[oci://r/b@sha256:2] report --html report.html --kubeconfig k\n"},
 		"it is not right": {"", 2, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestAnEnvironmentsCall(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "crossbill"), []byte(script), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(file.Job("deploy_canary").Script, "\n"))
+			cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", oneShell(file.Job("deploy_canary")))
 			cmd.Dir = dir
 			cmd.Env = []string{
 				"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CI_PIPELINE_URL=https://gitlab.example.com/1",

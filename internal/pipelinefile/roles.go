@@ -121,7 +121,7 @@ func (c *checker) isRollback(job *Job) bool {
 // named is the job with a part in a release: the one with its name or, if nobody gave another name than the usual one,
 // the first one whose script does its work, by the first of the commands that any job runs.
 func (c *checker) named(name, usual string, commands ...string) string {
-	if c.file.Job(name) != nil || name != usual {
+	if job := c.file.Job(name); job != nil && !job.leftOut() || name != usual {
 		return name
 	}
 	for _, command := range commands {

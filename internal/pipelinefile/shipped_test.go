@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,27 +17,51 @@ import (
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
-// The pipeline files that others copy. The guard's has one job and no gate.
-var (
-	shipped = []string{"../../.gitlab-ci.yml", "../../.gitlab/no-engine.gitlab-ci.yml", "../../.gitlab/environment.gitlab-ci.yml"}
-	guard   = "../../.gitlab/guard.gitlab-ci.yml"
-	action  = "../../.github/actions/dagger/action.yml"
+// The component that others include is looked at with each of its engines; the environment's file is the same with its own
+// workflow. The guard's component has one job and no gate.
+const (
+	component   = "../../templates/release/template.yml"
+	environment = "../../.gitlab/environment.gitlab-ci.yml"
+	guard       = "../../templates/guard/template.yml"
+	action      = "../../.github/actions/dagger/action.yml"
 )
 
-const gate = "promote_to_production"
+// shipped are texts by what they are called.
+func shipped(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{"guard": guarding(t)}
+	for _, engine := range pipelinefile.Engines {
+		texts[engine] = pipelinefile.Flat(t, engine)
+	}
+	return texts
+}
 
-// jobsIn are the jobs of a pipeline file with what they extend, read without package pipelinefile: what it proves of
-// these files is another test's.
-func jobsIn(t *testing.T, path string) (workflow map[string]any, jobs map[string]map[string]any) {
+// guarding is the guard's component with its inputs put in.
+func guarding(t *testing.T) string {
+	_, body, _ := strings.Cut(content(t, guard), "\n---\n")
+	return strings.NewReplacer("$[[ inputs.environment ]]", "production", "$[[ inputs.app ]]", "qwik-node-app", "$[[ inputs.branch ]]", "main", "$[[ inputs.config ]]", "crossbill.yaml",
+		"$[[ inputs.crossbill_image ]]", pipelinefile.CrossbillImage).Replace(body)
+}
+
+func content(t *testing.T, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	documents := strings.Split(string(text), "\n---\n")
+	return string(text)
+}
+
+const gate = "promote_to_production"
+
+// jobsIn are the jobs of a pipeline file with what they extend, read without package pipelinefile: what it proves of
+// these files is another test's.
+func jobsIn(t *testing.T, text string) (workflow map[string]any, jobs map[string]map[string]any) {
+	t.Helper()
+	documents := strings.Split(text, "\n---\n")
 	var body map[string]any
 	if err := yaml.Unmarshal([]byte(documents[len(documents)-1]), &body); err != nil {
-		t.Fatal(path, err)
+		t.Fatal(err)
 	}
 	var whole func(name string) map[string]any
 	whole = func(name string) map[string]any {
@@ -67,7 +90,7 @@ func jobsIn(t *testing.T, path string) (workflow map[string]any, jobs map[string
 	}
 	workflow, _ = body["workflow"].(map[string]any)
 	if len(jobs) == 0 || workflow == nil {
-		t.Fatalf("%s: %d jobs, workflow %v", path, len(jobs), workflow)
+		t.Fatalf("%d jobs, workflow %v", len(jobs), workflow)
 	}
 	return workflow, jobs
 }
@@ -77,8 +100,8 @@ func jobsIn(t *testing.T, path string) (workflow map[string]any, jobs map[string
 // trigger token. So no other job may have the gate's environment. A group protects environments by their tier: the
 // canary's is not production, whatever its name begins with.
 func TestOnlyTheGateNamesProduction(t *testing.T) {
-	for _, path := range append(slices.Clone(shipped), guard) {
-		_, jobs := jobsIn(t, path)
+	for path, text := range shipped(t) {
+		_, jobs := jobsIn(t, text)
 		for job, values := range jobs {
 			environment, _ := values["environment"].(map[string]any)
 			named, _ := environment["name"].(string)
@@ -95,8 +118,8 @@ func TestOnlyTheGateNamesProduction(t *testing.T) {
 
 // TestPipelinesOnlyOfProtectedMain: before anything makes a pipeline, every other ref is left out.
 func TestPipelinesOnlyOfProtectedMain(t *testing.T) {
-	for _, path := range append(slices.Clone(shipped), guard) {
-		workflow, _ := jobsIn(t, path)
+	for path, text := range shipped(t) {
+		workflow, _ := jobsIn(t, text)
 		rules, _ := workflow["rules"].([]any)
 		bounded := false
 		for _, item := range rules {
@@ -117,8 +140,8 @@ func TestPipelinesOnlyOfProtectedMain(t *testing.T) {
 // TestReportsSurviveTheTimeout: when a job's timeout passes, GitLab's runner runs neither after_script nor the upload of
 // artifacts. The script's own is below it, and leaves time for both.
 func TestReportsSurviveTheTimeout(t *testing.T) {
-	for _, path := range append(slices.Clone(shipped), guard) {
-		_, jobs := jobsIn(t, path)
+	for path, text := range shipped(t) {
+		_, jobs := jobsIn(t, text)
 		for job, values := range jobs {
 			variables, _ := values["variables"].(map[string]any)
 			duration := func(value any) time.Duration {
@@ -158,7 +181,7 @@ func TestPinned(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
 	}
-	files = append(append(files, shipped...), guard, action, "../../.github/actions/handoff/action.yml", "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
+	files = append(files, component, environment, guard, action, "../../.github/actions/handoff/action.yml", "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -173,11 +196,12 @@ func TestPinned(t *testing.T) {
 				t.Errorf("%s:%d: %s", path, i+1, line)
 			}
 			found := imageLine.FindStringSubmatch(line)
-			if found == nil || strings.Contains(path, ".github") || strings.HasPrefix(found[2], "production/") {
+			if found == nil || strings.Contains(path, ".github") || strings.Contains(found[2], "inputs.environment") {
 				continue
 			}
 			image := found[2]
 			switch _, err := name.ParseReference(image); {
+			case image == `"$[[`: // the pattern of crossbill_image has the digest
 			case strings.HasSuffix(image, placeholder):
 				if unset++; err == nil {
 					t.Errorf("%s:%d: %s can be pulled", path, i+1, image)
@@ -194,13 +218,9 @@ func TestPinned(t *testing.T) {
 
 // run prepares a job's script as a runner gives it to the shell, in a folder with stand-ins for the programs that it
 // calls.
-func run(t *testing.T, path, job string, programs map[string]string) (cmd *exec.Cmd, dir string) {
+func run(t *testing.T, text, job string, programs map[string]string) (cmd *exec.Cmd, dir string) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := pipelinefile.Parse(text)
+	file, err := pipelinefile.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +230,7 @@ func run(t *testing.T, path, job string, programs map[string]string) (cmd *exec.
 			t.Fatal(err)
 		}
 	}
-	_, jobs := jobsIn(t, path)
+	_, jobs := jobsIn(t, text)
 	lines := file.Job(job).Script
 	if after, _ := jobs[job]["after_script"].([]any); len(after) > 0 { // which is a shell of its own
 		lines = lines[:len(lines)-len(after)]
@@ -224,7 +244,7 @@ func run(t *testing.T, path, job string, programs map[string]string) (cmd *exec.
 
 // TestTheDownloadIsChecked: another archive than the one whose checksum is in the file is not unpacked, and nothing runs.
 func TestTheDownloadIsChecked(t *testing.T) {
-	cmd, dir := run(t, shipped[0], "cleanup", map[string]string{
+	cmd, dir := run(t, pipelinefile.Flat(t, "dagger"), "cleanup", map[string]string{
 		"wget":   `while [ "$1" != -qO ]; do shift; done; echo "another program" >"$2"`,
 		"tar":    "touch unpacked",
 		"dagger": "touch called",
@@ -277,13 +297,10 @@ func TestTheActionsDownloadIsChecked(t *testing.T) {
 	if _, path := os.Stat(filepath.Join(dir, "path")); err == nil || unpacked == nil || path == nil || !strings.Contains(string(out), "FAILED") {
 		t.Errorf("%v, unpacked: %t\n%s", err, unpacked == nil, out)
 	}
-	both, err := os.ReadFile(shipped[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := content(t, component)
 	for _, value := range step.Env { // the same command on both sides
-		if !strings.Contains(string(both), value) {
-			t.Errorf("%s does not have %s", shipped[0], value)
+		if !strings.Contains(other, value) {
+			t.Errorf("%s does not have %s", component, value)
 		}
 	}
 }
@@ -295,9 +312,12 @@ func TestACanceledJobEndsInOrder(t *testing.T) {
 trap 'sleep 0.3; touch ended; exit 1' TERM
 touch started
 while :; do sleep 0.05; done`
-	for _, path := range shipped {
+	for path, text := range shipped(t) {
+		if path == "guard" {
+			continue
+		}
 		for _, job := range []string{"deploy_canary", "watch_canary", gate} {
-			cmd, dir := run(t, path, job, map[string]string{"crossbill": command, "dagger": command, "wget": "", "sha256sum": "", "tar": ""})
+			cmd, dir := run(t, text, job, map[string]string{"crossbill": command, "dagger": command, "wget": "", "sha256sum": "", "tar": ""})
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -346,13 +366,9 @@ func TestPnpmHasItsHash(t *testing.T) {
 
 // TestSamplesOnPages: what a page shows of a pipeline file, put into the shipped one, has no finding.
 func TestSamplesOnPages(t *testing.T) {
-	text, err := os.ReadFile(shipped[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	header, body, _ := strings.Cut(string(text), "\n---\n")
+	header, body, _ := strings.Cut(pipelinefile.Flat(t, "none"), "\n---\n")
 	found := 0
-	err = filepath.WalkDir("../../docs", func(path string, _ os.DirEntry, err error) error {
+	err := filepath.WalkDir("../../docs", func(path string, _ os.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".md" {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 // edited is the repository's file with texts replaced: pairs of old and new. An empty old one appends.
 func edited(t *testing.T, edits ...string) string {
 	t.Helper()
-	text := read(t, ".gitlab-ci.yml")
+	text := Flat(t, "dagger")
 	for i := 0; i+1 < len(edits); i += 2 {
 		if edits[i] == "" {
 			text += "\n" + edits[i+1]
@@ -183,9 +183,9 @@ func TestUnsafe(t *testing.T) {
 		"a return by everybody":                  {[]string{"", returnJob("manual", "-canary", "  needs: []\n")}, RuleEnvironment, "return_to_previous", "no approvers"},
 		"a return that blocks":                   {[]string{"", strings.Replace(returnJob("manual", "", "  needs: []\n"), "allow_failure: true", "allow_failure: false", 1)}, RuleNotBlocking, "return_to_previous", "waits for it forever"},
 		"a return that starts a promotion":       {[]string{"", returnJob("manual", "", "  needs: []\n  after_script: [kubectl apply -f x]\n")}, RuleNothingAfter, "return_to_previous", ""},
-		"a bundle of any registry":               {[]string{"    release_id:\n", "    any: {default: '', regex: '^([a-z0-9./-]+@sha256:[0-9a-f]{64})?$'}\n    release_id:\n", "    - BUNDLE='$[[ inputs.bundle ]]'\n", "    - BUNDLE='$[[ inputs.any ]]'\n"}, RuleByDigest, "deploy_canary", "any registry"},
+		"a bundle of any registry":               {[]string{"    release_id:\n", "    any: {default: '', regex: '^([a-z0-9./-]+@sha256:[0-9a-f]{64})?$'}\n    release_id:\n", "      BUNDLE='$[[ inputs.bundle ]]'\n", "      BUNDLE='$[[ inputs.any ]]'\n"}, RuleByDigest, "deploy_canary", "any registry"},
 		"a bundle by tag":                        {[]string{"      regex: ^(registry\\.example\\.com/our-org/qwik-node-app@sha256:[0-9a-f]{64})?$\n    release_id", "      regex: ^(registry\\.example\\.com/our-org/qwik-node-app:[0-9a-f]+)?$\n    release_id"}, RuleByDigest, "deploy_canary", "without a digest"},
-		"a bundle from a variable":               {[]string{"    - BUNDLE='$[[ inputs.bundle ]]'\n", ""}, RuleOverridable, "deploy_canary", "$BUNDLE"},
+		"a bundle from a variable":               {[]string{"      BUNDLE='$[[ inputs.bundle ]]'\n", ""}, RuleOverridable, "deploy_canary", "$BUNDLE"},
 		"the environment from a variable":        {[]string{"    name: production/$[[ inputs.app ]]\n", "    name: production/$TARGET\n"}, RuleOverridable, "promote_to_production", "$TARGET"},
 		"the image from an open input":           {[]string{inputsEnd, "    runner: {regex: '^[a-z0-9./:@-]+$'}\n" + inputsEnd, "  image: docker:29", "  image: $[[ inputs.runner ]] #"}, RuleOverridable, "deploy_canary", "the job's secrets"},
 		"the image from a variable":              {[]string{"  image: docker:29", "  image: $TOOLS_IMAGE #"}, RuleOverridable, "deploy_canary", "$TOOLS_IMAGE"},

@@ -58,6 +58,17 @@ func (v *yamlValue) set(key string, line int, field *yamlValue) {
 	v.fields[key], v.lines[key] = field, line
 }
 
+// without is a map without one of its fields.
+func (v *yamlValue) without(key string) *yamlValue {
+	found := &yamlValue{kind: mapValue, line: v.line}
+	for _, other := range v.keysOf() {
+		if other != key {
+			found.set(other, v.lines[other], v.fields[other])
+		}
+	}
+	return found
+}
+
 // is says whether there is a value, and of which kind.
 func (v *yamlValue) is(kind kindOfValue) bool { return v != nil && v.kind == kind }
 
@@ -154,6 +165,14 @@ func decodeDocuments(data []byte) ([]*yaml.Node, error) {
 	}
 }
 
+// shift adds to the lines of a document.
+func shift(node *yaml.Node, lines int) {
+	node.Line += lines
+	for _, inner := range node.Content {
+		shift(inner, lines)
+	}
+}
+
 const (
 	deepest = 50      // bounds extends, !reference and nesting, against files that refer to themselves
 	largest = 200_000 // bounds the number of values, against anchors that multiply
@@ -174,6 +193,7 @@ type problem struct {
 	job     string
 	keyword string
 	text    string
+	fix     string
 }
 
 func (d *decoder) problem(line int, keyword, format string, args ...any) {
@@ -182,10 +202,10 @@ func (d *decoder) problem(line int, keyword, format string, args ...any) {
 
 func (d *decoder) decode(node *yaml.Node, depth int) (*yamlValue, error) {
 	if depth > deepest {
-		return nil, fmt.Errorf("line %d: nested too deeply", node.Line)
+		return nil, fmt.Errorf("line %d: nested too deeply", node.Line%linesOfAPart)
 	}
 	if d.size++; d.size > largest {
-		return nil, fmt.Errorf("line %d: too large", node.Line)
+		return nil, fmt.Errorf("line %d: too large", node.Line%linesOfAPart)
 	}
 	switch node.Kind {
 	case yaml.AliasNode:
@@ -280,7 +300,7 @@ func (d *decoder) key(node *yaml.Node) string {
 	}
 	if node.Kind != yaml.ScalarNode {
 		d.problem(node.Line, "key", "a key that is not a text is not understood")
-		return fmt.Sprintf("key of line %d", node.Line)
+		return fmt.Sprintf("key of line %d", node.Line%linesOfAPart)
 	}
 	if decoded := d.scalar(node); decoded.kind != textValue {
 		d.problem(node.Line, node.Value, "the key %s is not a text in YAML 1.1", node.Value)

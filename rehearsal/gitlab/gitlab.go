@@ -27,14 +27,14 @@ import (
 
 // Options say what the GitLab deploys with. All are needed.
 type Options struct {
-	Dir       string // for the checkouts of its jobs; it is created
-	File      string // pipeline file
-	Config    []byte // crossbill.yaml of the project
-	Manifests string // folder of the app's manifests; "" where releases are bundles, which have them
-	Images    string // regular expression of the images that it accepts, instead of the file's
-	Runner    string // folder with gitlab-ci-local
-	Crossbill string // folder with crossbill, which the jobs' image has
-	Kube      string // kubeconfig of its agent
+	Dir        string // for the checkouts of its jobs; it is created
+	Repository string // whose pipeline file the project has, with the component that it includes
+	Config     []byte // crossbill.yaml of the project
+	Manifests  string // folder of the app's manifests; "" where releases are bundles, which have them
+	Images     string // regular expression of the images that it accepts
+	Runner     string // folder with gitlab-ci-local
+	Crossbill  string // folder with crossbill, which the jobs' image has
+	Kube       string // kubeconfig of its agent
 
 	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
 	// no policy.
@@ -53,23 +53,24 @@ type GitLab struct {
 
 	options Options
 	file    *pipelinefile.File
-	text    []byte // of the pipeline file, with the images that are taken
+	text    []byte // of the pipeline file, as the project has it
 	server  *gitlabtest.Server
 	http    *http.Server
 }
 
 // Start starts to listen on this machine. The caller must close it.
 func Start(o Options) (*GitLab, error) {
-	text, err := os.ReadFile(o.File)
+	path := filepath.Join(o.Repository, ".gitlab-ci.yml")
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if text, err = withImages(text, o.Images); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.File, err)
+	if text, err = projects(text, o.Images); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	file, err := pipelinefile.Parse(text)
+	file, err := pipelinefile.ParseIncluding(text, pipelinefile.InRepository(o.Repository))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", o.File, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -95,8 +96,9 @@ func Start(o Options) (*GitLab, error) {
 // Close stops it.
 func (g *GitLab) Close() error { return g.http.Close() }
 
-// withImages sets the images that this GitLab accepts in a pipeline file, as an infrastructure team does once.
-func withImages(text []byte, images string) ([]byte, error) {
+// projects is the pipeline file of a project: this repository's, with the images that the project accepts, as an
+// infrastructure team writes it once. There is no engine here: its jobs have the image of the command.
+func projects(text []byte, images string) ([]byte, error) {
 	header, body, ok := strings.Cut(string(text), "\n---\n")
 	if !ok {
 		return nil, errors.New("it has no header with inputs")
@@ -117,7 +119,15 @@ func withImages(text []byte, images string) ([]byte, error) {
 		input["regex"] = images
 	}
 	changed, err := yaml.Marshal(spec)
-	return []byte(string(changed) + "---\n" + body), err
+	if err != nil {
+		return nil, err
+	}
+	const engine = "engine: dagger\n"
+	if !strings.Contains(body, engine) {
+		return nil, errors.New("it does not name the component's engine")
+	}
+	body = strings.Replace(body, engine, "engine: none\n      crossbill_image: registry.example.com/our-org/crossbill@sha256:"+strings.Repeat("0", 64)+"\n", 1)
+	return []byte(string(changed) + "---\n" + body), nil
 }
 
 // Configure replaces values of a crossbill.yaml, by their keys: the sample app's file describes another cluster.
@@ -192,6 +202,9 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 		if err := os.CopyFS(filepath.Join(p.dir, "k8s"), os.DirFS(p.gitlab.options.Manifests)); err != nil {
 			return err
 		}
+	}
+	if err := os.CopyFS(filepath.Join(p.dir, "templates"), os.DirFS(filepath.Join(p.gitlab.options.Repository, "templates"))); err != nil {
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(p.dir, "crossbill.yaml"), p.gitlab.options.Config, 0o644); err != nil {
 		return err
@@ -273,50 +286,15 @@ func (p *Pipeline) environment(job string) string {
 }
 
 // tokens are the ID tokens that a job asks for, by the name of their variable.
-func (p *Pipeline) tokens(job string) (map[string]string, error) {
-	asked, err := idTokens(p.gitlab.text, job)
-	if err != nil {
-		return nil, err
-	}
+func (p *Pipeline) tokens(job string) map[string]string {
 	made := map[string]string{}
-	for variable, audience := range asked {
+	for variable, audience := range p.gitlab.file.Job(job).IDTokens() {
 		made[variable] = p.gitlab.server.IDToken(gitlabtest.TokenJob{
 			Pipeline: p.ID, Job: job, User: p.pressed[job], Audience: audience, Timeout: 30 * time.Minute,
 			Environment: p.environment(job), Action: p.gitlab.file.Job(job).Environment.Action,
 		})
 	}
-	return made, nil
-}
-
-// idTokens are the audiences of a job's id_tokens, by variable: its own, or else those of what it extends, or else the default.
-func idTokens(text []byte, job string) (map[string]string, error) {
-	_, body, _ := strings.Cut(string(text), "\n---\n")
-	var file map[string]any
-	if err := yaml.Unmarshal([]byte(body), &file); err != nil {
-		return nil, err
-	}
-	section := func(name string) map[string]any {
-		found, _ := file[name].(map[string]any)
-		return found
-	}
-	asked := map[string]string{}
-	add := func(tokens any) bool {
-		all, ok := tokens.(map[string]any)
-		for variable, token := range all {
-			fields, _ := token.(map[string]any)
-			asked[variable], _ = fields["aud"].(string)
-		}
-		return ok
-	}
-	for name := job; name != ""; {
-		found := section(name)
-		if add(found["id_tokens"]) {
-			return asked, nil
-		}
-		name, _ = found["extends"].(string)
-	}
-	add(section("default")["id_tokens"])
-	return asked, nil
+	return made
 }
 
 // JobError is the error of a job whose script failed.
@@ -337,10 +315,6 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 		p.show()
 		return &JobError{job, fmt.Errorf("protected_environment_failure: %s may not deploy to %s", p.user(job), environment)}
 	}
-	tokens, err := p.tokens(job)
-	if err != nil {
-		return err
-	}
 	// It is already decided that the job runs now; gitlab-ci-local only runs it.
 	wrapper, err := yaml.Marshal(map[string]any{
 		"include": []any{map[string]any{"local": "/release.gitlab-ci.yml", "inputs": p.inputs}},
@@ -356,7 +330,7 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.gitlab.options.Runner, "gitlab-ci-local"), "--force-shell-executor", "--no-color",
 		"--json-schema-validation="+strconv.FormatBool(!p.checked), "--home", filepath.Join(p.gitlab.options.Dir, "home"), "--ignore-predefined-vars", "CI_PIPELINE_SOURCE,CI_PIPELINE_URL",
 		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
-	for variable, token := range tokens {
+	for variable, token := range p.tokens(job) {
 		cmd.Args = append(cmd.Args, "--variable", variable+"="+token)
 	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log

@@ -2,7 +2,6 @@ package gitlab
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/our-org/crossbill/internal/config"
@@ -38,16 +37,16 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-func TestWithImages(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("../..", ".gitlab", "no-engine.gitlab-ci.yml"))
+func TestTheProjectsFile(t *testing.T) {
+	text, err := os.ReadFile("../../.gitlab-ci.yml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	const images = "^(127\\.0\\.0\\.1:5000/our-org/[a-z]+@sha256:[0-9a-f]{64})?$"
-	if text, err = withImages(text, images); err != nil {
+	if text, err = projects(text, images); err != nil {
 		t.Fatal(err)
 	}
-	file, err := pipelinefile.Parse(text)
+	file, err := pipelinefile.ParseIncluding(text, pipelinefile.InRepository("../.."))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/our-org/crossbill/internal/approval"
@@ -20,7 +19,7 @@ func started(t *testing.T) *Pipeline {
 		t.Fatal(err)
 	}
 	g, err := Start(Options{
-		Dir: t.TempDir(), File: filepath.Join("../..", ".gitlab", "no-engine.gitlab-ci.yml"), Config: sample, Manifests: "../../k8s", Images: "^.*$",
+		Dir: t.TempDir(), Repository: "../..", Config: sample, Manifests: "../../k8s", Images: "^.*$",
 		Environment: "production/qwik-node-app",
 	})
 	if err != nil {
@@ -50,10 +49,7 @@ func TestTokens(t *testing.T) {
 		promote:         {Approver, "production/qwik-node-app"},
 		"queue":         {}, "verify_canary": {}, "watch_canary": {}, "cleanup": {}, "rollback": {}, "rollback_after_verify": {},
 	} {
-		tokens, err := p.tokens(job)
-		if err != nil {
-			t.Fatal(err)
-		}
+		tokens := p.tokens(job)
 		if want.user == "" {
 			if len(tokens) > 0 {
 				t.Errorf("%s gets %v", job, maps.Keys(tokens))

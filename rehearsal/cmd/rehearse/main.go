@@ -351,8 +351,8 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 		return nil, err
 	}
 	return gitlab.Start(gitlab.Options{
-		Dir:  filepath.Join(o.work, "gitlab"),
-		File: filepath.Join(o.repository, ".gitlab", "no-engine.gitlab-ci.yml"), Config: config,
+		Dir:        filepath.Join(o.work, "gitlab"),
+		Repository: o.repository, Config: config,
 		Images:      "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
 		Environment: "production/qwik-node-app",
 		Runner:      o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
