@@ -19,6 +19,7 @@ import (
 type statusOptions struct {
 	readerOptions
 	all, allNamespaces, watch bool
+	serve                     serveOptions
 }
 
 // watchPause is the time between two looks of --watch.
@@ -31,7 +32,11 @@ func newStatusCommand() *cobra.Command {
 		Short: "Show where the app's release is, or those of all apps",
 		Long: `Show where the app's release is: its stage and what comes next, who holds the
 lock, the traffic, both tracks, and what somebody else has changed. With --all
-or --all-namespaces, a line for each app that Crossbill has released.`,
+or --all-namespaces, a line for each app that Crossbill has released.
+
+--serve shows all of this as a page that changes by itself: the apps of the
+namespace, or with --all-namespaces of the cluster, and each app. It needs no
+manifests, reads with the rights of the kubeconfig, and changes nothing.`,
 		Example: `  # This app
   crossbill status
 
@@ -41,16 +46,30 @@ or --all-namespaces, a line for each app that Crossbill has released.`,
   # All apps of the cluster, with digests and pipelines
   crossbill status --all-namespaces -o wide
 
+  # All apps of the namespace as a live page, until Ctrl-C
+  crossbill status --serve
+
+  # Those of the cluster, at another port
+  crossbill status --serve=127.0.0.1:9000 --all-namespaces
+
   # The stage, for a script
   crossbill status -o json | jq -r '.release.stage // "none"'`,
-		Args: cobra.NoArgs,
+		Args: o.serve.args,
 		RunE: runs(o),
 	}
 	cmd.Flags().BoolVar(&o.all, "all", false, "all apps of the namespace; needs no manifests")
 	cmd.Flags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "all apps of the cluster; needs no manifests")
 	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, fmt.Sprintf("look again every %s until it is interrupted; on a terminal in place", watchPause))
+	o.serve.add(cmd)
 	o.add(cmd)
 	return cmd
+}
+
+func (o *statusOptions) complete(cmd *cobra.Command, args []string) error {
+	if len(args) == 1 {
+		o.serve.address = args[0]
+	}
+	return o.readerOptions.complete(cmd, args)
 }
 
 func (o *statusOptions) validate() error {
@@ -60,13 +79,19 @@ func (o *statusOptions) validate() error {
 	if o.watch && o.output.structured() {
 		return &usererr.Error{Field: "--watch", Problem: "it is for people, --output " + o.output.format + " is for programs", Fix: "give one of them"}
 	}
-	if o.all || o.allNamespaces {
+	if err := o.serve.validate(o); err != nil {
+		return err
+	}
+	if o.all || o.allNamespaces || o.serve.address != "" {
 		return o.cluster.loadKubeconfig()
 	}
 	return o.cluster.validate()
 }
 
 func (o *statusOptions) run(ctx context.Context) error {
+	if o.serve.address != "" {
+		return o.servePage(ctx)
+	}
 	look, err := o.look(ctx)
 	if err != nil {
 		return err
@@ -93,7 +118,7 @@ func (o *statusOptions) look(ctx context.Context) (func(context.Context, io.Writ
 	}
 	apps := func() ([]rollout.AppStatus, error) { return rollout.StatusOfAll(ctx, kube, namespace) }
 	if o.watch {
-		if apps, err = rollout.WatchAll(ctx, kube, namespace); err != nil {
+		if apps, err = rollout.WatchAll(ctx, kube, namespace, nil); err != nil {
 			return nil, err
 		}
 	}

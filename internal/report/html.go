@@ -16,10 +16,15 @@ import (
 //go:embed page.html
 var page string
 
+// Style is the style sheet of the report and of the live page.
+//
+//go:embed style.css
+var Style string
+
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
-	"next": nextStep, "duration": FormatDuration,
+	"next": nextStep, "duration": FormatDuration, "style": func() template.CSS { return template.CSS(Style) },
 	"percent": func(share float64) string { return fmt.Sprintf("%.3g%%", 100*share) },
-	"words":   func(word any) string { return strings.ReplaceAll(fmt.Sprint(word), "_", " ") },
+	"words":   words,
 	"class": func(word any) string { // a style, by the word of an outcome, stage or verdict
 		if fmt.Sprint(word) == string(release.StageCanary) {
 			return "canary-stage"
@@ -41,3 +46,6 @@ func WriteHTML(out io.Writer, s *rollout.Status, entries []Entry, missing []stri
 	}
 	return nil
 }
+
+// words is the word of an outcome, a stage or a verdict, for people.
+func words(word any) string { return strings.ReplaceAll(fmt.Sprint(word), "_", " ") }

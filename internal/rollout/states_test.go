@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -785,7 +786,8 @@ func TestWatchAll(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(w.Context())
 		defer stop()
-		look, err := rollout.WatchAll(ctx, j.Kube, "")
+		var changes atomic.Int64
+		look, err := rollout.WatchAll(ctx, j.Kube, "", func() { changes.Add(1) })
 		w.must(look, err)
 		atFirst := lists
 		for range 5 {
@@ -799,10 +801,14 @@ func TestWatchAll(t *testing.T) {
 		if lists != atFirst || lists > 6 {
 			t.Errorf("%d requests at first, %d after five looks", atFirst, lists)
 		}
+		before := changes.Load()
 		if _, err := w.job("other").Rollback(w.Context(), "test"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
+		if changes.Load() == before {
+			t.Error("no change was noted")
+		}
 		if all, err := look(); err != nil || len(all) != 1 || all[0].Release != nil || all[0].Last == nil || all[0].Last.Outcome != release.OutcomeRolledBack {
 			t.Errorf("%+v, %v", all, err)
 		}

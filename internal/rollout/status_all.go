@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -40,34 +42,50 @@ type appKey struct{ namespace, name string }
 // StatusOfAll reads where all apps of a namespace are, of every namespace for "". It takes three requests,
 // however many there are, needs no manifests, and writes nothing.
 func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace string) ([]AppStatus, error) {
+	ledgers, deployments, leases, err := listAll(ctx, kube, namespace)
+	if err != nil {
+		return nil, err
+	}
+	return statuses(pointers(ledgers.Items), pointers(deployments.Items), pointers(leases.Items), readState), nil
+}
+
+// listAll reads what the status of all apps is made of.
+func listAll(ctx context.Context, kube kubernetes.Interface, namespace string) (*corev1.ConfigMapList, *appsv1.DeploymentList, *coordinationv1.LeaseList, error) {
 	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofLedgers})
 	if err != nil {
-		return nil, fmt.Errorf("ledgers (ConfigMaps): %w", err)
+		return nil, nil, nil, fmt.Errorf("ledgers (ConfigMaps): %w", err)
 	}
 	deployments, err := kube.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("Deployments: %w", err)
+		return nil, nil, nil, fmt.Errorf("Deployments: %w", err)
 	}
 	leases, err := kube.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("locks (Leases): %w", err)
+		return nil, nil, nil, fmt.Errorf("locks (Leases): %w", err)
 	}
-	return statuses(pointers(ledgers.Items), pointers(deployments.Items), pointers(leases.Items)), nil
+	return ledgers, deployments, leases, nil
 }
 
 // ofLedgers selects the ledgers.
 const ofLedgers = ledgerLabel + "=" + fieldManager
 
-// WatchAll gives what StatusOfAll reads, again and again, out of watches: a look asks the API server for nothing. The
-// watches end with ctx. Errors are those of StatusOfAll.
-func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string) (look func() ([]AppStatus, error), err error) {
-	if _, err := StatusOfAll(ctx, kube, namespace); err != nil { // a watch only waits for what it may not list
+// WatchAll gives what StatusOfAll reads, again and again, out of watches: a look asks the API server for nothing. changed,
+// which may be nil, is called when a look may see something new. The watches end with ctx. Errors are those of StatusOfAll.
+func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string, changed func()) (look func() ([]AppStatus, error), err error) {
+	if _, _, _, err := listAll(ctx, kube, namespace); err != nil { // a watch only waits for what it may not list
 		return nil, err
 	}
 	labeled := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithNamespace(namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = ofLedgers }))
 	plain := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithNamespace(namespace))
 	ledgers, deployments, leases := labeled.Core().V1().ConfigMaps().Lister(), plain.Apps().V1().Deployments().Lister(), plain.Coordination().V1().Leases().Lister()
+	if changed != nil {
+		for _, informer := range []cache.SharedIndexInformer{labeled.Core().V1().ConfigMaps().Informer(), plain.Apps().V1().Deployments().Informer(), plain.Coordination().V1().Leases().Informer()} {
+			if _, err := informer.AddEventHandler(onChange(changed)); err != nil {
+				return nil, err
+			}
+		}
+	}
 	for _, factory := range []informers.SharedInformerFactory{labeled, plain} {
 		factory.StartWithContext(ctx)
 		for kind, synced := range factory.WaitForCacheSync(ctx.Done()) {
@@ -76,6 +94,7 @@ func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string) 
 			}
 		}
 	}
+	read := readNew()
 	return func() ([]AppStatus, error) {
 		states, err1 := ledgers.List(labels.Everything())
 		sets, err2 := deployments.List(labels.Everything())
@@ -84,8 +103,35 @@ func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string) 
 			return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 		}
 		slices.SortFunc(states, byName)
-		return statuses(states, sets, locks), errors.Join(err1, err2, err3)
+		return statuses(states, sets, locks, read), errors.Join(err1, err2, err3)
 	}, nil
+}
+
+// Reach asks the API server for as little as shows that it answers, and that it still lets the ledgers of a namespace be read.
+func Reach(ctx context.Context, kube kubernetes.Interface, namespace string) error {
+	_, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofLedgers, Limit: 1})
+	return err
+}
+
+// onChange calls changed for each change of an object that an app's status is made of: a cluster has many more Deployments
+// and Leases.
+func onChange(changed func()) cache.ResourceEventHandler {
+	return cache.FilteringResourceEventHandler{
+		FilterFunc: func(object any) bool {
+			switch o := object.(type) {
+			case *appsv1.Deployment:
+				return o.Spec.Template.Labels[manifest.TrackLabel] != ""
+			case *coordinationv1.Lease:
+				return strings.HasPrefix(o.Name, statePrefix)
+			}
+			return true
+		},
+		Handler: cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { changed() },
+			UpdateFunc: func(any, any) { changed() },
+			DeleteFunc: func(any) { changed() },
+		},
+	}
 }
 
 func pointers[T any](items []T) []*T {
@@ -97,7 +143,7 @@ func pointers[T any](items []T) []*T {
 }
 
 // statuses puts together where each app is.
-func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, leases []*coordinationv1.Lease) []AppStatus {
+func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, leases []*coordinationv1.Lease, read func(*corev1.ConfigMap) AppStatus) []AppStatus {
 	tracks, byLabel := map[appKey]map[release.Track]*TrackStatus{}, map[appKey]map[release.Track]*TrackStatus{} // the latter for ledgers of long ago
 	for _, d := range deployments {
 		own := d.Spec.Template.Labels // nothing guarantees the Deployment's
@@ -121,16 +167,13 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 	}
 	all := []AppStatus{}
 	for _, state := range ledgers {
-		text, ok := state.Data[ledgerKey]
-		if !ok {
+		if _, ok := state.Data[ledgerKey]; !ok {
 			continue
 		}
-		app := state.Labels["app"]
-		s := AppStatus{Namespace: state.Namespace, App: app, Tracks: tracks[appKey{state.Namespace, app}]}
-		if s.Tracks == nil {
-			s.Tracks = byLabel[appKey{state.Namespace, app}]
+		s := read(state)
+		if s.Tracks = tracks[appKey{s.Namespace, s.App}]; s.Tracks == nil {
+			s.Tracks = byLabel[appKey{s.Namespace, s.App}]
 		}
-		s.read(text, state.Data[lineKey])
 		if lease := locks[appKey{state.Namespace, state.Name}]; lease != nil {
 			s.Lock = holderOf(lease)
 			s.Expired = s.Lock != "" && (&Cluster{}).expired(lease)
@@ -140,18 +183,40 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 	return all
 }
 
-// read takes what an app's ledger says, and the line beside it.
-func (s *AppStatus) read(text, line string) {
-	ledger, err := release.ParseLedger(s.App, text)
+// readState is what an app's ledger says, and the line beside it.
+func readState(state *corev1.ConfigMap) AppStatus {
+	s := AppStatus{Namespace: state.Namespace, App: state.Labels["app"]}
+	ledger, err := release.ParseLedger(s.App, state.Data[ledgerKey])
 	if err != nil {
 		s.Problem = err.Error()
-		return
+		return s
 	}
-	ledger.ReadLine(line)
+	ledger.ReadLine(state.Data[lineKey])
 	s.Hold, s.Queue, s.Release = ledger.Hold, ledger.Queue, ledger.Release.WithoutEvidence()
 	if len(ledger.History) > 0 {
 		last := ledger.History[0]
 		last.Release = *last.WithoutEvidence()
 		s.Last = &last
+	}
+	return s
+}
+
+// readNew is readState for looks at a cache, whose objects do not change: it reads only those that it has not seen. 200
+// ledgers that are full take over a second.
+func readNew() func(*corev1.ConfigMap) AppStatus {
+	type ledger struct {
+		state *corev1.ConfigMap
+		says  AppStatus
+	}
+	var mu sync.Mutex
+	seen := map[appKey]ledger{}
+	return func(state *corev1.ConfigMap) AppStatus {
+		mu.Lock()
+		defer mu.Unlock()
+		key := appKey{state.Namespace, state.Name}
+		if seen[key].state != state {
+			seen[key] = ledger{state, readState(state)}
+		}
+		return seen[key].says
 	}
 }
