@@ -110,7 +110,11 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 	if err != nil {
 		return err
 	}
-	edited, _ := overlay(raw, was, is).(map[string]any)
+	text := is
+	if e.object.kind == "VirtualService" {
+		text, _ = withZeroWeights(is, raw).(map[string]any)
+	}
+	edited, _ := overlay(raw, was, text).(map[string]any)
 	if err := environment.SetObject(tree, e.Git.Folder, e.object.kind, e.object.name, edited); err != nil {
 		return err
 	}
@@ -488,6 +492,30 @@ func written(v any) string {
 		return "another one"
 	}
 	return string(text)
+}
+
+// withZeroWeights is a route with the weights that its manifest has and that are 0 now, which its type leaves out: their lines stay.
+func withZeroWeights(v, raw any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		said, _ := raw.(map[string]any)
+		kept := maps.Clone(v)
+		for key, value := range v {
+			kept[key] = withZeroWeights(value, said[key])
+		}
+		if _, weighed := said["weight"]; weighed && v["weight"] == nil {
+			kept["weight"] = int64(0)
+		}
+		return kept
+	case []any:
+		said, _ := raw.([]any)
+		kept := slices.Clone(v)
+		for i, item := range v {
+			kept[i] = withZeroWeights(item, like(said, i, item))
+		}
+		return kept
+	}
+	return v
 }
 
 // overlay is a manifest with what makes one of its readings another one.

@@ -288,6 +288,7 @@ func (w *world) commitApp() {
 	for _, u := range w.flux.objects(image("1"), nil) {
 		u.SetLabels(without(u.GetLabels(), "kustomize.toolkit.fluxcd.io/"))
 		u.SetNamespace("")
+		writeZeroWeights(u)
 		text, err := yaml.Marshal(u.Object)
 		w.must(text, err)
 		files[path.Join(appFolder, strings.ToLower(u.GetKind()+"-"+u.GetName())+".yaml")] = append([]byte("# The app.\n"), text...)
@@ -301,6 +302,21 @@ func (w *world) commitApp() {
 	w.adopt()
 	w.git.inventory = map[string]*unstructured.Unstructured{}
 	w.git.reconcile(w.Context())
+}
+
+// writeZeroWeights writes out the weight 0 of a track, which a VirtualService's type leaves out, as people do.
+func writeZeroWeights(u *unstructured.Unstructured) {
+	if u.GetKind() != "VirtualService" {
+		return
+	}
+	for _, route := range u.Object["spec"].(map[string]any)["http"].([]any) {
+		to, _ := route.(map[string]any)["route"].([]any)
+		for _, destination := range to {
+			if destination := destination.(map[string]any); len(to) > 1 && destination["weight"] == nil {
+				destination["weight"] = int64(0)
+			}
+		}
+	}
 }
 
 func without(labels map[string]string, prefix string) map[string]string {
