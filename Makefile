@@ -121,16 +121,17 @@ soak: bin/rehearse bin/crossbill
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
 		-many.apps=1,10,100,200 -many.json=$(CURDIR)/out/many-apps.json
 
-# Releases beside Flux and Argo CD and by commits that Flux applies, each under 50,000 requests, and lets jobs die and others
-# commit in random schedules: out/gitops.json. About 30 minutes, and the compilation of both when they are not in the cache.
+# Releases beside Flux and Argo CD and by commits that Flux applies, each under 50,000 requests, lets every push of every
+# command fail in each way, and lets jobs die and others commit in random schedules: out/gitops.json. About an hour, and the
+# compilation of both when they are not in the cache.
 .PHONY: soak-gitops
 soak-gitops: bin/rehearse bin/crossbill
 	mkdir -p out
 	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes/matrix/.*(flux|git),.*' -every-write
 	go test ./internal/rollout -count=1 -timeout 30m -run TestSchedulesInGit -git.schedules=200 -git.json=$(CURDIR)/out/gitops.json
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -count=1 -timeout 60m -parallel 8 -v -run 'TestGitOps|TestArgoCD' -argocd \
-		-traffic.requests=50000 -gitops.json=$(CURDIR)/out/gitops.json
+	cd rehearsal && go test ./commands -count=1 -timeout 2h -parallel 8 -v -run 'TestGitOps|TestArgoCD' -argocd \
+		-crash.stride=1 -traffic.requests=50000 -gitops.json=$(CURDIR)/out/gitops.json
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench

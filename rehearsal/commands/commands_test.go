@@ -1,7 +1,9 @@
 package commands_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -28,16 +30,23 @@ func digest(ref string) string { return release.DigestOf(ref) }
 // healthy puts a healthy verdict on the release in flight; verify's own tests need traffic.
 func (a *app) healthy() {
 	a.Helper()
-	c := a.cluster("judge", nil)
-	status, err := c.Status(a.Context())
-	if err != nil || status.Release == nil {
-		a.Fatal("no release: ", err)
+	if err := judge(a.Context(), a.cluster("judge", nil)); err != nil {
+		a.Fatal(err)
+	}
+}
+
+func judge(ctx context.Context, c *rollout.Cluster) error {
+	status, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if status.Release == nil {
+		return errors.New("no release to judge")
 	}
 	v := status.Release.Subject()
 	v.Outcome, v.Reason, v.At = release.Healthy, "test", time.Now()
-	if _, err := c.Judge(a.Context(), v, false); err != nil {
-		a.Fatal(err)
-	}
+	_, err = c.Judge(ctx, v, false)
+	return err
 }
 
 // released is an app with a first release, of manifests that may be prepared.

@@ -1,10 +1,13 @@
 package commands_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,7 +25,7 @@ import (
 )
 
 var (
-	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command, by routers that take turns; 1 is all of them by every router")
+	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command, by routers that take turns; 1 is all of them by every router, and in TestGitOps every push")
 	crashOut    = flag.String("crash.json", "", "TestCrashMatrix: file for what it counts")
 )
 
@@ -30,9 +33,11 @@ var (
 type fault string
 
 const (
-	never  fault = "never arrives"        // the connection is refused
-	silent fault = "is done, answer lost" // the connection breaks behind it
-	dies   fault = "is done, the job is killed"
+	never   fault = "never arrives"        // the connection is refused
+	silent  fault = "is done, answer lost" // the connection breaks behind it
+	dies    fault = "is done, the job is killed"
+	forGood fault = "never arrives, nor does any later one"
+	late    fault = "arrives when the job was killed, and another one has ended"
 )
 
 var faults = []struct {
@@ -40,26 +45,46 @@ var faults = []struct {
 	fault
 }{{"never", never}, {"silent", silent}, {"dies", dies}}
 
-// faulty is the network of a job: one of its mutating requests meets a fault. The lock's renewals,
-// which leader election sends at times of its own, are not counted.
+// faulty is the network of a job: one of its mutating requests meets a fault.
 type faulty struct {
-	next  http.RoundTripper
-	at    int // which request, from 1
-	fault fault
-	kill  context.CancelFunc
+	counts func(*http.Request) bool // which are mutating
+	at     int                      // which request of them, from 1
+	fault  fault
+	kill   context.CancelFunc
 
 	mu     sync.Mutex
 	seen   int
 	what   string // the request that met it
 	killed bool
+	held   func() (*http.Response, error) // sends what arrives late
+}
+
+// writes are the mutating requests to the API server, but for the lock's renewals, which leader election sends at times of
+// its own.
+func writes(r *http.Request) bool {
+	lease := strings.Contains(r.URL.Path, "/leases/") // renewals; the first one is a POST to the list
+	return r.Method != http.MethodGet && !lease && !strings.Contains(r.URL.Path, "/selfsubject")
+}
+
+// config is a configuration of the cluster's with this network.
+func (f *faulty) config() *rest.Config {
+	config := rest.CopyConfig(running.RESTConfig)
+	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper { return &through{f, next} }
+	return config
+}
+
+// through is a network on the way to one server.
+type through struct {
+	*faulty
+	next http.RoundTripper
 }
 
 var errKilled = errors.New("the job was killed")
 
-func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
+// RoundTrip implements http.RoundTripper.
+func (f *through) RoundTrip(r *http.Request) (*http.Response, error) {
 	f.mu.Lock()
-	lease := strings.Contains(r.URL.Path, "/leases/") // renewals; the first one is a POST to the list
-	counts := r.Method != http.MethodGet && !lease && !strings.Contains(r.URL.Path, "/selfsubject")
+	counts := f.counts(r)
 	if counts {
 		f.seen++
 	}
@@ -67,15 +92,17 @@ func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
 	if hit {
 		f.what = r.Method + " " + r.URL.Path
 	}
-	killed := f.killed
+	killed, lost := f.killed, counts && f.fault == forGood && f.seen >= f.at
 	f.mu.Unlock()
 	switch {
 	case killed:
 		return nil, errKilled
+	case lost, hit && f.fault == never:
+		return nil, syscall.ECONNREFUSED
 	case !hit:
 		return f.next.RoundTrip(r)
-	case f.fault == never:
-		return nil, syscall.ECONNREFUSED
+	case f.fault == late:
+		return nil, f.hold(r)
 	}
 	response, err := f.next.RoundTrip(r)
 	if err != nil {
@@ -83,13 +110,32 @@ func (f *faulty) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response.Body.Close()
 	if f.fault == dies {
-		f.mu.Lock()
-		f.killed = true
-		f.mu.Unlock()
-		f.kill()
+		f.die()
 		return nil, errKilled
 	}
 	return nil, syscall.ECONNRESET
+}
+
+// hold keeps a request for later, and ends the job.
+func (f *through) hold(r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	f.held = func() (*http.Response, error) {
+		r := r.Clone(context.Background())
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return f.next.RoundTrip(r)
+	}
+	f.die()
+	return errKilled
+}
+
+func (f *faulty) die() {
+	f.mu.Lock()
+	f.killed = true
+	f.mu.Unlock()
+	f.kill()
 }
 
 // commandCase is a command, and what must be done before it on an app without a release in flight.
@@ -194,35 +240,64 @@ func init() {
 		}})
 }
 
-// crashCount is what TestCrashMatrix comes to by a router.
+// crashCount is what cases of crashes come to by a router.
 type crashCount struct {
+	counts func(*http.Request) bool // what meets the faults
+
 	mu         sync.Mutex
 	Router     string `json:"router"`
 	Cases      int    `json:"cases"`
 	Violations int    `json:"violations"` // of an invariant, at any change of any object
 	Unfinished int    `json:"unfinished"` // the way out did not lead to rest
 
-	found []string // what either was
+	different int      // at rest, Git and cluster are
+	found     []string // what any of these was
+}
+
+// report makes errors of what was found, beside each other, not where each was found among the logs of others.
+func (count *crashCount) report(t *testing.T, atLeast int) {
+	t.Helper()
+	for _, found := range count.found {
+		t.Errorf("%s: %s", count.Router, found)
+	}
+	t.Logf("%s: %d cases, %d with a violation, %d unfinished, %d different in Git", count.Router, count.Cases, count.Violations, count.Unfinished, count.different)
+	if count.Cases < atLeast {
+		t.Errorf("%s: only %d cases", count.Router, count.Cases)
+	}
+}
+
+// crashGroup are cases of a command that differ in the request that meets the fault: every so many-th from the first one, up to a
+// last one or until the command makes fewer.
+type crashGroup struct {
+	command             commandCase
+	fault               fault
+	rollBack            bool // else the command is run again
+	first, stride, last int
+}
+
+// ways are those out of a crash of a command.
+func (v commandCase) ways() []string {
+	if v.rollsBack() {
+		return []string{"resume"} // the other one is the same
+	}
+	return []string{"resume", "rollback"}
 }
 
 // TestCrashMatrix lets every mutating request of every command, by every router, fail in each way, then runs the command
 // again, or rolls back. All the while an observer checks the invariants; in the end the app is at rest, on the
-// new image or the old one as the way out says.
+// new image or the old one as the way out says. TestGitOps has the same of an app whose releases are commits.
 func TestCrashMatrix(t *testing.T) {
 	var out struct {
 		Routers []*crashCount `json:"routers"`
 	}
 	for _, router := range routers {
-		out.Routers = append(out.Routers, &crashCount{Router: router.name})
+		out.Routers = append(out.Routers, &crashCount{Router: router.name, counts: writes})
 	}
 	t.Run("matrix", func(t *testing.T) {
 		turn := 0
 		for _, command := range append(slices.Clone(commandCases), firstCase) {
 			for _, f := range faults {
-				for o, way := range []string{"resume", "rollback"} {
-					if command.rollsBack() && way == "rollback" {
-						continue // the same
-					}
+				for o, way := range command.ways() {
 					for i, router := range routers {
 						if !command.by(router.name) || *crashStride > 1 && command.by("HTTPRoute") && (turn+o)%len(routers) != i {
 							continue
@@ -230,7 +305,9 @@ func TestCrashMatrix(t *testing.T) {
 						t.Run(strings.Join([]string{router.name, command.name, f.name, way}, " "), func(t *testing.T) {
 							t.Parallel()
 							name := strings.Join([]string{"crash", strings.ToLower(router.name[:1]), command.name, f.name, way[:2]}, "-")
-							out.Routers[i].all(t, name, command, f.fault, way == "rollback", router.manifests)
+							out.Routers[i].all(
+								crashGroup{command: command, fault: f.fault, rollBack: way == "rollback", first: 1, stride: *crashStride, last: math.MaxInt},
+								crashApps(t, name, command.name, router.manifests))
 						})
 					}
 				}
@@ -239,40 +316,41 @@ func TestCrashMatrix(t *testing.T) {
 		}
 	})
 	for _, count := range out.Routers {
-		for _, found := range count.found { // here, beside each other, not where each was found among the logs of others
-			t.Errorf("%s: %s", count.Router, found)
-		}
-		t.Logf("%s: %d cases, %d with a violation, %d unfinished", count.Router, count.Cases, count.Violations, count.Unfinished)
-		if count.Cases < 30 {
-			t.Errorf("%s: only %d cases", count.Router, count.Cases)
-		}
+		count.report(t, 30)
 	}
 	writeJSON(t, *crashOut, out)
 }
 
-// all are the cases of a command that meet a fault, on an app, or on a new one each for a first release.
-func (count *crashCount) all(t *testing.T, name string, command commandCase, f fault, rollBack bool, manifests func(*app)) {
-	var a *app
-	if command.name != "first" {
-		a = configuredApp(t, name, manifests)
-		a.foreign()
-		a.autoscaled()
-	}
-	for at := 1; ; at += *crashStride {
-		if command.name == "first" {
-			a = newApp(t, fmt.Sprintf("%s-%d", name, at))
+// crashApps gives one app for all cases of a command, or a new one each for a first release.
+func crashApps(t *testing.T, name, command string, manifests func(*app)) func(at int) *app {
+	if command == "first" {
+		return func(at int) *app {
+			a := newApp(t, fmt.Sprintf("%s-%d", name, at))
 			a.configure(digest(images["two"]))
 			manifests(a)
-		}
-		if !a.crash(count, command, f, at, rollBack) {
-			return
+			return a
 		}
 	}
+	a := configuredApp(t, name, manifests)
+	a.foreign()
+	a.autoscaled()
+	return func(int) *app { return a }
 }
 
-// crash is one case; false when the command makes fewer requests.
-func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rollBack bool) bool {
+// all are the cases of a group, each on the app that there is for it; false when that is not at rest after one.
+func (count *crashCount) all(g crashGroup, on func(at int) *app) (rests bool) {
+	for at := g.first; at <= g.last; at += g.stride {
+		if hit, rests := on(at).crash(count, g, at); !hit || !rests {
+			return rests
+		}
+	}
+	return true
+}
+
+// crash is one case, which is none when the command makes fewer requests. It leaves an app at rest, or says that it does not.
+func (a *app) crash(count *crashCount, g crashGroup, at int) (hit, rests bool) {
 	a.Helper()
+	command, rollBack := g.command, g.rollBack
 	old := a.image("primary")
 	image := images["two"]
 	if digest(old) == digest(image) {
@@ -283,17 +361,12 @@ func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rol
 	stop := a.observing()
 	ctx, cancel := context.WithCancel(a.Context())
 	defer cancel()
-	network := &faulty{at: at, fault: f, kill: cancel}
-	config := rest.CopyConfig(running.RESTConfig)
-	config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
-		network.next = next
-		return network
-	}
-	job := a.quiet("job", config)
+	network := &faulty{counts: count.counts, at: at, fault: g.fault, kill: cancel}
+	job := a.quiet("job", network.config())
 	job.Again = true
 	first := command.run(ctx, job, image)
-	hit := network.what
-	if hit == "" { // the command has ended before
+	hit = network.what != ""
+	if !hit { // the command has ended before
 		if first != nil {
 			a.Errorf("%s without a fault: %v", command.name, first)
 		}
@@ -301,42 +374,58 @@ func (a *app) crash(count *crashCount, command commandCase, f fault, at int, rol
 	}
 
 	// The way out, from another machine.
-	where := fmt.Sprintf("%s, request %d (%s) %s", command.name, at, hit, f)
+	where := fmt.Sprintf("%s, request %d (%s) %s, then ", command.name, at, network.what, g.fault)
 	next := a.quiet("next", nil)
 	next.Takeover, next.Again = true, true
-	var err error
+	parent, err := "", error(nil)
+	if a.commits != nil {
+		parent = a.commits.head()
+	}
 	switch {
 	case rollBack:
+		where += "rollback"
 		_, err = next.Rollback(a.Context(), "test")
 	default:
+		where += "again"
 		if err = command.run(a.Context(), next, image); err == nil {
 			err = a.toTheEnd(next, command.name)
 		}
 	}
-	problems, states := stop()
-	if states == 0 && hit == "" {
+	var different, problems []string
+	if a.commits != nil {
+		different = a.commits.different()
+		if network.held != nil && a.commits.head() != parent { // else it comes in time
+			problems = a.commits.takes(network.held)
+		}
+	}
+	seen, states := stop()
+	problems = append(problems, seen...)
+	if states == 0 && !hit {
 		problems = append(problems, "the observer saw nothing")
 	}
 	unfinished := a.unrest(err, where, old, image, rollBack, command.name)
 	count.mu.Lock()
 	defer count.mu.Unlock()
-	if hit != "" {
+	if hit {
 		count.Cases++
 	}
-	for _, problem := range problems {
+	for _, problem := range append(problems, different...) {
 		count.found = append(count.found, where+": "+problem)
 	}
 	if len(problems) > 0 {
 		count.Violations++
 		a.Fail()
 	}
+	if len(different) > 0 {
+		count.different++
+		a.Fail()
+	}
 	if unfinished != "" {
 		count.found = append(count.found, fmt.Sprintf("%s: %s (the first run ended with: %v)", where, unfinished, first))
 		count.Unfinished++
 		a.Fail()
-		return false // the app is not what the next case needs
 	}
-	return hit != ""
+	return hit, unfinished == "" && len(different) == 0 // else the app is not what the next case needs
 }
 
 // autoscaled gives primary an HPA. Nobody measures pods here, so that its controller keeps to its bounds only.
@@ -356,13 +445,16 @@ func (a *app) autoscaled() {
 
 // toTheEnd carries a release that goes on to its end.
 func (a *app) toTheEnd(c *rollout.Cluster, command string) error {
-	if command == "canary" || command == "sticky" || command == "shift" {
+	switch command {
+	case "canary", "sticky", "shift":
 		a.healthy()
+		fallthrough
+	case "verify":
 		if _, err := c.Promote(a.Context()); err != nil {
 			return err
 		}
-	}
-	if command == "canary" || command == "sticky" || command == "shift" || command == "promote" {
+		fallthrough
+	case "promote":
 		_, err := c.Cleanup(a.Context())
 		return err
 	}

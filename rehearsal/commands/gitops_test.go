@@ -71,6 +71,7 @@ func TestGitOps(t *testing.T) {
 			})
 		}
 	})
+	t.Run("jobs that die", testCrashesInGit)
 	t.Run("Flux is stopped", testFluxStopped) // for all of them
 }
 
@@ -546,7 +547,7 @@ func (x *beside) commitOthers(value string) error {
 	return err
 }
 
-var gitOpsOut = flag.String("gitops.json", "", "TestGitOps, TestArgoCD: file for what each controller's release came to, to which it is added")
+var gitOpsOut = flag.String("gitops.json", "", "TestGitOps, TestArgoCD: file for what each controller's release, and the crashes of releases by commits, came to, to which it is added")
 
 // besideRun is what a release beside a controller came to.
 type besideRun struct {
@@ -558,34 +559,48 @@ type besideRun struct {
 	SecondsCommitToApplied float64 `json:"secondsCommitToApplied"`
 }
 
-var keepingRuns sync.Mutex
+var keeping sync.Mutex
+
+// keep changes what the file has under a name.
+func keep(t *testing.T, name string, change func(before json.RawMessage) (any, error)) {
+	t.Helper()
+	if *gitOpsOut == "" {
+		return
+	}
+	keeping.Lock()
+	defer keeping.Unlock()
+	kept := map[string]json.RawMessage{}
+	text, err := os.ReadFile(*gitOpsOut)
+	if err == nil {
+		err = json.Unmarshal(text, &kept)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	after, err := change(kept[name])
+	if err == nil {
+		kept[name], err = json.Marshal(after)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeJSON(t, *gitOpsOut, kept)
+}
 
 // keepRun adds a run to the file, in place of an earlier one of the same controller and mode.
 func keepRun(t *testing.T, run besideRun) {
 	t.Helper()
 	t.Logf("%+v", run)
-	if *gitOpsOut == "" {
-		return
-	}
-	keepingRuns.Lock()
-	defer keepingRuns.Unlock()
-	kept := map[string]json.RawMessage{}
-	var all []besideRun
-	text, err := os.ReadFile(*gitOpsOut)
-	if err == nil {
-		err = json.Unmarshal(text, &kept)
-	}
-	if err == nil && kept["runs"] != nil {
-		err = json.Unmarshal(kept["runs"], &all)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
-	all = slices.DeleteFunc(all, func(r besideRun) bool { return r.Controller == run.Controller && r.Mode == run.Mode })
-	if kept["runs"], err = json.Marshal(append(all, run)); err != nil {
-		t.Fatal(err)
-	}
-	writeJSON(t, *gitOpsOut, kept)
+	keep(t, "runs", func(before json.RawMessage) (any, error) {
+		var all []besideRun
+		if before != nil {
+			if err := json.Unmarshal(before, &all); err != nil {
+				return nil, err
+			}
+		}
+		all = slices.DeleteFunc(all, func(r besideRun) bool { return r.Controller == run.Controller && r.Mode == run.Mode })
+		return append(all, run), nil
+	})
 }
 
 // timeout is that of the live route.

@@ -189,6 +189,7 @@ type app struct {
 	name, namespace, manifests string
 	kube                       kubernetes.Interface
 	mesh                       istio.Interface
+	commits                    *commits // where its releases are written; nil: the API server
 }
 
 // newApp makes the namespace and manifests of an app, from the repository's own.
@@ -286,7 +287,11 @@ func (a *app) cluster(by string, config *rest.Config) *rollout.Cluster {
 	if config != nil {
 		c.Kube, c.Istio = clients(a.T, config)
 	}
-	c.Kinds = kinds(a.T, cmp.Or(config, running.RESTConfig), c.Kube)
+	config = cmp.Or(config, running.RESTConfig)
+	c.Kinds = kinds(a.T, config, c.Kube)
+	if a.commits != nil {
+		a.commits.store(c, config)
+	}
 	return c
 }
 

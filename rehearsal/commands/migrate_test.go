@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/rest"
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/rehearsal/load"
@@ -247,13 +245,8 @@ func TestMigrateCrashes(t *testing.T) {
 					a := manualApp(t, name, name+"-primary", "version: primary")
 					stop := a.servedBy()
 					ctx, cancel := context.WithCancel(t.Context())
-					network := &faulty{at: at, fault: f, kill: cancel}
-					config := rest.CopyConfig(running.RESTConfig)
-					config.WrapTransport = func(next http.RoundTripper) http.RoundTripper {
-						network.next = next
-						return network
-					}
-					_, first := a.quiet("job", config).Migrate(ctx, "")
+					network := &faulty{counts: writes, at: at, fault: f, kill: cancel}
+					_, first := a.quiet("job", network.config()).Migrate(ctx, "")
 					cancel()
 					again := a.quiet("next", nil)
 					again.Takeover = true

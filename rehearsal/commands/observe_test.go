@@ -95,6 +95,9 @@ func (a *app) observing() (stop func() (problems []string, states int)) {
 	follow(a.kube.CoreV1().Pods(a.namespace).Watch(ctx, all))
 	follow(a.kube.AppsV1().Deployments(a.namespace).Watch(ctx, all))
 	follow(a.kube.CoreV1().ConfigMaps(a.namespace).Watch(ctx, all))
+	if a.commits != nil {
+		follow(a.commits.watch(ctx))
+	}
 	return func() ([]string, int) {
 		cancel()
 		watching.Wait()
