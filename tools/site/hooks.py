@@ -27,7 +27,7 @@ def on_config(config):
                 section.append({title: target})
                 if target == "reference/cli/crossbill.md":
                     pages = sorted(docs.glob("reference/cli/crossbill_*.md"))
-                    section[-1] = {title: [target] + [{p.stem.replace("_", " "): f"reference/cli/{p.name}"} for p in pages]}
+                    section[-1] = {title: [{"crossbill": target}] + [{p.stem.replace("_", " "): f"reference/cli/{p.name}"} for p in pages]}
     home.insert(0, "README.md")
     config.nav = [part for part in config.nav if all(part.values())]
     return config
@@ -57,9 +57,9 @@ def on_page_markdown(markdown, page, config, files):
     apart = False  # a blank line has come since the last list item
     for line in markdown.splitlines():
         before = lines[-1] if lines else ""
-        indent = len(line) - len(line.lstrip())
+        indent = len(line) - len(line.lstrip(" "))
         if fence is not None:
-            lines.append(" " * max(0, indent + shift) + line.lstrip())
+            lines.append(" " * max(0, indent + shift) + line.lstrip(" "))
             if line.strip() == fence:
                 fence = None
             continue
@@ -84,7 +84,7 @@ def on_page_markdown(markdown, page, config, files):
             fence = found[1]
             if line.strip().startswith("```mermaid"):
                 log.warning("%s: a diagram that a script from elsewhere would draw", page.file.src_uri)
-        lines.append(" " * max(0, indent + shift) + LINK.sub(outward, line.lstrip()))
+        lines.append(" " * max(0, indent + shift) + LINK.sub(outward, line.lstrip(" ")))
     return "\n".join(lines) + "\n"
 
 
@@ -97,7 +97,8 @@ def on_page_content(html, page, config, files):
 
 
 def on_post_page(output, page, config):
-    """The site works without anybody else's server."""
+    """The site works without anybody else's server, and for those who do not see it."""
     for tag in re.findall(r"<(?:script|link|img|iframe|source|video)\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>", output):
         log.warning("%s: requested from elsewhere: %s", page.file.src_uri, tag)
-    return output
+    output = output.replace('data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"')
+    return output.replace("<th></th>", "<td></td>")
