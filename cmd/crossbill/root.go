@@ -74,8 +74,9 @@ over the environment, the environment over the file.`
 		title    string
 		commands []*cobra.Command
 	}{
+		{"Set up", []*cobra.Command{newInitCommand(), newDoctorCommand()}},
 		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand(), newRunCommand()}},
-		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newDoctorCommand(), newGitOpsCommand(), newPlanCommand()}},
+		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newGitOpsCommand(), newPlanCommand()}},
 		{"Image and bundle", []*cobra.Command{newImageCommand(), newBundleCommand()}},
 		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newProposeCommand(), newProposalCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},
 	} {

@@ -19,13 +19,16 @@ type resolved struct {
 	settings *config.Settings
 }
 
+// unconfigured marks a command whose flags are not set by crossbill.yaml: it writes that file.
+const unconfigured = "crossbill/unconfigured"
+
 // apply gives the flags that were not given what the environment or crossbill.yaml says. A command that has no
 // such flag does not read the file.
 func (o *globalOptions) apply(cmd *cobra.Command) error {
 	configurable := slices.ContainsFunc(config.Options, func(option config.Option) bool {
 		return option.Key != "config" && slices.ContainsFunc(option.Flags, func(name string) bool { return cmd.Flags().Lookup(name) != nil })
 	})
-	if !configurable {
+	if !configurable || cmd.Annotations[unconfigured] != "" {
 		return nil
 	}
 	file, settings, err := configured(cmd, o.config, os.Getenv)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "bundle", "proposal", "doctor", "gitops", "--version", "--help", "-h"}
+var crossbillReads = []string{"status", "history", "replay", "report", "watch", "lint", "version", "help", "completion", "image", "plan", "inspect", "check", "bundle", "proposal", "doctor", "init", "gitops", "--version", "--help", "-h"}
 
 // crossbillClass is what a command of crossbill does.
 func crossbillClass(command string) (effectClass, bool) {

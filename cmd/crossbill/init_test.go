@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// places are two repositories: GitHub's with the manifests of k8s, and GitLab's, which is empty.
+func places(t *testing.T) (github, gitlab string, flags []string) {
+	t.Helper()
+	github, gitlab = t.TempDir(), t.TempDir()
+	if err := os.CopyFS(filepath.Join(github, "k8s"), os.DirFS("../../k8s")); err != nil {
+		t.Fatal(err)
+	}
+	return github, gitlab, []string{
+		"--github-dir", github, "--gitlab-dir", gitlab, "--component", "gitlab.example.com/our-org/crossbill/release@1.0.0",
+		"--workflow", "our-org/crossbill/.github/workflows/deliver.yml@" + strings.Repeat("0a", 20), "--crossbill-image", "registry.example.com/our-org/crossbill@sha256:" + strings.Repeat("0a", 32),
+	}
+}
+
+// written are the files below some folders, but for the manifests.
+func writtenIn(t *testing.T, dirs ...string) (names []string) {
+	t.Helper()
+	for _, dir := range dirs {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && !entry.IsDir() && !strings.Contains(path, "k8s") {
+				name, _ := filepath.Rel(dir, path)
+				names = append(names, name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return names
+}
+
+// answered runs a command line with answers on its terminal.
+func answered(t *testing.T, answers string, args ...string) ran {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetIn(strings.NewReader(answers))
+	root.SetOut(&out)
+	root.SetErr(&errOut)
+	code := execute(t.Context(), root)
+	return ran{code, out.String(), errOut.String()}
+}
+
+func TestInit(t *testing.T) {
+	quiet(t)
+	github, gitlab, flags := places(t)
+	all := []string{".github/workflows/release.yml", "crossbill.yaml", ".gitlab-ci.yml", "crossbill.yaml"}
+	line := slices.Concat([]string{"init", "--yes"}, flags)
+
+	r := runLine(t, line...)
+	if r.code != exitBadInput || !strings.Contains(r.err, "--project: is missing") || len(writtenIn(t, github, gitlab)) > 0 {
+		t.Fatalf("without a project: exit code %d\n%s", r.code, r.err)
+	}
+	line = append(line, "--project", "our-org/infrastructure")
+	if r = runLine(t, append(line, "--dry-run", "-o", "name")...); r.code != 0 || len(writtenIn(t, github, gitlab)) > 0 || strings.Count(r.err, "+++ ") != 4 || strings.Count(r.out, "file/") != 4 {
+		t.Fatalf("as a dry run: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	if r = runLine(t, line...); r.code != 0 {
+		t.Fatalf("exit code %d\n%s", r.code, r.err)
+	}
+	if diff := cmp.Diff(all, writtenIn(t, github, gitlab)); diff != "" {
+		t.Error(diff)
+	}
+	if r = runLine(t, line...); r.code != 0 || strings.Count(r.out, ": unchanged\n") != 4 || strings.Contains(r.err, "+++") {
+		t.Errorf("again: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+
+	// Later runs go by crossbill.yaml.
+	settings := filepath.Join(github, "crossbill.yaml")
+	if r = runLine(t, slices.Concat([]string{"init", "--yes", "--image", "registry.example.com/our-org/qwik-node-app"}, flags)...); r.code != 0 || strings.Count(r.out, ": unchanged\n") != 4 {
+		t.Errorf("by crossbill.yaml: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	text, err := os.ReadFile(settings)
+	if err == nil {
+		err = os.WriteFile(settings, append(text, "canary:\n  weight: 5\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r = runLine(t, line...); r.code != exitBadInput || !strings.Contains(r.err, "-  weight: 5") || !strings.Contains(r.err, "give --overwrite") {
+		t.Errorf("over what exists: exit code %d\n%s", r.code, r.err)
+	}
+	if r = runLine(t, append(line, "--overwrite")...); r.code != 0 || !strings.Contains(r.out, settings+": overwritten\n") {
+		t.Errorf("with --overwrite: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+}
+
+// TestInitAsks: what is there is the default of a question; there are six at most.
+func TestInitAsks(t *testing.T) {
+	quiet(t)
+	github, gitlab, flags := places(t)
+	line := append([]string{"init"}, flags...)
+	r := answered(t, "\n\nour-org/infrastructure\nour-org/agents:production\nshop\n\ny\ny\nno\n\n", line...)
+	if r.code != 0 || strings.Count(r.err, "]: ")+strings.Count(r.err, "project: ")+strings.Count(r.err, "one: ") < 6 {
+		t.Fatalf("exit code %d\n%s", r.code, r.err)
+	}
+	if diff := cmp.Diff([]string{".github/workflows/release.yml", "crossbill.yaml", "crossbill.yaml"}, writtenIn(t, github, gitlab)); diff != "" {
+		t.Error(diff)
+	}
+	text, err := os.ReadFile(filepath.Join(github, "crossbill.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(`app: qwik-node-app
+manifests: k8s
+cluster:
+  context: our-org/agents:production
+  namespace: shop
+prometheus:
+  url: http://prometheus.istio-system.svc:9090
+gitlab:
+  project: our-org/infrastructure
+`, string(text)); diff != "" {
+		t.Error(diff)
+	}
+	if r = answered(t, "\n\n", line...); r.code != exitBadInput || !strings.Contains(r.err, "there was no answer") {
+		t.Errorf("without answers: exit code %d\n%s", r.code, r.err)
+	}
+}
+
+// TestInitRefers: what the files refer to is what the command was built from.
+func TestInitRefers(t *testing.T) {
+	for name, c := range map[string]struct {
+		build buildInfo
+		want  []string // component, workflow, note, module
+	}{
+		"a release":         {buildInfo{Version: "1.2.3", Commit: "0a0b"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@1.2.3", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", " # 1.2.3", "github.com/our-org/crossbill@0a0b"}},
+		"go install":        {buildInfo{Version: "v1.2.3"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@1.2.3", "our-org/crossbill/.github/workflows/deliver.yml@v1.2.3", "", "github.com/our-org/crossbill@v1.2.3"}},
+		"a commit":          {buildInfo{Version: "development", Commit: "0a0b"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@0a0b", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", "", "github.com/our-org/crossbill@0a0b"}},
+		"nobody knows what": {buildInfo{Version: "development"}, []string{"", "", "", ""}},
+	} {
+		o := &initOptions{}
+		o.refer(c.build)
+		if diff := cmp.Diff(c.want, []string{o.answers.Component, o.answers.Workflow, o.answers.Note, o.answers.Module}); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+}

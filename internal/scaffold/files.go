@@ -1,0 +1,219 @@
+package scaffold
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	"github.com/google/renameio/v2"
+	"sigs.k8s.io/yaml"
+
+	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// Answers are what the files are made of.
+type Answers struct {
+	App        string
+	Image      string // repository of the app's images
+	Manifests  string
+	AppDir     string // of the app's source; "" for the workflow's default
+	Namespace  string
+	Context    string // of the kubeconfig; "" for its current one
+	Prometheus string
+	GitLabURL  string // "" for gitlab.com
+	Project    string // in GitLab
+	Repository string // in GitHub: owner/name; "" leaves it out
+
+	Component      string // what .gitlab-ci.yml includes: a component, an https address, or a path in the project
+	CrossbillImage string // by digest; "" has the jobs run in Dagger's engine
+	Module         string // of Dagger, then
+	Workflow       string // what release.yml calls
+	Note           string // after it, as a comment: the version that its commit is
+}
+
+// File is one file, as it is to be.
+type File struct {
+	Path   string
+	Text   string
+	Before string // as it is
+	Exists bool
+}
+
+// Unchanged says whether the file is already as it is to be.
+func (f *File) Unchanged() bool { return f.Exists && f.Before == f.Text }
+
+// Diff is what writing the file changes.
+func (f *File) Diff() string {
+	before := f.Path
+	if !f.Exists {
+		before = os.DevNull
+	}
+	return udiff.Unified(before, f.Path, f.Before, f.Text)
+}
+
+// Write writes the file whole, or not at all.
+func (f *File) Write() error {
+	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
+		return err
+	}
+	return renameio.WriteFile(f.Path, []byte(f.Text), 0o644)
+}
+
+// Files are those of the two repositories, which may be one. Errors are *usererr.Error, by the options' names.
+func Files(a Answers, gitlabDir, githubDir string) ([]*File, error) {
+	if err := a.check(); err != nil {
+		return nil, err
+	}
+	settings := a.settings()
+	if _, err := config.Parse(config.FileName, []byte(settings)); err != nil {
+		return nil, err
+	}
+	files := []*File{{Path: filepath.Join(githubDir, config.FileName), Text: settings}}
+	if filepath.Clean(gitlabDir) != filepath.Clean(githubDir) {
+		files = append(files, &File{Path: filepath.Join(gitlabDir, config.FileName), Text: settings})
+	}
+	files = append(files,
+		&File{Path: filepath.Join(gitlabDir, ".gitlab-ci.yml"), Text: a.pipeline()},
+		&File{Path: filepath.Join(githubDir, ".github", "workflows", "release.yml"), Text: a.workflow()},
+	)
+	for _, f := range files {
+		text, err := os.ReadFile(f.Path)
+		switch {
+		case err == nil:
+			f.Before, f.Exists = string(text), true
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, &usererr.Error{Field: f.Path, Problem: err.Error(), Fix: "make it readable"}
+		}
+	}
+	return files, nil
+}
+
+var repository = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
+
+// check finds what is missing, or would not be what it says in a file that is not read here.
+func (a *Answers) check() error {
+	for _, missing := range []struct{ field, value, fix string }{
+		{"app", a.App, "give the name of the app"},
+		{"--image", a.Image, "give the repository of the app's images, for example registry.example.com/our-org/shop"},
+		{"gitlab.project", a.Project, "give the GitLab project that deploys: group/project"},
+	} {
+		if missing.value == "" {
+			return &usererr.Error{Field: missing.field, Problem: "is missing", Fix: missing.fix}
+		}
+	}
+	if !repository.MatchString(a.Image) {
+		return &usererr.Error{Field: "--image", Problem: fmt.Sprintf("%q is not a repository", a.Image), Fix: "give registry/repository without a tag, for example registry.example.com/our-org/shop"}
+	}
+	if a.CrossbillImage != "" {
+		if _, err := release.ParseImage("--crossbill-image", a.CrossbillImage); err != nil {
+			return err
+		}
+	}
+	for field, value := range map[string]string{"--component": a.Component, "--workflow": a.Workflow, "--dagger-module": a.Module} {
+		if value == "" && (field != "--dagger-module" || a.CrossbillImage == "") {
+			return &usererr.Error{Field: field, Problem: "is missing, and this build of crossbill knows no version of its own", Fix: "give what the file is to refer to; see `crossbill init --help`"}
+		}
+		if strings.ContainsAny(value, " \t\r\n\"'") {
+			return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not a reference", value), Fix: "give it without spaces and quotes"}
+		}
+	}
+	return nil
+}
+
+// scalar is a text as YAML, in quotes where it would be something else.
+func scalar(text string) string {
+	out, err := yaml.Marshal(text)
+	if err != nil {
+		return fmt.Sprintf("%q", text)
+	}
+	return strings.TrimSuffix(string(out), "\n")
+}
+
+// settings is crossbill.yaml.
+func (a *Answers) settings() string {
+	var b bytes.Buffer
+	section := func(name string, lines ...string) {
+		written := false
+		for i := 0; i+1 < len(lines); i += 2 {
+			if lines[i+1] == "" {
+				continue
+			}
+			if !written {
+				fmt.Fprintf(&b, "%s:\n", name)
+				written = true
+			}
+			fmt.Fprintf(&b, "  %s: %s\n", lines[i], scalar(lines[i+1]))
+		}
+	}
+	fmt.Fprintf(&b, "app: %s\nmanifests: %s\n", scalar(a.App), scalar(a.Manifests))
+	section("cluster", "context", a.Context, "namespace", a.Namespace)
+	section("prometheus", "url", a.Prometheus)
+	section("gitlab", "url", a.GitLabURL, "project", a.Project)
+	if a.Repository != "" {
+		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))
+	}
+	return b.String()
+}
+
+// pipeline is .gitlab-ci.yml: the inputs of a release, and the component that they go to.
+func (a *Answers) pipeline() string {
+	bundle := strings.ReplaceAll("^("+regexp.QuoteMeta(a.Image)+"@sha256:[0-9a-f]{64})?$", "'", "''")
+	include := "component"
+	switch {
+	case strings.HasPrefix(a.Component, "https://"), strings.HasPrefix(a.Component, "http://"):
+		include = "remote"
+	case strings.HasPrefix(a.Component, "/"):
+		include = "local"
+	}
+	engine := "      crossbill_image: " + a.CrossbillImage + "\n"
+	if a.CrossbillImage == "" {
+		engine = "      engine: dagger\n      dagger_module: " + a.Module + "\n"
+	}
+	return fmt.Sprintf(`spec:
+  inputs:
+    app: {default: "", options: ["", %s]}
+    bundle: {default: "", regex: '%s'}
+    release_id: {default: "", regex: '^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$'}
+    commit: {default: "", regex: '^([0-9a-f]{7,64})?$'}
+    source_url: {default: "", regex: '^(https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._/-]*)?)?$'}
+    again: {default: "", options: ["", "yes"]}
+---
+include:
+  - %s: %s
+    inputs:
+      app: $[[ inputs.app ]]
+      bundle: $[[ inputs.bundle ]]
+      release_id: $[[ inputs.release_id ]]
+      commit: $[[ inputs.commit ]]
+      source_url: $[[ inputs.source_url ]]
+      again: $[[ inputs.again ]]
+%s`, scalar(a.App), bundle, include, a.Component, engine)
+}
+
+// workflow is release.yml. The secrets of its environments reach what it calls only if they are passed on.
+func (a *Answers) workflow() string {
+	with := "image: " + scalar(a.Image)
+	if a.AppDir != "" && a.AppDir != "app" {
+		with += ", app_dir: " + scalar(a.AppDir)
+	}
+	if a.Manifests != "" && a.Manifests != "k8s" {
+		with += ", manifests: " + scalar(a.Manifests)
+	}
+	return fmt.Sprintf(`on: {push: {branches: [main]}}
+jobs:
+  release:
+    uses: %s%s
+    permissions: {contents: read, id-token: write, attestations: write, deployments: write}
+    secrets: inherit
+    with: {%s}
+`, a.Workflow, cmp.Or(a.Note, ""), with)
+}

@@ -1,0 +1,135 @@
+// Package scaffold writes the files that a repository needs for its first release: crossbill.yaml, GitLab's pipeline file,
+// and GitHub's workflow, which refer to what Crossbill publishes. It looks at what is there first. It promises that what it
+// writes is valid, that the same answers give the same files, and that nothing is written before it was shown.
+package scaffold
+
+import (
+	"cmp"
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/go-git/go-git/v5"
+
+	"github.com/our-org/crossbill/internal/manifest"
+)
+
+// Found is what a folder shows of an app. What it does not show is empty.
+type Found struct {
+	Manifests  string // relative to the folder
+	App        string
+	Namespace  string
+	Service    string
+	Image      string // repository
+	AppDir     string // with a package.json
+	Package    string // manager: pnpm, npm, or yarn
+	Dockerfile bool
+	Repository string // in GitHub, by the remote
+	Project    string // in GitLab, by the remote
+
+	Problem error // why the manifests could not be read
+}
+
+// places are where manifests usually are, in the order in which they are looked for.
+var places = []string{"k8s", "kubernetes", "deploy", "manifests", "chart", "charts/*", "helm", "kustomize", "overlays/production"}
+
+// Look looks at a folder. manifests is where the manifests are; "" looks for them. app is the one that is meant, if they have
+// several.
+func Look(ctx context.Context, dir, manifests, app string) Found {
+	found := Found{Manifests: manifests}
+	candidates := []string{manifests}
+	if manifests == "" {
+		candidates = present(dir)
+	}
+	for _, place := range candidates {
+		path := place
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, place)
+		}
+		set, err := manifest.Read(ctx, manifest.Source{Path: path, App: app})
+		if err != nil {
+			if found.Problem == nil {
+				found.Problem, found.Manifests = err, place
+			}
+			continue
+		}
+		found.Problem, found.Manifests = nil, place
+		found.App, found.Namespace, found.Service, found.Image = set.App, set.Deployment.Namespace, set.Service.Name, set.Repository()
+		break
+	}
+	found.source(dir)
+	found.Repository, found.Project = Remotes(dir)
+	return found
+}
+
+// present are the places that there are, and the folder itself if it is a kustomization.
+func present(dir string) (found []string) {
+	for _, place := range places {
+		names, _ := filepath.Glob(filepath.Join(dir, place)) // the patterns are right
+		for _, name := range names {
+			if info, err := os.Stat(name); err == nil && info.IsDir() {
+				relative, _ := filepath.Rel(dir, name)
+				found = append(found, filepath.ToSlash(relative))
+			}
+		}
+	}
+	for _, name := range []string{"kustomization.yaml", "Chart.yaml"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			found = append(found, ".")
+		}
+	}
+	return found
+}
+
+// source looks at what the app is built from.
+func (f *Found) source(dir string) {
+	exists := func(parts ...string) bool {
+		_, err := fs.Stat(os.DirFS(dir), filepath.ToSlash(filepath.Join(parts...)))
+		return err == nil
+	}
+	for _, folder := range []string{"app", "."} {
+		if !exists(folder, "package.json") {
+			continue
+		}
+		f.AppDir = folder
+		for _, lock := range [][2]string{{"pnpm-lock.yaml", "pnpm"}, {"package-lock.json", "npm"}, {"yarn.lock", "yarn"}} {
+			if f.Package == "" && exists(folder, lock[0]) {
+				f.Package = lock[1]
+			}
+		}
+		break
+	}
+	f.Dockerfile = slices.ContainsFunc([]string{"Dockerfile", "app/Dockerfile", "Containerfile"}, func(name string) bool { return exists(name) })
+}
+
+// address is that of a repository: https://HOST/PATH, ssh://git@HOST/PATH, or git@HOST:PATH.
+var address = regexp.MustCompile(`^(?:[a-z+]+://)?(?:[^@/]+@)?([^:/]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?$`)
+
+// Remotes are where a folder's repository is pushed to: owner/name in GitHub, and group/project in GitLab; "" for neither.
+func Remotes(dir string) (inGitHub, inGitLab string) {
+	repository, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true})
+	if err != nil {
+		return "", ""
+	}
+	remotes, err := repository.Remotes()
+	if err != nil {
+		return "", ""
+	}
+	for _, remote := range remotes {
+		for _, url := range remote.Config().URLs {
+			match := address.FindStringSubmatch(url)
+			switch {
+			case match == nil:
+			case match[1] == "github.com":
+				inGitHub = cmp.Or(inGitHub, match[2])
+			case strings.Contains(match[1], "gitlab"):
+				inGitLab = cmp.Or(inGitLab, match[2])
+			}
+		}
+	}
+	return inGitHub, inGitLab
+}

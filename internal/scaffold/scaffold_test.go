@@ -1,0 +1,219 @@
+package scaffold
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/go-git/go-git/v5"
+	gitconfig "github.com/go-git/go-git/v5/config"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/rhysd/actionlint"
+
+	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/pipelinefile"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+const image = "registry.example.com/our-org/shop"
+
+func answers() Answers {
+	return Answers{
+		App: "shop", Image: image, Manifests: "k8s", Namespace: "production", Context: "our-org/infrastructure:production", Prometheus: "http://prometheus.istio-system.svc:9090",
+		Project: "our-org/infrastructure", Repository: "our-org/shop", GitLabURL: "https://gitlab.example.com",
+		Component: "$CI_SERVER_FQDN/our-org/crossbill/release@1.0.0", CrossbillImage: "registry.example.com/our-org/crossbill@sha256:" + strings.Repeat("0a", 32),
+		Workflow: "our-org/crossbill/.github/workflows/deliver.yml@" + strings.Repeat("0a", 20), Note: " # 1.0.0",
+	}
+}
+
+func texts(t *testing.T, a Answers) map[string]string {
+	t.Helper()
+	files, err := Files(a, t.TempDir(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]string{}
+	for _, f := range files {
+		all[filepath.Base(f.Path)] = f.Text
+	}
+	return all
+}
+
+// TestFilesAreShort: what a team writes is what it has to keep up with.
+func TestFilesAreShort(t *testing.T) {
+	count := func(text string) (n int) {
+		for line := range strings.Lines(text) {
+			if line := strings.TrimSpace(line); line != "" && line != "---" {
+				n++
+			}
+		}
+		return n
+	}
+	files := texts(t, answers())
+	if n := count(files[".gitlab-ci.yml"]) + count(files["release.yml"]); n > 25 {
+		t.Errorf("the pipeline files have %d lines", n)
+	}
+	if n := count(files["crossbill.yaml"]); n > 20 {
+		t.Errorf("crossbill.yaml has %d lines", n)
+	}
+}
+
+// TestFilesAreValid: each file is what its reader takes.
+func TestFilesAreValid(t *testing.T) {
+	odd := answers()
+	odd.App, odd.Manifests, odd.AppDir, odd.CrossbillImage, odd.Module, odd.Note = "yes", "deploy/chart", ".", "", "github.com/our-org/crossbill@main", ""
+	for name, a := range map[string]Answers{"all": answers(), "odd names": odd} {
+		files := texts(t, a)
+		parsed, err := config.Parse("crossbill.yaml", []byte(files["crossbill.yaml"]))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got := []string{parsed.App, parsed.Manifests, parsed.Cluster.Context, parsed.Cluster.Namespace, parsed.Prometheus.URL, parsed.GitLab.URL, parsed.GitLab.Project, parsed.Notify.GitHub.Repository}
+		if diff := cmp.Diff([]string{a.App, a.Manifests, a.Context, a.Namespace, a.Prometheus, a.GitLabURL, a.Project, a.Repository}, got); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+		if _, err := pipelinefile.Parse([]byte(files[".gitlab-ci.yml"])); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		linter, err := actionlint.NewLinter(os.Stderr, &actionlint.LinterOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems, err := linter.Lint(".github/workflows/release.yml", []byte(files["release.yml"]), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, problem := range problems {
+			t.Errorf("%s: release.yml: %v", name, problem)
+		}
+	}
+}
+
+// TestTheBundlePattern admits what the app's repository has, by digest, and nothing else.
+func TestTheBundlePattern(t *testing.T) {
+	found := regexp.MustCompile(`bundle: .* regex: '(.*)'`).FindStringSubmatch(texts(t, answers())[".gitlab-ci.yml"])
+	if found == nil {
+		t.Fatal("there is none")
+	}
+	pattern, digest := regexp.MustCompile(found[1]), "@sha256:"+strings.Repeat("0a", 32)
+	for text, want := range map[string]bool{"": true, image + digest: true, image + ":latest": false, image + digest + "\n": false, "registryXexample.com/our-org/shop" + digest: false, image + "/other" + digest: false} {
+		if pattern.MatchString(text) != want {
+			t.Errorf("%q: %v", text, !want)
+		}
+	}
+}
+
+func TestTheInclude(t *testing.T) {
+	for component, want := range map[string]string{
+		"gitlab.example.com/our-org/crossbill/release@1.0.0": "  - component: gitlab.example.com/our-org/crossbill/release@1.0.0\n",
+		"https://example.com/template.yml":                   "  - remote: https://example.com/template.yml\n",
+		"/templates/release/template.yml":                    "  - local: /templates/release/template.yml\n",
+	} {
+		a := answers()
+		a.Component = component
+		if text := texts(t, a)[".gitlab-ci.yml"]; !strings.Contains(text, want) {
+			t.Errorf("%s:\n%s", component, text)
+		}
+	}
+}
+
+func TestBadAnswers(t *testing.T) {
+	for name, change := range map[string]func(*Answers){
+		"app":               func(a *Answers) { a.App = "" },
+		"--image":           func(a *Answers) { a.Image = "registry.example.com/our-org/shop:latest" },
+		"gitlab.project":    func(a *Answers) { a.Project = "" },
+		"--component":       func(a *Answers) { a.Component = "" },
+		"--workflow":        func(a *Answers) { a.Workflow = "a b" },
+		"--crossbill-image": func(a *Answers) { a.CrossbillImage = "registry.example.com/crossbill:latest" },
+		"--dagger-module":   func(a *Answers) { a.CrossbillImage = "" },
+		"crossbill.yaml:1":  func(a *Answers) { a.App = "Shop!" },
+		"crossbill.yaml:7":  func(a *Answers) { a.Prometheus = "prometheus" },
+	} {
+		a := answers()
+		change(&a)
+		_, err := Files(a, t.TempDir(), t.TempDir())
+		if input := new(usererr.Error); !errors.As(err, &input) || !strings.HasPrefix(input.Field, name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestFilesAreWrittenOnce: the second time nothing changes, and what somebody has written is shown as a diff.
+func TestFilesAreWrittenOnce(t *testing.T) {
+	dir := t.TempDir()
+	files, err := Files(answers(), dir, dir)
+	if err != nil || len(files) != 3 {
+		t.Fatal(len(files), err)
+	}
+	for _, f := range files {
+		if f.Exists || f.Unchanged() || !strings.HasPrefix(f.Diff(), "--- /dev/null\n+++ "+f.Path+"\n@@") {
+			t.Errorf("%s before: %s", f.Path, f.Diff())
+		}
+		if err := f.Write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(files[1].Path, []byte(files[1].Text+"# ours\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Files(answers(), dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range again {
+		if f.Unchanged() != (i != 1) {
+			t.Errorf("%s after: %s", f.Path, f.Diff())
+		}
+	}
+	if diff := again[1].Diff(); !strings.Contains(diff, "\n-# ours\n") {
+		t.Error(diff)
+	}
+}
+
+func TestLook(t *testing.T) {
+	none := Look(t.Context(), t.TempDir(), "", "")
+	if diff := cmp.Diff(Found{}, none); diff != "" {
+		t.Errorf("nothing:\n%s", diff)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS("../../k8s")); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"package.json": "{}", "pnpm-lock.yaml": "", "Dockerfile": "FROM scratch"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repository, err := git.PlainInit(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, url := range map[string]string{"origin": "git@github.com:our-org/shop.git", "infra": "https://gitlab.example.com/our-org/infrastructure.git"} {
+		if _, err := repository.CreateRemote(&gitconfig.RemoteConfig{Name: name, URLs: []string{url}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := Found{
+		Manifests: "deploy", App: "qwik-node-app", Service: "qwik-node-app-service", Image: "registry.example.com/our-org/qwik-node-app",
+		AppDir: ".", Package: "pnpm", Dockerfile: true, Repository: "our-org/shop", Project: "our-org/infrastructure",
+	}
+	if diff := cmp.Diff(want, Look(t.Context(), dir, "", "")); diff != "" {
+		t.Error(diff)
+	}
+	if err := os.Remove(filepath.Join(dir, "deploy", "service.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	broken := Look(t.Context(), dir, "", "")
+	if broken.Problem == nil || broken.Manifests != "deploy" {
+		t.Errorf("without a Service: %+v", broken)
+	}
+	want.Manifests, want.App, want.Service, want.Image = "deploy", "", "", ""
+	if diff := cmp.Diff(want, broken, cmpopts.IgnoreFields(Found{}, "Problem")); diff != "" {
+		t.Error(diff)
+	}
+}
