@@ -158,7 +158,7 @@ func refusals(lacking []*authorizationv1.ResourceAttributes) (problems []error) 
 // Release is the check whether the manifests and the API server would take a release: what canary --dry-run does. A release
 // in flight, or a hold, is why it cannot be known now.
 func Release(try func(context.Context) error, busy func(error) bool) Check {
-	return Check{Name: "dry run", Needs: reached, Run: func(ctx context.Context) ([]string, error) {
+	return Check{Name: "dry run", After: repository, Needs: reached, Run: func(ctx context.Context) ([]string, error) {
 		err := try(ctx)
 		if err != nil && busy(err) {
 			return nil, &UnknownError{"no release can start now: " + err.Error()}

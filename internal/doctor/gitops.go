@@ -33,6 +33,9 @@ type GitOps struct {
 	unread  error           // why there are none
 }
 
+// repository is the check of the environment repository.
+const repository = "repository"
+
 // Checks are those of the controller and the repository. Without a controller only the first one is of interest.
 func (g *GitOps) Checks() []Check {
 	const first = "applied from Git"
@@ -42,7 +45,7 @@ func (g *GitOps) Checks() []Check {
 	}
 	return append(checks,
 		Check{Name: "controller", Run: g.controller, After: first, Needs: reached},
-		Check{Name: "repository", Run: g.repository, After: first},
+		Check{Name: repository, Run: g.repository, After: "controller"}, // each is used by one at a time
 		Check{Name: "push", Run: g.push},
 	)
 }
