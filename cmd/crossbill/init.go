@@ -260,7 +260,7 @@ func (o *initOptions) write(files []*scaffold.File) (actions []written, err erro
 		case o.dryRun:
 			actions = append(actions, written{f.Path, "would be " + action})
 			continue
-		case o.in != nil && !(f.Exists && o.overwrite):
+		case o.in != nil && (!f.Exists || !o.overwrite):
 			question, otherwise := "Write "+f.Path+"? yes or no", "yes"
 			if f.Exists {
 				question, otherwise = "Write over "+f.Path+"? yes or no", "no"

@@ -76,6 +76,7 @@ func TestInit(t *testing.T) {
 	if diff := cmp.Diff(all, writtenIn(t, github, gitlab)); diff != "" {
 		t.Error(diff)
 	}
+	lintClean(t, gitlab, flags)
 	if r = runLine(t, line...); r.code != 0 || strings.Count(r.out, ": unchanged\n") != 4 || strings.Contains(r.err, "+++") {
 		t.Errorf("again: exit code %d\n%s%s", r.code, r.out, r.err)
 	}
@@ -98,6 +99,28 @@ func TestInit(t *testing.T) {
 	if r = runLine(t, append(line, "--overwrite")...); r.code != 0 || !strings.Contains(r.out, settings+": overwritten\n") {
 		t.Errorf("with --overwrite: exit code %d\n%s%s", r.code, r.out, r.err)
 	}
+}
+
+// lintClean holds the pipeline file of a folder, with the component that the flags name, to the rules of lint.
+func lintClean(t *testing.T, folder string, flags []string) {
+	t.Helper()
+	component := flags[slices.Index(flags, "--component")+1]
+	r := runLine(t, "lint", filepath.Join(folder, ".gitlab-ci.yml"), "--include", component+"=../../templates/release/template.yml")
+	if r.code != 0 || !strings.Contains(r.out, "no finding") {
+		t.Errorf("lint: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+}
+
+// TestInitForDagger: without an image of the command, GitLab's jobs run in Dagger's engine; lint takes that too.
+func TestInitForDagger(t *testing.T) {
+	quiet(t)
+	_, gitlab, flags := places(t)
+	at := slices.Index(flags, "--crossbill-image")
+	flags = append(slices.Clone(flags[:at]), "--dagger-module", "github.com/our-org/crossbill@"+strings.Repeat("0a", 20))
+	if r := runLine(t, slices.Concat([]string{"init", "--yes", "--project", "our-org/infrastructure"}, flags)...); r.code != 0 {
+		t.Fatalf("exit code %d\n%s", r.code, r.err)
+	}
+	lintClean(t, gitlab, flags)
 }
 
 // TestInitAsks: what is there is the default of a question; there are six at most.

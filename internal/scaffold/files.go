@@ -164,7 +164,8 @@ func (a *Answers) settings() string {
 	return b.String()
 }
 
-// pipeline is .gitlab-ci.yml: the inputs of a release, and the component that they go to.
+// pipeline is .gitlab-ci.yml: the inputs of a release, and the component that they go to. They are in quotes: GitLab reads a value
+// as YAML after it has put it in its place.
 func (a *Answers) pipeline() string {
 	bundle := strings.ReplaceAll("^("+regexp.QuoteMeta(a.Image)+"@sha256:[0-9a-f]{64})?$", "'", "''")
 	include := "component"
@@ -190,12 +191,12 @@ func (a *Answers) pipeline() string {
 include:
   - %s: %s
     inputs:
-      app: $[[ inputs.app ]]
-      bundle: $[[ inputs.bundle ]]
-      release_id: $[[ inputs.release_id ]]
-      commit: $[[ inputs.commit ]]
-      source_url: $[[ inputs.source_url ]]
-      again: $[[ inputs.again ]]
+      app: "$[[ inputs.app ]]"
+      bundle: "$[[ inputs.bundle ]]"
+      release_id: "$[[ inputs.release_id ]]"
+      commit: "$[[ inputs.commit ]]"
+      source_url: "$[[ inputs.source_url ]]"
+      again: "$[[ inputs.again ]]"
 %s`, scalar(a.App), bundle, include, a.Component, engine)
 }
 
