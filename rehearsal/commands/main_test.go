@@ -112,6 +112,15 @@ func outside(ctx context.Context) (int, error) {
 	if err := os.Setenv(programsVariable, dir); err != nil {
 		return 1, err
 	}
+	if runs("TestLivePage") {
+		axe, err := setup.AxeCore(ctx)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "axe.js"), []byte(axe), 0o644)
+		}
+		if err != nil {
+			return 1, err
+		}
+	}
 	if runs("TestGitOps") {
 		if _, err := setup.EnsureFlux(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
 			return 1, err
@@ -123,7 +132,7 @@ func outside(ctx context.Context) (int, error) {
 		}
 	}
 	if browser, err := setup.EnsureBrowser(ctx, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
-		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers is skipped\n", err)
+		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers and TestLivePage are skipped\n", err)
 	} else if err := os.Setenv(browserVariable, browser); err != nil {
 		return 1, err
 	}

@@ -3,10 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
-	_ "embed"
 	"flag"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,12 +21,6 @@ var (
 	reportFile = flag.String("report", "", "look at this report, not at one of a new rehearsal")
 	picture    = flag.String("picture", "", "write a screenshot of the report there, as PNG")
 )
-
-//go:embed package.json
-var packages []byte
-
-//go:embed package-lock.json
-var lock []byte
 
 func TestReport(t *testing.T) {
 	if *reportFile == "" {
@@ -87,7 +79,11 @@ func lookAtReport(t *testing.T, file string) {
 	}
 
 	evaluate[chromedp.Void](t, ctx, `document.querySelectorAll("details").forEach(d => d.open = true)`)
-	evaluate[chromedp.Void](t, ctx, axeCore(t))
+	axe, err := setup.AxeCore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	evaluate[chromedp.Void](t, ctx, axe)
 	for _, scheme := range []string{"light", "dark"} {
 		_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 		do(t, ctx, err)
@@ -149,24 +145,4 @@ func evaluate[T any](t *testing.T, ctx context.Context, script string, options .
 		t.Fatal(err)
 	}
 	return value
-}
-
-// axeCore gives the audit's program.
-func axeCore(t *testing.T) string {
-	dir := t.TempDir()
-	for name, text := range map[string][]byte{"package.json": packages, "package-lock.json": lock} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	install := exec.CommandContext(t.Context(), "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	install.Dir = dir
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

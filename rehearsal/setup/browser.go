@@ -2,10 +2,40 @@ package setup
 
 import (
 	"context"
+	_ "embed"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 )
+
+//go:embed package.json
+var axePackages []byte
+
+//go:embed package-lock.json
+var axeLock []byte
+
+// AxeCore is the program that audits a page's accessibility (https://github.com/dequelabs/axe-core), from the npm registry.
+func AxeCore(ctx context.Context) (script string, err error) {
+	dir, err := os.MkdirTemp("", "crossbill-axe-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	for name, text := range map[string][]byte{"package.json": axePackages, "package-lock.json": axeLock} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			return "", err
+		}
+	}
+	install := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
+	return string(text), err
+}
 
 // EnsureBrowser gives the path of a Chromium: one that is installed, else Debian's, which apt-get installs
 // when this is root.

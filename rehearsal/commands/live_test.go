@@ -1,0 +1,411 @@
+package commands_test
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/rehearsal/load"
+)
+
+var livePicture = flag.String("live.picture", "", "TestLivePage: write a screenshot of the app's page there, as PNG")
+
+// reader makes an account that may read everything in the app's namespace, and nothing else, and gives its kubeconfig.
+func (a *app) reader() string {
+	a.Helper()
+	ctx := a.Context()
+	meta := metav1.ObjectMeta{Name: "reader", Namespace: a.namespace}
+	_, err1 := a.kube.CoreV1().ServiceAccounts(a.namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{})
+	_, err2 := a.kube.RbacV1().Roles(a.namespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"get", "list", "watch"}},
+	}}, metav1.CreateOptions{})
+	_, err3 := a.kube.RbacV1().RoleBindings(a.namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta,
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "reader"}}, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: "reader"},
+	}, metav1.CreateOptions{})
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil {
+			a.Fatal(err)
+		}
+	}
+	return a.kubeconfigOf("reader")
+}
+
+// cable leads to the API server until it is cut.
+type cable struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn
+	isCut bool
+}
+
+func newCable(t *testing.T, to string) *cable {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cable{Listener: listener}
+	t.Cleanup(func() { listener.Close(); c.cut(true) })
+	go func() {
+		for {
+			ours, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			theirs, err := net.Dial("tcp", to)
+			c.mu.Lock()
+			if err != nil || c.isCut {
+				ours.Close()
+			} else {
+				c.conns = append(c.conns, ours, theirs)
+				go func() { _, _ = io.Copy(theirs, ours); theirs.Close() }()
+				go func() { _, _ = io.Copy(ours, theirs); ours.Close() }()
+			}
+			c.mu.Unlock()
+		}
+	}()
+	return c
+}
+
+func (c *cable) cut(is bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isCut = is; is {
+		for _, conn := range c.conns {
+			conn.Close()
+		}
+		c.conns = nil
+	}
+}
+
+// serving is a live page that is served.
+type serving struct {
+	*exec.Cmd
+	address string
+}
+
+func (a *app) serve(args ...string) *serving {
+	a.Helper()
+	p := &serving{Cmd: exec.Command(filepath.Join(programs, "crossbill"), append([]string{"status", "--serve=127.0.0.1:0"}, args...)...)}
+	p.Env, p.Stderr = append(os.Environ(), "KUBECONFIG=", "HOME=/nonexistent"), os.Stderr
+	out, err := p.StdoutPipe()
+	if err == nil {
+		err = p.Start()
+	}
+	if err != nil {
+		a.Fatal(err)
+	}
+	a.Cleanup(func() { _ = p.Process.Kill() })
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		a.Fatal(err)
+	}
+	p.address = strings.TrimSpace(line)
+	return p
+}
+
+// window is a page in a browser.
+type window struct {
+	*testing.T
+	ctx context.Context
+
+	mu      sync.Mutex
+	said    []string // by the console, and about the security policy
+	fetched []string
+}
+
+func openWindow(t *testing.T) *window {
+	t.Helper()
+	bounded, stop := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(stop)
+	allocator, stop := chromedp.NewExecAllocator(bounded, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(os.Getenv(browserVariable)), chromedp.NoSandbox, chromedp.WindowSize(1100, 1000))...)
+	t.Cleanup(stop)
+	ctx, stop := chromedp.NewContext(allocator)
+	t.Cleanup(stop)
+	w := &window{T: t, ctx: ctx}
+	if err := chromedp.Listen(ctx, func(event any) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		switch e := event.(type) {
+		case *cdplog.EventEntryAdded:
+			w.said = append(w.said, string(e.Entry.Source)+": "+e.Entry.Text+" "+e.Entry.URL)
+		case *network.EventRequestWillBeSent:
+			w.fetched = append(w.fetched, e.Request.URL)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := chromedp.Call(ctx, cdplog.Enable, cdp.Empty{})
+	_, err2 := chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	return w
+}
+
+func (w *window) do(actions ...chromedp.Action[chromedp.Void]) {
+	w.Helper()
+	if err := chromedp.Do(w.ctx, actions...); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func evaluated[T any](w *window, script string, options ...chromedp.EvaluateOption) T {
+	w.Helper()
+	value, err := chromedp.Run(w.ctx, chromedp.Evaluate[T](script, options...))
+	if err != nil {
+		w.Fatalf("%s: %v", script, err)
+	}
+	return value
+}
+
+// text is what an element says; "" for none.
+func (w *window) text(selector string) string {
+	w.Helper()
+	return evaluated[string](w, fmt.Sprintf(`(document.querySelector(%q)?.textContent ?? "").replace(/\s+/g, " ").trim()`, selector))
+}
+
+// shows waits until an element says something, without loading the page again.
+func (w *window) shows(selector, want string, within time.Duration) {
+	w.Helper()
+	for deadline := time.Now().Add(within); !strings.Contains(w.text(selector), want); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.Fatalf("after %s, %s does not say %q, but %q\n%s", within, selector, want, w.text(selector), w.text("main"))
+		}
+	}
+}
+
+// audit is what axe-core finds, in light and dark, and whether the page fits a telephone.
+func (w *window) audit(page string) {
+	w.Helper()
+	axe, err := os.ReadFile(filepath.Join(programs, "axe.js"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	evaluated[chromedp.Void](w, string(axe))
+	for _, scheme := range []string{"light", "dark"} {
+		if _, err := chromedp.Call(w.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}); err != nil {
+			w.Fatal(err)
+		}
+		found := evaluated[struct {
+			Violations []struct {
+				Help, Impact string
+				Nodes        []struct{ HTML string }
+			}
+			Passes []struct{ Help string }
+		}](w, `axe.run().then(r => ({violations: r.violations, passes: r.passes}))`, chromedp.EvalAwaitPromise)
+		w.Logf("axe-core, %s, %s: %d rules hold, %d are violated", page, scheme, len(found.Passes), len(found.Violations))
+		if len(found.Passes) < 15 {
+			w.Errorf("%s, %s: it has looked at %d rules only", page, scheme, len(found.Passes))
+		}
+		for _, v := range found.Violations {
+			w.Errorf("%s, %s: %s (%s), %d times, as in %s", page, scheme, v.Help, v.Impact, len(v.Nodes), v.Nodes[0].HTML)
+		}
+	}
+	if _, err := chromedp.Call(w.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}); err != nil {
+		w.Fatal(err)
+	}
+	w.do(chromedp.EmulateViewport(360, 740))
+	if wide := evaluated[float64](w, `document.documentElement.scrollWidth`); wide > 360 {
+		w.Errorf("%s: on a telephone 360 px wide it is %.0f px wide", page, wide)
+	}
+	w.do(chromedp.EmulateViewport(1100, 1000))
+	for _, unreachable := range evaluated[[]string](w, `[...document.querySelectorAll("summary, .scroll, a")].filter(e => e.checkVisibility()).filter(e => { e.focus(); return document.activeElement !== e }).map(e => e.outerHTML.slice(0, 80))`) {
+		w.Errorf("%s: without a mouse one cannot get at %s", page, unreachable)
+	}
+}
+
+// agrees compares what the page of an app shows with what `status -o json` does.
+func (w *window) agrees(a *app, at string) {
+	w.Helper()
+	status := a.status()
+	want := map[string]string{
+		"#traffic":        fmt.Sprintf("%d%% primary, %d%% canary", status.Weights.Primary, status.Weights.Canary),
+		"#releases tbody": "",
+		"#tracks tbody":   "",
+		"#stage strong.canary-stage, #stage strong.verified": "",
+	}
+	for _, track := range []release.Track{release.Primary, release.Canary} {
+		text := string(track) + " not found"
+		if of := status.Tracks[track]; of != nil {
+			text = fmt.Sprintf("%s %d of %d %s", track, of.Ready, of.Replicas, of.Image)
+		}
+		want["#tracks tbody"] = strings.TrimSpace(want["#tracks tbody"] + " " + text)
+	}
+	for _, f := range status.History {
+		text := fmt.Sprintf("%s %s sha256:%.12s %s", f.FinishedAt.UTC().Format("2006-01-02 15:04:05"), f.ID, strings.TrimPrefix(f.Digest(), "sha256:"), strings.ReplaceAll(string(f.Outcome), "_", " "))
+		if f.Verdict != nil {
+			text += fmt.Sprintf(" %s %d", f.Verdict.Outcome, f.Verdict.Requests)
+		}
+		want["#releases tbody"] = strings.TrimSpace(want["#releases tbody"] + " " + strings.TrimSpace(text+" "+f.Why()))
+	}
+	if status.Release != nil {
+		want["#stage strong.canary-stage, #stage strong.verified"] = string(status.Release.Stage)
+	}
+	got := map[string]string{}
+	for selector := range want {
+		got[selector] = evaluated[string](w, fmt.Sprintf(`[...(document.querySelector(%q)?.querySelectorAll("td, th, span") ?? [])].map(e => e.textContent.trim()).filter(t => t).join(" ") || (document.querySelector(%q)?.textContent ?? "")`, selector, selector))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		w.Errorf("%s, the page differs from status -o json (-json +page):\n%s", at, diff)
+	}
+}
+
+// TestLivePage looks at `status --serve` in a browser while a release runs, with an account that may only read.
+func TestLivePage(t *testing.T) {
+	if os.Getenv(browserVariable) == "" {
+		t.Skip("there is no browser")
+	}
+	a := released(t, "shop")
+	traffic := load.Start("http://"+running.GatewayAddress+"/", a.served(), 100)
+	defer traffic.Stop()
+	toAPI := newCable(t, strings.TrimPrefix(running.RESTConfig.Host, "https://"))
+	page := a.serve("--kubeconfig", a.reader(), "--namespace", a.namespace, "--connect-to", toAPI.Addr().String())
+	w := openWindow(t)
+	w.do(chromedp.Navigate(page.address))
+	w.shows("#app-ns-shop-shop", "first", 5*time.Second)
+
+	// The list follows the release, and the link that is focused stays so.
+	evaluated[chromedp.Void](w, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("main a").focus()`)
+	a.must("canary", "--image", images["two"], "--weight", "50")
+	w.shows("#app-ns-shop-shop", "50% canary", 5*time.Second)
+	if focused := evaluated[string](w, `document.activeElement.textContent`); focused != "shop" {
+		t.Errorf("after the change the focus is on %q", focused)
+	}
+	if said := evaluated[[]string](w, `document.said`); !slices.Contains(said, "shop: stage canary") {
+		t.Errorf("a screen reader has said %q", said)
+	}
+	w.audit("all apps")
+
+	// The app's page, by its link and the keyboard.
+	evaluated[chromedp.Void](w, `document.querySelector("main a").focus()`)
+	w.do(chromedp.KeyEvent("\r"))
+	w.shows("#stage", "at stage canary", 5*time.Second)
+	w.agrees(a, "canary")
+	evaluated[chromedp.Void](w, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("figure details").open = true`)
+	if code, out := a.crossbill("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--config", byAvailability(t)); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, out)
+	}
+	w.shows("#stage", "at stage verified", 5*time.Second)
+	w.shows("#verdicts", "healthy", time.Second)
+	w.agrees(a, "verified")
+	if verdict := a.status().Release.Verdict; !strings.Contains(w.text("#verdicts"), verdict.Reason) {
+		t.Errorf("the verdict is %q, the page has %q", verdict.Reason, w.text("#verdicts"))
+	}
+	if !evaluated[bool](w, `document.querySelector("figure details").open`) {
+		t.Error("what the reader has opened was closed")
+	}
+	evaluated[chromedp.Void](w, `document.querySelector("figure details").open = false; scrollTo(0, 0); document.activeElement.blur()`)
+	if *livePicture != "" {
+		w.do(chromedp.EmulateViewport(1100, 1500))
+		png, err := chromedp.Run(w.ctx, chromedp.CaptureScreenshot())
+		if err == nil {
+			err = os.WriteFile(*livePicture, png, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	evaluated[chromedp.Void](w, `document.querySelectorAll("details").forEach(d => d.open = true)`)
+	w.audit("the app")
+
+	// The cluster does not respond for a while.
+	toAPI.cut(true)
+	w.shows("#stale", "The cluster does not respond since ", 20*time.Second)
+	if got := w.text("#traffic"); got != "50% primary, 50% canary" {
+		t.Errorf("meanwhile the traffic is %q", got)
+	}
+	toAPI.cut(false)
+	for deadline := time.Now().Add(30 * time.Second); w.text("#stale") != ""; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is still stale: ", w.text("#stale"))
+		}
+	}
+
+	a.must("promote", "--prometheus", running.PrometheusURL)
+	a.must("cleanup", "--prometheus", running.PrometheusURL)
+	w.shows("#stage", "No release is in flight", 30*time.Second)
+	w.agrees(a, "promoted")
+	said := evaluated[[]string](w, `document.said`)
+	if got, want := said, []string{"shop: stage verified"}; len(got) < 2 || got[0] != want[0] || got[len(got)-1] != "shop: promoted" {
+		t.Errorf("a screen reader has said %q", got)
+	}
+	w.mu.Lock()
+	for _, line := range w.said {
+		if !strings.Contains(line, "net::ERR") {
+			t.Errorf("the browser says %s", line)
+		}
+	}
+	for _, url := range w.fetched {
+		if !strings.HasPrefix(url, page.address) && !strings.HasPrefix(url, "data:,") {
+			t.Errorf("it fetches %s", url)
+		}
+	}
+	w.mu.Unlock()
+
+	// It ends in order while a page is open, and the page says so.
+	if err := page.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := page.Wait(); err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+	w.shows("#lost", "The connection to crossbill status --serve is lost since 2", 5*time.Second)
+	w.do(chromedp.Navigate("about:blank"))
+
+	a.manyLive(w)
+}
+
+// manyLive opens the page of 200 apps, whose ledgers are the app's.
+func (a *app) manyLive(w *window) {
+	a.Helper()
+	many := &app{T: a.T, kube: a.kube, mesh: a.mesh, name: "many-live", namespace: "ns-many-live"}
+	many.makeNamespace()
+	own, err := a.kube.CoreV1().ConfigMaps(a.namespace).Get(a.Context(), "crossbill-shop", metav1.GetOptions{})
+	if err != nil {
+		a.Fatal(err)
+	}
+	for i := range 200 {
+		name := fmt.Sprintf("live-%03d", i)
+		state := &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: "crossbill-" + name, Labels: map[string]string{"app": name, "app.kubernetes.io/managed-by": own.Labels["app.kubernetes.io/managed-by"]}},
+			Data:       map[string]string{"ledger.json": strings.Replace(own.Data["ledger.json"], `"app": "shop"`, `"app": "`+name+`"`, 1)},
+		}
+		if _, err := a.kube.CoreV1().ConfigMaps(many.namespace).Create(a.Context(), state, metav1.CreateOptions{}); err != nil {
+			a.Fatal(err)
+		}
+	}
+	page := many.serve("--kubeconfig", running.Kubeconfig, "--namespace", many.namespace)
+	w.do(chromedp.Navigate(page.address))
+	if n := evaluated[int](w, `document.querySelectorAll("tbody tr").length`); n != 200 {
+		a.Errorf("%d apps", n)
+	}
+	painted := evaluated[float64](w, `new Promise(done => new PerformanceObserver(l => l.getEntriesByName("first-contentful-paint").forEach(e => done(e.startTime))).observe({type: "paint", buffered: true}))`, chromedp.EvalAwaitPromise)
+	a.Logf("the page of 200 apps has its first content after %.0f ms", painted)
+	if painted > 1000 {
+		a.Errorf("the page of 200 apps has its first content after %.0f ms", painted)
+	}
+}
