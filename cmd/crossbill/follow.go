@@ -124,6 +124,7 @@ func (o *followOptions) run(ctx context.Context, c *rollout.Cluster, lifecycle *
 		return outcome{}, err
 	}
 	options.Report, options.Refresh = sometimes(options.Report), refresh(lifecycle.cmd)
+	options.Progress = lifecycle.progress
 	options.Probe = o.probe.probe(&o.analysis)
 	came, err := analysis.Follow(ctx, analysis.FollowOptions{Options: options, Steps: analysis.Of(c), Until: o.until, Say: sayer(lifecycle.log)})
 	summary := summaryOf(came.Verdict)

@@ -14,6 +14,7 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // lifecycleOptions are those of the commands that change what is deployed.
@@ -39,6 +40,8 @@ type lifecycleOptions struct {
 	cmd      *cobra.Command
 	out, log io.Writer
 	steps    []notify.Step
+	started  time.Time
+	live     *notify.Live // nil before the command runs, and where nobody sees it
 }
 
 // add adds the flags that all of these commands have.
@@ -149,8 +152,10 @@ func (o *lifecycleOptions) change(ctx context.Context, do act) error {
 
 // perform does it, prints what came of it and notifies. This is the one place where a command runs.
 func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
-	started := time.Now()
+	o.started = time.Now()
+	o.live = o.notify.live(ctx)
 	came, err := o.connectAnd(ctx, do)
+	o.live.Stop()
 	if err == nil || came.Verdict != nil && o.output.structured() { // else the error says all that there is
 		if printErr := o.print(came); err == nil {
 			err = printErr
@@ -162,9 +167,37 @@ func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 	}
 	o.notify.send(ctx, o.log, &notify.Event{
 		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: id,
-		StartedAt: started, FinishedAt: time.Now(), Steps: o.steps,
+		StartedAt: o.started, FinishedAt: time.Now(), Steps: o.steps,
 	}, came.Result, err)
 	return err
+}
+
+// progress shows how far the analysis of a release is.
+func (o *lifecycleOptions) progress(r *release.Release, e verdict.Evaluation) {
+	shown := *r // which is shown later
+	o.live.Show(&notify.Event{
+		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, Release: &shown, ReleaseID: r.ID, Result: notify.Judging,
+		StartedAt: o.started, FinishedAt: time.Now(), Progress: progressOf(e.Judgment),
+	})
+}
+
+// progressOf is how far the evidence of a judgment is, by the objective that has the least.
+func progressOf(j verdict.Judgment) *notify.Progress {
+	p := &notify.Progress{Left: j.Left, Enough: 1, Missing: j.Reason}
+	if j.Outcome == release.Healthy {
+		p.Outcome, p.Missing = j.Outcome, ""
+	}
+	for _, e := range j.Evidence {
+		p.Requests = max(p.Requests, int64(e.Total.Canary.Events))
+		if !e.Relative || !e.Alone { // else there is nothing to compare with
+			_, healthy := e.Progress()
+			p.Enough = min(p.Enough, healthy)
+		}
+	}
+	if len(j.Evidence) == 0 || p.Requests == 0 {
+		p.Enough = 0
+	}
+	return p
 }
 
 func (o *lifecycleOptions) connectAnd(ctx context.Context, do act) (outcome, error) {

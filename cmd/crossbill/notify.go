@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,10 +22,13 @@ type notifyOptions struct {
 	github      githubOptions
 	webhookFile string
 	pushgateway string
+
+	cmd     *cobra.Command
+	remarks remarks
 }
 
 func (o *notifyOptions) add(cmd *cobra.Command) {
-	o.enabled = true
+	o.enabled, o.cmd = true, cmd
 	inSection(cmd.Flags(), notificationSection, func(flags *pflag.FlagSet) {
 		o.github.add(flags)
 		flags.StringVar(&o.webhookFile, "webhook-file", "", "file with the address that gets a notice of the outcome, as JSON that Slack shows too (default $CROSSBILL_WEBHOOK)")
@@ -40,19 +46,55 @@ func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.E
 		event.ExitCode, event.Message = exitCode(err), err.Error()
 	}
 	targets, bad := o.targets()
+	defer o.remarks.print(log)
 	if failed := errors.Join(bad, notify.All(ctx, targets.Notifiers(), event)); failed != nil {
 		fmt.Fprintf(log, "crossbill: notification failed: %v\ncrossbill: the release itself is not affected by this\n", failed)
 	}
 }
 
+// live shows on the pull request how a command goes on; nil if nobody is to see it.
+func (o *notifyOptions) live(ctx context.Context) *notify.Live {
+	targets, err := o.targets()
+	if !o.enabled || err != nil || targets.GitHub.Token == "" || !targets.PullRequest {
+		return nil
+	}
+	return notify.NewLive(ctx, notify.PullRequest{GitHub: targets.GitHub, Log: targets.Log}, func(failed error) {
+		o.remarks.add(fmt.Sprintf("notification failed: %v", failed))
+	})
+}
+
+// remarks are what is to be known of the targets. Each is printed once in a command.
+type remarks struct {
+	lock    sync.Mutex
+	all     []string
+	printed int
+}
+
+func (r *remarks) add(text string) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if !slices.Contains(r.all, text) {
+		r.all = append(r.all, text)
+	}
+}
+
+func (r *remarks) print(log io.Writer) {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	for ; r.printed < len(r.all); r.printed++ {
+		fmt.Fprintln(log, "crossbill: "+r.all[r.printed])
+	}
+}
+
 // waits notifies GitHub of what a release in the line waits for.
 func (o *notifyOptions) waits(ctx context.Context, log io.Writer, event *notify.Event) {
-	github, named, err := o.github.source()
-	if !named {
+	targets, err := o.targets()
+	if targets.GitHub.Token == "" {
 		return
 	}
-	event.Result = notify.Waits
-	if failed := errors.Join(err, notify.All(ctx, []notify.Notifier{github}, event)); failed != nil {
+	event.Result, event.FinishedAt = notify.Waits, time.Now()
+	defer o.remarks.print(log)
+	if failed := errors.Join(err, notify.All(ctx, targets.OnGitHub(), event)); failed != nil {
 		fmt.Fprintf(log, "crossbill: notification failed: %v\n", failed)
 	}
 }
@@ -83,8 +125,17 @@ func (o *notifyOptions) targets() (notify.Targets, error) {
 	github, _, githubErr := o.github.source()
 	webhook, webhookErr := secret("--webhook-file", o.webhookFile, "CROSSBILL_WEBHOOK")
 	return notify.Targets{
-		GitHub: github, WebhookURL: webhook, PushgatewayURL: o.pushgateway, Version: buildVersion().Version,
+		GitHub: github, PullRequest: o.pullRequest(), WebhookURL: webhook, PushgatewayURL: o.pushgateway, Log: o.remarks.add, Version: buildVersion().Version,
 	}, errors.Join(githubErr, webhookErr)
+}
+
+// pullRequest says whether a release is shown on its pull request.
+func (o *notifyOptions) pullRequest() bool {
+	if o.cmd == nil {
+		return false
+	}
+	wanted := configOf(o.cmd).Notify.GitHub.PullRequest
+	return wanted == nil || *wanted
 }
 
 // validate finds bad options. Nobody is notified.

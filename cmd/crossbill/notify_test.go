@@ -50,7 +50,9 @@ func TestNotifyingIsHarmless(t *testing.T) {
 			t.Setenv("CROSSBILL_WEBHOOK", test.webhook)
 			var o notifyOptions
 			var log bytes.Buffer
-			o.add(&cobra.Command{})
+			cmd := &cobra.Command{}
+			cmd.SetContext(t.Context())
+			o.add(cmd)
 			o.github.github.Repository = test.repository
 			o.send(t.Context(), &log, &notify.Event{Command: "promote", ReleaseID: "one"}, rollout.Result{}, errors.New("the command's own"))
 			if got := log.String(); (got == "") != (test.said == "") || !bytes.Contains(log.Bytes(), []byte(test.said)) {

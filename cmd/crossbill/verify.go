@@ -119,6 +119,7 @@ func (o *verifyOptions) run(ctx context.Context) error {
 		}
 		options.Again, options.Observe, options.NoRollback = o.again, o.dryRun, o.noRollback
 		options.Probe = o.probe.probe(&o.analysis)
+		options.Progress = o.progress
 		if o.record != "" {
 			options.Record = o.writeRecord
 		}

@@ -23,11 +23,12 @@ type Options struct {
 
 	Source   *verdict.Source
 	Test     verdict.Test
-	WarmUp   time.Duration            // for which latency is counted, but not weighed
-	Interval time.Duration            // between two looks
-	Report   func(verdict.Evaluation) // is given each look; may be nil
-	Warn     func(string)             // is given what hinders a verdict; may be nil
-	Probe    *Probe                   // requests of Verify's own; nil: none
+	WarmUp   time.Duration                              // for which latency is counted, but not weighed
+	Interval time.Duration                              // between two looks
+	Report   func(verdict.Evaluation)                   // is given each look; may be nil
+	Progress func(*release.Release, verdict.Evaluation) // is given each look with what is judged; may be nil
+	Warn     func(string)                               // is given what hinders a verdict; may be nil
+	Probe    *Probe                                     // requests of Verify's own; nil: none
 
 	Again      bool // judge again what was judged healthy
 	Observe    bool // change nothing: no verdict in the ledger, no rollback
@@ -123,6 +124,9 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 		defer probing.stop()
 		report = probing.counts(report)
 	}
+	if o.Progress != nil {
+		report = withProgress(report, r, o.Progress)
+	}
 	source := o.Source
 	if r.Mirror > 0 {
 		source = source.Copies()
@@ -163,6 +167,16 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 		last, err = witness.Live(ctx)
 	}
 	return v, last, err
+}
+
+// withProgress gives each look to both.
+func withProgress(report func(verdict.Evaluation), r *release.Release, progress func(*release.Release, verdict.Evaluation)) func(verdict.Evaluation) {
+	return func(e verdict.Evaluation) {
+		if report != nil {
+			report(e)
+		}
+		progress(r, e)
+	}
 }
 
 // errDrift ends an analysis of a canary that does not get what its release gave it.

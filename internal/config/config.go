@@ -115,11 +115,12 @@ type Notify struct {
 	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
 }
 
-// GitHub is the repository whose Deployment of a release gets its state.
+// GitHub is the repository that a release came from, where its state is shown.
 type GitHub struct {
 	Repository     string `json:"repository,omitempty"`
 	URL            string `json:"url,omitempty"`
 	EnvironmentURL string `json:"environmentUrl,omitempty"`
+	PullRequest    *bool  `json:"pullRequest,omitempty"`
 }
 
 // Image is how the app's image is built, and whether its origin has to be checked.

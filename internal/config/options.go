@@ -113,6 +113,7 @@ var Options = []Option{
 	{Key: "notify.github.repository", Flags: []string{"github-repository"}, Variable: "CROSSBILL_GITHUB_REPOSITORY", Platform: []string{"$GITHUB_REPOSITORY"}, Doc: "GitHub repository whose Deployment of the release gets a status; nobody is notified without a token",
 		form: form{what: "a GitHub repository", example: "our-org/qwik-node-app", pattern: `^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$`}},
 	{Key: "notify.github.url", Flags: []string{"github-url"}, Platform: []string{"$GITHUB_API_URL"}, Default: "https://api.github.com", form: address, Doc: "Address of GitHub's API"},
+	{Key: "notify.github.pullRequest", Default: "true", form: form{what: "true or false", example: "false"}, Doc: "Show the release on its commit by a check run, and on the pull request that brought the commit by a comment, if there is a token that may write them"},
 	{Key: "notify.github.environmentUrl", Flags: []string{"environment-url"}, Variable: "CROSSBILL_ENVIRONMENT_URL", Platform: []string{"$CI_ENVIRONMENT_URL"}, form: address, Doc: "Address of the app, for GitHub's Deployment"},
 	{Key: "notify.pushgateway", Flags: []string{"pushgateway"}, Variable: "CROSSBILL_PUSHGATEWAY", form: address, Doc: "Prometheus Pushgateway that gets the metrics of each command"},
 	{Key: "notify.otlpEndpoint", Variable: "CROSSBILL_OTLP_ENDPOINT", form: address, Doc: "Collector that gets each command as a span, by OTLP over HTTP"},

@@ -133,8 +133,10 @@ type repository struct {
 
 var repositoryPattern = regexp.MustCompile(`^[A-Za-z0-9_-]+/[A-Za-z0-9._-]+$`)
 
-// connect checks the fields. It sends nothing.
-func (g GitHub) connect() (*repository, error) {
+// connect checks the fields. It sends nothing. Its requests are repeated where that may help.
+func (g GitHub) connect() (*repository, error) { return g.connectBy(httpretry.Client(g.Transport)) }
+
+func (g GitHub) connectBy(by *http.Client) (*repository, error) {
 	owner, name, _ := strings.Cut(g.Repository, "/")
 	switch {
 	case g.Repository == "":
@@ -142,7 +144,7 @@ func (g GitHub) connect() (*repository, error) {
 	case !repositoryPattern.MatchString(g.Repository) || name == "." || name == "..":
 		return nil, &usererr.Error{Field: "notify.github.repository", Problem: fmt.Sprintf("%q is not a repository", g.Repository), Fix: "give owner/name"}
 	}
-	options := []github.ClientOptionsFunc{github.WithHTTPClient(httpretry.Client(g.Transport)), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
+	options := []github.ClientOptionsFunc{github.WithHTTPClient(by), github.WithAuthToken(g.Token), github.WithUserAgent("crossbill")}
 	if g.URL != "" {
 		if err := usererr.SecureURL("notify.github.url", g.URL); err != nil {
 			return nil, err

@@ -1,7 +1,7 @@
-// Package notify delivers what a command came to: to the Deployment in GitHub that a release belongs to, to a chat
-// or any program by a webhook, to Prometheus through a Pushgateway, and to a trace collector. It promises that
-// notifying is bounded in time, is off unless a target is configured, and never changes the release or the
-// command's own result.
+// Package notify delivers what a command came to: to the Deployment in GitHub that a release belongs to, to its
+// commit and its pull request there, to a chat or any program by a webhook, to Prometheus through a Pushgateway,
+// and to a trace collector. It promises that notifying is bounded in time, is off unless a target is configured,
+// and never changes the release or the command's own result.
 package notify
 
 import (
@@ -34,6 +34,7 @@ const (
 	Refused      Result = "refused"      // bad input, the wrong stage, or another job holds the lock; nothing was changed
 	Waits        Result = "waits"        // the command goes on: the release is in the line. It is for GitHub alone
 	Waited       Result = "waited"       // it has left the line, because its turn did not come
+	Judging      Result = "judging"      // the command goes on: Progress says how far it is. It is for the pull request alone
 )
 
 // Event is a command that has finished, or that waits.
@@ -52,6 +53,16 @@ type Event struct {
 	StartedAt    time.Time
 	FinishedAt   time.Time
 	Steps        []Step
+	Progress     *Progress // of an analysis that goes on
+}
+
+// Progress is how far the analysis of a canary is.
+type Progress struct {
+	Outcome  release.VerdictOutcome // healthy: the canary is judged on; else ""
+	Enough   float64                // share of the evidence that a healthy verdict needs, from 0 to 1
+	Requests int64                  // the canary's, so far
+	Left     time.Duration          // until there is enough, if it grows as it has so far; 0 is unknown
+	Missing  string                 // what there is too little of
 }
 
 // Step is something that the command did on the way.
@@ -96,17 +107,27 @@ func (e *Event) noteworthy() bool {
 // Targets are the configured targets. One without its address or token is off.
 type Targets struct {
 	GitHub         GitHub // off without a token
+	PullRequest    bool   // GitHub shows the release on its commit and pull request as well
 	WebhookURL     string // a secret
 	PushgatewayURL string
-	Version        string // of Crossbill, for traces; those are configured by OpenTelemetry's variables
+	Log            func(string) // is given what people should know of a target; may be nil
+	Version        string       // of Crossbill, for traces; those are configured by OpenTelemetry's variables
+}
+
+// OnGitHub are those of GitHub.
+func (t Targets) OnGitHub() []Notifier {
+	switch {
+	case t.GitHub.Token == "":
+		return nil
+	case !t.PullRequest:
+		return []Notifier{t.GitHub}
+	}
+	return []Notifier{t.GitHub, PullRequest{GitHub: t.GitHub, Log: t.Log}}
 }
 
 // Notifiers are those that are configured.
 func (t Targets) Notifiers() []Notifier {
-	var all []Notifier
-	if t.GitHub.Token != "" {
-		all = append(all, t.GitHub)
-	}
+	all := t.OnGitHub()
 	if t.WebhookURL != "" {
 		all = append(all, Webhook{URL: t.WebhookURL})
 	}

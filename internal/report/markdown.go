@@ -14,14 +14,14 @@ import (
 func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.Time) error {
 	releases := summaries(s, entries, now)
 	if len(releases) == 0 {
-		_, err := fmt.Fprintf(out, "No release of %s yet.\n", escapeMarkdown(s.App))
+		_, err := fmt.Fprintf(out, "No release of %s yet.\n", EscapeMarkdown(s.App))
 		return err
 	}
 	r := releases[0]
 	var b strings.Builder
-	fmt.Fprintf(&b, "### Release `%s` of %s: %s\n\n", r.ID, escapeMarkdown(s.App), strings.ReplaceAll(r.State, "_", " "))
+	fmt.Fprintf(&b, "### Release `%s` of %s: %s\n\n", r.ID, EscapeMarkdown(s.App), strings.ReplaceAll(r.State, "_", " "))
 	if r.Explanation != "" {
-		fmt.Fprintf(&b, "%s\n\n", escapeMarkdown(r.Explanation))
+		fmt.Fprintf(&b, "%s\n\n", EscapeMarkdown(r.Explanation))
 	}
 	b.WriteString("| | |\n|---|---|\n")
 	row := func(name, value string) { fmt.Fprintf(&b, "| %s | %s |\n", name, value) }
@@ -30,50 +30,50 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 		row("Bundle", "`"+r.Bundle+"`")
 	}
 	if r.Commit != "" {
-		row("Commit", link(r.Commit, r.Links.CommitURL))
+		row("Commit", MarkdownLink(r.Commit, r.Links.CommitURL))
 	}
 	if r.Git != nil && r.Git.Commit != "" {
 		row("Environment", "commit `"+r.Git.Commit+"`")
 	}
 	if r.Origin != nil {
-		row("Origin", escapeMarkdown(r.Origin.String()))
+		row("Origin", EscapeMarkdown(r.Origin.String()))
 	}
 	if r.Links.RunURL != "" {
-		row("GitHub", link("run", r.Links.RunURL))
+		row("GitHub", MarkdownLink("run", r.Links.RunURL))
 	}
 	if r.Links.PipelineURL != "" {
-		row("GitLab", link("pipeline", r.Links.PipelineURL))
+		row("GitLab", MarkdownLink("pipeline", r.Links.PipelineURL))
 	}
 	if r.Verdict != nil {
 		row("Verdict", fmt.Sprintf("%s, based on %d requests of the canary", r.Verdict.Outcome, r.Verdict.Requests))
 	}
 	if by := r.Approvers(); by != "" {
-		row("Approved by", escapeMarkdown(by))
+		row("Approved by", EscapeMarkdown(by))
 	}
 	if s.Weights != nil {
-		row("Traffic now", escapeMarkdown(trafficText(s)))
+		row("Traffic now", EscapeMarkdown(trafficText(s)))
 	}
 	if len(s.Queue) > 0 {
-		row("Line", escapeMarkdown(Line(s.Queue)))
+		row("Line", EscapeMarkdown(Line(s.Queue)))
 	}
 	if s.Hold != nil {
-		row("Hold", escapeMarkdown(s.Hold.String()))
+		row("Hold", EscapeMarkdown(s.Hold.String()))
 	}
 	row("Duration", r.Duration)
 	b.WriteString("\n| Time (UTC) | Source | Event | Detail | By |\n|---|---|---|---|---|\n")
 	for _, e := range r.Entries {
-		by := escapeMarkdown(e.By)
+		by := EscapeMarkdown(e.By)
 		if e.URL != "" {
-			by = link(e.By, e.URL)
+			by = MarkdownLink(e.By, e.URL)
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", e.At.UTC().Format("2006-01-02 15:04:05"), e.Source, escapeMarkdown(e.Event), escapeMarkdown(e.Detail), by)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", e.At.UTC().Format("2006-01-02 15:04:05"), e.Source, EscapeMarkdown(e.Event), EscapeMarkdown(e.Detail), by)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
 }
 
-// escapeMarkdown makes a text that Markdown prints as it is, on one line.
-func escapeMarkdown(text string) string {
+// EscapeMarkdown makes a text that Markdown prints as it is, on one line.
+func EscapeMarkdown(text string) string {
 	var b strings.Builder
 	for _, c := range strings.Join(strings.Fields(text), " ") {
 		if strings.ContainsRune("\\`*_[]<>|#@!~&", c) {
@@ -84,13 +84,13 @@ func escapeMarkdown(text string) string {
 	return b.String()
 }
 
-// link is a text with a link to an address; without one, the text.
-func link(text, address string) string {
+// MarkdownLink is a text with a link to an address; without one, the text.
+func MarkdownLink(text, address string) string {
 	if text == "" {
 		text = "page"
 	}
 	if address == "" {
-		return escapeMarkdown(text)
+		return EscapeMarkdown(text)
 	}
-	return fmt.Sprintf("[%s](<%s>)", escapeMarkdown(text), strings.NewReplacer("<", "%3C", ">", "%3E", "\n", "", " ", "%20").Replace(address))
+	return fmt.Sprintf("[%s](<%s>)", EscapeMarkdown(text), strings.NewReplacer("<", "%3C", ">", "%3E", "\n", "", " ", "%20").Replace(address))
 }
