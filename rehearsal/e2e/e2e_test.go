@@ -1,11 +1,10 @@
-// Package e2e runs the README's main command as a newcomer would, and checks what it says.
+// Package e2e runs the README's main command, and then the tutorial, as a newcomer would, and checks what they say.
 package e2e
 
 import (
 	"encoding/json"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -18,11 +17,7 @@ func TestMakeRehearse(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "make", "rehearse", "OUT="+out)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = root, os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("make rehearse: %v", err)
-	}
+	rehearseAndHold(t, root, out, func(registry string) { followTutorial(t, root, out, registry) })
 	text, err := os.ReadFile(filepath.Join(out, "rehearsal.json"))
 	if err != nil {
 		t.Fatal(err)
