@@ -59,9 +59,13 @@ func TestSite(t *testing.T) {
 	if found := evaluate[string](t, ctx, `document.querySelector(".md-search-result__list").textContent`); !strings.Contains(found, "The lock and the fence") {
 		t.Errorf("a search for epoch finds %q", found)
 	}
+	axe, err := setup.AxeCore(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, page := range []string{"index.html", "concepts.html", "comparison.html", "guides/low-traffic.html", "reference/configuration.html"} {
 		do(t, ctx, nil, chromedp.Navigate(server.URL+"/"+page))
-		evaluate[chromedp.Void](t, ctx, axeCore(t))
+		evaluate[chromedp.Void](t, ctx, axe)
 		for _, scheme := range []string{"light", "dark"} {
 			_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 			do(t, ctx, err)
