@@ -2,17 +2,27 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
 	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/notify"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // TestResults is what each error of a command means to those who are notified.
@@ -66,3 +76,78 @@ func TestNotifyingIsHarmless(t *testing.T) {
 		})
 	}
 }
+
+// TestProgress is what the pull request shows of a judgment.
+func TestProgress(t *testing.T) {
+	evidence := func(requests, enough float64) verdict.Evidence {
+		return verdict.Evidence{Total: verdict.Pair{Canary: verdict.Tally{Events: requests}}, For: enough, Safety: 1, Harm: 1}
+	}
+	alone := evidence(10, 0)
+	alone.Relative, alone.Alone = true, true
+	for name, test := range map[string]struct {
+		judgment verdict.Judgment
+		want     notify.Progress
+	}{
+		"nothing yet":          {verdict.Judgment{Reason: "no request"}, notify.Progress{Missing: "no request"}},
+		"no requests":          {verdict.Judgment{Evidence: []verdict.Evidence{evidence(0, 0.5)}, Reason: "no request"}, notify.Progress{Missing: "no request"}},
+		"the least counts":     {verdict.Judgment{Evidence: []verdict.Evidence{evidence(90, 0.5), evidence(100, 0.25)}, Left: time.Minute, Reason: "thin"}, notify.Progress{Enough: 0.25, Requests: 100, Left: time.Minute, Missing: "thin"}},
+		"nothing to compare":   {verdict.Judgment{Evidence: []verdict.Evidence{evidence(90, 0.5), alone}}, notify.Progress{Enough: 0.5, Requests: 90}},
+		"healthy, judged on":   {verdict.Judgment{Outcome: release.Healthy, Reason: "good", Evidence: []verdict.Evidence{evidence(90, 2)}}, notify.Progress{Outcome: release.Healthy, Enough: 1, Requests: 90}},
+		"unhealthy at the end": {verdict.Judgment{Outcome: release.Unhealthy, Reason: "bad", Evidence: []verdict.Evidence{evidence(90, 0)}}, notify.Progress{Requests: 90, Missing: "bad"}},
+	} {
+		if diff := cmp.Diff(test.want, *progressOf(test.judgment)); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+}
+
+// TestPullRequestIsShown: by default, and not where crossbill.yaml says so. What the token may not do is said once.
+func TestPullRequestIsShown(t *testing.T) {
+	for _, test := range []struct {
+		file string
+		want []string
+	}{
+		{"", []string{"GET check-runs", "GET deployments", "GET pulls", "GET statuses", "POST statuses"}},
+		{"notify: {github: {pullRequest: true}}", []string{"GET check-runs", "GET deployments", "GET pulls", "GET statuses", "POST statuses"}},
+		{"notify: {github: {pullRequest: false}}", []string{"GET deployments"}},
+	} {
+		t.Run(test.file, func(t *testing.T) {
+			var lock sync.Mutex
+			seen := map[string]bool{}
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				lock.Lock()
+				defer lock.Unlock()
+				parts := strings.Split(strings.TrimSuffix(r.URL.Path, "/"+commit), "/")
+				seen[r.Method+" "+parts[len(parts)-1]] = true
+				w.WriteHeader(http.StatusForbidden) // a token without any right
+			}))
+			defer server.Close()
+			before := http.DefaultTransport
+			http.DefaultTransport = server.Client().Transport
+			defer func() { http.DefaultTransport = before }()
+			t.Setenv("CROSSBILL_GITHUB_TOKEN", "t")
+			c, err := config.Parse("crossbill.yaml", []byte(test.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := &cobra.Command{}
+			cmd.SetContext(context.WithValue(t.Context(), configKey{}, resolved{Config: c}))
+			var o notifyOptions
+			o.add(cmd)
+			o.github.github.Repository, o.github.github.URL = "our-org/shop", server.URL
+			var log bytes.Buffer
+			result := rollout.Result{Release: &release.Release{ID: "one", Stage: release.StageCanary, Commit: commit}}
+			for range 2 {
+				o.send(t.Context(), &log, &notify.Event{Command: "canary", App: "shop", ReleaseID: "one"}, result, nil)
+			}
+			if diff := cmp.Diff(test.want, slices.Sorted(maps.Keys(seen))); diff != "" {
+				t.Errorf("requests (-want +got)\n%s", diff)
+			}
+			if said := strings.Count(log.String(), "the token may not"); said != 3 && len(test.want) > 1 || said != 0 && len(test.want) == 1 {
+				t.Errorf("said %d times:\n%s", said, log.String())
+			}
+		})
+	}
+}
+
+const commit = "0123456789abcdef0123456789abcdef01234567"

@@ -172,7 +172,23 @@ func TestVerify(t *testing.T) {
 			if c.change != nil {
 				c.change(&o)
 			}
+			looks, shown := 0, 0
+			report := o.Report
+			o.Report = func(e verdict.Evaluation) {
+				looks++
+				if report != nil {
+					report(e)
+				}
+			}
+			o.Progress = func(r *release.Release, _ verdict.Evaluation) {
+				if shown++; r.ID != "one" {
+					t.Errorf("progress of release %s", r.ID)
+				}
+			}
 			came, err := Verify(t.Context(), o)
+			if shown != looks || c.judged && shown == 0 {
+				t.Errorf("progress was shown %d times in %d looks", shown, looks)
+			}
 			text := came.Message
 			if err != nil {
 				text = err.Error()

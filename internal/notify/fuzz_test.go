@@ -2,6 +2,7 @@ package notify
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,40 @@ func FuzzGitHubAnswers(f *testing.F) {
 			_, _ = g.Statuses(t.Context(), "0123456789ab")
 			if requests > 20 {
 				t.Errorf("%d requests", requests)
+			}
+			time.Sleep(time.Minute) // until the time-outs of answers that the library has not closed are over
+		})
+	})
+}
+
+// FuzzPullRequestAnswers: whatever GitHub answers, showing a release ends in time, and what others have said stays.
+func FuzzPullRequestAnswers(f *testing.F) {
+	for _, body := range []string{"", "null", "[]", "{}", "[null]", "<html>", `{"login":null,"check_runs":[null,{"id":1}]}`, `[{"id":1,"user":null,"body":"<!-- crossbill shop -->\n"}]`,
+		`[{"id":1,"number":7,"merged_at":"2026-11-23T07:00:00Z","base":{"ref":"main","repo":{"default_branch":"main"}},"user":{"login":"ada","type":"User"},"body":"<!-- crossbill shop -->\n<!-- {\"steps\":-1,\"at\":5} -->"}]`} {
+		for _, status := range []int{200, 403, 404, 422} {
+			f.Add([]byte(body), status)
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte, status int) {
+		if status < 200 || status > 599 {
+			status = http.StatusOK
+		}
+		synctest.Test(t, func(t *testing.T) {
+			p := PullRequest{GitHub: GitHub{Repository: "our-org/shop", Token: "t", Transport: server{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/user" && status == http.StatusOK {
+					_, _ = w.Write([]byte(`{"login":"release-bot"}`))
+					return
+				}
+				if r.Method == http.MethodDelete || r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/comments/") && !strings.Contains(string(body), "release-bot") && status == http.StatusOK {
+					t.Errorf("%s %s", r.Method, r.URL)
+				}
+				w.WriteHeader(status)
+				_, _ = w.Write(body)
+			})}}}
+			began := time.Now()
+			_ = All(t.Context(), []Notifier{p}, pageEvent(1, 2, ""))
+			if took := time.Since(began); took > timeout {
+				t.Errorf("took %s", took)
 			}
 			time.Sleep(time.Minute) // until the time-outs of answers that the library has not closed are over
 		})

@@ -176,6 +176,8 @@ func (w *pages) author(ctx context.Context) (func(*github.User) bool, error) {
 		return func(u *github.User) bool { return u.GetType() == "Bot" }, nil
 	case err != nil:
 		return nil, err
+	case self.GetLogin() == "":
+		return nil, errors.New("GET /user names nobody")
 	}
 	return func(u *github.User) bool { return u.GetLogin() == self.GetLogin() }, nil
 }
@@ -266,6 +268,9 @@ func (w *pages) writeCheck(ctx context.Context, commit string) (wrote bool, err 
 	}
 	var newest *github.CheckRun
 	var shown order
+	if list == nil { // the answer was null
+		list = &github.ListCheckRunsResults{}
+	}
 	for _, run := range list.CheckRuns {
 		if at, ok := readMarked(w.app, run.GetOutput().GetSummary()); ok && (newest == nil || run.GetID() > newest.GetID()) {
 			newest, shown = run, at
