@@ -14,6 +14,7 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git (or GITOPS=argocd); the first time it compiles that'
+	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
@@ -44,6 +45,12 @@ bin/rehearse:
 .PHONY: rehearse
 rehearse: bin/rehearse bin/crossbill
 	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT)) $(if $(GITOPS),--gitops $(GITOPS))
+
+# A team with an app, its manifests, and an empty repository: init, doctor, and the references that init wrote, up to a promoted
+# canary. out/adopt.json says how much init wrote, how much had to be edited, and how long it took.
+.PHONY: adopt-trial
+adopt-trial: bin/rehearse bin/crossbill
+	bin/rehearse --adopt --rate 100
 
 .PHONY: test
 test: lint docs test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal

@@ -107,7 +107,7 @@ func New(
 
 	// Source of the crossbill command. By default the module's repository.
 	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!internal", "!internal/**", "**/*_test.go"]
+	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!internal", "!internal/**", "!templates", "!templates/**", "**/*_test.go"]
 	cliSource *dagger.Directory,
 
 	// Images in place of the module's own, where those cannot be pulled, by digest: node=…, go=… or alpine=… (which the

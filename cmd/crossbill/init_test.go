@@ -148,6 +148,10 @@ prometheus:
   url: http://prometheus.istio-system.svc:9090
 gitlab:
   project: our-org/infrastructure
+approval:
+  issuer: https://gitlab.com
+  project: our-org/infrastructure
+  environment: production/qwik-node-app
 `, string(text)); diff != "" {
 		t.Error(diff)
 	}

@@ -158,6 +158,7 @@ func (a *Answers) settings() string {
 	section("cluster", "context", a.Context, "namespace", a.Namespace)
 	section("prometheus", "url", a.Prometheus)
 	section("gitlab", "url", a.GitLabURL, "project", a.Project)
+	section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "environment", "production/"+a.App)
 	if a.Repository != "" {
 		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))
 	}

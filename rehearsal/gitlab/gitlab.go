@@ -4,6 +4,7 @@
 package gitlab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,18 +24,21 @@ import (
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/pipelinefile"
+	"github.com/our-org/crossbill/templates"
 )
 
-// Options say what the GitLab deploys with. All are needed.
+// Options say what the GitLab deploys with. All are needed but those that say what is without them.
 type Options struct {
 	Dir        string // for the checkouts of its jobs; it is created
 	Repository string // whose pipeline file the project has, with the component that it includes
 	Config     []byte // crossbill.yaml of the project
 	Manifests  string // folder of the app's manifests; "" where releases are bundles, which have them
-	Images     string // regular expression of the images that it accepts
+	Images     string // regular expression of the images that it accepts, in place of the sample's; "" for the file as it is
 	Runner     string // folder with gitlab-ci-local
 	Crossbill  string // folder with crossbill, which the jobs' image has
 	Kube       string // kubeconfig of its agent
+	Address    string // host:port to listen at; "" for any port
+	Remote     string // of its checkouts, for Git, beside which the runner finds components; "" where the file includes none
 
 	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
 	// no policy.
@@ -65,14 +69,16 @@ func Start(o Options) (*GitLab, error) {
 	if err != nil {
 		return nil, err
 	}
-	if text, err = projects(text, o.Images); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	if o.Images != "" {
+		if text, err = projects(text, o.Images); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
 	}
-	file, err := pipelinefile.ParseIncluding(text, pipelinefile.InRepository(o.Repository))
+	file, err := pipelinefile.ParseIncluding(text, o.find)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", cmp.Or(o.Address, "127.0.0.1:0"))
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +101,16 @@ func Start(o Options) (*GitLab, error) {
 
 // Close stops it.
 func (g *GitLab) Close() error { return g.http.Close() }
+
+// find is the text of a file that the pipeline file includes: one of the project's, or this repository's component.
+func (o *Options) find(include pipelinefile.Include) (string, []byte, error) {
+	if include.Kind != "component" {
+		return pipelinefile.InRepository(o.Repository)(include)
+	}
+	where, _, _ := strings.Cut(include.Address, "@")
+	text, err := templates.Files.ReadFile(filepath.Base(where) + "/template.yml")
+	return include.Address, text, err
+}
 
 // projects is the pipeline file of a project: this repository's, with the images that the project accepts, as an
 // infrastructure team writes it once. There is no engine here: its jobs have the image of the command.
@@ -203,8 +219,12 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.CopyFS(filepath.Join(p.dir, "templates"), os.DirFS(filepath.Join(p.gitlab.options.Repository, "templates"))); err != nil {
-		return err
+	remote := p.gitlab.options.Remote
+	if remote == "" {
+		remote = "git@gitlab.example.com:" + p.gitlab.Project + ".git"
+		if err := os.CopyFS(filepath.Join(p.dir, "templates"), os.DirFS(filepath.Join(p.gitlab.options.Repository, "templates"))); err != nil {
+			return err
+		}
 	}
 	if err := os.WriteFile(filepath.Join(p.dir, "crossbill.yaml"), p.gitlab.options.Config, 0o644); err != nil {
 		return err
@@ -214,7 +234,7 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 	}
 	commit := []string{"-c", "user.name=rehearsal", "-c", "user.email=rehearsal@example.com", "-c", "commit.gpgsign=false", "commit", "--quiet", "--message", "the deploying project"}
 	for _, args := range [][]string{
-		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", "git@gitlab.example.com:" + p.gitlab.Project + ".git"},
+		{"init", "--quiet", "--initial-branch=main"}, {"remote", "add", "origin", remote},
 		{"add", "."}, commit, {"update-ref", "refs/remotes/origin/main", "HEAD"}, {"symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main"},
 	} {
 		git := exec.CommandContext(ctx, "git", args...)

@@ -30,8 +30,11 @@ import (
 // Host is the app's public name.
 const Host = "app.example.com"
 
+// App is its name.
+const App = "qwik-node-app"
+
 const (
-	name   = "qwik-node-app"
+	name   = App
 	weight = 10
 )
 

@@ -58,6 +58,7 @@ func main() {
 type options struct {
 	hold       bool
 	setupOnly  bool
+	adopt      bool
 	rate       int
 	repository string
 	out        string
@@ -75,6 +76,7 @@ func parse(args []string) (*options, error) {
 	flags := flag.NewFlagSet("rehearse", flag.ExitOnError)
 	flags.BoolVar(&o.hold, "hold", false, "keep everything running until Ctrl-C")
 	flags.BoolVar(&o.setupOnly, "setup-only", false, "only fetch and build what the rehearsal needs")
+	flags.BoolVar(&o.adopt, "adopt", false, "adopt Crossbill in an empty repository instead: init, doctor, a first release and a canary")
 	flags.IntVar(&o.rate, "rate", 500, "requests per second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
 	flags.StringVar(&o.out, "out", "out", "folder for the results")
@@ -124,7 +126,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 	defer os.RemoveAll(work)
 	o.work = work
 	return sandbox.Run(ctx, []string{
-		"--hold=" + strconv.FormatBool(o.hold), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
+		"--hold=" + strconv.FormatBool(o.hold), "--adopt=" + strconv.FormatBool(o.adopt), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
 		"--work", o.work, "--base", o.base, "--runner", o.runner, "--started", strconv.FormatInt(o.started, 10),
 		"--testcluster", o.programs.Testcluster, "--envoy", o.programs.Envoy,
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
@@ -232,6 +234,9 @@ func inside(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
+	if o.adopt {
+		return broken(ctx, adopt(ctx, o, s, c, key))
+	}
 	environment, err := startGitOps(ctx, o, s, c)
 	if err != nil {
 		return err
@@ -250,16 +255,21 @@ func inside(ctx context.Context, o *options) error {
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
 		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c, Environment: environment,
 	}
-	if err := rehearse(ctx, o, r); err != nil {
-		if cause := context.Cause(ctx); cause != nil && cause != ctx.Err() {
-			return cause
-		}
+	if err := broken(ctx, rehearse(ctx, o, r)); err != nil {
 		return err
 	}
 	if o.hold {
 		return hold(ctx, o, s, r, doors)
 	}
 	return nil
+}
+
+// broken is why a part of the cluster has ended, where an error comes from that.
+func broken(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && cause != ctx.Err() {
+		return cause
+	}
+	return err
 }
 
 // startGitOps starts the GitOps controller and an environment repository for it; nil without one.
