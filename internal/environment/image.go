@@ -47,6 +47,15 @@ func Image(tree *Tree, dir, deployment, container string) (string, error) {
 	return places[app].whole, nil
 }
 
+// ImageInKustomization says whether an entry of a kustomization's images decides the image of that container.
+func ImageInKustomization(tree *Tree, dir, deployment, container string) (bool, error) {
+	places, app, err := places(tree, dir, deployment, container)
+	if err != nil {
+		return false, err
+	}
+	return places[app].entry != nil, nil
+}
+
 // places are where the images of a Deployment are decided, and which of them is the app's.
 func places(tree *Tree, dir, deployment, container string) (all []place, app int, err error) {
 	d, err := theOne(tree, dir, "Deployment", deployment)

@@ -145,30 +145,34 @@ func withoutTime(v any) {
 }
 
 // AddObject writes an object as a file of its own, whose path is below a folder, such as canary.yaml. Where the folder has a
-// kustomization, its resources name the file then. A file that is there is edited if it has this object alone, and is an error
-// else. Errors are *usererr.Error.
+// kustomization, its resources name the file then, and its images leave those of the object as they are. A file that is there
+// is edited if it has this object alone, and is an error else. Errors are *usererr.Error.
 func AddObject(tree *Tree, dir, file string, object map[string]any) error {
 	kustomization, name, err := ownFile(tree, dir, file)
 	if err != nil {
 		return err
 	}
-	var named []byte
-	if kustomization != "" {
-		if named, err = nameResource(tree, kustomization, file); err != nil {
-			return err
-		}
+	after, err := cleaned(object)
+	if err != nil {
+		return err
 	}
-	if err := writeObject(tree, name, object); err != nil || named == nil {
+	if kustomization == "" {
+		return writeObject(tree, name, after)
+	}
+	named, err := nameResource(tree, kustomization, file)
+	if err != nil {
+		return err
+	}
+	if named, err = standIn(named, kustomization, after); err != nil {
+		return err
+	}
+	if err := writeObject(tree, name, after); err != nil {
 		return err
 	}
 	return tree.Write(kustomization, named)
 }
 
-func writeObject(tree *Tree, name string, object map[string]any) error {
-	after, err := cleaned(object)
-	if err != nil {
-		return err
-	}
+func writeObject(tree *Tree, name string, after map[string]any) error {
 	switch text, err := tree.Read(name); {
 	case errors.Is(err, fs.ErrNotExist):
 		return tree.Write(name, slices.Concat([]byte(Heading), marshaled(after, true, false), []byte("\n")))
@@ -194,8 +198,8 @@ func hasAlone(text []byte, object map[string]any) bool {
 	return is(object["kind"], "kind") && is(metadata["name"], "metadata", "name") && is(metadata["namespace"], "metadata", "namespace")
 }
 
-// RemoveObject removes a file that AddObject has written, and its name from the resources of the folder's kustomization. Where
-// there is no such file, nothing changes. Errors are *usererr.Error.
+// RemoveObject removes a file that AddObject has written, and what AddObject has written of it into the folder's kustomization.
+// Where there is no such file, nothing changes. Errors are *usererr.Error.
 func RemoveObject(tree *Tree, dir, file string) error {
 	kustomization, name, err := ownFile(tree, dir, file)
 	if err != nil {
@@ -216,6 +220,9 @@ func RemoveObject(tree *Tree, dir, file string) error {
 	}
 	others, err := dropResource(tree, kustomization, file)
 	if err != nil {
+		return err
+	}
+	if others, err = standIn(others, kustomization, nil); err != nil {
 		return err
 	}
 	if err := tree.Remove(name); err != nil {

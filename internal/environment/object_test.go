@@ -487,6 +487,59 @@ func TestAddObject(t *testing.T) {
 	}
 }
 
+// TestAddObjectBesideImages: entries of the kustomization that would change the object's image do not.
+func TestAddObjectBesideImages(t *testing.T) {
+	other := obj{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": obj{"name": "shop-canary"}, "spec": obj{"template": obj{"spec": obj{
+		"initContainers": []any{obj{"name": "migrate", "image": "shop@sha256:00"}},
+		"containers":     []any{obj{"name": "app", "image": "shop@sha256:00"}, obj{"name": "proxy", "image": "proxy:1.2"}, obj{"name": "logs", "image": "logs:1"}},
+	}}}}
+	for _, c := range []struct {
+		name, images, want string
+		object             obj
+		written            []string // images of the object's containers
+	}{
+		{"another image's", "images:\n- name: proxy\n  newTag: v2\n", "images:\n- name: proxy\n  newTag: v2\n", canary(), []string{"shop@sha256:00"}},
+		{"the same image", "images:\n- name: shop\n  digest: sha256:00\n", "images:\n- name: shop\n  digest: sha256:00\n", canary(), []string{"shop@sha256:00"}},
+		{"its own", "images:\n- name: shop # primary's\n  digest: sha256:11\n", "images:\n- name: shop # primary's\n  digest: sha256:11\n- name: crossbill-canary\n  digest: sha256:00\n  newName: shop\n", canary(), []string{"crossbill-canary"}},
+		{"by tag", "images:\n  - name: shop\n    newTag: v1\n# the end\n", "images:\n  - name: shop\n    newTag: v1\n  - name: crossbill-canary\n    digest: sha256:00\n    newName: shop\n# the end\n", canary(), []string{"crossbill-canary"}},
+		{"in braces", "images: [{name: shop, digest: sha256:11}]\n", "images: [{name: shop, digest: sha256:11}, {name: crossbill-canary, digest: 'sha256:00', newName: shop}]\n", canary(), []string{"crossbill-canary"}},
+		{"of several containers", "images:\n- name: shop\n  digest: sha256:11\n- name: proxy\n  newTag: v2\n",
+			"images:\n- name: shop\n  digest: sha256:11\n- name: proxy\n  newTag: v2\n- name: crossbill-canary\n  digest: sha256:00\n  newName: shop\n- name: crossbill-canary-2\n  newName: proxy\n  newTag: \"1.2\"\n",
+			other, []string{"crossbill-canary", "crossbill-canary", "crossbill-canary-2", "logs:1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const resources = "resources:\n- a.yaml\n"
+			files := map[string]string{"kustomization.yaml": resources + c.images, "a.yaml": "kind: A\n"}
+			tree := treeOf(t, files)
+			for range 2 {
+				if err := AddObject(tree, "", "canary.yaml", c.object); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(resources+"- canary.yaml\n"+c.want, filesOf(t, tree)["kustomization.yaml"]); diff != "" {
+					t.Error(diff)
+				}
+				written, err := Object(tree, "", "Deployment", "shop-canary")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var images []string
+				for _, container := range containersOf(written) {
+					images = append(images, container["image"].(string))
+				}
+				if diff := cmp.Diff(c.written, images); diff != "" {
+					t.Error(diff)
+				}
+			}
+			if err := RemoveObject(tree, "", "canary.yaml"); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(files, filesOf(t, tree)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 // TestAddObjectToFolder: without a kustomization there is the file alone, and what is in it is edited.
 func TestAddObjectToFolder(t *testing.T) {
 	tree := treeOf(t, map[string]string{"a.yaml": "kind: A\n"})

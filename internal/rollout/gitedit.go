@@ -111,14 +111,63 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 		return err
 	}
 	text := is
-	if e.object.kind == "VirtualService" {
+	switch after := after.(type) {
+	case *networking.VirtualService:
 		text, _ = withZeroWeights(is, raw).(map[string]any)
+	case *appsv1.Deployment:
+		if text, err = e.setImage(tree, before.(*appsv1.Deployment), after); err != nil {
+			return err
+		}
 	}
 	edited, _ := overlay(raw, was, text).(map[string]any)
 	if err := environment.SetObject(tree, e.Git.Folder, e.object.kind, e.object.name, edited); err != nil {
 		return err
 	}
 	return e.rendersAs(ctx, tree, is)
+}
+
+// setImage writes the image that a Deployment gets where an entry of a kustomization decides it, and gives what the manifest is to
+// say then: the image as before. Where the manifest decides it gives all of the Deployment.
+func (e *gitEdit) setImage(tree *environment.Tree, before, after *appsv1.Deployment) (map[string]any, error) {
+	kept, container, image := withoutImage(before, after)
+	if image != "" {
+		decides, err := environment.ImageInKustomization(tree, e.Git.Folder, after.Name, container)
+		if err != nil {
+			return nil, err
+		}
+		if decides {
+			if err := environment.SetImage(tree, e.Git.Folder, after.Name, container, image); err != nil {
+				return nil, err
+			}
+			return contentOf(kept)
+		}
+	}
+	return contentOf(after)
+}
+
+// withoutImage is a Deployment with the image that its app has had, the container that runs the app, and its other image; that is
+// empty where it stays, or is none of a release.
+func withoutImage(before, after *appsv1.Deployment) (kept *appsv1.Deployment, container, image string) {
+	kept = after.DeepCopy()
+	was := map[string]string{}
+	for _, c := range slices.Concat(before.Spec.Template.Spec.Containers, before.Spec.Template.Spec.InitContainers) {
+		was[c.Name] = c.Image
+	}
+	for _, list := range [][]corev1.Container{kept.Spec.Template.Spec.Containers, kept.Spec.Template.Spec.InitContainers} {
+		for i := range list {
+			c := &list[i]
+			switch old := was[c.Name]; {
+			case old == "" || old == c.Image:
+			case image == "" || image == c.Image:
+				container, image = cmp.Or(container, c.Name), c.Image
+				c.Image = old
+			}
+		}
+	}
+	if _, err := release.ParseImage("image", image); err != nil {
+		return after, "", ""
+	}
+	return kept, container, image
 }
 
 // planned is what is live as the edit would make it.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -118,6 +120,9 @@ func filesOf(tree *environment.Tree) (map[string][]byte, error) {
 
 // rendered are the objects of the app's folder.
 func rendered(files map[string][]byte) (all []manifest.Object, err error) {
+	if files[kustomizationFile] != nil {
+		return kustomized(files)
+	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if path.Dir(name) != appFolder {
 			continue
@@ -133,6 +138,31 @@ func rendered(files map[string][]byte) (all []manifest.Object, err error) {
 		all = append(all, manifest.Object{GroupVersionKind: u.GroupVersionKind(), Name: u.GetName(), Raw: raw})
 	}
 	return all, nil
+}
+
+// kustomizationFile is the app's, where it has one.
+var kustomizationFile = path.Join(appFolder, "kustomization.yaml")
+
+// kustomized is what kustomize makes of the app's folder.
+func kustomized(files map[string][]byte) ([]manifest.Object, error) {
+	dir, err := os.MkdirTemp("", "crossbill-test-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	for name, text := range files {
+		if path.Dir(name) != appFolder {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, path.Base(name)), text, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	made, err := manifest.Render(context.Background(), manifest.Source{Path: dir})
+	if err != nil {
+		return nil, err
+	}
+	return made.Objects, nil
 }
 
 // view is a job's way to the repository: a commit is one of its writes.
@@ -352,7 +382,7 @@ func (w *world) unrestOfGit(digit string) string {
 		if path.Dir(name) != appFolder {
 			continue
 		}
-		want := strings.ReplaceAll(string(was), image("1"), image(digit))
+		want := strings.ReplaceAll(string(was), release.DigestOf(image("1")), release.DigestOf(image(digit)))
 		if diff := cmp.Diff(want, string(is[name])); diff != "" {
 			return name + " in Git (-want +got):\n" + diff
 		}
@@ -391,6 +421,63 @@ func TestStepsInGit(t *testing.T) {
 			w.Error(unrest)
 		}
 	})
+}
+
+// TestImagesOfAKustomization: where its entry for the image decides what primary runs, a promotion changes that entry, and the
+// canary is of the other image all the same.
+func TestImagesOfAKustomization(t *testing.T) {
+	for name, entry := range map[string]string{
+		"by its name":   "- name: registry.example.com/our-org/qwik-node-app # the app\n  digest: DIGEST\n",
+		"by a new name": "- name: shop\n  newName: registry.example.com/our-org/qwik-node-app\n  digest: DIGEST # of the release\n",
+		"among others":  "- name: proxy\n  newTag: v2\n\n# The app.\n- {name: registry.example.com/our-org/qwik-node-app, digest: DIGEST}\n",
+	} {
+		for _, last := range []string{"cleanup", "rollback"} {
+			t.Run(name+", "+last, func(t *testing.T) {
+				at(t, gitApp+"rest", func(w *world) {
+					w.kustomize(entry)
+					for _, command := range []string{"canary", "verify healthy", "promote", last} {
+						j := w.job(command)
+						if _, err := commands[command](w.Context(), j); err != nil {
+							w.Fatalf("%s: %v\n%s", command, err, strings.Join(j.logged, "\n"))
+						}
+						if command != "canary" {
+							continue
+						}
+						if runs := w.running(release.Canary); runs != "2" {
+							w.Errorf("the canary runs %s", runs)
+						}
+						if _, files := w.git.repository.head(); strings.Contains(entry, "name: registry") != strings.Contains(string(files[kustomizationFile]), "crossbill-canary") {
+							w.Errorf("the kustomization:\n%s", files[kustomizationFile])
+						}
+					}
+					if unrest := w.unrest(map[string]string{"cleanup": "2", "rollback": "1"}[last]); unrest != "" {
+						w.Error(unrest)
+					}
+				})
+			})
+		}
+	}
+}
+
+// kustomize gives the app's folder a kustomization, an entry of which decides the image.
+func (w *world) kustomize(entry string) {
+	w.Helper()
+	entry = strings.ReplaceAll(entry, "DIGEST", release.DigestOf(image("1")))
+	short := "registry.example.com/our-org/qwik-node-app"
+	if strings.Contains(entry, "name: shop") {
+		short = "shop"
+	}
+	text := "resources:\n"
+	files := maps.Clone(w.git.repository.commits[0]) // other worlds have them too
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if path.Dir(name) == appFolder {
+			text += "- " + path.Base(name) + "\n"
+			files[name] = []byte(strings.ReplaceAll(string(files[name]), image("1"), short))
+		}
+	}
+	files[kustomizationFile] = []byte(text + "images: # by digest\n" + entry)
+	w.git.repository.commits = []map[string][]byte{files}
+	w.git.reconcile(w.Context())
 }
 
 // TestRefusedInGit: what cannot be released by commits is said before the first one.
