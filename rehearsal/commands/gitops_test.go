@@ -215,6 +215,11 @@ func (x *beside) applied() {
 // run runs a command with the app's configuration.
 func (x *beside) run(args ...string) (code int, out string) {
 	x.Helper()
+	// Under traffic what gets requests is seen, as in a cluster that has Prometheus: on a busy machine a gateway may take
+	// longer for a route than any delay.
+	if x.load != nil && slices.Contains([]string{"promote", "cleanup", "rollback"}, args[0]) && !slices.Contains(args, "--prometheus") {
+		args = append(args, "--prometheus", running.PrometheusURL)
+	}
 	code, out = x.crossbill(append(args, "--config", x.config)...)
 	x.Logf("crossbill %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 	return code, out
