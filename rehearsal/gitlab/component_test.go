@@ -1,7 +1,6 @@
 package gitlab
 
 import (
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,32 +21,11 @@ func TestByReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := t.TempDir()
-	handler, err := gittest.Server(served)
+	origin, stop, err := ServeComponent(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(handler)
-	defer server.Close()
-	template, err := os.ReadFile("../../templates/release/template.yml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(filepath.Join(served, "our-org"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	component, err := gittest.Init(filepath.Join(served, "our-org", "crossbill.git"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := component.Commit("a component", gittest.Change{Files: map[string]string{"templates/release/template.yml": string(template)}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{{"config", "uploadpack.allowFilter", "true"}, {"config", "uploadpack.allowAnySHA1InWant", "true"}, {"tag", "1.0.0", "main"}} {
-		if out, err := component.Git(args...); err != nil {
-			t.Fatal(err, out)
-		}
-	}
+	defer stop() //nolint:errcheck // nobody asks it any more
 
 	page, err := os.ReadFile("../../docs/guides/adopt.md")
 	if err != nil {
@@ -64,7 +42,7 @@ func TestByReference(t *testing.T) {
 	write(t, filepath.Join(project, "crossbill.yaml"), "app: shop\n", 0o644)
 	calls := filepath.Join(programs, "calls")
 	write(t, filepath.Join(programs, "crossbill"), "#!/bin/sh\necho \"[$CROSSBILL_MANIFESTS] $*\" >>"+calls+"\n", 0o755)
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"remote", "add", "origin", server.URL + "/our-org/shop.git"}} {
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"remote", "add", "origin", origin + "/our-org/shop.git"}} {
 		git(t, project, args...)
 	}
 	digest := "registry.example.com/our-org/shop@sha256:" + strings.Repeat("1", 64)

@@ -6,21 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/our-org/crossbill/internal/environment/gittest"
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/lifecycle"
 	"github.com/our-org/crossbill/rehearsal/screen"
-	"github.com/our-org/crossbill/templates"
 )
 
 // adoption is the trial of a team that has an app, its manifests, and an empty repository: init, doctor, and the references
@@ -48,7 +44,7 @@ const gitlabAddress = "127.0.0.1:8929"
 func adopt(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster, key string) error {
 	a := &adoption{dir: filepath.Join(o.work, "team"), started: time.Now()}
 	s.Title("A team adopts Crossbill: an app, its manifests, and an empty repository")
-	origin, stop, err := serveComponent(o.work)
+	origin, stop, err := gitlab.ServeComponent(filepath.Join(o.work, "components"))
 	if err != nil {
 		return err
 	}
@@ -106,39 +102,6 @@ func adopt(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster
 	}
 	s.Title("%d lines written by init, %d files edited, %s after %.1f minutes: %s", result.LinesWritten, result.Edits, result.Outcome, result.Minutes, relative(filepath.Join(o.out, "adopt.json")))
 	return os.WriteFile(filepath.Join(o.out, "adopt.json"), append(text, '\n'), 0o644)
-}
-
-// serveComponent serves the repository of the component at a tag, as GitLab has it beside the projects that include it.
-func serveComponent(work string) (origin string, stop func() error, err error) {
-	served := filepath.Join(work, "components")
-	if err := os.MkdirAll(filepath.Join(served, "our-org"), 0o755); err != nil {
-		return "", nil, err
-	}
-	component, err := gittest.Init(filepath.Join(served, "our-org", "crossbill.git"))
-	if err != nil {
-		return "", nil, err
-	}
-	text, err := templates.Files.ReadFile("release/template.yml")
-	if err != nil {
-		return "", nil, err
-	}
-	if _, err := component.Commit("the component", gittest.Change{Files: map[string]string{"templates/release/template.yml": string(text)}}); err != nil {
-		return "", nil, err
-	}
-	if _, err := component.Git("tag", "1.0.0", "main"); err != nil {
-		return "", nil, err
-	}
-	handler, err := gittest.Server(served)
-	if err != nil {
-		return "", nil, err
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	server := &http.Server{Handler: handler}
-	go server.Serve(listener) //nolint:errcheck // ends with Close
-	return "http://" + listener.Addr().String(), server.Close, nil
 }
 
 // init makes the team's repository, with the app's manifests alone, and runs `crossbill init` in it.
