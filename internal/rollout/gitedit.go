@@ -115,7 +115,7 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 	case *networking.VirtualService:
 		text, _ = withZeroWeights(is, raw).(map[string]any)
 	case *appsv1.Deployment:
-		if text, err = e.setImage(tree, before.(*appsv1.Deployment), after); err != nil {
+		if text, err = e.setImage(tree, before.(*appsv1.Deployment), after, is); err != nil {
 			return err
 		}
 	}
@@ -127,8 +127,8 @@ func (e *gitEdit) edit(ctx context.Context, tree *environment.Tree) error {
 }
 
 // setImage writes the image that a Deployment gets where an entry of a kustomization decides it, and gives what the manifest is to
-// say then: the image as before. Where the manifest decides it gives all of the Deployment.
-func (e *gitEdit) setImage(tree *environment.Tree, before, after *appsv1.Deployment) (map[string]any, error) {
+// say then: the image as before. Where the manifest decides it gives is, all of the Deployment.
+func (e *gitEdit) setImage(tree *environment.Tree, before, after *appsv1.Deployment, is map[string]any) (map[string]any, error) {
 	kept, container, image := withoutImage(before, after)
 	if image != "" {
 		decides, err := environment.ImageInKustomization(tree, e.Git.Folder, after.Name, container)
@@ -142,7 +142,7 @@ func (e *gitEdit) setImage(tree *environment.Tree, before, after *appsv1.Deploym
 			return contentOf(kept)
 		}
 	}
-	return contentOf(after)
+	return is, nil
 }
 
 // withoutImage is a Deployment with the image that its app has had, the container that runs the app, and its other image; that is
