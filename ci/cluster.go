@@ -48,6 +48,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 func (m *Crossbill) look(ctx context.Context, command, format string, args ...string) (string, error) {
 	i := m.crossbill()
 	m.addBundleRegistry(i)
+	m.addGitops(i)
 	cluster, err := m.addCluster(ctx, i)
 	if err != nil {
 		return "", err
@@ -69,7 +70,8 @@ func (m *Crossbill) addCluster(ctx context.Context, i *invocation) ([]string, er
 	return append(args, "--connect-to="+address), err
 }
 
-// addGitops lets the command commit to the environment repository, by files that no function's flags name.
+// addGitops lets the command read the environment repository, which may have the ledger, and commit to it, by files that no
+// function's flags name.
 func (m *Crossbill) addGitops(i *invocation) {
 	for _, file := range []struct {
 		argument, variable string

@@ -84,6 +84,7 @@ func (m *Crossbill) Report(
 	i := m.crossbill()
 	m.addGitHub(i)
 	m.addBundleRegistry(i)
+	m.addGitops(i)
 	where, err := m.addCluster(ctx, i)
 	if err != nil {
 		return nil, err

@@ -293,6 +293,10 @@ func (m *Crossbill) Rollback(
 	// +optional
 	noHold bool,
 
+	// With gitops.store git: move the traffic in the cluster first, while Git or its controller is down.
+	// +optional
+	now bool,
+
 	// Bound of each wait for the cluster. By default that of the configuration, or 5m.
 	// +optional
 	timeout string,
@@ -301,7 +305,7 @@ func (m *Crossbill) Rollback(
 	if noHold {
 		hold = "false"
 	}
-	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason, "--to", to, "--hold", hold)...)
+	return m.change(ctx, "rollback", timeout, flags("--release-id", releaseId, "--reason", reason, "--to", to, "--hold", hold, "--now", boolean(now))...)
 }
 
 // Keep new releases of the app from starting

@@ -242,9 +242,10 @@ func TestCommandLines(t *testing.T) {
 			return bundled().Canary(ctx, "", 0, "header:x-canary=yes", "5%", true, "23h30m", false, "id", "abc", "", "", nil, false, false, "")
 		},
 		"rollback, to": func() (string, error) {
-			return everything().Rollback(ctx, "", "because", "previous", true, "5m")
+			return everything().Rollback(ctx, "", "because", "previous", true, false, "5m")
 		},
-		"rollback, bundle": func() (string, error) { return bundled().Rollback(ctx, "id", "", "", false, "") },
+		"rollback, now":    func() (string, error) { return some().Rollback(ctx, "", "because", "", false, true, "") },
+		"rollback, bundle": func() (string, error) { return bundled().Rollback(ctx, "id", "", "", false, false, "") },
 		"status, bundle":   func() (string, error) { return bundled().Status(ctx, false, "text") },
 		"hold":             func() (string, error) { return everything().Hold(ctx, "maintenance", "5m") },
 		"resume":           func() (string, error) { return some().Resume(ctx, "5m") },
@@ -256,7 +257,7 @@ func TestCommandLines(t *testing.T) {
 		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
 		"approve":     func() (string, error) { return everything().Approve(ctx, "id", "5m") },
 		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
-		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "", false, "5m") },
+		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "", false, false, "5m") },
 		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
 		"status":      func() (string, error) { return everything().Status(ctx, true, "wide") },
 		"history":     func() (string, error) { return some().History(ctx, "text") },
@@ -341,6 +342,7 @@ func TestWhatAnExecHas(t *testing.T) {
 	everywhere := []string{"OTEL_SDK_DISABLED=true"}
 	gitops := []string{"CROSSBILL_GITOPS_TOKEN_FILE=/run/secrets/gitops-token", "CROSSBILL_GITOPS_SSH_KEY_FILE=/run/secrets/gitops-ssh-key", "CROSSBILL_GITOPS_SIGNING_KEY_FILE=/run/secrets/gitops-signing-key", "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE=/run/gitops-known-hosts"}
 	changing := []string{"/run/secrets/kubeconfig", "/run/secrets/prometheus.yaml", "/run/secrets/gitops-token", "/run/secrets/gitops-ssh-key", "/run/secrets/gitops-signing-key"}
+	reading := []string{"/run/secrets/gitops-token", "/run/secrets/gitops-ssh-key", "/run/secrets/gitops-signing-key", "/run/secrets/kubeconfig"}
 	for name, test := range map[string]struct {
 		call      func(m *Crossbill) (string, error)
 		variables []string
@@ -356,22 +358,22 @@ func TestWhatAnExecHas(t *testing.T) {
 			changing,
 		},
 		"rollback": { // which never needs a token
-			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, "5m") },
+			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, false, "5m") },
 			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK"},
 			changing,
 		},
 		"status of a bundle": {
 			func(m *Crossbill) (string, error) { m.ManifestsBundle = image; return m.Status(ctx, false, "text") },
-			append(everywhere, "REGISTRY_USERNAME=ci"), []string{"REGISTRY_PASSWORD"}, []string{"/run/secrets/kubeconfig"},
+			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops), []string{"REGISTRY_PASSWORD"}, reading,
 		},
 		"status": {
 			func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
-			everywhere, nil, []string{"/run/secrets/kubeconfig"},
+			slices.Concat(everywhere, gitops), nil, reading,
 		},
 		"report": {
 			func(m *Crossbill) (string, error) { _, err := m.Report(ctx, "html"); return "", err },
-			everywhere, []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, []string{"/run/secrets/kubeconfig"},
+			slices.Concat(everywhere, gitops), []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, reading,
 		},
 		"trigger": {
 			func(m *Crossbill) (string, error) {
