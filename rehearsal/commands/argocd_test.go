@@ -84,6 +84,7 @@ func testArgoStepsInGit(x *beside) {
 	x.do([]string{"canary", "--image", images["drains c"]}, []string{"rollback"})
 	seen.off("drains c")
 	x.rests("drains b")
+	x.more(began, seen)
 	took := x.takes()
 	invariants()
 	seen.end()
@@ -162,6 +163,7 @@ type argoSetting struct {
 	ignore  []any // its ignoreDifferences; nil for those that `gitops config` prints
 	options []any // its syncOptions, likewise
 	more    map[string]any
+	deaf    bool // with it Argo CD does not look when it is asked
 	// says is what doctor and canary refuse it with: the object, what is wrong, and the fix. Empty: they do not.
 	says []string
 	does argoDoes
@@ -240,7 +242,7 @@ var argoSettings = []argoSetting{
 		does: argoDoes{Weights: putBack, Commit: applied, After: putBack, Pod: applied, Route: applied}},
 	{name: "the weights both ways", ignore: []any{weightsByOwner, weightsByPath, imageByPath}, says: []string{copiesRoutes, removePath},
 		does: argoDoes{Weights: leftAlone, Commit: applied, After: leftAlone, Primary: leftAlone, Pod: applied, Route: notApplied}},
-	{name: "skipped", more: map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/skip-reconcile": "true"}}},
+	{name: "skipped", deaf: true, more: map[string]any{"metadata": map[string]any{"annotations": map[string]any{"argocd.argoproj.io/skip-reconcile": "true"}}},
 		says: []string{"Application argocd/NAME: it has the annotation argocd.argoproj.io/skip-reconcile", "remove the annotation"},
 		does: argoDoes{Weights: leftAlone, Commit: notApplied, After: leftAlone, Primary: leftAlone, Pod: notApplied, Route: notApplied}},
 	{name: "another branch", more: map[string]any{"spec": map[string]any{"source": map[string]any{"targetRevision": "other"}}},
@@ -258,14 +260,20 @@ func testArgoSettings(x *beside, row argoSetting) {
 	good := x.argoSettings()
 	good["metadata"] = map[string]any{"annotations": map[string]any{"argocd.argoproj.io/skip-reconcile": nil}}
 	good["spec"].(map[string]any)["source"] = map[string]any{"targetRevision": "main"}
+	deaf := false // now
 	set := func(fields map[string]any) {
 		x.Helper()
 		if err := x.argo.Change(x.Context(), fields); err != nil {
 			x.Fatal(err)
 		}
-		x.asked()
+		x.asked(deaf)
 	}
-	badly := func() {
+	setGood := func() {
+		x.Helper()
+		deaf = false
+		set(good)
+	}
+	setBad := func() {
 		x.Helper()
 		spec := map[string]any{}
 		if row.ignore != nil {
@@ -275,20 +283,21 @@ func testArgoSettings(x *beside, row argoSetting) {
 			spec["syncPolicy"] = map[string]any{"syncOptions": row.options}
 		}
 		if set(map[string]any{"spec": spec}); row.more != nil {
+			deaf = row.deaf
 			set(row.more)
 		}
 	}
 
-	badly()
+	setBad()
 	x.saysOfSettings(row.says)
-	set(good)
+	setGood()
 	x.do([]string{"canary", "--image", images["drains b"]})
-	badly()
+	setBad()
 	does := argoDoes{Weights: leftAlone, Primary: leftAlone}
 	if x.becomes(x.weightsAreBack) {
 		does.Weights = putBack
 	}
-	does.Commit = x.isApplied(func() error { return x.commitOthers("meanwhile") }, func() bool { return x.othersValue() == "meanwhile" })
+	does.Commit = x.isApplied(deaf, func() error { return x.commitOthers("meanwhile") }, func() bool { return x.othersValue() == "meanwhile" })
 	does.After = leftAlone
 	if x.weightsAreBack() {
 		does.After = putBack
@@ -300,25 +309,25 @@ func testArgoSettings(x *beside, row argoSetting) {
 	switch {
 	case does.After == putBack:
 		does.Primary = ""
-		set(good)
+		setGood()
 		x.do([]string{"rollback"})
 	default:
 		x.healthy()
 		if code, _ := x.run("promote", "--timeout", "20s"); code != 0 || x.becomes(func() bool { return x.image("primary") == exact(images["drains a"]) }) {
 			does.Primary = putBack
-			set(good)
+			setGood()
 			x.do([]string{"rollback"})
 			break
 		}
-		does.Pod = x.isApplied(pod, x.podIsChanged)
-		set(good)
+		does.Pod = x.isApplied(deaf, pod, x.podIsChanged)
+		setGood()
 		x.do([]string{"cleanup"})
 	}
-	badly()
+	setBad()
 	if does.Pod == "" {
-		does.Pod = x.isApplied(pod, x.podIsChanged)
+		does.Pod = x.isApplied(deaf, pod, x.podIsChanged)
 	}
-	does.Route = x.isApplied(func() error {
+	does.Route = x.isApplied(deaf, func() error {
 		_, err := x.git.Commit("A timeout", map[string]string{routeFile: strings.Replace(x.show(routeFile), "    - name: release\n", "    - name: release\n      timeout: 7s\n", 1)})
 		return err
 	}, func() bool { return x.timeout() == 7*time.Second })
@@ -354,23 +363,27 @@ func (x *beside) saysOfSettings(says []string) {
 	}
 }
 
-// asked has Argo CD look, and waits until it has: not where it has been made to look at nothing.
-func (x *beside) asked() {
+// asked has Argo CD look, and waits until it has. Where it is deaf, it has not looked after a while.
+func (x *beside) asked(deaf bool) {
 	x.Helper()
-	ctx, cancel := context.WithTimeout(x.Context(), 8*time.Second)
+	patience := time.Minute
+	if deaf {
+		patience = 5 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(x.Context(), patience)
 	defer cancel()
-	if err := errors.Join(x.argo.Request(ctx), x.argo.WaitHandled(ctx)); err != nil {
-		x.Log(err)
+	if err := errors.Join(x.argo.Request(ctx), x.argo.WaitHandled(ctx)); (err != nil) != deaf {
+		x.Errorf("Argo CD was asked to look, and is deaf: %t, said: %v", deaf, err)
 	}
 }
 
 // isApplied commits a change, and says what becomes of it.
-func (x *beside) isApplied(commit func() error, check func() bool) string {
+func (x *beside) isApplied(deaf bool, commit func() error, check func() bool) string {
 	x.Helper()
 	if err := commit(); err != nil {
 		x.Fatal(err)
 	}
-	x.asked()
+	x.asked(deaf)
 	if x.becomes(check) {
 		return applied
 	}

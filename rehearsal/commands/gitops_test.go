@@ -461,9 +461,7 @@ func (x *beside) releases(controller string, busy bool) {
 		x.Errorf("what the route and primary went through (-want +got):\n%s", diff)
 	}
 	x.committed("drains a", "drains b")
-	for round, next := 0, []string{"drains c", "drains a", "drains b"}; time.Since(began).Seconds()*besideRate < float64(*trafficRequests); round++ {
-		x.oneMore(next[round%len(next)], seen)
-	}
+	x.more(began, seen)
 	took := x.takes()
 	invariants()
 	seen.end()
@@ -474,6 +472,14 @@ func (x *beside) releases(controller string, busy bool) {
 	}
 	if busy {
 		keepRun(x.T, run)
+	}
+}
+
+// more releases the app until it had enough requests since a time.
+func (x *beside) more(since time.Time, seen *offRoute) {
+	x.Helper()
+	for round, next := 0, []string{"drains c", "drains a", "drains b"}; time.Since(since).Seconds()*besideRate < float64(*trafficRequests); round++ {
+		x.oneMore(next[round%len(next)], seen)
 	}
 }
 
@@ -927,9 +933,7 @@ func testStepsInGit(t *testing.T) {
 	}
 	x.committed("drains a", "drains b")
 	x.logCommits()
-	for round, next := 0, []string{"drains c", "drains a", "drains b"}; time.Since(began).Seconds()*besideRate < float64(*trafficRequests); round++ {
-		x.oneMore(next[round%len(next)], seen)
-	}
+	x.more(began, seen)
 	took := x.takes()
 	invariants()
 	seen.end()
