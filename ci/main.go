@@ -153,7 +153,8 @@ func New(
 	// +optional
 	prometheusHttpConfig *dagger.Secret,
 
-	// Token that may write deployments of the GitHub repository that the configuration names.
+	// Token that may write deployments of the GitHub repository that the configuration names; and check runs or statuses, and
+	// comments, to show releases on commits and pull requests.
 	// +optional
 	githubToken *dagger.Secret,
 

@@ -161,7 +161,7 @@ func (o *githubOptions) add(flags *pflag.FlagSet) {
 // addRepository adds the flags that name the repository.
 func (o *githubOptions) addRepository(flags *pflag.FlagSet) {
 	flags.StringVar(&o.github.Repository, "github-repository", "", "owner/name: its Deployment of the release gets a status (default $CROSSBILL_GITHUB_REPOSITORY, none without a token)")
-	flags.StringVar(&o.tokenFile, "github-token-file", "", "file with a token that may write deployments (default $CROSSBILL_GITHUB_TOKEN)")
+	flags.StringVar(&o.tokenFile, "github-token-file", "", "file with a token that may write deployments, and checks or statuses and pull request comments (default $CROSSBILL_GITHUB_TOKEN)")
 	flags.StringVar(&o.github.URL, "github-url", "", "URL of GitHub's API (default https://api.github.com)")
 }
 

@@ -263,7 +263,7 @@ var Options = []Option{
 	{Key: "gitlabToken", Flags: []string{"token-file"}, Variable: "GITLAB_TOKEN", Secret: true, Doc: "GitLab access token, scope read_api, or api to cancel"},
 	{Key: "gitlabTriggerToken", Flags: []string{"trigger-token-file"}, Variable: "GITLAB_TRIGGER_TOKEN", Secret: true, Doc: "GitLab pipeline trigger token"},
 	{Key: "idToken", Flags: []string{"id-token-file"}, Variable: "CROSSBILL_ID_TOKEN", Secret: true, Doc: "GitLab's ID token of the job that approves"},
-	{Key: "githubToken", Flags: []string{"github-token-file"}, Variable: "CROSSBILL_GITHUB_TOKEN", Secret: true, Doc: "GitHub token that may write deployments"},
+	{Key: "githubToken", Flags: []string{"github-token-file"}, Variable: "CROSSBILL_GITHUB_TOKEN", Secret: true, Doc: "GitHub token that may write deployments; and check runs or statuses, and comments, to show releases on commits and pull requests"},
 	{Key: "webhook", Flags: []string{"webhook-file"}, Variable: "CROSSBILL_WEBHOOK", Secret: true, Doc: "Address that gets a notice of each command, as JSON that Slack shows too"},
 	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},
 	{Key: "registryPassword", Flags: []string{"password-file"}, Variable: "REGISTRY_PASSWORD", Secret: true, Doc: "Password or token of the registry's user"},

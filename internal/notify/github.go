@@ -22,7 +22,7 @@ import (
 type GitHub struct {
 	URL            string // of the API; default https://api.github.com
 	Repository     string // owner/name
-	Token          string // may write deployments of the repository
+	Token          string // may write deployments of the repository; what more it may, PullRequest says
 	EnvironmentURL string // the app's address, for the Deployment; may be empty
 
 	Transport http.RoundTripper // default http.DefaultTransport

@@ -257,13 +257,8 @@ func releaseText(e *Event) string {
 	return text
 }
 
-// escapePage makes a text that GitHub shows as it is. A backslash keeps GitHub from neither mentions nor references, which
-// it looks for after Markdown: a character without width does. Addresses are no links: only the page's own lead anywhere.
-func escapePage(text string) string {
-	return withoutReferences(report.EscapeMarkdown(truncate(text, longestText)))
-}
-
-var withoutReferences = strings.NewReplacer(`\@`, "@\u200b", `\#`, "#\u200b", "://", ":\u200b//", "www.", "www\u200b.", "GH-", "GH-\u200b").Replace
+// escapePage makes a text that GitHub and GitLab show as it is: only the page's own links lead anywhere.
+func escapePage(text string) string { return report.EscapeMarkdown(truncate(text, longestText)) }
 
 // escapeCode makes a text that may stand between backticks in a table.
 var escapeCode = strings.NewReplacer("`", "", "|", "", "\n", " ").Replace

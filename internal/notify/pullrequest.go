@@ -19,8 +19,8 @@ import (
 // updated in place. It needs a full commit, or the release's Deployment, which knows one.
 //
 // A page is never replaced by an older state that is seen in it. GitHub has no conditional edit: two jobs that read the
-// page before either has written may leave the older state, which the newer job sees when it looks again, and the next
-// event puts right.
+// page before either has written may leave the older state. The next event puts that right; after an end, which none may
+// follow, the job looks again.
 type PullRequest struct {
 	GitHub GitHub
 	Log    func(string) // is given what the token has no right to; may be nil
@@ -93,7 +93,8 @@ type pages struct {
 	log         func(string)
 }
 
-// Bounds of writing: how long a write may take, how often one is tried, and the pause after which it is looked for.
+// Bounds of writing: how long a write may take, how often one is tried, and the pause after which it is looked for, if it
+// failed or nothing follows it.
 const (
 	writeTimeout = 5 * time.Second
 	writes       = 5
@@ -109,12 +110,12 @@ func (w *pages) say(format string, args ...any) {
 	}
 }
 
-// converge looks and writes until what is there is not older than what is to be shown.
+// converge looks and writes until what is there is not older than what is to be shown. What goes on is not looked at again.
 func (w *pages) converge(ctx context.Context, step func(context.Context) (wrote bool, err error)) error {
 	var last error
 	for range writes {
 		wrote, err := step(ctx)
-		if err != nil && !transient(err) || !wrote && err == nil {
+		if err != nil && !transient(err) || err == nil && (!wrote || w.page.conclusion == "") {
 			return err
 		}
 		last = err

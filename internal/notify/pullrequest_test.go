@@ -400,6 +400,26 @@ func TestPullRequestRaces(t *testing.T) {
 	}
 }
 
+// TestPullRequestTakesNoTime: only the command after which none may follow looks again.
+func TestPullRequestTakesNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute)
+		double := &gitHubPages{pulls: []map[string]any{mergedPull(7, "main", "2026-11-23T07:00:00Z", pageCommit)}}
+		p := PullRequest{GitHub: GitHub{URL: "https://github.example.com", Repository: "our-org/shop", Token: appToken, Transport: double}}
+		var took []time.Duration
+		for _, e := range []*Event{pageEvent(1, 1, ""), pageEvent(2, 2, ""), pageEvent(3, 5, release.OutcomePromoted)} {
+			began := time.Now()
+			if err := p.Notify(t.Context(), e); err != nil {
+				t.Error(err)
+			}
+			took = append(took, time.Since(began))
+		}
+		if diff := cmp.Diff([]time.Duration{0, 0, settle}, took); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
+}
+
 // TestPullRequestOfTwo: the comment is on the pull request that brought the commit, also among many comments.
 func TestPullRequestOfTwo(t *testing.T) {
 	for name, test := range map[string]struct {

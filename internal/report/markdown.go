@@ -72,17 +72,25 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 	return err
 }
 
-// EscapeMarkdown makes a text that Markdown prints as it is, on one line.
+// EscapeMarkdown makes a text that Markdown prints as it is, on one line. Nobody is mentioned by it, and nothing is
+// referenced: GitHub looks for both after Markdown, where a backslash is gone, and GitLab before it, so a character without
+// width parts them. Nor are addresses links.
 func EscapeMarkdown(text string) string {
 	var b strings.Builder
 	for _, c := range strings.Join(strings.Fields(text), " ") {
-		if strings.ContainsRune("\\`*_[]<>|#@!~&", c) {
+		switch {
+		case c == '@', c == '#':
+			b.WriteRune(c)
+			c = '\u200b'
+		case strings.ContainsRune("\\`*_[]<>|!~&", c):
 			b.WriteByte('\\')
 		}
 		b.WriteRune(c)
 	}
-	return b.String()
+	return withoutReferences(b.String())
 }
+
+var withoutReferences = strings.NewReplacer("://", ":\u200b//", "www.", "www\u200b.", "GH-", "GH-\u200b").Replace
 
 // MarkdownLink is a text with a link to an address; without one, the text.
 func MarkdownLink(text, address string) string {

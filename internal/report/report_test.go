@@ -300,6 +300,21 @@ func TestMarkdownEscapes(t *testing.T) {
 	}
 }
 
+// TestMarkdownMentionsNobody: GitHub looks for mentions and references in what Markdown has made of a text
+// (https://github.com/gjtorikian/html-pipeline, MentionFilter), where a backslash is gone.
+func TestMarkdownMentionsNobody(t *testing.T) {
+	for text, want := range map[string]string{
+		"@ada, @our-org/team": "@\u200bada, @\u200bour-org/team",
+		"#12 and GH-12":       "#\u200b12 and GH-\u200b12",
+		"a_b *c* `d`":         "a\\_b \\*c\\* \\`d\\`",
+		"http://e or www.e":   "http:\u200b//e or www\u200b.e",
+	} {
+		if diff := cmp.Diff(want, EscapeMarkdown(text)); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", text, diff)
+		}
+	}
+}
+
 func TestHistory(t *testing.T) {
 	past := History(full(t).History)
 	if len(past) != 20 || past[1].PromotedBy != "joe@gitlab-job-13" || past[1].Requests == 0 || past[0].Outcome != release.OutcomeRolledBack || past[0].Reason == "" {
