@@ -44,6 +44,7 @@ type clusterOptions struct {
 	app      string // that is meant; "" for the manifests'
 	appGiven bool   // by its flag
 	unread   error  // why the manifests could not be read
+	path     string // of the app's folder in Git, as its ledger has it; "" for gitops.path
 
 	git       func(*rollout.Cluster) error // what applies the manifests from Git; nil for what reads
 	verbose   bool
@@ -249,7 +250,7 @@ func (o *clusterOptions) connect(ctx context.Context) (*rollout.Cluster, error) 
 // ledgerInGit has a cluster that is only read find its ledger, where that is in Git.
 func (o *clusterOptions) ledgerInGit(c *rollout.Cluster) error {
 	of := gitOpsOptions{}
-	if err := of.load(o.cmd, false); err != nil || of.settings == nil || of.settings.Value("gitops.store") != "git" {
+	if err := of.load(o.cmd, false); err != nil || !storesInGit(of.settings) {
 		return err
 	}
 	return of.apply(o.cmd, o, c)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/mail"
@@ -71,7 +72,7 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 		return &usererr.Error{Field: "--kubeconfig", Problem: err.Error()}
 	}
 	name, ledgers := o.settings.Value("gitops.controller"), ""
-	if o.settings.Value("gitops.store") == "git" {
+	if storesInGit(o.settings) {
 		ledgers = o.settings.Value("gitops.releases")
 	}
 	controller, err := gitops.New(name, kinds, gitops.Options{
@@ -106,12 +107,30 @@ func (o *gitOpsOptions) commitTo(cmd *cobra.Command, cluster *clusterOptions, c 
 	}
 	render := sourceOf(cmd, "", cluster.appName())
 	render.Namespace = c.Namespace
+	folder := cmp.Or(cluster.path, o.settings.Value("gitops.path"))
 	c.Git = &rollout.GitStore{
-		Controller: controller, Repository: o.repository,
-		Folder: o.settings.Value("gitops.path"), Ledgers: o.settings.Value("gitops.releases"),
-		Render: (&gitops.Repository{Git: o.repository, Folder: o.settings.Value("gitops.path"), Render: render}).Rendered,
+		Controller: controller, Repository: o.repository, Folder: folder, Ledgers: o.settings.Value("gitops.releases"),
+		Render: (&gitops.Repository{Git: o.repository, Folder: folder, Render: render}).Rendered,
 	}
 	return nil
+}
+
+// storesInGit says whether the steps of a release are commits, and the ledgers in Git.
+func storesInGit(settings *config.Settings) bool {
+	return settings != nil && settings.Value("gitops.controller") != "" && settings.Value("gitops.store") == "git"
+}
+
+// ledgersInGit are the ledgers of the environment repository; nil where they are in the cluster.
+func ledgersInGit(cmd *cobra.Command) (*rollout.GitLedgers, error) {
+	settings := configOf(cmd).settings
+	if !storesInGit(settings) {
+		return nil, nil
+	}
+	repository, err := environmentRepository(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return &rollout.GitLedgers{Repository: repository, Folder: settings.Value("gitops.releases")}, nil
 }
 
 // of is the repository as it is of a cluster's app, or why there is none.

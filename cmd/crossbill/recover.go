@@ -151,11 +151,7 @@ func (o *clusterOptions) findApp(ctx context.Context) error {
 	if o.set != nil {
 		return nil
 	}
-	kube, err := o.client()
-	if err != nil {
-		return err
-	}
-	app, err := rollout.FindApp(ctx, kube, o.namespace, o.app)
+	app, err := o.appByLedger(ctx)
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, o.unread)
 	}
@@ -164,8 +160,24 @@ func (o *clusterOptions) findApp(ctx context.Context) error {
 		level = ""
 	}
 	fmt.Fprintf(o.log, "crossbill: %s%v; going by the ledger of %s\n", level, o.unread, app.Name)
-	o.set = app.Manifests
+	o.set, o.path = app.Manifests, app.Path
 	return nil
+}
+
+// appByLedger finds the app where its ledger is.
+func (o *clusterOptions) appByLedger(ctx context.Context) (rollout.App, error) {
+	git, err := ledgersInGit(o.cmd)
+	if err != nil {
+		return rollout.App{}, err
+	}
+	if git != nil {
+		return git.Find(ctx, o.namespace, o.app)
+	}
+	kube, err := o.client()
+	if err != nil {
+		return rollout.App{}, err
+	}
+	return rollout.FindApp(ctx, kube, o.namespace, o.app)
 }
 
 // appName is the app's name, as far as it is known.

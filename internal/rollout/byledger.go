@@ -26,6 +26,8 @@ type App struct {
 	Manifests       *manifest.Set // as much of them as a rollback needs
 	Err             error         // why its ledger does not say that
 	Unreleased      bool          // nothing has been started yet: its first release waits for its turn
+	InGit           bool          // its ledger is in Git, and its releases are commits
+	Path            string        // of the folder with its manifests, in Git; "" where its ledger does not say it
 	inFlight        bool
 }
 
@@ -61,6 +63,11 @@ func FindApp(ctx context.Context, kube kubernetes.Interface, namespace, name str
 	if err != nil {
 		return App{}, err
 	}
+	return choose(apps, namespace)
+}
+
+// choose gives the only app of a namespace, or the only one with a release in flight.
+func choose(apps []App, namespace string) (App, error) {
 	var names []string
 	var inFlight []App
 	for _, app := range apps {
@@ -105,16 +112,7 @@ func appOf(state *corev1.ConfigMap) App {
 		app.Err = &usererr.Error{Field: "app", Problem: fmt.Sprintf("nothing of %q has been released yet in namespace %s", app.Name, app.Namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
 		return app
 	}
-	var objects *release.Objects
-	if ledger.Release != nil {
-		objects = ledger.Release.Objects
-	} else {
-		for _, f := range ledger.History {
-			if objects = f.Objects; objects != nil {
-				break
-			}
-		}
-	}
+	objects := objectsOf(ledger)
 	if objects == nil {
 		app.Err = &usererr.Error{
 			Field:   "manifests",
@@ -125,6 +123,19 @@ func appOf(state *corev1.ConfigMap) App {
 	}
 	app.Manifests = ofObjects(app.Name, objects, ledger.Release)
 	return app
+}
+
+// objectsOf are the names of what the release in flight is made of, else of the last release that has them; nil when none has.
+func objectsOf(l *release.Ledger) *release.Objects {
+	if l.Release != nil {
+		return l.Release.Objects
+	}
+	for _, f := range l.History {
+		if f.Objects != nil {
+			return f.Objects
+		}
+	}
+	return nil
 }
 
 func ofObjects(app string, objects *release.Objects, r *release.Release) *manifest.Set {

@@ -137,6 +137,9 @@ func (s gitStore) writeState(ctx context.Context, j *job, next *corev1.ConfigMap
 				return err
 			}
 		}
+		if err := s.putPlace(tree, next.Name); err != nil {
+			return err
+		}
 		if err := s.lockWith(tree, j, next.Name, taken); err != nil {
 			return err
 		}

@@ -1,0 +1,164 @@
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/our-org/crossbill/internal/environment"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// GitLedgers is the folder of an environment repository with a folder of each app whose releases are commits: its ledger, its
+// lock, and where it is. Nil is one without any.
+type GitLedgers struct {
+	Repository Repository
+	Folder     string
+}
+
+// placeFile says beside the ledger where the app is: whoever reads the ledgers of all apps knows it from nowhere else.
+const placeFile = "app.json"
+
+// place is where an app is.
+type place struct {
+	Namespace string `json:"namespace"` // in the cluster
+	Path      string `json:"path"`      // of the folder with its manifests, in the repository
+}
+
+// keptInGit is what the repository keeps of an app.
+type keptInGit struct {
+	app   string
+	place place
+	state *corev1.ConfigMap
+	lock  *coordinationv1.Lease // nil when nobody has it
+	err   error                 // why some of it cannot be read
+}
+
+// read reads what is kept of the apps of a namespace, of every namespace for "", at the head of the branch. An app that does not
+// say where it is may be anywhere.
+func (g *GitLedgers) read(ctx context.Context, namespace string) ([]keptInGit, error) {
+	if g == nil {
+		return nil, nil
+	}
+	tree, err := g.Repository.Read(ctx)
+	if err != nil {
+		return nil, g.unread(err)
+	}
+	files, err := tree.Files(g.Folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, g.unread(err)
+	}
+	var all []keptInGit
+	for _, file := range files {
+		app, name := path.Split(strings.TrimPrefix(file, path.Clean(g.Folder)+"/"))
+		if app = strings.TrimSuffix(app, "/"); name != ledgerKey || release.CheckApp("app", app) != nil {
+			continue
+		}
+		one := g.readOne(tree, app, namespace)
+		if err := tree.Err(); err != nil { // it is not the app's
+			return nil, g.unread(err)
+		}
+		if namespace == "" || one.place.Namespace == namespace {
+			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+func (g *GitLedgers) unread(err error) error {
+	return fmt.Errorf("ledgers (%s in Git): %w", g.Folder, err)
+}
+
+// readOne reads what is kept of an app. Where it does not say so itself, it is in the namespace that is asked for.
+func (g *GitLedgers) readOne(tree *environment.Tree, app, namespace string) keptInGit {
+	one := keptInGit{app: app}
+	s := gitStore{&Cluster{Git: &GitStore{Ledgers: g.Folder}}}
+	one.state, one.err = s.stateIn(tree, statePrefix+app)
+	if one.err == nil {
+		one.lock, one.err = s.leaseIn(tree, statePrefix+app)
+	}
+	if one.err == nil {
+		one.place, one.err = s.placeIn(tree, app, one.state)
+	}
+	if one.place.Namespace == "" {
+		one.place.Namespace = namespace
+	}
+	if one.state != nil {
+		one.state.Namespace = one.place.Namespace
+	}
+	return one
+}
+
+// placeIn reads where an app is. Before Crossbill wrote that, only the objects of a release say its namespace.
+func (s gitStore) placeIn(tree *environment.Tree, app string, state *corev1.ConfigMap) (p place, err error) {
+	name := path.Join(s.Git.Ledgers, app, placeFile)
+	text, err := file(tree, name)
+	if err != nil {
+		return place{}, err
+	}
+	if text == nil {
+		if ledger, err := release.ParseLedger(app, state.Data[ledgerKey]); err == nil {
+			if objects := objectsOf(ledger); objects != nil {
+				p.Namespace = objects.Namespace
+			}
+		}
+		return p, nil
+	}
+	if err := json.Unmarshal(text, &p); err != nil {
+		return place{}, fmt.Errorf("%s: %w; the next command on the app writes it anew", name, err)
+	}
+	if len(validation.IsDNS1123Label(p.Namespace)) > 0 || !fs.ValidPath(p.Path) {
+		return place{}, fmt.Errorf("%s: it names no namespace and folder; the next command on the app writes it anew", name)
+	}
+	return p, nil
+}
+
+// putPlace writes where the app is.
+func (s gitStore) putPlace(tree *environment.Tree, name string) error {
+	text, err := json.MarshalIndent(place{s.Namespace, path.Clean(s.Git.Folder)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return put(tree, path.Join(s.dir(name), placeFile), string(text))
+}
+
+// Apps are the apps of a namespace whose ledger is in Git, of every namespace for "". It asks for the head of the branch once.
+func (g *GitLedgers) Apps(ctx context.Context, namespace string) ([]App, error) {
+	all, err := g.read(ctx, namespace)
+	var apps []App
+	for _, one := range all {
+		app := App{Namespace: one.place.Namespace, Name: one.app, Err: one.err}
+		if one.err == nil {
+			app = appOf(one.state)
+		}
+		app.InGit, app.Path = true, one.place.Path
+		apps = append(apps, app)
+	}
+	return apps, err
+}
+
+// Find is the app of a name; for "" the only one of the namespace, or the only one with a release in flight.
+func (g *GitLedgers) Find(ctx context.Context, namespace, name string) (App, error) {
+	apps, err := g.Apps(ctx, namespace)
+	if err != nil {
+		return App{}, fmt.Errorf("%w; nothing was changed", err)
+	}
+	if name == "" {
+		return choose(apps, namespace)
+	}
+	for _, app := range apps {
+		if app.Name == name {
+			return app, app.Err
+		}
+	}
+	return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q has no ledger in Git (%s) for namespace %s", name, g.Folder, namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
+}
