@@ -75,14 +75,25 @@ func (o *gitOpsOptions) apply(cmd *cobra.Command, cluster *clusterOptions, c *ro
 	if storesInGit(o.settings) {
 		ledgers = o.settings.Value("gitops.releases")
 	}
-	controller, err := gitops.New(name, kinds, gitops.Options{
+	options := gitops.Options{
 		Namespace: o.settings.Value("gitops.namespace"), Branch: o.settings.Value("gitops.branch"),
 		Repository: o.settings.Value("gitops.repository"), Signed: o.settings.Value("gitops.signingKeyFile") != "",
-		Ledgers: ledgers, Timeout: c.Timeout,
+		Ledgers: ledgers, Value: o.settings.Value("gitops.value"), Timeout: c.Timeout,
+		ImageNames: func(ctx context.Context) ([]string, error) {
+			repository, err := o.of(cmd, cluster, c)
+			if err != nil {
+				return nil, err
+			}
+			return repository.ImageNames(ctx)
+		},
 		Log: func(format string, args ...any) {
 			c.Log(rollout.Event{At: time.Now(), Object: name, Message: fmt.Sprintf(format, args...)})
 		},
-	})
+	}
+	if o.repository != nil {
+		options.Files = (&gitops.Repository{Git: o.repository}).Files
+	}
+	controller, err := gitops.New(name, kinds, options)
 	if err != nil {
 		return err
 	}

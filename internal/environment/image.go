@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -54,6 +55,21 @@ func ImageInKustomization(tree *Tree, dir, deployment, container string) (bool, 
 		return false, err
 	}
 	return places[app].entry != nil, nil
+}
+
+// ImageNames are what the images of a Deployment are called on their way through a folder's kustomizations, without tags and
+// digests, each once.
+func ImageNames(tree *Tree, dir, deployment string) ([]string, error) {
+	d, err := theOne(tree, dir, "Deployment", deployment)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range d.places {
+		names = append(names, p.called...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // places are where the images of a Deployment are decided, and which of them is the app's.
@@ -132,9 +148,10 @@ func orRoot(dir string) string {
 // place is where the image of a container is decided.
 type place struct {
 	container string
-	init      bool   // it is an init container
-	image     string // without tag and digest, as rendered
-	whole     string // with them
+	init      bool     // it is an init container
+	image     string   // without tag and digest, as rendered
+	whole     string   // with them
+	called    []string // without them, as it was before each kustomization, and is
 
 	file string // that decides
 	find func(document int, content *yaml.Node) *yaml.Node
@@ -210,6 +227,7 @@ func (p *place) decide(file string, images *yaml.Node) error {
 	if decided {
 		p.image = cmp.Or(scalar(child(p.entry, "newName")), p.image)
 		p.whole = chosen(p)
+		p.called = append(p.called, p.image)
 	}
 	return nil
 }
@@ -240,6 +258,7 @@ func containers(file string, document int, root *yaml.Node) (all []place) {
 				init:      list == "initContainers",
 				image:     repositoryOf(scalar(child(container, "image"))),
 				whole:     scalar(child(container, "image")),
+				called:    []string{repositoryOf(scalar(child(container, "image")))},
 				file:      file,
 				find: func(number int, content *yaml.Node) *yaml.Node {
 					if number != document {

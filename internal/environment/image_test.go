@@ -184,3 +184,18 @@ func TestSetValue(t *testing.T) {
 		}
 	}
 }
+
+func TestImageNames(t *testing.T) {
+	tree := treeOf(t, map[string]string{
+		"base/kustomization.yaml": "resources: [deployment.yaml]\nimages:\n- {name: shop, newName: registry.example.com/base/shop}\n",
+		"base/deployment.yaml":    manifestOf("shop-primary", "shop:1"),
+		"eu/kustomization.yaml":   "resources: [../base]\nimages:\n- {name: registry.example.com/base/shop, newName: registry.example.com/eu/shop, digest: 'sha256:00'}\n- {name: other, newName: x}\n",
+	})
+	names, err := ImageNames(tree, "eu", "shop-primary")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"busybox", "proxy", "registry.example.com/base/shop", "registry.example.com/eu/shop", "shop"}, names); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/our-org/crossbill/internal/usererr"
@@ -50,10 +49,14 @@ type applicationSpec struct {
 }
 
 type applicationSource struct {
-	RepoURL        string `json:"repoURL"`
-	TargetRevision string `json:"targetRevision"`
-	Chart          string `json:"chart"`
-	Path           string `json:"path"`
+	RepoURL        string             `json:"repoURL"`
+	TargetRevision string             `json:"targetRevision"`
+	Chart          string             `json:"chart"`
+	Path           string             `json:"path"`
+	Ref            string             `json:"ref"`
+	Kustomize      *sourceOfKustomize `json:"kustomize"`
+	Helm           *sourceOfHelm      `json:"helm"`
+	Plugin         map[string]any     `json:"plugin"`
 	Directory      struct {
 		Recurse bool   `json:"recurse"`
 		Exclude string `json:"exclude"`
@@ -85,8 +88,7 @@ func (a *argo) application(ctx context.Context, r reference) (*application, erro
 		return nil, err
 	}
 	read := &application{name: r, live: live}
-	spec, _, _ := unstructured.NestedMap(live.Object, "spec")
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(spec, &read.applicationSpec); err != nil {
+	if err := inTo(live.Object["spec"], &read.applicationSpec); err != nil {
 		return nil, fmt.Errorf("%s: %w", r, err)
 	}
 	return read, nil
@@ -126,6 +128,11 @@ func (a *argo) Check(ctx context.Context, objects []Object) (remarks []string, e
 		read[r] = app
 		address, found, err := a.checkApplication(ctx, app)
 		remarks, problems = append(remarks, found...), append(problems, err)
+		if err := a.builds(ctx, app, objects); err != nil && !isUser(err) {
+			return remarks, err
+		} else if err != nil {
+			problems = append(problems, err)
+		}
 		switch {
 		case address == "":
 		case first == "":

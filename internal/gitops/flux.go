@@ -53,7 +53,7 @@ func (f *flux) Check(ctx context.Context, objects []Object) (remarks []string, e
 			continue
 		}
 		checked[k] = true
-		source, found, err := f.checkKustomization(ctx, k)
+		source, found, err := f.checkKustomization(ctx, k, appliedBy(k, objects))
 		remarks = append(remarks, found...)
 		if err != nil && !isUser(err) {
 			return remarks, err
@@ -70,8 +70,8 @@ func (f *flux) Check(ctx context.Context, objects []Object) (remarks []string, e
 	return remarks, errors.Join(problems...)
 }
 
-// checkKustomization looks at a Kustomization and its source, whose address it gives.
-func (f *flux) checkKustomization(ctx context.Context, k reference) (address string, remarks []string, err error) {
+// checkKustomization looks at a Kustomization, what it makes of its objects, and its source, whose address it gives.
+func (f *flux) checkKustomization(ctx context.Context, k reference, objects []Object) (address string, remarks []string, err error) {
 	live, err := f.read(ctx, k)
 	if err != nil {
 		return "", nil, err
@@ -88,6 +88,12 @@ func (f *flux) checkKustomization(ctx context.Context, k reference) (address str
 	}
 	if prunes, _, _ := unstructured.NestedBool(live.Object, "spec", "prune"); f.options.commits() && !prunes {
 		bad(k, "it does not prune (spec.prune): a canary that is removed from Git would stay in the cluster", "set spec.prune: true")
+	}
+	switch err := f.builds(ctx, k, live, objects); {
+	case err != nil && !isUser(err):
+		return "", remarks, err
+	default:
+		problems = append(problems, err)
 	}
 	found, err := f.askable(ctx, k)
 	remarks, problems = append(remarks, found...), append(problems, err)

@@ -7,6 +7,7 @@ package gitops
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,7 +62,13 @@ type Options struct {
 	Branch     string // that the controller has to follow; empty for any
 	Repository string // that the controller has to read, as Git takes its address; empty for any
 	Signed     bool   // Crossbill signs its commits
+	Value      string // FILE:PATH of the image in a chart's values; empty for none
 	Ledgers    string // folder of the ledgers in it, where every step of a release is a commit; empty where Crossbill writes the cluster beside the controller
+
+	// ImageNames are what the app's images are called in Git, on their way through its kustomizations; nil for no more than what is live.
+	ImageNames func(context.Context) ([]string, error)
+	// Files are those of a folder of the repository, and of the folders in it; nil where it cannot be read.
+	Files func(ctx context.Context, folder string) ([]string, error)
 
 	Timeout time.Duration // of each Fetch and Apply; default 5 minutes
 	Poll    time.Duration // between two looks; default half a second
@@ -71,6 +78,16 @@ type Options struct {
 
 // commits says whether every step of a release is a commit.
 func (o Options) commits() bool { return o.Ledgers != "" }
+
+// called are the image names, read when they are first asked for.
+func (c *cluster) called(ctx context.Context) func() ([]string, error) {
+	return sync.OnceValues(func() ([]string, error) {
+		if c.options.ImageNames == nil {
+			return nil, nil
+		}
+		return c.options.ImageNames(ctx)
+	})
+}
 
 // New is a controller by its name, as gitops.controller has it. It asks the cluster nothing.
 func New(controller string, client dynamic.Interface, options Options) (Controller, error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -54,6 +55,31 @@ func (r *Repository) image(tree *environment.Tree) (string, error) {
 		return environment.Image(tree, r.Folder, r.Deployment, r.Container)
 	}
 	return environment.Value(tree, file, at)
+}
+
+// ImageNames are what primary's images are called on their way through the folder's kustomizations.
+func (r *Repository) ImageNames(ctx context.Context) ([]string, error) {
+	if r.Value != "" {
+		return nil, nil
+	}
+	tree, err := r.Git.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return environment.ImageNames(tree, r.Folder, r.Deployment)
+}
+
+// Files are those of a folder of the repository, and of the folders in it.
+func (r *Repository) Files(ctx context.Context, folder string) ([]string, error) {
+	tree, err := r.Git.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files, err := tree.Files(path.Clean("/" + folder)[1:])
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return files, err
 }
 
 // SameImage says whether what is written in Git is an image, by its digest alone where only that is written.
@@ -109,11 +135,33 @@ func (r *Repository) edit(ctx context.Context, tree *environment.Tree, c Change)
 		if err := r.set(tree, c.To); err != nil {
 			return err
 		}
+		if err := r.rendersImage(ctx, tree, c.To); err != nil {
+			return err
+		}
 	}
 	if c.Template == nil {
 		return nil
 	}
 	return r.setTemplate(ctx, tree, c)
+}
+
+// rendersImage refuses an image that the folder does not render after it was written there. What a chart makes of a value is its own.
+func (r *Repository) rendersImage(ctx context.Context, tree *environment.Tree, image string) error {
+	if r.Value != "" {
+		return nil
+	}
+	live, err := r.template(ctx, tree)
+	if err != nil {
+		return err
+	}
+	container := r.Container
+	if container == "" && len(live.Spec.Containers) > 0 {
+		container = live.Spec.Containers[0].Name
+	}
+	if is := imageOf(live, container); is != image {
+		return &usererr.Error{Field: "gitops.path", Problem: "the image cannot be written there: the folder still renders " + is + ", by a component, a patch or the like", Fix: "let the manifest or the outermost kustomization's images decide it alone"}
+	}
+	return nil
 }
 
 // setTemplate writes a pod template, and looks that the folder renders it then. One of somebody else's stays on the way back.
@@ -315,7 +363,7 @@ func (r *Repository) renderedFrom(ctx context.Context, tree *environment.Tree, f
 	rendered, err := manifest.Render(ctx, source)
 	if bad, ok := errors.AsType[*usererr.Error](err); ok {
 		inGit := func(text string) string { return strings.ReplaceAll(text, dir+string(filepath.Separator), "") }
-		return nil, &usererr.Error{Field: inGit(bad.Field), Problem: "in commit " + tree.Head()[:10] + ": " + inGit(bad.Problem), Fix: bad.Fix}
+		return nil, &usererr.Error{Field: inGit(bad.Field), Problem: "in commit " + tree.Head()[:10] + ": " + inGit(bad.Problem), Fix: inGit(bad.Fix)}
 	}
 	if err != nil {
 		return nil, err

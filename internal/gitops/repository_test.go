@@ -162,6 +162,19 @@ func TestCommitRefused(t *testing.T) {
 	}
 }
 
+// TestCommitBehindComponent: an image that something of the kustomization puts back is refused before a release, and in its commit.
+func TestCommitBehindComponent(t *testing.T) {
+	files := shopFiles(shopImage("1"))
+	files["apps/shop/kustomization.yaml"] += "components: [../pinned]\n"
+	files["apps/pinned/kustomization.yaml"] = "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\npatches:\n- target: {kind: Deployment}\n  patch: |\n    - op: replace\n      path: /spec/template/spec/containers/0/image\n      value: " + shopImage("1") + "\n"
+	r, _ := served(t, files)
+	for name, err := range map[string]error{"Try": r.Try(t.Context(), promotion()), "Commit": func() error { _, err := r.Commit(t.Context(), promotion()); return err }()} {
+		if wrong, ok := errors.AsType[*usererr.Error](err); !ok || !strings.Contains(wrong.Problem, "the folder still renders "+shopImage("1")) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestChartValue: the image of a chart is a value, a digest or the whole.
 func TestChartValue(t *testing.T) {
 	for _, at := range []string{"image.digest", "whole"} {

@@ -155,8 +155,12 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 		return err
 	}
 	different, err := differences(before, after)
-	if err != nil || different.Empty() {
+	if err != nil {
 		return err
+	}
+	commit := GitCommit{Release: want, From: want.Previous, To: want.Image}
+	if different.Empty() {
+		return j.GitOps.Try(ctx, commit)
 	}
 	if key, _ := j.GitOps.Controller.Hold(); key == "" {
 		return &usererr.Error{
@@ -165,7 +169,8 @@ func (j *job) lookInGit(ctx context.Context, in []manifest.Object, want *release
 			Fix:     "commit the pod template to the repository first, then release the image; nothing was changed",
 		}
 	}
-	if err := j.GitOps.Try(ctx, GitCommit{Release: want, From: want.Previous, To: want.Image, Template: &after.Spec.Template}); err != nil {
+	commit.Template = &after.Spec.Template
+	if err := j.GitOps.Try(ctx, commit); err != nil {
 		return err
 	}
 	text, err := templateText(before)
