@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,8 +53,6 @@ func newTimelineSources(g *gitlabOptions, h *githubOptions, given bool, log io.W
 // entries asks for what the sources know about the newest releases. Bad input is an error; what does not answer is
 // only missing.
 func (s timelineSources) entries(ctx context.Context, status *rollout.Status) (entries []report.Entry, missing []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askedTimeout)
-	defer cancel()
 	for _, r := range newestReleases(status, askedReleases) {
 		jobs, err := s.jobEntries(ctx, r)
 		if err != nil {
@@ -117,6 +116,24 @@ func (s timelineSources) deploymentEntries(ctx context.Context, r *release.Relea
 		entries = append(entries, report.Entry{At: d.CreatedAt, Source: report.GitHub, ReleaseID: r.ID, Digest: r.Digest(), Event: d.State, Detail: d.Description, By: d.CreatedBy, URL: r.Links().RunURL})
 	}
 	return entries, nil
+}
+
+// commitTimes are when the commits of deployed releases were made, and what of that is missing.
+func (s timelineSources) commitTimes(ctx context.Context, status *rollout.Status) (times map[string]time.Time, missing []string) {
+	if s.github == nil {
+		return nil, nil
+	}
+	var commits []string
+	for _, f := range status.History {
+		if f.Commit != "" && f.Outcome.Good() && !slices.Contains(commits, f.Commit) {
+			commits = append(commits, f.Commit)
+		}
+	}
+	times, err := s.github.CommitTimes(ctx, commits)
+	if err != nil {
+		missing = append(missing, fmt.Sprintf("GitHub's times of commits are missing: %v", firstLine(err)))
+	}
+	return times, missing
 }
 
 // newestReleases are the release in flight and the newest that have finished, up to a number.

@@ -39,6 +39,8 @@ func TestSources(t *testing.T) {
 		switch r.URL.Path {
 		case "/repos/our-org/app/deployments":
 			fmt.Fprint(w, `[{"id":4,"created_at":"2026-11-23T07:59:00Z","creator":{"login":"bot"},"payload":{"release":"one"}}]`)
+		case "/repos/our-org/app/commits/c0ffee0":
+			fmt.Fprint(w, `{"commit":{"author":{"date":"2026-11-20T07:00:00Z"},"committer":{"date":"2026-11-23T07:00:00Z"}}}`)
 		case "/repos/our-org/app/deployments/4/statuses":
 			fmt.Fprint(w, `[{"state":"in_progress","description":"canary: 10%","created_at":"2026-11-23T08:00:06Z","creator":{"login":"bot"}}]`)
 		default:
@@ -78,6 +80,10 @@ func TestSources(t *testing.T) {
 				test.change(&g, &h)
 			}
 			status := &rollout.Status{Release: &release.Release{ID: "one", PipelineURL: fmt.Sprintf("%s/infra/deploy/-/pipelines/%d", gitlab.URL, pipeline)}}
+			finished := func(commit string, outcome release.Outcome) release.Finished {
+				return release.Finished{Release: release.Release{ID: commit, Commit: commit}, Outcome: outcome}
+			}
+			past := []release.Finished{finished("c0ffee0", release.OutcomePromoted), finished("elsewhere", release.OutcomeFirst), finished("bad", release.OutcomeRolledBack)}
 			s, err := newTimelineSources(&g, &h, test.given, new(bytes.Buffer))
 			var got, missing []string
 			if err == nil {
@@ -86,6 +92,10 @@ func TestSources(t *testing.T) {
 					got = append(got, strings.Join([]string{e.Source, e.Event, e.Detail, e.By}, " "))
 				}
 				missing, err = notFound, asked
+				times, untimed := s.commitTimes(t.Context(), &rollout.Status{History: past})
+				if want := started.Add(-time.Hour); s.github != nil && s.github.Repository == "our-org/app" && (len(times) != 1 || !times["c0ffee0"].Equal(want) || len(untimed) > 0) {
+					t.Errorf("times of commits %v, %v, want %s", times, untimed, want)
+				}
 			}
 			if errors.As(err, new(*usererr.Error)) != test.wantInput || !test.wantInput && err != nil {
 				t.Fatalf("error %v, want bad input: %v", err, test.wantInput)
@@ -98,5 +108,28 @@ func TestSources(t *testing.T) {
 				t.Errorf("missing %q, want %q", joined, test.missing)
 			}
 		})
+	}
+}
+
+// TestSince: a moment is a date, or a duration before now.
+func TestSince(t *testing.T) {
+	now := time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"":                     {},
+		"2026-11-01":           time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+		"2026-11-23T07:00:00Z": now.Add(-time.Hour),
+		"30d":                  now.AddDate(0, 0, -30),
+		"2w":                   now.AddDate(0, 0, -14),
+		"90m":                  now.Add(-90 * time.Minute),
+	} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %s, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"yesterday", "30", "0d", "2026-11-24", "-3d", "1.5h", "2026-13-01"} {
+		var input *usererr.Error
+		if got, err := parseSince(text, now); !errors.As(err, &input) || input.Field != "--since" {
+			t.Errorf("%q: %s, %v, want bad input", text, got, err)
+		}
 	}
 }

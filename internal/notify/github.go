@@ -3,11 +3,13 @@ package notify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-github/v89/github"
@@ -123,6 +125,35 @@ func (g GitHub) Statuses(ctx context.Context, releaseID string) ([]DeploymentSta
 		statuses = append(statuses, DeploymentStatus{row.GetState(), row.GetDescription(), row.GetCreatedAt().Time, row.GetCreator().GetLogin()})
 	}
 	return statuses, nil
+}
+
+// CommitTimes are when commits were made, as their committers say, of those that the repository has.
+//
+// Errors: as of Notify.
+func (g GitHub) CommitTimes(ctx context.Context, commits []string) (map[string]time.Time, error) {
+	repo, err := g.connect()
+	if err != nil {
+		return nil, err
+	}
+	found, errs := make([]time.Time, len(commits)), make([]error, len(commits))
+	var pending sync.WaitGroup
+	for i, commit := range commits {
+		pending.Go(func() {
+			c, _, err := repo.client.Repositories.GetCommit(ctx, repo.owner, repo.name, commit, &github.ListOptions{PerPage: 1})
+			if status := statusOf(err); status == http.StatusNotFound || status == http.StatusUnprocessableEntity {
+				return
+			}
+			found[i], errs[i] = c.GetCommit().GetCommitter().GetDate().Time, err
+		})
+	}
+	pending.Wait()
+	times := map[string]time.Time{}
+	for i, at := range found {
+		if !at.IsZero() {
+			times[commits[i]] = at
+		}
+	}
+	return times, errors.Join(errs...)
 }
 
 // repository is a GitHub repository with a client for it.

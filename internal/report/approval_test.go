@@ -32,10 +32,10 @@ func TestApproversAreShown(t *testing.T) {
 		if err := WriteStatus(&status, s, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteMarkdown(&markdown, s, Timeline(s), at); err != nil {
+		if err := WriteMarkdown(&markdown, Report{Status: s, Timeline: Timeline(s), Now: at}); err != nil {
 			t.Fatal(err)
 		}
-		if err := WriteHTML(&page, s, Timeline(s), nil, at); err != nil {
+		if err := WriteHTML(&page, Report{Status: s, Timeline: Timeline(s), Delivery: DeliveryOf(s.History, nil, time.Time{}, at), Now: at}); err != nil {
 			t.Fatal(err)
 		}
 		for name, text := range map[string]string{"status": status.String(), "markdown": strings.ReplaceAll(markdown.String(), "\u200b", ""), "page": page.String()} {

@@ -7,10 +7,8 @@ import (
 	"html/template"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/our-org/crossbill/internal/release"
-	"github.com/our-org/crossbill/internal/rollout"
 )
 
 //go:embed page.html
@@ -33,11 +31,10 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(page))
 
-// WriteHTML writes the releases of an app as one page that needs no network. missing says what of them could not be
-// read. Nothing is written unless the page is whole.
-func WriteHTML(out io.Writer, s *rollout.Status, entries []Entry, missing []string, now time.Time) error {
+// WriteHTML writes the releases of an app as one page that needs no network. Nothing is written unless the page is whole.
+func WriteHTML(out io.Writer, r Report) error {
 	var text bytes.Buffer
-	err := pageTemplate.Execute(&text, map[string]any{"Status": s, "Releases": summaries(s, entries, now), "Missing": missing, "Now": now})
+	err := pageTemplate.Execute(&text, map[string]any{"Status": r.Status, "Releases": summaries(r.Status, r.Timeline, r.Now), "Delivery": r.Delivery, "Missing": r.Missing, "Now": r.Now})
 	if err == nil {
 		_, err = text.WriteTo(out)
 	}

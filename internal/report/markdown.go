@@ -5,14 +5,13 @@ import (
 	"io"
 	"strings"
 	"time"
-
-	"github.com/our-org/crossbill/internal/rollout"
 )
 
 // WriteMarkdown writes the release in flight, or else the newest, for a job's summary or a note: its outcome and
-// why, its links, its timeline.
-func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.Time) error {
-	releases := summaries(s, entries, now)
+// why, its links, its timeline, and the figures of delivery.
+func WriteMarkdown(out io.Writer, all Report) error {
+	s := all.Status
+	releases := summaries(s, all.Timeline, all.Now)
 	if len(releases) == 0 {
 		_, err := fmt.Fprintf(out, "No release of %s yet.\n", EscapeMarkdown(s.App))
 		return err
@@ -67,6 +66,12 @@ func WriteMarkdown(out io.Writer, s *rollout.Status, entries []Entry, now time.T
 			by = MarkdownLink(e.By, e.URL)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", e.At.UTC().Format("2006-01-02 15:04:05"), e.Source, EscapeMarkdown(e.Event), EscapeMarkdown(e.Detail), by)
+	}
+	if all.Delivery.Changes > 0 {
+		fmt.Fprintf(&b, "\n| Delivery | since %s |\n|---|---|\n", all.Delivery.Since.UTC().Format(time.DateOnly))
+		for _, f := range all.Delivery.Figures() {
+			row(f.Name, EscapeMarkdown(f.Text))
+		}
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

@@ -87,7 +87,7 @@ func TestTimelineIsSorted(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 	var out bytes.Buffer
-	if err := WriteTimeline(&out, entries); err != nil || strings.Count(out.String(), "\n") != len(entries) {
+	if err := writeTimeline(&out, entries); err != nil || strings.Count(out.String(), "\n") != len(entries) {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
@@ -95,7 +95,7 @@ func TestTimelineIsSorted(t *testing.T) {
 func TestHTMLIsOneFileWithoutForeignCode(t *testing.T) {
 	var out bytes.Buffer
 	s := status(t)
-	if err := WriteHTML(&out, s, Timeline(s), []string{"GitLab did not answer"}, s.Release.StartedAt.Add(2*time.Hour)); err != nil {
+	if err := WriteHTML(&out, Report{Status: s, Timeline: Timeline(s), Missing: []string{"GitLab did not answer"}, Now: s.Release.StartedAt.Add(2 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	text := out.Bytes()
@@ -181,7 +181,7 @@ var reportOut = flag.String("report.html", "", "TestAReportOfEverything: where t
 func TestAReportOfEverything(t *testing.T) {
 	s := full(t)
 	var out bytes.Buffer
-	if err := WriteHTML(&out, s, Timeline(s), nil, time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)); err != nil {
+	if err := WriteHTML(&out, Report{Status: s, Timeline: Timeline(s), Delivery: DeliveryOf(s.History, nil, time.Time{}, time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)), Now: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)}); err != nil {
 		t.Fatal(err)
 	}
 	text := out.Bytes()
@@ -281,7 +281,7 @@ func TestMarkdownEscapes(t *testing.T) {
 	s := status(t)
 	s.Release = nil // the newest that has ended has the hostile reason
 	var out bytes.Buffer
-	if err := WriteMarkdown(&out, s, Timeline(s), time.Now()); err != nil {
+	if err := WriteMarkdown(&out, Report{Status: s, Timeline: Timeline(s), Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
@@ -290,7 +290,7 @@ func TestMarkdownEscapes(t *testing.T) {
 	}
 	out.Reset()
 	s = full(t)
-	if err := WriteMarkdown(&out, s, Timeline(s), time.Now()); err != nil {
+	if err := WriteMarkdown(&out, Report{Status: s, Timeline: Timeline(s), Now: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"| GitLab | [pipeline](<https://gitlab.example.com/infra/deploy/-/pipelines/9>) |", "https://github.com/our-org/app/commit/c0ffee", "https://gitlab.example.com/infra/deploy/-/jobs/12", "unhealthy, based on "} {
@@ -363,8 +363,9 @@ func TestHistoryJSON(t *testing.T) {
 	golden(t, "history.json", history)
 }
 
-func TestTimelineJSON(t *testing.T) {
-	golden(t, "timeline.json", Timeline(status(t)))
+func TestReportJSON(t *testing.T) {
+	s := status(t)
+	golden(t, "report.json", Report{Timeline: Timeline(s), Delivery: DeliveryOf(s.History, nil, time.Time{}, s.Release.StartedAt)})
 }
 
 var update = flag.Bool("update", false, "write the golden files")

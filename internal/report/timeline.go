@@ -31,6 +31,15 @@ type Entry struct {
 	URL       string    `json:"url,omitempty"`
 }
 
+// Report is what is known of an app's releases.
+type Report struct {
+	Status   *rollout.Status `json:"-"`
+	Timeline []Entry         `json:"items"`
+	Delivery Delivery        `json:"delivery"`
+	Missing  []string        `json:"-"` // what could not be read
+	Now      time.Time       `json:"-"`
+}
+
 // Timeline sorts what the ledger knows and other entries by time, oldest first.
 func Timeline(s *rollout.Status, others ...Entry) []Entry {
 	entries := append([]Entry{}, others...)
@@ -108,8 +117,18 @@ func entriesOf(r *release.Release) []Entry {
 	return entries
 }
 
-// WriteTimeline writes a timeline for people.
-func WriteTimeline(out io.Writer, entries []Entry) error {
+// WriteReport writes the timeline and the figures of delivery, for people.
+func WriteReport(out io.Writer, r Report) error {
+	if err := writeTimeline(out, r.Timeline); err != nil || r.Delivery.Changes == 0 {
+		return err
+	}
+	if _, err := fmt.Fprintln(out); err != nil {
+		return err
+	}
+	return writeDelivery(out, r.Delivery)
+}
+
+func writeTimeline(out io.Writer, entries []Entry) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for _, e := range entries {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Source, e.ReleaseID, shortDigest(e.Digest), e.Event, e.By, e.Detail)
