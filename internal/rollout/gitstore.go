@@ -67,9 +67,6 @@ const lockFile = "lock.json"
 // stateFiles are those of an app's folder that are kept with the ledger.
 var stateFiles = []string{ledgerKey, previousKey, serviceKey, othersKey, lineKey}
 
-// inGitAt is the folder with what is kept of an app, for messages.
-func (c *Cluster) inGitAt() string { return path.Join(c.Git.Ledgers, c.app()) + " in Git" }
-
 // gitStore is the store in Git.
 type gitStore struct{ *Cluster }
 
@@ -367,6 +364,19 @@ func isAsked(lease *coordinationv1.Lease) bool {
 	return lease.Spec.Strategy != nil && *lease.Spec.Strategy == asked
 }
 
+// takeFree leaves a lock that was released to the loop: it is taken with the commit of the ledger.
+func (gitStore) takeFree(context.Context, string, string) *coordinationv1.Lease { return nil }
+
+// expired: a job says that it lives when it commits, or is asked.
+func (gitStore) expired(lease *coordinationv1.Lease) (expired, certain bool) {
+	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > quietFor+clockSkew, false
+}
+
+func (s gitStore) places() (ledger, lock string) {
+	folder := s.dir(s.stateName()) + " in Git"
+	return folder, folder
+}
+
 // quietFor is how long a job that lives may commit nothing.
 const quietFor = 15 * time.Minute
 
@@ -374,7 +384,7 @@ func isQuiet(lease *coordinationv1.Lease) bool {
 	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) >= quietFor
 }
 
-// ask has whoever holds the lock say that it lives: it looks as often as it would renew a lock in the cluster.
+// ask commits the question, which its holder sees: it looks as often as it would renew a lock in the cluster.
 func (s gitStore) ask(ctx context.Context, lease *coordinationv1.Lease) error {
 	if lease == nil || isAsked(lease) {
 		return nil
@@ -385,7 +395,6 @@ func (s gitStore) ask(ctx context.Context, lease *coordinationv1.Lease) error {
 	return err
 }
 
-// answers asks whoever holds the lock whether it lives, and waits for the answer.
 func (s gitStore) answers(ctx context.Context) (alive bool, err error) {
 	question, err := s.readLease(ctx, s.stateName())
 	if question == nil || err != nil {

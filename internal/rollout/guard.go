@@ -103,8 +103,8 @@ func (j *job) leaveToTheLiving(ctx context.Context, what string) (*Result, error
 		return nil, nil
 	}
 	holder, alive, err := j.liveLock(ctx)
-	if alive && err == nil && j.Git != nil {
-		alive, err = gitStore{j.Cluster}.answers(ctx)
+	if alive && err == nil {
+		alive, err = j.store().answers(ctx)
 	}
 	if err != nil || !alive {
 		return nil, err

@@ -25,10 +25,8 @@ const (
 const ledgerLabel = "app.kubernetes.io/managed-by"
 
 func (j *job) ledgerName() string {
-	if j.Git != nil {
-		return "ledger (" + j.inGitAt() + ")"
-	}
-	return "ledger (ConfigMap " + j.Namespace + "/" + j.stateName() + ")"
+	ledger, _ := j.store().places()
+	return "ledger (" + ledger + ")"
 }
 
 // readLedger reads the ledger; that of an app without one is empty.

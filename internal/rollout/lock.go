@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 )
 
@@ -51,10 +49,8 @@ const (
 )
 
 func (c *Cluster) lockName() string {
-	if c.Git != nil {
-		return "lock (" + c.inGitAt() + ")"
-	}
-	return "lock (Lease " + c.Namespace + "/" + c.stateName() + ")"
+	_, lock := c.store().places()
+	return "lock (" + lock + ")"
 }
 
 func (c *Cluster) lockTimeout() time.Duration {
@@ -102,7 +98,7 @@ func (c *Cluster) withLock(ctx context.Context, work func(ctx context.Context, l
 func (l *lock) acquire(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.lockTimeout(), &LockHeldError{App: l.app(), Waited: l.lockTimeout()})
 	defer cancel()
-	if l.takeFree(ctx) {
+	if l.lease = l.store().takeFree(ctx, l.stateName(), l.identity); l.lease != nil { // what was in its way, the loop finds out
 		return nil
 	}
 	var w watched
@@ -114,8 +110,8 @@ func (l *lock) acquire(ctx context.Context) error {
 			if err = l.take(ctx, lease); err == nil {
 				return nil
 			}
-		case l.Git != nil:
-			err = gitStore{l.Cluster}.ask(ctx, lease)
+		default:
+			err = l.store().ask(ctx, lease)
 		}
 		if err != nil && !transient(err) && ctx.Err() == nil {
 			return fmt.Errorf("%s: %w; nothing was changed", l.lockName(), err)
@@ -136,23 +132,6 @@ func (l *lock) acquire(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// takeFree takes a lock that was released, in one request. Whatever is in its way, the loop finds out.
-func (l *lock) takeFree(ctx context.Context) bool {
-	if l.Git != nil {
-		return false
-	}
-	now := metav1.NowMicro()
-	patch, err := json.Marshal([]patchOp{
-		{"test", "/spec/holderIdentity", ""}, {"replace", "/spec/holderIdentity", l.identity},
-		{"add", "/spec/acquireTime", now}, {"add", "/spec/renewTime", now}, {"add", "/spec/leaseDurationSeconds", int32(leaseDuration / time.Second)},
-	})
-	if err != nil {
-		return false
-	}
-	l.lease, err = l.Kube.CoordinationV1().Leases(l.Namespace).Patch(ctx, l.stateName(), types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return err == nil
 }
 
 // read reads the Lease; nil when there is none.
@@ -181,7 +160,7 @@ func (w *watched) free(l *lock, lease *coordinationv1.Lease) bool {
 	if l.API.away(backFor) { // who holds it could not renew it
 		return false
 	}
-	if l.Git == nil && l.expired(lease) || time.Since(w.since) >= silentFor {
+	if expired, certain := l.store().expired(lease); expired && certain || time.Since(w.since) >= silentFor {
 		return true
 	}
 	if w.said != holder {
@@ -305,41 +284,17 @@ func holderOf(lease *coordinationv1.Lease) string {
 	return *lease.Spec.HolderIdentity
 }
 
-// expired says whether a lock was not renewed for so long that its job counts as dead. The times are both the API
-// server's: when it wrote the renewal, and what it says that time is. Where it does not say so, those of the two jobs'
-// own clocks count, which may differ.
-func (c *Cluster) expired(lease *coordinationv1.Lease) bool {
-	if c.Git != nil { // a job says that it lives when it commits, or is asked
-		return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > quietFor+clockSkew
-	}
-	lasts := leaseDuration
-	if seconds := lease.Spec.LeaseDurationSeconds; seconds != nil { // of an earlier Crossbill's
-		lasts = time.Duration(*seconds) * time.Second
-	}
-	if renewed, now := renewedAt(lease), c.API.now(); !renewed.IsZero() && !now.IsZero() {
-		return now.Sub(renewed) > lasts
-	}
-	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > lasts+clockSkew
-}
-
-// renewedAt is when the API server wrote the last renewal of a lock; zero if it does not say so.
-func renewedAt(lease *coordinationv1.Lease) (at time.Time) {
-	for _, entry := range lease.ManagedFields {
-		if entry.Time != nil && entry.Time.After(at) && entry.Subresource == "" {
-			at = entry.Time.Time
-		}
-	}
-	return at
-}
-
 // liveLock reads who holds the lock, if anybody, and whether that job has renewed it in time.
 func (c *Cluster) liveLock(ctx context.Context) (holder string, alive bool, err error) {
 	lease, err := (&lock{Cluster: c}).read(ctx)
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w; nothing was changed", c.lockName(), err)
 	}
-	holder = holderOf(lease)
-	return holder, holder != "" && !c.expired(lease), nil
+	if holder = holderOf(lease); holder == "" {
+		return "", false, nil
+	}
+	expired, _ := c.store().expired(lease)
+	return holder, !expired, nil
 }
 
 // Identity names this process for the ledger: the CI job when there is one, else user and host.

@@ -175,8 +175,9 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 			s.Tracks = byLabel[appKey{s.Namespace, s.App}]
 		}
 		if lease := locks[appKey{state.Namespace, state.Name}]; lease != nil {
-			s.Lock = holderOf(lease)
-			s.Expired = s.Lock != "" && (&Cluster{}).expired(lease)
+			if s.Lock = holderOf(lease); s.Lock != "" {
+				s.Expired, _ = apiServer{&Cluster{}}.expired(lease)
+			}
 		}
 		all = append(all, s)
 	}

@@ -2,11 +2,14 @@ package rollout
 
 import (
 	"context"
+	"encoding/json"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -25,6 +28,17 @@ type store interface {
 	readLease(ctx context.Context, name string) (*coordinationv1.Lease, error)
 	// writeLease writes it as it was read: a conflict when somebody has written it since.
 	writeLease(ctx context.Context, next *coordinationv1.Lease) (*coordinationv1.Lease, error)
+	// takeFree takes a lock that was released, in one write; nil where that cannot be done.
+	takeFree(ctx context.Context, name, identity string) *coordinationv1.Lease
+	// expired says whether a lock was not renewed for so long that its job counts as dead. certain: nobody has to ask that job.
+	expired(lease *coordinationv1.Lease) (expired, certain bool)
+	// ask has whoever holds the lock say that it lives, where it does not say so all the while.
+	ask(ctx context.Context, lease *coordinationv1.Lease) error
+	// answers asks whoever holds a lock that has not expired, and waits for the answer.
+	answers(ctx context.Context) (alive bool, err error)
+
+	// places are where ledger and lock are, for messages.
+	places() (ledger, lock string)
 
 	// carryOut writes to an object as it was read, and gives what became of it, nil of a deletion: a conflict when
 	// somebody has written it since.
@@ -76,6 +90,54 @@ func (s apiServer) writeLease(ctx context.Context, next *coordinationv1.Lease) (
 		return leases.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
 	}
 	return leases.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+}
+
+func (s apiServer) takeFree(ctx context.Context, name, identity string) *coordinationv1.Lease {
+	now := metav1.NowMicro()
+	patch, err := json.Marshal([]patchOp{
+		{"test", "/spec/holderIdentity", ""}, {"replace", "/spec/holderIdentity", identity},
+		{"add", "/spec/acquireTime", now}, {"add", "/spec/renewTime", now}, {"add", "/spec/leaseDurationSeconds", int32(leaseDuration / time.Second)},
+	})
+	if err != nil {
+		return nil
+	}
+	lease, err := s.Kube.CoordinationV1().Leases(s.Namespace).Patch(ctx, name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if err != nil {
+		return nil
+	}
+	return lease
+}
+
+// expired goes by the API server's times: when it wrote the renewal, and what it says that time is. Where it does not say so,
+// those of the two jobs' own clocks count, which may differ.
+func (s apiServer) expired(lease *coordinationv1.Lease) (expired, certain bool) {
+	lasts := leaseDuration
+	if seconds := lease.Spec.LeaseDurationSeconds; seconds != nil { // of an earlier Crossbill's
+		lasts = time.Duration(*seconds) * time.Second
+	}
+	if renewed, now := renewedAt(lease), s.API.now(); !renewed.IsZero() && !now.IsZero() {
+		return now.Sub(renewed) > lasts, true
+	}
+	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > lasts+clockSkew, true
+}
+
+// renewedAt is when the API server wrote the last renewal of a lock; zero if it does not say so.
+func renewedAt(lease *coordinationv1.Lease) (at time.Time) {
+	for _, entry := range lease.ManagedFields {
+		if entry.Time != nil && entry.Time.After(at) && entry.Subresource == "" {
+			at = entry.Time.Time
+		}
+	}
+	return at
+}
+
+func (apiServer) ask(context.Context, *coordinationv1.Lease) error { return nil }
+
+func (apiServer) answers(context.Context) (alive bool, err error) { return true, nil } // it renews the lock
+
+func (s apiServer) places() (ledger, lock string) {
+	name := s.Namespace + "/" + s.stateName()
+	return "ConfigMap " + name, "Lease " + name
 }
 
 func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error) {
