@@ -40,10 +40,9 @@ func bindingOf(image, pod string) string { return hashOf(image + "\n" + pod) }
 // bound are the hashes that a Deployment notes.
 func bound(d *appsv1.Deployment) []string { return strings.Fields(d.Annotations[boundAnnotation]) }
 
-// boundTo says whether a Deployment has run an image with a pod template as a release of its own. In Git, who may write the
-// ledger may write the Deployment, too.
+// boundTo says whether a Deployment has run an image with a pod template as a release of its own.
 func (j *job) boundTo(d *appsv1.Deployment, image, pod string) bool {
-	return j.Git != nil || slices.Contains(bound(d), bindingOf(image, pod))
+	return !j.store().binds() || slices.Contains(bound(d), bindingOf(image, pod))
 }
 
 // carryBound keeps what primary notes, whoever applies it: a field that an apply does not name is given up.
@@ -77,7 +76,7 @@ func without(hashes []string, hash string) []string {
 
 // bindAhead notes on primary what promotion is about to make of it: what the canary has. That spares a write of its own.
 func (j *job) bindAhead(canary, live, desired *appsv1.Deployment) error {
-	if canary == nil || j.Git != nil {
+	if canary == nil || !j.store().binds() {
 		return nil
 	}
 	pod, err := podOf(canary)

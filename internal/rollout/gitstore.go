@@ -377,6 +377,9 @@ func (s gitStore) places() (ledger, lock string) {
 	return folder, folder
 }
 
+// binds: who may write the ledger in Git may write the Deployments there, too.
+func (gitStore) binds() bool { return false }
+
 // quietFor is how long a job that lives may commit nothing.
 const quietFor = 15 * time.Minute
 

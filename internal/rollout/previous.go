@@ -48,7 +48,7 @@ func runOf(r *release.Release) string { return fmt.Sprintf("%s@%d", r.ID, r.Star
 // change no more than the pod template or what pods read.
 func (j *job) replaced(live *appsv1.Deployment) bool {
 	r := j.ledger.Release
-	if j.Git != nil && r.Previous == r.Image {
+	if !j.store().binds() && r.Previous == r.Image {
 		return j.Manifests.Image(live) == r.Image && j.previous != "" && !j.asBefore(live)
 	}
 	if n := noteOf(live); n.run != "" && n.run != runOf(r) || n.run == "" && r.Previous == r.Image {
@@ -61,7 +61,7 @@ func (j *job) replaced(live *appsv1.Deployment) bool {
 // the note of the one that wrote it.
 func (j *job) bindPrevious(live, desired *appsv1.Deployment) error {
 	r := j.ledger.Release
-	if live == nil || r.Stage != release.StagePromoting || j.Git != nil { // who may write the ledger in Git may write primary there
+	if live == nil || r.Stage != release.StagePromoting || !j.store().binds() {
 		return nil
 	}
 	note := live.Annotations[previousAnnotation]
@@ -115,10 +115,9 @@ func (j *job) restorable(ctx context.Context, live *appsv1.Deployment) (*appsv1.
 	case n.there:
 		return j.noted(live)
 	}
-	if j.Git != nil {
-		return j.previousPrimary(ctx, live)
+	if j.store().binds() {
+		j.log(o, "its pod template before the release is not bound to it, as with a promotion by an older crossbill; it is restored as it was kept")
 	}
-	j.log(o, "its pod template before the release is not bound to it, as with a promotion by an older crossbill; it is restored as it was kept")
 	return j.previousPrimary(ctx, live)
 }
 

@@ -39,6 +39,8 @@ type store interface {
 
 	// places are where ledger and lock are, for messages.
 	places() (ledger, lock string)
+	// binds says whether Deployments note what the ledger says of them, because more accounts may write it than them.
+	binds() bool
 
 	// carryOut writes to an object as it was read, and gives what became of it, nil of a deletion: a conflict when
 	// somebody has written it since.
@@ -139,6 +141,8 @@ func (s apiServer) places() (ledger, lock string) {
 	name := s.Namespace + "/" + s.stateName()
 	return "ConfigMap " + name, "Lease " + name
 }
+
+func (apiServer) binds() bool { return true }
 
 func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error) {
 	return j.toAPIServer(ctx, o, live, w)
