@@ -320,7 +320,7 @@ func (j *job) lookRuns(ctx context.Context, found *canaryFound) error {
 	if err != nil {
 		return err
 	}
-	if found.trial, err = j.dryApply(ctx, desired); err != nil {
+	if found.trial, err = j.store().dryApply(ctx, j, desired); err != nil {
 		return err
 	}
 	if found.trial == nil { // a webhook knows no dry runs

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -38,7 +37,7 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 		return false, err
 	}
 	if found.trial == nil {
-		found.trial, err = j.dryApply(ctx, desired)
+		found.trial, err = j.store().dryApply(ctx, j, desired)
 	}
 	if found.trial == nil || err != nil {
 		return false, err
@@ -62,19 +61,6 @@ func (j *job) onPlan(want release.Release, part func(*job, context.Context) erro
 		err := part(&job{Cluster: &planned, command: j.command, epoch: math.MaxInt64, ledger: &ledger, state: j.state}, ctx)
 		return j.beforehand(err)
 	}
-}
-
-// dryApply is what the API server would make of a Deployment; nil when a webhook that knows no dry run hides it.
-func (j *job) dryApply(ctx context.Context, desired *appsv1.Deployment) (*appsv1.Deployment, error) {
-	if j.Git != nil { // only reads the cluster
-		return nil, nil
-	}
-	o := j.deployment(desired.Name)
-	made, err := j.tryApply(ctx, o, desired)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", o, err)
-	}
-	return as[*appsv1.Deployment](made), j.beforehand(err)
 }
 
 // tryApply is a dry run of an apply of an object, whatever is live.

@@ -53,7 +53,7 @@ func (j *job) outrun(ctx context.Context) error {
 	if err := j.commit(ctx); err != nil {
 		return err
 	}
-	return j.stamp(ctx)
+	return j.store().fenceOff(ctx, j)
 }
 
 // epochOf is the epoch that an object carries; 0 without one.
@@ -90,9 +90,6 @@ func (j *job) stampOp(live metav1.Object) patchOp {
 
 // stamp puts this lock's epoch on every object that the last holder could still write.
 func (j *job) stamp(ctx context.Context) error {
-	if j.Git != nil { // each commit asks the ledger
-		return nil
-	}
 	for _, o := range j.fenced() {
 		if err := j.stampOne(ctx, o); err != nil {
 			return err
@@ -182,7 +179,7 @@ func ours(e metav1.ManagedFieldsEntry) bool { return e.Manager == fieldManager }
 
 // ownsFields says whether there is something left to hand back.
 func (j *job) ownsFields(ctx context.Context) (bool, error) {
-	if j.Git != nil {
+	if !j.manages() {
 		return false, nil
 	}
 	for _, o := range j.ownedByOthers() {
@@ -210,7 +207,7 @@ func othersFields(live metav1.Object, ours func(metav1.ManagedFieldsEntry) bool)
 // handBack gives up the ownership of fields of what routes the app that our patches took, so that the next unforced apply of
 // whoever owns them succeeds: the objects are again as the manifest has them.
 func (j *job) handBack(ctx context.Context) error {
-	if j.planning() || j.Git != nil {
+	if j.planning() || !j.manages() {
 		return nil
 	}
 	for _, o := range j.ownedByOthers() {

@@ -11,12 +11,14 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
@@ -506,6 +508,19 @@ func (s gitStore) carryOut(ctx context.Context, j *job, o object, live metav1.Ob
 		return nil, err
 	}
 	return s.waitApplied(ctx, j, &e, made.Hash)
+}
+
+// fenceOff has nothing to do: each commit asks the ledger.
+func (gitStore) fenceOff(context.Context, *job) error { return nil }
+
+// dryApply only reads the cluster: what the API server would say is not known.
+func (gitStore) dryApply(context.Context, *job, *appsv1.Deployment) (*appsv1.Deployment, error) {
+	return nil, nil
+}
+
+// writers: the controller owns all fields.
+func (gitStore) writers() (sets.Set[string], metav1.ManagedFieldsOperationType) {
+	return sets.New(gitops.Managers...), ""
 }
 
 // tryOut is what a write would make of an object; nothing is committed.

@@ -200,7 +200,7 @@ func (j *job) returnable(ctx context.Context, found *returnFound) error {
 	if _, err := router.backed(ctx); err != nil { // known to the step that makes what is missing
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
-	dry, err := j.dryApply(ctx, canary)
+	dry, err := j.store().dryApply(ctx, j, canary)
 	if dry == nil || err != nil {
 		return err
 	}

@@ -237,7 +237,9 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 		return cmd.noted(j), nil
 	}
 	if unclean {
-		err = inOrder(ctx, j.stamp, j.catchUp) // nobody else can write now
+		if err = j.store().fenceOff(ctx, j); err == nil { // nobody else can write now
+			err = j.catchUp(ctx)
+		}
 	}
 	var result Result
 	if err == nil {

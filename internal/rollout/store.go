@@ -3,13 +3,16 @@ package rollout
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -45,6 +48,12 @@ type store interface {
 	// carryOut writes to an object as it was read, and gives what became of it, nil of a deletion: a conflict when
 	// somebody has written it since.
 	carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error)
+	// fenceOff keeps a job before this one, whose lock did not end in order, from writing to any object.
+	fenceOff(ctx context.Context, j *job) error
+	// dryApply is what an apply would make of a Deployment; nil where that cannot be known.
+	dryApply(ctx context.Context, j *job, desired *appsv1.Deployment) (*appsv1.Deployment, error)
+	// writers are the field managers by which a release's manifests get into the cluster, and with which operation; "" for any.
+	writers() (managers sets.Set[string], by metav1.ManagedFieldsOperationType)
 }
 
 // store is the one that the app's releases are written to.
@@ -146,4 +155,20 @@ func (apiServer) binds() bool { return true }
 
 func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error) {
 	return j.toAPIServer(ctx, o, live, w)
+}
+
+func (apiServer) fenceOff(ctx context.Context, j *job) error { return j.stamp(ctx) }
+
+// dryApply gives nil when a webhook that knows no dry run hides it.
+func (s apiServer) dryApply(ctx context.Context, j *job, desired *appsv1.Deployment) (*appsv1.Deployment, error) {
+	o := s.deployment(desired.Name)
+	made, err := j.tryApply(ctx, o, desired)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", o, err)
+	}
+	return as[*appsv1.Deployment](made), j.beforehand(err)
+}
+
+func (apiServer) writers() (sets.Set[string], metav1.ManagedFieldsOperationType) {
+	return sets.New(fieldManager), metav1.ManagedFieldsOperationApply
 }

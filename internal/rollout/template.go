@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
-	"github.com/our-org/crossbill/internal/gitops"
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -95,6 +94,7 @@ func fieldsOf(entry metav1.ManagedFieldsEntry) (*fieldpath.Set, error) {
 // that an apply left there before Crossbill: they can be taken over, and then go too. The others are refused, with who
 // set them.
 func (j *job) templateLeftovers(primary, canary *appsv1.Deployment, different *fieldpath.Set) (taken, refused []string, err error) {
+	writers, _ := j.store().writers()
 	applied, err := j.appliedTo(canary)
 	if err != nil {
 		return nil, nil, err
@@ -114,7 +114,7 @@ func (j *job) templateLeftovers(primary, canary *appsv1.Deployment, different *f
 			}
 		}
 		name := strings.TrimPrefix(field, ".")
-		switch others := owners.Difference(j.writers()); {
+		switch others := owners.Difference(writers); {
 		case others.Len() == 0:
 		case appliers.IsSuperset(others):
 			taken = append(taken, name)
@@ -125,18 +125,17 @@ func (j *job) templateLeftovers(primary, canary *appsv1.Deployment, different *f
 	return taken, refused, nil
 }
 
-// writers are the field managers by which a release's templates get into the cluster.
-func (j *job) writers() sets.Set[string] {
-	if j.Git != nil {
-		return sets.New(gitops.Managers...)
-	}
-	return sets.New(fieldManager)
+// manages says whether Crossbill manages the fields of what a release writes, so that they are its own to give back.
+func (j *job) manages() bool {
+	writers, _ := j.store().writers()
+	return writers.Has(fieldManager)
 }
 
 // appliedTo are the fields that the last apply of a Deployment for a release named.
 func (j *job) appliedTo(d *appsv1.Deployment) (*fieldpath.Set, error) {
+	writers, by := j.store().writers()
 	for _, entry := range d.ManagedFields {
-		if j.writers().Has(entry.Manager) && entry.Subresource == "" && (entry.Operation == metav1.ManagedFieldsOperationApply || j.Git != nil) {
+		if writers.Has(entry.Manager) && entry.Subresource == "" && (by == "" || entry.Operation == by) {
 			return fieldsOf(entry)
 		}
 	}
@@ -229,7 +228,7 @@ func (j *job) proven(primary, canary *appsv1.Deployment) error {
 // no field. client-go's csaupgrade does the same for all of an object: with the template alone, the number of replicas
 // and labels of others stay whose they are.
 func (j *job) takeOverTemplate(ctx context.Context) error {
-	if j.Git != nil { // its controller owns them all
+	if !j.manages() {
 		return nil
 	}
 	o := j.track(release.Primary)
