@@ -152,7 +152,7 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		return found, nil, err
 	}
 	if !found.same {
-		if err := j.lookGitOps(ctx, &found); err != nil {
+		if err := j.store().lookRelease(ctx, j, &found); err != nil {
 			return found, nil, err
 		}
 	}

@@ -13,10 +13,9 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// lookGit refuses a release that cannot be written in Git, before its first commit.
-func (j *job) lookGit(ctx context.Context, found *canaryFound) error {
-	s := gitStore{j.Cluster}
-	if err := j.lookController(ctx, j.Git.Controller, found.primary); err != nil {
+// lookRelease refuses a release that cannot be written in Git, before its first commit.
+func (s gitStore) lookRelease(ctx context.Context, j *job, found *canaryFound) error {
+	if err := j.lookController(ctx, s.Git.Controller, found.primary); err != nil {
 		return err
 	}
 	if i := slices.IndexFunc(j.Hooks, func(h hook.Hook) bool { return h.Job != "" }); i >= 0 {
@@ -29,22 +28,22 @@ func (j *job) lookGit(ctx context.Context, found *canaryFound) error {
 	if hpa != nil {
 		return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: "it sets the replicas of " + j.track(release.Primary).String() + ", which every step of a release in Git would take from it", Fix: "set gitops.store to cluster for this app; nothing was changed"}
 	}
-	tree, err := j.Git.Repository.Read(ctx)
+	tree, err := s.Git.Repository.Read(ctx)
 	if err != nil {
 		return err
 	}
-	in, err := j.Git.Render(ctx, tree)
+	in, err := s.Git.Render(ctx, tree)
 	if err != nil {
 		return err
 	}
 	if err := j.lookServiceInGit(in); err != nil {
 		return err
 	}
-	return j.tryInGit(ctx, s, found)
+	return s.tryRelease(ctx, j, found)
 }
 
-// tryInGit makes the edits of a release without a commit: the canary, its share, and primary.
-func (j *job) tryInGit(ctx context.Context, s gitStore, found *canaryFound) error {
+// tryRelease makes the edits of a release without a commit: the canary, its share, and primary.
+func (s gitStore) tryRelease(ctx context.Context, j *job, found *canaryFound) error {
 	for _, track := range tracks {
 		desired, err := j.Manifests.Track(track, j.Namespace, found.want.Image)
 		if err != nil {

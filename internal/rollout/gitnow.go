@@ -142,9 +142,12 @@ func (s gitStore) asInGit(ctx context.Context, o object, live metav1.Object) (me
 	return viewed, json.Unmarshal(text, viewed)
 }
 
-// letRouteIn gives the route back to its controller, which has what it is to apply in Git by now.
-func (j *job) letRouteIn(ctx context.Context) error {
-	direct := *j.Cluster
+// letIn gives the route back to its controller, which has what it is to apply in Git by now.
+func (s gitStore) letIn(ctx context.Context, j *job) error {
+	if s.planning() {
+		return nil
+	}
+	direct := *s.Cluster
 	direct.Git = nil
 	to := &job{Cluster: &direct, command: j.command, ledger: j.ledger, state: j.state, epoch: j.epoch}
 	o := to.router().route()
@@ -155,6 +158,6 @@ func (j *job) letRouteIn(ctx context.Context) error {
 	if err := to.giveBack(ctx, o); err != nil {
 		return err
 	}
-	j.log(o.String(), "%s applies it again", j.Git.Controller)
-	return gitStore{j.Cluster}.request(ctx, j)
+	s.log(o.String(), "%s applies it again", s.Git.Controller)
+	return s.request(ctx, j)
 }

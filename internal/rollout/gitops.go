@@ -96,16 +96,13 @@ var groups = map[string]string{
 	"HTTPRoute": "gateway.networking.k8s.io", "GRPCRoute": "gateway.networking.k8s.io",
 }
 
-// lookGitOps refuses a release that a controller would undo, or that would end with another image or other manifests than Git
-// has. found is what canary has found.
-func (j *job) lookGitOps(ctx context.Context, found *canaryFound) error {
-	switch {
-	case j.Git != nil:
-		return j.lookGit(ctx, found)
-	case j.GitOps == nil:
-		return j.lookUncontrolled()
-	}
-	git := j.GitOps
+// besideController is the API server as a store, beside a controller that applies the same objects from Git.
+type besideController struct{ apiServer }
+
+// lookRelease refuses a release that a controller would undo, or that would end with another image or other manifests than Git
+// has.
+func (s besideController) lookRelease(ctx context.Context, j *job, found *canaryFound) error {
+	git := s.GitOps
 	found.want.Git = &release.Git{Controller: git.Controller.String()}
 	if err := j.lookController(ctx, git.Controller, found.primary); err != nil {
 		return err
@@ -394,18 +391,15 @@ func (j *job) stillOff() string {
 
 func short(commit string) string { return commit[:min(len(commit), 10)] }
 
-// letIn is the step with which a release ends: Git has what primary runs, the controller has read that, and applies the app's
-// objects again. It is safe to repeat.
-func (j *job) letIn(ctx context.Context) error {
-	r := j.ledger.Release
-	switch {
-	case j.Git != nil && !j.planning():
-		return j.letRouteIn(ctx)
-	case j.GitOps == nil && !j.planning():
-		return j.lookLeft()
-	case j.planning() && r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting):
+// letIn is the step with which a release ends.
+func (j *job) letIn(ctx context.Context) error { return j.store().letIn(ctx, j) }
+
+// letIn sees to it that Git has what primary runs, and that the controller has read that.
+func (s besideController) letIn(ctx context.Context, j *job) error {
+	switch r := j.ledger.Release; {
+	case s.planning() && r != nil && r.Stage == release.StageRollingBack && r.Reached(release.StagePromoting):
 		return j.commitImage(ctx, r.Image, r.Previous)
-	case j.planning():
+	case s.planning():
 		return nil
 	}
 	primary, err := j.liveTrack(ctx, release.Primary)
@@ -631,7 +625,7 @@ func (j *job) returnableInGit(target *release.Finished) error {
 
 // lookMigrateGitOps refuses to replace objects that a controller applies from Git.
 func (j *job) lookMigrateGitOps() error {
-	if j.GitOps != nil || j.Git != nil {
+	if j.Applies() != nil {
 		return &usererr.Error{Field: "gitops.controller", Problem: "migrate replaces objects that a controller applies from Git", Fix: "suspend it for the app, run migrate without the section gitops, commit the new manifests, and resume it"}
 	}
 	return j.lookUncontrolled()

@@ -612,13 +612,10 @@ func (s gitStore) request(ctx context.Context, j *job) error {
 	return err
 }
 
-// catchUp waits until the cluster is as the head of the branch has it: what a command then decides by, no commit on its way
-// changes.
-func (j *job) catchUp(ctx context.Context) error {
-	if j.Git == nil || j.planning() {
+func (s gitStore) catchUp(ctx context.Context, j *job) error {
+	if s.planning() {
 		return nil
 	}
-	s := gitStore{j.Cluster}
 	began, requested := time.Now(), false
 	var failed error
 	for {

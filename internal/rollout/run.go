@@ -118,7 +118,7 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	if err := errors.Join(before.sameRouter(cmd.name), before.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
-	if err := before.catchUp(ctx); err != nil {
+	if err := before.store().catchUp(ctx, before); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, before)
@@ -179,7 +179,7 @@ func runAgain[Found any](ctx context.Context, c *Cluster, l *lock, cmd command[F
 	if err := errors.Join(j.sameRouter(cmd.name), j.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
-	if err := j.catchUp(ctx); err != nil {
+	if err := j.store().catchUp(ctx, j); err != nil {
 		return Result{}, err
 	}
 	found, result, err := cmd.look(ctx, j)
@@ -238,7 +238,7 @@ func runLocked[Found any](ctx context.Context, j *job, l *lock, cmd command[Foun
 	}
 	if unclean {
 		if err = j.store().fenceOff(ctx, j); err == nil { // nobody else can write now
-			err = j.catchUp(ctx)
+			err = j.store().catchUp(ctx, j)
 		}
 	}
 	var result Result

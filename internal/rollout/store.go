@@ -54,12 +54,23 @@ type store interface {
 	dryApply(ctx context.Context, j *job, desired *appsv1.Deployment) (*appsv1.Deployment, error)
 	// writers are the field managers by which a release's manifests get into the cluster, and with which operation; "" for any.
 	writers() (managers sets.Set[string], by metav1.ManagedFieldsOperationType)
+
+	// lookRelease refuses a release that would not last, or that cannot be written here, before its first write. found is what
+	// canary has found.
+	lookRelease(ctx context.Context, j *job, found *canaryFound) error
+	// catchUp waits until the cluster is as the store has it: what a command then decides by, no write on its way changes.
+	catchUp(ctx context.Context, j *job) error
+	// letIn is the step with which a release ends: who applies the app's objects from Git does so again. It is safe to repeat.
+	letIn(ctx context.Context, j *job) error
 }
 
 // store is the one that the app's releases are written to.
 func (c *Cluster) store() store {
-	if c.Git != nil {
+	switch {
+	case c.Git != nil:
 		return gitStore{c}
+	case c.GitOps != nil:
+		return besideController{apiServer{c}}
 	}
 	return apiServer{c}
 }
@@ -171,4 +182,17 @@ func (s apiServer) dryApply(ctx context.Context, j *job, desired *appsv1.Deploym
 
 func (apiServer) writers() (sets.Set[string], metav1.ManagedFieldsOperationType) {
 	return sets.New(fieldManager), metav1.ManagedFieldsOperationApply
+}
+
+func (apiServer) lookRelease(_ context.Context, j *job, _ *canaryFound) error {
+	return j.lookUncontrolled()
+}
+
+func (apiServer) catchUp(context.Context, *job) error { return nil }
+
+func (apiServer) letIn(_ context.Context, j *job) error {
+	if j.planning() {
+		return nil
+	}
+	return j.lookLeft()
 }
