@@ -49,7 +49,7 @@ func exitCode(err error) int {
 	case errors.Is(err, rollout.ErrLockLost), errors.As(err, new(*release.InFlightError)), errors.As(err, new(*rollout.LockHeldError)),
 		errors.As(err, new(*release.InLineError)), errors.As(err, new(*rollout.WaitedError)):
 		return exitLockHeld
-	case errors.As(err, new(*usererr.Error)), errors.As(err, new(*rollout.StageError)):
+	case errors.As(err, new(*usererr.Error)), errors.As(err, new(*rollout.StageError)), errors.As(err, new(*release.NewerLedgerError)):
 		return exitBadInput
 	default:
 		return exitFailure

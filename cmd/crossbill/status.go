@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/report"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -131,9 +133,13 @@ func (o *statusOptions) look(ctx context.Context) (func(context.Context, io.Writ
 	}, nil
 }
 
-// showApp prints where one app is.
+// showApp prints where one app is: of one whose ledger a newer Crossbill has written, what the cluster shows, and the error.
 func (o *statusOptions) showApp(ctx context.Context, c *rollout.Cluster, out io.Writer) error {
 	status, err := c.Status(ctx)
+	var newer *release.NewerLedgerError
+	if errors.As(err, &newer) {
+		status, err = c.StatusOfObjects(ctx, newer.Problem())
+	}
 	if err != nil {
 		return err
 	}
@@ -145,7 +151,10 @@ func (o *statusOptions) showApp(ctx context.Context, c *rollout.Cluster, out io.
 	if status.Release != nil {
 		v.names = releaseNames(status.Release.ID)
 	}
-	return o.output.print(out, v)
+	if err := o.output.print(out, v); err != nil || newer == nil {
+		return err
+	}
+	return newer
 }
 
 // showApps prints where all apps are.

@@ -13,14 +13,11 @@ import (
 // historyLength is how many finished releases a ledger keeps.
 const historyLength = 20
 
-// LedgerVersion is the version of the ledger's format.
-const LedgerVersion = 1
-
 // Ledger is what is known of an app's releases: the one in flight and the last outcomes. It lives in
 // the cluster, so that any job on any machine can resume it. Epoch is the number of the newest
 // lock that wrote it; a writer with an older one has lost its lock.
 type Ledger struct {
-	Version int        `json:"version"`
+	Version int        `json:"version"` // of the format that it was read in; String gives it the one that it needs
 	App     string     `json:"app"`
 	Epoch   int64      `json:"epoch"`
 	Open    bool       `json:"open,omitempty"`    // that lock was not released in order: its job may still write
@@ -68,17 +65,19 @@ func (e *InFlightError) Error() string {
 // ErrNoRelease says that no release is in flight.
 var ErrNoRelease = errors.New("no release is in flight")
 
-// ParseLedger reads a ledger. An empty text is an app's first ledger.
+// ParseLedger reads a ledger. An empty text is an app's first ledger. Errors: *NewerLedgerError; otherwise the text is not a
+// ledger of the app.
 func ParseLedger(app, text string) (*Ledger, error) {
 	if text == "" {
 		return &Ledger{Version: LedgerVersion, App: app}, nil
 	}
 	var l Ledger
-	if err := json.Unmarshal([]byte(text), &l); err != nil {
+	err := l.parse(app, text)
+	switch {
+	case errors.As(err, new(*NewerLedgerError)):
+		return nil, err
+	case err != nil:
 		return nil, fmt.Errorf("ledger of %s is not readable: %w", app, err)
-	}
-	if l.Version != LedgerVersion {
-		return nil, fmt.Errorf("ledger of %s has version %d, this crossbill knows version %d: use the crossbill that wrote it", app, l.Version, LedgerVersion)
 	}
 	if l.App != app {
 		return nil, fmt.Errorf("ledger is of app %s, not of %s", l.App, app)
@@ -89,9 +88,11 @@ func ParseLedger(app, text string) (*Ledger, error) {
 	return &l, nil
 }
 
-// String is the ledger as it is kept.
+// String is the ledger as it is kept, in the oldest version of the format that holds it.
 func (l *Ledger) String() string {
-	text, err := json.MarshalIndent(l, "", "  ")
+	kept := *l
+	kept.Version = formatOf(l)
+	text, err := json.MarshalIndent(&kept, "", "  ")
 	if err != nil {
 		panic(err) // plain data: cannot fail
 	}

@@ -2,6 +2,7 @@ package release
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -77,16 +78,23 @@ func (l *Ledger) Line() string {
 }
 
 // ReadLine reads the line that is kept beside the ledger. What is in flight does not wait. One that is not readable is
-// empty: it must not keep a release from ending.
-func (l *Ledger) ReadLine(text string) {
+// empty: it must not keep a release from ending. The error is a *NewerLedgerError.
+func (l *Ledger) ReadLine(text string) error {
 	var line kept
-	if text == "" || json.Unmarshal([]byte(text), &line) != nil {
-		line = kept{}
+	if text != "" {
+		err := strictly(l.App, text, &line)
+		switch {
+		case errors.As(err, new(*NewerLedgerError)):
+			return err
+		case err != nil:
+			line = kept{}
+		}
 	}
 	l.Queue, l.Left = line.Queue, line.Left
 	if r := l.Release; r != nil && (l.Waits(r.ID) != nil || l.HasLeft(r.ID) != nil) {
 		l.starts(r.ID)
 	}
+	return nil
 }
 
 // Waits is a release's entry in the line, or nil.

@@ -202,7 +202,7 @@ func TestLineIsBounded(t *testing.T) {
 
 // TestLineIsKept: a ledger with a line is read as it was written, and one without is what earlier versions wrote.
 func TestLineIsKept(t *testing.T) {
-	l := &Ledger{Version: LedgerVersion, App: "app"}
+	l := &Ledger{Version: 1, App: "app"}
 	if text := l.Line(); text != "" {
 		t.Errorf("an app that nobody waits for has a line: %s", text)
 	}
@@ -215,15 +215,20 @@ func TestLineIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read.ReadLine(l.Line())
+	if err := read.ReadLine(l.Line()); err != nil {
+		t.Fatal(err)
+	}
 	if diff := cmp.Diff(l, read); diff != "" {
 		t.Error(diff)
 	}
-	if read.ReadLine("{"); len(read.Queue)+len(read.Left) != 0 {
-		t.Errorf("an unreadable line is %q", line(read))
+	if err := read.ReadLine("{"); err != nil || len(read.Queue)+len(read.Left) != 0 {
+		t.Errorf("an unreadable line is %q, %v", line(read), err)
+	}
+	if err := read.ReadLine(`{"queue": [{"id": "a", "lane": "fast"}]}`); !errors.As(err, new(*NewerLedgerError)) {
+		t.Errorf("a line of a newer crossbill: %v", err)
 	}
 	read.Release = &Release{ID: "a"} // its job died before it had noted that
-	if read.ReadLine(l.Line()); line(read) != "" || read.HasLeft("b") == nil {
+	if err := read.ReadLine(l.Line()); err != nil || line(read) != "" || read.HasLeft("b") == nil {
 		t.Errorf("what is in flight waits: %q, left %+v", line(read), read.Left)
 	}
 }

@@ -242,7 +242,7 @@ func TestTheSameVerdictAgain(t *testing.T) {
 }
 
 func TestLedgerRefusesWhatItCannotRead(t *testing.T) {
-	for _, text := range []string{"{", `{"version":2,"app":"app"}`, `{"version":1,"app":"other"}`, `{"version":1,"app":"app","release":{"id":"1"}}`} {
+	for _, text := range []string{"{", `{"app":"app"}`, `{"version":-1,"app":"app"}`, `{"version":3,"app":"app"}`, `{"version":2,"app":"app"}{}`, `{"version":1,"app":"other"}`, `{"version":1,"app":"app","release":{"id":"1"}}`} {
 		if _, err := ParseLedger("app", text); err == nil {
 			t.Errorf("%s is read", text)
 		}

@@ -64,6 +64,8 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 			}
 		}
 		fmt.Fprintf(w, "next\t%s\n", nextStep(r))
+	} else if s.Problem != "" {
+		fmt.Fprintf(w, "release\tnot known: %s\n", s.Problem)
 	} else {
 		fmt.Fprintf(w, "release\tnone in flight\n")
 	}

@@ -36,11 +36,11 @@ func (j *job) fence(o metav1.Object) error {
 // written the ledger since, and it is older than what it describes: somebody has restored it. The ledger is then brought
 // above all that the objects carry, and every object is stamped, as after a job that did not end in order.
 func (j *job) outrun(ctx context.Context) error {
-	now := &job{Cluster: j.Cluster}
-	if err := now.readLedger(ctx); err != nil {
+	now, err := j.reread(ctx)
+	if err != nil {
 		return err
 	}
-	if now.ledger.Epoch > j.epoch || now.state.Data[ledgerKey] != j.state.Data[ledgerKey] {
+	if now.state.Data[ledgerKey] != j.state.Data[ledgerKey] {
 		return ErrLockLost
 	}
 	newest, err := j.newestEpoch(ctx)

@@ -375,14 +375,8 @@ func (j *job) gitTemplates(c *GitCommit) error {
 
 // holds says whether this job still has the lock: ErrLockLost if not.
 func (j *job) holds(ctx context.Context) error {
-	now := &job{Cluster: j.Cluster}
-	if err := now.readLedger(ctx); err != nil {
-		return err
-	}
-	if now.ledger.Epoch > j.epoch {
-		return ErrLockLost
-	}
-	return nil
+	_, err := j.reread(ctx)
+	return err
 }
 
 func (j *job) stillOff() string {

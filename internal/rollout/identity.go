@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +28,10 @@ func (j *job) readLedgerByLabel(ctx context.Context, notFound error) (*corev1.Co
 		return nil, err
 	}
 	ledger, err := release.ParseLedger(label, state.Data[ledgerKey])
-	if err != nil {
+	switch {
+	case errors.As(err, new(*release.NewerLedgerError)):
+		return nil, err // it may be this app's
+	case err != nil:
 		return nil, notFound // another app's, of whatever kind
 	}
 	own, err := j.ownsLedger(ctx, ledger)

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -52,7 +53,9 @@ func (j *job) parseLedger(state *corev1.ConfigMap) error {
 	if err != nil {
 		return err
 	}
-	ledger.ReadLine(state.Data[lineKey])
+	if err := ledger.ReadLine(state.Data[lineKey]); err != nil {
+		return err
+	}
 	j.resumed = ledger.Release != nil
 	j.state, j.ledger, j.previous, j.previousService, j.previousOthers = state, ledger, state.Data[previousKey], state.Data[serviceKey], ""
 	if ledger.Release != nil {
@@ -200,6 +203,17 @@ func (j *job) close(ctx context.Context) error {
 func (j *job) overtaken(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	now := &job{Cluster: j.Cluster}
-	return now.readLedger(ctx) == nil && now.ledger.Epoch > j.epoch
+	_, err := j.reread(ctx)
+	return errors.Is(err, ErrLockLost)
+}
+
+// reread is a look at the ledger by a job that has the lock. The error is ErrLockLost when a newer lock has written it: in
+// whatever format, since this job could read it before.
+func (j *job) reread(ctx context.Context) (now *job, err error) {
+	now = &job{Cluster: j.Cluster}
+	err = now.readLedger(ctx)
+	if errors.As(err, new(*release.NewerLedgerError)) || err == nil && now.ledger.Epoch > j.epoch {
+		err = ErrLockLost
+	}
+	return now, err
 }

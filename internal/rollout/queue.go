@@ -215,16 +215,21 @@ func (j *job) mayStart(state *corev1.ConfigMap) bool {
 	if !j.queues() || r == nil || j.inFlight() {
 		return true
 	}
-	l := release.Ledger{}
-	l.ReadLine(state.Data[lineKey])
+	l := release.Ledger{App: j.app()}
+	if l.ReadLine(state.Data[lineKey]) != nil { // a newer crossbill has written it meanwhile
+		return false
+	}
 	left := l.HasLeft(r.ID)
 	return (left == nil || left.SupersededBy == "" || j.Again) && (len(l.Queue) == 0 || l.Queue[0].ID == r.ID)
 }
 
 // lineIn is the line beside a ledger as this job leaves it: what is in flight does not wait any more.
 func (j *job) lineIn(state *corev1.ConfigMap) string {
-	l := release.Ledger{Release: j.ledger.Release}
-	if l.ReadLine(state.Data[lineKey]); j.passedBy != nil {
+	l := release.Ledger{App: j.app(), Release: j.ledger.Release}
+	if l.ReadLine(state.Data[lineKey]) != nil { // a newer crossbill has written it meanwhile: it stays as it is
+		return state.Data[lineKey]
+	}
+	if j.passedBy != nil {
 		l.PassOver(*j.passedBy)
 	}
 	return l.Line()

@@ -29,6 +29,8 @@ type Status struct {
 	Left      []release.Left                 `json:"left,omitempty"`  // that have left the line without having started
 	// Drift is what somebody else has changed of a release in flight, and what to do about it.
 	Drift []string `json:"drift,omitempty"`
+	// Problem is why the ledger cannot be read. Only the lock, the weights and the tracks are then known.
+	Problem string `json:"problem,omitempty"`
 
 	routing routing // Weights are its first route's
 	live    map[release.Track]*appsv1.Deployment
@@ -48,12 +50,24 @@ func (c *Cluster) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	holder, alive, err := c.liveLock(ctx)
+	return status, c.lockInto(ctx, status)
+}
+
+// StatusOfObjects is Status without the ledger, of which problem says why it cannot be read.
+func (c *Cluster) StatusOfObjects(ctx context.Context, problem string) (*Status, error) {
+	status, err := (&job{Cluster: c, ledger: &release.Ledger{App: c.app()}}).status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	status.Lock, status.Expired = holder, holder != "" && !alive
-	return status, nil
+	status.Problem = problem
+	return status, c.lockInto(ctx, status)
+}
+
+// lockInto reads who has the lock.
+func (c *Cluster) lockInto(ctx context.Context, s *Status) error {
+	holder, alive, err := c.liveLock(ctx)
+	s.Lock, s.Expired = holder, holder != "" && !alive
+	return err
 }
 
 // Live reads where the app's release is, as Status does, but for the lock.

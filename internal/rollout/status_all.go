@@ -188,11 +188,16 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 func readState(state *corev1.ConfigMap) AppStatus {
 	s := AppStatus{Namespace: state.Namespace, App: state.Labels["app"]}
 	ledger, err := release.ParseLedger(s.App, state.Data[ledgerKey])
+	if err == nil {
+		err = ledger.ReadLine(state.Data[lineKey])
+	}
 	if err != nil {
 		s.Problem = err.Error()
+		if newer, ok := errors.AsType[*release.NewerLedgerError](err); ok {
+			s.Problem = newer.Problem()
+		}
 		return s
 	}
-	ledger.ReadLine(state.Data[lineKey])
 	s.Hold, s.Queue, s.Release = ledger.Hold, ledger.Queue, ledger.Release.WithoutEvidence()
 	if len(ledger.History) > 0 {
 		last := ledger.History[0]
