@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/wait"
 
@@ -166,75 +164,4 @@ type patchOp struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
 	Value any    `json:"value,omitempty"`
-}
-
-// toAPIServer writes to the API server, and gives what it made of the object, nil of a deletion. A write holds only for the
-// resourceVersion that was read: else it is a conflict.
-func (j *job) toAPIServer(ctx context.Context, o object, live metav1.Object, w *write) (metav1.Object, error) {
-	switch {
-	case w.create != nil:
-		if w.stamped {
-			j.stampOnto(w.create)
-		}
-		return o.create(ctx, w.create, metav1.CreateOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
-	case w.apply != nil:
-		j.stampOnto(w.apply)
-		content, err := plain(w.apply)
-		if err != nil {
-			return nil, err
-		}
-		delete(content, "status")
-		metadata := content["metadata"].(map[string]any) // every API object has it
-		delete(metadata, "creationTimestamp")
-		delete(metadata, "managedFields")
-		return j.applyFields(ctx, o, live, fieldManager, content)
-	case w.size != nil:
-		return j.applyFields(ctx, o, live, sizeManager, map[string]any{
-			"apiVersion": "apps/v1", "kind": "Deployment",
-			"metadata": map[string]any{"name": o.name, "namespace": o.namespace},
-			"spec":     map[string]any{"replicas": *w.size},
-		})
-	case w.remove != "":
-		return nil, j.delete(ctx, o, live, w.remove)
-	}
-	ops := []patchOp{{"replace", "/metadata/resourceVersion", live.GetResourceVersion()}}
-	if w.stamped {
-		ops = append(ops, j.stampOp(live))
-	}
-	body, err := json.Marshal(append(ops, w.patch...))
-	if err != nil {
-		return nil, err
-	}
-	return o.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager, DryRun: j.dryRun()})
-}
-
-func (j *job) applyFields(ctx context.Context, o object, live metav1.Object, manager string, content map[string]any) (metav1.Object, error) {
-	if live != nil {
-		content["metadata"].(map[string]any)["resourceVersion"] = live.GetResourceVersion()
-	}
-	body, err := json.Marshal(content)
-	if err != nil {
-		return nil, err
-	}
-	force := true
-	return o.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: j.dryRun(), FieldValidation: metav1.FieldValidationStrict})
-}
-
-func (j *job) delete(ctx context.Context, o object, live metav1.Object, policy metav1.DeletionPropagation) error {
-	uid, version := live.GetUID(), live.GetResourceVersion()
-	err := o.delete(ctx, metav1.DeleteOptions{
-		Preconditions:     &metav1.Preconditions{UID: &uid, ResourceVersion: &version},
-		PropagationPolicy: &policy, DryRun: j.dryRun(),
-	})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
-
-func (j *job) dryRun() []string {
-	if j.planning() {
-		return []string{metav1.DryRunAll}
-	}
-	return nil
 }

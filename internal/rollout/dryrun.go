@@ -69,7 +69,7 @@ func (j *job) tryApply(ctx context.Context, o object, desired runtime.Object) (m
 	planned.Plan = &Plan{}
 	trial := &job{Cluster: &planned}
 	err = persist(ctx, func() (err error) {
-		made, err = trial.toAPIServer(ctx, o, nil, trial.apply(desired.DeepCopyObject().(metav1.Object)))
+		made, err = apiServer{&planned}.carryOut(ctx, trial, o, nil, trial.apply(desired.DeepCopyObject().(metav1.Object)))
 		return err
 	})
 	return made, err

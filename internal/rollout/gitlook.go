@@ -28,11 +28,7 @@ func (s gitStore) lookRelease(ctx context.Context, j *job, found *canaryFound) e
 	if hpa != nil {
 		return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: "it sets the replicas of " + j.track(release.Primary).String() + ", which every step of a release in Git would take from it", Fix: "set gitops.store to cluster for this app; nothing was changed"}
 	}
-	tree, err := s.Git.Repository.Read(ctx)
-	if err != nil {
-		return err
-	}
-	in, err := s.Git.Render(ctx, tree)
+	in, err := s.atHead(ctx)
 	if err != nil {
 		return err
 	}

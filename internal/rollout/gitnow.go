@@ -112,11 +112,7 @@ func (c *Cluster) readRoute(o object) object {
 
 // asInGit is a live object with what the head of the branch says of it.
 func (s gitStore) asInGit(ctx context.Context, o object, live metav1.Object) (metav1.Object, error) {
-	tree, err := s.Git.Repository.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	objects, err := s.Git.Render(ctx, tree)
+	objects, err := s.atHead(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -642,13 +642,18 @@ func (s gitStore) catchUp(ctx context.Context, j *job) error {
 	}
 }
 
-// behindGit says which object is not as the head of the branch has it; "" when all are.
-func (s gitStore) behindGit(ctx context.Context, j *job) (string, error) {
+// atHead are the objects of the folder at the head of the branch.
+func (s gitStore) atHead(ctx context.Context) ([]manifest.Object, error) {
 	tree, err := s.Git.Repository.Read(ctx)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	objects, err := s.Git.Render(ctx, tree)
+	return s.Git.Render(ctx, tree)
+}
+
+// behindGit says which object is not as the head of the branch has it; "" when all are.
+func (s gitStore) behindGit(ctx context.Context, j *job) (string, error) {
+	objects, err := s.atHead(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -15,7 +15,8 @@
 // Where to find what: rollout.go has the types, run.go the way of every command, a file each the commands;
 // lock.go and ledger.go say who may write, change.go and object.go are the only way to write, fence.go what
 // keeps others out; deployment.go and service.go know what is written, wait.go, endpoints.go and drain.go what is waited
-// for. How traffic is routed is behind the seam of router.go; subsets*.go is a VirtualService with a DestinationRule.
+// for. How traffic is routed is behind the seam of router.go; subsets*.go is a VirtualService with a DestinationRule. Where
+// changes are written is behind the seam of store.go: apiserver.go, gitops.go beside a GitOps controller, gitstore.go by commits.
 package rollout
 
 import (

@@ -2,16 +2,11 @@ package rollout
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/cache"
 )
@@ -73,126 +68,4 @@ func (c *Cluster) store() store {
 		return besideController{apiServer{c}}
 	}
 	return apiServer{c}
-}
-
-// apiServer is the store where the app runs.
-type apiServer struct{ *Cluster }
-
-func (s apiServer) readState(ctx context.Context, name string) (*corev1.ConfigMap, error) {
-	return s.Kube.CoreV1().ConfigMaps(s.Namespace).Get(ctx, name, metav1.GetOptions{})
-}
-
-func (s apiServer) writeState(ctx context.Context, _ *job, next *corev1.ConfigMap) (*corev1.ConfigMap, error) {
-	configMaps := s.Kube.CoreV1().ConfigMaps(s.Namespace)
-	if next.ResourceVersion != "" {
-		return configMaps.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
-	}
-	written, err := configMaps.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
-	if apierrors.IsAlreadyExists(err) {
-		err = apierrors.NewConflict(corev1.Resource("configmaps"), next.Name, err) // to be looked at
-	}
-	return written, err
-}
-
-func (s apiServer) watchState(name string) *cache.ListWatch {
-	return listWatch(s.Kube.CoreV1().ConfigMaps(s.Namespace), named(name))
-}
-
-func (s apiServer) readLease(ctx context.Context, name string) (*coordinationv1.Lease, error) {
-	lease, err := s.Kube.CoordinationV1().Leases(s.Namespace).Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	return lease, err
-}
-
-func (s apiServer) writeLease(ctx context.Context, next *coordinationv1.Lease) (*coordinationv1.Lease, error) {
-	leases := s.Kube.CoordinationV1().Leases(s.Namespace)
-	if next.ResourceVersion == "" {
-		return leases.Create(ctx, next, metav1.CreateOptions{FieldManager: fieldManager})
-	}
-	return leases.Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
-}
-
-func (s apiServer) takeFree(ctx context.Context, name, identity string) *coordinationv1.Lease {
-	now := metav1.NowMicro()
-	patch, err := json.Marshal([]patchOp{
-		{"test", "/spec/holderIdentity", ""}, {"replace", "/spec/holderIdentity", identity},
-		{"add", "/spec/acquireTime", now}, {"add", "/spec/renewTime", now}, {"add", "/spec/leaseDurationSeconds", int32(leaseDuration / time.Second)},
-	})
-	if err != nil {
-		return nil
-	}
-	lease, err := s.Kube.CoordinationV1().Leases(s.Namespace).Patch(ctx, name, types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	if err != nil {
-		return nil
-	}
-	return lease
-}
-
-// expired goes by the API server's times: when it wrote the renewal, and what it says that time is. Where it does not say so,
-// those of the two jobs' own clocks count, which may differ.
-func (s apiServer) expired(lease *coordinationv1.Lease) (expired, certain bool) {
-	lasts := leaseDuration
-	if seconds := lease.Spec.LeaseDurationSeconds; seconds != nil { // of an earlier Crossbill's
-		lasts = time.Duration(*seconds) * time.Second
-	}
-	if renewed, now := renewedAt(lease), s.API.now(); !renewed.IsZero() && !now.IsZero() {
-		return now.Sub(renewed) > lasts, true
-	}
-	return lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > lasts+clockSkew, true
-}
-
-// renewedAt is when the API server wrote the last renewal of a lock; zero if it does not say so.
-func renewedAt(lease *coordinationv1.Lease) (at time.Time) {
-	for _, entry := range lease.ManagedFields {
-		if entry.Time != nil && entry.Time.After(at) && entry.Subresource == "" {
-			at = entry.Time.Time
-		}
-	}
-	return at
-}
-
-func (apiServer) ask(context.Context, *coordinationv1.Lease) error { return nil }
-
-func (apiServer) answers(context.Context) (alive bool, err error) { return true, nil } // it renews the lock
-
-func (s apiServer) places() (ledger, lock string) {
-	name := s.Namespace + "/" + s.stateName()
-	return "ConfigMap " + name, "Lease " + name
-}
-
-func (apiServer) binds() bool { return true }
-
-func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.Object, w *write) (metav1.Object, error) {
-	return j.toAPIServer(ctx, o, live, w)
-}
-
-func (apiServer) fenceOff(ctx context.Context, j *job) error { return j.stamp(ctx) }
-
-// dryApply gives nil when a webhook that knows no dry run hides it.
-func (s apiServer) dryApply(ctx context.Context, j *job, desired *appsv1.Deployment) (*appsv1.Deployment, error) {
-	o := s.deployment(desired.Name)
-	made, err := j.tryApply(ctx, o, desired)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", o, err)
-	}
-	return as[*appsv1.Deployment](made), j.beforehand(err)
-}
-
-func (apiServer) writers() (sets.Set[string], metav1.ManagedFieldsOperationType) {
-	return sets.New(fieldManager), metav1.ManagedFieldsOperationApply
-}
-
-func (apiServer) lookRelease(_ context.Context, j *job, _ *canaryFound) error {
-	return j.lookUncontrolled()
-}
-
-func (apiServer) catchUp(context.Context, *job) error { return nil }
-
-func (apiServer) letIn(_ context.Context, j *job) error {
-	if j.planning() {
-		return nil
-	}
-	return j.lookLeft()
 }
