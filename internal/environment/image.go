@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -18,9 +19,10 @@ import (
 // of the outermost kustomization that names the image, with newName and digest, else the container in the Deployment
 // itself. container is the one that runs the app, and may be empty where there is only one; others of the same image get
 // it too. The image is written exactly as Crossbill writes it to a cluster, so that nothing rolls out when the controller
-// applies it. Errors are *usererr.Error and name file and fix.
+// applies it. A digest takes the place of a newTag, and repository:tag, which primary ran before, that of a digest. Errors are
+// *usererr.Error and name file and fix.
 func SetImage(tree *Tree, dir, deployment, container, image string) error {
-	image, err := release.ParseImage("image", image)
+	image, err := parseImage(image)
 	if err != nil {
 		return err
 	}
@@ -28,14 +30,26 @@ func SetImage(tree *Tree, dir, deployment, container, image string) error {
 	if err != nil {
 		return err
 	}
+	var written []*yaml.Node
 	for i := range places {
-		if i == app || places[i].image == places[app].image { // as manifest.Track does
-			if err := places[i].set(tree, deployment, image); err != nil {
-				return err
-			}
+		entry := places[i].entry
+		if places[i].image != places[app].image || entry != nil && slices.Contains(written, entry) { // as manifest.Track does
+			continue
 		}
+		if err := places[i].set(tree, deployment, image); err != nil {
+			return err
+		}
+		written = append(written, entry)
 	}
 	return nil
+}
+
+// parseImage is an image as it is written into Git. A tag stays as it was.
+func parseImage(image string) (string, error) {
+	if _, err := name.NewTag(image); err == nil && strings.HasPrefix(strings.TrimPrefix(image, repositoryOf(image)), ":") {
+		return image, nil
+	}
+	return release.ParseImage("image", image)
 }
 
 // Image is the image that a folder gives a Deployment's container, found as SetImage finds it, as it is written there:
@@ -170,38 +184,54 @@ func (p *place) set(tree *Tree, deployment, image string) error {
 	if err != nil {
 		return err
 	}
-	put := func(value string, fields ...string) (err error) {
-		document := -1
-		text, err = SetScalar(p.file, text, func(content *yaml.Node) *yaml.Node {
-			document++
-			return At(fields...)(p.find(document, content))
-		}, value)
+	if p.entry != nil {
+		return p.setEntry(tree, text, image)
+	}
+	document := -1
+	text, err = SetScalar(p.file, text, func(content *yaml.Node) *yaml.Node {
+		document++
+		return At("image")(p.find(document, content))
+	}, image)
+	if err != nil {
 		return err
 	}
-	if p.entry == nil {
-		if err := put(image, "image"); err != nil {
-			return err
-		}
-		return tree.Write(p.file, text)
+	return tree.Write(p.file, text)
+}
+
+// setEntry writes an image into the entry of a kustomization. A digest in place of a tag is on the tag's line.
+func (p *place) setEntry(tree *Tree, text []byte, image string) (err error) {
+	repository := repositoryOf(image)
+	field, value := "newTag", strings.TrimPrefix(image, repository)[1:]
+	if strings.HasPrefix(image, repository+"@") {
+		field = "digest"
 	}
-	repository, digest, _ := strings.Cut(image, "@")
 	at := fmt.Sprintf("%s:%d", p.file, p.entry.Line)
-	write := fmt.Sprintf("write newName: %s and digest: %s there once; from then on they are changed where they are", repository, digest)
-	switch name := child(p.entry, "name"); {
-	case child(p.entry, "newTag") != nil:
-		return &usererr.Error{Field: at, Problem: "the image has a newTag: nothing is deployed by tag", Fix: "replace newTag by digest: " + digest}
+	write := fmt.Sprintf("write newName: %s and %s: %s there once; from then on they are changed where they are", repository, field, value)
+	is := "digest"
+	if child(p.entry, "newTag") != nil {
+		is = "newTag"
+	}
+	switch {
+	case child(p.entry, "newTag") != nil && child(p.entry, "digest") != nil:
+		return &usererr.Error{Field: at, Problem: "the image has a newTag beside its digest, which has no use for it", Fix: "remove newTag"}
 	case child(p.entry, "tagSuffix") != nil:
 		return &usererr.Error{Field: at, Problem: "the image has a tagSuffix, which a digest has no use for", Fix: "remove it"}
-	case child(p.entry, "digest") == nil:
+	case child(p.entry, is) == nil:
 		return &usererr.Error{Field: at, Problem: "the image has no digest", Fix: write}
-	case child(p.entry, "newName") == nil && name.Value != repository:
+	case child(p.entry, "newName") == nil && scalar(child(p.entry, "name")) != repository:
 		return &usererr.Error{Field: at, Problem: "the image has no newName, and its name is not " + repository, Fix: write}
-	case child(p.entry, "newName") != nil:
-		if err := put(repository, "newName"); err != nil {
-			return err
+	}
+	put := func(find func(entry *yaml.Node) *yaml.Node, value string) {
+		if err == nil {
+			text, err = SetScalar(p.file, text, func(content *yaml.Node) *yaml.Node { return find(p.find(0, content)) }, value)
 		}
 	}
-	if err := put(digest, "digest"); err != nil {
+	if child(p.entry, "newName") != nil {
+		put(At("newName"), repository)
+	}
+	put(func(entry *yaml.Node) *yaml.Node { return entry.Content[keyOf(entry, is)] }, field)
+	put(At(field), value)
+	if err != nil {
 		return err
 	}
 	return tree.Write(p.file, text)

@@ -104,20 +104,29 @@ func TestSetImage(t *testing.T) {
 			files: map[string]string{"d.yaml": manifestOf("shop-primary", repository+"@"+digest)}, container: "app", want: map[string]string{},
 		},
 
-		"newTag":            {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x, newTag: v1}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "newTag"},
-		"no digest":         {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no digest"},
-		"no newName":        {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, digest: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no newName"},
-		"two entries":       {files: map[string]string{"kustomization.yaml": kustomization(complete + complete), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:7", problem: "before this one too"},
-		"a patch":           {files: map[string]string{"kustomization.yaml": kustomization("- {name: another, newTag: v1}\n", "patches:\n- path: p.yaml\n"), "deployment.yaml": manifestOf("shop-primary", "shop"), "p.yaml": "image: z"}, container: "app", field: "kustomization.yaml", problem: "patch"},
-		"no Deployment":     {files: map[string]string{"d.yaml": manifestOf("other", "shop")}, container: "app", field: "gitops.path", problem: "has no Deployment shop-primary"},
-		"no container":      {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, container: "web", field: "d.yaml", problem: "no container web"},
-		"which container":   {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, field: "d.yaml", problem: "several containers"},
-		"two Deployments":   {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop"), "e.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "e.yaml", problem: "d.yaml too"},
-		"no folder":         {files: map[string]string{"d.yaml": "x"}, dir: "apps", field: "gitops.path", problem: `no folder "apps"`},
-		"a chart":           {files: map[string]string{"templates/d.yaml": "kind: Deployment\n{{ if }}\n- ["}, field: "templates/d.yaml", problem: "not YAML"},
-		"a shared image":    {files: map[string]string{"d.yaml": "x: &i old\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec: {template: {spec: {containers: [{name: x, image: *i}]}}}\n"}, field: "d.yaml:5", problem: "without losing something"},
-		"two kustomization": {files: map[string]string{"kustomization.yaml": "{}", "kustomization.yml": "{}"}, field: "kustomization.yml", problem: "too"},
-		"a cycle":           {files: map[string]string{"a/kustomization.yaml": "resources: [../a, ../../elsewhere, https://example.com/x, nowhere.yaml]\n"}, dir: "a", field: "gitops.path", problem: "has no Deployment"},
+		"newTag": {
+			files: map[string]string{"kustomization.yaml": kustomization("- name: shop # the app\n  newName: " + repository + "\n  newTag: \"v1\" # of June\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app",
+			want: map[string]string{"kustomization.yaml": kustomization("- name: shop # the app\n  newName: " + repository + "\n  digest: \"" + digest + "\" # of June\n")},
+		},
+		"newTag in braces": {
+			files: map[string]string{"kustomization.yaml": kustomization("- {newTag: v1, name: " + repository + "}\n"), "deployment.yaml": manifestOf("shop-primary", repository)}, container: "app",
+			want: map[string]string{"kustomization.yaml": kustomization("- {digest: " + digest + ", name: " + repository + "}\n")},
+		},
+		"newTag and digest":  {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x, newTag: v1, digest: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "newTag beside its digest"},
+		"newTag, no newName": {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newTag: v1}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no newName"},
+		"no digest":          {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, newName: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no digest"},
+		"no newName":         {files: map[string]string{"kustomization.yaml": kustomization("- {name: shop, digest: x}\n"), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:4", problem: "no newName"},
+		"two entries":        {files: map[string]string{"kustomization.yaml": kustomization(complete + complete), "deployment.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "kustomization.yaml:7", problem: "before this one too"},
+		"a patch":            {files: map[string]string{"kustomization.yaml": kustomization("- {name: another, newTag: v1}\n", "patches:\n- path: p.yaml\n"), "deployment.yaml": manifestOf("shop-primary", "shop"), "p.yaml": "image: z"}, container: "app", field: "kustomization.yaml", problem: "patch"},
+		"no Deployment":      {files: map[string]string{"d.yaml": manifestOf("other", "shop")}, container: "app", field: "gitops.path", problem: "has no Deployment shop-primary"},
+		"no container":       {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, container: "web", field: "d.yaml", problem: "no container web"},
+		"which container":    {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop")}, field: "d.yaml", problem: "several containers"},
+		"two Deployments":    {files: map[string]string{"d.yaml": manifestOf("shop-primary", "shop"), "e.yaml": manifestOf("shop-primary", "shop")}, container: "app", field: "e.yaml", problem: "d.yaml too"},
+		"no folder":          {files: map[string]string{"d.yaml": "x"}, dir: "apps", field: "gitops.path", problem: `no folder "apps"`},
+		"a chart":            {files: map[string]string{"templates/d.yaml": "kind: Deployment\n{{ if }}\n- ["}, field: "templates/d.yaml", problem: "not YAML"},
+		"a shared image":     {files: map[string]string{"d.yaml": "x: &i old\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop-primary}\nspec: {template: {spec: {containers: [{name: x, image: *i}]}}}\n"}, field: "d.yaml:5", problem: "without losing something"},
+		"two kustomization":  {files: map[string]string{"kustomization.yaml": "{}", "kustomization.yml": "{}"}, field: "kustomization.yml", problem: "too"},
+		"a cycle":            {files: map[string]string{"a/kustomization.yaml": "resources: [../a, ../../elsewhere, https://example.com/x, nowhere.yaml]\n"}, dir: "a", field: "gitops.path", problem: "has no Deployment"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tree := treeOf(t, test.files)
@@ -146,8 +155,38 @@ func TestSetImage(t *testing.T) {
 			}
 		})
 	}
-	if err := SetImage(treeOf(t, map[string]string{"a": "b"}), "", "x", "", "shop:v1"); err == nil || !strings.Contains(err.Error(), "digest") {
+	if err := SetImage(treeOf(t, map[string]string{"a": "b"}), "", "x", "", "shop"); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("an image without a digest: %v", err)
+	}
+}
+
+// TestSetImageBack: what was by tag is by tag again, byte for byte.
+func TestSetImageBack(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"a newTag": {
+			"kustomization.yaml": "resources: [deployment.yaml]\nimages:\n- name: shop\n  newName: " + repository + "\n  newTag: \"1.27\" # of June\n",
+			"deployment.yaml":    manifestOf("shop-primary", "shop"),
+		},
+		"a newTag in braces": {
+			"kustomization.yaml": "resources: [deployment.yaml]\nimages: [{newTag: '1.27', name: " + repository + "}]\n",
+			"deployment.yaml":    manifestOf("shop-primary", repository),
+		},
+		"a plain folder": {"deployment.yaml": manifestOf("shop-primary", repository+":1.27")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := treeOf(t, files)
+			for _, image := range []string{repository + "@" + digest, repository + ":1.27"} {
+				if err := SetImage(tree, "", "shop-primary", "app", image); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := Image(tree, "", "shop-primary", "app"); err != nil || got != image {
+					t.Errorf("it is %s, %v; want %s", got, err, image)
+				}
+			}
+			if diff := cmp.Diff(files, filesOf(t, tree)); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -145,8 +146,9 @@ func withoutTime(v any) {
 }
 
 // AddObject writes an object as a file of its own, whose path is below a folder, such as canary.yaml. Where the folder has a
-// kustomization, its resources name the file then, and its images leave those of the object as they are. A file that is there
-// is edited if it has this object alone, and is an error else. Errors are *usererr.Error.
+// kustomization, its resources name the file then, its images leave those of the object as they are, and the object's name there is
+// without what namePrefix and nameSuffix add. A file that is there is edited if it has this object alone, and is an error else. Errors
+// are *usererr.Error.
 func AddObject(tree *Tree, dir, file string, object map[string]any) error {
 	kustomization, name, err := ownFile(tree, dir, file)
 	if err != nil {
@@ -159,6 +161,9 @@ func AddObject(tree *Tree, dir, file string, object map[string]any) error {
 	if kustomization == "" {
 		return writeObject(tree, name, after)
 	}
+	if err := withoutAffixes(tree, kustomization, after); err != nil {
+		return err
+	}
 	named, err := nameResource(tree, kustomization, file)
 	if err != nil {
 		return err
@@ -170,6 +175,33 @@ func AddObject(tree *Tree, dir, file string, object map[string]any) error {
 		return err
 	}
 	return tree.Write(kustomization, named)
+}
+
+// withoutAffixes takes from an object's name what a kustomization adds to it.
+func withoutAffixes(tree *Tree, kustomization string, object map[string]any) error {
+	root, err := readKustomization(tree, kustomization)
+	if err != nil {
+		return err
+	}
+	metadata, _ := object["metadata"].(map[string]any)
+	name, _ := metadata["name"].(string)
+	left := name
+	for _, affix := range []struct {
+		field string
+		cut   func(string, string) (string, bool)
+	}{{"namePrefix", strings.CutPrefix}, {"nameSuffix", strings.CutSuffix}} {
+		added := child(root, affix.field)
+		rest, ok := affix.cut(left, scalar(added))
+		if !ok || rest == "" {
+			return &usererr.Error{
+				Field: fmt.Sprintf("%s:%d", kustomization, added.Line), Problem: fmt.Sprintf("its %s %s is not in the name of %s %s, which it would change", affix.field, added.Value, object["kind"], name),
+				Fix: "name the object with it, or write the whole names into the manifests",
+			}
+		}
+		left = rest
+	}
+	metadata["name"] = left
+	return nil
 }
 
 func writeObject(tree *Tree, name string, after map[string]any) error {

@@ -460,8 +460,8 @@ func TestAddObject(t *testing.T) {
 		"resources: [ a.yaml ]\n":                  "resources: [ a.yaml, canary.yaml ]\n",
 		"resources: [ ] # none\n":                  "resources: [canary.yaml ] # none\n",
 		"resources: [\n  a.yaml,\n]\nimages: []\n": "resources: [\n  a.yaml, canary.yaml,\n]\nimages: []\n",
-		"namePrefix: eu-\nbases:\n- ../x\n":        "namePrefix: eu-\nbases:\n- ../x\nresources:\n- canary.yaml\n",
-		"namePrefix: eu-\nimages:\n  - name: x":    "namePrefix: eu-\nimages:\n  - name: x\nresources:\n  - canary.yaml",
+		"namePrefix: sh\nbases:\n- ../x\n":         "namePrefix: sh\nbases:\n- ../x\nresources:\n- canary.yaml\n",
+		"nameSuffix: ary\nimages:\n  - name: x":    "nameSuffix: ary\nimages:\n  - name: x\nresources:\n  - canary.yaml",
 		"{\"resources\": [\"a.yaml\"]}":            "{\"resources\": [\"a.yaml\", canary.yaml]}",
 		"---\n# all\nresources:\n- a.yaml\n...\n":  "---\n# all\nresources:\n- a.yaml\n- canary.yaml\n...\n",
 	} {
@@ -471,7 +471,14 @@ func TestAddObject(t *testing.T) {
 			if err := AddObject(tree, "apps/shop", "canary.yaml", canary()); err != nil {
 				t.Fatalf("%q: %v", kustomization, err)
 			}
-			added := map[string]string{"apps/shop/kustomization.yaml": want, "apps/shop/a.yaml": "kind: A\n", "apps/shop/canary.yaml": writtenCanary}
+			name := "shop-canary"
+			if strings.Contains(kustomization, "namePrefix: sh") {
+				name = "op-canary"
+			} else if strings.Contains(kustomization, "nameSuffix: ary") {
+				name = "shop-can"
+			}
+			written := strings.Replace(writtenCanary, "name: shop-canary", "name: "+name, 1)
+			added := map[string]string{"apps/shop/kustomization.yaml": want, "apps/shop/a.yaml": "kind: A\n", "apps/shop/canary.yaml": written}
 			if diff := cmp.Diff(added, filesOf(t, tree)); diff != "" {
 				t.Fatalf("%q: %s", kustomization, diff)
 			}
@@ -483,6 +490,25 @@ func TestAddObject(t *testing.T) {
 			if diff := cmp.Diff(files, filesOf(t, tree)); diff != "" {
 				t.Errorf("%q: %s", kustomization, diff)
 			}
+		}
+	}
+}
+
+// TestAddObjectWithAffixes: a name that a kustomization would change is refused, and nothing is written.
+func TestAddObjectWithAffixes(t *testing.T) {
+	for kustomization, want := range map[string]string{
+		"resources: []\nnamePrefix: eu-\n":        "kustomization.yaml:2: its namePrefix eu- is not in the name of Deployment shop-canary, which it would change; name the object with it, or write the whole names into the manifests",
+		"nameSuffix: -eu\nresources: []\n":        "kustomization.yaml:1: its nameSuffix -eu is not in the name of Deployment shop-canary, which it would change; name the object with it, or write the whole names into the manifests",
+		"namePrefix: shop-\nnameSuffix: canary\n": "kustomization.yaml:2: its nameSuffix canary is not in the name of Deployment shop-canary, which it would change; name the object with it, or write the whole names into the manifests",
+	} {
+		files := map[string]string{"kustomization.yaml": kustomization}
+		tree := treeOf(t, files)
+		err := AddObject(tree, "", "canary.yaml", canary())
+		if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(files, filesOf(t, tree)); diff != "" {
+			t.Error(diff)
 		}
 	}
 }

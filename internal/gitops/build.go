@@ -57,7 +57,7 @@ const intoFolder = " in the kustomization.yaml of gitops.path, and remove it her
 func renames(field, affix string) setting {
 	return setting{
 		field: field, does: "gives %s a name that the folder in Git does not have",
-		fix: "write the whole name into the manifests, and remove it here", changes: func(Object) (bool, error) { return affix != "", nil },
+		fix: "write it" + intoFolder, changes: func(Object) (bool, error) { return affix != "", nil },
 	}
 }
 

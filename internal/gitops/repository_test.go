@@ -162,6 +162,28 @@ func TestCommitRefused(t *testing.T) {
 	}
 }
 
+// TestCommitTag: a tag gives way to the digest, and a rollback puts it back as it was.
+func TestCommitTag(t *testing.T) {
+	files := shopFiles(shopImage("1"))
+	files["apps/shop/kustomization.yaml"] = "resources: [../base]\nimages:\n- name: shop # from the build\n  newName: registry.example.com/our-org/shop\n  newTag: v1 # of June\n"
+	r, bare := served(t, files)
+	change := promotion()
+	change.From = "registry.example.com/our-org/shop:v1"
+	for range 2 {
+		if _, err := r.Commit(t.Context(), change); err != nil {
+			t.Fatal(err)
+		}
+		change.From, change.To, change.Release.Stage = change.To, change.From, release.StageRollingBack
+	}
+	text, err := bare.Git("show", "--format=", "--unified=0", "main~1")
+	if want := "-  newTag: v1 # of June\n+  digest: sha256:" + strings.Repeat("2", 64) + " # of June"; err != nil || !strings.HasSuffix(text, want) {
+		t.Errorf("%s, %v", text, err)
+	}
+	if text, err := bare.Git("diff", "main~2", "main"); err != nil || text != "" {
+		t.Errorf("%s, %v", text, err)
+	}
+}
+
 // TestCommitBehindComponent: an image that something of the kustomization puts back is refused before a release, and in its commit.
 func TestCommitBehindComponent(t *testing.T) {
 	files := shopFiles(shopImage("1"))

@@ -289,6 +289,14 @@ func DigestOf(image string) string {
 	return ref.DigestStr()
 }
 
+// Shortly is an image for a line that people read: its digest, or all of it where it is named by tag.
+func Shortly(image string) string {
+	if digest := DigestOf(image); digest != "" {
+		return digest
+	}
+	return image
+}
+
 // ParseImage checks that an image reference has a digest and drops its tag: a release is named by
 // its digest, and nothing is ever deployed by tag. Accepts repository@sha256:… and
 // repository:tag@sha256:….

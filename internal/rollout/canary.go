@@ -117,7 +117,7 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 	if found.resumed {
 		found.takeOver = true // the job before may have died before it did so
 		if r := j.ledger.Release; r.Previous == "" && j.isPrevious(found.primary) {
-			return found, nil, &StageError{fmt.Errorf("release %s is noted as the app's first, which goes straight to primary, and %s runs %s; nothing was changed, rollback ends the release", r.ID, j.track(release.Primary), release.DigestOf(j.Manifests.Image(found.primary)))}
+			return found, nil, &StageError{fmt.Errorf("release %s is noted as the app's first, which goes straight to primary, and %s runs %s; nothing was changed, rollback ends the release", r.ID, j.track(release.Primary), release.Shortly(j.Manifests.Image(found.primary)))}
 		}
 		if err := j.resumeOthers(); err != nil {
 			return found, nil, err
@@ -398,7 +398,7 @@ func (j *job) admit(ctx context.Context, r *release.Release) error {
 func (j *job) notOlder(want *release.Release) error {
 	serving := j.ledger.Serving
 	if serving != nil && want.Origin != nil && want.Previous != "" && release.DigestOf(want.Previous) != serving.Digest {
-		j.log("image", "primary runs %s, which the last release did not put there: which of the images is older is not known", release.DigestOf(want.Previous))
+		j.log("image", "primary runs %s, which the last release did not put there: which of the images is older is not known", release.Shortly(want.Previous))
 	}
 	older := j.ledger.Older(want)
 	switch {

@@ -146,7 +146,7 @@ func (e *gitEdit) setImage(tree *environment.Tree, before, after *appsv1.Deploym
 }
 
 // withoutImage is a Deployment with the image that its app has had, the container that runs the app, and its other image; that is
-// empty where it stays, or is none of a release.
+// empty where it stays.
 func withoutImage(before, after *appsv1.Deployment) (kept *appsv1.Deployment, container, image string) {
 	kept = after.DeepCopy()
 	was := map[string]string{}
@@ -163,9 +163,6 @@ func withoutImage(before, after *appsv1.Deployment) (kept *appsv1.Deployment, co
 				c.Image = old
 			}
 		}
-	}
-	if _, err := release.ParseImage("image", image); err != nil {
-		return after, "", ""
 	}
 	return kept, container, image
 }

@@ -316,7 +316,7 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 		if in, _, err := j.GitOps.Image(ctx); err == nil && gitops.SameImage(in, to) && (r.Git == nil || r.Git.Template == "") {
 			return nil
 		}
-		j.say("Git", "a commit makes primary run %s in place of %s", to, release.DigestOf(from))
+		j.say("Git", "a commit makes primary run %s in place of %s", to, release.Shortly(from))
 		return nil
 	}
 	if r.Git == nil { // the section is newer than the release
@@ -331,14 +331,14 @@ func (j *job) commitImage(ctx context.Context, from, to string) error {
 		return err
 	}
 	if err != nil {
-		says := fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.DigestOf(to), err, j.stillOff(), j.next())
+		says := fmt.Errorf("the commit of %s: %w; the traffic is where it belongs, and %s; %s", release.Shortly(to), err, j.stillOff(), j.next())
 		if errors.As(err, new(*usererr.Error)) {
 			return &commitRefusedError{says.Error()}
 		}
 		return says
 	}
 	r.Git.PushOpen = false
-	j.log("Git", "commit %s has primary run %s", short(r.Git.Commit), release.DigestOf(to))
+	j.log("Git", "commit %s has primary run %s", short(r.Git.Commit), release.Shortly(to))
 	return nil
 }
 
@@ -556,7 +556,7 @@ func (j *job) agreed(ctx context.Context, in, commit, image string) error {
 		if r.Git == nil || r.Git.Commit == "" {
 			what = "it was promoted without a commit"
 		}
-		return &StageError{fmt.Errorf("commit %s has primary run %s, and not %s, which release %s promoted: %s; rollback ends the release, or commit that image and run cleanup", short(commit), release.DigestOf(r.Previous), r.Digest(), r.ID, what)}
+		return &StageError{fmt.Errorf("commit %s has primary run %s, and not %s, which release %s promoted: %s; rollback ends the release, or commit that image and run cleanup", short(commit), release.Shortly(r.Previous), r.Digest(), r.ID, what)}
 	}
 	j.log("Git", "commit %s has primary run %s, which no release of the ledger has put there: %s rolls it out, without a canary", short(commit), in, j.GitOps.Controller)
 	return nil

@@ -383,6 +383,9 @@ func (w *world) unrestOfGit(digit string) string {
 			continue
 		}
 		want := strings.ReplaceAll(string(was), release.DigestOf(image("1")), release.DigestOf(image(digit)))
+		if digit != "1" {
+			want = strings.ReplaceAll(want, "newTag: v1\n", "digest: "+release.DigestOf(image(digit))+"\n")
+		}
 		if diff := cmp.Diff(want, string(is[name])); diff != "" {
 			return name + " in Git (-want +got):\n" + diff
 		}
@@ -429,6 +432,8 @@ func TestImagesOfAKustomization(t *testing.T) {
 	for name, entry := range map[string]string{
 		"by its name":   "- name: registry.example.com/our-org/qwik-node-app # the app\n  digest: DIGEST\n",
 		"by a new name": "- name: shop\n  newName: registry.example.com/our-org/qwik-node-app\n  digest: DIGEST # of the release\n",
+		"by its tag":    "- name: registry.example.com/our-org/qwik-node-app # the app\n  newTag: v1\n",
+		"with affixes":  "- {name: shop, newName: registry.example.com/our-org/qwik-node-app, digest: DIGEST}\nnamePrefix: qwik-\n",
 		"among others":  "- name: proxy\n  newTag: v2\n\n# The app.\n- {name: registry.example.com/our-org/qwik-node-app, digest: DIGEST}\n",
 	} {
 		for _, last := range []string{"cleanup", "rollback"} {
@@ -473,6 +478,9 @@ func (w *world) kustomize(entry string) {
 		if path.Dir(name) == appFolder {
 			text += "- " + path.Base(name) + "\n"
 			files[name] = []byte(strings.ReplaceAll(string(files[name]), image("1"), short))
+			if strings.Contains(entry, "namePrefix: qwik-") {
+				files[name] = bytes.ReplaceAll(files[name], []byte("\n  name: qwik-"), []byte("\n  name: "))
+			}
 		}
 	}
 	files[kustomizationFile] = []byte(text + "images: # by digest\n" + entry)

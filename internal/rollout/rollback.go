@@ -77,7 +77,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	if err := inOrder(ctx, append(steps, j.removeCanary(j.drainBriefly()), j.restoreService, j.restoreOthers, j.leaveHooks, j.afterRollback, j.collect, j.letIn)...); err != nil {
 		return Result{}, err
 	}
-	return j.finish(r.TakenBack(), "%s has all of the traffic again; the canary is gone%s", release.DigestOf(r.Previous), j.failedAt(release.AfterRollback))
+	return j.finish(r.TakenBack(), "%s has all of the traffic again; the canary is gone%s", release.Shortly(r.Previous), j.failedAt(release.AfterRollback))
 }
 
 // drainBriefly is the drain of a canary that is known to be bad.
@@ -293,7 +293,7 @@ func (j *job) applyPrevious(ctx context.Context, live *appsv1.Deployment) error 
 			return err
 		}
 	}
-	j.log(j.track(release.Primary).String(), "put back to %s", release.DigestOf(j.Manifests.Image(after)))
+	j.log(j.track(release.Primary).String(), "put back to %s", release.Shortly(j.Manifests.Image(after)))
 	return nil
 }
 
@@ -306,7 +306,7 @@ func (j *job) rollbackFirst(ctx context.Context, reason string) (Result, error) 
 		return Result{}, err
 	}
 	if j.isPrevious(primary) {
-		j.log(j.track(release.Primary).String(), "release %s is noted as the app's first, and it runs %s: it stays", r.ID, release.DigestOf(j.Manifests.Image(primary)))
+		j.log(j.track(release.Primary).String(), "release %s is noted as the app's first, and it runs %s: it stays", r.ID, release.Shortly(j.Manifests.Image(primary)))
 		r.Previous = j.Manifests.Image(primary)
 		if r.Stage != release.StageRollingBack {
 			r.Reason = reason

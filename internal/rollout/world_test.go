@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -638,7 +639,7 @@ func (j *job) wanted(digit string) release.Release {
 // runs is what a Deployment runs, as a digit.
 func (w *world) runs(d *appsv1.Deployment) string {
 	if !w.configured {
-		return digitOf(w.set.Image(d))
+		return digitOf(cmp.Or(w.controllers.pulled[w.set.Image(d)], w.set.Image(d)))
 	}
 	return versionOf(w.server, d)
 }
