@@ -16,6 +16,7 @@ help:
 	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git (or GITOPS=argocd); the first time it compiles that'
 	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
 	@echo 'make test             lint and all tests, as CI runs them'
+	@echo 'make test-long        the tests of the commands in full: more crashes, more bad canaries, more of Flux'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
@@ -113,6 +114,12 @@ test-rehearsal: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	cd rehearsal && go vet -tags dagger ./... && go test -p 1 -count=1 -timeout 40m -parallel 8 -v ./...
 
+# What make test leaves out of the rehearsal's tests of the commands: about 25 minutes.
+.PHONY: test-long
+test-long: bin/rehearse bin/crossbill
+	bin/rehearse --setup-only
+	cd rehearsal && go test ./commands -long -count=1 -timeout 60m -parallel 8 -v
+
 # Lets every write of every command fail in each way, by each router, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, releases an app that drains and one that
 # does not under 50,000 requests by each path into the mesh, beside the usual hand-written pipeline (out/traffic.json), lets canaries turn
@@ -122,7 +129,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 soak: bin/rehearse bin/crossbill
 	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes|TestMigrateCrashes|TestFence' -every-write
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -schedules=40 \
+	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -long -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
 		-scenarios.json=$(CURDIR)/out/scenarios.json \
 		-traffic.requests=50000 -traffic.json=$(CURDIR)/out/traffic.json \
@@ -137,7 +144,7 @@ soak-gitops: bin/rehearse bin/crossbill
 	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes/matrix/.*(flux|git),.*' -every-write
 	go test ./internal/rollout -count=1 -timeout 30m -run TestSchedulesInGit -git.schedules=200 -git.json=$(CURDIR)/out/gitops.json
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -count=1 -timeout 2h -parallel 8 -v -run 'TestGitOps|TestArgoCD' -argocd \
+	cd rehearsal && go test ./commands -count=1 -timeout 2h -parallel 8 -v -run 'TestGitOps|TestArgoCD' -long -argocd \
 		-crash.stride=1 -traffic.requests=50000 -gitops.json=$(CURDIR)/out/gitops.json
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.

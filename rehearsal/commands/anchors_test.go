@@ -24,6 +24,7 @@ import (
 // it does not happen here. Lost requests and versions that answer when they should not are in
 // TestTraffic.
 func TestAnchors(t *testing.T) {
+	t.Parallel()
 	t.Run("subset labels that move", testSubsetLabelsThatMove)
 	t.Run("scale-down by a timer", testScaleDownByATimer)
 	t.Run("primary fails during promotion", testPrimaryFailsDuringPromotion)

@@ -16,6 +16,7 @@ import (
 
 // TestBeforeTheFirstPercent: who reaches a canary at weight 0, by a real Envoy.
 func TestBeforeTheFirstPercent(t *testing.T) {
+	t.Parallel()
 	for _, router := range routers {
 		t.Run("testers by "+router.name, func(t *testing.T) {
 			t.Parallel()

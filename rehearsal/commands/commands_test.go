@@ -62,6 +62,7 @@ func released(t *testing.T, name string, prepare ...func(*app)) *app {
 
 // TestCommands runs the tests side by side, each with its own app and namespace.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	t.Run("a whole release", testLifecycle)
 	t.Run("rollback from every stage", testRollbackFromEveryStage)
 	t.Run("a canary that never gets ready is rolled back", testACanaryThatNeverGetsReadyIsRolledBack)

@@ -647,7 +647,10 @@ func (x *beside) committed(want ...string) {
 	}
 }
 
-func testRollbackBesideFlux(t *testing.T) { newBeside(t, "backed", "drains a").rollbacks() }
+func testRollbackBesideFlux(t *testing.T) {
+	onlyLong(t)
+	newBeside(t, "backed", "drains a").rollbacks()
+}
 
 // rollbacks are one before and one after promotion.
 func (x *beside) rollbacks() {
@@ -680,6 +683,7 @@ func (x *beside) rollbacks() {
 
 // testGitDown: a promotion and a rollback route the traffic without Git, say what is missing, and end when Git is back.
 func testGitDown(t *testing.T) {
+	onlyLong(t)
 	x := newBeside(t, "down", "drains a")
 	quiet, invariants := x.traffic(50), x.observe()
 	without := func(command string) {
@@ -733,6 +737,7 @@ func (x *beside) is(weights manifest.WeightPair, image string) {
 
 // testFluxSuspended: no release begins that Flux could not follow; one in flight ends all the same, and says so.
 func testFluxSuspended(t *testing.T) {
+	onlyLong(t)
 	x := newBeside(t, "suspended", "drains a")
 	quiet, invariants := x.traffic(50), x.observe()
 	suspend := func(suspended bool) {
@@ -783,6 +788,7 @@ func testFluxSuspended(t *testing.T) {
 
 // testFluxStopped: a release that has to wait for Flux says so, and goes on when Flux is back.
 func testFluxStopped(t *testing.T) {
+	onlyLong(t)
 	x := newBeside(t, "stopped", "drains a")
 	quiet, invariants := x.traffic(50), x.observe()
 	flux, err := startFlux()
@@ -808,6 +814,7 @@ func testFluxStopped(t *testing.T) {
 // testFluxLetIn: somebody lets Flux into a release, which it undoes. That is said before verify's time is up, nothing is
 // promoted, and a rollback ends it.
 func testFluxLetIn(t *testing.T) {
+	onlyLong(t)
 	x := newBeside(t, "let-in", "drains a")
 	quiet := x.traffic(50)
 	x.do([]string{"canary", "--image", images["drains b"]})
@@ -947,6 +954,7 @@ func testStepsInGit(t *testing.T) {
 
 // testRollbacksInGit takes releases back from each stage, by commits.
 func testRollbacksInGit(t *testing.T) {
+	onlyLong(t)
 	x := newFromGit(t, "undone", "drains a", "git")
 	quiet, invariants := x.traffic(200), x.observe()
 	x.do([]string{"canary", "--image", images["drains b"]}, []string{"rollback", "--reason", "it is bad"})

@@ -26,6 +26,7 @@ import (
 // TestVerdict judges versions that are bad in different ways, and a good one, by what the gateway's
 // counters say, through Prometheus.
 func TestVerdict(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		image  string
 		code   int
@@ -144,6 +145,7 @@ func byAvailability(t *testing.T) string {
 // counters seem to fall and to rise from one answer to the next. On the way, it counts what a good release asks of the
 // API server.
 func TestTwoReplicas(t *testing.T) {
+	t.Parallel()
 	for image, want := range map[string]int{"two": 0, "fails 5": 3} {
 		t.Run(image, func(t *testing.T) {
 			t.Parallel()

@@ -279,6 +279,7 @@ func TestLivePage(t *testing.T) {
 	if os.Getenv(browserVariable) == "" {
 		t.Skip("there is no browser")
 	}
+	t.Parallel()
 	a := released(t, "shop")
 	traffic := load.Start("http://"+running.GatewayAddress+"/", a.served(), 100)
 	defer traffic.Stop()

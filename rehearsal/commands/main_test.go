@@ -48,6 +48,16 @@ var (
 	images   map[string]string // by what the app in them does, by digest
 )
 
+var long = flag.Bool("long", false, "also what a short run leaves out: more crashes, more ways in which a canary turns bad, more of Flux")
+
+// onlyLong leaves a test out of a short run: what it shows, in-package tests show too, and a shorter one on the real parts.
+func onlyLong(t *testing.T) {
+	t.Helper()
+	if !*long {
+		t.Skip("left out of a short run; make test-long has it")
+	}
+}
+
 const (
 	programsVariable = "CROSSBILL_TEST_PROGRAMS"
 	browserVariable  = "CROSSBILL_TEST_BROWSER"

@@ -114,6 +114,7 @@ func (a *app) migrated(old string) string {
 
 // TestMigrate takes apps of both layouts to the two tracks under traffic.
 func TestMigrate(t *testing.T) {
+	t.Parallel()
 	for _, layout := range []struct{ name, deployment, track string }{
 		{"migrate-same", "migrate-same-primary", "version: primary"}, // the new Deployment adopts the old pods
 		{"migrate-bare", "migrate-bare-primary", "tier: web"},        // it does not
@@ -234,11 +235,15 @@ func (a *app) servedBy() (stop func() []string) {
 // TestMigrateCrashes lets writes of a migration fail in each way; the same command then finishes it, and the
 // app has had all of its pods all the while.
 func TestMigrateCrashes(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	cases := 0
 	t.Run("matrix", func(t *testing.T) {
 		for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
 			t.Run(short, func(t *testing.T) {
+				if short != "dies" {
+					onlyLong(t)
+				}
 				t.Parallel()
 				for at := 1; ; at += *crashStride {
 					name := fmt.Sprintf("migrate-%s-%d", short, at)
@@ -271,7 +276,11 @@ func TestMigrateCrashes(t *testing.T) {
 		}
 	})
 	t.Logf("%d cases", cases)
-	if cases < 9 {
+	atLeast := 3
+	if *long {
+		atLeast = 9
+	}
+	if cases < atLeast {
 		t.Errorf("only %d cases", cases)
 	}
 }

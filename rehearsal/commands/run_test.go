@@ -20,6 +20,7 @@ import (
 // the canary waits; the other one promotes it after a commit has approved it. A bad release is rolled back, and not started
 // again.
 func TestRun(t *testing.T) {
+	t.Parallel()
 	a := released(t, "run")
 	a.account("rbac.yaml")
 	a.account("../run/rbac.yaml")

@@ -29,17 +29,18 @@ type scenario struct {
 	turns   func(a *app)                  // what happens to it once it has its share; may be nil
 	bad     func(answer load.Answer) bool // besides a lost request and an error; may be nil
 	leaving time.Duration                 // callers leave after this; 2 s if not given
+	long    bool                          // left out of a short run
 }
 
 var scenarios = map[string]scenario{
 	"crash loop after readiness":      {image: "dies"},
 	"readiness flaps every 4 s":       {image: "flaps"},
-	"memory grows until it is killed": {image: "eats"},
-	"node gone":                       {image: "two", turns: (*app).loseNode},
-	"one of three pods bad":           {image: "two", pods: 6, weight: 50, turns: (*app).spoilOne},
-	"requests hang":                   {image: "hangs"},
+	"memory grows until it is killed": {image: "eats", long: true},
+	"node gone":                       {image: "two", turns: (*app).loseNode, long: true},
+	"one of three pods bad":           {image: "two", pods: 6, weight: 50, turns: (*app).spoilOne, long: true},
+	"requests hang":                   {image: "hangs", long: true},
 	"a storm of 404s":                 {image: "not found", bad: func(answer load.Answer) bool { return answer.Code == http.StatusNotFound }},
-	"not ready any more from 12 s on": {image: "fades"},
+	"not ready any more from 12 s on": {image: "fades", long: true},
 }
 
 const (
@@ -63,12 +64,16 @@ type scenarioResult struct {
 // TestScenarios lets canaries turn bad in the ways in which they do, in the real mesh: none is promoted, and each is
 // off the route 15 s after the first sign.
 func TestScenarios(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	results := map[string]scenarioResult{}
 	lanes := make(chan struct{}, 3) // more at once starve each other on two cores, and callers lose patience
 	t.Run("bad", func(t *testing.T) {
 		for name, s := range scenarios {
 			t.Run(name, func(t *testing.T) {
+				if s.long {
+					onlyLong(t)
+				}
 				t.Parallel()
 				lanes <- struct{}{}
 				defer func() { <-lanes }()

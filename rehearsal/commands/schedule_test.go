@@ -115,6 +115,7 @@ func refusal(request *http.Request, code int, body string) *http.Response {
 // person edits the route, an autoscaler primary, and pods come and go. No invariant breaks meanwhile, and
 // one rollback in the end leads to rest. A schedule that fails is made smaller before it is shown.
 func TestRandomSchedules(t *testing.T) {
+	t.Parallel()
 	for name, value := range map[string]string{"rapid.checks": "1", "rapid.shrinktime": "4m", "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			t.Fatal(err)

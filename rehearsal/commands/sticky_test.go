@@ -165,6 +165,7 @@ func TestBrowsers(t *testing.T) {
 	if os.Getenv(browserVariable) == "" {
 		t.Skip("there is no browser")
 	}
+	t.Parallel()
 	look := func(a *app, what string, s *seen, browsers int, oneVersion bool) (missing int) {
 		t.Helper()
 		reported := s.since()

@@ -118,6 +118,7 @@ func (a *app) canaryOf(client health.HealthClient) (n int) {
 // the calls are answered with INTERNAL, each with code 200, is rolled back; calls that ask for NOT_FOUND, of both tracks,
 // blame none. The weight holds for the calls on a connection.
 func TestGRPCVerdict(t *testing.T) {
+	t.Parallel()
 	a := wireApp(t, "grpc-verdict", "grpc")
 	sidecar, err := running.StartCaller(t.Context(), a.namespace, "cart")
 	if err != nil {
@@ -228,6 +229,7 @@ func (a *app) streams() map[string]func(context.Context) (*stream, error) {
 // nobody who listens all day. Then their callers reach primary. Short requests are not lost meanwhile; of a GRPCRoute istiod makes
 // routes for them too.
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		protocol string
 		prepare  func(*app)
