@@ -22,6 +22,7 @@ help:
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
 	@echo 'make test-cosign      cosign itself verifies an image and a bundle that Crossbill signed'
 	@echo 'make docs             the site of the documentation, into out/site, with its links checked (make docs SERVE=1: at 127.0.0.1:8001)'
+	@echo 'make screenshots      the pictures of pages in docs/ anew, by the tests that look at these pages'
 	@echo 'make soak             every write of every command made to fail; 50,000 requests over many releases; canaries that turn bad; 200 apps'
 	@echo 'make soak-gitops      releases beside Flux and Argo CD, and by commits alone: 50,000 requests each, jobs that die, others who commit'
 	@echo 'make handoff-bench    the handoff against plain retries, under 10,000 schedules of faults'
@@ -146,6 +147,12 @@ soak-gitops: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	cd rehearsal && go test ./commands -count=1 -timeout 2h -parallel 8 -v -run 'TestGitOps|TestArgoCD' -long -argocd \
 		-crash.stride=1 -traffic.requests=50000 -gitops.json=$(CURDIR)/out/gitops.json
+
+# Makes docs/*.png anew: the tests that look at these pages make them. About 10 minutes.
+.PHONY: screenshots
+screenshots: bin/rehearse bin/crossbill
+	bin/rehearse --setup-only
+	cd rehearsal && go test -p 1 ./e2e ./commands -count=1 -timeout 40m -v -run 'TestMakeRehearse|TestLivePage' -screenshots=$(CURDIR)/docs
 
 # Sends a release through random faults in three ways and counts what became of it: out/handoff.json.
 .PHONY: handoff-bench

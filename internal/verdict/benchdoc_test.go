@@ -174,9 +174,11 @@ func plot(methods []string, find func(scenario, method string, errors, rate floa
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 340" role="img" aria-label="Median time to a decision by the canary's error rate, for each method, at 50 requests a second">
 <style>
+.panel { fill: #ffffff; stroke: #d0d7de }
 text { font: 12px system-ui, sans-serif; fill: #24292f } .axis { stroke: #8c959f; stroke-width: 1 } .grid { stroke: #8c959f; stroke-opacity: .25 }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
+@media (prefers-color-scheme: dark) { .panel { fill: #161b22; stroke: #30363d } text { fill: #e6edf3 } }
 </style>
+<rect class="panel" x="0.5" y="0.5" width="859" height="339" rx="8"/>
 `)
 	for _, seconds := range []float64{15, 60, 300, 900, 2400} {
 		fmt.Fprintf(&b, `<line class="grid" x1="%g" x2="%g" y1="%.1f" y2="%.1f"/><text x="%g" y="%.1f" text-anchor="end">%g s</text>`+"\n", left, left+width, y(seconds), y(seconds), left-6, y(seconds)+4, seconds)

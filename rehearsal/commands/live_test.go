@@ -2,8 +2,6 @@ package commands_test
 
 import (
 	"bufio"
-	"context"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -17,10 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
-	cdplog "github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -28,10 +22,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/rehearsal/browser"
 	"github.com/our-org/crossbill/rehearsal/load"
 )
-
-var livePicture = flag.String("live.picture", "", "TestLivePage: write a screenshot of the app's page there, as PNG")
 
 // reader makes an account that may read everything in the app's namespace, and nothing else, and gives its kubeconfig.
 func (a *app) reader() string {
@@ -130,62 +123,13 @@ func (a *app) serve(args ...string) *serving {
 // window is a page in a browser.
 type window struct {
 	*testing.T
-	ctx context.Context
-
-	mu      sync.Mutex
-	said    []string // by the console, and about the security policy
-	fetched []string
-}
-
-func openWindow(t *testing.T) *window {
-	t.Helper()
-	bounded, stop := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(stop)
-	allocator, stop := chromedp.NewExecAllocator(bounded, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(os.Getenv(browserVariable)), chromedp.NoSandbox, chromedp.WindowSize(1100, 1000))...)
-	t.Cleanup(stop)
-	ctx, stop := chromedp.NewContext(allocator)
-	t.Cleanup(stop)
-	w := &window{T: t, ctx: ctx}
-	if err := chromedp.Listen(ctx, func(event any) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		switch e := event.(type) {
-		case *cdplog.EventEntryAdded:
-			w.said = append(w.said, string(e.Entry.Source)+": "+e.Entry.Text+" "+e.Entry.URL)
-		case *network.EventRequestWillBeSent:
-			w.fetched = append(w.fetched, e.Request.URL)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	_, err1 := chromedp.Call(ctx, cdplog.Enable, cdp.Empty{})
-	_, err2 := chromedp.Call(ctx, network.Enable, network.EnableParams{})
-	if err1 != nil || err2 != nil {
-		t.Fatal(err1, err2)
-	}
-	return w
-}
-
-func (w *window) do(actions ...chromedp.Action[chromedp.Void]) {
-	w.Helper()
-	if err := chromedp.Do(w.ctx, actions...); err != nil {
-		w.Fatal(err)
-	}
-}
-
-func evaluated[T any](w *window, script string, options ...chromedp.EvaluateOption) T {
-	w.Helper()
-	value, err := chromedp.Run(w.ctx, chromedp.Evaluate[T](script, options...))
-	if err != nil {
-		w.Fatalf("%s: %v", script, err)
-	}
-	return value
+	*browser.Window
 }
 
 // text is what an element says; "" for none.
 func (w *window) text(selector string) string {
 	w.Helper()
-	return evaluated[string](w, fmt.Sprintf(`(document.querySelector(%q)?.textContent ?? "").replace(/\s+/g, " ").trim()`, selector))
+	return browser.Evaluate[string](w.Window, fmt.Sprintf(`(document.querySelector(%q)?.textContent ?? "").replace(/\s+/g, " ").trim()`, selector))
 }
 
 // shows waits until an element says something, without loading the page again.
@@ -198,44 +142,10 @@ func (w *window) shows(selector, want string, within time.Duration) {
 	}
 }
 
-// audit is what axe-core finds, in light and dark, and whether the page fits a telephone.
 func (w *window) audit(page string) {
 	w.Helper()
-	axe, err := os.ReadFile(filepath.Join(programs, "axe.js"))
-	if err != nil {
-		w.Fatal(err)
-	}
-	evaluated[chromedp.Void](w, string(axe))
-	for _, scheme := range []string{"light", "dark"} {
-		if _, err := chromedp.Call(w.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}); err != nil {
-			w.Fatal(err)
-		}
-		found := evaluated[struct {
-			Violations []struct {
-				Help, Impact string
-				Nodes        []struct{ HTML string }
-			}
-			Passes []struct{ Help string }
-		}](w, `axe.run().then(r => ({violations: r.violations, passes: r.passes}))`, chromedp.EvalAwaitPromise)
-		w.Logf("axe-core, %s, %s: %d rules hold, %d are violated", page, scheme, len(found.Passes), len(found.Violations))
-		if len(found.Passes) < 15 {
-			w.Errorf("%s, %s: it has looked at %d rules only", page, scheme, len(found.Passes))
-		}
-		for _, v := range found.Violations {
-			w.Errorf("%s, %s: %s (%s), %d times, as in %s", page, scheme, v.Help, v.Impact, len(v.Nodes), v.Nodes[0].HTML)
-		}
-	}
-	if _, err := chromedp.Call(w.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{}); err != nil {
-		w.Fatal(err)
-	}
-	w.do(chromedp.EmulateViewport(360, 740))
-	if wide := evaluated[float64](w, `document.documentElement.scrollWidth`); wide > 360 {
-		w.Errorf("%s: on a telephone 360 px wide it is %.0f px wide", page, wide)
-	}
-	w.do(chromedp.EmulateViewport(1100, 1000))
-	for _, unreachable := range evaluated[[]string](w, `[...document.querySelectorAll("summary, .scroll, a")].filter(e => e.checkVisibility()).filter(e => { e.focus(); return document.activeElement !== e }).map(e => e.outerHTML.slice(0, 80))`) {
-		w.Errorf("%s: without a mouse one cannot get at %s", page, unreachable)
-	}
+	w.Audit(page, "")
+	w.FitsAndIsReachable(page, 1100, 1000)
 }
 
 // agrees compares what the page of an app shows with what `status -o json` does.
@@ -267,7 +177,7 @@ func (w *window) agrees(a *app, at string) {
 	}
 	got := map[string]string{}
 	for selector := range want {
-		got[selector] = evaluated[string](w, fmt.Sprintf(`[...(document.querySelector(%q)?.querySelectorAll("td, th, span") ?? [])].map(e => e.textContent.trim()).filter(t => t).join(" ") || (document.querySelector(%q)?.textContent ?? "")`, selector, selector))
+		got[selector] = browser.Evaluate[string](w.Window, fmt.Sprintf(`[...(document.querySelector(%q)?.querySelectorAll("td, th, span") ?? [])].map(e => e.textContent.trim()).filter(t => t).join(" ") || (document.querySelector(%q)?.textContent ?? "")`, selector, selector))
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		w.Errorf("%s, the page differs from status -o json (-json +page):\n%s", at, diff)
@@ -276,37 +186,34 @@ func (w *window) agrees(a *app, at string) {
 
 // TestLivePage looks at `status --serve` in a browser while a release runs, with an account that may only read.
 func TestLivePage(t *testing.T) {
-	if os.Getenv(browserVariable) == "" {
-		t.Skip("there is no browser")
-	}
 	t.Parallel()
 	a := released(t, "shop")
 	traffic := load.Start("http://"+running.GatewayAddress+"/", a.served(), 100)
 	defer traffic.Stop()
 	toAPI := newCable(t, strings.TrimPrefix(running.RESTConfig.Host, "https://"))
 	page := a.serve("--kubeconfig", a.reader(), "--namespace", a.namespace, "--connect-to", toAPI.Addr().String())
-	w := openWindow(t)
-	w.do(chromedp.Navigate(page.address))
+	w := &window{t, browser.Open(t, 1100, 1000)}
+	w.Do(chromedp.Navigate(page.address))
 	w.shows("#app-ns-shop-shop", "first", 5*time.Second)
 
 	// The list follows the release, and the link that is focused stays so.
-	evaluated[chromedp.Void](w, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("main a").focus()`)
+	browser.Evaluate[chromedp.Void](w.Window, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("main a").focus()`)
 	a.must("canary", "--image", images["two"], "--weight", "50")
 	w.shows("#app-ns-shop-shop", "50% canary", 5*time.Second)
-	if focused := evaluated[string](w, `document.activeElement.textContent`); focused != "shop" {
+	if focused := browser.Evaluate[string](w.Window, `document.activeElement.textContent`); focused != "shop" {
 		t.Errorf("after the change the focus is on %q", focused)
 	}
-	if said := evaluated[[]string](w, `document.said`); !slices.Contains(said, "shop: stage canary") {
+	if said := browser.Evaluate[[]string](w.Window, `document.said`); !slices.Contains(said, "shop: stage canary") {
 		t.Errorf("a screen reader has said %q", said)
 	}
 	w.audit("all apps")
 
 	// The app's page, by its link and the keyboard.
-	evaluated[chromedp.Void](w, `document.querySelector("main a").focus()`)
-	w.do(chromedp.KeyEvent("\r"))
+	browser.Evaluate[chromedp.Void](w.Window, `document.querySelector("main a").focus()`)
+	w.Do(chromedp.KeyEvent("\r"))
 	w.shows("#stage", "at stage canary", 5*time.Second)
 	w.agrees(a, "canary")
-	evaluated[chromedp.Void](w, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("figure details").open = true`)
+	browser.Evaluate[chromedp.Void](w.Window, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("figure details").open = true`)
 	if code, out := a.crossbill("verify", "--prometheus", running.PrometheusURL, "--interval", "1s", "--config", byAvailability(t)); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, out)
 	}
@@ -316,21 +223,12 @@ func TestLivePage(t *testing.T) {
 	if verdict := a.status().Release.Verdict; !strings.Contains(w.text("#verdicts"), verdict.Reason) {
 		t.Errorf("the verdict is %q, the page has %q", verdict.Reason, w.text("#verdicts"))
 	}
-	if !evaluated[bool](w, `document.querySelector("figure details").open`) {
+	if !browser.Evaluate[bool](w.Window, `document.querySelector("figure details").open`) {
 		t.Error("what the reader has opened was closed")
 	}
-	evaluated[chromedp.Void](w, `document.querySelector("figure details").open = false; scrollTo(0, 0); document.activeElement.blur()`)
-	if *livePicture != "" {
-		w.do(chromedp.EmulateViewport(1100, 1500))
-		png, err := chromedp.Run(w.ctx, chromedp.CaptureScreenshot())
-		if err == nil {
-			err = os.WriteFile(*livePicture, png, 0o644)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	evaluated[chromedp.Void](w, `document.querySelectorAll("details").forEach(d => d.open = true)`)
+	browser.Evaluate[chromedp.Void](w.Window, `document.querySelector("figure details").open = false; scrollTo(0, 0); document.activeElement.blur()`)
+	w.Screenshot("live.png", 1100, 1500)
+	browser.Evaluate[chromedp.Void](w.Window, `document.querySelectorAll("details").forEach(d => d.open = true)`)
 	w.audit("the app")
 
 	// The cluster does not respond for a while.
@@ -350,22 +248,20 @@ func TestLivePage(t *testing.T) {
 	a.must("cleanup", "--prometheus", running.PrometheusURL)
 	w.shows("#stage", "No release is in flight", 30*time.Second)
 	w.agrees(a, "promoted")
-	said := evaluated[[]string](w, `document.said`)
+	said := browser.Evaluate[[]string](w.Window, `document.said`)
 	if got, want := said, []string{"shop: stage verified"}; len(got) < 2 || got[0] != want[0] || got[len(got)-1] != "shop: promoted" {
 		t.Errorf("a screen reader has said %q", got)
 	}
-	w.mu.Lock()
-	for _, line := range w.said {
+	for _, line := range w.Said() {
 		if !strings.Contains(line, "net::ERR") {
 			t.Errorf("the browser says %s", line)
 		}
 	}
-	for _, url := range w.fetched {
+	for _, url := range w.Requested() {
 		if !strings.HasPrefix(url, page.address) && !strings.HasPrefix(url, "data:,") {
 			t.Errorf("it fetches %s", url)
 		}
 	}
-	w.mu.Unlock()
 
 	// It ends in order while a page is open, and the page says so.
 	if err := page.Process.Signal(syscall.SIGTERM); err != nil {
@@ -375,7 +271,7 @@ func TestLivePage(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 	w.shows("#lost", "The connection to crossbill status --serve is lost since 2", 5*time.Second)
-	w.do(chromedp.Navigate("about:blank"))
+	w.Do(chromedp.Navigate("about:blank"))
 
 	a.manyLive(w)
 }
@@ -400,11 +296,11 @@ func (a *app) manyLive(w *window) {
 		}
 	}
 	page := many.serve("--kubeconfig", running.Kubeconfig, "--namespace", many.namespace)
-	w.do(chromedp.Navigate(page.address))
-	if n := evaluated[int](w, `document.querySelectorAll("tbody tr").length`); n != 200 {
+	w.Do(chromedp.Navigate(page.address))
+	if n := browser.Evaluate[int](w.Window, `document.querySelectorAll("tbody tr").length`); n != 200 {
 		a.Errorf("%d apps", n)
 	}
-	painted := evaluated[float64](w, `new Promise(done => new PerformanceObserver(l => l.getEntriesByName("first-contentful-paint").forEach(e => done(e.startTime))).observe({type: "paint", buffered: true}))`, chromedp.EvalAwaitPromise)
+	painted := browser.Evaluate[float64](w.Window, `new Promise(done => new PerformanceObserver(l => l.getEntriesByName("first-contentful-paint").forEach(e => done(e.startTime))).observe({type: "paint", buffered: true}))`)
 	a.Logf("the page of 200 apps has its first content after %.0f ms", painted)
 	if painted > 1000 {
 		a.Errorf("the page of 200 apps has its first content after %.0f ms", painted)

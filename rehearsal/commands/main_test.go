@@ -58,10 +58,7 @@ func onlyLong(t *testing.T) {
 	}
 }
 
-const (
-	programsVariable = "CROSSBILL_TEST_PROGRAMS"
-	browserVariable  = "CROSSBILL_TEST_BROWSER"
-)
+const programsVariable = "CROSSBILL_TEST_PROGRAMS"
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -122,15 +119,6 @@ func outside(ctx context.Context) (int, error) {
 	if err := os.Setenv(programsVariable, dir); err != nil {
 		return 1, err
 	}
-	if runs("TestLivePage") {
-		axe, err := setup.AxeCore(ctx)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, "axe.js"), []byte(axe), 0o644)
-		}
-		if err != nil {
-			return 1, err
-		}
-	}
 	if runs("TestGitOps") {
 		if _, err := setup.EnsureFlux(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
 			return 1, err
@@ -141,10 +129,13 @@ func outside(ctx context.Context) (int, error) {
 			return 1, err
 		}
 	}
-	if browser, err := setup.EnsureBrowser(ctx, func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
-		fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers and TestLivePage are skipped\n", err)
-	} else if err := os.Setenv(browserVariable, browser); err != nil {
-		return 1, err
+	if runs("TestLivePage") || runs("TestBrowsers") {
+		log := func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+		if _, err := setup.EnsureBrowser(ctx, log); err != nil {
+			fmt.Fprintf(os.Stderr, "no browser: %v; TestBrowsers and TestLivePage are skipped\n", err)
+		} else if _, err := setup.AxeCore(ctx, log); err != nil {
+			return 1, err
+		}
 	}
 	return sandbox.Run(ctx, os.Args[1:])
 }

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/rehearsal/setup"
 )
 
 // testStickyRoutes: what a sticky release adds to the VirtualService goes without a trace, whichever way the
@@ -140,7 +141,7 @@ func (s *seen) since() map[string]map[string][2]int {
 }
 
 // browse opens the app in a fresh browser.
-func (a *app) browse(ctx context.Context, collector, name string) {
+func (a *app) browse(ctx context.Context, program, collector, name string) {
 	a.Helper()
 	host := a.name + ".example.com"
 	profile, err := os.MkdirTemp("", "crossbill-browser-")
@@ -148,7 +149,7 @@ func (a *app) browse(ctx context.Context, collector, name string) {
 		a.Fatal(err)
 	}
 	a.Cleanup(func() { a.eventually(func() error { return os.RemoveAll(profile) }) }) // its helpers write until they end too
-	browser := exec.CommandContext(ctx, os.Getenv(browserVariable), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+	browser := exec.CommandContext(ctx, program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests", "--remote-debugging-port=0",
 		"--host-resolver-rules=MAP "+host+" 127.0.0.1", "--user-data-dir="+profile, "http://"+host+"/browser#"+url.QueryEscape(collector+"/"+name))
 	browser.WaitDelay = time.Second
@@ -162,8 +163,9 @@ func (a *app) browse(ctx context.Context, collector, name string) {
 // the weights move. With --sticky each keeps its version and finds every chunk, during a rollback as well;
 // without it they do not.
 func TestBrowsers(t *testing.T) {
-	if os.Getenv(browserVariable) == "" {
-		t.Skip("there is no browser")
+	program, err := setup.EnsureBrowser(t.Context(), t.Logf)
+	if err != nil {
+		t.Skip(err)
 	}
 	t.Parallel()
 	look := func(a *app, what string, s *seen, browsers int, oneVersion bool) (missing int) {
@@ -195,7 +197,7 @@ func TestBrowsers(t *testing.T) {
 		time.Sleep(2 * time.Second) // until the gateway has it
 		return a, s, func(browsers ...string) {
 			for _, browser := range browsers {
-				a.browse(t.Context(), collector.URL, browser)
+				a.browse(t.Context(), program, collector.URL, browser)
 			}
 			time.Sleep(5 * time.Second)
 		}

@@ -17,7 +17,7 @@ func TestMakeRehearse(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	rehearseAndHold(t, root, out, func(registry string) { followTutorial(t, root, out, registry) })
+	rehearseAndHold(t, root, out, func(at held) { followTutorial(t, root, out, at) })
 	text, err := os.ReadFile(filepath.Join(out, "rehearsal.json"))
 	if err != nil {
 		t.Fatal(err)

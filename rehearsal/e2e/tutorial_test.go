@@ -14,13 +14,20 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/chromedp/chromedp"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/rehearsal/browser"
 )
 
-// rehearseAndHold runs `make rehearse HOLD=1`. When everything keeps running, it calls do with the address of the registry, and
-// then ends the rehearsal as Ctrl-C does.
-func rehearseAndHold(t *testing.T, root, out string, do func(registry string)) {
+// held are the addresses in a rehearsal that keeps running, as it has printed them: HOST:PORT.
+type held struct{ app, registry string }
+
+// rehearseAndHold runs `make rehearse HOLD=1`. When everything keeps running, it calls do, and then ends the rehearsal as Ctrl-C
+// does.
+func rehearseAndHold(t *testing.T, root, out string, do func(held)) {
 	cmd := exec.CommandContext(t.Context(), "make", "rehearse", "HOLD=1", "OUT="+out)
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -33,17 +40,17 @@ func rehearseAndHold(t *testing.T, root, out string, do func(registry string)) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewScanner(io.TeeReader(stdout, os.Stdout))
-	registry, holds := "", false
+	at, holds := map[string]string{}, false
 	for !holds && lines.Scan() {
-		if found := regexp.MustCompile(`^ +registry +http://([^/]+)/`).FindStringSubmatch(lines.Text()); found != nil {
-			registry = found[1]
+		if found := regexp.MustCompile(`^ +(registry|the app) +http://([^/ ]+)`).FindStringSubmatch(lines.Text()); found != nil {
+			at[found[1]] = found[2]
 		}
 		holds = strings.Contains(lines.Text(), "bin/crossbill verify") // the last line
 	}
-	if !holds || registry == "" {
-		t.Fatalf("make rehearse: %v (the registry is %q)", cmd.Wait(), registry)
+	if !holds || len(at) < 2 {
+		t.Fatalf("make rehearse: %v (it has printed %v)", cmd.Wait(), at)
 	}
-	do(registry)
+	do(held{app: at["the app"], registry: at["registry"]})
 	if err := cmd.Cancel(); err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +63,13 @@ func rehearseAndHold(t *testing.T, root, out string, do func(registry string)) {
 }
 
 // followTutorial runs each command of docs/tutorials/rehearsal.md in the held rehearsal, and expects the exit code that the page
-// says, or 0.
-func followTutorial(t *testing.T, root, out, registry string) {
+// says, or 0. It looks at the app's page while the bad version has its share of the traffic.
+func followTutorial(t *testing.T, root, out string, at held) {
 	page, err := os.ReadFile(filepath.Join(root, "docs/tutorials/rehearsal.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	here := strings.NewReplacer("out/", out+"/", "127.0.0.1:5000", registry)
+	here := strings.NewReplacer("out/", out+"/", "127.0.0.1:5000", at.registry)
 	shell := func(line string) (string, int) {
 		cmd := exec.CommandContext(t.Context(), "bash", "-c", line)
 		cmd.Dir = root
@@ -95,6 +102,9 @@ func followTutorial(t *testing.T, root, out, registry string) {
 			if ran++; code != want {
 				t.Fatalf("%sexit code %d, want %d", line, code, want)
 			}
+			if strings.Contains(line, "crossbill canary") && strings.Contains(line, ":1.2.0)") {
+				t.Run("board", func(t *testing.T) { lookAtBoard(t, "http://"+at.app) })
+			}
 		}
 	}
 	if ran < 10 {
@@ -114,4 +124,23 @@ func followTutorial(t *testing.T, root, out, registry string) {
 	if diff := cmp.Diff([]string{"rolled_back", "promoted", "rolled_back"}, got); diff != "" {
 		t.Errorf("the tutorial's releases, the last one first:\n%s", diff)
 	}
+}
+
+// lookAtBoard opens the app's page while a canary has 10% of the traffic and 30% errors: it shows the share and the errors.
+func lookAtBoard(t *testing.T, address string) {
+	w := browser.Open(t, 1100, 720)
+	w.Do(chromedp.Navigate(address))
+	browser.Evaluate[chromedp.Void](w, `(() => { const i = document.querySelector("input[type=range]"); i.value = 20; i.dispatchEvent(new Event("input", {bubbles: true})) })()`)
+	shown := regexp.MustCompile(`(?s)1\.1\.0 primary.*1\.2\.0 canary.*error|1\.2\.0 canary.*error.*1\.1\.0 primary`)
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		board := browser.Evaluate[string](w, `document.querySelector(".board").innerText`)
+		answers := browser.Evaluate[int](w, `Number(document.querySelector("output[aria-label=answers]").textContent)`)
+		if answers >= 110 && shown.MatchString(board) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("within a minute, the board does not show the canary and its errors:\n%s", board)
+		}
+	}
+	w.Screenshot("board.png", 1100, 720)
 }

@@ -1,7 +1,6 @@
 package hardening
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -9,17 +8,13 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/log"
-	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
-	"github.com/our-org/crossbill/rehearsal/setup"
+	"github.com/our-org/crossbill/rehearsal/browser"
 )
 
 // gateway splits requests between two copies of the app by weight, as the mesh does.
@@ -43,50 +38,14 @@ func gateway(t *testing.T, primary, canary *server, weight *atomic.Int64) string
 // TestPageInABrowser: the page lives, sends its form, and shows a canary come and go, without a word on the console
 // and within its Content Security Policy.
 func TestPageInABrowser(t *testing.T) {
-	browser, err := setup.EnsureBrowser(t.Context(), t.Logf)
-	if err != nil {
-		t.Skip(err)
-	}
 	t.Parallel()
 	var weight atomic.Int64
 	page := gateway(t, start(t, "TRACK=primary", "ORIGIN="), start(t, "TRACK=canary", "ORIGIN="), &weight) // its address is not known before
-	bounded, stop := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer stop()
-	allocator, stop := chromedp.NewExecAllocator(bounded, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.NoSandbox)...)
-	defer stop()
-	ctx, stop := chromedp.NewContext(allocator)
-	defer stop()
-
-	var mu sync.Mutex
-	var said []string
-	if err := chromedp.Listen(ctx, func(event any) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch e := event.(type) {
-		case *log.EventEntryAdded: // with those of the security policy
-			said = append(said, string(e.Entry.Source)+": "+e.Entry.Text+" "+e.Entry.URL)
-		case *runtime.EventConsoleAPICalled:
-			said = append(said, "console."+string(e.Type))
-		case *runtime.EventExceptionThrown:
-			said = append(said, "exception: "+e.ExceptionDetails.Text)
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	_, err = chromedp.Call(ctx, log.Enable, cdp.Empty{})
-	must(err)
-	must(chromedp.Do(ctx, chromedp.Navigate(page)))
+	w := browser.Open(t, 1100, 900)
+	w.Do(chromedp.Navigate(page))
 	text := func(script string) string {
 		t.Helper()
-		value, err := chromedp.Run(ctx, chromedp.Evaluate[string](script))
-		must(err)
-		return value
+		return browser.Evaluate[string](w, script)
 	}
 	until := func(what string, is func() bool) {
 		t.Helper()
@@ -117,7 +76,7 @@ func TestPageInABrowser(t *testing.T) {
 	weight.Store(0)
 	until("the canary is gone from it", func() bool { return share("canary") == "0.0%" })
 
-	must(chromedp.Do(ctx, chromedp.Click(chromedp.CSS(".board button"))))
+	w.Do(chromedp.Click(chromedp.CSS(".board button")))
 	until("a click stops it", func() bool { return text(`document.querySelector(".board button").textContent`) == "Start" })
 	time.Sleep(500 * time.Millisecond)
 	before := answers()
@@ -126,14 +85,12 @@ func TestPageInABrowser(t *testing.T) {
 		t.Errorf("stopped, it went on from %d to %d answers", before, after)
 	}
 
-	must(chromedp.Do(ctx, chromedp.SendKeys(chromedp.CSS("input[name=name]"), "Ann"), chromedp.Click(chromedp.CSS("form button"))))
+	w.Do(chromedp.SendKeys(chromedp.CSS("input[name=name]"), "Ann"), chromedp.Click(chromedp.CSS("form button")))
 	until("the form is answered", func() bool {
 		return strings.HasPrefix(text(`document.querySelector("p[role=status]").textContent`), "Hello Ann, this is version ")
 	})
 
-	mu.Lock()
-	defer mu.Unlock()
-	for _, line := range said {
+	for _, line := range w.Said() {
 		t.Errorf("the page says %s", line)
 	}
 }

@@ -2,6 +2,7 @@ package setup
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -17,29 +18,30 @@ var axePackages []byte
 var axeLock []byte
 
 // AxeCore is the program that audits a page's accessibility (https://github.com/dequelabs/axe-core), from the npm registry.
-func AxeCore(ctx context.Context) (script string, err error) {
-	dir, err := os.MkdirTemp("", "crossbill-axe-")
+func AxeCore(ctx context.Context, log Log) (script string, err error) {
+	cache, err := cacheFolder()
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
-	for name, text := range map[string][]byte{"package.json": axePackages, "package-lock.json": axeLock} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return "", err
+	name := fmt.Sprintf("axe-core-%.6x", sha256.Sum256(axeLock))
+	path, err := ensure(ctx, cache, name, "node_modules/axe-core/axe.min.js", log, func(dir string) error {
+		for name, text := range map[string][]byte{"package.json": axePackages, "package-lock.json": axeLock} {
+			if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+				return err
+			}
 		}
+		return run(ctx, dir, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+	})
+	if err != nil {
+		return "", err
 	}
-	install := exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	install.Dir = dir
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
-	}
-	text, err := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
+	text, err := os.ReadFile(path)
 	return string(text), err
 }
 
 // EnsureBrowser gives the path of a Chromium: one that is installed, else Debian's, which apt-get installs
 // when this is root.
-func EnsureBrowser(ctx context.Context, log func(format string, args ...any)) (string, error) {
+func EnsureBrowser(ctx context.Context, log Log) (string, error) {
 	find := func() string {
 		for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 			if path, err := exec.LookPath(name); err == nil {
