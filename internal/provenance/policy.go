@@ -48,7 +48,7 @@ type Policy struct {
 type Identity struct {
 	// Issuer vouches for the subject: https://token.actions.githubusercontent.com for a GitHub workflow.
 	Issuer string `json:"issuer"`
-	// Subject is for example https://github.com/OWNER/REPO/.github/workflows/release.yml@refs/heads/main.
+	// Subject of a GitHub workflow is the one with the signing step: https://github.com/our-org/crossbill/.github/workflows/deliver.yml@COMMIT.
 	Subject string `json:"subject,omitempty"`
 	// SubjectPattern is a regular expression for the whole subject, in place of Subject.
 	SubjectPattern string `json:"subjectPattern,omitempty"`
