@@ -47,6 +47,7 @@ func manifestsOnPages(t *testing.T) map[string][]string {
 // TestManifestsOnPages: the API server and istiod's webhook accept every manifest that the documentation shows, and a first
 // release of those of the kind tutorial is planned.
 func TestManifestsOnPages(t *testing.T) {
+	t.Parallel()
 	kube, _ := clients(t, running.RESTConfig)
 	a := &app{T: t, kube: kube, name: "podinfo", namespace: "ns-pages", manifests: t.TempDir()}
 	a.makeNamespace()
