@@ -67,10 +67,8 @@ func (i includes) find(include pipelinefile.Include) (string, []byte, error) {
 
 // component is one of this build's own: HOST/…/crossbill/NAME@VERSION.
 func (i includes) component(address string) (string, []byte, error) {
-	where, version, _ := strings.Cut(address, "@")
-	name := path.Base(where)
-	text, err := templates.Files.ReadFile(name + "/template.yml")
-	if err != nil || path.Base(path.Dir(where)) != "crossbill" {
+	project, version, text, err := templates.Component(address)
+	if err != nil || path.Base(project) != "crossbill" {
 		return "", nil, errors.New("it is in another project")
 	}
 	if version == "" || version != strings.TrimPrefix(i.build.Version, "v") && version != i.build.Version && version != i.build.Commit {

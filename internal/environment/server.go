@@ -147,25 +147,21 @@ func (r *Repository) readHead(ctx context.Context) (*snapshot, error) {
 	if lazy {
 		wanted.filter = packp.FilterBlobNone()
 	}
-	if before, ok := keptOf(last); ok && before.bytes() <= maxKept && last.lazy == lazy {
+	objects, ok := keptOf(last)
+	if ok && objects.bytes() <= maxKept && last.lazy == lazy {
 		wanted.have = last
-		if objects, err := r.receive(ctx, session, refs, wanted); err == nil {
-			return r.keep(&snapshot{objects: before, lazy: lazy}, head, objects)
-		} else if !errors.Is(err, plumbing.ErrObjectNotFound) {
-			return nil, err
-		}
-		wanted.have = nil // a file was sent as a change of one that was too large to read
-		objects, err := r.ask(ctx, wanted)
-		if err != nil {
-			return nil, err
-		}
-		return r.keep(&snapshot{objects: newKept(), lazy: lazy}, head, objects)
+	} else {
+		objects = newKept()
 	}
-	objects, err := r.receive(ctx, session, refs, wanted)
+	received, err := r.receive(ctx, session, refs, wanted)
+	if wanted.have != nil && errors.Is(err, plumbing.ErrObjectNotFound) { // a file was sent as a change of one that was too large to read
+		wanted.have, objects = nil, newKept()
+		received, err = r.ask(ctx, wanted)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return r.keep(&snapshot{objects: newKept(), lazy: lazy}, head, objects)
+	return r.keep(&snapshot{objects: objects, lazy: lazy}, head, received)
 }
 
 // keep makes a snapshot that of a commit, with objects that came with it, and the one that was read last.

@@ -107,8 +107,7 @@ func (o *Options) find(include pipelinefile.Include) (string, []byte, error) {
 	if include.Kind != "component" {
 		return pipelinefile.InRepository(o.Repository)(include)
 	}
-	where, _, _ := strings.Cut(include.Address, "@")
-	text, err := templates.Files.ReadFile(filepath.Base(where) + "/template.yml")
+	_, _, text, err := templates.Component(include.Address)
 	return include.Address, text, err
 }
 
