@@ -249,7 +249,7 @@ func (o *clusterOptions) connect(ctx context.Context) (*rollout.Cluster, error) 
 
 // ledgerInGit has a cluster that is only read find its ledger, where that is in Git.
 func (o *clusterOptions) ledgerInGit(c *rollout.Cluster) error {
-	of := gitOpsOptions{}
+	of := gitOpsOptions{fresh: time.Second} // for ledger and lock
 	if err := of.load(o.cmd, false); err != nil || !storesInGit(of.settings) {
 		return err
 	}

@@ -21,6 +21,11 @@ import (
 
 // environmentRepository is the one of the section gitops; nothing is asked of its server yet.
 func environmentRepository(cmd *cobra.Command) (*environment.Repository, error) {
+	return environmentReadWithin(cmd, 0)
+}
+
+// environmentReadWithin is the same, of which a head that was read so lately is taken for the branch's.
+func environmentReadWithin(cmd *cobra.Command, fresh time.Duration) (*environment.Repository, error) {
 	settings := configOf(cmd).settings
 	if settings == nil || settings.Value("gitops.repository") == "" {
 		return nil, &usererr.Error{Field: "gitops.repository", Problem: "is missing", Fix: "name the environment repository in the section gitops of crossbill.yaml"}
@@ -33,7 +38,7 @@ func environmentRepository(cmd *cobra.Command) (*environment.Repository, error) 
 		URL: settings.Value("gitops.repository"), Branch: settings.Value("gitops.branch"),
 		User: settings.Value("gitops.user"), TokenFile: settings.Value("gitops.tokenFile"),
 		KeyFile: settings.Value("gitops.sshKeyFile"), KnownHostsFile: settings.Value("gitops.knownHostsFile"),
-		SigningKeyFile: settings.Value("gitops.signingKeyFile"), AuthorName: author.Name, AuthorEmail: author.Address,
+		SigningKeyFile: settings.Value("gitops.signingKeyFile"), AuthorName: author.Name, AuthorEmail: author.Address, Fresh: fresh,
 	})
 }
 
@@ -41,7 +46,8 @@ func environmentRepository(cmd *cobra.Command) (*environment.Repository, error) 
 type gitOpsOptions struct {
 	settings   *config.Settings // nil: nothing is known to apply them
 	repository *environment.Repository
-	missing    error // why there is no repository
+	missing    error         // why there is no repository
+	fresh      time.Duration // how long what was read of it is taken for what it is
 }
 
 // load reads the credentials of the repository. A command that leads to a promotion is refused without them; any other one
@@ -55,7 +61,7 @@ func (o *gitOpsOptions) load(cmd *cobra.Command, others bool) error {
 	if others {
 		return &usererr.Error{Field: "applyOthers", Problem: "gitops.controller is set too, and it applies them", Fix: "leave out one of the two"}
 	}
-	o.repository, o.missing = environmentRepository(cmd)
+	o.repository, o.missing = environmentReadWithin(cmd, o.fresh)
 	if name := cmd.Name(); name == "canary" || name == "shift" || name == "promote" {
 		return o.missing
 	}
@@ -131,17 +137,15 @@ func storesInGit(settings *config.Settings) bool {
 	return settings != nil && settings.Value("gitops.controller") != "" && settings.Value("gitops.store") == "git"
 }
 
-// ledgersInGit are the ledgers of the environment repository; nil where they are in the cluster.
-func ledgersInGit(cmd *cobra.Command) (*rollout.GitLedgers, error) {
-	settings := configOf(cmd).settings
-	if !storesInGit(settings) {
+// ledgers are those of the environment repository; nil where they are in the cluster.
+func (o *gitOpsOptions) ledgers() (*rollout.GitLedgers, error) {
+	if !storesInGit(o.settings) {
 		return nil, nil
 	}
-	repository, err := environmentRepository(cmd)
-	if err != nil {
-		return nil, err
+	if o.missing != nil {
+		return nil, o.missing
 	}
-	return &rollout.GitLedgers{Repository: repository, Folder: settings.Value("gitops.releases")}, nil
+	return &rollout.GitLedgers{Repository: o.repository, Folder: o.settings.Value("gitops.releases")}, nil
 }
 
 // of is the repository as it is of a cluster's app, or why there is none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"time"
 
 	"github.com/our-org/crossbill/internal/notify"
@@ -27,10 +28,13 @@ func (o *guardOptions) validateAll() error {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
+	if err := o.gitops.load(o.cmd, o.others); err != nil {
+		return err
+	}
 	return o.cluster.loadKubeconfig()
 }
 
-// runAll guards every app that has a ledger. What fails for one keeps it from no other.
+// runAll guards every app that has a ledger, in the cluster or in Git. What fails for one keeps it from no other.
 func (o *guardOptions) runAll(ctx context.Context) error {
 	namespace := o.cluster.namespace
 	if o.allNamespaces {
@@ -40,12 +44,14 @@ func (o *guardOptions) runAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	apps, err := rollout.Apps(ctx, kube, namespace)
-	if err != nil {
-		return err
-	}
-	all, failed := []guarded{}, []error(nil)
+	inGit := o.gitops
+	ledgers, missing := inGit.ledgers()
+	apps, err := rollout.Apps(ctx, kube, ledgers, namespace)
+	all, failed := []guarded{}, []error{missing, err}
 	for _, app := range apps {
+		if o.gitops = (gitOpsOptions{}); app.InGit {
+			o.gitops = inGit
+		}
 		result, err := o.guardApp(ctx, app)
 		g := guarded{Namespace: app.Namespace, Result: result}
 		g.App, g.Release = app.Name, result.Release.WithoutEvidence()
@@ -71,13 +77,20 @@ func (o *guardOptions) runAll(ctx context.Context) error {
 
 // guardApp guards one app, and notifies if there was something to do.
 func (o *guardOptions) guardApp(ctx context.Context, app rollout.App) (rollout.Result, error) {
-	if app.Unreleased {
+	if app.Unreleased || app.InGit && app.AtRest {
 		return rollout.Result{Command: o.command, Message: "no release is in flight"}, nil
 	}
 	if app.Err != nil {
 		return rollout.Result{}, app.Err
 	}
-	o.cluster.set, o.cluster.namespace, o.steps = app.Manifests, app.Namespace, nil
+	if app.InGit && app.Path == "" && app.Name != o.cluster.app { // then gitops.path may be another app's
+		return rollout.Result{}, &usererr.Error{
+			Field:   path.Join(o.gitops.settings.Value("gitops.releases"), app.Name, "app.json"),
+			Problem: "it is missing, so that nothing says which folder of the repository has the manifests: an earlier Crossbill has written the ledger",
+			Fix:     fmt.Sprintf("run `crossbill guard --app %s --namespace %s` with the app's own crossbill.yaml", app.Name, app.Namespace),
+		}
+	}
+	o.cluster.set, o.cluster.namespace, o.cluster.path, o.steps = app.Manifests, app.Namespace, app.Path, nil
 	if err := o.traffic.validate(app.Namespace); err != nil {
 		warn(o.cmd, fmt.Sprintf("%v; going on without Prometheus", err))
 	}

@@ -166,7 +166,11 @@ func (o *clusterOptions) findApp(ctx context.Context) error {
 
 // appByLedger finds the app where its ledger is.
 func (o *clusterOptions) appByLedger(ctx context.Context) (rollout.App, error) {
-	git, err := ledgersInGit(o.cmd)
+	of := gitOpsOptions{}
+	if err := of.load(o.cmd, false); err != nil {
+		return rollout.App{}, err
+	}
+	git, err := of.ledgers()
 	if err != nil {
 		return rollout.App{}, err
 	}

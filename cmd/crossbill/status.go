@@ -22,6 +22,9 @@ type statusOptions struct {
 	readerOptions
 	all, allNamespaces, watch bool
 	serve                     serveOptions
+
+	gitops gitOpsOptions
+	git    *rollout.GitLedgers // after validate of all apps: those in Git; nil for none
 }
 
 // watchPause is the time between two looks of --watch.
@@ -84,11 +87,23 @@ func (o *statusOptions) validate() error {
 	if err := o.serve.validate(o); err != nil {
 		return err
 	}
-	if o.all || o.allNamespaces || o.serve.address != "" {
-		return o.cluster.loadKubeconfig()
+	if !o.all && !o.allNamespaces && o.serve.address == "" {
+		return o.cluster.validate()
 	}
-	return o.cluster.validate()
+	o.gitops.fresh = freshFor
+	if err := o.gitops.load(o.cluster.cmd, false); err != nil {
+		return err
+	}
+	var err error
+	if o.git, err = o.gitops.ledgers(); err != nil {
+		return err
+	}
+	return o.cluster.loadKubeconfig()
 }
+
+// freshFor is how long what was read of Git serves the next look too. It is shorter than the time between two looks at all
+// ledgers.
+const freshFor = 4 * time.Second
 
 func (o *statusOptions) run(ctx context.Context) error {
 	if o.serve.address != "" {
@@ -118,18 +133,24 @@ func (o *statusOptions) look(ctx context.Context) (func(context.Context, io.Writ
 	if err != nil {
 		return nil, err
 	}
-	apps := func() ([]rollout.AppStatus, error) { return rollout.StatusOfAll(ctx, kube, namespace) }
+	apps := func() ([]rollout.AppStatus, error) { return rollout.StatusOfAll(ctx, kube, o.git, namespace) }
 	if o.watch {
-		if apps, err = rollout.WatchAll(ctx, kube, namespace, nil); err != nil {
+		watched, err := rollout.WatchAll(ctx, kube, o.git, namespace, nil)
+		if err != nil {
 			return nil, err
+		}
+		apps = func() ([]rollout.AppStatus, error) {
+			all, err := watched.Apps()
+			_, away := watched.Git()
+			return all, errors.Join(err, away)
 		}
 	}
 	return func(_ context.Context, out io.Writer) error {
 		all, err := apps()
-		if err != nil {
+		if len(all) == 0 && err != nil {
 			return err
 		}
-		return o.showApps(all, out)
+		return errors.Join(err, o.showApps(all, out))
 	}, nil
 }
 

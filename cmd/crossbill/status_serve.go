@@ -85,24 +85,45 @@ func (o *statusOptions) servePage(ctx context.Context) error {
 	}
 	source := livepage.Source{
 		Namespace: namespace,
-		App: func(ctx context.Context, namespace, name string) (*rollout.Status, error) {
-			app, err := rollout.FindApp(ctx, base.Kube, namespace, name)
-			if err != nil {
-				return nil, err
-			}
-			c := *base
-			c.Namespace, c.Manifests = namespace, app.Manifests
-			return c.Status(ctx)
+		App: func(ctx context.Context, app rollout.AppStatus) (*rollout.Status, error) {
+			return o.statusOf(ctx, base, app)
 		},
 		Reach: func(ctx context.Context) error { return rollout.Reach(ctx, base.Kube, namespace) },
 	}
 	page := livepage.New(&source, o.serve.anywhere)
-	if source.Apps, err = rollout.WatchAll(ctx, base.Kube, namespace, page.Changed); err != nil {
+	watched, err := rollout.WatchAll(ctx, base.Kube, o.git, namespace, page.Changed)
+	if err != nil {
 		return err
 	}
+	source.Apps, source.Git = watched.Apps, watched.Git
 	if _, err := source.Apps(); err != nil { // the first reader need not wait for all ledgers to be read
 		return err
 	}
 	fmt.Fprintf(o.out, "http://%s/\n", listener.Addr())
 	return page.Serve(ctx, listener)
+}
+
+// statusOf reads where one app is, by its ledger alone.
+func (o *statusOptions) statusOf(ctx context.Context, base *rollout.Cluster, of rollout.AppStatus) (*rollout.Status, error) {
+	c := *base
+	c.Namespace = of.Namespace
+	if !of.InGit {
+		app, err := rollout.FindApp(ctx, base.Kube, of.Namespace, of.App)
+		if err != nil {
+			return nil, err
+		}
+		c.Manifests = app.Manifests
+		return c.Status(ctx)
+	}
+	app, err := o.git.Find(ctx, of.Namespace, of.App)
+	if err != nil {
+		return nil, err
+	}
+	c.Manifests = app.Manifests
+	cluster := o.cluster
+	cluster.set, cluster.path = app.Manifests, app.Path
+	if err := o.gitops.apply(cluster.cmd, &cluster, &c); err != nil {
+		return nil, err
+	}
+	return c.Status(ctx)
 }

@@ -79,6 +79,9 @@ type Options struct {
 
 	AuthorName, AuthorEmail string // default Crossbill <crossbill@localhost>
 
+	// Fresh is how long Read takes a head that was read for the branch's; 0: it asks each time. A commit always asks.
+	Fresh time.Duration
+
 	Timeout  time.Duration // of one exchange with the server; default a minute
 	Attempts int           // how often a commit is tried; default 12
 
@@ -102,6 +105,7 @@ type Repository struct {
 
 	mutex sync.Mutex
 	last  *snapshot // the head that was read last
+	at    time.Time // when that was the branch's
 	eager bool      // the server does not give single files, whatever it says
 }
 
@@ -273,11 +277,11 @@ func privateKey(field, file string) (ssh.Signer, error) {
 	return key, nil
 }
 
-// Read gives the files of the branch's head. ctx is also of what the tree reads later.
+// Read gives the files of the branch's head, as it was within Options.Fresh. ctx is also of what the tree reads later.
 func (r *Repository) Read(ctx context.Context) (*Tree, error) {
 	var tree *Tree
 	err := r.retry(ctx, func() (err error) {
-		tree, err = r.read(ctx)
+		tree, err = r.readWithin(ctx, r.options.Fresh)
 		return err
 	})
 	if err != nil {

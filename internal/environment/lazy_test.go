@@ -237,6 +237,41 @@ func TestLazy(t *testing.T) {
 	}
 }
 
+// TestFresh: a head that was read lately is taken for the branch's by a read, and by no commit.
+func TestFresh(t *testing.T) {
+	s := serve(t, map[string]string{"a": "1"})
+	asked := 0
+	s.instead = func(http.ResponseWriter, *http.Request, http.HandlerFunc) bool { asked++; return false }
+	r := s.repository(func(o *Options) { o.Fresh = time.Hour })
+	read := func(want string) {
+		t.Helper()
+		tree, err := r.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := tree.Read("a"); err != nil || string(text) != want {
+			t.Errorf("a is %q, %v; want %q", text, err, want)
+		}
+	}
+	read("1")
+	s.push("Foreign", map[string]string{"a": "2"})
+	before := asked
+	read("1")
+	if asked != before {
+		t.Errorf("it was asked %d times", asked-before)
+	}
+	if _, err := r.Commit(t.Context(), Message{Subject: "Ours"}, func(tree *Tree) error {
+		text, err := tree.Read("a")
+		return errors.Join(err, tree.Write("a", append(text, '3')))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	read("23")
+	r.options.Fresh = 0
+	s.push("Foreign", map[string]string{"a": "4"})
+	read("4")
+}
+
 // TestRefused: a server that says that it gives single files, and gives none, is read as one that says nothing.
 func TestRefused(t *testing.T) {
 	s := serve(t, map[string]string{"app/a": "1", "app/b": "1", "large": strings.Repeat("x", maxFile)})

@@ -105,10 +105,18 @@ func (r *Repository) advertised(ctx context.Context, session transport.Session) 
 }
 
 // read gives the files of the branch's head. They are read when they are looked at, while ctx lasts.
-func (r *Repository) read(ctx context.Context) (*Tree, error) {
-	last, err := bounded(ctx, r.options.Timeout, r.readHead)
-	if err != nil {
-		return nil, err
+func (r *Repository) read(ctx context.Context) (*Tree, error) { return r.readWithin(ctx, 0) }
+
+// readWithin is read, or gives those of a head that was the branch's so lately.
+func (r *Repository) readWithin(ctx context.Context, fresh time.Duration) (*Tree, error) {
+	r.mutex.Lock()
+	last, at := r.last, r.at
+	r.mutex.Unlock()
+	if last == nil || time.Since(at) >= fresh {
+		var err error
+		if last, err = bounded(ctx, r.options.Timeout, r.readHead); err != nil {
+			return nil, err
+		}
 	}
 	tree := newTree(last)
 	if last.lazy {
@@ -139,8 +147,12 @@ func (r *Repository) readHead(ctx context.Context) (*snapshot, error) {
 	}
 	r.mutex.Lock()
 	last, lazy := r.last, !r.eager && givesObjects(refs.Capabilities)
+	unmoved := last != nil && last.commit.Hash == head
+	if unmoved {
+		r.at = time.Now()
+	}
 	r.mutex.Unlock()
-	if last != nil && last.commit.Hash == head {
+	if unmoved {
 		return last, nil
 	}
 	wanted := request{wants: []plumbing.Hash{head}, depth: 1, filter: files}
@@ -179,7 +191,7 @@ func (r *Repository) keep(read *snapshot, head plumbing.Hash, objects *memory.St
 	}
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	r.last = read
+	r.last, r.at = read, time.Now()
 	return read, nil
 }
 

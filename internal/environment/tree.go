@@ -171,6 +171,12 @@ func (t *Tree) wanted(name string, dir *folder, e *entry) []plumbing.Hash {
 	return []plumbing.Hash{dir.hash}
 }
 
+// Has says whether there is a file. It asks the server for nothing.
+func (t *Tree) Has(name string) bool {
+	dir, base, err := t.find(name, false)
+	return err == nil && dir != nil && dir.entries[base] != nil && regular(name, dir.entries[base]) == nil
+}
+
 // Write puts a file in place, with the folders that it needs. A file that exists keeps its mode.
 func (t *Tree) Write(name string, data []byte) error {
 	dir, base, err := t.find(name, true)

@@ -124,6 +124,12 @@ func TestTreePaths(t *testing.T) {
 				t.Errorf("%s %q: %v", what, name, err)
 			}
 		}
+		if tree.Has(name) {
+			t.Errorf("it has %q", name)
+		}
+	}
+	if !tree.Has("dir/file") || tree.Has("dir/other") || tree.Has("other/file") {
+		t.Error("it has another file than dir/file")
 	}
 	if files, err := tree.Files("."); err != nil || !slices.Equal(files, []string{"dir/file"}) {
 		t.Errorf("got %v, %v", files, err)

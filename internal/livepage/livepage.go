@@ -47,8 +47,10 @@ type Source struct {
 	Namespace string // of the apps; "" for all
 	// Apps are all apps, as the watches have them. It is called often.
 	Apps func() ([]rollout.AppStatus, error)
-	// App reads where one app is.
-	App func(ctx context.Context, namespace, app string) (*rollout.Status, error)
+	// Git says why the environment repository does not answer, and when it did last; nil while it does, and where there is none.
+	Git func() (answered time.Time, err error)
+	// App reads where one of them is.
+	App func(context.Context, rollout.AppStatus) (*rollout.Status, error)
 	// Reach asks whether the cluster responds.
 	Reach func(ctx context.Context) error
 }
@@ -163,13 +165,19 @@ func (s *Server) note(err error) (news bool) {
 	return s.problem != was
 }
 
-func (s *Server) stale() *report.Stale {
+// stale are the places that do not respond: of both, or without Git.
+func (s *Server) stale(git bool) (stale []report.Stale) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.problem == "" {
-		return nil
+	if s.problem != "" {
+		stale = append(stale, report.Stale{What: "The cluster", Since: s.reached, Problem: s.problem})
 	}
-	return &report.Stale{Since: s.reached, Problem: s.problem}
+	if git && s.source.Git != nil {
+		if answered, err := s.source.Git(); err != nil {
+			stale = append(stale, report.Stale{What: "The environment repository", Since: answered, Problem: err.Error()})
+		}
+	}
+	return stale
 }
 
 func (s *Server) handler(ctx context.Context) http.Handler {
@@ -343,7 +351,7 @@ func (s *Server) look(ctx context.Context, of appName) (shown, error) {
 	}
 	page, found := report.Live{}, true
 	if of.app == "" {
-		page, err = report.LiveApps(apps, s.source.Namespace, s.stale(), time.Now())
+		page, err = report.LiveApps(apps, s.source.Namespace, s.stale(true), time.Now())
 	} else if at := slices.IndexFunc(apps, func(a rollout.AppStatus) bool { return of == appName{a.Namespace, a.App} }); at >= 0 {
 		page, err = s.lookAt(ctx, v, &apps[at])
 	} else {
@@ -359,23 +367,26 @@ func (s *Server) look(ctx context.Context, of appName) (shown, error) {
 	return v.shown, nil
 }
 
-// lookAt is one app. While the cluster does not respond, it is what was read last; what the reader may not read is
+// lookAt is one app. While what it is read from does not respond, it is what was read last; what the reader may not read is
 // left out.
 func (s *Server) lookAt(ctx context.Context, v *view, app *rollout.AppStatus) (report.Live, error) {
-	stale := s.stale()
+	stale := s.stale(app.InGit)
 	var missing []string
 	if stale == nil {
 		bounded, stop := context.WithTimeout(ctx, readsFor)
 		defer stop()
-		status, err := s.source.App(bounded, app.Namespace, app.App)
+		status, err := s.source.App(bounded, *app)
 		switch {
 		case err == nil:
 			v.status, v.readAt = status, time.Now()
 			return report.LiveApp(status, nil, nil, time.Now())
-		case bounded.Err() == nil: // the cluster has answered
+		case bounded.Err() == nil && (!app.InGit || v.status == nil): // the cluster has answered
 			v.status, missing = nil, []string{"This is what the ledger's summary and the Deployments say; the rest cannot be read: " + err.Error()}
 		case v.status != nil:
-			stale = &report.Stale{Since: v.readAt, Problem: err.Error()}
+			stale = []report.Stale{{What: "The cluster", Since: v.readAt, Problem: err.Error()}}
+			if app.InGit {
+				stale[0].What = "The cluster or the environment repository"
+			}
 		}
 	}
 	if v.status != nil {

@@ -115,6 +115,9 @@ type cluster struct {
 	status      *rollout.Status
 	reach, read error
 	reads       int
+	inGit       bool  // its ledger is
+	git         error // why the environment repository does not answer
+	answered    time.Time
 }
 
 func (c *cluster) source() *Source {
@@ -123,9 +126,16 @@ func (c *cluster) source() *Source {
 		Apps: func() ([]rollout.AppStatus, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			return []rollout.AppStatus{appOf(c.status)}, nil
+			app := appOf(c.status)
+			app.InGit = c.inGit
+			return []rollout.AppStatus{app}, nil
 		},
-		App: func(context.Context, string, string) (*rollout.Status, error) {
+		Git: func() (time.Time, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.answered, c.git
+		},
+		App: func(context.Context, rollout.AppStatus) (*rollout.Status, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.reads++
@@ -495,6 +505,50 @@ func TestStale(t *testing.T) {
 	})
 }
 
+// TestStaleGit: while the environment repository does not answer, the list and the pages of its apps say so, and keep what they had.
+func TestStaleGit(t *testing.T) {
+	const says = "The environment repository does not respond since 2000-01-01 00:00:00 . The page shows what was there then. 503"
+	for _, inGit := range []bool{true, false} {
+		c := &cluster{status: statusOf(ledger(t, "shop", 1, release.StageCanary, time.Now())), inGit: inGit}
+		served(t, c, func(t *testing.T, server *Server, client *http.Client, _ func() error) {
+			stale := func(path string) string {
+				t.Helper()
+				_, page := get(t, client, path)
+				if !strings.Contains(page, "10%") {
+					t.Errorf("%s shows nothing any more", path)
+				}
+				if !strings.Contains(page, `id="stale"`) {
+					return ""
+				}
+				return text(t, strings.NewReader(page), "stale")
+			}
+			get(t, client, "/apps/production/shop")
+			c.set(func() { c.git, c.answered = errors.New("503"), time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) })
+			server.Changed()
+			if got := stale("/"); got != says {
+				t.Errorf("the list says %q", got)
+			}
+			if got := stale("/apps/production/shop"); (got == says) != inGit || got != "" && !inGit {
+				t.Errorf("in Git %v: the app says %q", inGit, got)
+			}
+			c.set(func() { c.answered = time.Time{} })
+			server.Changed()
+			if got, want := stale("/"), "The environment repository does not respond. What it has is missing here. 503"; got != want {
+				t.Errorf("the list says %q", got)
+			}
+			if !inGit {
+				return
+			}
+			// It is away, and nobody knows so yet.
+			c.set(func() { c.git, c.read = nil, errors.New("503") })
+			server.Changed()
+			if got := stale("/apps/production/shop"); !strings.HasPrefix(got, "The cluster or the environment repository does not respond since ") || !strings.HasSuffix(got, " 503") {
+				t.Errorf("the app says %q", got)
+			}
+		})
+	}
+}
+
 // manyApps is a cluster with 200 apps, every tenth with a release in flight. Their ledgers are full.
 func manyApps(t testing.TB) *fake.Clientset {
 	t.Helper()
@@ -531,7 +585,7 @@ func serveMany(t testing.TB) (address string) {
 	t.Helper()
 	kube := manyApps(t)
 	var page atomic.Pointer[Server]
-	apps, err := rollout.WatchAll(t.Context(), kube, "", func() {
+	watched, err := rollout.WatchAll(t.Context(), kube, nil, "", func() {
 		if p := page.Load(); p != nil {
 			p.Changed()
 		}
@@ -539,13 +593,13 @@ func serveMany(t testing.TB) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := apps(); err != nil { // as the command does before it gives its address
+	if _, err := watched.Apps(); err != nil { // as the command does before it gives its address
 		t.Fatal(err)
 	}
 	one := statusOf(ledger(t, "app-000", 19, release.StageVerified, time.Now().Add(-20*time.Hour)))
 	server := New(&Source{
-		Apps:  apps,
-		App:   func(context.Context, string, string) (*rollout.Status, error) { return one, nil },
+		Apps:  watched.Apps,
+		App:   func(context.Context, rollout.AppStatus) (*rollout.Status, error) { return one, nil },
 		Reach: func(ctx context.Context) error { return rollout.Reach(ctx, kube, "") },
 	}, false)
 	page.Store(server)

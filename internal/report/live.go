@@ -35,14 +35,15 @@ type Live struct {
 	Main  template.HTML `json:"main"` // what is inside of its element main: all that changes
 }
 
-// Stale says that the cluster does not respond.
+// Stale says of a place that it does not respond.
 type Stale struct {
-	Since   time.Time // when it responded last
+	What    string    // The cluster
+	Since   time.Time // when it responded last; zero for never
 	Problem string    // why it does not
 }
 
 // LiveApps is the live page of all apps of a namespace, of every namespace for "".
-func LiveApps(apps []rollout.AppStatus, namespace string, stale *Stale, now time.Time) (Live, error) {
+func LiveApps(apps []rollout.AppStatus, namespace string, stale []Stale, now time.Time) (Live, error) {
 	of := liveApps{Namespace: namespace, All: len(apps), Stale: stale, Now: now}
 	for _, s := range slices.Clone(apps) {
 		one := liveApp{AppStatus: s, now: now}
@@ -63,7 +64,7 @@ type liveApps struct {
 	Namespace        string
 	All              int
 	InFlight, AtRest []liveApp
-	Stale            *Stale
+	Stale            []Stale
 	Now              time.Time
 }
 
@@ -108,7 +109,7 @@ func announcement(app string, r *release.Release, last *release.Finished) string
 }
 
 // LiveApp is the live page of one app. missing says what of it could not be read.
-func LiveApp(s *rollout.Status, missing []string, stale *Stale, now time.Time) (Live, error) {
+func LiveApp(s *rollout.Status, missing []string, stale []Stale, now time.Time) (Live, error) {
 	of := liveOne{Status: s, Missing: missing, Stale: stale, History: History(s.History)}
 	title := s.App
 	all := summaries(s, Timeline(s), now)
@@ -130,7 +131,7 @@ type liveOne struct {
 	History      []FinishedRelease
 	Announcement string
 	Missing      []string
-	Stale        *Stale
+	Stale        []Stale
 }
 
 // BothTracks are primary and the canary, in this order.

@@ -1,11 +1,13 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -28,12 +30,29 @@ type App struct {
 	Unreleased      bool          // nothing has been started yet: its first release waits for its turn
 	InGit           bool          // its ledger is in Git, and its releases are commits
 	Path            string        // of the folder with its manifests, in Git; "" where its ledger does not say it
+	AtRest          bool          // no release is in flight, and no canary is known to be left
 	inFlight        bool
 }
 
-// Apps are the apps of a namespace that have a ledger, of every namespace for "". It takes one request.
-func Apps(ctx context.Context, kube kubernetes.Interface, namespace string) ([]App, error) {
-	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ledgerLabel + "=" + fieldManager})
+// Apps are the apps of a namespace that have a ledger, in the cluster or in Git, of every namespace for "". It takes one request
+// and one look at the repository. What one of the two does not give keeps nothing of the other away: its error comes with what
+// was read. One with a ledger in both places is where Git says.
+func Apps(ctx context.Context, kube kubernetes.Interface, git *GitLedgers, namespace string) ([]App, error) {
+	apps, failed := git.Apps(ctx, namespace)
+	here, err := appsInCluster(ctx, kube, namespace)
+	for _, app := range here {
+		if !slices.ContainsFunc(apps, func(a App) bool { return a.Namespace == app.Namespace && a.Name == app.Name }) {
+			apps = append(apps, app)
+		}
+	}
+	slices.SortStableFunc(apps, func(a, b App) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return apps, errors.Join(err, failed)
+}
+
+func appsInCluster(ctx context.Context, kube kubernetes.Interface, namespace string) ([]App, error) {
+	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofLedgers})
 	if err != nil {
 		return nil, fmt.Errorf("ledgers (ConfigMaps): %w; nothing was changed", err)
 	}
@@ -59,7 +78,7 @@ func FindApp(ctx context.Context, kube kubernetes.Interface, namespace, name str
 		app := appOf(state)
 		return app, app.Err
 	}
-	apps, err := Apps(ctx, kube, namespace)
+	apps, err := appsInCluster(ctx, kube, namespace)
 	if err != nil {
 		return App{}, err
 	}
@@ -107,7 +126,7 @@ func appOf(state *corev1.ConfigMap) App {
 		app.Err = err
 		return app
 	}
-	app.inFlight = ledger.Release != nil
+	app.inFlight, app.AtRest = ledger.Release != nil, ledger.Release == nil && ledger.Warm == nil
 	if app.Unreleased = ledger.Release == nil && len(ledger.History) == 0; app.Unreleased {
 		app.Err = &usererr.Error{Field: "app", Problem: fmt.Sprintf("nothing of %q has been released yet in namespace %s", app.Name, app.Namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
 		return app

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+	"sync"
+	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -41,6 +43,8 @@ type keptInGit struct {
 	state *corev1.ConfigMap
 	lock  *coordinationv1.Lease // nil when nobody has it
 	err   error                 // why some of it cannot be read
+
+	canary bool // the app's folder has one
 }
 
 // read reads what is kept of the apps of a namespace, of every namespace for "", at the head of the branch. An app that does not
@@ -89,11 +93,12 @@ func (g *GitLedgers) readOne(tree *environment.Tree, app, namespace string) kept
 	if one.err == nil {
 		one.place, one.err = s.placeIn(tree, app, one.state)
 	}
+	one.canary = one.place.Path != "" && tree.Has(path.Join(one.place.Path, canaryFile))
 	if one.place.Namespace == "" {
 		one.place.Namespace = namespace
 	}
 	if one.state != nil {
-		one.state.Namespace = one.place.Namespace
+		one.state.Namespace, one.state.Labels["app"] = one.place.Namespace, app
 	}
 	return one
 }
@@ -140,7 +145,7 @@ func (g *GitLedgers) Apps(ctx context.Context, namespace string) ([]App, error) 
 		if one.err == nil {
 			app = appOf(one.state)
 		}
-		app.InGit, app.Path = true, one.place.Path
+		app.InGit, app.Path, app.AtRest = true, one.place.Path, app.AtRest && !one.canary
 		apps = append(apps, app)
 	}
 	return apps, err
@@ -161,4 +166,88 @@ func (g *GitLedgers) Find(ctx context.Context, namespace, name string) (App, err
 		}
 	}
 	return App{}, &usererr.Error{Field: "app", Problem: fmt.Sprintf("%q has no ledger in Git (%s) for namespace %s", name, g.Folder, namespace), Fix: "check app and namespace; `crossbill status --all` lists them"}
+}
+
+// gitWatch is what the repository keeps of the apps of a namespace, as it was read last.
+type gitWatch struct {
+	ledgers   *GitLedgers
+	namespace string
+
+	mu       sync.Mutex
+	kept     []keptInGit
+	answered time.Time // when it was read
+	failed   error     // why it is not read now
+}
+
+// gitLookFor bounds one of its looks.
+const gitLookFor = 10 * time.Second
+
+// watchGit looks once, and then again and again until ctx ends.
+func watchGit(ctx context.Context, ledgers *GitLedgers, namespace string, changed func()) *gitWatch {
+	w := &gitWatch{ledgers: ledgers, namespace: namespace}
+	if ledgers == nil {
+		return w
+	}
+	w.look(ctx)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(statePoll):
+			}
+			if w.look(ctx) {
+				changed()
+			}
+		}
+	}()
+	return w
+}
+
+// look reads the repository, and says whether there is something new to see.
+func (w *gitWatch) look(ctx context.Context) (news bool) {
+	ctx, cancel := context.WithTimeout(ctx, gitLookFor)
+	defer cancel()
+	kept, err := w.ledgers.read(ctx, w.namespace)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	news = errorText(err) != errorText(w.failed)
+	if w.failed = err; err != nil {
+		return news
+	}
+	before := w.kept
+	w.kept, w.answered = kept, time.Now()
+	news = news || len(kept) != len(before)
+	for i := range kept {
+		if i >= len(before) || !kept[i].sameAs(before[i]) {
+			news = true
+		} else {
+			kept[i] = before[i] // whose ledger was parsed already
+		}
+	}
+	return news
+}
+
+// sameAs says whether the repository keeps the same of the app as before.
+func (k *keptInGit) sameAs(before keptInGit) bool {
+	version := func(state *corev1.ConfigMap) string {
+		if state == nil {
+			return ""
+		}
+		return state.ResourceVersion
+	}
+	return k.app == before.app && k.place == before.place && errorText(k.err) == errorText(before.err) &&
+		version(k.state) == version(before.state) && versionOf(k.lock) == versionOf(before.lock)
+}
+
+func (w *gitWatch) has() []keptInGit {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.kept
+}
+
+func (w *gitWatch) answers() (answered time.Time, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.answered, w.failed
 }

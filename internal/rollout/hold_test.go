@@ -13,7 +13,7 @@ func TestHold(t *testing.T) {
 	at(t, "held", func(w *world) {
 		status, err := w.job("look").Status(w.Context())
 		w.must(status, err)
-		all, err := rollout.StatusOfAll(w.Context(), w.kube, "")
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, "")
 		w.must(all, err)
 		if status.Hold == nil || all[0].Hold == nil || status.Hold.String() != all[0].Hold.String() {
 			t.Fatalf("%v, of all %v", status.Hold, all[0].Hold)

@@ -266,7 +266,7 @@ func TestTwoComponents(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
-		all, err := rollout.StatusOfAll(w.Context(), w.kube, namespace)
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, namespace)
 		if err != nil || len(all) != 2 || all[0].App != "backend" || digitOf(all[0].Tracks[release.Primary].Image) != "1" || digitOf(all[1].Tracks[release.Primary].Image) != "2" {
 			t.Errorf("%+v, %v", all, err)
 		}

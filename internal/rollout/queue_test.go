@@ -84,7 +84,7 @@ func TestQueue(t *testing.T) {
 		}
 		status, err := w.job("look").Status(w.Context())
 		w.must(status, err)
-		all, err := rollout.StatusOfAll(w.Context(), w.kube, "")
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, "")
 		w.must(all, err)
 		if len(status.Queue) != 2 || len(all[0].Queue) != 2 || status.Queue[0].By != "queue of r3" {
 			t.Errorf("status %+v, of all %+v", status.Queue, all[0].Queue)
@@ -138,7 +138,7 @@ func TestQueueOfAFirstRelease(t *testing.T) {
 						t.Fatalf("%s, %s: %+v, %v", stage, policy, result, err)
 					}
 				}
-				if apps, err := rollout.Apps(w.Context(), w.kube, ""); err != nil || len(apps) != 1 || !apps[0].Unreleased || apps[0].Err == nil {
+				if apps, err := rollout.Apps(w.Context(), w.kube, nil, ""); err != nil || len(apps) != 1 || !apps[0].Unreleased || apps[0].Err == nil {
 					t.Errorf("%s, %s: apps %+v, %v", stage, policy, apps, err)
 				}
 				w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted("1")))
@@ -146,7 +146,7 @@ func TestQueueOfAFirstRelease(t *testing.T) {
 					t.Errorf("%s, %s: %+v, %v", stage, policy, result, err)
 				}
 				w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted("2")))
-				if apps, err := rollout.Apps(w.Context(), w.kube, ""); err != nil || apps[0].Unreleased || apps[0].Err != nil {
+				if apps, err := rollout.Apps(w.Context(), w.kube, nil, ""); err != nil || apps[0].Unreleased || apps[0].Err != nil {
 					t.Errorf("%s, %s: apps %+v, %v", stage, policy, apps, err)
 				}
 			})

@@ -640,7 +640,7 @@ func TestStatus(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("%s (-want +got):\n%s", stage, diff)
 			}
-			all, err := rollout.StatusOfAll(w.Context(), w.kube, "")
+			all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -677,7 +677,7 @@ func TestDamagedLedger(t *testing.T) {
 			}
 		}
 		w.must(configMaps.Create(w.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "other", Labels: state.Labels}}, metav1.CreateOptions{}))
-		all, err := rollout.StatusOfAll(w.Context(), w.kube, namespace)
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, namespace)
 		if err != nil || len(all) != 1 || !strings.Contains(all[0].Problem, "not readable") {
 			t.Errorf("%+v, %v", all, err)
 		}
@@ -715,7 +715,7 @@ func TestUnreadable(t *testing.T) {
 				}
 				return nil
 			}
-			if _, err := rollout.StatusOfAll(w.Context(), j.Kube, ""); !apierrors.IsForbidden(err) {
+			if _, err := rollout.StatusOfAll(w.Context(), j.Kube, nil, ""); !apierrors.IsForbidden(err) {
 				t.Errorf("status of all without %s: %v", path, err)
 			}
 		}
@@ -787,8 +787,9 @@ func TestWatchAll(t *testing.T) {
 		ctx, stop := context.WithCancel(w.Context())
 		defer stop()
 		var changes atomic.Int64
-		look, err := rollout.WatchAll(ctx, j.Kube, "", func() { changes.Add(1) })
-		w.must(look, err)
+		watched, err := rollout.WatchAll(ctx, j.Kube, nil, "", func() { changes.Add(1) })
+		w.must(watched, err)
+		look := watched.Apps
 		atFirst := lists
 		for range 5 {
 			time.Sleep(2 * time.Second)

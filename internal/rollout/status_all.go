@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -33,57 +34,74 @@ type AppStatus struct {
 	Lock      string                         `json:"lock,omitempty"`
 	Expired   bool                           `json:"lockExpired,omitempty"`
 	Tracks    map[release.Track]*TrackStatus `json:"tracks"`
+	InGit     bool                           `json:"inGit,omitempty"`   // its ledger is in Git
 	Problem   string                         `json:"problem,omitempty"` // why its ledger cannot be read
 }
 
 // appKey names an app, or its Lease, in a cluster.
 type appKey struct{ namespace, name string }
 
-// StatusOfAll reads where all apps of a namespace are, of every namespace for "". It takes three requests,
-// however many there are, needs no manifests, and writes nothing.
-func StatusOfAll(ctx context.Context, kube kubernetes.Interface, namespace string) ([]AppStatus, error) {
-	ledgers, deployments, leases, err := listAll(ctx, kube, namespace)
-	if err != nil {
-		return nil, err
-	}
-	return statuses(pointers(ledgers.Items), pointers(deployments.Items), pointers(leases.Items), readState), nil
+// StatusOfAll reads where all apps of a namespace are, of every namespace for "": those with a ledger in the cluster, and those
+// in Git. It asks the API server three times and the repository once, however many there are, needs no manifests, and writes
+// nothing. What one of the two does not give keeps nothing of the other away: its error comes with what was read.
+func StatusOfAll(ctx context.Context, kube kubernetes.Interface, git *GitLedgers, namespace string) ([]AppStatus, error) {
+	live, err := listAll(ctx, kube, namespace)
+	inGit, failed := git.read(ctx, namespace)
+	return statuses(live, inGit, readState), errors.Join(err, failed)
 }
 
-// listAll reads what the status of all apps is made of.
-func listAll(ctx context.Context, kube kubernetes.Interface, namespace string) (*corev1.ConfigMapList, *appsv1.DeploymentList, *coordinationv1.LeaseList, error) {
+// listed is what the status of all apps is made of in the cluster.
+type listed struct {
+	ledgers     []*corev1.ConfigMap
+	deployments []*appsv1.Deployment
+	leases      []*coordinationv1.Lease
+}
+
+func listAll(ctx context.Context, kube kubernetes.Interface, namespace string) (listed, error) {
 	ledgers, err := kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: ofLedgers})
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("ledgers (ConfigMaps): %w", err)
+		return listed{}, fmt.Errorf("ledgers (ConfigMaps): %w", err)
 	}
 	deployments, err := kube.AppsV1().Deployments(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("Deployments: %w", err)
+		return listed{}, fmt.Errorf("Deployments: %w", err)
 	}
 	leases, err := kube.CoordinationV1().Leases(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("locks (Leases): %w", err)
+		return listed{}, fmt.Errorf("locks (Leases): %w", err)
 	}
-	return ledgers, deployments, leases, nil
+	return listed{pointers(ledgers.Items), pointers(deployments.Items), pointers(leases.Items)}, nil
 }
 
 // ofLedgers selects the ledgers.
 const ofLedgers = ledgerLabel + "=" + fieldManager
 
-// WatchAll gives what StatusOfAll reads, again and again, out of watches: a look asks the API server for nothing. changed,
-// which may be nil, is called when a look may see something new. The watches end with ctx. Errors are those of StatusOfAll.
-func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string, changed func()) (look func() ([]AppStatus, error), err error) {
-	if _, _, _, err := listAll(ctx, kube, namespace); err != nil { // a watch only waits for what it may not list
+// Watched is what WatchAll keeps up to date.
+type Watched struct {
+	// Apps are all apps. It asks nobody.
+	Apps func() ([]AppStatus, error)
+	// Git says why the environment repository does not answer, and when it answered last; nil while it does. Apps has what it
+	// said then.
+	Git func() (answered time.Time, err error)
+}
+
+// WatchAll gives what StatusOfAll reads, again and again, out of watches and of one look at the repository every few seconds.
+// changed, which may be nil, is called when there may be something new to see. The watches end with ctx. The error is that of
+// the cluster: what Git does not give now may come later.
+func WatchAll(ctx context.Context, kube kubernetes.Interface, git *GitLedgers, namespace string, changed func()) (*Watched, error) {
+	if _, err := listAll(ctx, kube, namespace); err != nil { // a watch only waits for what it may not list
 		return nil, err
+	}
+	if changed == nil {
+		changed = func() {}
 	}
 	labeled := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithNamespace(namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = ofLedgers }))
 	plain := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithNamespace(namespace))
 	ledgers, deployments, leases := labeled.Core().V1().ConfigMaps().Lister(), plain.Apps().V1().Deployments().Lister(), plain.Coordination().V1().Leases().Lister()
-	if changed != nil {
-		for _, informer := range []cache.SharedIndexInformer{labeled.Core().V1().ConfigMaps().Informer(), plain.Apps().V1().Deployments().Informer(), plain.Coordination().V1().Leases().Informer()} {
-			if _, err := informer.AddEventHandler(onChange(changed)); err != nil {
-				return nil, err
-			}
+	for _, informer := range []cache.SharedIndexInformer{labeled.Core().V1().ConfigMaps().Informer(), plain.Apps().V1().Deployments().Informer(), plain.Coordination().V1().Leases().Informer()} {
+		if _, err := informer.AddEventHandler(onChange(changed)); err != nil {
+			return nil, err
 		}
 	}
 	for _, factory := range []informers.SharedInformerFactory{labeled, plain} {
@@ -94,17 +112,16 @@ func WatchAll(ctx context.Context, kube kubernetes.Interface, namespace string, 
 			}
 		}
 	}
+	repository := watchGit(ctx, git, namespace, changed)
 	read := readNew()
-	return func() ([]AppStatus, error) {
-		states, err1 := ledgers.List(labels.Everything())
-		sets, err2 := deployments.List(labels.Everything())
-		locks, err3 := leases.List(labels.Everything())
-		byName := func(a, b *corev1.ConfigMap) int {
-			return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-		}
-		slices.SortFunc(states, byName)
-		return statuses(states, sets, locks, read), errors.Join(err1, err2, err3)
-	}, nil
+	return &Watched{Git: repository.answers, Apps: func() ([]AppStatus, error) {
+		var live listed
+		var err1, err2, err3 error
+		live.ledgers, err1 = ledgers.List(labels.Everything())
+		live.deployments, err2 = deployments.List(labels.Everything())
+		live.leases, err3 = leases.List(labels.Everything())
+		return statuses(live, repository.has(), read), errors.Join(err1, err2, err3)
+	}}, nil
 }
 
 // Reach asks the API server for as little as shows that it answers, and that it still lets the ledgers of a namespace be read.
@@ -142,10 +159,10 @@ func pointers[T any](items []T) []*T {
 	return all
 }
 
-// statuses puts together where each app is.
-func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, leases []*coordinationv1.Lease, read func(*corev1.ConfigMap) AppStatus) []AppStatus {
+// statuses puts together where each app is. One with a ledger in both places is where Git says.
+func statuses(live listed, inGit []keptInGit, read func(*corev1.ConfigMap) AppStatus) []AppStatus {
 	tracks, byLabel := map[appKey]map[release.Track]*TrackStatus{}, map[appKey]map[release.Track]*TrackStatus{} // the latter for ledgers of long ago
-	for _, d := range deployments {
+	for _, d := range live.deployments {
 		own := d.Spec.Template.Labels // nothing guarantees the Deployment's
 		track := release.Track(own[manifest.TrackLabel])
 		if track != release.Primary && track != release.Canary {
@@ -161,27 +178,47 @@ func statuses(ledgers []*corev1.ConfigMap, deployments []*appsv1.Deployment, lea
 			(*names)[key][track] = found
 		}
 	}
-	locks := map[appKey]*coordinationv1.Lease{}
-	for _, lease := range leases {
-		locks[appKey{lease.Namespace, lease.Name}] = lease
-	}
-	all := []AppStatus{}
-	for _, state := range ledgers {
-		if _, ok := state.Data[ledgerKey]; !ok {
-			continue
-		}
-		s := read(state)
+	all, said := []AppStatus{}, map[appKey]bool{}
+	add := func(s AppStatus, in store, lock *coordinationv1.Lease) {
 		if s.Tracks = tracks[appKey{s.Namespace, s.App}]; s.Tracks == nil {
 			s.Tracks = byLabel[appKey{s.Namespace, s.App}]
 		}
-		if lease := locks[appKey{state.Namespace, state.Name}]; lease != nil {
-			if s.Lock = holderOf(lease); s.Lock != "" {
-				s.Expired, _ = apiServer{&Cluster{}}.expired(lease)
-			}
+		if s.Lock = holderOf(lock); s.Lock != "" {
+			s.Expired, _ = in.expired(lock)
 		}
-		all = append(all, s)
+		all, said[appKey{s.Namespace, s.App}] = append(all, s), true
 	}
+	for _, one := range inGit {
+		s := AppStatus{Namespace: one.place.Namespace, App: one.app, Problem: errorText(one.err)}
+		if one.err == nil {
+			s = read(one.state)
+		}
+		s.InGit = true
+		add(s, gitStore{}, one.lock)
+	}
+	locks := map[appKey]*coordinationv1.Lease{}
+	for _, lease := range live.leases {
+		locks[appKey{lease.Namespace, lease.Name}] = lease
+	}
+	for _, state := range live.ledgers {
+		if _, ok := state.Data[ledgerKey]; !ok {
+			continue
+		}
+		if s := read(state); !said[appKey{s.Namespace, s.App}] {
+			add(s, apiServer{&Cluster{}}, locks[appKey{state.Namespace, state.Name}])
+		}
+	}
+	slices.SortStableFunc(all, func(a, b AppStatus) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.App, b.App))
+	})
 	return all
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // readState is what an app's ledger says, and the line beside it.

@@ -114,7 +114,7 @@ func releaseManyApps(t *testing.T, n int) (commands []commandCost, maxRSS int64)
 	step("status", func(ctx context.Context, c *rollout.Cluster) error { _, err := c.Status(ctx); return err })
 	c, count := apps[0].counted()
 	begin := time.Now()
-	all, err := rollout.StatusOfAll(t.Context(), c.Kube, "")
+	all, err := rollout.StatusOfAll(t.Context(), c.Kube, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
