@@ -7,6 +7,8 @@ export GOFLAGS := -trimpath -buildvcs=false
 export npm_config_update_notifier := false
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
+DATE := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
 PNPM := npx --yes pnpm@10.34.9
 
 .PHONY: help
@@ -38,7 +40,7 @@ build: bin/crossbill
 
 .PHONY: bin/crossbill
 bin/crossbill:
-	go build -ldflags='-s -w -X main.version=$(VERSION)' -o $@ ./cmd/crossbill
+	go build -ldflags='-s -w -X main.version=$(VERSION) -X main.versionCommit=$(COMMIT) -X main.versionDate=$(DATE)' -o $@ ./cmd/crossbill
 
 .PHONY: bin/rehearse
 bin/rehearse:

@@ -151,7 +151,7 @@ func TestGoldenDryRun(t *testing.T) {
 }
 
 func TestGoldenVersion(t *testing.T) {
-	b := buildInfo{Version: "v1.2.3", Commit: "c0ffee1", Date: "2026-11-26T08:00:00Z", Go: "go1.26.0", Platform: "linux/amd64"}
+	b := buildInfo{Version: "v1.2.3", Commit: "c0ffee1", Date: "2026-11-26T08:00:00Z", Modified: true, Module: modulePath, Components: "gitlab.example.com/our-org/crossbill", LedgerVersion: 2, Go: "go1.26.0", Platform: "linux/amd64"}
 	for _, format := range formats {
 		t.Run(format, func(t *testing.T) {
 			var out bytes.Buffer

@@ -198,11 +198,16 @@ func exists(file string) bool {
 
 var released = regexp.MustCompile(`^v?([0-9]+\.[0-9]+\.[0-9]+)$`)
 
-// refer fills in what the files refer to, by the version that this command was built from.
+// refer fills in what the files refer to, by the version that this command was built from. One with changes that are in no commit
+// has none.
 func (o *initOptions) refer(b buildInfo) {
+	if b.Modified {
+		return
+	}
 	a, by := &o.answers, b.Commit
+	component := by
 	if match := released.FindStringSubmatch(b.Version); match != nil {
-		a.Component = cmp.Or(a.Component, "$CI_SERVER_FQDN/our-org/crossbill/release@"+match[1])
+		component = match[1]
 		if by == "" {
 			by = "v" + match[1]
 		} else if a.Workflow == "" {
@@ -212,10 +217,10 @@ func (o *initOptions) refer(b buildInfo) {
 	if by == "" {
 		return
 	}
-	a.Component = cmp.Or(a.Component, "$CI_SERVER_FQDN/our-org/crossbill/release@"+by)
-	a.Workflow = cmp.Or(a.Workflow, "our-org/crossbill/.github/workflows/deliver.yml@"+by)
+	a.Component = cmp.Or(a.Component, b.Components+"/release@"+component)
+	a.Workflow = cmp.Or(a.Workflow, b.repository()+"/.github/workflows/deliver.yml@"+by)
 	if a.CrossbillImage == "" {
-		a.Module = cmp.Or(a.Module, "github.com/our-org/crossbill@"+by)
+		a.Module = cmp.Or(a.Module, b.Module+"@"+by)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -167,12 +168,14 @@ func TestInitRefers(t *testing.T) {
 		want  []string // component, workflow, note, module
 	}{
 		"a release":         {buildInfo{Version: "1.2.3", Commit: "0a0b"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@1.2.3", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", " # 1.2.3", "github.com/our-org/crossbill@0a0b"}},
+		"of another home":   {buildInfo{Version: "1.2.3", Commit: "0a0b", Components: "gitlab.example.com/tools/crossbill"}, []string{"gitlab.example.com/tools/crossbill/release@1.2.3", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", " # 1.2.3", "github.com/our-org/crossbill@0a0b"}},
 		"go install":        {buildInfo{Version: "v1.2.3"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@1.2.3", "our-org/crossbill/.github/workflows/deliver.yml@v1.2.3", "", "github.com/our-org/crossbill@v1.2.3"}},
-		"a commit":          {buildInfo{Version: "development", Commit: "0a0b"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@0a0b", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", "", "github.com/our-org/crossbill@0a0b"}},
-		"nobody knows what": {buildInfo{Version: "development"}, []string{"", "", "", ""}},
+		"a commit":          {buildInfo{Version: "v1.2.3-4-g0a0b", Commit: "0a0b"}, []string{"$CI_SERVER_FQDN/our-org/crossbill/release@0a0b", "our-org/crossbill/.github/workflows/deliver.yml@0a0b", "", "github.com/our-org/crossbill@0a0b"}},
+		"with changes":      {buildInfo{Version: "v1.2.3-dirty", Commit: "0a0b"}, []string{"", "", "", ""}},
+		"nobody knows what": {buildInfo{}, []string{"", "", "", ""}},
 	} {
 		o := &initOptions{}
-		o.refer(c.build)
+		o.refer(buildInfoOf(c.build, &debug.BuildInfo{}))
 		if diff := cmp.Diff(c.want, []string{o.answers.Component, o.answers.Workflow, o.answers.Note, o.answers.Module}); diff != "" {
 			t.Errorf("%s:\n%s", name, diff)
 		}

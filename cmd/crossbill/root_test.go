@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // TestBadLines: what is wrong with a command line is said before anything is asked of a server, with exit code 2.
@@ -217,18 +219,30 @@ func TestFlagsHaveOneMeaning(t *testing.T) {
 
 func TestBuildInfo(t *testing.T) {
 	settings := []debug.BuildSetting{{Key: "vcs.revision", Value: "c0ffee1"}, {Key: "vcs.time", Value: "2026-11-26T08:00:00Z"}, {Key: "vcs.modified", Value: "true"}}
+	const fork, components = "git.example.com/tools/crossbill", "gitlab.example.com/tools/crossbill"
 	for name, c := range map[string]struct {
-		linked string
+		linked buildInfo
 		info   debug.BuildInfo
 		want   buildInfo
 	}{
 		"go install":    {info: debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}}, want: buildInfo{Version: "v1.2.3"}},
-		"make build":    {linked: "v1.2.3-4", info: debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: settings}, want: buildInfo{Version: "v1.2.3-4", Commit: "c0ffee1", Date: "2026-11-26T08:00:00Z", Modified: true}},
+		"a release":     {linked: buildInfo{Version: "1.2.3", Commit: "0a0b", Date: "2026-11-25T08:00:00Z"}, info: debug.BuildInfo{Main: debug.Module{Version: "(devel)"}, Settings: settings}, want: buildInfo{Version: "1.2.3", Commit: "0a0b", Date: "2026-11-25T08:00:00Z"}},
+		"make build":    {linked: buildInfo{Version: "1.2.3-dirty", Commit: "0a0b"}, want: buildInfo{Version: "1.2.3-dirty", Commit: "0a0b", Modified: true}},
+		"with vcs":      {linked: buildInfo{Version: "v1.2.3-4"}, info: debug.BuildInfo{Settings: settings}, want: buildInfo{Version: "v1.2.3-4", Commit: "c0ffee1", Date: "2026-11-26T08:00:00Z", Modified: true}},
 		"go build":      {info: debug.BuildInfo{Main: debug.Module{Version: "(devel)"}}, want: buildInfo{Version: "development"}},
+		"a fork":        {info: debug.BuildInfo{Main: debug.Module{Path: fork}}, want: buildInfo{Version: "development", Module: fork, Components: "$CI_SERVER_FQDN/tools/crossbill"}},
+		"another home":  {linked: buildInfo{Components: components}, want: buildInfo{Version: "development", Components: components}},
 		"nothing known": {want: buildInfo{Version: "development"}},
 	} {
 		got := buildInfoOf(c.linked, &c.info)
 		got.Go, got.Platform = "", ""
+		c.want.LedgerVersion = release.LedgerVersion
+		if c.want.Module == "" {
+			c.want.Module = "github.com/our-org/crossbill"
+		}
+		if c.want.Components == "" {
+			c.want.Components = "$CI_SERVER_FQDN/our-org/crossbill"
+		}
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
