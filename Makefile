@@ -33,6 +33,7 @@ help:
 	@echo 'make sources          which charts and kustomizations, in the form that public ones have, can be released as they are'
 	@echo 'make image-twice      the app image built twice in different folders: both digests, one a line'
 	@echo 'make build            the crossbill command, into bin/'
+	@echo 'make dist             what a version is published as, into out/dist: archives, SBOMs, checksums, image, Homebrew, krew'
 	@echo 'make clean            remove what these have written here (not the cache in ~/.cache/crossbill)'
 
 .PHONY: build
@@ -41,6 +42,14 @@ build: bin/crossbill
 .PHONY: bin/crossbill
 bin/crossbill:
 	go build -ldflags='-s -w -X main.version=$(VERSION) -X main.versionCommit=$(COMMIT) -X main.versionDate=$(DATE)' -o $@ ./cmd/crossbill
+
+# Archives for four platforms, their SBOMs, checksums, the manifests of Homebrew and krew, and the image of the command. The same
+# commit gives the same bytes. VERSION=1.2.3 names the version that is to be; SHELL_BASE=repository@sha256:... makes a second image,
+# with a shell. `go run ./.ci/dist publish` pushes and signs it.
+.PHONY: dist
+dist:
+	go run ./.ci/dist build -version '$(VERSION)' -commit '$(COMMIT)' -created '$(shell git log -1 --format=%ct)' \
+		$(if $(shell git status --porcelain --untracked-files=no 2>/dev/null),-modified) $(if $(SHELL_BASE),-shell-base '$(SHELL_BASE)') $(if $(COMPONENTS),-components '$(COMPONENTS)')
 
 .PHONY: bin/rehearse
 bin/rehearse:
@@ -75,7 +84,7 @@ lint-rehearsal:
 .PHONY: test-go
 test-go:
 	@echo '== Go: vet and unit tests'
-	go vet ./...
+	go vet ./... ./.ci/dist
 	go test ./...
 
 # ci/ is compiled against stand-ins for what Dagger's engine generates.

@@ -177,8 +177,7 @@ func (o *imageAttestOptions) run(ctx context.Context) error {
 	})
 }
 
-// completeBuild fills in what the image's labels and GitHub's variables know
-// (https://docs.github.com/actions/reference/workflows-and-actions/variables).
+// completeBuild fills in what the image's labels and GitHub's variables know.
 func completeBuild(b *provenance.Build, labels map[string]string) error {
 	fill := func(field *string, value string) {
 		if *field == "" {
@@ -190,14 +189,7 @@ func completeBuild(b *provenance.Build, labels map[string]string) error {
 	fill(&b.Base, labels["org.opencontainers.image.base.name"])
 	fill(&b.AssetsOf, labels[image.AssetsOfLabel])
 	fill(&b.Image, labels[bundle.ImageAnnotation])
-	server, repository := os.Getenv("GITHUB_SERVER_URL"), os.Getenv("GITHUB_REPOSITORY")
-	if os.Getenv("GITHUB_ACTIONS") == "true" && repository != "" {
-		fill(&b.Repository, server+"/"+repository)
-		fill(&b.Ref, os.Getenv("GITHUB_REF"))
-		fill(&b.Builder, server+"/"+os.Getenv("GITHUB_WORKFLOW_REF"))
-		fill(&b.Invocation, server+"/"+repository+"/actions/runs/"+os.Getenv("GITHUB_RUN_ID"))
-	}
-	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
+	b.FillIn(os.Getenv)
 	if err := checkRepository(b.Repository); err != nil {
 		return err
 	}

@@ -1,5 +1,6 @@
 // Package image builds the image of a Node app without a container engine: the built app, without node_modules, on a
-// base image that has Node. The same files on the same base give the same digest. It also lists what is inside (SBOM).
+// base image that has Node. The same files on the same base give the same digest. It also lists what is inside (SBOM). The
+// image of the crossbill command itself is built here too.
 package image
 
 import (
@@ -81,15 +82,21 @@ func Build(base v1.Image, appDir string, labels Labels, below ...v1.Layer) (v1.I
 	if err != nil {
 		return nil, fmt.Errorf("layer of %s: %w", appDir, err)
 	}
-	created := v1.Time{Time: labels.created()}
-	addendum := func(layer v1.Layer, command string) mutate.Addendum {
-		return mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{Author: "crossbill", CreatedBy: command, Created: created}}
-	}
 	var layers []mutate.Addendum
 	for _, layer := range below {
-		layers = append(layers, addendum(layer, "crossbill image build --assets-of"))
+		layers = append(layers, addendum(layer, labels, "crossbill image build --assets-of"))
 	}
-	image, err := mutate.Append(base, append(layers, addendum(app, "crossbill image build"))...)
+	return build(base, labels, configured, append(layers, addendum(app, labels, "crossbill image build"))...)
+}
+
+// addendum is a layer and the command that made it.
+func addendum(layer v1.Layer, labels Labels, command string) mutate.Addendum {
+	return mutate.Addendum{Layer: layer, MediaType: types.OCILayer, History: v1.History{Author: "crossbill", CreatedBy: command, Created: v1.Time{Time: labels.created()}}}
+}
+
+// build puts layers on a base image, and gives it the configuration that is made of the base's.
+func build(base v1.Image, labels Labels, configured func(*v1.ConfigFile, Labels) *v1.ConfigFile, layers ...mutate.Addendum) (v1.Image, error) {
+	image, err := mutate.Append(base, layers...)
 	if err != nil {
 		return nil, fmt.Errorf("image: %w", err)
 	}

@@ -38,12 +38,36 @@ func Layer(dir string, folders []string, under string, modified time.Time) (v1.L
 	return layerOf(w, &buffer)
 }
 
+// File is a file of an archive.
+type File struct {
+	Name    string // its path, without a slash in front
+	Mode    int64
+	Content []byte
+}
+
+// WriteArchive writes files in their order into an archive, owned by root and all of one time.
+func WriteArchive(w io.Writer, files []File, modified time.Time) error {
+	archive := tar.NewWriter(w)
+	for _, f := range files {
+		if err := writeFile(archive, f.Name, f.Mode, f.Content, modified); err != nil {
+			return err
+		}
+	}
+	return archive.Close()
+}
+
 // layerOf finishes an archive and makes it a layer.
 func layerOf(w *tar.Writer, archive *bytes.Buffer) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive.Bytes())), nil })
+	return layerIn(archive)
+}
+
+// layerIn makes an archive a layer.
+func layerIn(archive *bytes.Buffer) (v1.Layer, error) {
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive.Bytes())), nil },
+		tarball.WithCompressedCaching) // else it is compressed again for its digest, its size, and each write
 }
 
 // pack writes one folder.

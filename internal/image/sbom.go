@@ -30,16 +30,26 @@ func SBOM(appDir, repository, digest, base string) ([]byte, error) {
 		url := purl(repository, digest)
 		components = append(components, cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: url, PackageURL: url, Name: repository, Version: digest})
 	}
+	return listing(ofImage(repository, digest), components)
+}
+
+// ofImage is an image as the subject of a list.
+func ofImage(repository, digest string) cdx.Component {
+	image := purl(repository, digest)
+	return cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: image, Name: repository, Version: digest, PackageURL: image}
+}
+
+// listing is the list of what is inside something.
+func listing(of cdx.Component, components []cdx.Component) ([]byte, error) {
 	slices.SortFunc(components, func(a, b cdx.Component) int { return strings.Compare(a.BOMRef, b.BOMRef) })
 	refs := []string{}
 	for _, c := range components {
 		refs = append(refs, c.BOMRef)
 	}
-	image := purl(repository, digest)
 	bom := cdx.NewBOM()
-	bom.Metadata = &cdx.Metadata{Component: &cdx.Component{Type: cdx.ComponentTypeContainer, BOMRef: image, Name: repository, Version: digest, PackageURL: image}}
+	bom.Metadata = &cdx.Metadata{Component: &of}
 	bom.Components = &components
-	bom.Dependencies = &[]cdx.Dependency{{Ref: image, Dependencies: &refs}}
+	bom.Dependencies = &[]cdx.Dependency{{Ref: of.BOMRef, Dependencies: &refs}}
 	var text bytes.Buffer
 	if err := cdx.NewBOMEncoder(&text, cdx.BOMFileFormatJSON).EncodeVersion(bom, cdx.SpecVersion1_6); err != nil {
 		return nil, fmt.Errorf("SBOM: %w", err)
@@ -82,7 +92,11 @@ func packages(appDir string) ([]cdx.Component, error) {
 func purl(repository, digest string) string {
 	base := repository[strings.LastIndex(repository, "/")+1:]
 	base, _, _ = strings.Cut(base, ":") // a tag
-	return fmt.Sprintf("pkg:oci/%s@%s?repository_url=%s", base, strings.Replace(digest, ":", "%3A", 1), repository)
+	url := fmt.Sprintf("pkg:oci/%s@%s", base, strings.Replace(digest, ":", "%3A", 1))
+	if base == repository { // it is in no registry yet
+		return url
+	}
+	return url + "?repository_url=" + repository
 }
 
 // bundled reads one of the bundler's lists.

@@ -170,9 +170,14 @@ func gitHubToken(ctx context.Context) (string, error) {
 
 // sign signs a statement and returns a Sigstore bundle.
 func (s *Signer) sign(ctx context.Context, statement []byte) ([]byte, error) {
+	return s.bundle(ctx, &sign.DSSEData{Data: statement, PayloadType: bundle.IntotoMediaType})
+}
+
+// bundle signs content of either kind.
+func (s *Signer) bundle(ctx context.Context, content sign.Content) ([]byte, error) {
 	options := s.options
 	options.Context = ctx
-	signed, err := sign.Bundle(&sign.DSSEData{Data: statement, PayloadType: bundle.IntotoMediaType}, s.keypair, options)
+	signed, err := sign.Bundle(content, s.keypair, options)
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}

@@ -9,6 +9,7 @@ package provenance
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,6 +46,20 @@ type Build struct {
 	Image      string    // that a bundle names, by digest; "" of an image
 	SBOM       string    // digest of the SBOM that is attached; "" for none
 	FinishedAt time.Time // zero: not known
+}
+
+// FillIn completes a build by GitHub's variables, where it runs in a workflow
+// (https://docs.github.com/actions/reference/workflows-and-actions/variables).
+func (b *Build) FillIn(env func(string) string) {
+	fill := func(field *string, value string) { *field = cmp.Or(*field, value) }
+	server, repository := env("GITHUB_SERVER_URL"), env("GITHUB_REPOSITORY")
+	if env("GITHUB_ACTIONS") == "true" && repository != "" {
+		fill(&b.Repository, server+"/"+repository)
+		fill(&b.Ref, env("GITHUB_REF"))
+		fill(&b.Builder, server+"/"+env("GITHUB_WORKFLOW_REF"))
+		fill(&b.Invocation, server+"/"+repository+"/actions/runs/"+env("GITHUB_RUN_ID"))
+	}
+	fill(&b.Builder, "https://github.com/our-org/crossbill/laptop")
 }
 
 // provenance describes the build in SLSA's terms.
@@ -85,6 +100,11 @@ func statement(repository, digest, predicateType string, predicate proto.Message
 	if !ok {
 		return nil, fmt.Errorf("%q is not a digest", digest)
 	}
+	return statementAbout([]*intoto.ResourceDescriptor{{Name: repository, Digest: map[string]string{algorithm: value}}}, predicateType, predicate)
+}
+
+// statementAbout is the same about whatever has a digest.
+func statementAbout(about []*intoto.ResourceDescriptor, predicateType string, predicate proto.Message) ([]byte, error) {
 	content := &structpb.Struct{}
 	if predicate != nil {
 		text, err := protojson.Marshal(predicate)
@@ -97,7 +117,7 @@ func statement(repository, digest, predicateType string, predicate proto.Message
 	}
 	text, err := protojson.Marshal(&intoto.Statement{
 		Type:          intoto.StatementTypeUri,
-		Subject:       []*intoto.ResourceDescriptor{{Name: repository, Digest: map[string]string{algorithm: value}}},
+		Subject:       about,
 		PredicateType: predicateType,
 		Predicate:     content,
 	})
