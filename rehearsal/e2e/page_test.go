@@ -54,7 +54,7 @@ func lookAtReport(t *testing.T, file string) {
 	if pdf := browser.Run(w, chromedp.PrintToPDF()); !bytes.HasPrefix(pdf, []byte("%PDF-")) {
 		t.Errorf("it does not print: %d bytes", len(pdf))
 	}
-	w.Screenshot("report.png", 1100, 1900)
+	w.Screenshot("report.png", 1100, 1640)
 	for _, url := range w.Requested() {
 		if url != address {
 			t.Errorf("the report fetches %s", url)
