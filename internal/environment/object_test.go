@@ -615,7 +615,7 @@ func TestRefusedObjects(t *testing.T) {
 		"elsewhere":              {map[string]string{"apps/a.yaml": ""}, add("../canary.yaml"), `"../canary.yaml": not a path`},
 		"another object":         {map[string]string{"apps/canary.yaml": a}, add("canary.yaml"), "apps/canary.yaml: something else"},
 		"another too":            {map[string]string{"apps/canary.yaml": writtenCanary + "---\n" + a}, add("canary.yaml"), "apps/canary.yaml: something else"},
-		"resources is a word":    {map[string]string{"apps/kustomization.yaml": "namePrefix: x\nresources: x\n"}, add("canary.yaml"), "apps/kustomization.yaml:2: no list"},
+		"resources is a word":    {map[string]string{"apps/kustomization.yaml": "kind: Kustomization\nresources: x\n"}, add("canary.yaml"), "apps/kustomization.yaml:2: no list"},
 		"no resources":           {map[string]string{"apps/kustomization.yaml": "resources:\n"}, add("canary.yaml"), "apps/kustomization.yaml:1: no list"},
 		"no resources in a line": {map[string]string{"apps/kustomization.yaml": "{}"}, add("canary.yaml"), "apps/kustomization.yaml:1: no resources"},
 		"shared resources":       {map[string]string{"apps/kustomization.yaml": "resources: &r [a.yaml]\n"}, add("canary.yaml"), "apps/kustomization.yaml:1: an anchor"},
