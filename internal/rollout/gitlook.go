@@ -26,7 +26,7 @@ func (s gitStore) lookRelease(ctx context.Context, j *job, found *canaryFound) e
 		return fmt.Errorf("%w; nothing was changed", err)
 	}
 	if hpa != nil {
-		return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: "it sets the replicas of " + j.track(release.Primary).String() + ", which every step of a release in Git would take from it", Fix: "set gitops.store to cluster for this app; nothing was changed"}
+		return &usererr.Error{Field: "HorizontalPodAutoscaler " + hpa.Name, Problem: "it sets the replicas of " + j.track(release.Primary).String() + ", and a commit of what primary needs for all of the traffic would take them from it", Fix: "set gitops.store to cluster for this app, where an HPA keeps them; nothing was changed"}
 	}
 	in, err := s.atHead(ctx)
 	if err != nil {
