@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"sync"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/our-org/crossbill/internal/bundle"
+	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/reconcile"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
@@ -33,6 +36,7 @@ type runOptions struct {
 	once       bool
 	repository string
 	policy     string
+	health     string // address that answers whether this process works; "" for none
 	output     outputOptions
 
 	cmd      *cobra.Command
@@ -65,6 +69,7 @@ everything else is in crossbill.yaml.`,
 	flags := cmd.Flags()
 	positiveDuration(flags, &o.interval, "interval", 30*time.Second, "time between two looks at Git and the ledger")
 	flags.BoolVar(&o.once, "once", false, "do what can be done now, and end; a canary that waits is judged once, as by guard")
+	flags.StringVar(&o.health, "health-address", "", "address that answers /health and /ready, for example :8080; without it none does")
 	flags.StringVar(&o.repository, "repository", "", "repository that images and bundles have to be from; without it from any")
 	queuePolicy(cmd, &o.policy)
 	o.cluster.add(cmd)
@@ -102,6 +107,9 @@ func (o *runOptions) validate() (err error) {
 	if err := checkQueuePolicy(o.policy); err != nil {
 		return err
 	}
+	if err := o.checkHealth(); err != nil {
+		return err
+	}
 	if o.repository != "" {
 		repository, err := name.NewRepository(o.repository)
 		if err != nil {
@@ -120,6 +128,20 @@ func (o *runOptions) validate() (err error) {
 	return o.cluster.loadKubeconfig()
 }
 
+// checkHealth finds what is wrong with the address.
+func (o *runOptions) checkHealth() error {
+	if o.health == "" {
+		return nil
+	}
+	if o.once {
+		return &usererr.Error{Field: "--health-address", Problem: "does not go together with --once, which ends by itself", Fix: "leave one of them out"}
+	}
+	if _, port, err := net.SplitHostPort(o.health); err != nil || port == "" {
+		return &usererr.Error{Field: "--health-address", Problem: fmt.Sprintf("%q is not an address with a port", o.health), Fix: "give for example :8080, or 127.0.0.1:8080"}
+	}
+	return nil
+}
+
 func (o *runOptions) run(ctx context.Context) error {
 	kube, err := o.cluster.client()
 	if err != nil {
@@ -136,6 +158,8 @@ func (o *runOptions) run(ctx context.Context) error {
 		Do:       func(ctx context.Context, step reconcile.Step) int { return o.do(ctx, program, step, log) },
 		Say:      func(e reconcile.Event) { o.say(e, log) },
 	}
+	health := &reconcile.Health{Silent: max(10*o.interval, leastSilence)}
+	loop.Round = health.Round
 	if o.once {
 		err := loop.Once(ctx)
 		if ended, ok := errors.AsType[*reconcile.ExitError](err); ok {
@@ -143,7 +167,55 @@ func (o *runOptions) run(ctx context.Context) error {
 		}
 		return err
 	}
-	return o.lead(ctx, kube, loop.Run)
+	end, err := o.serveHealth(ctx, health)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return o.lead(ctx, kube, health, loop.Run)
+}
+
+// leastSilence is how long the loop may not come round at least, before /health says so: longer than Git is tried to be reached.
+const leastSilence = 10 * time.Minute
+
+// serveHealth answers whether this process works, until end is called.
+func (o *runOptions) serveHealth(ctx context.Context, health *reconcile.Health) (end func(), err error) {
+	if o.health == "" {
+		return func() {}, nil
+	}
+	repository, err := environmentRepository(o.cmd) // beside the one that the loop reads
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", o.health)
+	if err != nil {
+		return nil, &usererr.Error{Field: "--health-address", Problem: err.Error(), Fix: "give an address of this machine with a port that nobody has"}
+	}
+	server := &http.Server{Handler: health, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	ctx, stop := context.WithCancel(ctx)
+	var both sync.WaitGroup
+	both.Go(func() { _ = server.Serve(listener) })
+	both.Go(func() { readOnce(ctx, repository, o.interval, health.Read) })
+	return func() {
+		stop()
+		_ = server.Close()
+		both.Wait()
+	}, nil
+}
+
+// readOnce reads the repository until it could be read.
+func readOnce(ctx context.Context, repository *environment.Repository, interval time.Duration, read func()) {
+	for {
+		if _, err := repository.Read(ctx); err == nil {
+			read()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(interval):
+		}
+	}
 }
 
 // look reads Git and the ledger.
@@ -276,7 +348,7 @@ const (
 func leaseName(app string) string { return "crossbill-" + app + ".run" }
 
 // lead does the work while this process leads, and ends when it does not any more.
-func (o *runOptions) lead(ctx context.Context, kube kubernetes.Interface, work func(context.Context) error) error {
+func (o *runOptions) lead(ctx context.Context, kube kubernetes.Interface, health *reconcile.Health, work func(context.Context) error) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return err
@@ -296,6 +368,7 @@ func (o *runOptions) lead(ctx context.Context, kube kubernetes.Interface, work f
 				close(ended)
 			},
 			OnStoppedLeading: func() {},
+			OnNewLeader:      func(string) { health.Settled() },
 		},
 	})
 	if err != nil {

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	kustomize "sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/yaml"
@@ -81,6 +85,8 @@ func TestRunRefused(t *testing.T) {
 		"a policy":                {git + "}" + policy, "which no commit gives; leave the section out and name who may approve in gitops.allowedSignersFile", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
 		"a policy, to approve":    {git + "}" + policy, "which no commit gives", []string{"approve", "--in-git", "--app", "shop"}},
 		"no signers":              {git + ", allowedSignersFile: nobody}", "gitops.allowedSignersFile: ", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
+		"health of what ends":     {git + "}", "--health-address: does not go together with --once", []string{"run", "--app", "shop", "--prometheus", "http://p", "--once", "--health-address", ":8080"}},
+		"health nowhere":          {git + "}", `--health-address: "8080" is not an address with a port; give for example :8080`, []string{"run", "--app", "shop", "--prometheus", "http://p", "--health-address", "8080"}},
 		"not a registry's":        {git + "}", "--repository: ", []string{"run", "--app", "shop", "--prometheus", "http://p", "--repository", "A b"}},
 		"approved by an operator": {git + "}", "--approve-as-operator: does not go together with --in-git", []string{"approve", "--in-git", "--app", "shop", "--approve-as-operator"}},
 	} {
@@ -135,6 +141,16 @@ func TestRunManifests(t *testing.T) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	health := httptest.NewServer(&reconcile.Health{})
+	defer health.Close()
+	for path, probe := range map[string]*corev1.Probe{"/health": c.LivenessProbe, "/ready": c.ReadinessProbe} {
+		if probe.HTTPGet.Path != path || probe.HTTPGet.Port.StrVal != c.Ports[0].Name || cmd.Flag("health-address").Value.String() != fmt.Sprintf(":%d", c.Ports[0].ContainerPort) {
+			t.Errorf("the probe of %s asks %+v", path, probe.HTTPGet)
+		}
+		if answer, err := http.Get(health.URL + probe.HTTPGet.Path); err != nil || answer.StatusCode == http.StatusNotFound {
+			t.Errorf("%s: %v, %v", path, answer, err)
+		}
 	}
 	app := cmd.Flag("app").Value.String()
 	if names := role.Rules[0].ResourceNames; !slices.Equal(names, []string{leaseName(app)}) {

@@ -15,6 +15,7 @@ type Loop struct {
 	// returns when the command has.
 	Do       func(context.Context, Step) int
 	Say      func(Event) // is given what begins, ends and is waited for, when it changes
+	Round    func()      // is called each time that the loop comes round, at least every interval unless Look hangs; nil for nothing
 	Interval time.Duration
 }
 
@@ -41,6 +42,7 @@ type running struct {
 func (l *Loop) Run(ctx context.Context) error {
 	w := &work{Loop: l}
 	for ctx.Err() == nil {
+		w.round()
 		w.look(ctx)
 		w.pause(ctx)
 	}
@@ -110,8 +112,26 @@ func (w *work) end() {
 		return
 	}
 	w.now.stop()
-	w.ended(<-w.now.done)
+	w.ended(w.waited())
 	w.last = Step{} // it was stopped, and has not failed
+}
+
+// waited is the exit code of the command at work, when it has stopped.
+func (w *work) waited() int {
+	for {
+		select {
+		case code := <-w.now.done:
+			return code
+		case <-time.After(w.Interval):
+			w.round()
+		}
+	}
+}
+
+func (w *work) round() {
+	if w.Round != nil {
+		w.Round()
+	}
 }
 
 func (w *work) ended(code int) {
