@@ -127,7 +127,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli"} {
+	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli", "dist"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -135,7 +135,7 @@ func TestEveryStepIsAFunction(t *testing.T) {
 }
 
 // pure are the functions whose result depends on nothing but the arguments: Dagger may keep it.
-var pure = []string{"", "check", "build", "cli"}
+var pure = []string{"", "check", "build", "cli", "dist"}
 
 func TestWhatActsIsNeverServedFromTheCache(t *testing.T) {
 	for name, f := range api(t) {
@@ -350,7 +350,7 @@ func misfit(functions map[string]function, c call) string {
 	given := map[string]bool{}
 	for _, flag := range flagged.FindAllStringSubmatch(c.rest, -1) {
 		given[flag[1]] = true
-		if _, ok := f.arguments[flag[1]]; !ok && !slices.Contains([]string{"build", "cli", "report", "rehearse"}, c.function) {
+		if _, ok := f.arguments[flag[1]]; !ok && !slices.Contains([]string{"build", "cli", "dist", "report", "rehearse"}, c.function) {
 			return "no argument --" + flag[1]
 		}
 	}

@@ -107,7 +107,7 @@ func New(
 
 	// Source of the crossbill command. By default the module's repository.
 	// +defaultPath="/"
-	// +ignore=["**", "!go.mod", "!go.sum", "!cmd", "!cmd/**", "!internal", "!internal/**", "!templates", "!templates/**", "**/*_test.go"]
+	// +ignore=["**", "!go.mod", "!go.sum", "!LICENSE", "!.ci", "!.ci/dist", "!.ci/dist/**", "!cmd", "!cmd/**", "!internal", "!internal/**", "!templates", "!templates/**", "**/*_test.go"]
 	cliSource *dagger.Directory,
 
 	// Images in place of the module's own, where those cannot be pulled, by digest: node=…, go=… or alpine=… (which the
@@ -271,17 +271,41 @@ func (m *Crossbill) Cli(
 	if m.CliImage != "" {
 		return dag.Container().From(m.CliImage)
 	}
-	binary := dag.Container().From(m.GoImage).
-		WithEnvVariable("CGO_ENABLED", "0").
-		WithMountedCache("/go/pkg/mod", dag.CacheVolume("crossbill-go-modules")).
-		WithEnvVariable("GOCACHE", "/go/build").
-		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
-		WithMountedDirectory("/source", m.CliSource).
-		WithWorkdir("/source").
+	binary := m.compiler().
 		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + cliVersion, "-o", "/crossbill", "./cmd/crossbill"}).
 		File("/crossbill")
 	return dag.Container().From(m.AlpineImage).
 		WithFile("/usr/local/bin/crossbill", binary).
 		WithUser("65532:65532").
 		WithEntrypoint([]string{"crossbill"})
+}
+
+// What a version of Crossbill is published as
+//
+// It is `make dist`: archives for four platforms, their SBOMs, checksums, the manifests of Homebrew and krew, and the
+// image as an OCI layout. The same source, commit and Go give the same bytes as anywhere else.
+func (m *Crossbill) Dist(
+	// The version: 1.2.3, or what `git describe` prints.
+	cliVersion string,
+
+	// Commit of the source, in full.
+	sourceCommit string,
+
+	// Time of the commit in seconds since 1970.
+	created int,
+) *dagger.Directory {
+	return m.compiler().
+		WithExec([]string{"go", "run", "./.ci/dist", "build", "-version", cliVersion, "-commit", sourceCommit, "-created", decimal(created), "-out", "/dist"}).
+		Directory("/dist")
+}
+
+// compiler has Go, and the source of the command.
+func (m *Crossbill) compiler() *dagger.Container {
+	return dag.Container().From(m.GoImage).
+		WithEnvVariable("CGO_ENABLED", "0").
+		WithMountedCache("/go/pkg/mod", dag.CacheVolume("crossbill-go-modules")).
+		WithEnvVariable("GOCACHE", "/go/build").
+		WithMountedCache("/go/build", dag.CacheVolume("crossbill-go-build")).
+		WithMountedDirectory("/source", m.CliSource).
+		WithWorkdir("/source")
 }
