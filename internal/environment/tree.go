@@ -87,6 +87,9 @@ func (t *Tree) Head() string { return t.from.commit.Hash.String() }
 // be used.
 func (t *Tree) Err() error { return t.failed }
 
+// Changed says whether an edit has changed anything.
+func (t *Tree) Changed() bool { return t.root.changed }
+
 // Read gives a file. The error is fs.ErrNotExist where there is none.
 func (t *Tree) Read(name string) ([]byte, error) {
 	dir, base, err := t.find(name, false)

@@ -192,3 +192,69 @@ func (c *counted) Read(ctx context.Context) (*environment.Tree, error) {
 	c.n.Add(1)
 	return c.Repository.Read(ctx)
 }
+
+// TestTakenBackLedger: a job that has lost its lock stays fenced when somebody takes the ledger of its successor back in Git, where
+// a step of the successor stays. The next job goes on from there.
+func TestTakenBackLedger(t *testing.T) {
+	at(t, gitApp+"healthy", func(w *world) {
+		ledger := path.Join(ledgerFolder, w.set.App, "ledger.json")
+		lock := path.Join(ledgerFolder, w.set.App, "lock.json")
+		first, goOn := w.hold("promote", 4)
+		_, files := w.git.repository.head()
+		before := map[string][]byte{ledger: files[ledger], lock: files[lock]}
+		if _, err := w.job("back").Rollback(w.Context(), "test"); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range before {
+			w.otherCommit(name, string(text))
+		}
+		n, _ := w.git.repository.head()
+		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("%v\n%s", err, strings.Join(first.logged, "\n"))
+		}
+		for _, subject := range w.git.repository.subjects[n+1:] {
+			if !strings.HasSuffix(subject, "has ended") {
+				t.Errorf("it has committed: %s", subject)
+			}
+		}
+		w.must(w.job("again").Rollback(w.Context(), "test"))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestCanaryOfNoReleaseInGit: a canary whose release is in no ledger any more is known by its stamp, and goes; so do pods that were
+// kept for long enough.
+func TestCanaryOfNoReleaseInGit(t *testing.T) {
+	for _, command := range []string{"rollback", "guard"} {
+		for _, left := range []string{"lost", "restored", "warm"} {
+			at(t, gitApp+map[string]string{"lost": "canary", "restored": "canary", "warm": "promoted"}[left], func(w *world) {
+				first := path.Join(ledgerFolder, w.set.App, "ledger.json")
+				switch left {
+				case "lost":
+					_, err := w.git.repository.commit("somebody else", func(tree *environment.Tree) error { return tree.Remove(first) }, nil)
+					w.must(nil, err)
+				case "restored":
+					w.otherCommit(first, string(w.git.repository.commits[0][first]))
+				case "warm":
+					w.editInGit("virtualservice", func(text string) string {
+						return strings.Replace(text, "  gateways:\n", "  gateways:\n  - mesh\n", 1)
+					})
+					time.Sleep(time.Minute)
+					w.must(commands["cleanup warm"](w.Context(), w.job("cleanup")))
+					apps, err := w.ledgersInGit(w.job("look")).Apps(w.Context(), namespace)
+					if err != nil || len(apps) != 1 || apps[0].AtRest {
+						t.Errorf("%+v, %v", apps, err)
+					}
+					time.Sleep(time.Hour)
+				}
+				j := w.job("job")
+				result, err := commands[command](w.Context(), j)
+				if _, files := w.git.repository.head(); err != nil || files[path.Join(appFolder, "canary.yaml")] != nil {
+					t.Errorf("%s, %s: the canary is left: %+v, %v\n%s", left, command, result, err, strings.Join(j.logged, "\n"))
+				}
+			})
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +32,8 @@ import (
 
 // Every step of a release is a commit, which a GitOps controller applies; the cluster is only read. The ledger is a file of
 // the same branch. A push is a compare-and-swap of the whole branch, and each one looks at the ledger of the head that it
-// names as its parent: that is the fence, so that the objects need no stamp. A step is done when the cluster shows it.
+// names as its parent, and at the epoch of the last step: that is the fence, so that the objects need no stamp. The canary has one
+// all the same, by which one of no release is known. A step is done when the cluster shows it.
 
 // GitStore is where an app's releases are written in an environment repository.
 type GitStore struct {
@@ -105,7 +107,33 @@ func (s gitStore) stateIn(tree *environment.Tree, name string) (*corev1.ConfigMa
 		return nil, apierrors.NewNotFound(corev1.Resource("ledgers"), s.dir(name))
 	}
 	state.ResourceVersion = hashOf(all.String())
-	return state, nil
+	var err error
+	state.Annotations, err = s.epochIn(tree, name)
+	return state, err
+}
+
+// epochFile has the epoch of the lock whose job has committed a step last. It comes with the steps, not with the ledger: a ledger
+// that somebody has taken back, while the steps that followed it stay, is older than this says.
+const epochFile = "epoch"
+
+// epochIn is that as the annotation of an object; none where no step was committed.
+func (s gitStore) epochIn(tree *environment.Tree, name string) (map[string]string, error) {
+	at := path.Join(s.dir(name), epochFile)
+	text, err := file(tree, at)
+	if text == nil || err != nil {
+		return nil, err
+	}
+	epoch := strings.TrimSpace(string(text))
+	if _, err := strconv.ParseInt(epoch, 10, 64); err != nil {
+		return nil, fmt.Errorf("%s: %q is not a number; remove it if no job works on the app", at, epoch)
+	}
+	return map[string]string{epochAnnotation: epoch}, nil
+}
+
+// overtakenIn says whether a job with a newer lock has committed steps, whatever the ledger says.
+func overtakenIn(state *corev1.ConfigMap, j *job) bool {
+	epoch, err := epochOf(state)
+	return err == nil && j.epoch > 0 && epoch > j.epoch
 }
 
 func (s gitStore) readState(ctx context.Context, name string) (*corev1.ConfigMap, error) {
@@ -128,8 +156,15 @@ func (s gitStore) writeState(ctx context.Context, j *job, next *corev1.ConfigMap
 		} else if !apierrors.IsNotFound(err) {
 			return err
 		}
-		if version != next.ResourceVersion {
+		switch {
+		case version != next.ResourceVersion:
 			return notAsRead("ledgers", next.Name)
+		case version == "": // a first ledger, or one that was lost
+			if err := remove(tree, path.Join(s.dir(next.Name), epochFile)); err != nil {
+				return err
+			}
+		case overtakenIn(state, j):
+			return ErrLockLost
 		}
 		for _, key := range stateFiles {
 			if err := put(tree, path.Join(s.dir(next.Name), key), next.Data[key]); err != nil {
@@ -483,7 +518,7 @@ func (s gitStore) fence(tree *environment.Tree, j *job) error {
 	if err != nil {
 		return err
 	}
-	if state.Data[ledgerKey] != j.state.Data[ledgerKey] {
+	if state.Data[ledgerKey] != j.state.Data[ledgerKey] || overtakenIn(state, j) {
 		return ErrLockLost
 	}
 	return nil
@@ -494,12 +529,18 @@ func (s gitStore) carryOut(ctx context.Context, j *job, o object, live metav1.Ob
 	if s.planning() {
 		return s.tryOut(ctx, o, live, w)
 	}
+	if w.apply != nil { // so that a canary of no release is known by it
+		j.stampOnto(w.apply)
+	}
 	e := gitEdit{gitStore: s, object: o, live: live, write: w}
 	made, err := s.Git.Repository.Commit(ctx, s.message(j, e.says(j)), func(tree *environment.Tree) error {
 		if err := s.fence(tree, j); err != nil {
 			return err
 		}
-		return e.edit(ctx, tree)
+		if err := e.edit(ctx, tree); err != nil || !tree.Changed() {
+			return err
+		}
+		return put(tree, path.Join(s.dir(s.stateName()), epochFile), strconv.FormatInt(j.epoch, 10))
 	})
 	if errors.As(err, new(*usererr.Error)) {
 		return nil, &commitRefusedError{err.Error()}

@@ -96,6 +96,11 @@ func (j *job) drawEpoch(ctx context.Context) (unclean bool, err error) {
 		}
 		newest, unclean = max(newest, live), unclean || live > 0
 	}
+	stepped, err := epochOf(j.state) // an older ledger that somebody has restored
+	if err != nil {
+		return false, err
+	}
+	newest = max(newest, stepped)
 	j.epoch = newest + 1
 	j.ledger.Epoch, j.ledger.Open = j.epoch, true
 	return unclean, nil
