@@ -1,7 +1,6 @@
 package rollout_test
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -638,10 +637,14 @@ func (j *job) wanted(digit string) release.Release {
 
 // runs is what a Deployment runs, as a digit.
 func (w *world) runs(d *appsv1.Deployment) string {
-	if !w.configured {
-		return digitOf(cmp.Or(w.controllers.pulled[w.set.Image(d)], w.set.Image(d)))
+	if w.configured {
+		return versionOf(w.server, d)
 	}
-	return versionOf(w.server, d)
+	image := w.set.Image(d)
+	if release.DigestOf(image) == "" { // by what its tag is
+		image = w.controllers.pulled[image]
+	}
+	return digitOf(image)
 }
 
 // wanted is a release of an image.
