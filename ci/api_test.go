@@ -193,7 +193,7 @@ func TestNamesThatDaggerTakes(t *testing.T) {
 func TestWhatIsSecretIsASecret(t *testing.T) {
 	for name, f := range api(t) {
 		for flag, a := range f.arguments {
-			secret := strings.Contains(flag, "token") || strings.Contains(flag, "password") || slices.Contains([]string{"kubeconfig-file", "prometheus-http-config", "webhook-url", "signing-key", "gitops-ssh-key", "gitops-signing-key"}, flag)
+			secret := strings.Contains(flag, "token") || strings.Contains(flag, "password") || slices.Contains([]string{"kubeconfig-file", "prometheus-http-config", "webhook-url", "chat-addresses", "signing-key", "gitops-ssh-key", "gitops-signing-key"}, flag)
 			if secret != (a.kind == "*dagger.Secret") {
 				t.Errorf("%s --%s is a %s", name, flag, a.kind)
 			}

@@ -31,6 +31,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 	m.addGitHub(i)
 	m.addGitops(i)
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
+	i.setSecret("chat-addresses", "CROSSBILL_CHAT", m.ChatAddresses)
 	if slices.Contains(gated, command) {
 		i.setSecret("id-token", "CROSSBILL_ID_TOKEN", m.IdToken)
 	}

@@ -61,6 +61,8 @@ type Crossbill struct {
 	// +private
 	WebhookUrl *dagger.Secret
 	// +private
+	ChatAddresses *dagger.Secret
+	// +private
 	IdToken *dagger.Secret
 	// +private
 	GitopsToken *dagger.Secret
@@ -162,6 +164,11 @@ func New(
 	// +optional
 	webhookUrl *dagger.Secret,
 
+	// Addresses of chats that people read of releases in, one a line: as Slack, Teams, Discord and Google Chat show them, or
+	// in the form of shoutrrr.
+	// +optional
+	chatAddresses *dagger.Secret,
+
 	// GitLab's ID token of the job, env:CROSSBILL_ID_TOKEN: it proves to promote who has started the job.
 	// +optional
 	idToken *dagger.Secret,
@@ -200,7 +207,7 @@ func New(
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
-		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl,
+		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, ChatAddresses: chatAddresses,
 		IdToken: idToken, GitopsToken: gitopsToken, GitopsSshKey: gitopsSshKey, GitopsKnownHosts: gitopsKnownHosts, GitopsSigningKey: gitopsSigningKey,
 		By: by, AppName: appName, RequireProvenance: requireProvenance,
 	}

@@ -102,10 +102,11 @@ func (o *guardOptions) guardApp(ctx context.Context, app rollout.App) (rollout.R
 			id = came.Release.ID
 		}
 		o.notify.send(ctx, o.log, &notify.Event{
-			Command: o.command, App: app.Name, Namespace: app.Namespace, ReleaseID: id,
+			Command: o.command, App: app.Name, Namespace: app.Namespace, By: o.by, Asked: o.asker.hasAsked(), ReleaseID: id,
 			StartedAt: started, FinishedAt: time.Now(), Steps: o.steps,
 		}, came.Result, err)
 	}
+	o.notify.remarks.print(o.log)
 	return came.Result, err
 }
 

@@ -42,6 +42,7 @@ type lifecycleOptions struct {
 	steps    []notify.Step
 	started  time.Time
 	live     *notify.Live // nil before the command runs, and where nobody sees it
+	asker    *asker       // nil before the cluster is connected, and where nobody is to be asked
 }
 
 // add adds the flags that all of these commands have.
@@ -166,7 +167,7 @@ func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 		id = came.Release.ID
 	}
 	o.notify.send(ctx, o.log, &notify.Event{
-		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: id,
+		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, By: o.by, Asked: o.asker.hasAsked(), ReleaseID: id,
 		StartedAt: o.started, FinishedAt: time.Now(), Steps: o.steps,
 	}, came.Result, err)
 	return err
@@ -174,9 +175,12 @@ func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 
 // progress shows how far the analysis of a release is.
 func (o *lifecycleOptions) progress(r *release.Release, e verdict.Evaluation) {
+	if e.Judgment.Outcome == release.Healthy {
+		o.asker.sometimes()
+	}
 	shown := *r // which is shown later
 	o.live.Show(&notify.Event{
-		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, Release: &shown, ReleaseID: r.ID, Result: notify.Judging,
+		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, By: o.by, Release: &shown, ReleaseID: r.ID, Result: notify.Judging,
 		StartedAt: o.started, FinishedAt: time.Now(), Progress: progressOf(e.Judgment),
 	})
 }
@@ -205,7 +209,10 @@ func (o *lifecycleOptions) connectAnd(ctx context.Context, do act) (outcome, err
 	if err != nil {
 		return outcome{}, err
 	}
-	return do(ctx, c)
+	o.asker = o.newAsker(ctx, c)
+	came, err := do(ctx, c)
+	o.asker.finish(came.Result, err)
+	return came, err
 }
 
 // connect reaches the cluster and gives it what the options say.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,17 +16,20 @@ import (
 
 	"github.com/our-org/crossbill/internal/notify"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// notifyOptions say who is notified of what a command did: GitHub, a webhook, a trace collector, a Pushgateway.
+// notifyOptions say who is notified of what a command did: GitHub, chats, a webhook, a trace collector, a Pushgateway.
 type notifyOptions struct {
 	enabled     bool // the command has these flags
 	github      githubOptions
 	webhookFile string
+	chatFile    string
 	pushgateway string
 
 	cmd     *cobra.Command
 	remarks remarks
+	sent    notify.Sent
 }
 
 func (o *notifyOptions) add(cmd *cobra.Command) {
@@ -32,6 +37,7 @@ func (o *notifyOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), notificationSection, func(flags *pflag.FlagSet) {
 		o.github.add(flags)
 		flags.StringVar(&o.webhookFile, "webhook-file", "", "file with the address that gets a notice of the outcome, as JSON that Slack shows too (default $CROSSBILL_WEBHOOK)")
+		flags.StringVar(&o.chatFile, "chat-file", "", "file with the addresses of chats that people read of releases in, one a line: Slack, Teams, Discord, Google Chat, … (default $CROSSBILL_CHAT)")
 		flags.StringVar(&o.pushgateway, "pushgateway", "", "URL of a Prometheus Pushgateway that gets the command's metrics (default $CROSSBILL_PUSHGATEWAY)")
 	})
 }
@@ -52,15 +58,23 @@ func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.E
 	}
 }
 
-// live shows on the pull request how a command goes on; nil if nobody is to see it.
+// live shows on the pull request and in chats how a command goes on; nil if nobody is to see it.
 func (o *notifyOptions) live(ctx context.Context) *notify.Live {
 	targets, err := o.targets()
-	if !o.enabled || err != nil || targets.GitHub.Token == "" || !targets.PullRequest {
+	if !o.enabled || err != nil {
 		return nil
 	}
-	return notify.NewLive(ctx, notify.PullRequest{GitHub: targets.GitHub, Log: targets.Log}, func(failed error) {
-		o.remarks.add(fmt.Sprintf("notification failed: %v", failed))
-	})
+	var shown []notify.Notifier
+	if targets.GitHub.Token != "" && targets.PullRequest {
+		shown = append(shown, notify.PullRequest{GitHub: targets.GitHub, Log: targets.Log})
+	}
+	if targets.Chat.Wants(notify.ChatCanary) || targets.Chat.Wants(notify.ChatShift) || targets.Chat.Wants(notify.ChatVerdict) {
+		shown = append(shown, targets.Chat)
+	}
+	if len(shown) == 0 {
+		return nil
+	}
+	return notify.NewLive(ctx, shown, func(failed error) { o.remarks.add(fmt.Sprintf("notification failed: %v", failed)) })
 }
 
 // remarks are what is to be known of the targets. Each is printed once in a command.
@@ -124,9 +138,59 @@ func resultOf(err error) notify.Result {
 func (o *notifyOptions) targets() (notify.Targets, error) {
 	github, _, githubErr := o.github.source()
 	webhook, webhookErr := secret("--webhook-file", o.webhookFile, "CROSSBILL_WEBHOOK")
+	chat, chatErr := o.chat()
 	return notify.Targets{
-		GitHub: github, PullRequest: o.pullRequest(), WebhookURL: webhook, PushgatewayURL: o.pushgateway, Log: o.remarks.add, Version: buildVersion().Version,
-	}, errors.Join(githubErr, webhookErr)
+		GitHub: github, PullRequest: o.pullRequest(), WebhookURL: webhook, Chat: chat, PushgatewayURL: o.pushgateway, Log: o.remarks.add, Version: buildVersion().Version,
+	}, errors.Join(githubErr, webhookErr, chatErr)
+}
+
+// chat are the chats that the options name, with what they are sent.
+func (o *notifyOptions) chat() (notify.Chat, error) {
+	text, err := o.chatAddresses()
+	if err != nil || text == "" || o.cmd == nil {
+		return notify.Chat{}, err
+	}
+	found := configOf(o.cmd)
+	c := notify.Chat{Events: found.Notify.Chat.Events, Sent: &o.sent}
+	if c.Addresses, err = notify.ParseAddresses(text); err != nil {
+		return notify.Chat{}, err
+	}
+	if found.settings != nil {
+		c.Button = found.settings.Value("gitlab.jobs.promote")
+	}
+	if p := found.Approval; p != nil {
+		c.Approvers = p.Who()
+	}
+	return c, nil
+}
+
+// chatAddresses are the addresses of chats as text. A variable of type File has the path of a file.
+func (o *notifyOptions) chatAddresses() (string, error) {
+	path, text := o.chatFile, ""
+	if path == "" {
+		if text = strings.TrimSpace(os.Getenv("CROSSBILL_CHAT")); !strings.HasPrefix(text, "/") {
+			return text, nil
+		}
+		path = text
+	}
+	read, err := os.ReadFile(path)
+	if err != nil {
+		return "", &usererr.Error{Field: "chat", Problem: err.Error(), Fix: "give a file with the address of a chat on each line"}
+	}
+	return string(read), nil
+}
+
+// remindAfter is how long a release may wait for an approver before people are reminded; 0 for ever.
+func (o *notifyOptions) remindAfter() time.Duration {
+	settings := configOf(o.cmd).settings
+	if settings == nil {
+		return 0
+	}
+	after, err := time.ParseDuration(settings.Value("notify.chat.remindAfter"))
+	if err != nil {
+		return 0
+	}
+	return after
 }
 
 // pullRequest says whether a release is shown on its pull request.

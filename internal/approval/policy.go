@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -98,6 +99,14 @@ func (p *Policy) where() string {
 // beyond are the commands that the policy is asked before beside promote, which every policy is.
 func (p *Policy) beyond() []string {
 	return slices.DeleteFunc(slices.Sorted(slices.Values(p.Before)), func(command string) bool { return command == Promote })
+}
+
+// Who says who may approve, for people.
+func (p *Policy) Who() string {
+	if len(p.Approvers) > 0 {
+		return strings.Join(p.Approvers, ", ")
+	}
+	return "those who may deploy to " + p.Environment
 }
 
 // Asks says whether the policy is asked before a command.

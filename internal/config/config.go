@@ -111,6 +111,7 @@ type Jobs struct {
 // Notify is who is notified of a release.
 type Notify struct {
 	GitHub       GitHub `json:"github,omitzero"`
+	Chat         Chat   `json:"chat,omitzero"`
 	Pushgateway  string `json:"pushgateway,omitempty"`
 	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
 }
@@ -121,6 +122,12 @@ type GitHub struct {
 	URL            string `json:"url,omitempty"`
 	EnvironmentURL string `json:"environmentUrl,omitempty"`
 	PullRequest    *bool  `json:"pullRequest,omitempty"`
+}
+
+// Chat is what people read of a release in their chats. Their addresses are secrets.
+type Chat struct {
+	Events      []string        `json:"events,omitempty"`
+	RemindAfter metav1.Duration `json:"remindAfter,omitzero"`
 }
 
 // Image is how the app's image is built, and whether its origin has to be checked.

@@ -115,6 +115,9 @@ var Options = []Option{
 	{Key: "notify.github.url", Flags: []string{"github-url"}, Platform: []string{"$GITHUB_API_URL"}, Default: "https://api.github.com", form: address, Doc: "Address of GitHub's API"},
 	{Key: "notify.github.pullRequest", Default: "true", form: form{what: "true or false", example: "false"}, Doc: "Show the release on its commit by a check run, and on the pull request that brought the commit by a comment, if there is a token that may write them"},
 	{Key: "notify.github.environmentUrl", Flags: []string{"environment-url"}, Variable: "CROSSBILL_ENVIRONMENT_URL", Platform: []string{"$CI_ENVIRONMENT_URL"}, form: address, Doc: "Address of the app, for GitHub's Deployment"},
+	{Key: "notify.chat.events", Doc: "What chats are sent of a release; without it approval, promoted, rolledBack and failed"},
+	{Key: "notify.chat.events[]", Doc: "An event: the canary gets its first traffic (canary), or another share (shift); it was judged (verdict); it waits for an approver (approval); it has all of the traffic (promoted); the canary is removed (finished); it was rolled back (rolledBack); a command failed, or came to no verdict (failed)", form: form{what: "canary, shift, verdict, approval, promoted, finished, rolledBack or failed", example: "approval", pattern: `^(canary|shift|verdict|approval|promoted|finished|rolledBack|failed)$`}},
+	{Key: "notify.chat.remindAfter", Default: "1h", form: duration, Doc: "How long a release may wait for an approver before chats are reminded of it; again after twice as long each time, five times at most. 0s: never"},
 	{Key: "notify.pushgateway", Flags: []string{"pushgateway"}, Variable: "CROSSBILL_PUSHGATEWAY", form: address, Doc: "Prometheus Pushgateway that gets the metrics of each command"},
 	{Key: "notify.otlpEndpoint", Variable: "CROSSBILL_OTLP_ENDPOINT", form: address, Doc: "Collector that gets each command as a span, by OTLP over HTTP"},
 
@@ -265,6 +268,7 @@ var Options = []Option{
 	{Key: "idToken", Flags: []string{"id-token-file"}, Variable: "CROSSBILL_ID_TOKEN", Secret: true, Doc: "GitLab's ID token of the job that approves"},
 	{Key: "githubToken", Flags: []string{"github-token-file"}, Variable: "CROSSBILL_GITHUB_TOKEN", Secret: true, Doc: "GitHub token that may write deployments; and check runs or statuses, and comments, to show releases on commits and pull requests"},
 	{Key: "webhook", Flags: []string{"webhook-file"}, Variable: "CROSSBILL_WEBHOOK", Secret: true, Doc: "Address that gets a notice of each command, as JSON that Slack shows too"},
+	{Key: "chat", Flags: []string{"chat-file"}, Variable: "CROSSBILL_CHAT", Secret: true, Doc: "Addresses of chats, one a line: as Slack, Teams, Discord and Google Chat show them, or in the form of shoutrrr; or the path of a file with them"},
 	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},
 	{Key: "registryPassword", Flags: []string{"password-file"}, Variable: "REGISTRY_PASSWORD", Secret: true, Doc: "Password or token of the registry's user"},
 	{Key: "signingKey", Flags: []string{"key-file"}, Variable: "CROSSBILL_SIGNING_KEY", Secret: true, Doc: "Private key as PEM that signs images"},

@@ -32,6 +32,7 @@ var sections = map[string]string{
 	"gitlab.jobs":              "Names of the jobs in GitLab's pipeline",
 	"notify":                   "Who is notified of a release. Tokens and the webhook's address are secrets: only variables and files hold them",
 	"notify.github":            "The repository that a release came from, where its state is shown",
+	"notify.chat":              "What people read of a release in their chats. The addresses are secrets: CROSSBILL_CHAT or --chat-file has them",
 	"image":                    "How the app's image is built",
 	"canary":                   "How a release starts",
 	"steps[]":                  "A step of the way before promotion: one of these, each after a dash of its own",
@@ -210,6 +211,7 @@ prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConf
 gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, user: release-bot, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
 notify:
   github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com", pullRequest: false}
+  chat: {events: [canary, approval, promoted], remindAfter: 90m}
   pushgateway: http://pushgateway:9091
   otlpEndpoint: http://collector:4318
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets, requireProvenance: true}
@@ -264,6 +266,9 @@ var invalid = map[string][]string{
 	"gitlab.jobs.canary":        {"''", "5"},
 	"notify.github.repository":  {"shop", "a/b/c", "https://github.com/a/b"},
 	"notify.github.pullRequest": {"yes", "1", "'true'"},
+	"notify.chat.events":        {"approval", "[approved]", "[rolled_back]", "{}"},
+	"notify.chat.remindAfter":   {"60", "soon", "-1h", "1d"},
+	"notify.chat.addresses":     {"[https://hooks.example.com/secret]"},
 	"notify.webhook":            {"https://hooks.example.com/secret"},
 	"notify.github.token":       {"secret"},
 	"image.base":                {"node:24", "node@sha256:12"},

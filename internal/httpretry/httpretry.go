@@ -81,6 +81,16 @@ func Client(transport http.RoundTripper) *http.Client {
 	client.HTTPClient = httpclient.New(transport, attemptTimeout)
 	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = attempts-1, MinWait, MaxWait
 	client.CheckRetry, client.Backoff = Check, Wait
-	client.ErrorHandler = retryablehttp.PassthroughErrorHandler
+	client.ErrorHandler = lastAnswer
 	return client.StandardClient()
+}
+
+// lastAnswer is what came of the last attempt: its answer or an error, never both, of which net/http would complain on the
+// standard error.
+func lastAnswer(response *http.Response, err error, _ int) (*http.Response, error) {
+	if err != nil && response != nil {
+		response.Body.Close()
+		response = nil
+	}
+	return response, err
 }

@@ -17,8 +17,8 @@ type Live struct {
 // with each.
 const LiveEvery = 2 * time.Minute
 
-// NewLive starts one; failed is given the first error alone. Stop ends it.
-func NewLive(ctx context.Context, n Notifier, failed func(error)) *Live {
+// NewLive starts one for some targets; failed is given the first error alone. Stop ends it.
+func NewLive(ctx context.Context, targets []Notifier, failed func(error)) *Live {
 	ctx, stop := context.WithCancel(ctx)
 	l := &Live{newest: make(chan *Event, 1), stop: stop, done: make(chan struct{})}
 	go func() {
@@ -28,7 +28,7 @@ func NewLive(ctx context.Context, n Notifier, failed func(error)) *Live {
 			case <-ctx.Done():
 				return
 			case e := <-l.newest:
-				if err := All(ctx, []Notifier{n}, e); err != nil && !said {
+				if err := All(ctx, targets, e); err != nil && !said {
 					said = true
 					failed(err)
 				}

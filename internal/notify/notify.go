@@ -1,5 +1,5 @@
 // Package notify delivers what a command came to: to the Deployment in GitHub that a release belongs to, to its
-// commit and its pull request there, to a chat or any program by a webhook, to Prometheus through a Pushgateway,
+// commit and its pull request there, to chats, to any program by a webhook, to Prometheus through a Pushgateway,
 // and to a trace collector. It promises that notifying is bounded in time, is off unless a target is configured,
 // and never changes the release or the command's own result.
 package notify
@@ -34,7 +34,8 @@ const (
 	Refused      Result = "refused"      // bad input, the wrong stage, or another job holds the lock; nothing was changed
 	Waits        Result = "waits"        // the command goes on: the release is in the line. It is for GitHub alone
 	Waited       Result = "waited"       // it has left the line, because its turn did not come
-	Judging      Result = "judging"      // the command goes on: Progress says how far it is. It is for the pull request alone
+	Judging      Result = "judging"      // the command goes on: Progress says how far it is. It is for the pull request and chats alone
+	Asks         Result = "asks"         // the command goes on: the release waits for an approver. It is for chats alone
 )
 
 // Event is a command that has finished, or that waits.
@@ -42,6 +43,8 @@ type Event struct {
 	Command   string
 	App       string
 	Namespace string
+	By        string           // who acts, as the ledger says it
+	Asked     bool             // the command has asked people to go on with the release
 	Release   *release.Release // nil when there is none
 	ReleaseID string           // also without Release, if it is known
 	Outcome   release.Outcome  // when the command finished the release
@@ -109,6 +112,7 @@ type Targets struct {
 	GitHub         GitHub // off without a token
 	PullRequest    bool   // GitHub shows the release on its commit and pull request as well
 	WebhookURL     string // a secret
+	Chat           Chat   // off without an address
 	PushgatewayURL string
 	Log            func(string) // is given what people should know of a target; may be nil
 	Version        string       // of Crossbill, for traces; those are configured by OpenTelemetry's variables
@@ -130,6 +134,9 @@ func (t Targets) Notifiers() []Notifier {
 	all := t.OnGitHub()
 	if t.WebhookURL != "" {
 		all = append(all, Webhook{URL: t.WebhookURL})
+	}
+	if len(t.Chat.Addresses) > 0 {
+		all = append(all, t.Chat)
 	}
 	if t.PushgatewayURL != "" {
 		all = append(all, Pushgateway{URL: t.PushgatewayURL})

@@ -469,7 +469,7 @@ func TestLive(t *testing.T) {
 			return errors.New("down")
 		}}
 		failures := 0
-		live := NewLive(t.Context(), slow, func(error) { failures++ })
+		live := NewLive(t.Context(), []Notifier{slow}, func(error) { failures++ })
 		began := time.Now()
 		for i := range 60 {
 			before := time.Now()

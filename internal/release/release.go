@@ -214,6 +214,9 @@ type Release struct {
 	// Git is what a release beside a GitOps controller has to do with its repository. Nil: nothing applies the app from Git.
 	Git *Git `json:"git,omitempty"`
 
+	// Asked is how often people were asked to go on with it, where that is done. Nil: never.
+	Asked *Asked `json:"asked,omitempty"`
+
 	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
 	Hooks []HookRun `json:"hooks,omitempty"`
 }

@@ -37,6 +37,8 @@ type command[Found any] struct {
 	// notes is all, and noted is the result.
 	act   func(context.Context, *job, Found) (Result, error)
 	noted func(*job) Result
+	// aside: it waits for nobody. When another job is faster, it has nothing to do.
+	aside bool
 }
 
 // job is a command under its lock, or one that looks.
@@ -118,8 +120,10 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	if err := errors.Join(before.sameRouter(cmd.name), before.sameGitOps(cmd.name)); err != nil {
 		return Result{}, err
 	}
-	if err := before.store().catchUp(ctx, before); err != nil {
-		return Result{}, err
+	if !cmd.aside {
+		if err := before.store().catchUp(ctx, before); err != nil {
+			return Result{}, err
+		}
 	}
 	found, result, err := cmd.look(ctx, before)
 	switch {
@@ -132,8 +136,12 @@ func runCommand[Found any](ctx context.Context, c *Cluster, cmd command[Found]) 
 	}
 	if cmd.act == nil && !before.ledger.Open && before.state.ResourceVersion != "" {
 		// Nobody is at work, and one write is all: whoever is faster, the other one looks again.
-		if result, err := runLocked(ctx, before, &lock{Cluster: c}, cmd, found); !errors.Is(err, errMoved) {
+		result, err := runLocked(ctx, before, &lock{Cluster: c}, cmd, found)
+		switch {
+		case !errors.Is(err, errMoved):
 			return result, err
+		case cmd.aside:
+			return before.result("somebody works on it"), nil
 		}
 		before = &job{Cluster: c, command: cmd.name}
 	}
