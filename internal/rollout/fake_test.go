@@ -346,7 +346,7 @@ func (s *apiServer) serve(q request) ([]byte, error) {
 	}
 	s.by = q.by
 	defer func() { s.by = "" }()
-	after, err := s.mutate(q)
+	after, err := s.remembered(q)
 	if err != nil {
 		return nil, err
 	}

@@ -17,10 +17,14 @@ import (
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	istioscheme "istio.io/client-go/pkg/clientset/versioned/scheme"
 	networkingclient "istio.io/client-go/pkg/clientset/versioned/typed/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -30,6 +34,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	appsv1client "k8s.io/client-go/kubernetes/typed/apps/v1"
 	autoscalingv2client "k8s.io/client-go/kubernetes/typed/autoscaling/v2"
 	batchv1client "k8s.io/client-go/kubernetes/typed/batch/v1"
@@ -254,14 +259,17 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 func (w *world) clients(by string, network http.RoundTripper) (kubernetes.Interface, istio.Interface) {
 	w.Helper()
 	network = agent{by, network}
-	config := &rest.Config{Host: "http://cluster.test", QPS: -1, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON, AcceptContentTypes: runtime.ContentTypeJSON}}
+	config := rest.Config{Host: "http://cluster.test", QPS: -1, ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON, AcceptContentTypes: runtime.ContentTypeJSON}}
 	client := &http.Client{Transport: network}
+	of := func(path string, group schema.GroupVersion) rest.Interface {
+		return w.remembered(config, client, path, group, scheme.Codecs)
+	}
 	return &kubeClients{
-		core: made(w, corev1client.NewForConfigAndClient, config, client), apps: made(w, appsv1client.NewForConfigAndClient, config, client),
-		batch: made(w, batchv1client.NewForConfigAndClient, config, client), autoscaling: made(w, autoscalingv2client.NewForConfigAndClient, config, client),
-		coordination: made(w, coordinationv1client.NewForConfigAndClient, config, client), slices: made(w, discoveryv1client.NewForConfigAndClient, config, client),
-		discovery: made(w, discovery.NewDiscoveryClientForConfigAndClient, config, client),
-	}, &meshClients{networking: made(w, networkingclient.NewForConfigAndClient, config, client)}
+		core: corev1client.New(of("/api", corev1.SchemeGroupVersion)), apps: appsv1client.New(of("/apis", appsv1.SchemeGroupVersion)),
+		batch: batchv1client.New(of("/apis", batchv1.SchemeGroupVersion)), autoscaling: autoscalingv2client.New(of("/apis", autoscalingv2.SchemeGroupVersion)),
+		coordination: coordinationv1client.New(of("/apis", coordinationv1.SchemeGroupVersion)), slices: discoveryv1client.New(of("/apis", discoveryv1.SchemeGroupVersion)),
+		discovery: made(w, discovery.NewDiscoveryClientForConfigAndClient, &config, client),
+	}, &meshClients{networking: networkingclient.New(w.remembered(config, client, "/apis", networking.SchemeGroupVersion, istioscheme.Codecs))}
 }
 
 func made[T any](w *world, by func(*rest.Config, *http.Client) (T, error), config *rest.Config, client *http.Client) T {
