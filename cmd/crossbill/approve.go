@@ -19,7 +19,8 @@ type approveOptions struct {
 	approval approvalOptions
 	inGit    bool // it is written in the environment repository
 
-	git *proposals // with inGit
+	git    *proposals // with inGit
+	signer string     // who approves there, where one is not enough; "" else
 }
 
 func newApproveCommand() *cobra.Command {
@@ -34,7 +35,8 @@ of another person. It changes nothing else.
 
 With --in-git the approval is one commit in the environment repository, for
 crossbill run: it writes the release that the app's file names there into its field
-approve. It needs no cluster. gitops.signingKeyFile signs it.`,
+approve. It needs no cluster. gitops.signingKeyFile signs it. With gitops.approvals
+above 1, each of so many people runs it with a key of their own.`,
 		Example: `  # In a manual job with id_tokens, which another person starts
   crossbill approve --release-id "$RELEASE_ID"
 
@@ -83,7 +85,10 @@ func (o *approveOptions) validateCommit() (err error) {
 	if err := release.CheckApp("app", o.cluster.app); err != nil {
 		return err
 	}
-	o.git, err = newProposals(o.cmd, o.cluster.app)
+	if o.git, err = newProposals(o.cmd, o.cluster.app); err != nil || o.git.needs <= 1 {
+		return err
+	}
+	o.signer, err = o.git.repository.SignsAs(o.git.signers)
 	return err
 }
 
@@ -108,7 +113,7 @@ func (o *approveOptions) runCommit(ctx context.Context) error {
 		message.Subject = o.git.app + ": approve release " + id
 	}
 	commit, err := o.git.repository.Commit(ctx, message, func(files *environment.Tree) error {
-		p, err := proposal.Approve(files, o.git.file, o.git.app, o.releaseID)
+		p, err := proposal.Approve(files, o.git.file, o.git.app, o.releaseID, o.signer)
 		if err == nil {
 			id = p.ID
 		}

@@ -96,7 +96,7 @@ func (o *promoteOptions) validate() error {
 	if err != nil {
 		return err
 	}
-	o.approval.gate.Commit = git.approval
+	o.approval.gate.Commit = git.approvals
 	return nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ type proposals struct {
 	app, file  string
 	repository *environment.Repository
 	signers    environment.Signers // who may approve; nil: who may push
+	needs      int                 // so many of them have to
 
 	head    string // whose history this is
 	history proposal.History
@@ -43,6 +45,12 @@ func newProposals(cmd *cobra.Command, app string) (*proposals, error) {
 	if name := settings.Value("gitops.allowedSignersFile"); name != "" {
 		g.signers, err = environment.ReadSigners(name)
 	}
+	if g.needs = configOf(cmd).GitOps.Approvals; err == nil && g.needs > 1 && g.signers == nil {
+		err = &usererr.Error{
+			Field: "gitops.approvals", Problem: fmt.Sprintf("%d people have to approve, and without signatures one who may push can be all of them", g.needs),
+			Fix: "name who may approve in gitops.allowedSignersFile",
+		}
+	}
 	return g, err
 }
 
@@ -60,8 +68,8 @@ func (g *proposals) read(ctx context.Context, meant string) (proposal.History, e
 	return history, nil
 }
 
-// approval is that of a release, as its ledger keeps it. The error of one that nobody has approved is a *usererr.Error.
-func (g *proposals) approval(ctx context.Context, r *release.Release) (*release.Approval, error) {
+// approvals are those of a release, as its ledger keeps them. The error of one that not enough have approved is a *usererr.Error.
+func (g *proposals) approvals(ctx context.Context, r *release.Release) ([]release.Approval, error) {
 	refused := func(problem string) error {
 		return &usererr.Error{Field: "approval", Problem: problem, Fix: "approve it with `crossbill approve --in-git`; nothing was changed"}
 	}
@@ -72,13 +80,16 @@ func (g *proposals) approval(ctx context.Context, r *release.Release) (*release.
 	if err != nil {
 		return nil, err
 	}
-	found, missing := history.Approval(r.Proposal, r.ID, g.signers, time.Now())
+	found, missing := history.Approvals(r.Proposal, r.ID, g.signers, g.needs, time.Now())
 	if missing != nil {
 		return nil, refused(missing.Error())
 	}
-	kind := release.ApprovalCommit
-	if found.Signed {
-		kind = release.ApprovalSigned
+	all := make([]release.Approval, len(found))
+	for i, one := range found {
+		all[i] = release.Approval{Kind: release.ApprovalCommit, By: one.By, Commit: one.Commit}
+		if one.Signed {
+			all[i].Kind = release.ApprovalSigned
+		}
 	}
-	return &release.Approval{Kind: kind, By: found.By, Commit: found.Commit}, nil
+	return all, nil
 }

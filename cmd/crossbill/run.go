@@ -228,7 +228,7 @@ func (o *runOptions) look(ctx context.Context, kube kubernetes.Interface) (g rec
 	if s.Ledger.Release != nil {
 		meant = s.Ledger.Release.Proposal
 	}
-	g.Signers, g.Repository = o.git.signers, o.repository
+	g.Signers, g.Needs, g.Repository = o.git.signers, o.git.needs, o.repository
 	g.History, g.Problem = o.git.read(ctx, meant)
 	return g, s, nil
 }

@@ -87,6 +87,7 @@ func TestRunRefused(t *testing.T) {
 		"no signers":              {git + ", allowedSignersFile: nobody}", "gitops.allowedSignersFile: ", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
 		"health of what ends":     {git + "}", "--health-address: does not go together with --once", []string{"run", "--app", "shop", "--prometheus", "http://p", "--once", "--health-address", ":8080"}},
 		"health nowhere":          {git + "}", `--health-address: "8080" is not an address with a port; give for example :8080`, []string{"run", "--app", "shop", "--prometheus", "http://p", "--health-address", "8080"}},
+		"two without signatures":  {git + ", approvals: 2}", "gitops.approvals: 2 people have to approve, and without signatures one who may push can be all of them; name who may approve in gitops.allowedSignersFile", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
 		"not a registry's":        {git + "}", "--repository: ", []string{"run", "--app", "shop", "--prometheus", "http://p", "--repository", "A b"}},
 		"approved by an operator": {git + "}", "--approve-as-operator: does not go together with --in-git", []string{"approve", "--in-git", "--app", "shop", "--approve-as-operator"}},
 	} {
@@ -162,8 +163,8 @@ func TestRunManifests(t *testing.T) {
 func TestApproveInGit(t *testing.T) {
 	f := newForge(t, map[string]string{"README.md": "releases"})
 	keys := t.TempDir()
-	var allowed string
-	for _, who := range []string{"mona", "eve"} {
+	var names []byte
+	for _, who := range []string{"mona", "lisa", "eve"} {
 		key := filepath.Join(keys, who)
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
 			t.Fatalf("%v %s", err, out)
@@ -172,13 +173,11 @@ func TestApproveInGit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if who == "mona" {
-			allowed = filepath.Join(keys, "allowed_signers")
-			if err := os.WriteFile(allowed, append([]byte("mona@example.com "), public...), 0o600); err != nil {
-				t.Fatal(err)
-			}
+		if who != "eve" {
+			names = append(append(names, who+"@example.com "...), public...)
 		}
 	}
+	allowed := writeFile(t, string(names))
 	if r := inProcess(t, append(proposing(1), "--config", f.config)...); r.code != 0 {
 		t.Fatal(r.err)
 	}
@@ -195,32 +194,61 @@ func TestApproveInGit(t *testing.T) {
 		f.configure(map[string]string{"signingKeyFile": filepath.Join(keys, signer)})
 		return inProcess(t, "approve", "--in-git", "--app", "shop", "--config", f.config)
 	}
-	look := func() (*release.Approval, error) {
-		git := &proposals{app: "shop", file: "releases/shop.yaml", repository: repository, signers: signers}
+	look := func(needs int) ([]release.Approval, error) {
+		git := &proposals{app: "shop", file: "releases/shop.yaml", repository: repository, signers: signers, needs: needs}
 		text := f.git("show", "main:releases/shop.yaml")
 		_, id, _ := strings.Cut(text, "releaseId: ")
 		id, _, _ = strings.Cut(id, "\n")
-		return git.approval(t.Context(), &release.Release{ID: strings.Trim(id, `"`), Proposal: proposed})
+		return git.approvals(t.Context(), &release.Release{ID: strings.Trim(id, `"`), Proposal: proposed})
 	}
-	if _, err := look(); err == nil || !strings.Contains(err.Error(), "nobody has approved it in Git; approve it with `crossbill approve --in-git`") {
+	if _, err := look(1); err == nil || !strings.Contains(err.Error(), "nobody has approved it in Git; approve it with `crossbill approve --in-git`") {
 		t.Errorf("before: %v", err)
 	}
 	if r := approve("eve"); r.code != 0 {
 		t.Fatal(r.err)
 	}
-	if _, err := look(); exitCode(err) != exitBadInput || !strings.Contains(err.Error(), "is nobody's who may") {
+	if _, err := look(1); exitCode(err) != exitBadInput || !strings.Contains(err.Error(), "is nobody's who may") {
 		t.Errorf("by eve: %v", err)
 	}
 	f.push("Take it back", map[string]string{"releases/shop.yaml": f.git("show", proposed+":releases/shop.yaml") + "\n"})
 	if r := approve("mona"); r.code != 0 || !strings.Contains(r.out, "is approved by commit ") {
 		t.Fatal(r)
 	}
-	if a, err := look(); err != nil || a.Kind != release.ApprovalSigned || a.By != "mona@example.com" || a.Commit != f.git("rev-parse", "main") {
+	if a, err := look(1); err != nil || len(a) != 1 || a[0].Kind != release.ApprovalSigned || a[0].By != "mona@example.com" || a[0].Commit != f.git("rev-parse", "main") {
 		t.Errorf("by mona: %+v, %v", a, err)
 	}
 	commits := f.commits()
 	if r := approve("mona"); r.code != 0 || !strings.Contains(r.out, "is approved already") || f.commits() != commits {
 		t.Errorf("once more: %+v", r)
+	}
+
+	// Two have to, each with a key of their own.
+	two := func(signer string) ran {
+		f.configure(map[string]string{"signingKeyFile": filepath.Join(keys, signer), "allowedSignersFile": allowed})
+		text, err := os.ReadFile(f.config)
+		if err == nil {
+			err = os.WriteFile(f.config, append(text, "  approvals: 2\n"...), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return inProcess(t, "approve", "--in-git", "--app", "shop", "--config", f.config)
+	}
+	if r := two("eve"); r.code != exitBadInput || !strings.Contains(r.err, "gitops.signingKeyFile: its key SHA256:") || f.commits() != commits {
+		t.Errorf("by eve: %+v", r)
+	}
+	if r := two("mona"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	if _, err := look(2); err == nil || !strings.Contains(err.Error(), "1 of 2 approvals: only mona@example.com has approved it; approve it with") {
+		t.Errorf("mona twice: %v", err)
+	}
+	if r := two("lisa"); r.code != 0 {
+		t.Fatal(r.err)
+	}
+	all, err := look(2)
+	if err != nil || len(all) != 2 || all[1].By != "lisa@example.com" || !strings.HasSuffix(f.git("show", "main:releases/shop.yaml"), "\napprovedBy: mona@example.com, lisa@example.com") {
+		t.Errorf("by two: %+v, %v\n%s", all, err, f.git("show", "main:releases/shop.yaml"))
 	}
 }
 

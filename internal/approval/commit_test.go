@@ -12,12 +12,12 @@ import (
 // TestByCommit: a promotion that Git approves, and one that it does not.
 func TestByCommit(t *testing.T) {
 	missing := errors.New("nobody has approved it in Git")
-	found := func(kind release.ApprovalKind) func(context.Context, *release.Release) (*release.Approval, error) {
-		return func(context.Context, *release.Release) (*release.Approval, error) {
-			return &release.Approval{Kind: kind, By: "mona", Commit: "77ac01be9d02aa"}, nil
+	found := func(kind release.ApprovalKind) func(context.Context, *release.Release) ([]release.Approval, error) {
+		return func(context.Context, *release.Release) ([]release.Approval, error) {
+			return []release.Approval{{Kind: kind, By: "mona", Commit: "77ac01be9d02aa"}}, nil
 		}
 	}
-	none := func(context.Context, *release.Release) (*release.Approval, error) { return nil, missing }
+	none := func(context.Context, *release.Release) ([]release.Approval, error) { return nil, missing }
 	underWay := &release.Release{ID: "one", Stage: release.StagePromoting, Approvals: []release.Approval{{Kind: release.ApprovalSigned, By: "mona", Command: Promote}}}
 	for name, test := range map[string]struct {
 		gate    Gate

@@ -16,9 +16,9 @@ type Gate struct {
 	Token    string    // of the job; "" without one
 	Operator bool      // a person with rights in the cluster says so: --approve-as-operator
 	By       string    // who that is
-	// Commit finds the approval of a release in the environment repository, or says why there is none; nil: they are not
+	// Commit finds the approvals of a release in the environment repository, or says why there are not enough; nil: they are not
 	// approved there.
-	Commit func(context.Context, *release.Release) (*release.Approval, error)
+	Commit func(context.Context, *release.Release) ([]release.Approval, error)
 
 	claims *Claims // of Token, once it was verified: a command may ask twice
 }
@@ -103,14 +103,17 @@ func (g *Gate) byCommit(ctx context.Context, r *release.Release) (*release.Passe
 	if r.Stage == release.StagePromoting && slices.ContainsFunc(r.Approvals, began) {
 		return &release.Passed{Remarks: []string{"the promotion was approved when it began, by " + r.Approvers()}}, nil
 	}
-	approval, err := g.Commit(ctx, r)
+	approvals, err := g.Commit(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	approval.Command = Promote
-	passed := &release.Passed{Approval: approval, Remarks: []string{"approved by " + approval.String()}}
-	if approval.Kind == release.ApprovalSigned {
-		passed.By = approval.By
+	passed := &release.Passed{Approval: &approvals[0], Others: approvals[1:]}
+	for i := range approvals {
+		approvals[i].Command = Promote
+		passed.Remarks = append(passed.Remarks, "approved by "+approvals[i].String())
+	}
+	if passed.Approval.Kind == release.ApprovalSigned {
+		passed.By = passed.Approval.By
 	}
 	return passed, nil
 }

@@ -214,6 +214,7 @@ type GitOps struct {
 	SigningKeyFile string `json:"signingKeyFile,omitempty"`
 
 	AllowedSignersFile string `json:"allowedSignersFile,omitempty"`
+	Approvals          int    `json:"approvals,omitempty"`
 	Author             string `json:"author,omitempty"`
 }
 

@@ -256,6 +256,7 @@ var Options = []Option{
 	{Key: "gitops.knownHostsFile", Variable: "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE", form: folder, Doc: "File with the public keys of the Git server, as ssh-keyscan writes it, for ssh"},
 	{Key: "gitops.signingKeyFile", Variable: "CROSSBILL_GITOPS_SIGNING_KEY_FILE", form: folder, Doc: "File with a private SSH key that commits are signed with; without it they are not signed"},
 	{Key: "gitops.allowedSignersFile", Variable: "CROSSBILL_GITOPS_ALLOWED_SIGNERS_FILE", form: folder, Doc: "File of those whose signed commits approve a release for `crossbill run`, as ssh-keygen takes it (ALLOWED SIGNERS); without it, whoever may push to the branch approves"},
+	{Key: "gitops.approvals", Default: "1", form: form{what: "a whole number from 1 to 9", example: "2", min: number(1), max: number(9)}, Doc: "How many different people of gitops.allowedSignersFile have to approve a release for `crossbill run`"},
 	{Key: "gitops.author", Default: "Crossbill <crossbill@localhost>", form: form{what: "a name with an address", example: "Release bot <releases@example.com>", pattern: `^[^<>\r\n]+ <[^<>\s]+>$`}, Doc: "Author of its commits"},
 
 	{Key: "config", Flags: []string{"config"}, Variable: Variable, Default: FileName, Doc: "The configuration file"},

@@ -129,6 +129,21 @@ func signerTime(text string) (time.Time, error) {
 	return time.Time{}, errors.New("no time")
 }
 
+// SignsAs says as whom the repository's key signs commits: the first principal of its line in the file.
+func (r *Repository) SignsAs(signers Signers) (principal string, err error) {
+	if r.signer == nil {
+		return "", &usererr.Error{Field: fieldSigningKey, Problem: "is missing, and only signed commits approve", Fix: "give your private key"}
+	}
+	key := string(r.signer.PublicKey().Marshal())
+	for _, one := range signers {
+		if one.key == key {
+			principal, _, _ = strings.Cut(one.principal, ",")
+			return strings.ReplaceAll(principal, " ", "-"), nil
+		}
+	}
+	return "", &usererr.Error{Field: fieldSigningKey, Problem: "its key " + ssh.FingerprintSHA256(r.signer.PublicKey()) + " is nobody's who may approve", Fix: "name its public half in gitops.allowedSignersFile"}
+}
+
 // Signed says who has signed the commit of a version: the principals of the key, as the file has them. Times are held
 // against now: what a commit says of its own time is up to whoever makes it.
 func (s Signers) Signed(v Version, now time.Time) (principal string, err error) {

@@ -1,10 +1,13 @@
 package proposal
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/internal/environment"
@@ -81,11 +84,57 @@ type Approval struct {
 	Signed bool
 }
 
-// Approval is that of a release which a commit has proposed, or why there is none. Only a later commit brings one, which
-// leaves the proposal as it is; a commit that takes it away takes it back. What proposes a release anew needs a new one, and
-// a commit that is not in the branch any more has proposed nothing. With signers, one of them must have signed the commit
-// that brought it.
-func (h History) Approval(proposed, id string, signers environment.Signers, now time.Time) (*Approval, error) {
+// Approvals are those of a release which a commit has proposed, each of another person, or why there are not so many. Only a later
+// commit brings one, which leaves the proposal as it is; a commit that takes it away takes it back. The first commit names the
+// release, and each further one adds a name to those that approve: whose approval it is, is not what the file says, but who has made
+// the commit. What proposes a release anew needs new ones, and a commit that is not in the branch any more has proposed nothing. With
+// signers, one of them must have signed the commit that brought one.
+func (h History) Approvals(proposed, id string, signers environment.Signers, number int, now time.Time) ([]Approval, error) {
+	given, err := h.given(proposed, id)
+	if err != nil {
+		return nil, err
+	}
+	var all []Approval
+	var invalid error
+	for _, v := range given {
+		one := Approval{Commit: v.Commit, By: v.Author}
+		if signers != nil {
+			by, err := signers.Signed(v.Version, now)
+			if err != nil {
+				invalid = fmt.Errorf("commit %.12s approves it, and does not count: %w", v.Commit, err)
+				continue
+			}
+			one.By, one.Signed = by, true
+		}
+		if !slices.ContainsFunc(all, func(a Approval) bool { return samePerson(a.By, one.By) }) {
+			all = append(all, one)
+		}
+	}
+	switch {
+	case len(all) >= max(number, 1):
+		return all, nil
+	case len(all) == 0:
+		return nil, invalid
+	}
+	names := make([]string, len(all))
+	for i, a := range all {
+		names[i] = a.By
+	}
+	err = fmt.Errorf("%d of %d approvals: only %s has approved it", len(all), number, strings.Join(names, ", "))
+	if invalid != nil {
+		err = fmt.Errorf("%w; %w", err, invalid)
+	}
+	return nil, err
+}
+
+// samePerson says whether two principals have a name in common: a file of signers may give one person several.
+func samePerson(a, b string) bool {
+	names := strings.Split(strings.ToLower(b), ",")
+	return slices.ContainsFunc(strings.Split(strings.ToLower(a), ","), func(name string) bool { return slices.Contains(names, name) })
+}
+
+// given are the versions that approve a release which a commit has proposed, and that no later one has taken back; oldest first.
+func (h History) given(proposed, id string) (given []*Version, err error) {
 	at := h.index(proposed)
 	if at < 0 {
 		return nil, fmt.Errorf("commit %.12s, which proposed release %s, is not in the branch: propose it again", proposed, id)
@@ -93,39 +142,40 @@ func (h History) Approval(proposed, id string, signers environment.Signers, now 
 	if h[at].Proposal == nil || h[at].Proposal.ID != id {
 		return nil, fmt.Errorf("commit %.12s does not propose release %s", proposed, id)
 	}
-	was, brought := h[at].Proposal.Approve == id, (*Version)(nil)
-	reason := errors.New("nobody has approved it in Git")
+	nobody := errors.New("nobody has approved it in Git")
+	reason, was, names := nobody, h[at].Proposal.Approve == id, h[at].Proposal.approvers()
 	if was {
 		reason = fmt.Errorf("commit %.12s proposes the release and approves it: take the approval out, and give it by a commit of its own", proposed)
 	}
+	added := map[*Version][]string{} // the names that a version has added; none: it has named the release
 	for i := at - 1; i >= 0 && h[i].names(h[at].Proposal); i-- {
-		is := h[i].Proposal.Approve == id
-		switch {
-		case !is:
-			brought, reason = nil, errors.New("nobody has approved it in Git")
-		case !was:
-			brought = &h[i]
+		v, now := &h[i], h[i].Proposal.approvers()
+		if v.Proposal.Approve != id {
+			given, was, names, reason = nil, false, nil, nobody
+			if other := v.Proposal.Approve; other != "" {
+				reason = fmt.Errorf("the approval is of release %s", other)
+			}
+			continue
 		}
-		was = is
-		if other := h[i].Proposal.Approve; other != "" && !is {
-			reason = fmt.Errorf("the approval is of release %s", other)
+		given = slices.DeleteFunc(given, func(g *Version) bool {
+			return len(added[g]) > 0 && !slices.ContainsFunc(added[g], func(name string) bool { return slices.Contains(now, name) })
+		})
+		more := slices.DeleteFunc(slices.Clone(now), func(name string) bool { return slices.Contains(names, name) })
+		if !was || len(more) > 0 {
+			added[v] = more
+			given = append(given, v)
 		}
+		was, names = true, now
 	}
-	if brought == nil {
+	if len(given) == 0 {
 		return nil, reason
 	}
-	if signers == nil {
-		return &Approval{Commit: brought.Commit, By: brought.Author}, nil
-	}
-	by, err := signers.Signed(brought.Version, now)
-	if err != nil {
-		return nil, fmt.Errorf("commit %.12s approves it, and does not count: %w", brought.Commit, err)
-	}
-	return &Approval{Commit: brought.Commit, By: by, Signed: true}, nil
+	return given, nil
 }
 
-// Approve writes an approval of the release that the file names. id is the release that is meant; "" for the one named.
-func Approve(files *environment.Tree, name, app, id string) (*Proposal, error) {
+// Approve writes an approval of the release that the file names. id is the release that is meant; "" for the one named. by is who
+// approves, beside others who have; "" where one approval is enough.
+func Approve(files *environment.Tree, name, app, id, by string) (*Proposal, error) {
 	text, err := files.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &usererr.Error{Field: name, Problem: "not found: nothing is proposed there", Fix: "propose a release first"}
@@ -140,13 +190,36 @@ func Approve(files *environment.Tree, name, app, id string) (*Proposal, error) {
 	if id != "" && id != p.ID {
 		return nil, &usererr.Error{Field: name, Problem: fmt.Sprintf("it names release %s, not %s", p.ID, id), Fix: "look at what is proposed now"}
 	}
-	if p.Approve == p.ID {
+	approved, names := p.Approve == p.ID, p.approvers()
+	if approved && (by == "" || slices.Contains(names, by)) {
 		return p, nil
 	}
-	p.Approve = p.ID
-	add := append(text, line("approve", p.ID)...)
+	var add []byte
+	if p.Approve = p.ID; by != "" {
+		if !approved {
+			names = nil // they have approved something else
+		}
+		p.ApprovedBy = strings.Join(append(names, by), ", ")
+	} else {
+		p.ApprovedBy = ""
+		add = append(text, line("approve", p.ID)...)
+	}
+	if add == nil {
+		add = withLines(text, line("approve", p.Approve), line("approvedBy", p.ApprovedBy))
+	}
 	if read, err := Parse(name, add, app); err != nil || *read != *p { // it has another one, or is written in another way
 		add = p.File()
 	}
 	return p, files.Write(name, add)
+}
+
+// withLines is the text of a file whose last lines say of an approval what they are to say; others stay.
+func withLines(text []byte, lines ...string) []byte {
+	var kept bytes.Buffer
+	for one := range bytes.Lines(text) {
+		if !bytes.HasPrefix(one, []byte("approve:")) && !bytes.HasPrefix(one, []byte("approvedBy:")) {
+			kept.Write(one)
+		}
+	}
+	return append(kept.Bytes(), strings.Join(lines, "")...)
 }

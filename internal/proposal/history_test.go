@@ -54,7 +54,11 @@ func TestApprovalInGit(t *testing.T) {
 		if tip, err := stored.Git("rev-parse", "main"); err != nil || tip != head {
 			t.Errorf("%s: head %s, want %s (%v)", what, head, tip, err)
 		}
-		a, err := h.Approval(proposed, p.ID, nil, time.Now())
+		all, err := h.Approvals(proposed, p.ID, nil, 1, time.Now())
+		var a *Approval
+		if len(all) > 0 {
+			a = &all[0]
+		}
 		switch {
 		case by != "" && (a == nil || a.Commit != by || a.By == "" || a.Signed):
 			t.Errorf("%s: got %+v, %v", what, a, err)
@@ -66,7 +70,7 @@ func TestApprovalInGit(t *testing.T) {
 	approve := func(id string) (hash string, came error) {
 		t.Helper()
 		made, err := repository.Commit(t.Context(), environment.Message{Subject: "approve"}, func(files *environment.Tree) error {
-			_, came = Approve(files, file, "shop", id)
+			_, came = Approve(files, file, "shop", id, "")
 			return came
 		})
 		if err != nil && came == nil {
@@ -97,7 +101,7 @@ func TestApprovalInGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, _, err := ReadHistory(t.Context(), repository, file, "shop", first)
-	if a, no := h.Approval(first, p.ID, nil, time.Now()); err != nil || no != nil || a.Commit != made || a.By != "Crossbill <crossbill@localhost>" {
+	if a, no := h.Approvals(first, p.ID, nil, 1, time.Now()); err != nil || no != nil || len(a) != 1 || a[0].Commit != made || a[0].By != "Crossbill <crossbill@localhost>" {
 		t.Errorf("approved by the command: %+v, %v, %v", a, no, err)
 	}
 	if text, err := stored.Git("show", "main:"+file); err != nil || !strings.HasPrefix(text, "# keep this\n") {
@@ -129,7 +133,52 @@ func TestSignedApproval(t *testing.T) {
 	approved := *p
 	approved.Approve = p.ID
 	h := History{{Version: environment.Version{Commit: "b", Author: "Mona <mona@example.com>"}, Proposal: &approved}, {Version: environment.Version{Commit: "a"}, Proposal: p}}
-	if a, err := h.Approval("a", p.ID, environment.Signers{}, time.Now()); a != nil || !strings.Contains(err.Error(), "commit b approves it, and does not count: it is not signed") {
+	if a, err := h.Approvals("a", p.ID, environment.Signers{}, 1, time.Now()); a != nil || !strings.Contains(err.Error(), "commit b approves it, and does not count: it is not signed") {
 		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
+// TestSeveralApprovals: each commit counts as whoever has made it, whatever names it adds, and each person once.
+func TestSeveralApprovals(t *testing.T) {
+	p := good()
+	type by struct{ author, approve, names string }
+	for name, c := range map[string]struct {
+		commits []by // after the proposal
+		want    string
+	}{
+		"two people":                    {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "mona, lisa"}}, "mona, lisa"},
+		"the first without a name":      {[]by{{"mona", p.ID, ""}, {"lisa", p.ID, "lisa"}}, "mona, lisa"},
+		"three":                         {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "lisa mona"}, {"ada", p.ID, "mona,lisa,ada"}}, "mona, lisa, ada"},
+		"one":                           {[]by{{"mona", p.ID, "mona"}}, "1 of 2 approvals: only mona has approved it"},
+		"one, twice":                    {[]by{{"mona", p.ID, "mona"}, {"Mona", p.ID, "mona, lisa"}}, "1 of 2 approvals: only mona has approved it"},
+		"one, with two names":           {[]by{{"mona", p.ID, "mona, lisa"}}, "1 of 2 approvals: only mona has approved it"},
+		"the name is there already":     {[]by{{"mona", p.ID, "mona, lisa"}, {"lisa", p.ID, "lisa, mona"}}, "1 of 2 approvals: only mona has approved it"},
+		"one takes his name out":        {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "mona, lisa"}, {"lisa", p.ID, "mona"}}, "1 of 2 approvals: only mona has approved it"},
+		"another one takes a name out":  {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "lisa"}}, "1 of 2 approvals: only lisa has approved it"},
+		"all is taken back":             {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "mona, lisa"}, {"ada", "", ""}}, "nobody has approved it in Git"},
+		"taken back, and half again":    {[]by{{"mona", p.ID, "mona"}, {"lisa", p.ID, "mona, lisa"}, {"ada", "", "mona"}, {"ada", p.ID, "mona, ada"}}, "1 of 2 approvals: only ada has approved it"},
+		"names without an approval":     {[]by{{"mona", "", "mona"}, {"lisa", "", "mona, lisa"}}, "nobody has approved it in Git"},
+		"a second one for another":      {[]by{{"mona", p.ID, "mona"}, {"lisa", "other", "mona, lisa"}}, "the approval is of release other"},
+		"a comment, and the second one": {[]by{{"mona", p.ID, "mona"}, {"ada", p.ID, "mona"}, {"lisa", p.ID, "mona, lisa"}}, "mona, lisa"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := History{{Version: environment.Version{Commit: "proposed"}, Proposal: p}}
+			for _, made := range c.commits {
+				is := *p
+				is.Approve, is.ApprovedBy = made.approve, made.names
+				h = append(History{{Version: environment.Version{Commit: made.author, Author: made.author}, Proposal: &is}}, h...)
+			}
+			all, err := h.Approvals("proposed", p.ID, nil, 2, time.Now())
+			var got []string
+			for _, a := range all {
+				got = append(got, a.By)
+			}
+			if err != nil {
+				got = []string{err.Error()}
+			}
+			if text := strings.Join(got, ", "); text != c.want {
+				t.Errorf("got %s, want %s", text, c.want)
+			}
+		})
 	}
 }

@@ -35,6 +35,14 @@ type Proposal struct {
 	// Approve is the name of the release that may be promoted, as a person has written it in a commit of its own. It counts
 	// for `crossbill run` only, and only as History.Approval says.
 	Approve string `json:"approve,omitempty"`
+	// ApprovedBy are the names of those who approve it, with commas, where one is not enough. Each counts as whoever has made the
+	// commit that adds it.
+	ApprovedBy string `json:"approvedBy,omitempty"`
+}
+
+// approvers are the names in ApprovedBy.
+func (p *Proposal) approvers() []string {
+	return strings.FieldsFunc(p.ApprovedBy, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // MaxFile bounds the file of a proposal, in bytes.
@@ -72,6 +80,7 @@ func (p *Proposal) File() []byte {
 		text.WriteString("again: true\n")
 	}
 	text.WriteString(line("approve", p.Approve))
+	text.WriteString(line("approvedBy", p.ApprovedBy))
 	return text.Bytes()
 }
 
@@ -149,7 +158,7 @@ func (d *decoder) proposal(text []byte) (*Proposal, error) {
 		return nil, err
 	}
 	p := &Proposal{}
-	fields, names := map[string]*string{"again": nil, "approve": &p.Approve}, []string{}
+	fields, names := map[string]*string{"again": nil, "approve": &p.Approve, "approvedBy": &p.ApprovedBy}, []string{}
 	for _, f := range p.fields() {
 		fields[f.name] = f.value
 		names = append(names, f.name)
@@ -159,7 +168,7 @@ func (d *decoder) proposal(text []byte) (*Proposal, error) {
 		into, known := fields[key.Value]
 		switch {
 		case key.Kind != yaml.ScalarNode || !known:
-			return nil, d.wrongAt(key.Line, short(key), "there is no such field", "leave it out; the fields are "+strings.Join(names, ", ")+", again, approve")
+			return nil, d.wrongAt(key.Line, short(key), "there is no such field", "leave it out; the fields are "+strings.Join(names, ", ")+", again, approve, approvedBy")
 		case d.lines[key.Value] > 0:
 			return nil, d.wrongAt(key.Line, key.Value, fmt.Sprintf("line %d has it too", d.lines[key.Value]), "keep one")
 		case value.Kind != yaml.ScalarNode || value.ShortTag() == "!!null" || value.Value == "":

@@ -14,6 +14,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/internal/environment"
@@ -26,6 +27,7 @@ type Git struct {
 	History proposal.History
 	Problem error               // why it is not known; History is then not looked at
 	Signers environment.Signers // who may approve; nil: who may push
+	Needs   int                 // so many of them have to; 0 is 1
 	// Repository is that of a registry from which releases come; "" for any.
 	Repository string
 }
@@ -88,18 +90,18 @@ func Next(g Git, s State, now time.Time) Step {
 	case r.Stage == release.StageVerified && r.Verdict != nil && r.Verdict.Outcome != release.Healthy:
 		return of.by(Rollback, fmt.Sprintf("%s: %s", r.Verdict.Outcome, r.Verdict.Reason))
 	}
-	approval, missing := (*proposal.Approval)(nil), g.Problem
+	approvals, missing := []proposal.Approval(nil), g.Problem
 	if missing == nil {
-		approval, missing = g.History.Approval(r.Proposal, r.ID, g.Signers, now)
+		approvals, missing = g.History.Approvals(r.Proposal, r.ID, g.Signers, g.Needs, now)
 	}
-	if newer := s.giveWay(g); newer != nil && approval == nil {
+	if newer := s.giveWay(g); newer != nil && len(approvals) == 0 {
 		return *newer
 	}
-	return of.forward(r, s.Ledger, approval, missing)
+	return of.forward(r, s.Ledger, approvals, missing)
 }
 
 // forward is what comes next for a release that goes on.
-func (s Step) forward(r *release.Release, l *release.Ledger, approval *proposal.Approval, missing error) Step {
+func (s Step) forward(r *release.Release, l *release.Ledger, approvals []proposal.Approval, missing error) Step {
 	switch at := r.AwaitsApproval(); {
 	case r.Stage == release.StageStarted:
 		if len(r.Plan) > 0 {
@@ -113,11 +115,15 @@ func (s Step) forward(r *release.Release, l *release.Ledger, approval *proposal.
 		return s.by(Follow, "it has steps before it")
 	case l.Promotable() != nil:
 		return s.by(Verify, l.Promotable().Error())
-	case approval == nil:
+	case len(approvals) == 0:
 		s.Waits = true
 		return s.by(Verify, "its canary is healthy and waits for approval: "+missing.Error())
 	}
-	return s.by(Promote, fmt.Sprintf("commit %.12s of %s approves it", approval.Commit, approval.By))
+	reasons := make([]string, len(approvals))
+	for i, a := range approvals {
+		reasons[i] = fmt.Sprintf("commit %.12s of %s approves it", a.Commit, a.By)
+	}
+	return s.by(Promote, strings.Join(reasons, ", "))
 }
 
 func (s Step) by(command Command, reason string) Step {

@@ -75,13 +75,14 @@ type PolicySeen struct {
 
 // Passed is what the approval gate has found: what is noted together with the work that it admits.
 type Passed struct {
-	By       string    // who acts, when that is verified; else ""
-	Approval *Approval // a new one; nil when there is none to note
-	Pipeline *Pipeline // of the canary's job
-	Policy   string    // hash of the policy; "" without one
-	Where    string    // the policy's issuer, project, ref and environment
-	Before   []string  // commands that the policy asks before, beside promote
-	Remarks  []string  // for the log
+	By       string     // who acts, when that is verified; else ""
+	Approval *Approval  // a new one; nil when there is none to note
+	Others   []Approval // of other people, beside it
+	Pipeline *Pipeline  // of the canary's job
+	Policy   string     // hash of the policy; "" without one
+	Where    string     // the policy's issuer, project, ref and environment
+	Before   []string   // commands that the policy asks before, beside promote
+	Remarks  []string   // for the log
 }
 
 // Pass notes in the ledger what the gate has found.
@@ -99,6 +100,9 @@ func (l *Ledger) Pass(p *Passed, by string, now time.Time) {
 	r.runBy(p.Pipeline)
 	if p.Approval != nil {
 		r.approve(*p.Approval, now)
+	}
+	for _, other := range p.Others {
+		r.approve(other, now)
 	}
 }
 
