@@ -241,12 +241,12 @@ func (p *place) setEntry(tree *Tree, text []byte, image string) (err error) {
 func (p *place) decide(file string, images *yaml.Node) error {
 	decided := false
 	for index, entry := range images.Content {
-		name := scalar(child(entry, "name"))
-		if name == "" || name != p.image {
+		image := scalar(child(entry, "name"))
+		if image == "" || image != p.image {
 			continue
 		}
 		if decided {
-			return &usererr.Error{Field: fmt.Sprintf("%s:%d", file, entry.Line), Problem: "image " + name + " has an entry before this one too", Fix: "keep one of them"}
+			return &usererr.Error{Field: fmt.Sprintf("%s:%d", file, entry.Line), Problem: "image " + image + " has an entry before this one too", Fix: "keep one of them"}
 		}
 		decided = true
 		p.file, p.entry, p.patched = file, entry, ""

@@ -204,7 +204,7 @@ func (h *sourceOfHelm) overrides(at, value string, later []string) []setting {
 	if h == nil {
 		return nil
 	}
-	path := strings.Split(value, ".")
+	keys := strings.Split(value, ".")
 	decides := func(field string, yes bool) setting {
 		return setting{
 			field: at + field, does: "decides " + value + " for %s, whatever a commit says of it in gitops.value", fix: "remove it there",
@@ -216,10 +216,10 @@ func (h *sourceOfHelm) overrides(at, value string, later []string) []setting {
 		changes: func(Object) (bool, error) { return len(later) > 0, nil },
 	}}
 	inText, err := documentsOf(h.Values)
-	settings = append(settings, decides("values", err != nil || len(h.ValuesObject) == 0 && slices.ContainsFunc(inText, func(part any) bool { return writes(part, path) })),
-		decides("valuesObject", h.ValuesObject != nil && writes(h.ValuesObject, path)))
+	settings = append(settings, decides("values", err != nil || len(h.ValuesObject) == 0 && slices.ContainsFunc(inText, func(part any) bool { return writes(part, keys) })),
+		decides("valuesObject", h.ValuesObject != nil && writes(h.ValuesObject, keys)))
 	sets := func(parameter helmParameter) bool {
-		return overlap(strings.ReplaceAll(parameter.Name, ".", "/"), strings.Join(path, "/"))
+		return overlap(strings.ReplaceAll(parameter.Name, ".", "/"), strings.Join(keys, "/"))
 	}
 	for i, parameter := range h.Parameters {
 		settings = append(settings, decides(fmt.Sprintf("parameters[%d]", i), sets(parameter)))

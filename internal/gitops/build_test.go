@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/usererr"
@@ -279,7 +278,7 @@ func TestChangedByOwner(t *testing.T) {
 	}
 	controller, _ := controllerOf(t, Flux, fakeClient(aKustomization(), aGitRepository(), aKustomization(second)), Options{Branch: "main"})
 	other := aDeployment("")
-	other.Object.(metav1.Object).SetName("other")
+	other.SetName("other")
 	other.SetLabels(map[string]string{"kustomize.toolkit.fluxcd.io/name": "second", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"})
 	_, err := controller.Check(t.Context(), append(builtByFlux(nil), other))
 	if err == nil || strings.Contains(err.Error(), "shop-primary") || !strings.Contains(err.Error(), "Deployment shop/other") {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -84,8 +85,8 @@ func TestRounds(t *testing.T) {
 					return 0
 				}
 				ctx, stop := context.WithCancel(t.Context())
-				ended := make(chan error)
-				go func() { ended <- l.Run(ctx) }()
+				var running sync.WaitGroup
+				running.Go(func() { _ = l.Run(ctx) })
 				if test.slow > 0 {
 					time.Sleep(time.Minute)
 					stop()
@@ -100,7 +101,7 @@ func TestRounds(t *testing.T) {
 					t.Error("it counts as alive")
 				}
 				stop()
-				<-ended
+				running.Wait()
 			})
 		})
 	}

@@ -31,7 +31,7 @@ var laterValues map[string]int
 
 var inFormat1 = func() map[string]bool {
 	all := map[string]bool{}
-	for _, part := range strings.Fields(format1) {
+	for part := range strings.FieldsSeq(format1) {
 		all[part] = true
 	}
 	return all

@@ -61,7 +61,9 @@ func (w *world) read() *release.Ledger {
 	if err != nil {
 		w.Fatal(err)
 	}
-	ledger.ReadLine(w.ledger().Data["line.json"])
+	if err := ledger.ReadLine(w.ledger().Data["line.json"]); err != nil {
+		w.Fatal(err)
+	}
 	return ledger
 }
 

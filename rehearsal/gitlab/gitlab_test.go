@@ -4,6 +4,8 @@ import (
 	"os"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
@@ -32,7 +34,7 @@ func TestConfigure(t *testing.T) {
 	if got.Cluster.Context != "rehearsal" || got.Cluster.Namespace != "demo" || got.Prometheus.URL != "http://127.0.0.1:9090" || got.Image.Base != "oci:base" {
 		t.Errorf("configured: %+v", got)
 	}
-	if got.App != want.App || got.GitLab != want.GitLab || got.Notify != want.Notify || len(got.Analysis.Objectives) != len(want.Analysis.Objectives) {
+	if got.App != want.App || got.GitLab != want.GitLab || !cmp.Equal(got.Notify, want.Notify) || len(got.Analysis.Objectives) != len(want.Analysis.Objectives) {
 		t.Errorf("what was not named differs: %+v, want %+v", got, want)
 	}
 }
