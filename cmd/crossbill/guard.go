@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,8 @@ that stands still for no longer than the flags allow. What is known to be bad is
 ended at once: a canary that was judged unhealthy, a rollback that did not
 finish, a canary of no release. Run it on a schedule. With --all or
 --all-namespaces it needs no manifests: the ledgers name the objects.
+
+It ends the previews whose time is over, too.
 
 With --prometheus a canary that waits for its verdict or its approver is judged:
 its pods, and all of its requests since it was judged last. One that has turned
@@ -65,6 +68,15 @@ func (o *guardOptions) run(ctx context.Context) error {
 
 func (o *guardOptions) guard(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 	result, err := c.Guard(ctx, o.limits)
+	if err == nil {
+		ended, failed := c.EndPreviews(ctx)
+		if len(ended) > 0 {
+			result.Message += "; ended previews: " + strings.Join(ended, ", ")
+		}
+		if failed != nil { // a release is more urgent
+			warn(o.cmd, fmt.Sprintf("%v; run guard again", failed))
+		}
+	}
 	if err == nil && !o.dryRun && result.Outcome == "" {
 		if _, err := c.FitCanary(ctx); err != nil {
 			warn(o.cmd, fmt.Sprintf("the canary that waits could not get the size that it needs now: %v", err))

@@ -246,6 +246,9 @@ func (o *lifecycleOptions) print(came outcome) error {
 	if came.Release != nil {
 		v.names = []string{"release/" + came.Release.ID}
 	}
+	if came.Preview != nil {
+		v.names = []string{"preview/" + came.Preview.Name}
+	}
 	return o.output.print(o.out, v)
 }
 

@@ -75,7 +75,7 @@ over the environment, the environment over the file.`
 		commands []*cobra.Command
 	}{
 		{"Set up", []*cobra.Command{newInitCommand(), newDoctorCommand()}},
-		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand(), newRunCommand()}},
+		{"Release lifecycle", []*cobra.Command{newQueueCommand(), newCanaryCommand(), newShiftCommand(), newVerifyCommand(), newApproveCommand(), newPromoteCommand(), newCleanupCommand(), newRollbackCommand(), newHoldCommand(), newResumeCommand(), newPreviewCommand(), newRunCommand()}},
 		{"Inspect and recover", []*cobra.Command{newStatusCommand(), newHistoryCommand(), newReportCommand(), newReplayCommand(), newGuardCommand(), newMigrateCommand(), newGitOpsCommand(), newPlanCommand()}},
 		{"Image and bundle", []*cobra.Command{newImageCommand(), newBundleCommand()}},
 		{"Handoff to GitLab", []*cobra.Command{newTriggerCommand(), newProposeCommand(), newProposalCommand(), newWatchCommand(), newCancelCommand(), newLintCommand()}},

@@ -23,6 +23,7 @@ import (
 type trustOptions struct {
 	file     string
 	required bool
+	previews bool // the images are those of previews
 
 	policy *provenance.Verifier // after load; nil when there is none
 	bundle *provenance.Origin   // of the bundle that the manifests came from, once it is admitted
@@ -38,7 +39,11 @@ func (o *trustOptions) load(cmd *cobra.Command, manifests string) error {
 	if o.file == "" && cmd.Flags().Changed("trust") { // a variable that is not set
 		return &usererr.Error{Field: "--trust", Problem: "names no file", Fix: "give the file with the policy, or leave the flag out"}
 	}
-	policy, warning, err := configOf(cmd).Policy(o.file, manifests)
+	find := configOf(cmd).Policy
+	if o.previews {
+		find = configOf(cmd).PreviewPolicy
+	}
+	policy, warning, err := find(o.file, manifests)
 	if err != nil {
 		return err
 	}

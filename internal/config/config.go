@@ -52,6 +52,7 @@ type Config struct {
 	Rollback    Rollback           `json:"rollback,omitzero"`
 	Queue       Queue              `json:"queue,omitzero"`
 	Guard       Guard              `json:"guard,omitzero"`
+	Preview     Preview            `json:"preview,omitzero"`
 	Probe       Probe              `json:"probe,omitzero"`
 	Analysis    *verdict.SLO       `json:"analysis,omitempty"`
 	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
@@ -62,6 +63,7 @@ type Config struct {
 
 	file     string               // "" when there is none
 	verifier *provenance.Verifier // of ImagePolicy; nil when there is none
+	previews *provenance.Verifier // of Preview.ImagePolicy; nil when there is none
 	found    map[string]setting
 }
 
@@ -224,6 +226,17 @@ type Guard struct {
 	Waiting metav1.Duration `json:"waiting,omitzero"`
 }
 
+// Preview is how the images of pull requests run beside the app.
+type Preview struct {
+	Header   string          `json:"header,omitempty"`
+	Lasts    metav1.Duration `json:"lasts,omitzero"`
+	Limit    int             `json:"limit,omitempty"`
+	Replicas int             `json:"replicas,omitempty"`
+	Labels   []string        `json:"labels,omitempty"`
+	// ImagePolicy says which images are admitted as previews; nil: those that may be released.
+	ImagePolicy *provenance.Policy `json:"imagePolicy,omitempty"`
+}
+
 // Probe is the requests that verify makes itself.
 type Probe struct {
 	URL    string  `json:"url,omitempty"`
@@ -299,6 +312,20 @@ func (c *Config) Policy(named, manifests string) (verifier *provenance.Verifier,
 		return verifier, warning, err
 	}
 	return c.verifier, "", nil
+}
+
+// HasPreviews says whether the file has the section preview.
+func (c *Config) HasPreviews() bool {
+	_, ok := c.found["preview"]
+	return ok
+}
+
+// PreviewPolicy says which images are admitted as previews: preview.imagePolicy if there is one, else what Policy says.
+func (c *Config) PreviewPolicy(named, manifests string) (verifier *provenance.Verifier, warning string, err error) {
+	if named == "" && c.previews != nil {
+		return c.previews, "", nil
+	}
+	return c.Policy(named, manifests)
 }
 
 // legacy finds a file that has become a section of crossbill.yaml.

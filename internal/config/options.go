@@ -65,11 +65,11 @@ var (
 )
 
 // clusterCommands are the commands whose --timeout ends a wait for the cluster.
-var clusterCommands = []string{"queue", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "migrate"}
+var clusterCommands = []string{"queue", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "migrate", "up", "down"}
 
 // Options are all options that describe an app or its surroundings, in the order of crossbill.yaml, then those that
 // only flags and variables set.
-var Options = []Option{
+var Options = withPreviewPolicy([]Option{
 	{Key: "app", Flags: []string{"app"}, Variable: "CROSSBILL_APP", Doc: "Name of the app",
 		form: form{what: "a name of lower-case letters, digits and dashes, up to 53", example: "qwik-node-app", pattern: `^[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?$`}},
 	{Key: "manifests", Flags: []string{"manifests"}, Variable: "CROSSBILL_MANIFESTS", Default: "k8s", form: source, Doc: "The app's Kubernetes manifests: a folder, a kustomization, a Helm chart, - for the standard input, or a bundle as oci://REPOSITORY@sha256:…"},
@@ -169,6 +169,13 @@ var Options = []Option{
 
 	{Key: "guard.dead", Flags: []string{"dead"}, Default: "15m", form: positiveDuration, Doc: "How long a release may stand still where a job must be at work"},
 	{Key: "guard.waiting", Flags: []string{"waiting"}, Default: "24h", form: positiveDuration, Doc: "How long a canary may wait for its verdict, or for an approver"},
+
+	{Key: "preview.header", Flags: []string{"header"}, Commands: []string{"up"}, Default: "x-crossbill-preview", form: form{what: "the name of a header", example: "x-crossbill-preview", pattern: `^[A-Za-z0-9][A-Za-z0-9-]*$`}, Doc: "Header of the requests that reach a preview, with its name as the value"},
+	{Key: "preview.lasts", Flags: []string{"lasts"}, Commands: []string{"up"}, Default: "72h", form: positiveDuration, Doc: "How long a preview lasts after it was brought up; then guard ends it"},
+	{Key: "preview.limit", Flags: []string{"limit"}, Commands: []string{"up"}, Default: "5", form: form{what: "a whole number from 1 to 50", example: "5", min: number(1), max: number(50)}, Doc: "How many previews the app may have at one time"},
+	{Key: "preview.replicas", Flags: []string{"replicas"}, Commands: []string{"up"}, Default: "1", form: form{what: "a whole number from 1 to 10", example: "1", min: number(1), max: number(10)}, Doc: "Pods of a preview"},
+	{Key: "preview.labels", Flags: []string{"labels"}, Commands: []string{"up"}, Doc: "Labels of the app's pods that a preview's have too, for policies that ask for them; none that the app's pods are selected by"},
+	{Key: "preview.labels[]", Doc: "The key of a label", form: form{what: "the key of a label", example: "team", pattern: `^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`}},
 
 	{Key: "probe.url", Flags: []string{"probe"}, form: address, Doc: "Address that verify calls while it judges the canary, for an app with too little traffic: GET requests that are safe to repeat"},
 	{Key: "probe.rate", Flags: []string{"probe-rate"}, Default: "10", form: form{what: "a number of requests a second above 0, up to 1000", example: "10", above: number(0), max: number(1000)}, Doc: "Requests a second to the probe's address"},
@@ -273,6 +280,23 @@ var Options = []Option{
 	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},
 	{Key: "registryPassword", Flags: []string{"password-file"}, Variable: "REGISTRY_PASSWORD", Secret: true, Doc: "Password or token of the registry's user"},
 	{Key: "signingKey", Flags: []string{"key-file"}, Variable: "CROSSBILL_SIGNING_KEY", Secret: true, Doc: "Private key as PEM that signs images"},
+})
+
+// withPreviewPolicy adds the options of preview.imagePolicy, which are those of imagePolicy, behind the section preview.
+func withPreviewPolicy(all []Option) []Option {
+	var own []Option
+	for _, o := range all {
+		if strings.HasPrefix(o.Key, "imagePolicy.") {
+			own = append(own, Option{Key: "preview." + o.Key, Required: o.Required, Doc: o.Doc, form: o.form})
+		}
+	}
+	last := 0
+	for i, o := range all {
+		if strings.HasPrefix(o.Key, "preview.") {
+			last = i
+		}
+	}
+	return slices.Insert(all, last+1, own...)
 }
 
 // byKey are the options by their keys.

@@ -368,6 +368,11 @@ func (d *decoder) check(c *Config) {
 		c.verifier, input = provenance.NewVerifier(c.ImagePolicy, d.file)
 		d.section("imagePolicy", input)
 	}
+	if c.Preview.ImagePolicy != nil {
+		var input *usererr.Error
+		c.previews, input = provenance.NewVerifier(c.Preview.ImagePolicy, d.file)
+		d.section("preview.imagePolicy", input)
+	}
 	for i := range c.Hooks {
 		d.section(fmt.Sprintf("hooks[%d]", i), c.Hooks[i].Check())
 	}

@@ -65,7 +65,7 @@ func (c *Config) Resolve(command string, flags *pflag.FlagSet, getenv func(strin
 
 // replacedBy is the flag that was given to name a file in place of the option's section, "" if none was.
 func replacedBy(o *Option, flags *pflag.FlagSet) string {
-	for section, name := range map[string]string{"analysis.": "slo", "imagePolicy.": "trust"} {
+	for section, name := range map[string]string{"analysis.": "slo", "imagePolicy.": "trust", "preview.imagePolicy.": "trust"} {
 		if strings.HasPrefix(o.Key, section) && flags.Changed(name) {
 			return "--" + name
 		}

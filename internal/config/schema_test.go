@@ -53,6 +53,12 @@ var sections = map[string]string{
 	"imagePolicy.identities[]": "An identity; it has either subject or subjectPattern",
 }
 
+func init() {
+	sections["preview"] = "How the images of pull requests run beside the app, each reached by a header alone"
+	sections["preview.imagePolicy"] = "Which images are admitted as previews. Without the section, those that may be released"
+	sections["preview.imagePolicy.identities[]"] = sections["imagePolicy.identities[]"]
+}
+
 // schemaOf makes the JSON Schema from the types and the table.
 func schemaOf(t *testing.T) *jsonschema.Schema {
 	t.Helper()
@@ -126,9 +132,9 @@ func complete(t *testing.T, s *jsonschema.Schema, key string) {
 		s.OneOf = []*jsonschema.Schema{both, without("good", "total")}
 	case "hooks[]":
 		s.OneOf = []*jsonschema.Schema{one("job"), one("url")}
-	case "imagePolicy":
+	case "imagePolicy", "preview.imagePolicy":
 		s.AnyOf = []*jsonschema.Schema{one("keys"), one("identities")}
-	case "imagePolicy.identities[]":
+	case "imagePolicy.identities[]", "preview.imagePolicy.identities[]":
 		s.OneOf = []*jsonschema.Schema{one("subject"), one("subjectPattern")}
 	}
 }
@@ -229,6 +235,7 @@ probe: {url: "https://shop.example.com/", rate: 0.5, header: "x-track: canary"}
 	"analysis: {falseRollback: 0.1, falsePass: 49, burst: 1.5, minRequests: 200, minDuration: 1m, maxDuration: 20m, warmUp: 0s, callersLeft: 0, clientErrors: 2.5, cutStreams: 0, objectives: [{name: a, objective: 99.9, margin: 0.1}, {name: l, objective: 95, margin: 5, latency: 250ms}, {name: q, objective: 90, margin: 1, good: x, total: y}]}",
 	"analysis: {}",
 	"analysis: {objectives: []}",
+	"preview:\n  header: x-shop-preview\n  lasts: 24h\n  limit: 3\n  replicas: 2\n  labels: [team, example.com/cost-center]\n  imagePolicy:\n    repository: https://github.com/our-org/shop\n    refs: ['refs/pull/*/merge']\n    builders: ['https://github.com/our-org/shop/.github/workflows/pull-request.yml@refs/heads/main']\n    maxAge: 720h\n    trustedRoots: [root.jsonl]\n    identities:\n    - {issuer: i, subject: s}\n    - {issuer: i, subjectPattern: s.*}\n",
 	"imagePolicy:\n  repository: https://github.com/our-org/shop\n  refs: [refs/heads/main, 'refs/tags/v*', refs/pull/7/merge]\n  builders: ['https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main']\n  maxAge: 720h\n  trustedRoots: [root.jsonl]\n  identities:\n  - {issuer: i, subject: s}\n  - {issuer: i, subjectPattern: s.*}\n",
 	"gitops: {controller: argocd, namespace: gitops, repository: 'https://gitlab.example.com/our-org/environment.git', branch: env/production, path: apps/shop, value: 'apps/shop/values.yaml:image.digest', releases: apps/releases, user: bot, tokenFile: /run/token, author: 'Release bot <releases@example.com>'}",
 	"gitops: {controller: flux, store: git, repository: 'git@gitlab.example.com:our-org/environment.git', sshKeyFile: key, knownHostsFile: hosts, signingKeyFile: signing}",
@@ -304,6 +311,11 @@ var invalid = map[string][]string{
 	"analysis.clientErrors":     {"-1", "100"},
 	"analysis.cutStreams":       {"-1", "100"},
 	"analysis.objectives":       {"{a: b}", "[a]", "[{}]", "[{name: a, objective: 99}]", "[{name: a, margin: 1}]", "[{objective: 99, margin: 1}]", "[{name: a, objective: 100, margin: 1}]", "[{name: a, objective: 99, margin: 0}]", "[{name: a, objective: 99, margin: 1, good: x}]", "[{name: a, objective: 99, margin: 1, total: x}]", "[{name: a, objective: 99, margin: 1, good: x, total: y, latency: 5s}]", "[{name: a, objective: 99, margin: 1, latency: 500}]", "[{name: a, objective: 99, margin: 1, latencyy: 5s}]"},
+	"preview.header":            {"':path'", "x crossbill", "''"},
+	"preview.lasts":             {"3", "3d"},
+	"preview.limit":             {"0", "51", "many"},
+	"preview.replicas":          {"0", "11"},
+	"preview.labels":            {"team", "['a b']"},
 	"imagePolicy.repository":    {"github.com/a/b", "https://u@github.com/a/b"},
 	"image.requireProvenance":   {"yes", "'true'", "1"},
 	"imagePolicy.refs":          {"refs/heads/main", "[main]", "['refs/*']", "['refs/heads/[a]']", "[refs/heads]"},
@@ -364,7 +376,7 @@ func TestSchemaAndParserAgree(t *testing.T) {
 
 // TestEveryOptionIsTried: the valid files have each option of the file.
 func TestEveryOptionIsTried(t *testing.T) {
-	tried := map[string]bool{"imagePolicy.keys": true, "imagePolicy.keys[]": true}
+	tried := map[string]bool{"imagePolicy.keys": true, "imagePolicy.keys[]": true, "preview.imagePolicy.keys": true, "preview.imagePolicy.keys[]": true}
 	for _, text := range valid {
 		c, err := Parse("c.yaml", []byte(text))
 		if err != nil {

@@ -174,6 +174,9 @@ func TestRulesAreTheRoles(t *testing.T) {
 	if diff := cmp.Diff(without(flat(rulesOn(t, "../../docs/guides/hooks.md", "jobs"))), more(set, Uses{Hooks: []hook.Hook{{Job: "migrate"}, {URL: "https://example.com"}}})); diff != "" {
 		t.Errorf("hooks.md:\n%s", diff)
 	}
+	if diff := cmp.Diff(without(flat(roleIn(t, "../../k8s/preview/rbac.yaml"))), more(set, Uses{Previews: true})); diff != "" {
+		t.Errorf("k8s/preview/rbac.yaml:\n%s", diff)
+	}
 	reading := load(t, "../../k8s", "production")
 	container := &reading.Deployment.Spec.Template.Spec.Containers[0]
 	container.EnvFrom = []corev1.EnvFromSource{
@@ -192,6 +195,12 @@ func TestRulesOfAGatewayRoute(t *testing.T) {
 	names, err := set.Objects("production")
 	if err != nil {
 		t.Fatal(err)
+	}
+	previews := flat(Rules(set, names, Uses{Previews: true}))
+	for _, rule := range flat(rulesOn(t, "../../docs/guides/previews.md", "httproutes")) {
+		if !slices.Contains(previews, rule) {
+			t.Errorf("the page of previews has %s, doctor does not ask for it", rule)
+		}
 	}
 	got := flat(Rules(set, names, Uses{}))
 	for _, rule := range flat(rulesOn(t, "../../docs/guides/gateway-api.md", "httproutes")) {

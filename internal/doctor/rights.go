@@ -14,8 +14,9 @@ import (
 
 // Uses are what decides which rights a release needs, beside the manifests.
 type Uses struct {
-	Commits bool // every step is a commit: the account only reads the cluster
-	Hooks   []hook.Hook
+	Commits  bool // every step is a commit: the account only reads the cluster
+	Previews bool // pull requests' images run beside the app: the Role in k8s/preview/rbac.yaml too
+	Hooks    []hook.Hook
 }
 
 // Rules are what the commands need in the namespace of the app: the Role in k8s/guard/rbac.yaml, or with commits the one in
@@ -76,6 +77,12 @@ func Rules(s *manifest.Set, names *release.Objects, uses Uses) []rbacv1.PolicyRu
 		}
 		if slices.ContainsFunc(manifest.References(&s.Deployment.Spec.Template.Spec), reads) {
 			rules = append(rules, rule("", strings.ToLower(kind)+"s", nil, "get", "list", "create", "patch", "delete"))
+		}
+	}
+	if uses.Previews {
+		rules = append(rules, rule("apps", "deployments", nil, "get", "list", "watch", "create", "patch", "delete"), rule("", "services", nil, "get", "create", "patch"))
+		if names.Route != nil {
+			rules = append(rules, rule(manifest.GatewayGroup, strings.ToLower(names.Route.Kind)+"s", nil, "get", "create", "patch", "delete"))
 		}
 	}
 	if slices.ContainsFunc(uses.Hooks, func(h hook.Hook) bool { return h.Job != "" }) {

@@ -203,18 +203,9 @@ func (c *choice) trackServices() error {
 // cluster. It has none of its labels and annotations but the mesh's: what selects the app's Service by them, to scrape it for
 // example, is not to find its pods a second time.
 func trackService(apex *corev1.Service, track release.Track) *corev1.Service {
-	meshs := func(all map[string]string) map[string]string {
-		kept := map[string]string{}
-		for key, value := range all {
-			if domain, _, ok := strings.Cut(key, "/"); ok && (domain == "istio.io" || strings.HasSuffix(domain, ".istio.io")) {
-				kept[key] = value
-			}
-		}
-		return kept
-	}
 	service := &corev1.Service{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Service"},
-		ObjectMeta: metav1.ObjectMeta{Name: apex.Name + "-" + string(track), Namespace: apex.Namespace, Labels: meshs(apex.Labels), Annotations: meshs(apex.Annotations)},
+		ObjectMeta: metav1.ObjectMeta{Name: apex.Name + "-" + string(track), Namespace: apex.Namespace, Labels: ofMesh(apex.Labels), Annotations: ofMesh(apex.Annotations)},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, Selector: maps.Clone(apex.Spec.Selector),
 			IPFamilies: apex.Spec.IPFamilies, IPFamilyPolicy: apex.Spec.IPFamilyPolicy, InternalTrafficPolicy: apex.Spec.InternalTrafficPolicy, TrafficDistribution: apex.Spec.TrafficDistribution,
@@ -230,6 +221,17 @@ func trackService(apex *corev1.Service, track release.Track) *corev1.Service {
 		service.Spec.Ports = append(service.Spec.Ports, port)
 	}
 	return service
+}
+
+// ofMesh are the labels or annotations that are the mesh's.
+func ofMesh(all map[string]string) map[string]string {
+	kept := map[string]string{}
+	for key, value := range all {
+		if domain, _, ok := strings.Cut(key, "/"); ok && (domain == "istio.io" || strings.HasSuffix(domain, ".istio.io")) {
+			kept[key] = value
+		}
+	}
+	return kept
 }
 
 // takeGatewayRoute makes a route the app's router.

@@ -13,7 +13,7 @@ func crossbillClass(command string) (effectClass, bool) {
 	switch {
 	case command == "promote", command == "run": // the latter by approvals in Git, which the file does not show
 		return classPromotes, true
-	case slices.Contains([]string{"queue", "canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume"}, command):
+	case slices.Contains([]string{"queue", "canary", "verify", "approve", "rollback", "guard", "cancel", "hold", "resume", "preview"}, command):
 		return classCanary, true
 	case slices.Contains([]string{"cleanup", "shift", "migrate", "recover", "trigger", "propose", "release"}, command):
 		return classChanges, true

@@ -214,6 +214,7 @@ func (c *controllers) drop(plural string, object metav1.Object) {
 func (c *controllers) round() (waiting bool) {
 	deployments, sets, pods := shared[appsv1.Deployment](c.server, "deployments"), shared[appsv1.ReplicaSet](c.server, "replicasets"), shared[corev1.Pod](c.server, "pods")
 	c.endpoints(pods)
+	c.garbage(deployments)
 	if c.runJobs() {
 		waiting = true
 	}
@@ -250,6 +251,25 @@ func (c *controllers) round() (waiting bool) {
 		c.roll(d, own, sets, pods)
 	}
 	return waiting
+}
+
+// garbage deletes what a Deployment owned that is gone, beside its ReplicaSets. The original does so within seconds
+// (pkg/controller/garbagecollector), and looks at objects of every kind.
+func (c *controllers) garbage(deployments []*appsv1.Deployment) {
+	var lost []*stored
+	for at, o := range c.server.objects {
+		if at.resource != "services" && at.resource != "configmaps" && at.resource != "secrets" && at.resource != "httproutes" {
+			continue
+		}
+		owners := o.object.GetOwnerReferences()
+		if len(owners) > 0 && !slices.ContainsFunc(deployments, func(d *appsv1.Deployment) bool { return d.UID == owners[0].UID }) {
+			lost = append(lost, o)
+		}
+	}
+	for _, o := range lost {
+		resource := strings.ToLower(o.object.GetKind()) + "s"
+		c.server.drop(kindOf(resource), o)
+	}
 }
 
 // peak is what a Deployment needed at a time.
@@ -482,15 +502,19 @@ func (c *controllers) roll(d *appsv1.Deployment, own, all []*appsv1.ReplicaSet, 
 	}
 	var current *appsv1.ReplicaSet
 	var olds []*appsv1.ReplicaSet
-	total, ready := int32(0), int32(0)
+	total, ready, updated := int32(0), int32(0), int32(0) // updated ones are ready too
 	for _, rs := range own {
 		total += *rs.Spec.Replicas
+		is := sameTemplate(rs.Spec.Template, d.Spec.Template)
 		for _, pod := range owned(pods, rs) {
 			if pod.DeletionTimestamp == nil && isReady(pod) {
 				ready++
+				if is {
+					updated++
+				}
 			}
 		}
-		if sameTemplate(rs.Spec.Template, d.Spec.Template) {
+		if is {
 			current = rs
 		} else if *rs.Spec.Replicas > 0 {
 			olds = append(olds, rs)
@@ -519,7 +543,7 @@ func (c *controllers) roll(d *appsv1.Deployment, own, all []*appsv1.ReplicaSet, 
 	case *current.Spec.Replicas < want && total <= want:
 		current.Spec.Replicas = new(*current.Spec.Replicas + 1)
 		set(c, "replicasets", current)
-	case ready > want || *current.Spec.Replicas == want && ready >= want || total > want+1:
+	case ready > want || *current.Spec.Replicas == want && updated >= want || total > want+1:
 		olds[0].Spec.Replicas = new(*olds[0].Spec.Replicas - 1)
 		set(c, "replicasets", olds[0])
 	}

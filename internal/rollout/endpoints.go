@@ -24,7 +24,9 @@ import (
 // selector is the one of a track's Deployment: labels of the app's may be other apps' as well.
 func (j *job) selector(track release.Track) string {
 	if j.ledger != nil && j.ledger.Release != nil && j.ledger.Release.Objects != nil { // the manifests may be later ones
-		return labels.SelectorFromSet(j.ledger.Release.Objects.Selectors[track]).String()
+		if of, ok := j.ledger.Release.Objects.Selectors[track]; ok { // else it is a preview's
+			return labels.SelectorFromSet(of).String()
+		}
 	}
 	selector, err := j.Manifests.Selector(track)
 	if err != nil {

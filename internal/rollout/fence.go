@@ -25,6 +25,9 @@ func (j *job) fence(o metav1.Object) error {
 	if _, copied := o.GetLabels()[manifest.CopyLabel]; copied && !j.ownCopy(o) { // another app's copy, or one that apps share, has that app's epochs
 		return nil
 	}
+	if _, ok := o.GetLabels()[manifest.PreviewLabel]; ok { // ofPreview fences it
+		return nil
+	}
 	epoch, err := epochOf(o)
 	if err == nil && epoch > j.epoch {
 		return ErrLockLost

@@ -18,6 +18,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -38,25 +39,27 @@ type observer struct {
 	set      *manifest.Set
 	problems []string
 
-	route    *networking.VirtualService
-	gateway  *manifest.GatewayRoute
-	slices   map[string]string // the Service of each slice
-	services map[string]bool   // that are there
-	rule     *networking.DestinationRule
-	ready    map[string]map[string]bool // pods that are ready endpoints, by slice
-	tracks   map[string]string          // of pods, by name
-	ledger   *release.Ledger
-	primary  *appsv1.Deployment
-	epochs   map[string]int64
-	canary   *appsv1.Deployment
-	before   string                       // what primary was to run when the release in flight started
-	content  map[string]string            // of ConfigMaps and Secrets, by kind and name
-	pods     map[string]map[string]string // what a pod read when it got ready, by its name
-	started  bool                         // by a test, once the app is as it is to be
+	route     *networking.VirtualService
+	gateway   *manifest.GatewayRoute
+	slices    map[string]string // the Service of each slice
+	services  map[string]bool   // that are there
+	rule      *networking.DestinationRule
+	ready     map[string]map[string]bool // pods that are ready endpoints, by slice
+	tracks    map[string]string          // of pods, by name
+	ledger    *release.Ledger
+	primary   *appsv1.Deployment
+	epochs    map[string]int64
+	canary    *appsv1.Deployment
+	before    string                                // what primary was to run when the release in flight started
+	content   map[string]string                     // of ConfigMaps and Secrets, by kind and name
+	pods      map[string]map[string]string          // what a pod read when it got ready, by its name
+	started   bool                                  // by a test, once the app is as it is to be
+	previews  map[string]*unstructured.Unstructured // their routes of the Gateway API
+	previewed bool                                  // there was one
 }
 
 func newObserver(set *manifest.Set) *observer {
-	return &observer{set: set, slices: map[string]string{}, services: map[string]bool{}, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}}
+	return &observer{set: set, slices: map[string]string{}, services: map[string]bool{}, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}, previews: map[string]*unstructured.Unstructured{}}
 }
 
 func (o *observer) found(e event, format string, args ...any) {
@@ -96,6 +99,13 @@ func (o *observer) see(e event) {
 		}
 		o.capacity(e, before)
 	case "httproutes":
+		if name := e.after.object.GetName(); e.after.object.GetLabels()[manifest.PreviewLabel] != "" {
+			o.written(e)
+			if o.previews[name] = e.after.object; gone {
+				delete(o.previews, name)
+			}
+			break
+		}
 		o.gatewayChange(e)
 	case "destinationrules":
 		before := o.rule
@@ -129,6 +139,7 @@ func (o *observer) see(e event) {
 			}
 		}
 	case "deployments":
+		o.previewed = o.previewed || e.after.object.GetLabels()[manifest.PreviewLabel] != ""
 		o.written(e)
 		o.kept(e)
 		if d := decode[appsv1.Deployment](e.after); d.Name == o.set.Name(release.Primary) {
@@ -198,6 +209,9 @@ func (o *observer) readyOn(track release.Track) int {
 // routing checks what traffic meets now.
 func (o *observer) routing(e event) {
 	o.gatewayRouting(e)
+	if o.previewed {
+		o.previewRouting(e)
+	}
 	if o.route == nil || o.set.Route != nil {
 		return
 	}
@@ -291,7 +305,7 @@ func (o *observer) foreignRoutes(vs *networking.VirtualService) []string {
 	for i, http := range vs.Spec.Http {
 		// A plain route to the app is migrate's to convert.
 		plain := len(http.Route) == 1 && o.set.IsHost(http.Route[0].GetDestination().GetHost(), vs.Namespace) && http.Route[0].Destination.Subset == ""
-		if !ours[i] && !plain && !manifest.Generated(http.Name) {
+		if !ours[i] && !plain && !manifest.Generated(http.Name) && !strings.HasPrefix(http.Name, manifest.PreviewPrefix) {
 			foreign = append(foreign, http.String())
 		}
 	}

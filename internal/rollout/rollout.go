@@ -137,6 +137,7 @@ type Result struct {
 	SupersededBy string `json:"supersededBy,omitempty"`
 	// Compared is what an unchanged release was found to be the same in as what primary runs.
 	Compared []string `json:"compared,omitempty"`
+	Preview  *Preview `json:"preview,omitempty"` // that was brought up
 }
 
 // say logs, and notes in a plan.

@@ -59,6 +59,14 @@ type router interface {
 	// take leads all of the traffic to primary, which is ready: what the route needs, then the route, at rest; then it takes
 	// away what led there before. It goes on where it was ended.
 	take(context.Context) error
+
+	// previewed are the names of the previews that requests reach.
+	previewed(context.Context) ([]string, error)
+	// checkPreview refuses a preview that no rule can lead to.
+	checkPreview(ctx context.Context, name string, match *release.Match) error
+	// lead gives the preview of a name, which is ready, the requests that match; unlead takes them away.
+	lead(ctx context.Context, name string, match *release.Match) error
+	unlead(ctx context.Context, name string) error
 }
 
 // router is the one that the manifests have.

@@ -305,7 +305,7 @@ func (j *job) next() string {
 	switch r := j.ledger.Release; {
 	case j.planning(), r != nil && !j.inFlight():
 		return "run the same command again; nothing was changed"
-	case r == nil:
+	case r == nil, j.command == previewUp, j.command == previewDown: // which are about no release
 		return "the same command continues from here"
 	case r.Stage == release.StageRollingBack:
 		return "rollback continues from here"

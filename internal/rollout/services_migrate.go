@@ -51,6 +51,11 @@ func (s services) convertible(ctx context.Context) (routed bool, err error) {
 		return false, err
 	}
 	for _, vs := range leftovers {
+		for _, http := range vs.Spec.Http {
+			if name := previewOfRoute(http.Name); name != "" {
+				return false, &usererr.Error{Field: fmt.Sprintf("VirtualService %s/%s", vs.Namespace, vs.Name), Problem: fmt.Sprintf("it leads to preview %s, which would not be reached any more", name), Fix: "run `crossbill preview down --name " + name + "` first, and bring it up again afterwards"}
+			}
+		}
 		if others := len(vs.Spec.Http) - len(s.routesHere(vs)) + len(vs.Spec.Tcp) + len(vs.Spec.Tls); others > 0 && len(s.otherHosts(vs)) == 0 {
 			return false, &usererr.Error{
 				Field:   fmt.Sprintf("VirtualService %s/%s", vs.Namespace, vs.Name),

@@ -561,6 +561,9 @@ func (w *world) describe(e event) effect {
 		if e.before != nil && e.kind != watch.Deleted && !specChanged(kindOf(e.resource), e.before.object, e.after.object) {
 			return effect{}
 		}
+		if e.after.object.GetLabels()[manifest.PreviewLabel] != "" {
+			return effect{action: action, object: object, detail: "route"}
+		}
 		return effect{action: action, object: object, detail: gatewaySplit(set, e.after)}
 	case "virtualservices":
 		detail := splitOf(set, decode[networking.VirtualService](e.after))
@@ -599,6 +602,11 @@ func splitOf(set *manifest.Set, vs *networking.VirtualService) string {
 	}
 	if len(sticky) > 0 {
 		text += " sticky " + strings.Join(sticky, "+")
+	}
+	for _, http := range vs.Spec.Http {
+		if name, ok := strings.CutPrefix(http.Name, manifest.PreviewPrefix); ok {
+			text += " preview " + strings.TrimSuffix(name, "-0")
+		}
 	}
 	return text
 }

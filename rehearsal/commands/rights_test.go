@@ -190,11 +190,14 @@ func (a *app) kubeconfigOf(account string) string {
 	return kubeconfig
 }
 
-// courtesies are what the commands ask for and do without: whether a dead pod's node is gone, and who else in the cluster
-// has a route for the app's host. A Role of one namespace cannot grant them. What it may do itself, everybody may ask
+// courtesies are what the commands ask for and do without: whether a dead pod's node is gone, who else in the cluster
+// has a route for the app's host, and whether there are previews. A Role of one namespace cannot grant them. What it may do itself, everybody may ask
 // (system:basic-user).
 func courtesies(r asked) bool {
 	if r.resource == "selfsubjectaccessreviews" {
+		return true
+	}
+	if r.action == "list" && r.resource == "deployments" && r.name == "" { // previews
 		return true
 	}
 	elsewhere := r.namespace == "" && r.action == "list" && slices.Contains([]string{"virtualservices", "destinationrules", "pods"}, r.resource)

@@ -41,11 +41,20 @@ func Start(url, host string, rate int) *Generator {
 
 // StartImpatient is Start with callers that leave when they have waited for so long.
 func StartImpatient(url, host string, rate int, patience time.Duration) *Generator {
+	return start(url, http.Header{"Host": {host}}, rate, patience)
+}
+
+// StartWith is Start with a header of the requests.
+func StartWith(url, host, name, value string, rate int) *Generator {
+	return start(url, http.Header{"Host": {host}, http.CanonicalHeaderKey(name): {value}}, rate, 10*time.Second)
+}
+
+func start(url string, headers http.Header, rate int, patience time.Duration) *Generator {
 	g := &Generator{
 		attacker: vegeta.NewAttacker(vegeta.Timeout(patience), vegeta.Connections(256), vegeta.KeepAlive(true)),
 		done:     make(chan struct{}),
 	}
-	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url, Header: http.Header{"Host": {host}}})
+	target := vegeta.NewStaticTargeter(vegeta.Target{Method: http.MethodGet, URL: url, Header: headers})
 	results := g.attacker.Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, 0, "rehearsal")
 	go func() {
 		defer close(g.done)
