@@ -199,6 +199,7 @@ type app struct {
 	name, namespace, manifests string
 	kube                       kubernetes.Interface
 	mesh                       istio.Interface
+	env                        []string // more environment of its commands
 	commits                    *commits // where its releases are written; nil: the API server
 }
 
@@ -348,6 +349,7 @@ func program(args ...string) *process {
 func (a *app) command(args ...string) (code int, out string) {
 	a.Helper()
 	p := program(args...)
+	p.Env = append(p.Env, a.env...)
 	err := p.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
