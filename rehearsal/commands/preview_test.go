@@ -84,3 +84,37 @@ func (a *app) noPreviews() error {
 	}
 	return nil
 }
+
+// TestRightsOfPreviews: the commands work with exactly both Roles, use all of the second one, and ask for nothing else.
+func TestRightsOfPreviews(t *testing.T) {
+	a := newApp(t, "previewrights")
+	granted := &rights{a.account("rbac.yaml").Rules, map[string]bool{}}
+	a.must("canary", "--image", images["one"])
+	second := &rights{a.account("../preview/rbac.yaml").Rules, map[string]bool{}}
+	kubeconfig := a.kubeconfigOf("crossbill")
+	for _, args := range [][]string{
+		{"preview", "up", "--name", "pr-1", "--image", images["two"]},
+		{"preview", "up", "--name", "pr-1", "--image", images["three"]},
+		{"preview", "list"}, {"preview", "down", "--name", "pr-1"}, {"guard"},
+	} {
+		code, out := a.command(append(args, "--verbose", "--kubeconfig", kubeconfig, "--namespace", a.namespace, "--manifests", a.manifests)...)
+		if code != 0 {
+			t.Fatalf("%v: exit code %d\n%s", args, code, out)
+		}
+		all, forbidden := requestsIn(t, out)
+		for _, r := range forbidden {
+			if !courtesies(r) {
+				t.Errorf("%v: %v is forbidden", args, r)
+			}
+		}
+		for _, r := range all {
+			one, other := granted.use(r), second.use(r)
+			if !one && !other && !courtesies(r) {
+				t.Errorf("%v: the Roles lack %v", args, r)
+			}
+		}
+	}
+	for _, part := range second.unused() {
+		t.Errorf("no command uses %s", part)
+	}
+}
