@@ -54,7 +54,7 @@ func TestWatch(t *testing.T) {
 			set: func(w *world) {
 				w.flow("app-canary", 100, 0.0005, 0, time.Hour)
 				w.awayFrom(4*time.Minute, 9*time.Minute)
-				w.after(14*time.Minute, promoted)
+				w.after(13*time.Minute, promoted)
 			},
 			says: "judged healthy before", ends: 15 * time.Minute, warns: "API server is down",
 			calls: []string{"healthy", "healthy at 9m"},
