@@ -313,7 +313,7 @@ func testARouteThatSomebodyElseTookAway(t *testing.T) {
 // disturbs nobody; that of its own release stops it, and it does not take the lock back.
 func testARollbackBesideACanary(t *testing.T) {
 	t.Parallel()
-	a := released(t, "beside")
+	a := released(t, "disturbed")
 	stop := a.observe()
 	type ended struct {
 		code int
