@@ -37,14 +37,23 @@ func (j *job) lookRollback(ctx context.Context) (*Result, error) {
 		return nil, j.goByLedger()
 	}
 	if j.ReleaseID == "" {
-		if orphan, err := j.orphaned(ctx); err != nil || orphan {
-			return nil, err
-		}
-		if held, err := j.heldByNone(ctx); err != nil || held {
-			return nil, err
+		for _, left := range []func(context.Context) (bool, error){j.orphaned, j.heldByNone, j.lockLeft} {
+			if found, err := left(ctx); err != nil || found {
+				return nil, err
+			}
 		}
 	}
 	return j.nothing("no release is in flight: nothing to roll back"), nil
+}
+
+// lockLeft says whether there is a lock without a release, where none ends by itself: a job has died between two releases.
+func (j *job) lockLeft(ctx context.Context) (bool, error) {
+	lease, err := j.store().readLease(ctx, j.stateName())
+	if err != nil || holderOf(lease) == "" {
+		return false, err
+	}
+	_, certain := j.store().expired(lease)
+	return !certain, nil
 }
 
 // startRollback notes that a release is rolling back. Whether a first release can is not known yet.
@@ -61,7 +70,7 @@ func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
 	r := j.ledger.Release
 	switch {
 	case r == nil:
-		return j.removeOrphan(ctx)
+		return j.removeLeft(ctx)
 	case r.Previous == "":
 		return j.rollbackFirst(ctx, reason)
 	}
@@ -401,6 +410,18 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 	}
 	_, ours := live.Annotations[epochAnnotation]
 	return ours, nil
+}
+
+// removeLeft removes what no release in the ledger has left. A lock goes with the end of this job.
+func (j *job) removeLeft(ctx context.Context) (Result, error) {
+	for _, left := range []func(context.Context) (bool, error){j.orphaned, j.heldByNone} {
+		if found, err := left(ctx); err != nil {
+			return Result{}, err
+		} else if found {
+			return j.removeOrphan(ctx)
+		}
+	}
+	return j.result("no release is in flight; the lock that a job had left is gone"), nil
 }
 
 // removeOrphan removes a canary whose ledger was lost.
