@@ -34,7 +34,15 @@ func homebrew(v *Version, binaries []Binary, sums map[string]string) []byte {
 	return text.Bytes()
 }
 
-var formulaText = template.Must(template.New("").Parse(`# Made by ` + "`make dist`" + ` for version {{ .Version.Number }}.
+var formulaText = template.Must(template.New("").Parse(`{{ define "archives" }}
+{{- range . }}
+    on_{{ .CPU }} do
+      url "{{ .URL }}"
+      sha256 "{{ .SHA256 }}"
+    end
+{{- end }}
+{{- end -}}
+# Made by ` + "`make dist`" + ` for version {{ .Version.Number }}.
 class Crossbill < Formula
   desc "{{ .Summary }}"
   homepage "{{ .Version.Repository }}"
@@ -42,22 +50,12 @@ class Crossbill < Formula
   license "Apache-2.0"
 {{ with .Mac }}
   on_macos do
-{{- range . }}
-    on_{{ .CPU }} do
-      url "{{ .URL }}"
-      sha256 "{{ .SHA256 }}"
-    end
-{{- end }}
+{{- template "archives" . }}
   end
 {{ end }}
 {{- with .Linux }}
   on_linux do
-{{- range . }}
-    on_{{ .CPU }} do
-      url "{{ .URL }}"
-      sha256 "{{ .SHA256 }}"
-    end
-{{- end }}
+{{- template "archives" . }}
   end
 {{ end }}
   def install

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -68,19 +67,7 @@ func TestChatRequests(t *testing.T) {
 				if diff := cmp.Diff(test.want, r.Method+" "+r.URL.String()); diff != "" || !strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") || r.UserAgent() != "crossbill" {
 					t.Errorf("%v (-want +got)\n%s", r.Header, diff)
 				}
-				file := "testdata/chats/" + name + ".json"
-				if *update {
-					if err := os.WriteFile(file, got, 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-				want, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(string(want), string(got)); diff != "" {
-					t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
-				}
+				golden(t, "testdata/chats/"+name+".json", got)
 				test.answer(w)
 			}))
 			if err := c.Notify(t.Context(), event); err != nil || requests != 1 {
@@ -353,16 +340,5 @@ func TestChatNotes(t *testing.T) {
 		fmt.Fprintf(&b, "%s\n%s\n\n", title, body)
 	}
 	const file = "testdata/chats/notes.txt"
-	if *update {
-		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), b.String()); diff != "" {
-		t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
-	}
+	golden(t, file, []byte(b.String()))
 }

@@ -2,13 +2,10 @@ package notify
 
 import (
 	"cmp"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -82,19 +79,7 @@ func TestPages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := pageOf(e, "https://gitlab.example.com/infra/deploy/-/pipelines/9")
 			got := "<!-- check run: " + p.title + ": " + cmp.Or(p.conclusion, "in_progress") + " -->\n" + p.body
-			file := filepath.Join("testdata/pages", name+".md")
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := gocmp.Diff(string(want), got); diff != "" {
-				t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
-			}
+			golden(t, filepath.Join("testdata/pages", name+".md"), []byte(got))
 		})
 	}
 }

@@ -63,15 +63,20 @@ func TestMessage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = append(got, '\n')
+	golden(t, file, append(got, '\n'))
+}
+
+// golden compares a text with a file's, and writes the file with -update.
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
+			t.Error(err)
 		}
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("%s, -update writes it (-want +got)\n%s", file, diff)
