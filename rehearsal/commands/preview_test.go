@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	health "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
@@ -66,6 +69,41 @@ func testPreview(a *app) {
 	if now := a.routesText(); now != atRest {
 		t.Errorf("the routes are\n%swere\n%s", now, atRest)
 	}
+}
+
+// TestPreviewByMetadata: the same of gRPC calls, by a GRPCRoute: a preview gets those with its header, and no others.
+func TestPreviewByMetadata(t *testing.T) {
+	t.Parallel()
+	a := wireApp(t, "preview-grpcroute", "grpc", routeBy("GRPCRoute"))
+	client := a.calls()
+	track := func(headers ...string) (string, error) {
+		var header metadata.MD
+		_, err := client.Check(metadata.AppendToOutgoingContext(t.Context(), headers...), &health.HealthCheckRequest{}, grpc.Header(&header))
+		return strings.Join(header.Get("x-app-track"), " "), err
+	}
+	all := func(want string, headers ...string) {
+		t.Helper()
+		a.eventually(func() error {
+			if got, err := track(headers...); err != nil || got != want {
+				return fmt.Errorf("calls with %v get to %q (%w), want %q", headers, got, err, want)
+			}
+			return nil
+		})
+		for n := range 200 {
+			if got, err := track(headers...); err != nil || got != want {
+				t.Errorf("call %d with %v gets to %q (%v), want %q", n, headers, got, err, want)
+				break
+			}
+		}
+	}
+	all("primary")
+	a.must("preview", "up", "--name", "pr-42", "--image", images["wire b"])
+	all("preview-pr-42", "x-crossbill-preview", "pr-42")
+	all("primary", "x-crossbill-preview", "pr-4")
+	all("primary")
+	a.must("preview", "down", "--name", "pr-42", "--settle-delay", "2s")
+	all("primary", "x-crossbill-preview", "pr-42")
+	a.eventually(func() error { return a.noPreviews() })
 }
 
 // noPreviews is an error while something of a preview is left.
