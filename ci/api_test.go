@@ -127,7 +127,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli", "dist"} {
+	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "preview-up", "preview-down", "preview-list", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli", "dist"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -292,7 +292,7 @@ var (
 	conditional = regexp.MustCompile(`\$\{[A-Z_]+:\+([^}]*)\}`)
 	flagged     = regexp.MustCompile(`(?:^|\s)--([a-z-]+)`)
 	aCall       = regexp.MustCompile(`dagger (?:-\S+ (?:[^-\s]\S* )?)*call ["$a-z-]`)
-	called      = regexp.MustCompile("dagger (?:-\\S+ (?:[^-\\s]\\S* )?)*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z]+|\"\\$@\")((?: +[^`|>\n]*)?)")
+	called      = regexp.MustCompile("dagger (?:-\\S+ (?:[^-\\s]\\S* )?)*call ((?:--[a-z-]+[ =](?:'[^']*'|\"[^\"]*\"|[^ \"'\n]+) )*)([a-z][a-z-]*|\"\\$@\")((?: +[^`|>\n]*)?)")
 	// named is a call in the component, where a shell function gives the constructor's arguments.
 	named = regexp.MustCompile(`\n +- crossbill ([a-z]+)([^>\n]*)`)
 )
@@ -324,7 +324,7 @@ func published(t *testing.T, text string) []call {
 
 // needs are the constructor's arguments that functions do nothing without.
 var needs = map[string][]string{
-	"kubeconfig-file": {"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "status", "history", "plan", "report"},
+	"kubeconfig-file": {"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "preview-up", "preview-down", "preview-list", "status", "history", "plan", "report"},
 	"gitlab-token":    {"trigger", "watch", "cancel", "release"},
 }
 

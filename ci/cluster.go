@@ -9,7 +9,7 @@ import (
 )
 
 // deploying are the commands that an image policy is asked before.
-var deploying = []string{"canary", "shift", "promote"}
+var deploying = []string{"canary", "shift", "promote", "preview up"}
 
 // gated are the commands that an approval policy can be asked before.
 var gated = []string{"canary", "shift", "approve", "promote"}
@@ -23,7 +23,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 		return "", err
 	}
 	var prometheus []string
-	if !slices.Contains([]string{"approve", "hold", "resume"}, command) { // which ask for no metrics
+	if !slices.Contains([]string{"approve", "hold", "resume", "preview up"}, command) { // which ask for no metrics
 		if prometheus, err = m.addPrometheus(ctx, i); err != nil {
 			return "", err
 		}

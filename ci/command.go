@@ -136,7 +136,7 @@ func fresh(c *dagger.Container) *dagger.Container {
 }
 
 func commandLine(command string, args ...[]string) []string {
-	return append([]string{"crossbill", command}, slices.Concat(args...)...)
+	return slices.Concat([]string{"crossbill"}, strings.Fields(command), slices.Concat(args...))
 }
 
 // flags makes flags of pairs of name and value. An empty value is left to the command's own default.

@@ -253,18 +253,23 @@ func TestCommandLines(t *testing.T) {
 		"verify, all": func() (string, error) {
 			return everything().Verify(ctx, "id", "3m", true, true, "http://app", true, "5m")
 		},
-		"verify":      func() (string, error) { return some().Verify(ctx, "", "", false, false, "", false, "") },
-		"promote":     func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
-		"approve":     func() (string, error) { return everything().Approve(ctx, "id", "5m") },
-		"cleanup":     func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
-		"rollback":    func() (string, error) { return some().Rollback(ctx, "id", "because", "", false, false, "5m") },
-		"guard":       func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
-		"status":      func() (string, error) { return everything().Status(ctx, true, "wide") },
-		"history":     func() (string, error) { return some().History(ctx, "text") },
-		"plan":        func() (string, error) { return some().Plan(ctx, "canary", image, 0, "id", "abc", "p", "text") },
-		"report":      func() (string, error) { _, err := some().Report(ctx, "html"); return "", err },
-		"report, all": func() (string, error) { _, err := everything().Report(ctx, "markdown"); return "", err },
-		"inspect":     func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
+		"verify":   func() (string, error) { return some().Verify(ctx, "", "", false, false, "", false, "") },
+		"promote":  func() (string, error) { return some().Promote(ctx, "id", "10m", true, "5m") },
+		"approve":  func() (string, error) { return everything().Approve(ctx, "id", "5m") },
+		"cleanup":  func() (string, error) { return some().Cleanup(ctx, "id", true, "5m") },
+		"rollback": func() (string, error) { return some().Rollback(ctx, "id", "because", "", false, false, "5m") },
+		"guard":    func() (string, error) { return some().Guard(ctx, "15m", "24h", "5m") },
+		"preview up": func() (string, error) {
+			return bundled().PreviewUp(ctx, "pr-42", image, "abc", "24h", "5m")
+		},
+		"preview down": func() (string, error) { return bundled().PreviewDown(ctx, "pr-42", "5m") },
+		"preview list": func() (string, error) { return bundled().PreviewList(ctx, "text") },
+		"status":       func() (string, error) { return everything().Status(ctx, true, "wide") },
+		"history":      func() (string, error) { return some().History(ctx, "text") },
+		"plan":         func() (string, error) { return some().Plan(ctx, "canary", image, 0, "id", "abc", "p", "text") },
+		"report":       func() (string, error) { _, err := some().Report(ctx, "html"); return "", err },
+		"report, all":  func() (string, error) { _, err := everything().Report(ctx, "markdown"); return "", err },
+		"inspect":      func() (string, error) { return some().Inspect(ctx, image, "abc", "text") },
 		"publish": func() (string, error) {
 			return everything().Publish(ctx, "r/a:1", "1", "abc", 7, "s", dag.SetSecret("key", "plaintext"), "refs/heads/main")
 		},

@@ -424,6 +424,9 @@ func (m *module) rollout(first, second string) {
 	m.has(m.call(0, "status"), digest(second)[:19])
 	m.has(m.call(0, "history"), "promoted")
 	m.call(0, "guard")
+	m.call(0, "preview-up", "--name=pr-42", "--image="+first)
+	m.has(m.call(0, "preview-list"), "x-crossbill-preview: pr-42", digest(first)[:19])
+	m.call(0, "preview-down", "--name=pr-42")
 
 	// Both times there is a canary afterwards, by the same line.
 	for range 2 {
