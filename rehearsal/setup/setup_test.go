@@ -167,6 +167,35 @@ replace k8s.io/api => k8s.io/api v0.37.2
 	}
 }
 
+func TestGitLabRunnerIsBuiltAnewWithItsModule(t *testing.T) {
+	module := t.TempDir()
+	text := "module github.com/our-org/crossbill/rehearsal/runner\ngo 1.26.5\nrequire gitlab.com/gitlab-org/gitlab-runner v1.11.1-0.20260903214710-fc1f1862bd91\n"
+	write(t, filepath.Join(module, "standin/moa/moa.go"), "package moa")
+	name := func(file, text string) string {
+		t.Helper()
+		write(t, filepath.Join(module, file), text)
+		name, err := gitlabRunnerName(module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	first := name("go.mod", text)
+	if !strings.HasPrefix(first, "gitlab-runner-fc1f1862bd91-") {
+		t.Errorf("name %q does not begin with the runner's version", first)
+	}
+	if name("go.mod", text) != first {
+		t.Error("nothing has changed: the name has")
+	}
+	if name("standin/moa/moa.go", "package moa // changed") == first {
+		t.Error("another stand-in: the name is the same")
+	}
+	write(t, filepath.Join(module, "go.mod"), strings.Replace(text, "gitlab-runner v", "another v", 1))
+	if name, err := gitlabRunnerName(module); err == nil {
+		t.Errorf("without the runner: %q", name)
+	}
+}
+
 func TestModuleIsFoundFromWithin(t *testing.T) {
 	repository := t.TempDir()
 	module := filepath.Join(repository, "rehearsal")
@@ -191,6 +220,7 @@ func TestMissingToolIsNamed(t *testing.T) {
 		"go":                  buildTestcluster(t.Context(), source{}, t.TempDir(), quiet),
 		"the go command":      buildFlux(t.Context(), "", t.TempDir(), quiet),
 		"install Go 1.26":     buildArgoCD(t.Context(), "", t.TempDir(), quiet),
+		"GitLab's runner":     buildGitLabRunner(t.Context(), "", t.TempDir(), quiet),
 		"python3":             fetchEnvoy(t.Context(), t.TempDir(), quiet),
 		"is missing (package": fetchPrometheus(t.Context(), t.TempDir(), quiet),
 	} {
