@@ -1,6 +1,16 @@
 // Package gitlab is the rehearsal's GitLab. Its API is the double in internal/gitlab/gitlabtest, which makes a
 // pipeline of each trigger, signs the ID tokens of its jobs, and knows who may press which. internal/pipelinefile decides which job comes next, as GitLab would. gitlab-ci-local
 // runs each job in a shell, from the repository's own pipeline file, with its inputs, variables and script.
+//
+// gitlab-ci-local is no GitLab Runner. It differs: it reads the pipeline file itself, where GitLab gives a runner a job of which
+// everything is decided; it runs one job at a time and talks to no coordinator, so that a job cannot be canceled and does not time
+// out (timeout, RUNNER_SCRIPT_TIMEOUT), no answer is lost and no runner dies; after_script runs whatever happened, without
+// CI_JOB_STATUS of a canceled or timed-out job; artifacts are files of the folder that all jobs share, not an archive that is uploaded and
+// unpacked, so that a job also sees files that it does not need; variables are plain, no file is made of KUBECONFIG, and nothing
+// is masked in the log; watch_canary would keep it from all other jobs, and ends at once; retry and resource_group do nothing.
+//
+// Where that matters, GitLab's own runner runs the jobs: see [Coordinator] and [Runner], and [Pipeline.Start] in place of
+// [Pipeline.Run]. The long tests do (TestRunner in rehearsal/commands).
 package gitlab
 
 import (
@@ -34,7 +44,7 @@ type Options struct {
 	Config     []byte // crossbill.yaml of the project
 	Manifests  string // folder of the app's manifests; "" where releases are bundles, which have them
 	Images     string // regular expression of the images that it accepts, in place of the sample's; "" for the file as it is
-	Runner     string // folder with gitlab-ci-local
+	Runner     string // folder with gitlab-ci-local; "" where GitLab's own runner runs the jobs
 	Crossbill  string // folder with crossbill, which the jobs' image has
 	Kube       string // kubeconfig of its agent
 	Address    string // host:port to listen at; "" for any port
@@ -43,6 +53,8 @@ type Options struct {
 	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
 	// no policy.
 	Environment string
+
+	Variables map[string]string // of the project's settings, for GitLab's own runner
 }
 
 // Approver is the person who presses the gate.
@@ -54,6 +66,7 @@ type GitLab struct {
 	Project      string
 	TriggerToken string
 	Token        string
+	Coordinator  *Coordinator // for GitLab's own runner
 
 	options Options
 	file    *pipelinefile.File
@@ -91,9 +104,13 @@ func Start(o Options) (*GitLab, error) {
 			return nil, err
 		}
 	}
+	coordinator, handler := newCoordinator(), http.NewServeMux()
+	handler.Handle("/", server)
+	handler.Handle("/api/v4/jobs/", coordinator)
+	handler.Handle("/api/v4/runners/", coordinator)
 	g := &GitLab{
-		URL: server.URL, Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken,
-		options: o, file: file, text: text, server: server, http: &http.Server{Handler: server},
+		URL: server.URL, Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken, Coordinator: coordinator,
+		options: o, file: file, text: text, server: server, http: &http.Server{Handler: handler},
 	}
 	go g.http.Serve(listener) //nolint:errcheck // ends with Close
 	return g, nil
@@ -190,6 +207,9 @@ type Pipeline struct {
 	pressed    map[string]string // who has pressed a job, by its name; whoever started the pipeline runs the others
 	started    map[string]time.Time
 	finished   map[string]time.Time
+	commit     string                // of the project
+	given      map[string]*Execution // to a runner, by the job
+	artifacts  map[string]*Execution // who has left some, by the job
 }
 
 // Pipeline finds the pipeline that a trigger made, so that the caller can run it.
@@ -203,7 +223,7 @@ func (g *GitLab) Pipeline(ctx context.Context, id int64) (*Pipeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, pressed: map[string]string{}, started: map[string]time.Time{}, finished: map[string]time.Time{}}
+	p := &Pipeline{ID: id, gitlab: g, simulation: simulation, dir: filepath.Join(g.options.Dir, strconv.FormatInt(id, 10)), inputs: all[at].Inputs, pressed: map[string]string{}, started: map[string]time.Time{}, finished: map[string]time.Time{}, given: map[string]*Execution{}, artifacts: map[string]*Execution{}}
 	p.show()
 	return p, p.checkout(ctx)
 }
@@ -243,7 +263,11 @@ func (p *Pipeline) checkout(ctx context.Context) error {
 			return fmt.Errorf("git %s: %w\n%s", args[0], err, out)
 		}
 	}
-	return nil
+	head := exec.CommandContext(ctx, "git", "rev-parse", "HEAD")
+	head.Dir = p.dir
+	out, err := head.Output()
+	p.commit = strings.TrimSpace(string(out))
+	return err
 }
 
 // Status is GitLab's word for the pipeline.
@@ -327,12 +351,8 @@ func (e *JobError) Unwrap() error { return e.Err }
 
 // Run runs a job that is pending and writes what it prints to log. A script that fails is a *JobError.
 func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
-	if environment := p.environment(job); !p.gitlab.server.MayDeploy(environment, p.user(job)) {
-		if err := p.simulation.Finish(job, false); err != nil {
-			return err
-		}
-		p.show()
-		return &JobError{job, fmt.Errorf("protected_environment_failure: %s may not deploy to %s", p.user(job), environment)}
+	if err := p.refuse(job); err != nil {
+		return err
 	}
 	// It is already decided that the job runs now; gitlab-ci-local only runs it.
 	wrapper, err := yaml.Marshal(map[string]any{
@@ -376,6 +396,9 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 
 // Artifact reads a file that a job left behind.
 func (p *Pipeline) Artifact(name string) ([]byte, error) {
+	if p.gitlab.options.Runner == "" {
+		return p.uploaded(name)
+	}
 	return os.ReadFile(filepath.Join(p.dir, name))
 }
 
@@ -386,7 +409,7 @@ func (p *Pipeline) showRunning(running string) {
 	status := p.simulation.Status()
 	var jobs []gitlabtest.Job
 	for _, j := range p.simulation.Jobs() {
-		if j.Name == running {
+		if j.Name == running || p.running(j.Name) {
 			j.Status, status = "running", "running"
 		}
 		shown := gitlabtest.Job{Name: j.Name, Stage: j.Stage, Status: j.Status, AllowFailure: j.AllowFailure, Environment: p.environment(j.Name), StartedAt: p.started[j.Name], FinishedAt: p.finished[j.Name]}
