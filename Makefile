@@ -17,6 +17,7 @@ help:
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git (or GITOPS=argocd); the first time it compiles that'
 	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
+	@echo 'make compare          Argo Rollouts and Flagger release beside Crossbill: right outcomes, seconds, lost requests (SHORT=1: one scenario, and what is compiled already)'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make test-long        the tests of the commands in full: more crashes, more bad canaries, more of Flux'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
@@ -59,6 +60,17 @@ bin/rehearse:
 rehearse: bin/rehearse bin/crossbill
 	bin/rehearse $(if $(HOLD),--hold) $(if $(OUT),--out $(OUT)) $(if $(GITOPS),--gitops $(GITOPS))
 
+.PHONY: bin/compare
+bin/compare:
+	cd rehearsal/compare && go build -o ../../$@ .
+
+# The real Argo Rollouts and Flagger beside Crossbill, in the same scenarios at the same time: out/compare.json, and a page of it,
+# with DOCS=1 docs/compare.md. The first time it compiles both controllers. COMPARE has more flags, such as COMPARE='-minutes 30';
+# `bin/compare -help` shows them. SHORT=1 is one scenario, once, in about a minute, without controllers that are not compiled yet.
+.PHONY: compare
+compare: bin/compare bin/crossbill
+	bin/compare $(if $(DOCS),-page docs/compare.md) $(if $(SHORT),-cached -runs 1 -minutes 5 -systems tight -scenarios '^30% errors') $(COMPARE)
+
 # A team with an app, its manifests, and an empty repository: init, doctor, and the references that init wrote, up to a promoted
 # canary. out/adopt.json says how much init wrote, how much had to be edited, and how long it took.
 .PHONY: adopt-trial
@@ -66,7 +78,7 @@ adopt-trial: bin/rehearse bin/crossbill
 	bin/rehearse --adopt --rate 100
 
 .PHONY: test
-test: lint docs test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal
+test: lint docs test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehearsal test-compare
 
 # The linter has a module of its own, so that the product's go.mod stays small.
 LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-parallel-runners
@@ -80,6 +92,7 @@ lint: lint-words
 .PHONY: lint-rehearsal
 lint-rehearsal:
 	cd rehearsal && $(LINT)
+	cd rehearsal/compare && $(LINT)
 
 .PHONY: test-go
 test-go:
@@ -125,6 +138,13 @@ test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
 	bin/rehearse --setup-only
 	cd rehearsal && go vet -tags dagger ./... && go test -p 1 -count=1 -timeout 40m -parallel 8 -v ./...
+
+# The harness of make compare, without a release: what it would make, how it judges, and the page of recorded figures. The
+# controllers take too long to compile for a test that everybody runs.
+.PHONY: test-compare
+test-compare:
+	@echo '== the comparison: its scenarios, judgment, and page'
+	cd rehearsal/compare && go vet ./... && go test ./...
 
 # What make test leaves out of the rehearsal's tests of the commands: about 25 minutes.
 .PHONY: test-long

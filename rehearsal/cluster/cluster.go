@@ -68,6 +68,8 @@ type Options struct {
 	GatewayAPI string
 	// TwoPrometheus starts a second one that scrapes the same, at other moments.
 	TwoPrometheus bool
+	// Audit has the API server note each request in [Cluster.AuditLog]: who asked for what, without what was said.
+	Audit bool
 	// Namespace is made besides istio-system, and is the kubeconfig's default. Empty means demo.
 	Namespace string
 	// Log takes lines of progress. May be nil.
@@ -221,6 +223,9 @@ func (c *Cluster) KubeconfigFor(address string) ([]byte, error) {
 	return kubeconfig(c.dir("pki"), "https://"+address, c.Namespace)
 }
 
+// AuditLog is the file of an Audit: an event of audit.k8s.io on each line.
+func (c *Cluster) AuditLog() string { return filepath.Join(c.Logs(), "audit.log") }
+
 // Logs is the folder of the components' and the containers' logs.
 func (c *Cluster) Logs() string { return c.dir("logs") }
 
@@ -263,7 +268,7 @@ func (c *Cluster) writeFiles() error {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "prometheus.yaml": prometheusYAML,
+		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "prometheus.yaml": prometheusYAML, "audit.yaml": auditYAML,
 	} {
 		if err := os.WriteFile(c.dir(name), content, 0o600); err != nil {
 			return err

@@ -30,6 +30,8 @@ var (
 	prometheusYAML []byte
 	//go:embed mesh.yaml
 	meshYAML []byte
+	//go:embed audit.yaml
+	auditYAML []byte
 )
 
 // kwokConfig adds kwok's own stage that makes a node Ready. There is no heartbeat stage: nobody
@@ -111,18 +113,24 @@ func (c *Cluster) pki(name string) string { return filepath.Join(c.dir("pki"), n
 // that would miss them, and the admission plugin whose not-ready taint only that controller takes
 // away again.
 func (c *Cluster) startControlPlane() error {
-	return c.run("control-plane", nil, c.options.TestclusterBinary, "control-plane",
-		c.dir("etcd"), "http://127.0.0.1:2379", "http://127.0.0.1:2380", "https://"+APIServer+"/readyz",
+	args := []string{
+		"control-plane",
+		c.dir("etcd"), "http://127.0.0.1:2379", "http://127.0.0.1:2380", "https://" + APIServer + "/readyz",
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--bind-address=127.0.0.1", "--secure-port=6443", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
-		"--tls-cert-file="+c.pki("apiserver.crt"), "--tls-private-key-file="+c.pki("apiserver.key"), "--client-ca-file="+c.pki("ca.crt"),
-		"--requestheader-client-ca-file="+c.pki("ca.crt"), "--requestheader-allowed-names=front",
+		"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"), "--client-ca-file=" + c.pki("ca.crt"),
+		"--requestheader-client-ca-file=" + c.pki("ca.crt"), "--requestheader-allowed-names=front",
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+c.pki("sa.pub"), "--service-account-signing-key-file="+c.pki("sa.key"),
+		"--service-account-key-file=" + c.pki("sa.pub"), "--service-account-signing-key-file=" + c.pki("sa.key"),
 		"--authorization-mode=RBAC", "--allow-privileged=true",
 		"--disable-admission-plugins=TaintNodesByCondition", "--profiling=false",
+	}
+	if c.options.Audit {
+		args = append(args, "--audit-policy-file="+c.dir("audit.yaml"), "--audit-log-path="+c.AuditLog())
+	}
+	args = append(args,
 		"--",
 		"--kubeconfig="+c.Kubeconfig, "--bind-address=127.0.0.1", "--secure-port=10257", "--cert-dir="+c.dir("kcm"),
 		"--leader-elect=false", "--use-service-account-credentials=false",
@@ -133,6 +141,7 @@ func (c *Cluster) startControlPlane() error {
 			"namespace-controller,serviceaccount-controller,root-ca-certificate-publisher-controller,"+
 			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller,job-controller",
 		"--horizontal-pod-autoscaler-sync-period=2s")
+	return c.run("control-plane", nil, c.options.TestclusterBinary, args...)
 }
 
 func (c *Cluster) startKwok() error {

