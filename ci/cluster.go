@@ -28,7 +28,7 @@ func (m *Crossbill) change(ctx context.Context, command, timeout string, args ..
 			return "", err
 		}
 	}
-	m.addGitHub(i)
+	m.addCode(i)
 	m.addGitops(i)
 	i.setSecret("webhook-url", "CROSSBILL_WEBHOOK", m.WebhookUrl)
 	i.setSecret("chat-addresses", "CROSSBILL_CHAT", m.ChatAddresses)

@@ -59,6 +59,8 @@ type Crossbill struct {
 	// +private
 	GithubToken *dagger.Secret
 	// +private
+	NotifyGitlabToken *dagger.Secret
+	// +private
 	WebhookUrl *dagger.Secret
 	// +private
 	ChatAddresses *dagger.Secret
@@ -160,6 +162,11 @@ func New(
 	// +optional
 	githubToken *dagger.Secret,
 
+	// GitLab access token of scope api that shows releases on the commits and merge requests of the project that the
+	// configuration names by notify.gitlab.project, and its server by notify.gitlab.url.
+	// +optional
+	notifyGitlabToken *dagger.Secret,
+
 	// Address that is notified of each step of a release, in JSON that Slack shows too.
 	// +optional
 	webhookUrl *dagger.Secret,
@@ -207,7 +214,7 @@ func New(
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
 		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
-		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, WebhookUrl: webhookUrl, ChatAddresses: chatAddresses,
+		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, NotifyGitlabToken: notifyGitlabToken, WebhookUrl: webhookUrl, ChatAddresses: chatAddresses,
 		IdToken: idToken, GitopsToken: gitopsToken, GitopsSshKey: gitopsSshKey, GitopsKnownHosts: gitopsKnownHosts, GitopsSigningKey: gitopsSigningKey,
 		By: by, AppName: appName, RequireProvenance: requireProvenance,
 	}
@@ -261,9 +268,10 @@ func (m *Crossbill) addRegistry(i *invocation) {
 	}
 }
 
-// addGitHub lets the command read and write GitHub's Deployment of a release.
-func (m *Crossbill) addGitHub(i *invocation) {
+// addCode lets the command read and write what GitHub and GitLab show of a release where its code is.
+func (m *Crossbill) addCode(i *invocation) {
 	i.setSecret("github-token", "CROSSBILL_GITHUB_TOKEN", m.GithubToken)
+	i.setSecret("notify-gitlab-token", "CROSSBILL_NOTIFY_GITLAB_TOKEN", m.NotifyGitlabToken)
 }
 
 // The crossbill command in a container, to run or to publish

@@ -82,7 +82,7 @@ func (m *Crossbill) Report(
 	format string,
 ) (*dagger.File, error) {
 	i := m.crossbill()
-	m.addGitHub(i)
+	m.addCode(i)
 	m.addBundleRegistry(i)
 	m.addGitops(i)
 	where, err := m.addCluster(ctx, i)

@@ -198,14 +198,14 @@ func everything() *Crossbill {
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
 		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
-		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("webhook"), secret("chat"), secret("id_token"),
+		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("notify gitlab"), secret("webhook"), secret("chat"), secret("id_token"),
 		secret("gitops"), secret("gitops ssh"), dag.File("known_hosts", ""), secret("gitops signing"), "jane", "shop", true))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
-		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, "", "", false))
+		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, "", "", false))
 }
 
 // bundled is that with a bundle in place of the folder of the manifests.
@@ -359,13 +359,13 @@ func TestWhatAnExecHas(t *testing.T) {
 				return m.Canary(ctx, image, 10, "", "", false, "", false, "", "", "", "", nil, false, false, "5m")
 			},
 			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
-			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT", "CROSSBILL_ID_TOKEN"},
+			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT", "CROSSBILL_ID_TOKEN"},
 			changing,
 		},
 		"rollback": { // which never needs a token
 			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, false, "5m") },
 			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
-			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT"},
+			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT"},
 			changing,
 		},
 		"status of a bundle": {
@@ -378,7 +378,7 @@ func TestWhatAnExecHas(t *testing.T) {
 		},
 		"report": {
 			func(m *Crossbill) (string, error) { _, err := m.Report(ctx, "html"); return "", err },
-			slices.Concat(everywhere, gitops), []string{"CROSSBILL_GITHUB_TOKEN", "GITLAB_TOKEN"}, reading,
+			slices.Concat(everywhere, gitops), []string{"CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "GITLAB_TOKEN"}, reading,
 		},
 		"trigger": {
 			func(m *Crossbill) (string, error) {

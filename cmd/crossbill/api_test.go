@@ -154,7 +154,7 @@ contexts:
 // quiet keeps what this machine has configured away from a test.
 func quiet(t *testing.T) {
 	t.Helper()
-	for _, name := range []string{"CROSSBILL_WEBHOOK", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_PUSHGATEWAY", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "GITLAB_CI", "GITHUB_ACTIONS"} {
+	for _, name := range []string{"CROSSBILL_WEBHOOK", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_PUSHGATEWAY", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "GITLAB_CI", "GITHUB_ACTIONS"} {
 		t.Setenv(name, "")
 	}
 	t.Setenv("CROSSBILL_CONFIG", "/dev/null")

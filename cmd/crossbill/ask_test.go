@@ -22,7 +22,7 @@ import (
 // chatCommand is a command with the notification options, and what crossbill.yaml says.
 func chatCommand(t *testing.T, file string) *lifecycleOptions {
 	t.Helper()
-	for _, name := range []string{"CROSSBILL_GITHUB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT"} {
+	for _, name := range []string{"CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT"} {
 		t.Setenv(name, "")
 	}
 	c, err := config.Parse("crossbill.yaml", []byte(file))

@@ -255,7 +255,7 @@ func (o *canaryOptions) takeBundle() error {
 }
 
 func (o *canaryOptions) run(ctx context.Context) error {
-	o.releaseID = o.release.ID
+	o.releaseID, o.given = o.release.ID, origin{o.release.Commit, o.release.PipelineURL}
 	if err := o.remark(); err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type lifecycleOptions struct {
 	timeout   time.Duration
 	by        string
 	releaseID string
+	given     origin // of the release, as far as the command was given it
 	takeover  bool
 	keepWarm  time.Duration
 	keep      int // releases that can be returned to
@@ -44,6 +45,9 @@ type lifecycleOptions struct {
 	live     *notify.Live // nil before the command runs, and where nobody sees it
 	asker    *asker       // nil before the cluster is connected, and where nobody is to be asked
 }
+
+// origin is where a release comes from.
+type origin struct{ commit, pipelineURL string }
 
 // add adds the flags that all of these commands have.
 func (o *lifecycleOptions) add(cmd *cobra.Command) {
@@ -168,7 +172,7 @@ func (o *lifecycleOptions) perform(ctx context.Context, do act) error {
 	}
 	o.notify.send(ctx, o.log, &notify.Event{
 		Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, By: o.by, Asked: o.asker.hasAsked(), ReleaseID: id,
-		StartedAt: o.started, FinishedAt: time.Now(), Steps: o.steps,
+		Commit: o.given.commit, PipelineURL: o.given.pipelineURL, StartedAt: o.started, FinishedAt: time.Now(), Steps: o.steps,
 	}, came.Result, err)
 	return err
 }

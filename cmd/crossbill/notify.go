@@ -19,10 +19,11 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// notifyOptions say who is notified of what a command did: GitHub, chats, a webhook, a trace collector, a Pushgateway.
+// notifyOptions say who is notified of what a command did: GitHub, GitLab, chats, a webhook, a trace collector, a Pushgateway.
 type notifyOptions struct {
 	enabled     bool // the command has these flags
 	github      githubOptions
+	code        codeOptions
 	webhookFile string
 	chatFile    string
 	pushgateway string
@@ -36,6 +37,7 @@ func (o *notifyOptions) add(cmd *cobra.Command) {
 	o.enabled, o.cmd = true, cmd
 	inSection(cmd.Flags(), notificationSection, func(flags *pflag.FlagSet) {
 		o.github.add(flags)
+		o.code.add(flags)
 		flags.StringVar(&o.webhookFile, "webhook-file", "", "file with the address that gets a notice of the outcome, as JSON that Slack shows too (default $CROSSBILL_WEBHOOK)")
 		flags.StringVar(&o.chatFile, "chat-file", "", "file with the addresses of chats that people read of releases in, one a line: Slack, Teams, Discord, Google Chat, … (default $CROSSBILL_CHAT)")
 		flags.StringVar(&o.pushgateway, "pushgateway", "", "URL of a Prometheus Pushgateway that gets the command's metrics (default $CROSSBILL_PUSHGATEWAY)")
@@ -58,16 +60,13 @@ func (o *notifyOptions) send(ctx context.Context, log io.Writer, event *notify.E
 	}
 }
 
-// live shows on the pull request and in chats how a command goes on; nil if nobody is to see it.
+// live shows on the pull or merge request and in chats how a command goes on; nil if nobody is to see it.
 func (o *notifyOptions) live(ctx context.Context) *notify.Live {
 	targets, err := o.targets()
 	if !o.enabled || err != nil {
 		return nil
 	}
-	var shown []notify.Notifier
-	if targets.GitHub.Token != "" && targets.PullRequest {
-		shown = append(shown, notify.PullRequest{GitHub: targets.GitHub, Log: targets.Log})
-	}
+	shown := targets.Pages()
 	if targets.Chat.Wants(notify.ChatCanary) || targets.Chat.Wants(notify.ChatShift) || targets.Chat.Wants(notify.ChatVerdict) {
 		shown = append(shown, targets.Chat)
 	}
@@ -100,15 +99,16 @@ func (r *remarks) print(log io.Writer) {
 	}
 }
 
-// waits notifies GitHub of what a release in the line waits for.
+// waits notifies GitHub and GitLab of what a release in the line waits for.
 func (o *notifyOptions) waits(ctx context.Context, log io.Writer, event *notify.Event) {
 	targets, err := o.targets()
-	if targets.GitHub.Token == "" {
+	hosts := targets.Hosts()
+	if len(hosts) == 0 {
 		return
 	}
 	event.Result, event.FinishedAt = notify.Waits, time.Now()
 	defer o.remarks.print(log)
-	if failed := errors.Join(err, notify.All(ctx, targets.OnGitHub(), event)); failed != nil {
+	if failed := errors.Join(err, notify.All(ctx, hosts, event)); failed != nil {
 		fmt.Fprintf(log, "crossbill: notification failed: %v\n", failed)
 	}
 }
@@ -137,11 +137,16 @@ func resultOf(err error) notify.Result {
 // targets are those that the options and the environment name.
 func (o *notifyOptions) targets() (notify.Targets, error) {
 	github, _, githubErr := o.github.source()
+	gitlab, gitlabErr := o.code.source()
+	if gitlab.Token != "" && github.Token != "" && o.code.byDefault(o.cmd) {
+		gitlab.Token = ""
+		o.remarks.add("GitLab: nothing is shown there, since there is a token for GitHub: name the project of the code by notify.gitlab.project, if it is in GitLab")
+	}
 	webhook, webhookErr := secret("--webhook-file", o.webhookFile, "CROSSBILL_WEBHOOK")
 	chat, chatErr := o.chat()
 	return notify.Targets{
-		GitHub: github, PullRequest: o.pullRequest(), WebhookURL: webhook, Chat: chat, PushgatewayURL: o.pushgateway, Log: o.remarks.add, Version: buildVersion().Version,
-	}, errors.Join(githubErr, webhookErr, chatErr)
+		GitHub: github, PullRequest: o.pullRequest(), GitLab: gitlab, WebhookURL: webhook, Chat: chat, PushgatewayURL: o.pushgateway, Log: o.remarks.add, Version: buildVersion().Version,
+	}, errors.Join(githubErr, gitlabErr, webhookErr, chatErr)
 }
 
 // chat are the chats that the options name, with what they are sent.
@@ -234,4 +239,33 @@ func (o *githubOptions) source() (g notify.GitHub, named bool, err error) {
 	g = o.github
 	g.Token, err = secret("--github-token-file", o.tokenFile, "CROSSBILL_GITHUB_TOKEN")
 	return g, g.Token != "", err
+}
+
+// codeOptions say in which GitLab project the code of releases is.
+type codeOptions struct {
+	gitlab    notify.GitLab
+	tokenFile string
+}
+
+func (o *codeOptions) add(flags *pflag.FlagSet) {
+	flags.StringVar(&o.gitlab.Project, "notify-gitlab-project", "", "GitLab project of the code, if it is not on GitHub: its commit and merge request show the release (default the job's project, none without a token)")
+	flags.StringVar(&o.tokenFile, "notify-gitlab-token-file", "", "file with an access token of scope api for it (default $CROSSBILL_NOTIFY_GITLAB_TOKEN)")
+	flags.StringVar(&o.gitlab.URL, "notify-gitlab-url", "https://gitlab.com", "URL of that GitLab")
+}
+
+// source is the project that the options name, without a token if there is none.
+func (o *codeOptions) source() (notify.GitLab, error) {
+	g := o.gitlab
+	var err error
+	g.Token, err = secret("--notify-gitlab-token-file", o.tokenFile, "CROSSBILL_NOTIFY_GITLAB_TOKEN")
+	return g, err
+}
+
+// byDefault says that the project is only the one whose job this is.
+func (o *codeOptions) byDefault(cmd *cobra.Command) bool {
+	if cmd == nil {
+		return false
+	}
+	settings := configOf(cmd).settings
+	return settings != nil && settings.Platform("notify.gitlab.project")
 }

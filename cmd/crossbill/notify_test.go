@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -145,6 +146,71 @@ func TestPullRequestIsShown(t *testing.T) {
 			}
 			if said := strings.Count(log.String(), "the token may not"); said != 3 && len(test.want) > 1 || said != 0 && len(test.want) == 1 {
 				t.Errorf("said %d times:\n%s", said, log.String())
+			}
+		})
+	}
+}
+
+// TestMergeRequestIsShown: in the job's project, but not beside GitHub, unless the project is named.
+func TestMergeRequestIsShown(t *testing.T) {
+	const lost = "GitLab: nothing is shown there"
+	for name, test := range map[string]struct {
+		file, github string
+		flags        []string
+		project      string // that is asked; "" for none
+		said         string
+	}{
+		"the job's project":    {project: "infra/deploy"},
+		"beside GitHub":        {github: "t", said: lost},
+		"named, beside GitHub": {github: "t", file: "notify: {gitlab: {project: our-org/shop}}", project: "our-org/shop"},
+		"by a flag":            {github: "t", flags: []string{"--notify-gitlab-project=our-org/shop"}, project: "our-org/shop"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lock sync.Mutex
+			asked := map[string]bool{}
+			server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				lock.Lock()
+				defer lock.Unlock()
+				if project, _, ok := strings.Cut(strings.TrimPrefix(r.URL.Path, "/api/v4/projects/"), "/repository/commits/"+commit); ok {
+					asked[project] = true
+				}
+				w.WriteHeader(http.StatusForbidden)
+			}))
+			defer server.Close()
+			before := http.DefaultTransport
+			http.DefaultTransport = server.Client().Transport
+			defer func() { http.DefaultTransport = before }()
+			for variable, value := range map[string]string{"GITLAB_CI": "true", "CI_PROJECT_PATH": "infra/deploy", "CI_SERVER_URL": server.URL, "CROSSBILL_NOTIFY_GITLAB_TOKEN": "glpat", "CROSSBILL_GITHUB_TOKEN": test.github} {
+				t.Setenv(variable, value)
+			}
+			c, err := config.Parse("crossbill.yaml", []byte(test.file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := &cobra.Command{}
+			var o notifyOptions
+			o.add(cmd)
+			if err := cmd.ParseFlags(append(test.flags, "--github-url="+server.URL, "--github-repository=our-org/shop")); err != nil {
+				t.Fatal(err)
+			}
+			settings, err := c.Resolve("canary", cmd.Flags(), os.Getenv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.SetContext(context.WithValue(t.Context(), configKey{}, resolved{c, settings}))
+			var log bytes.Buffer
+			for range 2 {
+				o.send(t.Context(), &log, &notify.Event{Command: "canary", App: "shop", ReleaseID: "one", Commit: commit}, rollout.Result{}, errors.New("x"))
+			}
+			want := map[string]bool{}
+			if test.project != "" {
+				want[test.project] = true
+			}
+			if diff := cmp.Diff(want, asked); diff != "" {
+				t.Errorf("projects, -want +got\n%s", diff)
+			}
+			if got := strings.Count(log.String(), lost); got != strings.Count(test.said, lost) || strings.Contains(log.String(), "glpat") {
+				t.Errorf("said\n%s", log.String())
 			}
 		})
 	}

@@ -116,6 +116,7 @@ func (o *queueOptions) validate() error {
 }
 
 func (o *queueOptions) run(ctx context.Context) error {
+	o.given = origin{o.queued.Commit, o.queued.PipelineURL}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
 		o.queued.ID, o.queued.By = o.releaseID, o.by
 		if o.leave {
@@ -126,7 +127,7 @@ func (o *queueOptions) run(ctx context.Context) error {
 		c.Line.Policy = release.QueuePolicy(o.policy)
 		if !o.dryRun {
 			c.Line.Waits = func(ctx context.Context, message string) {
-				o.notify.waits(ctx, o.log, &notify.Event{Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: o.releaseID, Message: message})
+				o.notify.waits(ctx, o.log, &notify.Event{Command: o.command, App: o.cluster.appName(), Namespace: o.cluster.namespace, ReleaseID: o.releaseID, Commit: o.given.commit, PipelineURL: o.given.pipelineURL, Message: message})
 			}
 		}
 		result, err := c.Queue(ctx, o.queued)

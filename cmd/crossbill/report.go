@@ -22,6 +22,7 @@ type reportOptions struct {
 	since   string
 	gitlab  gitlabOptions
 	github  githubOptions
+	code    codeOptions
 	named   bool            // --project is given
 	sources timelineSources // after validate
 	from    time.Time       // of the releases, after validate; zero: all of them
@@ -39,13 +40,16 @@ read there is reported as missing, and left out.
 
 DORA's four figures of delivery follow: deployment frequency, lead time for
 changes, change failure rate and time to restore, over the releases that the
-ledger keeps. Lead times need the times of the commits, from GitHub.
+ledger keeps. Lead times need the times of the commits, from GitHub or GitLab.
 
 -o markdown is for a job's summary, a merge request's note, or a chat.
 
 Environment:
   GITLAB_TOKEN            access token, scope read_api (or --token-file)
-  CROSSBILL_GITHUB_TOKEN  token that may read deployments and commits (or --github-token-file)`,
+  CROSSBILL_GITHUB_TOKEN  token that may read deployments and commits (or --github-token-file)
+  CROSSBILL_NOTIFY_GITLAB_TOKEN
+                          access token of the code's project, scope read_api or
+                          api (or --notify-gitlab-token-file)`,
 		Example: `  # A page with charts, to keep as a job's artifact
   crossbill report --html report.html
 
@@ -65,6 +69,9 @@ Environment:
 	cmd.Flags().StringVar(&o.since, "since", "", "leave out releases that finished earlier: a date (2026-11-01) or a duration (30d) (default: all in the ledger)")
 	o.gitlab.add(cmd, "read_api: GitLab's jobs are in the timeline")
 	inSection(cmd.Flags(), notificationSection, o.github.addRepository)
+	inSection(cmd.Flags(), notificationSection, o.code.add)
+	cmd.Flags().Lookup("notify-gitlab-project").Usage = "GitLab project of the code: the lead times are from its commits (default the job's project, none without a token)"
+	cmd.Flags().Lookup("notify-gitlab-token-file").Usage = "file with an access token of scope read_api or api for it (default $CROSSBILL_NOTIFY_GITLAB_TOKEN)"
 	cmd.Flags().Lookup("github-repository").Usage = "owner/name: the statuses of its Deployment are in the timeline; needs a token"
 	cmd.Flags().Lookup("github-token-file").Usage = "file with a token that may read deployments and commits (default $CROSSBILL_GITHUB_TOKEN)"
 	o.add(cmd, "markdown")
@@ -87,7 +94,7 @@ func (o *reportOptions) validate() error {
 	if o.from, err = parseSince(o.since, time.Now()); err != nil {
 		return err
 	}
-	o.sources, err = newTimelineSources(&o.gitlab, &o.github, o.named, o.log)
+	o.sources, err = newTimelineSources(&o.gitlab, &o.github, &o.code, o.named, o.log)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -29,11 +30,12 @@ const (
 type timelineSources struct {
 	gitlab *gitlab.Client
 	github *notify.GitHub
+	code   *notify.GitLab // has the times of commits
 }
 
 // newTimelineSources gives the sources that have a name and a token. Nothing is sent. A project that only the configuration
 // names is not asked without a token; one that is given is then bad input.
-func newTimelineSources(g *gitlabOptions, h *githubOptions, given bool, log io.Writer) (s timelineSources, err error) {
+func newTimelineSources(g *gitlabOptions, h *githubOptions, c *codeOptions, given bool, log io.Writer) (s timelineSources, err error) {
 	connection, err := g.connection(log)
 	if err != nil {
 		return s, err
@@ -47,7 +49,11 @@ func newTimelineSources(g *gitlabOptions, h *githubOptions, given bool, log io.W
 	if err == nil && named && github.Repository != "" {
 		s.github = &github
 	}
-	return s, err
+	code, codeErr := c.source()
+	if codeErr == nil && code.Token != "" && code.Project != "" {
+		s.code = &code
+	}
+	return s, errors.Join(err, codeErr)
 }
 
 // entries asks for what the sources know about the newest releases. Bad input is an error; what does not answer is
@@ -120,7 +126,7 @@ func (s timelineSources) deploymentEntries(ctx context.Context, r *release.Relea
 
 // commitTimes are when the commits of deployed releases were made, and what of that is missing.
 func (s timelineSources) commitTimes(ctx context.Context, status *rollout.Status) (times map[string]time.Time, missing []string) {
-	if s.github == nil {
+	if s.github == nil && s.code == nil {
 		return nil, nil
 	}
 	var commits []string
@@ -129,9 +135,20 @@ func (s timelineSources) commitTimes(ctx context.Context, status *rollout.Status
 			commits = append(commits, f.Commit)
 		}
 	}
-	times, err := s.github.CommitTimes(ctx, commits)
-	if err != nil {
-		missing = append(missing, fmt.Sprintf("GitHub's times of commits are missing: %v", firstLine(err)))
+	times = map[string]time.Time{}
+	if s.github != nil {
+		found, err := s.github.CommitTimes(ctx, commits)
+		if err != nil {
+			missing = append(missing, fmt.Sprintf("GitHub's times of commits are missing: %v", firstLine(err)))
+		}
+		maps.Copy(times, found)
+	}
+	if s.code != nil {
+		found, err := s.code.CommitTimes(ctx, slices.DeleteFunc(commits, func(commit string) bool { return !times[commit].IsZero() }))
+		if err != nil {
+			missing = append(missing, fmt.Sprintf("GitLab's times of commits are missing: %v", firstLine(err)))
+		}
+		maps.Copy(times, found)
 	}
 	return times, missing
 }

@@ -113,6 +113,7 @@ type Jobs struct {
 // Notify is who is notified of a release.
 type Notify struct {
 	GitHub       GitHub `json:"github,omitzero"`
+	GitLab       Code   `json:"gitlab,omitzero"`
 	Chat         Chat   `json:"chat,omitzero"`
 	Pushgateway  string `json:"pushgateway,omitempty"`
 	OTLPEndpoint string `json:"otlpEndpoint,omitempty"`
@@ -124,6 +125,12 @@ type GitHub struct {
 	URL            string `json:"url,omitempty"`
 	EnvironmentURL string `json:"environmentUrl,omitempty"`
 	PullRequest    *bool  `json:"pullRequest,omitempty"`
+}
+
+// Code is the GitLab project where the code of releases is.
+type Code struct {
+	Project string `json:"project,omitempty"`
+	URL     string `json:"url,omitempty"`
 }
 
 // Chat is what people read of a release in their chats. Their addresses are secrets.

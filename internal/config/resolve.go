@@ -139,6 +139,9 @@ func (s *Settings) Value(key string) string { return s.values[key].text }
 // Given says whether somebody has set an option: by its flag, a variable or the file.
 func (s *Settings) Given(key string) bool { return s.values[key].origin != "" }
 
+// Platform says whether an option is only what the job of GitLab's or GitHub's says.
+func (s *Settings) Platform(key string) bool { return strings.HasPrefix(s.values[key].origin, "$") }
+
 // Name is an option as its author knows it: the flag, the variable or the line of the file that set it. One that
 // nobody set is named by its flag, if the command has it. key may be more of them, with commas.
 func (s *Settings) Name(key string) string {

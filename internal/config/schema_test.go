@@ -32,6 +32,7 @@ var sections = map[string]string{
 	"gitlab.jobs":              "Names of the jobs in GitLab's pipeline",
 	"notify":                   "Who is notified of a release. Tokens and the webhook's address are secrets: only variables and files hold them",
 	"notify.github":            "The repository that a release came from, where its state is shown",
+	"notify.gitlab":            "The GitLab project where the code of releases is, if it is not on GitHub",
 	"notify.chat":              "What people read of a release in their chats. The addresses are secrets: CROSSBILL_CHAT or --chat-file has them",
 	"image":                    "How the app's image is built",
 	"canary":                   "How a release starts",
@@ -217,6 +218,7 @@ prometheus: {url: "http://prometheus.istio-system.svc:9090/prefix?x=1", httpConf
 gitlab: {url: "https://gitlab.example.com", project: our-org/group/infrastructure, ref: release/1.0, user: release-bot, jobs: {canary: deploy canary, verify: v, promote: p, rollback: r}}
 notify:
   github: {repository: our-org/shop, url: "https://github.example.com/api/v3", environmentUrl: "https://shop.example.com", pullRequest: false}
+  gitlab: {project: our-org/group/shop, url: "https://gitlab.example.com"}
   chat: {events: [canary, approval, promoted], remindAfter: 90m}
   pushgateway: http://pushgateway:9091
   otlpEndpoint: http://collector:4318
@@ -273,6 +275,8 @@ var invalid = map[string][]string{
 	"gitlab.jobs.canary":        {"''", "5"},
 	"notify.github.repository":  {"shop", "a/b/c", "https://github.com/a/b"},
 	"notify.github.pullRequest": {"yes", "1", "'true'"},
+	"notify.gitlab.project":     {"''", "a b", "/a", "a/../b", "a?b"},
+	"notify.gitlab.token":       {"secret"},
 	"notify.chat.events":        {"approval", "[approved]", "[rolled_back]", "{}"},
 	"notify.chat.remindAfter":   {"60", "soon", "-1h", "1d"},
 	"notify.chat.addresses":     {"[https://hooks.example.com/secret]"},

@@ -70,3 +70,42 @@ func FuzzPullRequestAnswers(f *testing.F) {
 		})
 	})
 }
+
+// FuzzMergeRequestAnswers: whatever GitLab answers, showing a release ends in time, and what others have said stays.
+func FuzzMergeRequestAnswers(f *testing.F) {
+	for _, body := range []string{"", "null", "[]", "{}", "[null]", "<html>", `{"id":"` + pageCommit + `"}`, `{"id":5}`, `{"message":{"a":[1]}}`,
+		`[{"id":1,"iid":7,"merged_at":"2026-11-23T07:00:00Z","target_branch":"main","target_project_id":7,"author":{"username":"ada"},"body":"<!-- crossbill shop -->\n","name":"crossbill/shop","status":"running","pipeline_id":-1,"target_url":"x#release=one&at=1"}]`} {
+		for _, status := range []int{200, 400, 403, 404, 409} {
+			f.Add([]byte(body), status)
+		}
+	}
+	f.Fuzz(func(t *testing.T, body []byte, status int) {
+		if status < 200 || status > 599 {
+			status = http.StatusOK
+		}
+		synctest.Test(t, func(t *testing.T) {
+			m := MergeRequest{GitLab: GitLab{Project: "our-org/shop", Token: "t", Transport: server{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch path := strings.TrimPrefix(r.URL.Path, "/api/v4"); {
+				case path == "/user" && status == http.StatusOK:
+					_, _ = w.Write([]byte(`{"username":"release-bot"}`))
+				case path == "/projects/our-org/shop" && status == http.StatusOK:
+					_, _ = w.Write([]byte(`{"id":7,"default_branch":"main"}`))
+				case strings.HasSuffix(path, "/commits/"+pageCommit) && status != http.StatusForbidden:
+					_, _ = w.Write([]byte(`{"id":"` + pageCommit + `"}`))
+				default:
+					if r.Method == http.MethodDelete || r.Method == http.MethodPut && !strings.Contains(string(body), "release-bot") {
+						t.Errorf("%s %s", r.Method, r.URL)
+					}
+					w.WriteHeader(status)
+					_, _ = w.Write(body)
+				}
+			})}}}
+			began := time.Now()
+			_ = All(t.Context(), []Notifier{m}, pageEvent(1, 2, ""))
+			if took := time.Since(began); took > timeout {
+				t.Errorf("took %s", took)
+			}
+		})
+	})
+}

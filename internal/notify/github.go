@@ -3,13 +3,11 @@ package notify
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/go-github/v89/github"
@@ -135,25 +133,10 @@ func (g GitHub) CommitTimes(ctx context.Context, commits []string) (map[string]t
 	if err != nil {
 		return nil, err
 	}
-	found, errs := make([]time.Time, len(commits)), make([]error, len(commits))
-	var pending sync.WaitGroup
-	for i, commit := range commits {
-		pending.Go(func() {
-			c, _, err := repo.client.Repositories.GetCommit(ctx, repo.owner, repo.name, commit, &github.ListOptions{PerPage: 1})
-			if status := statusOf(err); status == http.StatusNotFound || status == http.StatusUnprocessableEntity {
-				return
-			}
-			found[i], errs[i] = c.GetCommit().GetCommitter().GetDate().Time, err
-		})
-	}
-	pending.Wait()
-	times := map[string]time.Time{}
-	for i, at := range found {
-		if !at.IsZero() {
-			times[commits[i]] = at
-		}
-	}
-	return times, errors.Join(errs...)
+	return commitTimes(commits, func(commit string) (time.Time, error) {
+		c, _, err := repo.client.Repositories.GetCommit(ctx, repo.owner, repo.name, commit, &github.ListOptions{PerPage: 1})
+		return c.GetCommit().GetCommitter().GetDate().Time, err
+	})
 }
 
 // repository is a GitHub repository with a client for it.

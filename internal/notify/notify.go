@@ -1,5 +1,5 @@
 // Package notify delivers what a command came to: to the Deployment in GitHub that a release belongs to, to its
-// commit and its pull request there, to chats, to any program by a webhook, to Prometheus through a Pushgateway,
+// commit and its pull request there, or its merge request in GitLab, to chats, to any program by a webhook, to Prometheus through a Pushgateway,
 // and to a trace collector. It promises that notifying is bounded in time, is off unless a target is configured,
 // and never changes the release or the command's own result.
 package notify
@@ -32,9 +32,9 @@ const (
 	Inconclusive Result = "inconclusive" // too little evidence for a verdict
 	Failed       Result = "failed"       // a dependency failed
 	Refused      Result = "refused"      // bad input, the wrong stage, or another job holds the lock; nothing was changed
-	Waits        Result = "waits"        // the command goes on: the release is in the line. It is for GitHub alone
+	Waits        Result = "waits"        // the command goes on: the release is in the line. It is for GitHub and GitLab alone
 	Waited       Result = "waited"       // it has left the line, because its turn did not come
-	Judging      Result = "judging"      // the command goes on: Progress says how far it is. It is for the pull request and chats alone
+	Judging      Result = "judging"      // the command goes on: Progress says how far it is. It is for pages and chats alone
 	Asks         Result = "asks"         // the command goes on: the release waits for an approver. It is for chats alone
 )
 
@@ -47,10 +47,12 @@ type Event struct {
 	Asked     bool             // the command has asked people to go on with the release
 	Release   *release.Release // nil when there is none
 	ReleaseID string           // also without Release, if it is known
-	Outcome   release.Outcome  // when the command finished the release
-	Result    Result
-	ExitCode  int
-	Message   string // what the command did, or why it failed
+	// Commit and PipelineURL are those of the release, where the command was given them; Release knows them too.
+	Commit, PipelineURL string
+	Outcome             release.Outcome // when the command finished the release
+	Result              Result
+	ExitCode            int
+	Message             string // what the command did, or why it failed
 	// SupersededBy is the release in favor of which this one is not released.
 	SupersededBy string
 	StartedAt    time.Time
@@ -111,6 +113,7 @@ func (e *Event) noteworthy() bool {
 type Targets struct {
 	GitHub         GitHub // off without a token
 	PullRequest    bool   // GitHub shows the release on its commit and pull request as well
+	GitLab         GitLab // off without a token: shows the release on its commit and merge request
 	WebhookURL     string // a secret
 	Chat           Chat   // off without an address
 	PushgatewayURL string
@@ -118,20 +121,29 @@ type Targets struct {
 	Version        string       // of Crossbill, for traces; those are configured by OpenTelemetry's variables
 }
 
-// OnGitHub are those of GitHub.
-func (t Targets) OnGitHub() []Notifier {
-	switch {
-	case t.GitHub.Token == "":
-		return nil
-	case !t.PullRequest:
-		return []Notifier{t.GitHub}
+// Pages are those that show a release on its commit, and on the pull or merge request.
+func (t Targets) Pages() []Notifier {
+	var all []Notifier
+	if t.GitHub.Token != "" && t.PullRequest {
+		all = append(all, PullRequest{GitHub: t.GitHub, Log: t.Log})
 	}
-	return []Notifier{t.GitHub, PullRequest{GitHub: t.GitHub, Log: t.Log}}
+	if t.GitLab.Token != "" {
+		all = append(all, MergeRequest{GitLab: t.GitLab, Log: t.Log})
+	}
+	return all
+}
+
+// Hosts are those where a release's code is.
+func (t Targets) Hosts() []Notifier {
+	if t.GitHub.Token == "" {
+		return t.Pages()
+	}
+	return append([]Notifier{t.GitHub}, t.Pages()...)
 }
 
 // Notifiers are those that are configured.
 func (t Targets) Notifiers() []Notifier {
-	all := t.OnGitHub()
+	all := t.Hosts()
 	if t.WebhookURL != "" {
 		all = append(all, Webhook{URL: t.WebhookURL})
 	}

@@ -2,6 +2,8 @@ package notify
 
 import (
 	"encoding/json"
+	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -57,7 +59,7 @@ func (a order) over(b order) order {
 // marker is the first line of an app's pages, by which they are found again.
 func marker(app string) string { return "<!-- crossbill " + app + " -->\n" }
 
-// marked is a page with what it is found and ordered by, as long as GitHub takes it.
+// marked is a page with what it is found and ordered by, as long as GitHub takes it. GitLab takes more.
 func marked(app string, at order, body string) string {
 	line, err := json.Marshal(at) // which escapes < and >
 	if err != nil {
@@ -83,4 +85,44 @@ func readMarked(app, text string) (at order, ok bool) {
 		return order{}, true
 	}
 	return at, true
+}
+
+// address is a page's address with the order of its state, in the part that stays in the browser; "" without an address.
+func (a order) address(page string) string {
+	if page == "" {
+		return ""
+	}
+	page, _, _ = strings.Cut(page, "#")
+	values := url.Values{"release": {a.Release}, "at": {strconv.FormatInt(a.At.UnixMilli(), 10)}}
+	if !a.Started.IsZero() {
+		values.Set("started", strconv.FormatInt(a.Started.UnixNano(), 10))
+	}
+	if a.Steps > 0 {
+		values.Set("steps", strconv.Itoa(a.Steps))
+	}
+	if a.Finished {
+		values.Set("finished", "1")
+	}
+	return page + "#" + values.Encode()
+}
+
+// readAddress is the order that an address has. ok is false for one that has none.
+func readAddress(address string) (a order, ok bool) {
+	_, fragment, _ := strings.Cut(address, "#")
+	values, err := url.ParseQuery(fragment)
+	number := func(name string) int64 {
+		n, bad := strconv.ParseInt(values.Get(name), 10, 64)
+		if bad != nil && values.Has(name) {
+			err = bad
+		}
+		return n
+	}
+	a = order{Release: values.Get("release"), Finished: values.Get("finished") == "1", Steps: int(number("steps")), At: time.UnixMilli(number("at")).UTC()}
+	if started := number("started"); started != 0 {
+		a.Started = time.Unix(0, started).UTC()
+	}
+	if err != nil || a.Release == "" || !values.Has("at") {
+		return order{}, false
+	}
+	return a, true
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/our-org/crossbill/internal/report"
 )
 
-// page is what people see of a release on its commit and its pull request.
+// page is what people see of a release on its commit and its pull or merge request.
 type page struct {
 	title      string // plain text, one line
 	conclusion string // GitHub's word for how it ended; "" while it goes on

@@ -434,7 +434,7 @@ func TestPullRequestOfTwo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := (&pages{repository: repo}).pullRequest(t.Context(), pageCommit); got != test.want || err != nil {
+			if got, err := (&pages{host: &gitHubHost{repository: repo}}).review(t.Context(), pageCommit); got != int64(test.want) || err != nil {
 				t.Errorf("%d, %v, want %d", got, err, test.want)
 			}
 		})

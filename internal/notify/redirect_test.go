@@ -26,12 +26,15 @@ func TestNothingGoesElsewhere(t *testing.T) {
 		t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20SECRET")
 		for name, target := range map[string]Notifier{
 			"GitHub":      GitHub{URL: home.URL, Repository: "our-org/shop", Token: "SECRET"},
+			"GitLab":      MergeRequest{GitLab: GitLab{URL: home.URL, Project: "our-org/shop", Token: "SECRET"}},
 			"webhook":     Webhook{URL: home.URL + "/SECRET"},
 			"Pushgateway": Pushgateway{URL: home.URL},
 			"traces":      Traces{},
 		} {
 			requests.Store(0)
-			err := target.Notify(t.Context(), unhealthyCanary(release.OutcomeRolledBack))
+			e := unhealthyCanary(release.OutcomeRolledBack)
+			e.Release.Commit = pageCommit
+			err := target.Notify(t.Context(), e)
 			if err == nil || !strings.Contains(err.Error(), evil.URL+"; that is not followed") || strings.Contains(err.Error(), "SECRET") {
 				t.Errorf("%s, %d: error %v, want where it redirects to", name, status, err)
 			}

@@ -210,7 +210,7 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 // daggerOptions are options of crossbill's module, and of dagger, that have a value.
 var daggerOptions = []string{
 	"-m", "--mod", "-o", "--output", "--progress", "--cli", "--cli-image", "--cli-source", "--manifests", "--manifests-dir", "--manifests-bundle", "--config-file", "--kubeconfig", "--kubeconfig-file", "--context", "--namespace",
-	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
+	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--notify-gitlab-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
 }
 
 // daggerChain rejects calls of a container's functions that execute something in it.

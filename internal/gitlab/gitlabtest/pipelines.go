@@ -1,6 +1,7 @@
 package gitlabtest
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -45,6 +46,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		if !visible || query.Has("name") && query.Get("name") != p.Name ||
 			query.Has("source") && query.Get("source") != p.Source ||
 			query.Has("ref") && query.Get("ref") != p.Ref ||
+			query.Has("sha") && query.Get("sha") != cmp.Or(p.SHA, pipelineSHA) ||
 			query.Has("status") && query.Get("status") != s.status(p) ||
 			query.Has("yaml_errors") && (query.Get("yaml_errors") == "true") != (p.YamlErrors != "") {
 			continue
@@ -62,7 +64,7 @@ const pipelineSHA = "a91957a858320c0e17f3a0eca7cfacbff50ea29a"
 // row is a pipeline as a list shows it.
 func (s *Server) row(p *Pipeline) map[string]any {
 	return map[string]any{
-		"id": p.ID, "iid": p.ID - 999, "project_id": 7, "sha": pipelineSHA,
+		"id": p.ID, "iid": p.ID - 999, "project_id": 7, "sha": cmp.Or(p.SHA, pipelineSHA),
 		"ref": p.Ref, "status": s.status(p), "source": p.Source, "name": p.Name,
 		"created_at": p.Committed, "updated_at": s.Now(),
 		"web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/pipelines/%d", s.Project, p.ID),

@@ -47,7 +47,8 @@ type Pipeline struct {
 	ID         int64
 	Name       string
 	Ref        string
-	Tag        bool // Ref is a tag
+	SHA        string // of its commit; "" for one that all of these have
+	Tag        bool   // Ref is a tag
 	Source     string
 	Status     string // "" follows Life
 	YamlErrors string
@@ -79,23 +80,28 @@ type Server struct {
 	NoVariables bool   // pipeline variables are refused whoever sends them
 	Refusal     string // message of a 400 for every trigger, "" for none
 
-	URL                   string              // of this GitLab, and so the issuer of its ID tokens; default https://gitlab.example.com
-	TriggerUser           string              // who owns the trigger token
-	APIUser               string              // who owns the access token of scope api
-	ReadUser              string              // who owns the one of scope read_api; "" if it may not say
-	Users                 []User              // who is not here is made when first named
-	ProtectedRefs         []string            // default main
-	ProtectedEnvironments map[string][]string // with the logins of those who may deploy; a GitLab without Premium has none
-	Members               map[string]int      // roles by login, of the tokens' users too
-	VariablesRole         string              // ci_pipeline_variables_minimum_override_role; only a maintainer's token sees it
-	Scopes                []string            // of each token, in place of its own
-	Expires               string              // of each token, as a date; "" for never
-	OfJob                 bool                // the tokens are no access tokens but a job's
-	AgentConfigs          map[string]string   // of agents for Kubernetes, by PROJECT:AGENT
-	KeyFaults             []Fault             // of requests for the OpenID configuration and the keys
-	KeysAt                string              // where the configuration says that the keys are; default below URL
+	URL                   string               // of this GitLab, and so the issuer of its ID tokens; default https://gitlab.example.com
+	TriggerUser           string               // who owns the trigger token
+	APIUser               string               // who owns the access token of scope api
+	ReadUser              string               // who owns the one of scope read_api; "" if it may not say
+	Users                 []User               // who is not here is made when first named
+	ProtectedRefs         []string             // default main
+	ProtectedEnvironments map[string][]string  // with the logins of those who may deploy; a GitLab without Premium has none
+	Members               map[string]int       // roles by login, of the tokens' users too
+	VariablesRole         string               // ci_pipeline_variables_minimum_override_role; only a maintainer's token sees it
+	Scopes                []string             // of each token, in place of its own
+	Expires               string               // of each token, as a date; "" for never
+	OfJob                 bool                 // the tokens are no access tokens but a job's
+	AgentConfigs          map[string]string    // of agents for Kubernetes, by PROJECT:AGENT
+	Commits               map[string]time.Time // of the project's code, whole hashes, with when they were made
+	MergeRequests         []MergeRequest       // of the code
+	Private               bool                 // the code is hidden from who is no member
+	KeyFaults             []Fault              // of requests for the OpenID configuration and the keys
+	KeysAt                string               // where the configuration says that the keys are; default below URL
 
 	issuer    issuerState
+	notes     []Note
+	statuses  []CommitStatus
 	mu        sync.Mutex
 	pipelines []*Pipeline
 	posts     int
@@ -237,7 +243,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, project, res
 	case token == "" || project != s.Project && project != "7":
 		fail(w, http.StatusNotFound, `{"message":"404 Project Not Found"}`)
 		return
-	case r.Method == http.MethodPost && token != s.APIToken:
+	case r.Method != http.MethodGet && token != s.APIToken:
 		fail(w, http.StatusForbidden, `{"error":"insufficient_scope","error_description":"The request requires higher privileges than provided by the access token.","scope":"ai_workflows api"}`)
 		return
 	}
@@ -250,7 +256,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, project, res
 func (s *Server) route(w http.ResponseWriter, r *http.Request, rest string) {
 	parts := strings.Split(rest, "/")
 	switch {
-	case s.setUp(w, r, rest):
+	case s.setUp(w, r, rest), s.code(w, r, rest):
 	case rest == "pipelines":
 		s.list(w, r)
 	case rest == "ci/lint" && r.Method == http.MethodPost:

@@ -22,8 +22,7 @@ const (
 
 // role is that of the owner of the request's token.
 func (s *Server) role(r *http.Request) int {
-	login := map[string]string{s.APIToken: s.APIUser, s.ReadToken: s.ReadUser}[r.Header.Get("PRIVATE-TOKEN")]
-	return s.Members[login]
+	return s.Members[s.login(r)]
 }
 
 const forbidden = `{"message":"403 Forbidden"}`
