@@ -127,7 +127,7 @@ func kind(e ast.Expr) string {
 
 func TestEveryStepIsAFunction(t *testing.T) {
 	functions := api(t)
-	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "preview-up", "preview-down", "preview-list", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli", "dist"} {
+	for _, name := range []string{"check", "build", "publish", "bundle", "trigger", "watch", "cancel", "canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "preview-up", "preview-down", "preview-list", "preview-handoff", "status", "history", "plan", "report", "inspect", "rehearse", "release", "cli", "dist"} {
 		if _, ok := functions[name]; !ok {
 			t.Errorf("no function %s", name)
 		}
@@ -325,7 +325,7 @@ func published(t *testing.T, text string) []call {
 // needs are the constructor's arguments that functions do nothing without.
 var needs = map[string][]string{
 	"kubeconfig-file": {"canary", "shift", "verify", "approve", "promote", "cleanup", "rollback", "hold", "resume", "guard", "preview-up", "preview-down", "preview-list", "status", "history", "plan", "report"},
-	"gitlab-token":    {"trigger", "watch", "cancel", "release"},
+	"gitlab-token":    {"trigger", "watch", "cancel", "release", "preview-handoff"},
 }
 
 // misfit says why a call is not one that the module takes. What follows a function that returns an

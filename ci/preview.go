@@ -1,6 +1,12 @@
 package main
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/our-org/crossbill/ci/internal/dagger"
+)
 
 // Run a pull request's image beside the app, reached by a header alone
 //
@@ -57,4 +63,63 @@ func (m *Crossbill) PreviewList(
 	format string,
 ) (string, error) {
 	return m.look(ctx, "preview list", format)
+}
+
+// Have GitLab bring a preview up or end it, and follow that to its end
+//
+// The project is another one than that which releases. Called again it adopts a pipeline that has not finished. Returns what
+// watch saw as JSON: state is finished, running, failed or canceled.
+// +cache="never"
+func (m *Crossbill) PreviewHandoff(
+	ctx context.Context,
+
+	// GitLab project that runs previews: group/project.
+	projectPath string,
+
+	// What happens: up or down.
+	action string,
+
+	// Name of the preview, for example pr-42.
+	name string,
+
+	// Pipeline trigger token of that project.
+	triggerToken *dagger.Secret,
+
+	// Image to run, by digest: repository@sha256:…. Only up has one.
+	// +optional
+	image string,
+
+	// Commit that the image was built from.
+	// +optional
+	commit string,
+
+	// Page of the run that hands it over.
+	// +optional
+	sourceUrl string,
+
+	// How long to watch. By default 30m.
+	// +optional
+	timeout string,
+) (string, error) {
+	i, gitlab, err := m.forGitLab(ctx)
+	if err != nil {
+		return "", err
+	}
+	i.setSecret("trigger-token", "GITLAB_TRIGGER_TOKEN", triggerToken)
+	project := flags("--project", projectPath)
+	triggered, err := i.run(ctx, "trigger", gitlab, project, flags("--output", "json", "--preview-"+action, name, "--image", image, "--commit", commit, "--source-url", sourceUrl))
+	if err != nil {
+		return "", err
+	}
+	var started struct {
+		PipelineID int `json:"pipelineId"`
+	}
+	if err := json.Unmarshal([]byte(triggered), &started); err != nil {
+		return "", fmt.Errorf("trigger's answer: %w", err)
+	}
+	seen, err := i.run(ctx, "watch", gitlab, project, pipelineFlags("", started.PipelineID), flags("--timeout", timeout))
+	if json.Valid([]byte(seen)) {
+		return seen, nil
+	}
+	return "", err
 }

@@ -565,6 +565,34 @@ func TestWatchFailsOnlyWhenItSawNothing(t *testing.T) {
 	}
 }
 
+// TestPreviewHandoff: one pipeline is started, and that one is followed, in the project of previews.
+func TestPreviewHandoff(t *testing.T) {
+	const trigger, watch = "crossbill trigger --project=our-org/previews --output=json ", "crossbill watch --project=our-org/previews --output=json --pipeline=7"
+	for action, want := range map[string][]string{
+		"up":   {trigger + "--preview-up=pr-42 --image=" + image + " --commit=abc --source-url=s", watch + " --timeout=30m"},
+		"down": {trigger + "--preview-down=pr-42", watch},
+	} {
+		s := begin(t)
+		s.ends = func(args []string) (string, string, int) {
+			if args[1] == "trigger" {
+				return `{"pipelineId": 7}`, "", 0
+			}
+			return `{"state":"failed"}`, "crossbill: it failed", 1
+		}
+		given := []string{image, "abc", "s", "30m"}
+		if action == "down" {
+			given = make([]string, 4)
+		}
+		seen, err := some().PreviewHandoff(t.Context(), "our-org/previews", action, "pr-42", dag.SetSecret("trigger", "plaintext"), given[0], given[1], given[2], given[3])
+		if err != nil || seen != `{"state":"failed"}` {
+			t.Errorf("%s: %q, %v", action, seen, err)
+		}
+		if ran := s.ran(); !slices.Equal(ran, want) {
+			t.Errorf("%s ran\n%s", action, strings.Join(ran, "\n"))
+		}
+	}
+}
+
 // TestRelease: the steps in their order, the digest handed from one to the next.
 func TestRelease(t *testing.T) {
 	s := begin(t)

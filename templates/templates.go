@@ -1,4 +1,4 @@
-// Package templates is what others include: the GitLab CI/CD components release and guard, in the version of this build.
+// Package templates is what others include: the GitLab CI/CD components release, guard, and preview, in the version of this build.
 package templates
 
 import (
@@ -9,7 +9,7 @@ import (
 
 // Files has each component as NAME/template.yml.
 //
-//go:embed release/template.yml guard/template.yml
+//go:embed release/template.yml guard/template.yml preview/template.yml
 var Files embed.FS
 
 // Component is the text of the component with the name at the end of an address, HOST/GROUP/PROJECT/NAME@VERSION, and the project

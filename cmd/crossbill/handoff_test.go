@@ -59,6 +59,10 @@ func TestBadHandoffLines(t *testing.T) {
 		trigger + " --commit HEAD":                                     `--commit: "HEAD" is not a commit`,
 		trigger + " --ref -x":                                          `--ref: "-x" is not a branch or tag`,
 		trigger + " --release-id A":                                    `--release-id: "A" is not a release id`,
+		trigger + " --preview-up pr.1":                                 `--preview-up: "pr.1" is not the name of a preview`,
+		trigger + " --preview-up pr-1 --preview-down pr-1":             "--preview-down: a preview comes up and ends at once",
+		trigger + " --preview-down pr-1":                               "--preview-down: a preview that goes has no image",
+		trigger + " --preview-up pr-1 --release-id one":                "--preview-up: a preview has no bundle and no release ID",
 		trigger + " --timeout -5m":                                     "-5m0s is too short",
 		trigger + " --settle 0s":                                       "0s is too short",
 		"watch --project infra/deploy":                                 "--pipeline: neither a pipeline nor a release is named",
@@ -93,6 +97,23 @@ func TestBadHandoffLines(t *testing.T) {
 				t.Errorf("exit code %d, %q on standard output, and\n%s\nwant\n%s", r.code, r.out, r.err, want)
 			}
 		})
+	}
+}
+
+// TestPreviewsAreNotHandedToTheReleasesProject: the project that the file names for releases is not taken for previews, whether it
+// comes from the file or from the command line.
+func TestPreviewsAreNotHandedToTheReleasesProject(t *testing.T) {
+	t.Setenv("GITLAB_TOKEN", "t")
+	t.Setenv("GITLAB_TRIGGER_TOKEN", "t")
+	file := filepath.Join(t.TempDir(), "crossbill.yaml")
+	if err := os.WriteFile(file, []byte("app: shop\ngitlab:\n  project: infra/deploy\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, more := range [][]string{nil, {"--project", "infra/deploy"}} {
+		r := runLine(t, append([]string{"trigger", "--config", file, "--preview-down", "pr-1"}, more...)...)
+		if want := "--project: infra/deploy is the project that releases"; r.code != exitBadInput || !strings.Contains(r.err, want) {
+			t.Errorf("%q: exit code %d\n%s\nwant %s", more, r.code, r.err, want)
+		}
 	}
 }
 
@@ -205,6 +226,7 @@ func TestLint(t *testing.T) {
 		{"lint " + broken, 1, broken + ": ", " findings"},
 		{"lint ../../.gitlab-ci.yml ../../.gitlab-ci.yml", 0, "lint: ../../.gitlab-ci.yml: 11 jobs, no finding\nlint: ../../.gitlab-ci.yml: 11", ""},
 		{"lint ../../.gitlab/environment.gitlab-ci.yml", 1, "../../.gitlab/environment.gitlab-ci.yml:", "(included-inputs-are-valid)"}, // its user fills in a digest
+		{"lint ../../.gitlab/previews.gitlab-ci.yml", 1, "../../.gitlab/previews.gitlab-ci.yml:", "(included-inputs-are-valid)"},       // likewise
 		{"lint ../../.gitlab-ci.yml " + broken, 1, broken + ": ", "lint: ../../.gitlab-ci.yml: 11 jobs, no finding"},
 		{"lint ../../.gitlab-ci.yml -o codequality", 0, "[]\n", ""},
 	} {

@@ -49,7 +49,8 @@ state, and that nothing is deployed by tag. What cannot be proved is a finding
 as well. It sends nothing to GitLab. The default FILE is .gitlab-ci.yml.
 
 It reads what the file includes too, as GitLab merges it: local files from the
-repository, and the components release and guard of this version of crossbill.
+repository, and the components release, guard, and preview of this version of
+crossbill.
 --include gives the text of any other file: a component, a remote file,
 FILE@PROJECT:REF of another project, or a template of GitLab's. A file that is
 not given is a finding.

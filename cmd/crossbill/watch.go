@@ -24,10 +24,10 @@ func newWatchCommand() *cobra.Command {
 		Long: `Follow GitLab's pipeline of a release, and its child pipelines, until it
 finishes or waits for an approver. It never waits longer than --timeout, and it
 can be started again at any time. A pipeline is a success only if its promote
-job has run. With --release-id, only a pipeline that the trigger token started
+job has run; that of a preview, which has none, if it succeeded. With --release-id, only a pipeline that the trigger token started
 on --ref is followed.
 
-Exit codes: 0 promoted, 1 failed, canceled or rolled back, 6 the time is over
+Exit codes: 0 promoted or finished, 1 failed, canceled or rolled back, 6 the time is over
 (the pipeline goes on), 7 waiting for an approver.
 
 Environment:
@@ -75,7 +75,7 @@ func (o *watchOptions) run(ctx context.Context) error {
 func errorOf(p gitlab.Progress) error {
 	err := fmt.Errorf("pipeline %d: %s; %s", p.PipelineID, p.Reason, p.URL)
 	switch p.State {
-	case gitlab.Promoted:
+	case gitlab.Promoted, gitlab.Finished:
 		return nil
 	case gitlab.Waiting:
 		return &exitError{exitWaiting, err}

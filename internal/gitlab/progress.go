@@ -11,7 +11,7 @@ import (
 // State is how far GitLab has come with a release.
 type State string
 
-// The states. Every one but Running and Queued ends a watch; only Promoted is a success.
+// The states. Every one but Running and Queued ends a watch; only Promoted is a success, and Finished of a preview.
 const (
 	Running    State = "running"
 	Queued     State = "queued"      // its job queue is running: another release of the app may have to end first
@@ -21,6 +21,7 @@ const (
 	RolledBack State = "rolled_back" // a rollback job succeeded after the promote job, or without it
 	Failed     State = "failed"      // a rollback job's failure too: where it left the traffic is not known here
 	Canceled   State = "canceled"    // or skipped: nobody finished it
+	Finished   State = "finished"    // the pipeline of a preview succeeded
 )
 
 // Progress is what was seen of a release's pipeline.
@@ -52,6 +53,9 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 		return p, err
 	}
 	p.State, p.Reason = stateOf(pipeline.Status, p.Jobs, names)
+	if strings.HasPrefix(pipeline.Name, previewPrefix) {
+		p.State, p.Reason = stateOfPreview(pipeline.Status, p.Jobs)
+	}
 	if pipeline.YamlErrors != "" {
 		p.State, p.Reason = Failed, "the pipeline file has errors: "+pipeline.YamlErrors
 	}
@@ -110,6 +114,19 @@ func stateOfSuccess(promote *Job, name string) (State, string) {
 	default:
 		return Failed, fmt.Sprintf("the pipeline succeeded, but %s is %s: nothing was promoted", name, promote.Status)
 	}
+}
+
+// stateOfPreview is for the pipeline of a preview, whose jobs promote nothing.
+func stateOfPreview(status string, jobs []Job) (State, string) {
+	switch status {
+	case "success":
+		return Finished, "finished"
+	case "failed":
+		return Failed, "failed: " + namesWith(jobs, "failed") + "; read the job's log"
+	case "canceled", "skipped":
+		return Canceled, "the pipeline was " + status
+	}
+	return Running, ""
 }
 
 // underWay says whether a job runs, or is about to.

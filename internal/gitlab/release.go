@@ -30,6 +30,9 @@ import (
 // pipelineName is the name that GitLab gives to the release's pipeline.
 func pipelineName(app, id string) string { return "release " + app + " " + id }
 
+// previewPrefix is what the names of the pipelines of previews begin with.
+const previewPrefix = "preview "
+
 // refPattern is the form of the ref that a pipeline is started on.
 var refPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/+-]{0,254}$`)
 

@@ -69,18 +69,27 @@ func answerOf201(p *gitlab.Pipeline) answer {
 	return started
 }
 
-// request is the body of the POST: the token travels in it, not in the address.
-func (s *sender) request() *gitlab.RunPipelineTriggerOptions {
-	r := s.options.Release
+// values are the inputs of the pipeline.
+func (o *TriggerOptions) values() map[string]string {
+	if p := o.Preview; p != nil {
+		return map[string]string{"app": p.App, "preview_id": p.ID(), "name": p.Name, "action": p.Action(), "image": p.Image, "commit": p.Commit, "source_url": p.SourceURL}
+	}
+	r := o.Release
 	values := map[string]string{"app": r.App, "release_id": r.ID, "commit": r.Commit, "source_url": r.SourceURL}
 	if r.Bundle != "" { // a file of an earlier version, which has no such input, is not started
 		values["bundle"] = r.Bundle
 	} else {
 		values["image"] = r.Image
 	}
-	if s.options.Again {
+	if o.Again {
 		values["again"] = "yes"
 	}
+	return values
+}
+
+// request is the body of the POST: the token travels in it, not in the address.
+func (s *sender) request() *gitlab.RunPipelineTriggerOptions {
+	values := s.options.values()
 	request := &gitlab.RunPipelineTriggerOptions{Ref: &s.options.Ref, Token: &s.triggerToken}
 	if s.options.Variables {
 		request.Variables = map[string]string{}

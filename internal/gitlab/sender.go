@@ -27,7 +27,7 @@ type sender struct {
 	deadline time.Time
 
 	own      map[int64]*gitlab.PipelineInfo // that this call started; a list may show them late
-	earlier  map[int64]bool                 // attempts that have finished, which TriggerOptions.Again ignores
+	earlier  map[int64]bool                 // attempts that have finished, where these do not count
 	canceled map[int64]bool                 // by this call
 
 	sends     int
@@ -47,7 +47,7 @@ func (s *sender) wrapUncertain(err error) error {
 }
 
 func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
-	if s.options.Again {
+	if s.options.Again || s.options.Preview != nil {
 		rows, err := s.pipelinesNamed(ctx, s.deadline, s.name)
 		if err != nil {
 			return nil, err

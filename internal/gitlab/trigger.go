@@ -19,6 +19,10 @@ type TriggerOptions struct {
 	Ref     string // branch or tag of the GitLab project
 	Release release.Handoff
 
+	// Preview is handed over in place of a release. Its pipeline is "preview APP ID", in a project of its own. One that has
+	// finished does not count: a pull request that is opened again gets its preview again, and both commands can be repeated.
+	Preview *release.PreviewHandoff
+
 	// Variables sends trigger variables (CROSSBILL_APP …) in place of typed inputs, for a GitLab
 	// before 18.1.
 	Variables bool
@@ -38,16 +42,28 @@ func (o *TriggerOptions) check(c *Client) error {
 		return badRef(o.Ref)
 	}
 	o.Settle, o.Timeout = cmp.Or(o.Settle, 10*time.Second), cmp.Or(o.Timeout, 15*time.Minute)
+	if o.Preview != nil {
+		return o.Preview.Check()
+	}
 	return o.Release.Check()
+}
+
+// pipelineName is the name of the pipeline.
+func (o *TriggerOptions) pipelineName() string {
+	if o.Preview != nil {
+		return previewPrefix + o.Preview.App + " " + o.Preview.ID()
+	}
+	return pipelineName(o.Release.App, o.Release.ID)
 }
 
 func badRef(ref string) error {
 	return &usererr.Error{Field: "gitlab.ref", Problem: fmt.Sprintf("%q is not a branch or tag", ref), Fix: "give a branch or tag of the GitLab project"}
 }
 
-// Pipeline is GitLab's pipeline of a release.
+// Pipeline is GitLab's pipeline of a release, or of a preview.
 type Pipeline struct {
-	ReleaseID string `json:"releaseId"`
+	ReleaseID string `json:"releaseId,omitempty"`
+	Preview   string `json:"preview,omitempty"` // its name
 	ID        int64  `json:"pipelineId"`
 	URL       string `json:"url"`
 	Adopted   bool   `json:"adopted"`        // it existed before, or another sender's was kept
@@ -96,7 +112,7 @@ func Trigger(ctx context.Context, c *Client, o TriggerOptions) (Pipeline, error)
 		return Pipeline{}, err
 	}
 	s := &sender{
-		Client: c, options: o, name: pipelineName(o.Release.App, o.Release.ID),
+		Client: c, options: o, name: o.pipelineName(),
 		deadline: time.Now().Add(o.Timeout),
 		own:      map[int64]*gitlab.PipelineInfo{}, earlier: map[int64]bool{}, canceled: map[int64]bool{},
 	}
@@ -105,6 +121,9 @@ func Trigger(ctx context.Context, c *Client, o TriggerOptions) (Pipeline, error)
 		return Pipeline{}, s.wrapUncertain(err)
 	}
 	p := Pipeline{ReleaseID: o.Release.ID, ID: kept.ID, URL: kept.WebURL, Status: kept.Status, Adopted: s.own[kept.ID] == nil, User: s.origins.ownerOf(kept.ID), Sends: s.sends}
+	if o.Preview != nil {
+		p.Preview = o.Preview.Name
+	}
 	for id := range s.canceled {
 		p.Canceled = append(p.Canceled, id)
 	}

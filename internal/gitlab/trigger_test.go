@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
@@ -181,6 +182,72 @@ func TestTriggerAgain(t *testing.T) {
 					t.Errorf("%+v after %d POSTs, the old one is %d", p, server.Posts(), old)
 				}
 			})
+		})
+	}
+}
+
+// TestTriggerPreview: what happens to a preview has one pipeline at a time, and another one after that has finished. Coming up, another
+// image, and going are three things.
+func TestTriggerPreview(t *testing.T) {
+	up := release.PreviewHandoff{App: "shop", Name: "pr-42", Image: "registry.example.com/our-org/shop-previews@" + digest, Commit: toRelease.Commit, SourceURL: toRelease.SourceURL}
+	other, down := up, release.PreviewHandoff{App: "shop", Name: "pr-42", Down: true}
+	other.Image = strings.Replace(up.Image, "9f86", "1111", 1)
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		trigger := func(h release.PreviewHandoff) Pipeline {
+			t.Helper()
+			p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Preview: &h})
+			if err != nil || p.Preview != "pr-42" || p.ReleaseID != "" {
+				t.Fatalf("%+v, %v", p, err)
+			}
+			return p
+		}
+		ids := map[int64]bool{}
+		for _, h := range []release.PreviewHandoff{up, other, down} {
+			first, again := trigger(h), trigger(h)
+			if ids[first.ID] || first.Adopted || again.ID != first.ID || !again.Adopted {
+				t.Errorf("%s: %+v, then %+v", h.ID(), first, again)
+			}
+			ids[first.ID] = true
+		}
+		sent := server.Pipelines()[0]
+		want := map[string]any{"app": "shop", "name": "pr-42", "action": "up", "image": up.Image, "commit": up.Commit, "preview_id": "pr-42-up-9f86d081884c", "source_url": up.SourceURL}
+		if diff := cmp.Diff(want, sent.Inputs); diff != "" || sent.Name != "preview shop pr-42-up-9f86d081884c" {
+			t.Errorf("%s, inputs (-want +got):\n%s", sent.Name, diff)
+		}
+		for id := range ids { // the pull request is closed and opened again
+			server.Show(id, "success", nil)
+		}
+		if p := trigger(up); p.Adopted || ids[p.ID] {
+			t.Errorf("opened again: %+v", p)
+		}
+	})
+}
+
+// TestLostAnswersOfPreviews: the same protocol as for a release; what has finished while its answer was lost is adopted.
+func TestLostAnswersOfPreviews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.Faults = []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}
+		server.Life = []gitlabtest.Phase{{Status: "success"}}
+		p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Preview: &release.PreviewHandoff{App: "shop", Name: "pr-42", Down: true}})
+		if err != nil || !p.Adopted || server.Posts() != 1 || len(server.Pipelines()) != 1 {
+			t.Errorf("%+v, %v, %d POSTs", p, err, server.Posts())
+		}
+		server.Wait()
+	})
+}
+
+// TestWatchPreview: the pipeline of a preview has no promotion to wait for.
+func TestWatchPreview(t *testing.T) {
+	for status, want := range map[string]State{"success": Finished, "failed": Failed, "canceled": Canceled} {
+		synctest.Test(t, func(t *testing.T) {
+			server := gitlabtest.New()
+			id := server.Add(gitlabtest.Pipeline{Name: "preview shop pr-42-down", Ref: "main", Source: "trigger", Status: status})
+			p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}})
+			if err != nil || p.State != want {
+				t.Errorf("%s: %+v, %v", status, p, err)
+			}
 		})
 	}
 }

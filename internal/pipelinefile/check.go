@@ -70,6 +70,7 @@ const (
 	RuleWorkflow      = "started-on-purpose"
 	RuleName          = "named-by-release"
 	RuleOperator      = "approved-by-a-person"
+	RulePreviews      = "previews-release-nothing"
 	RuleTooLarge      = "too-large-to-prove"
 )
 
@@ -110,6 +111,15 @@ func (c *checker) check() {
 	for i := range c.file.Jobs {
 		c.roles[c.file.Jobs[i].Name] = roleOf(c.file, &c.file.Jobs[i])
 	}
+	if c.ofPreviews() {
+		c.problems()
+		c.previewsAlone()
+		c.jobs()
+		c.inputs()
+		c.workflow()
+		return
+	}
+	c.noPreviews()
 	usual := Options{}.withDefaults()
 	c.canary, c.verify = c.named(c.options.Canary, usual.Canary, "canary"), c.named(c.options.Verify, usual.Verify, following, "verify")
 	c.missing()

@@ -117,8 +117,15 @@ func (c *checker) workflow() {
 	if c.file.starts("trigger") == no {
 		c.report(nil, RuleWorkflow, "no trigger can create a pipeline", `let workflow:rules admit the source "trigger"`)
 	}
-	if name := strings.Join(strings.Fields(wholeInput.ReplaceAllString(c.file.Name, "<$1>")), " "); name != "release <app> <release_id>" {
-		c.report(nil, RuleName, fmt.Sprintf("workflow:name is %q: `crossbill trigger` cannot find the pipeline again", c.file.Name), "set it to \"release $[[ inputs.app ]] $[[ inputs.release_id ]]\"")
+	want := "release $[[ inputs.app ]] $[[ inputs.release_id ]]"
+	if c.ofPreviews() {
+		want = "preview $[[ inputs.app ]] $[[ inputs.preview_id ]]"
+	}
+	named := func(name string) string {
+		return strings.Join(strings.Fields(wholeInput.ReplaceAllString(name, "<$1>")), " ")
+	}
+	if named(c.file.Name) != named(want) {
+		c.report(nil, RuleName, fmt.Sprintf("workflow:name is %q: `crossbill trigger` cannot find the pipeline again", c.file.Name), fmt.Sprintf("set it to %q", want))
 	}
 }
 

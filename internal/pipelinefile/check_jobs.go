@@ -175,7 +175,9 @@ func (c *checker) resourceGroup(job *Job) {
 	}
 	of := variableInText.FindAllString(environment, -1)
 	for _, variable := range variableInText.FindAllString(job.ResourceGroup, -1) {
-		if input := interpolated.FindStringSubmatch(variable); environment != "" && !slices.Contains(of, variable) && (input == nil || input[1] != "app") {
+		input := interpolated.FindStringSubmatch(variable)
+		own := input != nil && (input[1] == "app" || input[1] == "name" && c.roleOf(job).runs("preview")) // of two previews the lock keeps order
+		if environment != "" && !slices.Contains(of, variable) && !own {
 			c.reportAt(job, job.values.lines["resource_group"], "resource_group", RuleOneByOne, fmt.Sprintf("its resource_group depends on %s and its environment does not: two pipelines may run it at the same time", variable), "use nothing in resource_group that is not in the environment's name")
 		}
 	}

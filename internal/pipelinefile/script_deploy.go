@@ -168,6 +168,10 @@ func programDagger(a *analyzer, i invocation, s *shellState) {
 	if function == "" {
 		return
 	}
+	if slices.Contains([]string{"preview-up", "preview-down", "preview-list"}, function) {
+		a.crossbillCall(i, classCanary, "preview", words[slices.Index(words, function)+1:])
+		return
+	}
 	class, known := crossbillClass(function)
 	if slices.Contains([]string{"build", "publish", "rehearse", "cli"}, function) {
 		class, known = classReads, true

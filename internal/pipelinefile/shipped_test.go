@@ -181,7 +181,7 @@ func TestPinned(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
 	}
-	files = append(files, component, environment, guard, action, "../../.github/actions/handoff/action.yml", "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
+	files = append(files, component, environment, guard, "../../templates/preview/template.yml", "../../.gitlab/previews.gitlab-ci.yml", action, "../../.github/actions/preview/action.yml", "../../.github/actions/handoff/action.yml", "../../k8s/guard/cronjob.yaml", "../../k8s/run/deployment.yaml")
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {

@@ -30,6 +30,11 @@ const (
 	deliver   = "../../.github/workflows/deliver.yml"
 	handoff   = "../../.github/actions/handoff/action.yml"
 	installer = "../../.github/actions/dagger/action.yml"
+
+	previewCaller = "../../.github/workflows/preview.yml"
+	previewImage  = "../../.github/workflows/preview-image.yml"
+	previews      = "../../.github/workflows/preview-handoff.yml"
+	previewAction = "../../.github/actions/preview/action.yml"
 )
 
 // newer is what GitHub knows and actionlint 1.7.12 does not yet: the identity of the workflow that defines a job.
@@ -88,11 +93,11 @@ func isToken(value string) bool {
 // environment and in the steps alone that use it, and no text of an event is put into a script.
 func TestWorkflowsAreSafe(t *testing.T) {
 	// Of deliver.yml, only main may use them. The login of pull requests is another one.
-	environments := map[string][]string{"deliver.yml": {"publishing", "handoff"}, "pull-request.yml": {"previews"}, "publish.yml": {"releases"}}
+	environments := map[string][]string{"deliver.yml": {"publishing", "handoff"}, "preview-image.yml": {"previews"}, "preview-handoff.yml": {"preview-handoff"}, "publish.yml": {"releases"}}
 	pinned := regexp.MustCompile(`^([a-z-]+/[a-z-]+@[0-9a-f]{40}|\./\.github/actions/[a-z]+)$`)
 	const own = "./.crossbill/.github/actions/"
 	for _, path := range workflows(t) {
-		if path == caller { // has no step: TestTheCaller
+		if path == caller || path == previewCaller { // have no step: TestTheCaller, TestThePreviewCallers
 			continue
 		}
 		data, err := os.ReadFile(path)
@@ -103,6 +108,7 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			Permissions map[string]string
 			Concurrency map[string]any
 			Jobs        map[string]struct {
+				Uses        string
 				Permissions map[string]string
 				Timeout     int `yaml:"timeout-minutes"`
 				Environment struct{ Name string }
@@ -117,6 +123,9 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			t.Errorf("%s: permissions %v, concurrency %v", path, workflow.Permissions, workflow.Concurrency)
 		}
 		for name, job := range workflow.Jobs {
+			if job.Uses != "" { // it has no step: TestThePreviewCallers
+				continue
+			}
 			if job.Permissions == nil || job.Timeout == 0 {
 				t.Errorf("%s: %s: permissions %v, time-out %d", path, name, job.Permissions, job.Timeout)
 			}
@@ -130,11 +139,11 @@ func TestWorkflowsAreSafe(t *testing.T) {
 				switch action, isOwn := strings.CutPrefix(step.Uses, own); {
 				case isOwn && !ownIsHere:
 					t.Errorf("%s: %s: %s is not of the workflow's own commit", path, name, step.Uses)
-				case isOwn && action == "handoff":
+				case isOwn && (action == "handoff" || action == "preview"):
 					calls++
 				case !isOwn && step.Uses != "" && !pinned.MatchString(step.Uses):
 					t.Errorf("%s: %s: %s is not pinned", path, name, step.Uses)
-				case path == deliver && strings.HasPrefix(step.Uses, "./") && !isOwn:
+				case slices.Contains([]string{deliver, previewImage, previews}, path) && strings.HasPrefix(step.Uses, "./") && !isOwn:
 					t.Errorf("%s: %s: %s is the caller's", path, name, step.Uses)
 				}
 				if strings.HasPrefix(step.Uses, "actions/checkout@") && step.With["persist-credentials"] != false {
@@ -150,7 +159,7 @@ func TestWorkflowsAreSafe(t *testing.T) {
 					if !isToken(value) {
 						continue
 					}
-					if !strings.Contains(step.Run, variable) && variable != "GH_TOKEN" && step.Uses != own+"handoff" {
+					if !strings.Contains(step.Run, variable) && variable != "GH_TOKEN" && step.Uses != own+"handoff" && step.Uses != own+"preview" {
 						t.Errorf("%s: %s: a step has %s and does not use it", path, name, variable)
 					}
 					if environment := environments[filepath.Base(path)]; strings.Contains(value, "secrets.") && !slices.Contains(environment, job.Environment.Name) {
@@ -184,7 +193,7 @@ func tokensOf(handoff step) []string {
 // TestActionsAreSafe: an action's inputs are the caller's text, so none is put into a script, and it calls nothing that is
 // not here. GitLab's tokens are the calling step's.
 func TestActionsAreSafe(t *testing.T) {
-	for _, path := range []string{installer, handoff} {
+	for _, path := range []string{installer, handoff, previewAction} {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -213,9 +222,9 @@ func TestActionsAreSafe(t *testing.T) {
 
 // rights are what the jobs of deliver.yml have together: the caller's bound them, and what it lacks is an error before any
 // job runs.
-func rights(t *testing.T) map[string]string {
+func rights(t *testing.T, called string) map[string]string {
 	t.Helper()
-	data, err := os.ReadFile(deliver)
+	data, err := os.ReadFile(called)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,12 +280,130 @@ func TestTheCaller(t *testing.T) {
 		if len(workflow.Jobs) != 1 || !regexp.MustCompile(`^(\.|our-org/crossbill)/\.github/workflows/deliver\.yml(@COMMIT)?$`).MatchString(job.Uses) || job.Secrets != "inherit" || job.With["image"] == "" {
 			t.Errorf("%s: %+v", name, workflow)
 		}
-		if want := rights(t); !maps.Equal(job.Permissions, want) {
+		if want := rights(t, deliver); !maps.Equal(job.Permissions, want) {
 			t.Errorf("%s: permissions %v, want %v", name, job.Permissions, want)
 		}
 		if diff := cmp.Diff(map[string]any{"push": map[string]any{"branches": []any{"main"}}}, workflow.On); diff != "" {
 			t.Errorf("%s: on (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// TestThePreviewCallers: what calls the two workflows of previews, here and on the guide's page. A pull request's own file reaches no
+// token of GitLab's, whatever is written in it; what has that token runs as the default branch has it, and checks out nothing else.
+func TestThePreviewCallers(t *testing.T) {
+	page, err := os.ReadFile("../../docs/guides/previews.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, block := range regexp.MustCompile("(?ms)^```yaml\n(.*?)^```").FindAllStringSubmatch(string(page), -1) {
+		if of := regexp.MustCompile(`workflows/(preview-[a-z]+)\.yml@COMMIT`).FindStringSubmatch(block[1]); of != nil {
+			texts[of[1]+" of the guide"] = block[1]
+		}
+	}
+	for path, of := range map[string]string{"../../.github/workflows/pull-request.yml": "preview-image", previewCaller: "preview-handoff"} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[of+" here"] = string(data)
+	}
+	if len(texts) != 4 {
+		t.Fatalf("found %d callers", len(texts))
+	}
+	events := map[string][]string{"preview-image": {"pull_request"}, "preview-handoff": {"pull_request_target", "workflow_run"}}
+	for name, text := range texts {
+		called, _, _ := strings.Cut(name, " ")
+		var workflow struct {
+			On   yaml.Node
+			Jobs map[string]struct {
+				Uses, Secrets string
+				Permissions   map[string]string
+				With          map[string]string
+			}
+		}
+		if err := yaml.Unmarshal([]byte(text), &workflow); err != nil {
+			t.Fatal(name, err)
+		}
+		var on map[string]map[string]any
+		if workflow.On.Decode(&on) != nil {
+			on = map[string]map[string]any{workflow.On.Value: nil}
+		}
+		if got := slices.Sorted(maps.Keys(on)); !slices.Equal(got, events[called]) {
+			t.Errorf("%s: runs on %v, want %v", name, got, events[called])
+		}
+		if of := on["pull_request_target"]["types"]; called == "preview-handoff" && (cmp.Diff([]any{"closed"}, of) != "" || cmp.Diff([]any{"completed"}, on["workflow_run"]["types"]) != "" || cmp.Diff([]any{"pull request"}, on["workflow_run"]["workflows"]) != "") {
+			t.Errorf("%s: runs on %v", name, on)
+		}
+		job := workflow.Jobs["preview"]
+		if job.Secrets != "inherit" || job.With["image"] == "" || !strings.Contains(job.Uses, "/.github/workflows/"+called+".yml") {
+			t.Errorf("%s: %+v", name, job)
+		}
+		if want := rights(t, "../../.github/workflows/"+called+".yml"); !maps.Equal(job.Permissions, want) {
+			t.Errorf("%s: permissions %v, want %v", name, job.Permissions, want)
+		}
+	}
+	data, err := os.ReadFile(previews)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, checkout := range regexp.MustCompile(`(?m)uses: actions/checkout@[^\n]*\n(?: {8}with:\n)?((?: {10}[^\n]*\n)*)`).FindAllStringSubmatch(string(data), -1) {
+		if ref := regexp.MustCompile(`ref: \$\{\{ (\S+) \}\}`).FindStringSubmatch(checkout[1]); ref == nil || ref[1] != "github.event.repository.default_branch" && ref[1] != "job.workflow_sha" {
+			t.Errorf("%s checks out %q", previews, checkout[1])
+		}
+	}
+	if strings.Contains(string(data), "pull_request.title") || strings.Contains(string(data), "head_branch") || strings.Contains(string(data), "head.ref") {
+		t.Errorf("%s has text of whoever opened the pull request", previews)
+	}
+}
+
+// TestWhatHappensToAPreview: what GitHub says now decides, and not the event; what a pull request's run has left is checked.
+func TestWhatHappensToAPreview(t *testing.T) {
+	script, err := filepath.Abs("../../.github/actions/preview/what")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, digest, commit := strings.Repeat("a", 40), "sha256:"+strings.Repeat("5b", 32), strings.Repeat("c", 40)
+	left := func(digest, commit, number string) string {
+		return `{"digest":"` + digest + `","commit":"` + commit + `","number":` + number + `}`
+	}
+	good := left(digest, commit, "42")
+	for name, test := range map[string]struct {
+		event, pull, left string
+		want              string // the outputs
+		code              int
+	}{
+		"pushed":                          {"workflow_run", "open " + head, good, "action=up name=pr-42 image=registry.example.com/shop-previews@" + digest + " commit=" + commit, 0},
+		"closed":                          {"pull_request_target", "closed " + head, "", "action=down name=pr-42", 0},
+		"pushed, and closed since":        {"workflow_run", "closed " + head, good, "", 0},
+		"pushed, and pushed again since":  {"workflow_run", "open " + commit, good, "", 0},
+		"closed, and open again":          {"pull_request_target", "open " + head, "", "", 0},
+		"what another pull request built": {"workflow_run", "open " + head, left(digest, commit, "7"), "", 0},
+		"a tag":                           {"workflow_run", "open " + head, left("latest", commit, "42"), "", 1},
+		"a digest with more":              {"workflow_run", "open " + head, left(digest+"\\nname=pr-1", commit, "42"), "", 1},
+		"no commit":                       {"workflow_run", "open " + head, left(digest, "main", "42"), "", 1},
+		"no JSON":                         {"workflow_run", "open " + head, "digest", "", 1},
+		"GitHub is away":                  {"workflow_run", "", good, "", 1},
+		"another event":                   {"push", "open " + head, good, "", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			gh := "#!/bin/sh\ncase \"$*\" in\n*repos/our-org/shop/pulls/42*) [ -n \"$PULL\" ] && echo \"$PULL\" ;;\n*) mkdir -p \"$RUNNER_TEMP/preview\" && printf %s \"$LEFT\" >\"$RUNNER_TEMP/preview/preview.json\" ;;\nesac\n"
+			if err := os.WriteFile(filepath.Join(dir, "gh"), []byte(gh), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), script)
+			cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "GITHUB_EVENT_NAME=" + test.event, "GITHUB_REPOSITORY=our-org/shop", "NUMBER=42", "HEAD=" + head, "RUN=1", "IMAGE=registry.example.com/shop-previews", "RUNNER_TEMP=" + dir,
+				"GITHUB_OUTPUT=" + filepath.Join(dir, "output"), "GITHUB_STEP_SUMMARY=" + filepath.Join(dir, "summary"), "PULL=" + test.pull, "LEFT=" + test.left}
+			out, _ := cmd.CombinedOutput()
+			outputs, _ := os.ReadFile(filepath.Join(dir, "output"))
+			got := strings.Join(strings.Fields(string(outputs)), " ")
+			code := cmd.ProcessState.ExitCode()
+			if got != test.want || (code != 0) != (test.code != 0) || test.code == 0 && test.want == "" && !strings.Contains(string(out), "nothing to do") {
+				t.Errorf("outputs %q, want %q; exit code %d, want %d\n%s", got, test.want, code, test.code, out)
+			}
+		})
 	}
 }
 
@@ -318,7 +445,7 @@ func TestTheCommandsImageIsByDigest(t *testing.T) {
 
 // TestNothingOfTheSample: what others refer to names no host, app or registry.
 func TestNothingOfTheSample(t *testing.T) {
-	for _, path := range []string{deliver, handoff, installer, filepath.Join(filepath.Dir(handoff), "crossbill"), filepath.Join(filepath.Dir(handoff), "deployment")} {
+	for _, path := range []string{deliver, handoff, installer, previewImage, previews, previewAction, filepath.Join(filepath.Dir(previewAction), "what"), filepath.Join(filepath.Dir(handoff), "crossbill"), filepath.Join(filepath.Dir(handoff), "deployment")} {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

@@ -36,8 +36,8 @@ func (h *Handoff) Check() error {
 	if err := CheckCommit("commit", h.Commit); err != nil {
 		return err
 	}
-	if h.SourceURL != "" && (!SourceURLPattern.MatchString(h.SourceURL) || len(h.SourceURL) > 500) {
-		return &usererr.Error{Field: "sourceUrl", Problem: fmt.Sprintf("%q is not a plain web address", h.SourceURL), Fix: "give https://host/path, without query"}
+	if err := checkSourceURL(h.SourceURL); err != nil {
+		return err
 	}
 	if h.ID == "" {
 		h.ID = NewID(h.App, DigestOf(h.Image), h.Commit, h.Bundle)
@@ -62,14 +62,30 @@ func (h *Handoff) checkContent() error {
 		}
 		field, given, parse = "bundle", &h.Bundle, ParseBundle
 	}
-	reference, err := parse(field, *given)
+	reference, err := parseHandedOver(field, *given, parse)
 	if err != nil {
 		return err
 	}
-	if !ImagePattern.MatchString(reference) {
-		return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q has no sha256 digest or no registry", *given), Fix: "give registry/repository@sha256:…"}
-	}
 	*given = reference
+	return nil
+}
+
+// parseHandedOver reads an image or a bundle by digest, in the form that GitLab's side takes.
+func parseHandedOver(field, given string, parse func(field, reference string) (string, error)) (string, error) {
+	reference, err := parse(field, given)
+	if err != nil {
+		return "", err
+	}
+	if !ImagePattern.MatchString(reference) {
+		return "", &usererr.Error{Field: field, Problem: fmt.Sprintf("%q has no sha256 digest or no registry", given), Fix: "give registry/repository@sha256:…"}
+	}
+	return reference, nil
+}
+
+func checkSourceURL(url string) error {
+	if url != "" && (!SourceURLPattern.MatchString(url) || len(url) > 500) {
+		return &usererr.Error{Field: "sourceUrl", Problem: fmt.Sprintf("%q is not a plain web address", url), Fix: "give https://host/path, without query"}
+	}
 	return nil
 }
 

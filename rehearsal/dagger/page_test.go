@@ -13,7 +13,7 @@ import (
 // functions are the module's functions, in the order of the lifecycle.
 var functions = []string{
 	"check", "build", "publish", "inspect", "trigger", "watch", "cancel", "release", "canary", "shift", "verify", "promote", "cleanup",
-	"rollback", "guard", "preview-up", "preview-down", "preview-list", "status", "history", "plan", "report", "rehearse", "cli",
+	"rollback", "guard", "preview-up", "preview-down", "preview-list", "preview-handoff", "status", "history", "plan", "report", "rehearse", "cli",
 }
 
 // record is a call and what it came to.

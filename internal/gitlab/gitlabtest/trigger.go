@@ -111,8 +111,12 @@ func (s *Server) create(ref string, variables map[string]string, inputs map[stri
 		app, _ = inputs["app"].(string)
 		id, _ = inputs["release_id"].(string)
 	}
+	name := "release " + app + " " + id
+	if preview, ok := inputs["preview_id"].(string); ok { // the name says the file of the project
+		name = "preview " + app + " " + preview
+	}
 	p := &Pipeline{
-		ID: s.nextID(), Name: "release " + app + " " + id, Ref: ref, Source: "trigger",
+		ID: s.nextID(), Name: name, Ref: ref, Source: "trigger",
 		Committed: s.Now(), Life: s.Life, Variables: variables, Inputs: inputs,
 	}
 	switch fault.Kind {
