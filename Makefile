@@ -199,7 +199,7 @@ queue:
 # Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
 .PHONY: verdict-bench
 verdict-bench:
-	go test ./internal/verdict -count=1 -v -timeout 30m -run 'TestMethods|TestErrorRates' -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
+	go test ./internal/verdict -count=1 -v -timeout 90m -run 'TestMethods|TestErrorRates|TestDistance' -verdict.releases=10000 -verdict.json=$(CURDIR)/out/verdict-bench.json -verdict.docs=$(CURDIR)/docs
 
 # Compares the word of crossbill lint with what is right: for the trial files of this repository and of CASES, and for
 # made-up pipelines, which a simulation of GitLab judges. out/lint-trials.json has the counts; files of which the two

@@ -23,8 +23,6 @@ var (
 )
 
 const (
-	eachRequestName = "Crossbill, at each request"
-
 	canaryWeight = 0.1
 	scrape       = 15.0 // seconds
 )
@@ -82,69 +80,6 @@ func crossbill(name string, test Test) method {
 			requests += pair.Canary.Events
 			if j := s.Add(blockAt(at, pair)); j.Decided {
 				return end{j.Outcome, at, requests}
-			}
-		}
-	}}
-}
-
-// eachRequest judges after each request to the canary, with the nine to primary that come with it: what the method
-// needs if it does not have to wait for a scrape. It is slow, so fewer releases are simulated.
-func eachRequest(test Test) method {
-	test.MinRequests, test.MinDuration, test.MaxDuration = 0, 0, 1<<62
-	return method{eachRequestName, func(w world, rng *rand.Rand) end {
-		s := test.Begin()
-		for n := 1.0; n < 4000; n++ {
-			j := s.Add(blockAt(n, Pair{Tally{1, draw(rng, 1, w.Canary(0))}, Tally{9, draw(rng, 9, w.Primary(0))}}))
-			if j.Decided {
-				return end{j.Outcome, n / (w.Rate * canaryWeight), n}
-			}
-		}
-		return end{release.Inconclusive, 4000 / (w.Rate * canaryWeight), 4000}
-	}}
-}
-
-// wald is Wald's sequential probability ratio test of two known shares: the best that any test can do that knows
-// both of them (Wald, Sequential Tests of Statistical Hypotheses, 1945).
-func wald(test Test) method {
-	return method{"Wald's SPRT, both rates known", func(w world, rng *rand.Rand) end {
-		good, bad := w.Primary(0), w.Canary(0)
-		if bad <= good {
-			bad = good + test.Objectives[0].Margin
-		}
-		good, bad = clamp(good), clamp(bad)
-		upper, lower := math.Log((1-test.FalsePass)/test.FalseRollback), math.Log(test.FalsePass/(1-test.FalseRollback))
-		sum := 0.0
-		for n := 1.0; ; n++ {
-			sum += logRatio(Tally{1, draw(rng, 1, w.Canary(0))}, bad, good)
-			switch {
-			case sum >= upper:
-				return end{release.Unhealthy, n / (w.Rate * canaryWeight), n}
-			case sum <= lower:
-				return end{release.Healthy, n / (w.Rate * canaryWeight), n}
-			}
-		}
-	}}
-}
-
-// waldOfBoth is Wald's test over the requests of both tracks, with both rates known, against the nearest world in
-// which the canary is good (or bad): the best for a test that must show that the canary is worse than primary.
-func waldOfBoth(test Test) method {
-	return method{"Wald's SPRT over both tracks, both rates known", func(w world, rng *rand.Rand) end {
-		primary, canary, margin := clamp(w.Primary(0)), clamp(w.Canary(0)), test.Objectives[0].Margin
-		upper, lower := math.Log((1-test.FalsePass)/test.FalseRollback), math.Log(test.FalsePass/(1-test.FalseRollback))
-		sum := 0.0
-		for n := 1.0; ; n++ {
-			pair := Pair{Tally{1, draw(rng, 1, w.Canary(0))}, Tally{9, draw(rng, 9, w.Primary(0))}}
-			if canary > primary {
-				sum += ratio(pair, canary, primary, 0)
-			} else {
-				sum -= ratio(pair, primary, primary, margin)
-			}
-			switch {
-			case sum >= upper:
-				return end{release.Unhealthy, n / (w.Rate * canaryWeight), n}
-			case sum <= lower:
-				return end{release.Healthy, n / (w.Rate * canaryWeight), n}
 			}
 		}
 	}}
@@ -222,13 +157,13 @@ type cell struct {
 	P95Seconds        float64 `json:"p95Seconds"`
 	MedianRequests    float64 `json:"medianRequests"`
 	MeanRequests      float64 `json:"meanRequests"`
-	WaldRequests      float64 `json:"waldRequests"` // mean of Wald's test; 0 where it does not apply
-	Since             float64 `json:"since"`        // second from which MedianSeconds and P95Seconds count
+	Since             float64 `json:"since"` // second from which MedianSeconds and P95Seconds count
 	Releases          int     `json:"releases"`
 	// Promised bounds Measured, the rate of wrong verdicts. Other methods promise none, nor does a test with errors in
 	// larger bursts than it was made for.
 	Promised *float64 `json:"promised"`
 	Measured *float64 `json:"measured"`
+	AtMost   *float64 `json:"atMost"` // upper bound of the true rate, at a confidence of 95%
 	scene    bool
 }
 
@@ -278,14 +213,6 @@ var (
 	requestRates = []float64{5, 50, 500}
 )
 
-// releasesOf is how many releases are simulated with a method.
-func releasesOf(m method) int {
-	if m.name == eachRequestName {
-		return max(1, *benchReleases/10)
-	}
-	return *benchReleases
-}
-
 // TestMethods simulates releases under each method. In its long form (make verdict-bench) it writes
 // the tables and the plot of docs/verdict.md.
 func TestMethods(t *testing.T) {
@@ -309,8 +236,6 @@ func TestMethods(t *testing.T) {
 				jobs = append(jobs, job{w: w, m: m})
 			}
 		}
-		w.Rate = 50
-		jobs = append(jobs, job{w: w, m: eachRequest(test)}, job{w: w, m: wald(test)}, job{w: w, m: waldOfBoth(test)})
 	}
 	tide := func(at float64) float64 { return 0.001 + 0.00005*at }
 	outage := func(at float64) float64 {
@@ -352,25 +277,15 @@ func TestMethods(t *testing.T) {
 				cells[i] = cellOf(*j.s, *benchReleases)
 				return
 			}
-			cells[i] = simulate(j.w, j.m, test, releasesOf(j.m))
-			if j.m.name == "Crossbill" && j.w.Burst <= 1 || j.m.name == eachRequestName {
+			cells[i] = simulate(j.w, j.m, test, *benchReleases)
+			if j.m.name == "Crossbill" && j.w.Burst <= 1 {
 				cells[i] = cells[i].promise(test)
 			}
 		})
 	}
 	all.Wait()
-	known := map[float64]float64{}
-	for _, c := range cells {
-		if c.Method == "Wald's SPRT, both rates known" {
-			known[c.CanaryErrorRate] = c.MeanRequests
-		}
-	}
 	broken := []string{}
-	for i := range cells {
-		if cells[i].Scenario == "steady" {
-			cells[i].WaldRequests = known[cells[i].CanaryErrorRate]
-		}
-		c := cells[i]
+	for _, c := range cells {
 		t.Logf("%-50s %-42s %6.3f %6.3f %4g req/s  %-7s rolled back %.4f passed %.4f  median %5.0f s, %6.0f requests (p95 %5.0f s)", c.Scenario, c.Method, c.CanaryErrorRate, c.PrimaryErrorRate, c.RequestsPerSecond, c.Truth, c.RolledBack, c.Passed, c.MedianSeconds, c.MedianRequests, c.P95Seconds)
 		if c.broken() {
 			broken = append(broken, fmt.Sprintf("%s, %s, %g requests/s, %g against %g: %.4f, promised %.4f", c.Scenario, c.Method, c.RequestsPerSecond, c.CanaryErrorRate, c.PrimaryErrorRate, *c.Measured, *c.Promised))
@@ -379,8 +294,12 @@ func TestMethods(t *testing.T) {
 	for _, cell := range broken {
 		t.Error(cell)
 	}
+	var distances []distance
+	if *benchOut != "" || *benchDocs != "" {
+		distances = measured()
+	}
 	if *benchOut != "" {
-		text, err := json.MarshalIndent(map[string]any{"releases": *benchReleases, "falseRollback": test.FalseRollback, "falsePass": test.FalsePass, "weight": canaryWeight, "scrapeSeconds": scrape, "broken": broken, "cells": cells}, "", "  ")
+		text, err := json.MarshalIndent(map[string]any{"releases": *benchReleases, "falseRollback": test.FalseRollback, "falsePass": test.FalsePass, "weight": canaryWeight, "scrapeSeconds": scrape, "command": "make verdict-bench", "broken": broken, "cells": cells, "distances": distances}, "", "  ")
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(*benchOut), 0o755)
 		}
@@ -392,7 +311,7 @@ func TestMethods(t *testing.T) {
 		}
 	}
 	if *benchDocs != "" {
-		if err := document(*benchDocs, cells, test); err != nil {
+		if err := document(*benchDocs, cells, distances, test); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // document writes docs/verdict.md and its plot. The text is in testdata/verdict.md.tmpl; the tables and the plot
 // come from the cells.
-func document(folder string, cells []cell, test Test) error {
+func document(folder string, cells []cell, distances []distance, test Test) error {
 	page, err := template.New("verdict.md.tmpl").Funcs(template.FuncMap{
 		"percent": func(share float64) string { return strings.TrimSuffix(fmt.Sprintf("%.2f", 100*share), ".00") },
 		"rate":    func(share float64) string { return fmt.Sprintf("%g", math.Round(1e6*share)/1e4) },
@@ -62,13 +62,7 @@ func document(folder string, cells []cell, test Test) error {
 			return fmt.Sprintf("rolled back %s, passed %s, median %.0f s, p95 %.0f s", share(c.RolledBack), share(c.Passed), c.MedianSeconds, c.P95Seconds)
 		}))
 	}
-	var limit strings.Builder
-	limit.WriteString("| the canary's errors | Crossbill, mean | Wald, knowing primary's 0.1% | ratio | Wald, over both tracks | ratio |\n|---|---|---|---|---|---|\n")
-	for _, errors := range errorRates {
-		c := find("steady", eachRequestName, errors, 50)
-		both := find("steady", "Wald's SPRT over both tracks, both rates known", errors, 50).MeanRequests
-		fmt.Fprintf(&limit, "| %g%% | %.0f | %.0f | %.2f | %.0f | %.2f |\n", 100*errors, c.MeanRequests, c.WaldRequests, c.MeanRequests/c.WaldRequests, both, c.MeanRequests/both)
-	}
+	steps, seconds := costs(distances)
 	var others strings.Builder
 	others.WriteString("| condition | method | rolled back | passed | median |\n|---|---|---|---|---|\n")
 	for _, c := range cells {
@@ -83,26 +77,14 @@ func document(folder string, cells []cell, test Test) error {
 		}
 	}
 	var changing strings.Builder
-	changing.WriteString("| condition | truth | promised | measured | rolled back | passed | median | p95 |\n|---|---|---|---|---|---|---|---|\n")
+	changing.WriteString("| condition | truth | promised | measured | at most | rolled back | passed | median | p95 |\n|---|---|---|---|---|---|---|---|---|\n")
 	for _, c := range cells {
 		if c.scene {
 			name := c.Scenario
 			if c.RequestsPerSecond != 50 {
 				name += fmt.Sprintf(" (%g requests/s)", c.RequestsPerSecond)
 			}
-			fmt.Fprintf(&changing, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.Truth, share(*c.Promised), share(*c.Measured), share(c.RolledBack), share(c.Passed), c.time(c.MedianSeconds), c.time(c.P95Seconds))
-		}
-	}
-	var power strings.Builder
-	power.WriteString("| the canary's errors | requests/s | right verdicts before | now | median and p95 before | now |\n|---|---|---|---|---|---|\n")
-	for _, rate := range requestRates {
-		for _, errors := range errorRates {
-			was, c := before[rate][errors], find("steady", "Crossbill", errors, rate)
-			right := c.RolledBack
-			if c.Truth == "good" {
-				right = c.Passed
-			}
-			fmt.Fprintf(&power, "| %g%% (%s) | %g | %s | %s | %.0f s, %.0f s | %.0f s, %.0f s |\n", 100*errors, c.Truth, rate, share(was.right), share(right), was.median, was.p95, c.MedianSeconds, c.P95Seconds)
+			fmt.Fprintf(&changing, "| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", name, c.Truth, share(*c.Promised), share(*c.Measured), share(*c.AtMost), share(c.RolledBack), share(c.Passed), c.time(c.MedianSeconds), c.time(c.P95Seconds))
 		}
 	}
 	file, err := os.Create(filepath.Join(folder, "verdict.md"))
@@ -112,29 +94,12 @@ func document(folder string, cells []cell, test Test) error {
 	defer file.Close()
 	err = page.Execute(file, map[string]any{
 		"Releases": *benchReleases, "Test": test, "Objective": test.Objectives[0],
-		"Steady": steady.String(), "Traffic": traffic.String(), "Limit": limit.String(), "Others": others.String(), "Changing": changing.String(), "Power": power.String(),
+		"Steady": steady.String(), "Traffic": traffic.String(), "Steps": steps, "Seconds": seconds, "Others": others.String(), "Changing": changing.String(),
 	})
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(folder, "verdict.svg"), []byte(plot(methods, find)), 0o644)
-}
-
-// before is what the first version of the test did (commit 1d500c6): how many verdicts were right (of a canary
-// between good and bad: a rollback), and when half and 95% of the verdicts came.
-var before = map[float64]map[float64]struct{ right, median, p95 float64 }{
-	5: {
-		0.001: {0.73, 630, 900}, 0.01: {0.281, 900, 900}, 0.02: {0.838, 510, 900},
-		0.05: {0.9999, 135, 390}, 0.2: {1, 30, 75}, 1: {1, 15, 15},
-	},
-	50: {
-		0.001: {0.9997, 75, 180}, 0.01: {0.958, 135, 330}, 0.02: {0.999, 60, 120},
-		0.05: {1, 15, 45}, 0.2: {1, 15, 15}, 1: {1, 15, 15},
-	},
-	500: {
-		0.001: {1, 30, 30}, 0.01: {0.996, 15, 45}, 0.02: {1, 15, 15},
-		0.05: {1, 15, 15}, 0.2: {1, 15, 15}, 1: {1, 15, 15},
-	},
 }
 
 // time is a time of a cell, which may count from later than the start.

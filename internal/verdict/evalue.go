@@ -29,6 +29,13 @@ func (e experts) mix(logs []float64) float64 {
 	return highest + math.Log(sum)
 }
 
+// given is the weights of two experts of which the second one is favored by the given odds, as a logarithm. The odds must
+// follow from earlier blocks and from how many events the block has.
+func (e experts) given(odds float64) experts {
+	second := e[1] / (e[1] + e[0]*math.Exp(-odds))
+	return experts{1 - second, second}
+}
+
 // learn weighs each alternative by what it was worth. It was worth no more than what else limits the bet.
 func (e experts) learn(logs []float64, limit, forgotten float64) {
 	if len(logs) == 0 {
@@ -95,8 +102,8 @@ func (c capital) log() float64 { return logSum(c.aside, c.staked) }
 
 // The alternatives to each hypothesis. Their weights add up to 1.
 var (
-	worseBy       = []float64{0, 0.125, 0.25, 0.5, 1} // places between the least that is bad and certain failure, in log-odds
-	worseWeights  = []float64{0.35, 0.25, 0.15, 0.15, 0.1}
+	worseBy       = []float64{0, 0.05, 0.15, 0.35, 0.6} // places between the least that is bad and certain failure, in log-odds
+	worseWeights  = []float64{0.4, 0.35, 0.12, 0.1, 0.03}
 	safeAt        = []struct{ of, plus float64 }{{1, 0}, {1, 0.25}, {0.25, 0}, {1, 0.6}} // parts of primary's share or the budget, and of the margin
 	safeWeights   = []float64{0.55, 0.2, 0.15, 0.1}
 	withinMargin  = []float64{0.1, 0.3, 0.6} // parts of the margin

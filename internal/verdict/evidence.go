@@ -14,7 +14,7 @@ type Evidence struct {
 	Total     Pair    `json:"total"`              // all events so far
 	Against   float64 `json:"against"`            // evidence against: the canary is good
 	For       float64 `json:"for"`                // evidence against: the canary is bad, by this objective and, if it is not relative, by any
-	Harm      float64 `json:"harm"`               // the threshold of Against
+	Harm      float64 `json:"harm"`               // the threshold of Against; less if other objectives' evidence adds to it
 	Safety    float64 `json:"safety"`             // the threshold of For
 	Alone     bool    `json:"alone"`              // primary had no events, so the budget alone decides
 	Relative  bool    `json:"relative,omitempty"` // primary alone decides
@@ -52,8 +52,7 @@ func (s *State) evidence(i int, r run) Evidence {
 	if !e.Relative {
 		e.For = math.Min(e.For, r.all.log())
 	}
-	e.Outage = !e.Relative && st.outage >= e.Harm
-	e.Unhealthy = !e.unjudged() && e.Against >= e.Harm
+	e.Outage = !e.Relative && st.outage >= s.test.harm()
 	e.Healthy = !e.unjudged() && e.For >= e.Safety
 	return e
 }
@@ -102,18 +101,63 @@ func odds(log float64) string {
 	return fmt.Sprintf("%.0f to 1", math.Exp(log))
 }
 
-func (e Evidence) unhealthyReason() string {
+// together marks the objectives that show harm, and says why the canary is unhealthy; "" if it is not. The evidence of all
+// objectives together must reach the threshold that one alone would have to reach: that is the average over them. Of the
+// objective with the most evidence, it shows what was left for it to reach.
+func together(all []Evidence) string {
+	first, sum := -1, math.Inf(-1)
+	for i := range all {
+		e := &all[i]
+		if e.unjudged() {
+			continue
+		}
+		e.Unhealthy = e.Against >= e.Harm
+		sum = logSum(e.Against, sum)
+		if first < 0 || e.Against > all[first].Against {
+			first = i
+		}
+	}
+	if first < 0 || sum < all[first].Harm {
+		return ""
+	}
+	var helped []string
+	worst := &all[first]
+	if !worst.Unhealthy {
+		others := 0.0
+		for i, e := range all {
+			if i != first && !e.unjudged() {
+				others += math.Exp(e.Against)
+				if e.Against > 0 && math.Exp(e.Against-e.Harm) >= 0.01 {
+					helped = append(helped, fmt.Sprintf("%s with %s", e.Objective, odds(e.Against)))
+				}
+			}
+		}
+		worst.Unhealthy, worst.Harm = true, math.Min(worst.Against, math.Log(math.Max(1, math.Exp(worst.Harm)-others)))
+	}
+	for _, e := range all { // an objective that shows harm alone, the first one as it is configured
+		if e.Unhealthy {
+			return e.unhealthyReason(helped)
+		}
+	}
+	return ""
+}
+
+func (e Evidence) unhealthyReason(helped []string) string {
 	c := e.Total.Canary
+	needed := odds(e.Harm) + " needed"
+	if len(helped) > 0 {
+		needed += " beside " + strings.Join(helped, ", ")
+	}
 	text := fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s)", e.Objective, c.Bad, c.Events, percent(c.Share()))
 	if e.Alone {
-		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s needed); primary had no events to compare with", text, odds(e.Against), odds(e.Harm))
+		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s); primary had no events to compare with", text, odds(e.Against), needed)
 	}
 	if e.Relative {
-		return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary by evidence of %s (%s needed)",
-			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), odds(e.Harm))
+		return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary by evidence of %s (%s)",
+			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), needed)
 	}
-	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s needed)",
-		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), odds(e.Harm))
+	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s)",
+		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), needed)
 }
 
 func healthyReason(all []Evidence) string {

@@ -21,8 +21,9 @@ type Verification struct {
 }
 
 // Method is the version of the test. The evidence of version 1 against the two halves of a hypothesis was gathered
-// apart, and nothing was forgotten; its records have no version.
-const Method = 2
+// apart, and nothing was forgotten; its records have no version. Version 2 divided α among the objectives, and had other
+// alternatives.
+const Method = 3
 
 // Record is all that a verdict follows from: judged again by the same method, it gives the same verdict.
 type Record struct {

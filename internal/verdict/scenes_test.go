@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"testing"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -26,6 +27,7 @@ type scene struct {
 	group      float64                  // how many events go bad together; 0 is 1
 	warmUp     float64                  // seconds
 	since      float64                  // when the outage ends, or the fault begins: its times are counted from there
+	together   bool                     // all objectives count the same events as the first one
 	watch      bool                     // goes on after the canary has passed
 	releases   float64                  // part of the releases that are simulated; 0 is all
 }
@@ -48,6 +50,9 @@ func (s scene) play(rng *rand.Rand) end {
 			}
 			if s.late == nil || !s.late(middle) {
 				pair.Primary, waiting[i] = waiting[i], Tally{}
+			}
+			if s.together && i > 0 {
+				pair = b.Pairs[0]
 			}
 			b.Pairs = append(b.Pairs, pair)
 		}
@@ -105,6 +110,13 @@ func scenes() []scene {
 	relative := one
 	relative.Objectives = []Objective{{Name: "not found", Budget: 0.001, Margin: 0.05, Relative: true}}
 	warm := two
+	same, hung := one, one
+	same.Objectives, hung.Objectives = nil, nil
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		same.Objectives = append(same.Objectives, Objective{Name: name, Budget: 0.001, Margin: 0.01})
+	}
+	hung.Objectives = same.Objectives[:2]
+	level := steady(0.01, 0.01)
 
 	fine, fineLatency := steady(0.001, 0.001), steady(0.02, 0.02)
 	outage := steady(0.2, 0.2)
@@ -159,6 +171,9 @@ func scenes() []scene {
 		scene{name: "404: a third, and of the canary 5.2 points more", truth: "bad", test: relative, objectives: []shares{steady(0.382, 0.33)}},
 		scene{name: "all that is judged by default, usual", truth: "good", test: DefaultSLO().Test(), objectives: usual},
 		scene{name: "the same, at 20 requests/s", truth: "good", test: DefaultSLO().Test(), rate: 20, scrape: 5, objectives: usual},
+		scene{name: "five objectives at primary's rate, bad together", truth: "good", test: same, together: true, objectives: []shares{level, level, level, level, level}},
+		scene{name: "five objectives at primary's rate, each by itself", truth: "good", test: same, objectives: []shares{level, level, level, level, level}},
+		scene{name: "errors that are slow as well, 2 points of both", truth: "bad", test: hung, together: true, objectives: []shares{steady(0.021, 0.001), fine}},
 		scene{name: "all that is judged by default, 5.2 points more 404s", truth: "bad", test: DefaultSLO().Test(), objectives: storm},
 		scene{name: "bake of 30 min, good", truth: "good", test: baked, objectives: []shares{fine}, watch: true},
 		scene{name: "bake of 30 min, 2% errors in the last 5", truth: "bad", test: baked, since: 1500, objectives: []shares{during(1500, 1800, steady(0.02, 0), fine)}},
@@ -208,8 +223,38 @@ func (c cell) promise(t Test) cell {
 	default:
 		return c
 	}
-	c.Promised, c.Measured = &promised, &measured
+	atMost := upper(measured, c.Releases)
+	c.Promised, c.Measured, c.AtMost = &promised, &measured, &atMost
 	return c
+}
+
+// upper is the upper bound of a rate of which so much was measured, at a confidence of 95% (Clopper and Pearson, 1934).
+func upper(measured float64, releases int) float64 {
+	low, high := measured, 1.0
+	for range 60 {
+		rate := (low + high) / 2
+		if atMost(math.Round(measured*float64(releases)), float64(releases), rate) > 0.05 {
+			low = rate
+		} else {
+			high = rate
+		}
+	}
+	return high
+}
+
+// atMost is the probability of at most k of n, by the binomial distribution.
+func atMost(k, n, rate float64) float64 {
+	sum := 0.0
+	for i := 0.0; i <= k; i++ {
+		sum += binomial(i, n, rate)
+	}
+	return sum
+}
+
+// binomial is the probability of k of n.
+func binomial(k, n, rate float64) float64 {
+	logGamma := func(x float64) float64 { v, _ := math.Lgamma(x); return v }
+	return math.Exp(logGamma(n+1) - logGamma(k+1) - logGamma(n-k+1) + k*math.Log(rate) + (n-k)*math.Log1p(-rate))
 }
 
 // broken says that so many wrong verdicts have a probability below 0.001 if the promise is kept, by the exact
@@ -219,10 +264,18 @@ func (c cell) broken() bool {
 		return false
 	}
 	n, wrong := float64(c.Releases), math.Round(*c.Measured*float64(c.Releases))
-	logGamma := func(x float64) float64 { v, _ := math.Lgamma(x); return v }
 	tail := 0.0
 	for k := wrong; k <= n && (tail == 0 || k < wrong+1000); k++ {
-		tail += math.Exp(logGamma(n+1) - logGamma(k+1) - logGamma(n-k+1) + k*math.Log(*c.Promised) + (n-k)*math.Log1p(-*c.Promised))
+		tail += binomial(k, n, *c.Promised)
 	}
 	return wrong > 0 && tail < 0.001
+}
+
+// TestUpper holds the bound against values of the F distribution's tables: 3 of n without an event is the rule of three.
+func TestUpper(t *testing.T) {
+	for _, c := range []struct{ measured, want float64 }{{0, 0.0002995}, {0.0003, 0.0007752}, {0.01, 0.0118}, {0.05, 0.0537}} {
+		if got := upper(c.measured, 10000); math.Abs(got-c.want) > 0.01*c.want {
+			t.Errorf("%g of 10000: at most %g, want %g", c.measured, got, c.want)
+		}
+	}
 }

@@ -49,13 +49,18 @@ type Objective struct {
 //   - One more mixture against a hypothesis that contains both halves and is convex, so that it loses as little in
 //     small blocks as in large ones. For "good" it is θc ≤ θp + budget, which follows from θc ≤ max(θp, budget).
 //     For "bad" it is θc ≥ margin, which follows from θc ≥ min(θp, budget) + margin.
-//   - A mixture of the latter two, again with weights that follow from earlier blocks.
+//   - A mixture of the latter two, again with weights that follow from earlier blocks, and from how many events this one has.
 //
 // An e-value that is raised to the power 1/n, n ≥ 1, is still one (Jensen's inequality); Burst does that.
 //
 // What is bet on which blocks may follow from earlier blocks as well; see capital. So an outage costs a part of the
-// evidence, not all of it, and faults that begin after hours are still seen. Over objectives α is divided
-// (Bonferroni). A pass needs evidence against "bad by this objective" for each objective, and against "bad by some
+// evidence, not all of it, and faults that begin after hours are still seen. A rollback goes by the average of the
+// evidence over all objectives: the average of e-processes is one, whatever the objectives' events have to do with each
+// other (Vovk, Wang: E-values: Calibration, combination and applications, Annals of Statistics 2021). The average
+// reaches 1/α at the latest when the evidence of one of K objectives reaches K/α, which is what dividing α among them
+// (Bonferroni) would wait for. So it is as safe, and never later. The objective with the most evidence is named.
+// The product of e-processes would need objectives that are independent of each other, and slow answers and errors are not.
+// A pass needs evidence against "bad by this objective" for each objective, and against "bad by some
 // objective, now this, now that": the smallest e-value of a block over all objectives but the relative ones, each of
 // which is judged for itself.
 //
@@ -146,7 +151,12 @@ func safetySides() sides {
 }
 
 // wager is a block's e-values, as logarithms, of the alternatives. What does not apply is empty.
-type wager struct{ primary, budget, both []float64 }
+type wager struct {
+	primary, budget, both []float64
+	// fewBad is how much the third mixture weighs against the smaller of the first two because the block is small, as a
+	// logarithm of odds.
+	fewBad float64
+}
 
 // Begin starts a test.
 func (t Test) Begin() *State {
@@ -305,6 +315,10 @@ type safeBet struct {
 	calm      bool // primary itself was within the budget and the margin
 }
 
+// fewBad is how many bad events of a canary that is barely bad make a block large enough for the smaller of two mixtures
+// to be worth as much as the third one.
+const fewBad = 0.5
+
 // settle weighs a block. What it bets follows from earlier blocks: a block must not choose the bet on itself.
 func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
 	if alone && o.Relative {
@@ -320,6 +334,7 @@ func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
 	if !alone && !o.Relative {
 		harm.both, safety.both = againstSum(p, st.guess.share(), o), logsOf(st.withinMargin, p.Canary)
 	}
+	harm.fewBad = -math.Log(p.Canary.Events / t.burst() * (math.Max(o.Budget, st.guess.share()) + o.Margin) / fewBad)
 	for _, w := range []wager{harm, safety} {
 		w.divide(t.burst())
 	}
@@ -399,7 +414,7 @@ func (s sides) log(w wager) float64 {
 	if len(w.both) == 0 {
 		return log
 	}
-	return s.choice.mix([]float64{log, s.both.mix(w.both)})
+	return s.choice.given(w.fewBad).mix([]float64{log, s.both.mix(w.both)})
 }
 
 // forgotten is the share of the experts' weight that is dealt out after a block.
@@ -464,10 +479,14 @@ type guess struct {
 	all, recent, last Tally
 }
 
-// priorEvents is the weight of the budget, in events, in the guess of primary's share.
-const priorEvents = 50
+// The weight of the budget in the guess of primary's share: so many events, and at least so many bad ones. With less
+// than one bad event the guess would fall far below primary's share before its first one.
+const (
+	priorEvents = 50
+	priorBad    = 1
+)
 
-// changed is by how much evidence, as a logarithm, recent events must differ from all so that they are the guess.
+// changed is by how much evidence, as a logarithm, events must differ from the usual guess so that they are the guess.
 const changed = 5
 
 func (g *guess) add(t Tally) {
@@ -476,19 +495,19 @@ func (g *guess) add(t Tally) {
 }
 
 func (g guess) share() float64 {
-	share := func(t Tally) float64 { return clamp((t.Bad + g.budget*priorEvents) / (t.Events + priorEvents)) }
-	all := share(g.all)
-	for _, newer := range []Tally{g.last, g.recent} {
-		if logRatio(newer, clamp(newer.Share()), all) > changed {
-			return share(newer)
+	share := func(t Tally, prior float64) float64 { return clamp((t.Bad + g.budget*prior) / (t.Events + prior)) }
+	usual := share(g.all, math.Max(priorEvents, priorBad/g.budget))
+	for _, other := range []Tally{g.last, g.recent, g.all} {
+		if logRatio(other, clamp(other.Share()), usual) > changed {
+			return share(other, priorEvents)
 		}
 	}
-	return all
+	return usual
 }
 
 func (t Test) burst() float64 { return math.Max(1, t.Burst) }
 
-// harm is the logarithm of the evidence that a rollback takes, for each objective.
+// harm is the logarithm of the evidence that a rollback takes, of one objective if the others have none.
 func (t Test) harm() float64 { return math.Log(float64(len(t.Objectives)) / t.FalseRollback) }
 
 // safety is the logarithm of the evidence that a pass takes.
@@ -504,11 +523,9 @@ func (s *State) judge() Judgment {
 		j.Evidence = append(j.Evidence, e)
 		healthy = healthy && (e.Healthy || e.unjudged())
 		judged = judged || !e.unjudged()
-		if e.Unhealthy && !j.Decided {
-			j.Decided, j.Outcome, j.Reason = true, release.Unhealthy, e.unhealthyReason()
-		}
 	}
-	if j.Decided {
+	if reason := together(j.Evidence); reason != "" {
+		j.Decided, j.Outcome, j.Reason = true, release.Unhealthy, reason
 		return j
 	}
 	timeUp := s.elapsed >= s.test.MaxDuration
