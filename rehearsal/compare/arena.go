@@ -200,7 +200,7 @@ func (a *app) serves(ctx context.Context) error {
 	before, _ := a.s.versions()
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	return eventually(ctx, 2*time.Minute, func() error {
+	return eventually(ctx, a.s.patience(), func() error {
 		for range 10 {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.lane.cluster.GatewayAddress+"/", nil)
 			if err != nil {
@@ -371,7 +371,7 @@ func (t task) expected() time.Duration {
 			longest = max(longest, 11*time.Minute)
 		case t.s.Long, t.s.second:
 			longest = max(longest, 5*time.Minute)
-		case t.s.Image == "crash":
+		case t.s.Right == rolledBack && t.s.Bound > 0, t.s.Image == "crash":
 			longest = max(longest, t.s.bound(id)+time.Minute)
 		}
 	}
@@ -467,7 +467,7 @@ func (r *arena) run(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.report.Left = append(shorts.left(), longs.left()...)
+	r.report.Left = append(append(shorts.left(), longs.left()...), r.report.Left...)
 	if err := r.write(); err != nil {
 		all = append(all, err)
 	}

@@ -166,7 +166,7 @@ func (g *argoRollouts) install(ctx context.Context, a *app) error {
 	if err := g.create(ctx, g.namespace, text); err != nil {
 		return err
 	}
-	return eventually(ctx, 2*time.Minute, func() error {
+	return eventually(ctx, a.s.patience(), func() error {
 		u, err := g.rollout(ctx, a)
 		if err != nil {
 			return err
@@ -294,7 +294,7 @@ func (f *flagger) install(ctx context.Context, a *app) error {
 	if err := f.create(ctx, f.namespace, text); err != nil {
 		return err
 	}
-	return eventually(ctx, 4*time.Minute, func() error {
+	return eventually(ctx, a.s.patience(), func() error {
 		phase, err := f.phase(ctx, a)
 		if err == nil && phase != "Initialized" {
 			err = fmt.Errorf("Canary %s is %q", a.name, phase)

@@ -32,7 +32,7 @@ func (r *report) page() string {
 		if title == "" {
 			title = name
 		}
-		versions = append(versions, title+" "+strings.TrimPrefix(r.Facts.Versions[name], "v"))
+		versions = append(versions, title+" "+strings.TrimLeft(r.Facts.Versions[name], "gov"))
 	}
 	line("Versions: %s.\n", strings.Join(versions, ", "))
 	line("To repeat it: `make compare`, in a checkout. The first time, it compiles both controllers, in 10 to 30 minutes. `out/compare.json` has all figures, of each release too.\n")
@@ -104,7 +104,8 @@ these ratios).
 
 const method = `
 - The app drains for 5 s. It has two pods, and gets as many requests per second as said above, from vegeta. Its probes run each second.
-  Prometheus scrapes each second; most meshes do so each 15 s, and all windows are then longer.
+  Prometheus scrapes each second; most meshes do so each 15 s, and all windows are then longer. Several scenarios run at the same time, so
+  the systems share two cores with all of them: compare within a scenario, not across runs.
 - All objects and settings are in the repository, in ` + "`rehearsal/compare/objects`" + `.
 - **Crossbill**: the commands of its GitLab component in their order, with the same reactions to exit codes, and an approver who presses
   at once. What GitLab and its runners need to start a job is not included; it comes on top, for each of five jobs. ` + "`verify`" + ` reads
@@ -119,8 +120,8 @@ const method = `
   settings of [low traffic](guides/low-traffic.md).
 - Each controller serves one namespace, so that each has its own costs. The lease by which Argo Rollouts elects a leader is included in
   its API requests: 30 a minute.
-- A release that is not decided after 3 minutes (12 for the outage, 10 with low traffic, 15 as documented) is *undecided*, and is
-  ended.
+- A release that is not at rest after 2 minutes is *undecided*, or *promoted, but never at rest*, and is ended. The bound is 3 minutes where
+  something is killed, 200 s for a canary that comes and goes, 5 minutes for the second release, 12 for the outage, 10 with low traffic, and 15 as documented.
 `
 
 // overview is the table of right outcomes.
@@ -166,6 +167,14 @@ func (r *report) overview(line func(string, ...any)) {
 		row += fmt.Sprintf(" %d of %d |", lost[id], requests[id])
 	}
 	line("%s", row)
+}
+
+// factor is a ratio as a person reads it.
+func factor(ratio float64) string {
+	if ratio >= 10 {
+		return fmt.Sprintf("%.0f", ratio)
+	}
+	return fmt.Sprintf("%.2g", ratio)
 }
 
 func anchor(name string) string {
@@ -274,7 +283,7 @@ func (r *report) scenario(line func(string, ...any), s summary) {
 				text += fmt.Sprintf(" (%s–%s)", number(c.Min), number(c.Max))
 			}
 			if ratio := one.Ratios[field]; ratio > 0 {
-				text += fmt.Sprintf(" ×%.2g", ratio)
+				text += " ×" + factor(ratio)
 			}
 			return text
 		}

@@ -50,7 +50,15 @@ func (s scenario) bound(id systemID) time.Duration {
 	case s.Bound > 0:
 		return s.Bound
 	}
-	return 3 * time.Minute
+	return 2 * time.Minute
+}
+
+// patience is how long an app's first version is waited for.
+func (s scenario) patience() time.Duration {
+	if s.fleet > 0 {
+		return 8 * time.Minute
+	}
+	return 4 * time.Minute
 }
 
 func slow(a load.Answer) bool { return a.Latency > 500*time.Millisecond }
@@ -61,9 +69,9 @@ var scenarios = []scenario{
 	{Name: "30% errors", What: "30% of its answers are errors", Right: rolledBack, Image: "fails 30", Docs: true},
 	{Name: "slow answers", What: "half of its answers come 700 ms later", Right: rolledBack, Image: "slow", Docs: true, bad: slow},
 	{Name: "2% errors", What: "2% of its answers are errors", Right: rolledBack, Image: "fails 2", Docs: true},
-	{Name: "crash loop after readiness", What: "it exits 4 s after its first request, each time", Right: rolledBack, Image: "dies"},
-	{Name: "readiness flaps", What: "it is ready for 4 s, then not for 4 s, and so on", Right: rolledBack, Image: "flaps"},
-	{Name: "killed during promotion", What: "2 s after the verdict, the controller or the job is killed (SIGKILL). The controller starts again after 1 s, as a kubelet has it; the job after 5 s, as GitLab's `retry` has it", Right: promoted, Image: "good", kill: true},
+	{Name: "crash loop after readiness", What: "it exits 4 s after its first request, each time", Right: rolledBack, Image: "dies", Bound: 200 * time.Second},
+	{Name: "readiness flaps", What: "it is ready for 4 s, then not for 4 s, and so on", Right: rolledBack, Image: "flaps", Bound: 200 * time.Second},
+	{Name: "killed during promotion", What: "2 s after the verdict, the controller or the job is killed (SIGKILL). The controller starts again after 1 s, as a kubelet has it; the job after 5 s, as GitLab's `retry` has it", Right: promoted, Image: "good", kill: true, Bound: 3 * time.Minute},
 	{Name: "configuration only", What: "the same image with a ConfigMap by which 30% of the answers are errors", Right: rolledBack, Image: "one", configuration: true},
 	{Name: "cold start", What: "good, but half of its answers come 700 ms later in the first 20 s of a pod", Right: promoted, Image: "cold"},
 	{Name: "second release", What: "10 s after a good version, another good one comes: the newer one has to be promoted", Right: promoted, Image: "good", second: true, Bound: 5 * time.Minute},
