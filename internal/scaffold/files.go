@@ -122,8 +122,8 @@ func (a *Answers) check() error {
 		if value == "" && (field != "--dagger-module" || a.CrossbillImage == "") {
 			return &usererr.Error{Field: field, Problem: "is missing, and this build of crossbill knows no version of its own", Fix: "give what the file is to refer to; see `crossbill init --help`"}
 		}
-		if strings.ContainsAny(value, " \t\r\n\"'") {
-			return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not a reference", value), Fix: "give it without spaces and quotes"}
+		if strings.ContainsAny(value, " \t\r\n\"'{}[],") {
+			return &usererr.Error{Field: field, Problem: fmt.Sprintf("%q is not a reference", value), Fix: "give it without spaces, quotes, commas and brackets"}
 		}
 	}
 	return nil
@@ -176,9 +176,9 @@ func (a *Answers) pipeline() string {
 	case strings.HasPrefix(a.Component, "/"):
 		include = "local"
 	}
-	engine := "      crossbill_image: " + a.CrossbillImage + "\n"
+	engine := "crossbill_image: " + a.CrossbillImage
 	if a.CrossbillImage == "" {
-		engine = "      engine: dagger\n      dagger_module: " + a.Module + "\n"
+		engine = "engine: dagger, dagger_module: " + a.Module
 	}
 	return fmt.Sprintf(`spec:
   inputs:
@@ -192,13 +192,10 @@ func (a *Answers) pipeline() string {
 include:
   - %s: %s
     inputs:
-      app: "$[[ inputs.app ]]"
-      bundle: "$[[ inputs.bundle ]]"
-      release_id: "$[[ inputs.release_id ]]"
-      commit: "$[[ inputs.commit ]]"
-      source_url: "$[[ inputs.source_url ]]"
-      again: "$[[ inputs.again ]]"
-%s`, scalar(a.App), bundle, include, a.Component, engine)
+      {app: "$[[ inputs.app ]]", bundle: "$[[ inputs.bundle ]]", release_id: "$[[ inputs.release_id ]]",
+      commit: "$[[ inputs.commit ]]", source_url: "$[[ inputs.source_url ]]", again: "$[[ inputs.again ]]",
+      %s}
+`, scalar(a.App), bundle, include, a.Component, engine)
 }
 
 // workflow is release.yml. The secrets of its environments reach what it calls only if they are passed on.
