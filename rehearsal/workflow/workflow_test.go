@@ -24,6 +24,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -52,6 +53,8 @@ const (
 	crossbillVariable = "WORKFLOW_TEST_CROSSBILL" // path of the command
 	sourceVariable    = "WORKFLOW_TEST_SOURCE"    // folder with what is checked out of Crossbill's repository
 
+	repositoryVariable = "WORKFLOW_TEST_REPOSITORY" // folder of the calling repository
+
 	commandImage = "registry.example.com/our-org/crossbill@" + digest
 )
 
@@ -77,6 +80,17 @@ func TestMain(m *testing.M) {
 
 // gh does `gh api` on the double.
 func gh(args []string) int {
+	if args[0] == "run" { // gh run download RUN --name NAME --dir DIR
+		response, err := http.Get(os.Getenv(gitHubVariable) + "/artifacts/" + args[2] + "/" + args[4])
+		if err != nil || response.StatusCode != http.StatusOK {
+			return 1
+		}
+		text, _ := io.ReadAll(response.Body)
+		if os.MkdirAll(args[6], 0o755) != nil || os.WriteFile(filepath.Join(args[6], "preview.json"), text, 0o600) != nil {
+			return 1
+		}
+		return 0
+	}
 	if args[0] == "attest" {
 		args = []string{"api", "attest", "-f", "subject=" + args[1]}
 	}
@@ -243,6 +257,10 @@ type gitHub struct {
 	made     int
 	states   []string
 	attested []string
+
+	pull     string            // state and head of pull request 42
+	artifact string            // preview, of run 7
+	statuses map[string]string // of commits
 }
 
 func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -253,6 +271,16 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/attest":
 		g.attested = append(g.attested, fmt.Sprint(body["subject"]))
+	case strings.HasSuffix(r.URL.Path, "/pulls/42"):
+		state, head, _ := strings.Cut(g.pull, " ")
+		_ = json.NewEncoder(w).Encode(map[string]any{"state": state, "head": map[string]any{"sha": head}})
+	case r.URL.Path == "/artifacts/7/preview":
+		fmt.Fprint(w, g.artifact)
+	case strings.Contains(r.URL.Path, "/statuses/") && !strings.Contains(r.URL.Path, "/deployments/"):
+		if g.statuses == nil {
+			g.statuses = map[string]string{}
+		}
+		g.statuses[path.Base(r.URL.Path)] = fmt.Sprintf("%v %v: %v", body["state"], body["context"], body["description"])
 	case strings.HasSuffix(r.URL.Path, "/deployments/77/statuses"):
 		g.states = append(g.states, fmt.Sprint(body["state"]))
 	case strings.HasSuffix(r.URL.Path, "/deployments") && r.Method == http.MethodPost:
@@ -300,7 +328,8 @@ func newAct(t *testing.T) *act {
 	if a.actions, err = filepath.Abs("actions"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{deliver, ".github/actions/dagger/action.yml", ".github/actions/handoff/action.yml", ".github/actions/handoff/crossbill", ".github/actions/handoff/deployment"} {
+	for _, name := range []string{deliver, ".github/actions/dagger/action.yml", ".github/actions/handoff/action.yml", ".github/actions/handoff/crossbill", ".github/actions/handoff/deployment",
+		".github/workflows/preview-handoff.yml", ".github/actions/preview/action.yml", ".github/actions/preview/what"} {
 		text, err := os.ReadFile(filepath.Join("../..", name))
 		if err != nil {
 			t.Fatal(err)
@@ -350,19 +379,26 @@ func repositoryOf(t *testing.T, files map[string][]byte) string {
 // push runs release.yml of a repository as a push does.
 func (a *act) push(t *testing.T, dir, gitHubURL string, lab *gitlabtest.Server) ([]byte, error) {
 	t.Helper()
-	args := []string{"push", "--workflows", ".github/workflows/release.yml", "--platform", "ubuntu-24.04=-self-hosted",
-		"--local-repository", "our-org/crossbill@" + reference + "=" + a.source}
+	return a.run(t, dir, gitHubURL, lab, "push", "--workflows", ".github/workflows/release.yml")
+}
+
+// run runs a workflow of a repository, by an event.
+func (a *act) run(t *testing.T, dir, gitHubURL string, lab *gitlabtest.Server, args ...string) ([]byte, error) {
+	t.Helper()
+	args = append(args, "--platform", "ubuntu-24.04=-self-hosted",
+		"--local-repository", "our-org/crossbill@"+reference+"="+a.source)
 	for action, folder := range pinned(t) {
 		args = append(args, "--local-repository", action+"="+filepath.Join(a.actions, folder))
 	}
-	secrets := map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": lab.TriggerToken, "GITLAB_TOKEN": lab.APIToken, "GITHUB_TOKEN": "github-token"}
+	secrets := map[string]string{"REGISTRY_USERNAME": "registry-user", "REGISTRY_PASSWORD": "registry-password", "GITLAB_TRIGGER_TOKEN": lab.TriggerToken, "GITLAB_TOKEN": lab.APIToken, "GITHUB_TOKEN": "github-token",
+		"PREVIEW_TRIGGER_TOKEN": lab.TriggerToken, "PREVIEW_GITLAB_TOKEN": lab.APIToken}
 	for name, value := range secrets {
 		args = append(args, "--secret", name+"="+value)
 	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(a.tools, "act"), args...)
 	cmd.Dir = dir
 	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+gitHubURL, crossbillVariable+"="+a.crossbill, sourceVariable+"="+a.source,
+	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home, gitHubVariable+"="+gitHubURL, crossbillVariable+"="+a.crossbill, sourceVariable+"="+a.source, repositoryVariable+"="+dir,
 		"PATH="+a.commands+string(os.PathListSeparator)+a.tools+string(os.PathListSeparator)+os.Getenv("PATH"))
 	log, err := cmd.CombinedOutput()
 	for name, secret := range secrets {
@@ -583,6 +619,84 @@ func TestHandoffAlone(t *testing.T) {
 			pipelines := server.Pipelines()
 			if len(pipelines) != 1 || pipelines[0].Inputs[what] != shop+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
 				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
+			}
+		})
+	}
+}
+
+// TestPreviewHandoff: the guide's workflow of previews, by the events that GitHub sends: a pull request whose image was pushed, one that
+// was closed, one that was closed meanwhile, a fork's, and one whose GitLab job fails. GitLab gets what it should, once, and the commit
+// of the pull request a status.
+func TestPreviewHandoff(t *testing.T) {
+	a := newAct(t)
+	found := regexp.MustCompile("(?ms)^```yaml\n(on:.*?preview-handoff\\.yml@.*?)^```").FindSubmatch(read(t, "docs/guides/previews.md"))
+	if found == nil {
+		t.Fatal("the guide has no workflow")
+	}
+	head, commit := strings.Repeat("a", 40), strings.Repeat("c", 40)
+	const image = "registry.example.com/our-org/shop-previews@" + digest
+	event := func(head, repository string) (pushed, closed map[string]any) {
+		from := map[string]any{"full_name": repository}
+		here := map[string]any{"full_name": "our-org/shop", "default_branch": "main"}
+		pushed = map[string]any{"action": "completed", "repository": here, "workflow_run": map[string]any{"id": 7, "event": "pull_request", "conclusion": "success", "head_sha": head, "head_repository": from, "pull_requests": []any{map[string]any{"number": 42}}}}
+		closed = map[string]any{"action": "closed", "repository": here, "pull_request": map[string]any{"number": 42, "head": map[string]any{"sha": head, "repo": from}, "base": map[string]any{"ref": "main"}}}
+		return pushed, closed
+	}
+	pushed, closed := event(head, "our-org/shop")
+	fork, forkClosed := event(head, "stranger/shop")
+	for name, test := range map[string]struct {
+		event  string
+		with   map[string]any
+		pull   string
+		ends   string // status of GitLab's pipeline
+		inputs map[string]any
+		status string
+		good   bool
+	}{
+		"pushed":                   {"workflow_run", pushed, "open " + head, "success", map[string]any{"action": "up", "name": "pr-42", "image": image, "commit": commit, "preview_id": "pr-42-up-9f86d081884c"}, "success preview: pr-42 is up", true},
+		"not ready":                {"workflow_run", pushed, "open " + head, "failed", map[string]any{"action": "up", "name": "pr-42"}, "failure preview: pr-42: up failed", false},
+		"pushed, and closed since": {"workflow_run", pushed, "closed " + head, "success", nil, "", true},
+		"closed":                   {"pull_request_target", closed, "closed " + head, "success", map[string]any{"action": "down", "name": "pr-42", "image": "", "commit": "", "preview_id": "pr-42-down"}, "success preview: pr-42 has ended", true},
+		"a fork's":                 {"workflow_run", fork, "open " + head, "success", nil, "", true},
+		"a fork's, closed":         {"pull_request_target", forkClosed, "closed " + head, "success", nil, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			double := &gitHub{pull: test.pull, artifact: `{"digest":"` + digest + `","commit":"` + commit + `","number":42}`}
+			github := httptest.NewServer(double)
+			defer github.Close()
+			server := gitlabtest.New()
+			server.Project = "our-org/previews"
+			server.Life = []gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: test.ends, Jobs: []gitlabtest.Job{{Name: "preview", Status: test.ends}}}}
+			lab := httptest.NewServer(server)
+			defer lab.Close()
+			text := strings.NewReplacer("@COMMIT", "@"+reference, "project: our-org/previews", "project: our-org/previews, engine: none, crossbill_image: \""+commandImage+"\"").Replace(string(found[1]))
+			dir := repositoryOf(t, map[string][]byte{
+				".github/workflows/preview.yml": []byte(text),
+				"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": "our-org/infrastructure"}),
+			})
+			file := filepath.Join(t.TempDir(), "event.json")
+			body, err := json.Marshal(test.with)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, body, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			log, err := a.run(t, dir, github.URL, server, test.event, "--workflows", ".github/workflows/preview.yml", "--eventpath", file)
+			if (err == nil) != test.good {
+				t.Errorf("act: %v\n%s", err, log)
+			}
+			pipelines := server.Pipelines()
+			if want := map[bool]int{true: 1, false: 0}[test.inputs != nil]; len(pipelines) != want {
+				t.Fatalf("%d pipelines, want %d\n%s", len(pipelines), want, log)
+			}
+			for input, want := range test.inputs {
+				if got := pipelines[0].Inputs[input]; got != want {
+					t.Errorf("input %s is %v, want %v", input, got, want)
+				}
+			}
+			if got := double.statuses[head]; got != test.status {
+				t.Errorf("the commit's status is %q, want %q\n%s", got, test.status, log)
 			}
 		})
 	}
