@@ -60,6 +60,9 @@ checks the set-up afterward.`,
   # Without a question, as a program
   crossbill init --app shop --image registry.example.com/our-org/shop --project our-org/infrastructure --yes
 
+  # With previews of pull requests, whose project is checked out beside it
+  crossbill init --yes --project our-org/infrastructure --previews our-org/previews --previews-dir ../previews
+
   # See what it would write
   crossbill init --dry-run --yes --project our-org/infrastructure`,
 		Args:        cobra.NoArgs,
@@ -81,6 +84,8 @@ checks the set-up afterward.`,
 	flags.StringVar(&a.Workflow, "workflow", "", "what release.yml calls: owner/name/.github/workflows/deliver.yml@COMMIT (default: the workflow of this version)")
 	flags.StringVar(&a.CrossbillImage, "crossbill-image", "", "image of the command for GitLab's jobs, by digest (default: they run in Dagger's engine)")
 	flags.StringVar(&a.Module, "dagger-module", "", "Dagger module of GitLab's jobs, without --crossbill-image (default: the module of this version)")
+	flags.StringVar(&a.Previews, "previews", "", "also write the workflows of previews, which this GitLab project runs: group/project, not the one that releases (default: none)")
+	flags.StringVar(&a.PreviewsDir, "previews-dir", "", "folder of that project's repository: its pipeline file and crossbill.yaml are written too (default: they are not)")
 	flags.StringVar(&o.gitlabDir, "gitlab-dir", ".", "folder of GitLab's repository")
 	flags.StringVar(&o.githubDir, "github-dir", ".", "folder of GitHub's repository")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "ask nothing: take the defaults, and write what is new")
@@ -105,10 +110,13 @@ func isFile(in io.Reader) bool {
 }
 
 func (o *initOptions) validate() error {
-	for flag, dir := range map[string]string{"--gitlab-dir": o.gitlabDir, "--github-dir": o.githubDir} {
+	for flag, dir := range map[string]string{"--gitlab-dir": o.gitlabDir, "--github-dir": o.githubDir, "--previews-dir": cmp.Or(o.answers.PreviewsDir, ".")} {
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 			return &usererr.Error{Field: flag, Problem: fmt.Sprintf("%q is not a folder", dir), Fix: "give the folder of a repository that is checked out"}
 		}
+	}
+	if o.answers.PreviewsDir != "" && o.answers.Previews == "" {
+		return &usererr.Error{Field: "--previews-dir", Problem: "is given without a project", Fix: "give the GitLab project that runs previews with --previews"}
 	}
 	return o.output.validate()
 }

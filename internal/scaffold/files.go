@@ -38,6 +38,9 @@ type Answers struct {
 	Module         string // of Dagger, then
 	Workflow       string // what release.yml calls
 	Note           string // after it, as a comment: the version that its commit is
+
+	Previews    string // GitLab project that runs previews of pull requests; "" for none
+	PreviewsDir string // folder of its repository; "" leaves its files out
 }
 
 // File is one file, as it is to be.
@@ -85,6 +88,13 @@ func Files(a Answers, gitlabDir, githubDir string) ([]*File, error) {
 		&File{Path: filepath.Join(gitlabDir, ".gitlab-ci.yml"), Text: a.pipeline()},
 		&File{Path: filepath.Join(githubDir, ".github", "workflows", "release.yml"), Text: a.workflow()},
 	)
+	if a.Previews != "" {
+		more, err := a.previewFiles(githubDir)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, more...)
+	}
 	for _, f := range files {
 		text, err := os.ReadFile(f.Path)
 		switch {
@@ -158,7 +168,9 @@ func (a *Answers) settings() string {
 	section("cluster", "context", a.Context, "namespace", a.Namespace)
 	section("prometheus", "url", a.Prometheus)
 	section("gitlab", "url", a.GitLabURL, "project", a.Project)
-	section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "environment", "production/"+a.App)
+	if a.Project != "" { // that of previews has no gate
+		section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "environment", "production/"+a.App)
+	}
 	if a.Repository != "" {
 		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))
 	}
@@ -169,13 +181,6 @@ func (a *Answers) settings() string {
 // as YAML after it has put it in its place.
 func (a *Answers) pipeline() string {
 	bundle := strings.ReplaceAll("^("+regexp.QuoteMeta(a.Image)+"@sha256:[0-9a-f]{64})?$", "'", "''")
-	include := "component"
-	switch {
-	case strings.HasPrefix(a.Component, "https://"), strings.HasPrefix(a.Component, "http://"):
-		include = "remote"
-	case strings.HasPrefix(a.Component, "/"):
-		include = "local"
-	}
 	engine := "crossbill_image: " + a.CrossbillImage
 	if a.CrossbillImage == "" {
 		engine = "engine: dagger, dagger_module: " + a.Module
@@ -195,7 +200,18 @@ include:
       {app: "$[[ inputs.app ]]", bundle: "$[[ inputs.bundle ]]", release_id: "$[[ inputs.release_id ]]",
       commit: "$[[ inputs.commit ]]", source_url: "$[[ inputs.source_url ]]", again: "$[[ inputs.again ]]",
       %s}
-`, scalar(a.App), bundle, include, a.Component, engine)
+`, scalar(a.App), bundle, a.includeKind(), a.Component, engine)
+}
+
+// includeKind is the keyword of the component's include.
+func (a *Answers) includeKind() string {
+	switch {
+	case strings.HasPrefix(a.Component, "https://"), strings.HasPrefix(a.Component, "http://"):
+		return "remote"
+	case strings.HasPrefix(a.Component, "/"):
+		return "local"
+	}
+	return "component"
 }
 
 // workflow is release.yml. The secrets of its environments reach what it calls only if they are passed on.
