@@ -29,6 +29,7 @@ type doctorOptions struct {
 	gitlab  gitlabOptions
 	ref     string
 	github  githubOptions
+	code    codeOptions
 	gitops  gitOpsOptions
 	output  outputOptions
 	image   string
@@ -53,8 +54,9 @@ runs, and has a gateway for the app's host. Prometheus: whether requests are
 counted by Istio's labels, often enough. The registry: whether the app's images
 can be pulled. GitLab: the token, and the project's protected branch and
 environment, pipeline variables, trigger token's owner, and agent. GitHub: whether
-only chosen branches may use the environments with the secrets. What is not
-configured is left out.
+only chosen branches may use the environments with the secrets. What the tokens
+for notifications may write of GitHub and GitLab. What is not configured is left
+out.
 
 For an app that Flux or Argo CD applies from Git: what applies each object, whether
 it would undo a release, whether Crossbill may ask it, and whether the environment
@@ -66,7 +68,11 @@ looked at.
 Environment:
   GITLAB_TOKEN            access token, scope read_api; the settings that only a
                           maintainer may see need one of a maintainer
-  CROSSBILL_GITHUB_TOKEN  token that may read the repository's environments`,
+  CROSSBILL_GITHUB_TOKEN  token that may read the repository's environments; what
+                          it may write is looked at as well
+  CROSSBILL_NOTIFY_GITLAB_TOKEN
+                          access token of the code's project: its scopes and role
+                          are looked at`,
 		Example: `  # As the job that releases, with its account
   crossbill doctor --namespace production
 
@@ -83,6 +89,8 @@ Environment:
 	inSection(cmd.Flags(), notificationSection, o.github.addRepository)
 	cmd.Flags().Lookup("github-repository").Usage = "owner/name: its environments are looked at; needs a token"
 	cmd.Flags().Lookup("github-token-file").Usage = "file with a token that may read environments (default $CROSSBILL_GITHUB_TOKEN)"
+	inSection(cmd.Flags(), notificationSection, o.code.add)
+	cmd.Flags().Lookup("notify-gitlab-project").Usage = "GitLab project of the code: what the token may write of it is looked at (default the job's project, none without a token)"
 	o.gitlab.add(cmd, "read_api")
 	o.gitlab.addOrigin(cmd, &o.ref)
 	o.login.add(cmd)
@@ -197,9 +205,14 @@ func (o *doctorOptions) handoffChecks() (checks []doctor.Check, err error) {
 	}
 	github, named, err := o.github.source()
 	if err == nil && named && github.Repository != "" {
-		checks = append(checks, doctor.GitHub(github, "publishing", "handoff"))
+		wanted := configOf(o.cmd).Notify.GitHub.PullRequest
+		checks = append(checks, doctor.GitHub(github, "publishing", "handoff"), doctor.GitHubToken(github, wanted == nil || *wanted, time.Now()))
 	}
-	return checks, err
+	code, codeErr := o.code.source()
+	if codeErr == nil && code.Token != "" && code.Project != "" && !(named && o.code.byDefault(o.cmd)) {
+		checks = append(checks, doctor.GitLabCode(code, time.Now()))
+	}
+	return checks, errors.Join(err, codeErr)
 }
 
 func (o *doctorOptions) clusterChecks() ([]doctor.Check, error) {

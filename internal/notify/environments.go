@@ -2,13 +2,10 @@ package notify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/google/go-github/v89/github"
-
-	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // Environment says which branches may use an environment of a GitHub repository.
@@ -33,10 +30,10 @@ func (g GitHub) Environments(ctx context.Context) (map[string]Environment, error
 		return nil, err
 	}
 	rows, _, err := repo.client.Repositories.ListEnvironments(ctx, repo.owner, repo.name, &github.EnvironmentListOptions{ListOptions: github.ListOptions{PerPage: 100}})
-	switch status := githubStatus(err); {
+	switch status := statusOf(err); {
 	case err == nil:
 	case status == http.StatusUnauthorized:
-		return nil, &usererr.Error{Field: "githubToken", Problem: "GitHub does not know it, or it has expired", Fix: "make a new one"}
+		return nil, unknownGitHubToken
 	case status == http.StatusForbidden, status == http.StatusNotFound:
 		return nil, &HiddenError{"the environments of " + g.Repository}
 	default:
@@ -48,7 +45,7 @@ func (g GitHub) Environments(ctx context.Context) (map[string]Environment, error
 		e := Environment{Any: policy == nil, Protected: policy.GetProtectedBranches()}
 		if !e.Any && !e.Protected {
 			patterns, _, err := repo.client.Repositories.ListDeploymentBranchPolicies(ctx, repo.owner, repo.name, row.GetName(), &github.ListOptions{PerPage: 100})
-			switch status := githubStatus(err); {
+			switch status := statusOf(err); {
 			case status == http.StatusForbidden, status == http.StatusNotFound:
 				e.Hidden = true
 			case err != nil:
@@ -62,12 +59,4 @@ func (g GitHub) Environments(ctx context.Context) (map[string]Environment, error
 		all[row.GetName()] = e
 	}
 	return all, nil
-}
-
-// githubStatus is the status of GitHub's refusal; 0 if there was none.
-func githubStatus(err error) int {
-	if answer, ok := errors.AsType[*github.ErrorResponse](err); ok && answer.Response != nil {
-		return answer.Response.StatusCode
-	}
-	return 0
 }

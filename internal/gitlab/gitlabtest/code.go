@@ -195,7 +195,7 @@ func (s *Server) setStatus(w http.ResponseWriter, r *http.Request, sha string) {
 		fail(w, http.StatusNotFound, `{"message":"404 Pipeline for pipeline_id, sha and ref Not Found"}`)
 		return
 	}
-	if ref := "main"; (in == nil || in.Ref == ref) && slices.Contains(s.ProtectedRefs, ref) && s.role(r) < Maintainer {
+	if ref := "main"; (in == nil || in.Ref == ref) && slices.Contains(s.ProtectedRefs, ref) && s.role(r) < Maintainer && !s.DevelopersMerge {
 		fail(w, http.StatusForbidden, forbidden)
 		return
 	}

@@ -94,6 +94,7 @@ type Server struct {
 	OfJob                 bool                 // the tokens are no access tokens but a job's
 	AgentConfigs          map[string]string    // of agents for Kubernetes, by PROJECT:AGENT
 	Commits               map[string]time.Time // of the project's code, whole hashes, with when they were made
+	DevelopersMerge       bool                 // who has that role may merge to the protected refs
 	MergeRequests         []MergeRequest       // of the code
 	Private               bool                 // the code is hidden from who is no member
 	KeyFaults             []Fault              // of requests for the OpenID configuration and the keys

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -41,7 +42,7 @@ func (s *Server) ownToken(w http.ResponseWriter, r *http.Request) {
 		if s.Scopes != nil {
 			scopes = s.Scopes
 		}
-		answer := map[string]any{"id": 1, "name": "crossbill", "revoked": false, "active": true, "scopes": scopes, "user_id": 1, "expires_at": nil}
+		answer := map[string]any{"id": 1, "name": "crossbill", "revoked": false, "active": true, "scopes": scopes, "user_id": s.userOf(s.login(r)).ID, "expires_at": nil}
 		if s.Expires != "" {
 			answer["expires_at"] = s.Expires
 		}
@@ -84,8 +85,17 @@ func (s *Server) setUp(w http.ResponseWriter, r *http.Request, rest string) bool
 		case !slices.Contains(s.Refs, name):
 			fail(w, http.StatusNotFound, `{"message":"404 Branch Not Found"}`)
 		default:
-			write(w, http.StatusOK, map[string]any{"name": name, "protected": slices.Contains(s.ProtectedRefs, name), "default": name == "main"})
+			write(w, http.StatusOK, map[string]any{"name": name, "protected": slices.Contains(s.ProtectedRefs, name), "default": name == "main", "developers_can_push": false, "developers_can_merge": s.DevelopersMerge,
+				"can_push": s.role(r) >= Maintainer || s.role(r) >= Developer && !slices.Contains(s.ProtectedRefs, name)})
 		}
+	case strings.HasPrefix(rest, "members/all/"):
+		for login, level := range s.Members {
+			if strconv.FormatInt(s.userOf(login).ID, 10) == strings.TrimPrefix(rest, "members/all/") {
+				write(w, http.StatusOK, map[string]any{"id": s.userOf(login).ID, "username": login, "state": "active", "access_level": level})
+				return true
+			}
+		}
+		fail(w, http.StatusNotFound, `{"message":"404 Not found"}`)
 	case rest == "members/all":
 		rows := []map[string]any{}
 		for login, level := range s.Members {
