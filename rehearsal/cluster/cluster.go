@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,6 +41,9 @@ const (
 
 	EnvoyAdmin   = "127.0.0.1:15000"
 	nodeName     = "rehearsal"
+	nodeIP       = "10.244.254.1"
+	firstPodIP   = "10.244.0.1"     // those of proxies are behind lastPodIP
+	lastPodIP    = "10.244.249.254" // no test makes that many pods
 	istiodReady  = "http://127.0.0.1:8080/ready"
 	istiodConfig = "https://127.0.0.1:15017/validate"
 )
@@ -145,9 +149,6 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.startControlPlane(); err != nil {
 		return err
 	}
-	if err := c.startKwok(); err != nil {
-		return err
-	}
 	if err := c.startRegistry(); err != nil {
 		return err
 	}
@@ -185,7 +186,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if err := c.all(
 		func() error { return c.await(ctx, "istiod", answers(istiodReady)) },
-		func() error { return c.await(ctx, "kwok", a.nodeReady) },
+		func() error { return c.await(ctx, "kubelet", a.nodeReady) },
 		func() error { return c.await(ctx, "control-plane", a.serviceAccount(c.Namespace)) },
 		func() error { return a.gatewayAPI(ctx, gatewayAPI) }, // istiod takes these kinds up when they appear
 	); err != nil {
@@ -253,7 +254,11 @@ func (c *Cluster) startKubelet() error {
 		return err
 	}
 	c.inside.Go(func() {
-		err := kubelet.Run(c.alive, kubelet.Options{Client: client, Node: nodeName, Dir: c.options.Dir, Log: c.options.Log})
+		err := kubelet.Run(c.alive, kubelet.Options{
+			Client: client, Node: nodeName, NodeIP: netip.MustParseAddr(nodeIP),
+			FirstIP: netip.MustParseAddr(firstPodIP), LastIP: netip.MustParseAddr(lastPodIP),
+			Dir: c.options.Dir, Log: c.options.Log,
+		})
 		if err != nil {
 			c.report(err)
 		}
@@ -268,7 +273,7 @@ func (c *Cluster) writeFiles() error {
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"kubeconfig": config, "kwok.yaml": kwokConfig(), "mesh.yaml": meshConfig(), "prometheus.yaml": prometheusYAML, "audit.yaml": auditYAML,
+		"kubeconfig": config, "mesh.yaml": meshConfig(), "prometheus.yaml": prometheusYAML, "audit.yaml": auditYAML,
 	} {
 		if err := os.WriteFile(c.dir(name), content, 0o600); err != nil {
 			return err

@@ -18,14 +18,11 @@ import (
 	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/registry"
-	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
 
 	"github.com/our-org/crossbill/rehearsal/istiostats"
 )
 
 var (
-	//go:embed kwok.yaml
-	kwokYAML []byte
 	//go:embed prometheus.yaml
 	prometheusYAML []byte
 	//go:embed mesh.yaml
@@ -33,10 +30,6 @@ var (
 	//go:embed audit.yaml
 	auditYAML []byte
 )
-
-// kwokConfig adds kwok's own stage that makes a node Ready. There is no heartbeat stage: nobody
-// here looks at heartbeats.
-func kwokConfig() []byte { return []byte(string(kwokYAML) + "---\n" + nodefast.DefaultNodeInit) }
 
 // meshConfig adds the gateway's access log, from which its metrics are made.
 func meshConfig() []byte {
@@ -109,7 +102,7 @@ func (c *Cluster) pki(name string) string { return filepath.Join(c.dir("pki"), n
 
 // startControlPlane runs etcd, kube-apiserver and kube-controller-manager.
 //
-// Three things that belong together are off: node leases (in kwok), the node lifecycle controller
+// Three things that belong together are off: node leases (of package kubelet), the node lifecycle controller
 // that would miss them, and the admission plugin whose not-ready taint only that controller takes
 // away again.
 func (c *Cluster) startControlPlane() error {
@@ -142,10 +135,6 @@ func (c *Cluster) startControlPlane() error {
 			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller,job-controller",
 		"--horizontal-pod-autoscaler-sync-period=2s")
 	return c.run("control-plane", nil, c.options.TestclusterBinary, args...)
-}
-
-func (c *Cluster) startKwok() error {
-	return c.run("kwok", nil, c.options.TestclusterBinary, "kwok", "--kubeconfig="+c.Kubeconfig, "--config="+c.dir("kwok.yaml"))
 }
 
 // startIstiod runs istiod without a certificate authority and injection, and such that it pushes nothing

@@ -42,7 +42,7 @@ func (o *objects) ready(ctx context.Context) error {
 	return err
 }
 
-// prepare makes the namespaces, the node and the webhook with which istiod validates Istio's
+// prepare makes the namespaces and the webhook with which istiod validates Istio's
 // objects. The schemas of their kinds alone accept a weight of 111 and a route to nowhere.
 func (o *objects) prepare(ctx context.Context, namespace string, ca []byte) error {
 	for _, name := range []string{"istio-system", namespace} {
@@ -50,13 +50,6 @@ func (o *objects) prepare(ctx context.Context, namespace string, ca []byte) erro
 		if _, err := o.typed.CoreV1().Namespaces().Create(ctx, n, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("create namespace %s: %w", name, err)
 		}
-	}
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
-		Name: nodeName, Annotations: map[string]string{"kwok.x-k8s.io/node": "fake"},
-		Labels: map[string]string{"kubernetes.io/hostname": nodeName, "kubernetes.io/os": "linux"},
-	}}
-	if _, err := o.typed.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("create node %s: %w", nodeName, err)
 	}
 	fail, none, validate := admissionv1.Fail, admissionv1.SideEffectClassNone, istiodConfig
 	webhook := &admissionv1.ValidatingWebhookConfiguration{

@@ -13,7 +13,9 @@
 //     pod sets HOST itself. A server that listens on 0.0.0.0 would answer for all pods.
 //   - The scheduler is one rule: a pod without a node gets the node. This spares linking and
 //     starting kube-scheduler, which has nothing to choose here.
-//   - Someone else gives the pod its IP (kwok does, in package cluster); the pod starts then.
+//   - The node is ready from its start, with room for any pod: no heartbeats, no leases, no limits of its own.
+//   - Pods' addresses come in turn from one range, as CNI's host-local hands them out. The range of package cluster is so
+//     large that no test sees an address twice.
 //   - A container's memory is looked at five times a second, without its page cache; one that has
 //     more than its limit is killed (OOMKilled, 137). A kernel does not wait. Other limits are ignored,
 //     and so is the service account's token.
@@ -37,6 +39,7 @@ package kubelet
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -65,8 +68,11 @@ const goneAfter = 50 * time.Second
 // Options say which node to play, and where.
 type Options struct {
 	Client kubernetes.Interface
-	// Node is the name of the one node. Its object is made and kept by someone else.
-	Node string
+	// Node is the name of the one node, which registers itself, and NodeIP its address.
+	Node   string
+	NodeIP netip.Addr
+	// FirstIP to LastIP are the addresses for pods, but those that end in 0 and 255.
+	FirstIP, LastIP netip.Addr
 	// Dir is a folder for unpacked images, and for the logs of containers:
 	// logs/<namespace>_<pod>_<container>.log.
 	Dir string
@@ -80,11 +86,20 @@ func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = func(string, ...any) {}
 	}
-	k := &kubelet{Options: o, ctx: ctx, images: newImages(filepath.Join(o.Dir, "images")), pods: map[types.UID]*pod{}}
+	k := &kubelet{
+		Options: o, ctx: ctx, images: newImages(filepath.Join(o.Dir, "images")),
+		addresses: newAddresses(o.FirstIP, o.LastIP), pods: map[types.UID]*pod{},
+	}
 	if err := k.makeFolders(); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
 	defer func() { _ = syscall.Unmount(k.podsDir(), syscall.MNT_DETACH) }() // else Dir cannot be removed
+	if err := k.register(); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("kubelet: %w", err)
+	}
 	broadcaster := record.NewBroadcaster()
 	defer broadcaster.Shutdown()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: o.Client.CoreV1().Events("")})
@@ -114,9 +129,10 @@ func Run(ctx context.Context, o Options) error {
 
 type kubelet struct {
 	Options
-	ctx    context.Context
-	images *images
-	events record.EventRecorder
+	ctx       context.Context
+	images    *images
+	addresses *addresses
+	events    record.EventRecorder
 
 	mu      sync.Mutex
 	pods    map[types.UID]*pod // those that were started
@@ -158,7 +174,10 @@ func (k *kubelet) seen(p *corev1.Pod) {
 		running.update(p)
 	case p.DeletionTimestamp != nil:
 		go k.remove(p) // nothing of it ever ran, or all has ended
-	case p.Status.PodIP != "" && !over && k.ctx.Err() == nil:
+	case over || k.ctx.Err() != nil:
+	case p.Status.PodIP == "":
+		go k.admit(p)
+	default:
 		running = newPod(k, p)
 		k.pods[p.UID] = running
 		k.running.Add(1)
@@ -174,6 +193,7 @@ func (k *kubelet) seen(p *corev1.Pod) {
 
 // removed stops everything of a pod whose object is gone.
 func (k *kubelet) removed(uid types.UID) {
+	k.addresses.release(uid)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if p := k.pods[uid]; p != nil {

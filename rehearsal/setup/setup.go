@@ -8,9 +8,11 @@
 //	prometheus/usr/bin/prometheus
 //	gateway-api-<version>/crds.yaml
 //
-// The key is a hash of testcluster's source and of the versions of the modules it is made of, so
+// The key is a hash of testcluster's source, of how it is compiled, and of the versions of the modules it is made of, so
 // that a changed go.sum alone builds nothing again. Each folder appears whole or not at all, and
 // several processes may ask at the same time: one works, the others wait.
+//
+// A testcluster that somebody has published is fetched instead, when [Prepared] names it.
 //
 // What not every rehearsal runs is fetched and built for those who ask: [EnsureRunner], [EnsureAct],
 // [EnsureGitLabRunner], [EnsureBrowser], [EnsureFlux], [EnsureArgoCD], [EnsurePeer].
@@ -31,6 +33,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -42,7 +45,7 @@ import (
 
 // Programs are the paths of the programs.
 type Programs struct {
-	Testcluster string // etcd, kube-apiserver, kube-controller-manager, kwok and istiod in one
+	Testcluster string // etcd, kube-apiserver, kube-controller-manager and istiod in one
 	Envoy       string
 	Prometheus  string
 	// PrometheusAssets is the folder of Prometheus's web pages (its --web.local-assets).
@@ -76,26 +79,15 @@ var prometheusPages = []string{
 }
 
 // Ensure returns the programs, after fetching or building those that are not in the cache yet.
-// The first time needs the network and, for testcluster, 10 to 20 minutes on two cores and
+// The first time needs the network and, for testcluster, 8 to 15 minutes on two cores and
 // 5 GB of memory; afterwards it takes milliseconds. module is the folder of the rehearsal's
 // go.mod; if empty, it is looked for from the working directory upwards.
 func Ensure(ctx context.Context, module string, log Log) (Programs, error) {
+	testcluster, source, err := ensureTestcluster(ctx, module, log)
+	if err != nil {
+		return Programs{}, err
+	}
 	cache, err := cacheFolder()
-	if err != nil {
-		return Programs{}, err
-	}
-	if module == "" {
-		if module, err = findModule(); err != nil {
-			return Programs{}, err
-		}
-	}
-	source, err := readSource(module)
-	if err != nil {
-		return Programs{}, err
-	}
-	testcluster, err := ensure(ctx, cache, source.name, "testcluster", log, func(dir string) error {
-		return buildTestcluster(ctx, source, dir, log)
-	})
 	if err != nil {
 		return Programs{}, err
 	}
@@ -125,6 +117,50 @@ func Ensure(ctx context.Context, module string, log Log) (Programs, error) {
 		Prometheus:       prometheus,
 		PrometheusAssets: filepath.Join(strings.TrimSuffix(prometheus, prometheusPath), "usr/share/prometheus/web"),
 	}, nil
+}
+
+// EnsureTestcluster is Ensure for the control plane alone.
+func EnsureTestcluster(ctx context.Context, module string, log Log) (program string, err error) {
+	program, _, err = ensureTestcluster(ctx, module, log)
+	return program, err
+}
+
+// HasTestcluster says whether it is in the cache: then nothing long has to be built.
+func HasTestcluster(module string) (bool, error) {
+	cache, s, err := placeOf(module)
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(filepath.Join(cache, s.name, "testcluster"))
+	return err == nil, nil
+}
+
+func ensureTestcluster(ctx context.Context, module string, log Log) (program string, s source, err error) {
+	cache, s, err := placeOf(module)
+	if err != nil {
+		return "", s, err
+	}
+	if err := fetchPrepared(ctx, cache, s, log); ctx.Err() != nil {
+		return "", s, ctx.Err()
+	} else if err != nil {
+		log("%v; it is built from source instead", err)
+	}
+	program, err = ensure(ctx, cache, s.name, "testcluster", log, func(dir string) error { return buildTestcluster(ctx, s, dir, log) })
+	return program, s, err
+}
+
+// placeOf is the cache, and what the control plane of a module is made from.
+func placeOf(module string) (cache string, s source, err error) {
+	if cache, err = cacheFolder(); err != nil {
+		return "", s, err
+	}
+	if module == "" {
+		if module, err = findModule(); err != nil {
+			return "", s, err
+		}
+	}
+	s, err = readSource(module)
+	return cache, s, err
 }
 
 func cacheFolder() (string, error) {
@@ -236,7 +272,7 @@ func readSource(module string) (source, error) {
 		return source{}, err
 	}
 	parts := map[string]string{
-		"k8s.io/kubernetes": "", "istio.io/istio": "", "sigs.k8s.io/kwok": "", "go.etcd.io/etcd/server/v3": "",
+		"k8s.io/kubernetes": "", "istio.io/istio": "", "go.etcd.io/etcd/server/v3": "",
 	}
 	gatewayAPI := ""
 	for _, r := range mod.Require {
@@ -269,10 +305,19 @@ func readSource(module string) (source, error) {
 		fmt.Fprintln(hash, filepath.Base(f), len(b))
 		hash.Write(b)
 	}
-	fmt.Fprintln(hash, runtime.GOARCH)
+	fmt.Fprintln(hash, runtime.GOARCH, testclusterFlags)
 	version := parts["k8s.io/kubernetes"]
 	return source{module: module, gatewayAPI: gatewayAPI, kubernetes: version, name: "testcluster-" + version + "-" + hex.EncodeToString(hash.Sum(nil))[:12]}, nil
 }
+
+// testclusterTag keeps cmd/testcluster, and with it all of Kubernetes and Istio, out of what vets and tests ./... .
+const testclusterTag = "controlplane"
+
+// quick are the flags with which all of make compiles, so that packages are compiled once for all.
+var quick = []string{"-trimpath", "-buildvcs=false"}
+
+// testclusterFlags are part of its key.
+var testclusterFlags = strings.Join(append(quick[:len(quick):len(quick)], "-tags="+testclusterTag), " ")
 
 func sorted(m map[string]string) []string {
 	var keys []string
@@ -287,8 +332,8 @@ func buildTestcluster(ctx context.Context, s source, dir string, log Log) error 
 	if _, err := exec.LookPath("go"); err != nil {
 		return fmt.Errorf("the go command is missing: install Go 1.26 or later")
 	}
-	log("building testcluster: etcd, the Kubernetes API server and controller manager, kwok and istiod, from source into one program")
-	log("this happens once; it takes 10 to 20 minutes on two cores when nothing is compiled yet, half a minute when all is")
+	log("building testcluster: etcd, the Kubernetes API server and controller manager, and istiod, from source into one program")
+	log("this happens once; it takes 8 to 15 minutes on two cores when nothing is compiled yet, half a minute when all is")
 	major, minor, _ := strings.Cut(strings.TrimPrefix(s.kubernetes, "v"), ".")
 	minor, _, _ = strings.Cut(minor, ".")
 	const v = "k8s.io/component-base/version"
@@ -296,7 +341,7 @@ func buildTestcluster(ctx context.Context, s source, dir string, log Log) error 
 	ldflags := fmt.Sprintf("-s -w -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean",
 		v, s.kubernetes, major, minor)
 	program := filepath.Join(dir, "testcluster")
-	if err := compile(ctx, s.module, "testcluster", 3500, log, "-ldflags="+ldflags, "-o", program, "./cmd/testcluster"); err != nil {
+	if err := compile(ctx, s.module, "testcluster", 3300, log, "-tags="+testclusterTag, "-ldflags="+ldflags, "-o", program, "./cmd/testcluster"); err != nil {
 		return err
 	}
 	return verify(ctx, program, "version")
@@ -305,8 +350,7 @@ func buildTestcluster(ctx context.Context, s source, dir string, log Log) error 
 // compile runs go build in the folder of a module, with a line of progress now and then. about is how many packages are
 // compiled when starting from nothing.
 func compile(ctx context.Context, module, what string, about int, log Log, args ...string) error {
-	// These flags are the same as everywhere in the repository, so that compiled packages are shared.
-	c := exec.CommandContext(ctx, "go", append([]string{"build", "-v", "-trimpath", "-buildvcs=false"}, args...)...)
+	c := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-v"}, quick, args)...)
 	c.Dir = module
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	var packages atomic.Int64

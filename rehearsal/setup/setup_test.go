@@ -82,7 +82,6 @@ require (
 	go.etcd.io/etcd/server/v3 v3.7.0
 	istio.io/istio v0.0.1
 	k8s.io/kubernetes v1.37.2
-	sigs.k8s.io/kwok v0.8.0
 	example.com/unrelated v1.0.0
 )
 `
@@ -117,9 +116,9 @@ func TestKeyChangesWithWhatIsBuiltAlone(t *testing.T) {
 	if key() != first {
 		t.Error("another version of an unrelated module: the key changed")
 	}
-	write(t, filepath.Join(module, "go.mod"), strings.Replace(goMod, "kwok v0.8.0", "kwok v0.8.1", 1))
+	write(t, filepath.Join(module, "go.mod"), strings.Replace(goMod, "istio v0.0.1", "istio v0.0.2", 1))
 	if key() == first {
-		t.Error("another version of kwok: the key is the same")
+		t.Error("another version of Istio: the key is the same")
 	}
 	write(t, filepath.Join(module, "go.mod"), goMod)
 	write(t, filepath.Join(module, "cmd/testcluster/main.go"), "package main // changed")

@@ -1,7 +1,8 @@
+//go:build controlplane
+
 // Command testcluster is the rehearsal's control plane in one binary: etcd, kube-apiserver and
-// kube-controller-manager in one process ("control-plane"), and kwok and istiod as further
-// processes of the same binary. One binary is one link: each of the three alone links for longer
-// than it starts. "crds" prints Istio's CustomResourceDefinitions.
+// kube-controller-manager in one process ("control-plane"), and istiod as a further process of the
+// same binary. One binary is one link: each of the two alone links for longer than it starts. "crds" prints Istio's CustomResourceDefinitions.
 package main
 
 import (
@@ -26,10 +27,6 @@ import (
 	"k8s.io/component-base/version"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	kcm "k8s.io/kubernetes/cmd/kube-controller-manager/app"
-	kwokconfig "sigs.k8s.io/kwok/pkg/config"
-	kwok "sigs.k8s.io/kwok/pkg/kwok/cmd"
-	kwoklog "sigs.k8s.io/kwok/pkg/log"
-	kwoksig "sigs.k8s.io/kwok/pkg/utils/signals"
 )
 
 func main() {
@@ -41,7 +38,7 @@ func main() {
 
 func run() error {
 	if len(os.Args) < 2 {
-		return fmt.Errorf("usage: testcluster control-plane|crds|kwok|istiod|version [flags]")
+		return fmt.Errorf("usage: testcluster control-plane|crds|istiod|version [flags]")
 	}
 	name := os.Args[1]
 	os.Args = os.Args[1:]
@@ -50,8 +47,6 @@ func run() error {
 		return controlPlane(os.Args[1:])
 	case "crds":
 		return printCRDs()
-	case "kwok":
-		return runKwok()
 	case "istiod":
 		pflag.CommandLine = pflag.NewFlagSet(name, pflag.ExitOnError) // drop the flags that Kubernetes registers globally
 		istiolog.EnableKlogWithCobra()
@@ -60,7 +55,7 @@ func run() error {
 		fmt.Println("Kubernetes", version.Get().GitVersion)
 		return nil
 	default:
-		return fmt.Errorf("unknown component %q: want control-plane, crds, kwok, istiod or version", name)
+		return fmt.Errorf("unknown component %q: want control-plane, crds, istiod or version", name)
 	}
 }
 
@@ -72,21 +67,6 @@ func printCRDs() error {
 	}
 	_, err = os.Stdout.Write(b)
 	return err
-}
-
-func runKwok() error {
-	pflag.CommandLine = pflag.NewFlagSet("kwok", pflag.ExitOnError)
-	flags := pflag.NewFlagSet("global", pflag.ContinueOnError)
-	flags.ParseErrorsAllowlist.UnknownFlags = true
-	flags.Usage = func() {}
-	ctx, _ := kwoklog.InitFlags(kwoksig.SetupSignalContext(), flags)
-	ctx, err := kwokconfig.InitFlags(ctx, flags) // reads --config
-	if err != nil {
-		return err
-	}
-	command := kwok.NewCommand(ctx)
-	command.PersistentFlags().AddFlagSet(flags)
-	return command.ExecuteContext(ctx)
 }
 
 // controlPlane runs etcd, the API server and the controller manager in this process until one of
