@@ -58,6 +58,13 @@ type Rehearsal struct {
 	mesh    *load.Generator       // through the sidecar of a caller in another namespace
 	images  map[string]string     // of each version, by digest
 	builds  map[string]chan error // the result of each version's build; the builds run in the background, one after the other
+	checked chan checked          // the result of the app's own checks, which run in the background
+}
+
+// checked is how the app's own checks ended.
+type checked struct {
+	took time.Duration
+	err  error
 }
 
 // Version is one version of the app: the checkout's app with some files replaced.
@@ -129,22 +136,40 @@ type Mesh struct {
 	CanaryShareOf int     `json:"canaryShareOf"`
 }
 
-// Check runs the app's own checks, and starts to build its versions.
-func (r *Rehearsal) Check(ctx context.Context) error {
-	r.builds, r.images = map[string]chan error{}, map[string]string{}
+// Begin runs the app's own checks and builds its versions in the background, from when its packages are there. It needs no cluster
+// and no GitLab.
+func (r *Rehearsal) Begin(ctx context.Context, packages func(context.Context) error) {
+	r.builds, r.images, r.checked = map[string]chan error{}, map[string]string{}, make(chan checked, 1)
 	own := slices.DeleteFunc(slices.Clone(Versions), func(v Version) bool { return v.Image != "" })
 	for _, v := range own {
 		r.builds[v.Number] = make(chan error, 1)
 	}
 	go func() {
+		if err := packages(ctx); err != nil {
+			r.checked <- checked{err: err}
+			return // nobody asks for the builds then
+		}
+		go func() {
+			start := time.Now()
+			_, err := r.runApp(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
+			r.checked <- checked{time.Since(start), err}
+		}()
 		for _, v := range own {
 			r.builds[v.Number] <- r.build(ctx, v)
 		}
 	}()
+}
+
+// Check waits for the app's own checks. Nothing is published before they pass.
+func (r *Rehearsal) Check(ctx context.Context) error {
 	return r.Screen.Step("check", func(progress func(string)) (string, error) {
 		progress("the app's types, lint and unit tests")
-		_, err := r.run(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
-		return "the app's types, lint and unit tests pass", err
+		select {
+		case c := <-r.checked:
+			return fmt.Sprintf("the app's types, lint and unit tests pass; %.0fs, beside the control plane's start and the builds", c.took.Seconds()), c.err
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
 	})
 }
 
@@ -549,7 +574,7 @@ func (r *Rehearsal) build(ctx context.Context, v Version) error {
 		if err := copySources(app, checkout); err != nil {
 			return err
 		}
-		if _, err := r.run(ctx, "install", checkout, "npx", "--yes", Pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+		if _, err := r.runApp(ctx, "install", checkout, "npx", "--yes", Pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
 			return err
 		}
 	}
@@ -561,8 +586,11 @@ func (r *Rehearsal) build(ctx context.Context, v Version) error {
 			return err
 		}
 	}
-	// The traffic has priority.
-	if _, err := r.run(ctx, "build-"+v.Number, checkout, "nice", "env", "APP_VERSION="+v.Number, "npx", "--yes", Pnpm, "build"); err != nil {
+	build := []string{"env", "APP_VERSION=" + v.Number, "npx", "--yes", Pnpm, "build"}
+	if v.Number != Versions[0].Number { // there is traffic, which has priority
+		build = slices.Insert(build, 0, "nice")
+	}
+	if _, err := r.runApp(ctx, "build-"+v.Number, checkout, build[0], build[1:]...); err != nil {
 		return err
 	}
 	for _, made := range []string{"dist", "server", "sbom"} {
@@ -589,8 +617,18 @@ func (r *Rehearsal) crossbill(ctx context.Context, log string, result any, args 
 	return err
 }
 
-// run runs a program, logs its messages in out/logs, and returns its output.
+// run runs a program with what a job of the release has in its environment, logs its messages in out/logs, and returns its output.
 func (r *Rehearsal) run(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
+	return r.runWith(ctx, []string{"CROSSBILL_CONFIG=" + r.Config, "GITLAB_TRIGGER_TOKEN=" + r.GitLab.TriggerToken, "GITLAB_TOKEN=" + r.GitLab.Token}, log, dir, program, args...)
+}
+
+// runApp does it with one of the app's own programs. There may be no cluster and no GitLab yet.
+func (r *Rehearsal) runApp(ctx context.Context, log, dir, program string, args ...string) ([]byte, error) {
+	// The sandbox has no network: npm must not try to use it.
+	return r.runWith(ctx, []string{"npm_config_offline=true"}, log, dir, program, args...)
+}
+
+func (r *Rehearsal) runWith(ctx context.Context, env []string, log, dir, program string, args ...string) ([]byte, error) {
 	file := filepath.Join(r.Out, "logs", log+".log")
 	messages, err := os.Create(file)
 	if err != nil {
@@ -603,9 +641,7 @@ func (r *Rehearsal) run(ctx context.Context, log, dir, program string, args ...s
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &out, messages
-	// The sandbox has no network: npm must not try to use it.
-	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1", "npm_config_offline=true", "CROSSBILL_CONFIG="+r.Config,
-		"GITLAB_TRIGGER_TOKEN="+r.GitLab.TriggerToken, "GITLAB_TOKEN="+r.GitLab.Token)
+	cmd.Env = append(append(os.Environ(), "CI=1", "NO_COLOR=1"), env...)
 	err = cmd.Run()
 	messages.Write(out.Bytes())
 	if err != nil {

@@ -81,6 +81,7 @@ func adopt(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster
 	for _, problem := range result.Blocked {
 		s.Line("    ✗ %s", problem)
 	}
+	r.Begin(ctx, o.packages)
 	if err := r.Check(ctx); err != nil {
 		return err
 	}

@@ -5,8 +5,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -56,13 +58,15 @@ func main() {
 
 // options are the flags. The unexported ones below pass values from outside the sandbox to inside.
 type options struct {
-	hold       bool
-	setupOnly  bool
-	adopt      bool
-	rate       int
-	repository string
-	out        string
-	gitops     string
+	hold         bool
+	setupOnly    bool
+	controlPlane bool
+	publish      string
+	adopt        bool
+	rate         int
+	repository   string
+	out          string
+	gitops       string
 
 	work     string
 	base     string
@@ -76,6 +80,11 @@ func parse(args []string) (*options, error) {
 	flags := flag.NewFlagSet("rehearse", flag.ExitOnError)
 	flags.BoolVar(&o.hold, "hold", false, "keep everything running until Ctrl-C")
 	flags.BoolVar(&o.setupOnly, "setup-only", false, "only fetch and build what the rehearsal needs")
+	flags.BoolVar(&o.controlPlane, "control-plane-only", false, "only fetch or build the control plane ("+setup.PreparedVariable+": a prepared one)")
+	flags.Func("publish-control-plane", "only push this checkout's control plane into a `repository`, for others to name in "+setup.PreparedVariable, func(repository string) error {
+		o.publish = repository
+		return setup.CheckRepository(repository)
+	})
 	flags.BoolVar(&o.adopt, "adopt", false, "adopt Crossbill in an empty repository instead: init, doctor, a first release and a canary")
 	flags.IntVar(&o.rate, "rate", 500, "requests per second through the gateway")
 	flags.StringVar(&o.repository, "repository", ".", "the checkout")
@@ -99,6 +108,9 @@ func parse(args []string) (*options, error) {
 	if !slices.Contains([]string{"", "flux", "argocd"}, o.gitops) {
 		return nil, fmt.Errorf("--gitops: %q is not a controller that the rehearsal can run; give flux or argocd, or nothing for none", o.gitops)
 	}
+	if _, err := setup.Prepared(); err != nil {
+		return nil, err
+	}
 	var err error
 	if o.repository, err = filepath.Abs(o.repository); err != nil {
 		return nil, err
@@ -112,19 +124,43 @@ func parse(args []string) (*options, error) {
 // outside fetches and builds what the rehearsal needs, and runs the rest in the sandbox, which has no network.
 func outside(ctx context.Context, o *options) (int, error) {
 	s := screen.New(os.Stdout)
+	if o.publish != "" {
+		return 0, publish(ctx, o, s)
+	}
 	s.Title("Crossbill rehearsal: a whole release on this machine")
-	if err := setUp(ctx, o, s); err != nil || o.setupOnly {
-		return 0, err
-	}
-	if err := os.MkdirAll(filepath.Join(o.out, "logs"), 0o755); err != nil {
-		return 0, err
-	}
 	work, err := os.MkdirTemp("", "crossbill-rehearsal-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(work)
 	o.work = work
+	if err := announce(ctx, o, s); err != nil {
+		return 0, err
+	}
+	if o.controlPlane {
+		return 0, s.Step("control plane", func(progress func(string)) (string, error) {
+			return setup.EnsureTestcluster(ctx, o.module(), o.log(progress))
+		})
+	}
+	installing, stop := context.WithCancel(ctx)
+	preparing, fail := context.WithCancelCause(ctx)
+	installed := make(chan struct{})
+	go func() {
+		defer close(installed)
+		if err := o.install(installing); err != nil {
+			fail(err) // before the rest is compiled for minutes
+		}
+	}()
+	defer func() { stop(); <-installed; fail(nil) }()
+	if err := broken(preparing, setUp(preparing, o, s)); err != nil {
+		return 0, err
+	}
+	if o.setupOnly {
+		return 0, packages(ctx, o, s)
+	}
+	if err := os.MkdirAll(filepath.Join(o.out, "logs"), 0o755); err != nil {
+		return 0, err
+	}
 	return sandbox.Run(ctx, []string{
 		"--hold=" + strconv.FormatBool(o.hold), "--adopt=" + strconv.FormatBool(o.adopt), "--rate", strconv.Itoa(o.rate), "--repository", o.repository, "--out", o.out,
 		"--work", o.work, "--base", o.base, "--runner", o.runner, "--started", strconv.FormatInt(o.started, 10),
@@ -132,6 +168,51 @@ func outside(ctx context.Context, o *options) (int, error) {
 		"--prometheus", o.programs.Prometheus, "--prometheus-assets", o.programs.PrometheusAssets,
 		"--gateway-api", o.programs.GatewayAPI, "--gitops", o.gitops,
 	}, o.doors()...)
+}
+
+// announce says what comes, how long it takes, and what to read meanwhile.
+func announce(ctx context.Context, o *options, s *screen.Screen) error {
+	if err := setup.FetchPrepared(ctx, o.module(), func(format string, args ...any) { s.Line("  "+format, args...) }); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		s.Line("  %v; it is built from source instead", err)
+		if err := os.Unsetenv(setup.PreparedVariable); err != nil { // it has been tried
+			return err
+		}
+	}
+	there, err := setup.HasTestcluster(o.module())
+	if err != nil {
+		return err
+	}
+	if !o.setupOnly && !o.controlPlane && !o.adopt {
+		s.Line("  It starts a control plane and a mesh, and releases the app in app/ %d times: two or three minutes.", len(lifecycle.Versions))
+	}
+	if !there {
+		s.Line("  The first time, it compiles the control plane: 8 to 15 minutes on two cores, once. %s=REGISTRY/REPOSITORY@sha256:… fetches a prepared one.", setup.PreparedVariable)
+	}
+	s.Line("  To read meanwhile: docs/tutorials/rehearsal.md has what you can do with it, docs/concepts.md what it shows.")
+	s.Line("")
+	return nil
+}
+
+// publish pushes the control plane, and prints what others give to use it.
+func publish(ctx context.Context, o *options, s *screen.Screen) error {
+	reference := ""
+	err := s.Step("control plane", func(progress func(string)) (_ string, err error) {
+		reference, err = setup.Publish(ctx, o.module(), o.publish, o.log(progress))
+		return "published", err
+	})
+	if err == nil {
+		s.Line("%s=%s", setup.PreparedVariable, reference)
+	}
+	return err
+}
+
+func (o *options) module() string { return filepath.Join(o.repository, "rehearsal") }
+
+func (o *options) log(progress func(string)) setup.Log {
+	return func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) }
 }
 
 // gitServer is the door to the environment repository. Its address is the same on both sides when the port is free.
@@ -148,7 +229,7 @@ func (o *options) doors() []sandbox.Door {
 // setUp fetches and builds what is missing.
 func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 	err := s.Step("programs", func(progress func(string)) (string, error) {
-		module, log := filepath.Join(o.repository, "rehearsal"), func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) }
+		module, log := o.module(), o.log(progress)
 		var err error
 		if o.programs, err = setup.Ensure(ctx, module, log); err != nil {
 			return "", err
@@ -170,29 +251,59 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 	if err != nil {
 		return err
 	}
-	err = s.Step("base image", func(progress func(string)) (string, error) {
+	return s.Step("base image", func(progress func(string)) (string, error) {
 		progress("Node from the npm registry")
 		var err error
 		o.base, err = nodebase.Ensure(ctx)
 		return "Node " + nodebase.Version, err
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// packages shows the installation of the app's packages, until it has ended.
+func packages(ctx context.Context, o *options, s *screen.Screen) error {
 	return s.Step("packages", func(progress func(string)) (string, error) {
 		progress("pnpm install")
-		return "the app's packages", install(ctx, o)
+		return "the app's packages", o.packages(ctx)
 	})
 }
 
-func install(ctx context.Context, o *options) error {
+// install installs the app's packages, which needs the network, beside what comes before them. It leaves a file in the work folder
+// that has its error, or nothing: packages, inside the sandbox or not, waits for it.
+func (o *options) install(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "npx", "--yes", lifecycle.Pnpm, "install", "--frozen-lockfile", "--prefer-offline")
 	cmd.Dir = filepath.Join(o.repository, "app")
 	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("pnpm install in app: %w\n%s", err, text)
+	cmd.WaitDelay = 5 * time.Second
+	failure := ""
+	text, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("pnpm install in app: %w\n%s", err, text)
+		failure = err.Error()
 	}
-	return nil
+	file := filepath.Join(o.work, "installed")
+	return errors.Join(err, os.WriteFile(file+".new", []byte(failure), 0o644), os.Rename(file+".new", file))
+}
+
+// packages waits until the app's packages are installed.
+func (o *options) packages(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		failure, err := os.ReadFile(filepath.Join(o.work, "installed"))
+		switch {
+		case err == nil && len(failure) > 0:
+			return errors.New(string(failure))
+		case err == nil:
+			return nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // inside runs the rehearsal.
@@ -202,6 +313,17 @@ func inside(ctx context.Context, o *options) error {
 		return err
 	}
 	s := screen.New(os.Stdout)
+	key, policy, err := signing.Key(o.work, lifecycle.Source)
+	if err != nil {
+		return err
+	}
+	r := &lifecycle.Rehearsal{
+		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
+		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s,
+	}
+	if !o.adopt { // which first has a repository to set up
+		r.Begin(ctx, o.packages)
+	}
 	var c *cluster.Cluster
 	err = s.Step("control plane", func(progress func(string)) (string, error) {
 		var err error
@@ -230,10 +352,6 @@ func inside(ctx context.Context, o *options) error {
 		case <-ctx.Done():
 		}
 	}()
-	key, policy, err := signing.Key(o.work, lifecycle.Source)
-	if err != nil {
-		return err
-	}
 	if o.adopt {
 		return broken(ctx, adopt(ctx, o, s, c, key))
 	}
@@ -250,11 +368,7 @@ func inside(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	r := &lifecycle.Rehearsal{
-		GitLab: deploying, Config: config,
-		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
-		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c, Environment: environment,
-	}
+	r.GitLab, r.Config, r.Cluster, r.Environment = deploying, config, c, environment
 	if err := broken(ctx, rehearse(ctx, o, r)); err != nil {
 		return err
 	}
@@ -356,6 +470,8 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 		return nil, err
 	}
 	values["analysis.maxDuration"], values["imagePolicy"] = "5m", trusted
+	// At this rate there is evidence enough to pass after about 15 seconds: the default of 30 would only wait.
+	values["analysis.minDuration"], values["analysis.warmUp"] = "15s", "10s"
 	config, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), values)
 	if err != nil {
 		return nil, err
@@ -405,18 +521,27 @@ func currentContext(kubeconfig string) (string, error) {
 // rehearse releases all versions and prints the results.
 func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 	summary := &lifecycle.Summary{ControlPlaneSeconds: r.Cluster.ControlPlaneReady.Seconds(), RequestsPerSecond: o.rate}
+	if err := packages(ctx, o, r.Screen); err != nil {
+		return err
+	}
 	if err := r.Check(ctx); err != nil {
 		return err
 	}
 	if !o.hold { // --hold keeps the traffic as well
 		defer r.StopTraffic()
 	}
+	elapsed := func() float64 { return float64(time.Now().UnixMilli()-o.started) / 1000 }
+	before := elapsed()
+	spent := []string{fmt.Sprintf("%.0fs until the first release", before)}
 	for _, version := range r.Versions() {
 		if err := r.Release(ctx, version, summary); err != nil {
 			return err
 		}
+		now := elapsed()
+		spent = append(spent, fmt.Sprintf("%s %.0fs", version.Number, now-before))
+		before = now
 	}
-	summary.TotalSeconds = float64(time.Now().UnixMilli()-o.started) / 1000
+	summary.TotalSeconds = elapsed()
 	if err := r.Finish(summary); err != nil {
 		return err
 	}
@@ -439,6 +564,7 @@ func rehearse(ctx context.Context, o *options, r *lifecycle.Rehearsal) error {
 		r.Screen.Line("  The bad configuration got requests for %.1fs.", summary.ConfigRollbackSeconds)
 	}
 	r.Screen.Line("  The control plane was ready after %.1fs, and the rehearsal took %.0fs. Figures: %s", summary.ControlPlaneSeconds, summary.TotalSeconds, relative(filepath.Join(o.out, "rehearsal.json")))
+	r.Screen.Line("  Where the time went: %s.", strings.Join(spent, ", "))
 	r.Screen.Line("  Report with plots: %s", relative(report))
 	return printLog(r)
 }
