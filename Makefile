@@ -16,6 +16,8 @@ help:
 	@echo 'make rehearse         a whole release on this machine: canary, verify, promote, roll back'
 	@echo 'make rehearse HOLD=1  the same, and leave everything running to look around'
 	@echo 'make rehearse GITOPS=flux  the same beside Flux, which applies the app from Git (or GITOPS=argocd); the first time it compiles that'
+	@echo 'make first-run        what a first make rehearse costs in processor time, by part, with nothing compiled: 15 minutes or more'
+	@echo 'make publish-control-plane REPOSITORY=...  push the control plane, for others to fetch by REHEARSAL_CONTROL_PLANE'
 	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
 	@echo 'make compare          Argo Rollouts and Flagger release beside Crossbill: right outcomes, seconds, lost requests (SHORT=1: one scenario, and what is compiled already)'
 	@echo 'make test             lint and all tests, as CI runs them'
@@ -71,6 +73,16 @@ bin/compare:
 compare: bin/compare bin/crossbill
 	bin/compare $(if $(DOCS),-page docs/compare.md) $(if $(SHORT),-cached -runs 1 -minutes 5 -systems tight -scenarios '^30% errors') $(COMPARE)
 
+# What a first make rehearse costs, by part. Compiles everything again, in a folder of its own.
+.PHONY: first-run
+first-run:
+	.ci/first-run
+
+# Pushes this checkout's control plane, and prints what others give to fetch it instead of compiling it.
+.PHONY: publish-control-plane
+publish-control-plane: bin/rehearse
+	bin/rehearse --publish-control-plane '$(REPOSITORY)'
+
 # A team with an app, its manifests, and an empty repository: init, doctor, and the references that init wrote, up to a promoted
 # canary. out/adopt.json says how much init wrote, how much had to be edited, and how long it took.
 .PHONY: adopt-trial
@@ -91,7 +103,7 @@ lint: lint-words
 # Needs the control plane's packages compiled, as make rehearse does.
 .PHONY: lint-rehearsal
 lint-rehearsal:
-	cd rehearsal && $(LINT)
+	cd rehearsal && $(LINT) --build-tags controlplane
 	cd rehearsal/compare && $(LINT)
 
 .PHONY: test-go

@@ -22,7 +22,6 @@ require (
 	github.com/vishvananda/netns v0.0.5 // indirect
 	golang.org/x/crypto/x509roots/fallback v0.0.0-20261030153154-30a33513ff6d // indirect
 	gonum.org/v1/gonum v0.17.0 // indirect
-	sigs.k8s.io/kwok v0.8.0 // indirect
 )
 
 require (
