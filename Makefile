@@ -21,7 +21,7 @@ help:
 	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
 	@echo 'make compare          Argo Rollouts and Flagger release beside Crossbill: right outcomes, seconds, lost requests (SHORT=1: one scenario, and what is compiled already)'
 	@echo 'make test             lint and all tests, as CI runs them'
-	@echo 'make test-long        the tests of the commands in full: more crashes, more bad canaries, more of Flux'
+	@echo 'make test-long        the tests of the commands in full: more crashes, more bad canaries, more of Flux, a real GitLab Runner'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
 	@echo 'make cover            how much of internal/rollout its own tests cover'
 	@echo 'make test-dagger      every function of the Dagger module on a real engine'
@@ -158,11 +158,11 @@ test-compare:
 	@echo '== the comparison: its scenarios, judgment, and page'
 	cd rehearsal/compare && go vet ./... && go test ./...
 
-# What make test leaves out of the rehearsal's tests of the commands: about 25 minutes.
+# What make test leaves out of the rehearsal's tests of the commands, and GitLab's own runner with the release jobs: about 35 minutes.
 .PHONY: test-long
 test-long: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
-	cd rehearsal && go test ./commands -long -count=1 -timeout 60m -parallel 8 -v
+	cd rehearsal && go test ./gitlab -long -run '^TestRunner' -count=1 -timeout 20m -parallel 4 -v && go test ./commands -long -count=1 -timeout 90m -parallel 8 -v
 
 # Lets every write of every command fail in each way, by each router, on a real API server (out/crash-matrix.json), lets
 # jobs of several releases work against each other over bad networks, releases an app that drains and one that

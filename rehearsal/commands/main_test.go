@@ -124,6 +124,11 @@ func outside(ctx context.Context) (int, error) {
 			return 1, err
 		}
 	}
+	if runs("TestRunner") && *long {
+		if _, err := setup.EnsureGitLabRunner(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
+			return 1, err
+		}
+	}
 	if *argocd && runs("TestArgoCD") {
 		if _, err := setup.EnsureArgoCD(ctx, "", func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }); err != nil {
 			return 1, err

@@ -111,11 +111,12 @@ func (c *Coordinator) Befall(faults ...Fault) {
 	}
 }
 
-// Pending are the faults that have not happened yet.
-func (c *Coordinator) Pending() int {
+// Forget takes back the faults that have not happened yet, and says how many they are.
+func (c *Coordinator) Forget() (left int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.faults)
+	left, c.faults = len(c.faults), nil
+	return left
 }
 
 // Requests are what the runner has asked, with what it was answered, without those for a job that got none.
@@ -219,6 +220,13 @@ func (e *Execution) Abandon() {
 	if e.live() {
 		e.end("failed", "stuck_or_timeout_failure")
 	}
+}
+
+// Live says whether the job has not ended, as far as GitLab knows.
+func (e *Execution) Live() bool {
+	e.coordinator.mu.Lock()
+	defer e.coordinator.mu.Unlock()
+	return e.live()
 }
 
 // Untouched is for how long the runner has sent nothing.

@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 )
 
 // asRunner is a runner that asks for what a test says.
@@ -53,14 +51,13 @@ func coordinated(t *testing.T) *asRunner {
 	write(t, kube, "kind: Config\n", 0o600)
 	g, err := Start(Options{
 		Dir: t.TempDir(), Repository: "../..", Config: sample, Manifests: "../../k8s", Images: "^.*$", Kube: kube,
-		Environment: "production/qwik-node-app", Variables: map[string]string{"RUNNER_SCRIPT_TIMEOUT": "5s"},
+		Environment: "production/qwik-node-app",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Close() })
-	id := g.server.Add(gitlabtest.Pipeline{Ref: "main", Source: "trigger", Inputs: map[string]any{"app": "qwik-node-app", "release_id": "r1"}})
-	p, err := g.Pipeline(t.Context(), id)
+	p, err := g.Add(t.Context(), map[string]any{"app": "qwik-node-app", "release_id": "r1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +179,7 @@ func TestCoordinatorHandsOut(t *testing.T) {
 	}
 	r.done("queue", "queue.json", "{}")
 	r.gitlab.Coordinator.SetMaximumTimeout(time.Minute)
+	r.gitlab.SetVariable("RUNNER_SCRIPT_TIMEOUT", "5s")
 	e := r.start("deploy_canary")
 	if _, err := r.pipeline.Start("deploy_canary"); err == nil {
 		t.Error("it was given twice")
@@ -268,7 +266,7 @@ func TestCoordinatorTakesLogs(t *testing.T) {
 			t.Errorf("%d: %d, log %q; want %d, %q", i, status, e.Log(), want.status, want.log)
 		}
 	}
-	if r.gitlab.Coordinator.Pending() != 0 {
+	if r.gitlab.Coordinator.Forget() != 0 {
 		t.Error("faults are left")
 	}
 	if status, _, _ := r.ask("PATCH", fmt.Sprintf("jobs/%d/trace", r.job.ID), "x", "JOB-TOKEN", "other", "Content-Range", "8-8"); status != http.StatusForbidden {
@@ -352,7 +350,7 @@ func TestCoordinatorEnds(t *testing.T) {
 		t.Errorf("pending after a failed verification: %v", got)
 	}
 
-	other, err := r.gitlab.Pipeline(t.Context(), r.gitlab.server.Add(gitlabtest.Pipeline{Ref: "main", Source: "trigger", Inputs: map[string]any{"app": "qwik-node-app", "release_id": "r2"}}))
+	other, err := r.gitlab.Add(t.Context(), map[string]any{"app": "qwik-node-app", "release_id": "r2"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/our-org/crossbill/internal/gitlab/gitlabtest"
 	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
@@ -73,7 +74,7 @@ func (p *Pipeline) Wait(ctx context.Context, e *Execution) (*Execution, error) {
 		case <-e.ended:
 		}
 		p.started[e.Job], p.finished[e.Job] = e.Started(), time.Now()
-		if e.artifacts != nil {
+		if e.size() > 0 {
 			p.artifacts[e.Job] = e
 		}
 		if e.Status() != "failed" || retries >= p.retries(e.Job, e.Reason()) {
@@ -94,11 +95,11 @@ func (p *Pipeline) Wait(ctx context.Context, e *Execution) (*Execution, error) {
 	case "canceled":
 		return e, errors.Join(p.simulation.Cancel(e.Job), &JobError{e.Job, ErrCanceled})
 	}
-	code := e.ExitCode()
-	if e.Reason() != "script_failure" { // else there is none to excuse
-		code = 1
+	finish := func() error { return p.simulation.Exit(e.Job, e.ExitCode()) }
+	if e.ExitCode() == 0 { // no code that could be allowed
+		finish = func() error { return p.simulation.Finish(e.Job, false) }
 	}
-	if err := p.simulation.Exit(e.Job, cmp.Or(code, 1)); err != nil {
+	if err := finish(); err != nil {
 		return e, err
 	}
 	return e, &JobError{e.Job, fmt.Errorf("%s, exit code %d", e.Reason(), e.ExitCode())}
@@ -143,6 +144,18 @@ func (p *Pipeline) CancelAll() {
 		}
 	}
 	p.show()
+}
+
+// Add makes a pipeline, as a trigger with these inputs does.
+func (g *GitLab) Add(ctx context.Context, inputs map[string]any) (*Pipeline, error) {
+	return g.Pipeline(ctx, g.server.Add(gitlabtest.Pipeline{Source: "trigger", Inputs: inputs}))
+}
+
+// SetVariable sets a variable in the project's settings, for the jobs that are started from now on; "" removes it.
+func (g *GitLab) SetVariable(key, value string) {
+	if g.variables[key] = value; value == "" {
+		delete(g.variables, key)
+	}
 }
 
 // State is GitLab's word for a job.
@@ -220,7 +233,7 @@ func (p *Pipeline) payload(e *Execution, maximum time.Duration) (map[string]any,
 	for _, name := range p.dependencies(job) {
 		if from := p.artifacts[name]; from != nil {
 			dependencies = append(dependencies, map[string]any{
-				"id": from.ID, "token": from.token, "name": name, "artifacts_file": map[string]any{"filename": "artifacts.zip", "size": len(from.artifacts)},
+				"id": from.ID, "token": from.token, "name": name, "artifacts_file": map[string]any{"filename": "artifacts.zip", "size": from.size()},
 			})
 		}
 	}
@@ -295,8 +308,8 @@ func (p *Pipeline) variables(e *Execution, job *pipelinefile.Job, timeout int) (
 		return nil, err
 	}
 	all = append(all, variable{Key: "KUBECONFIG", Value: string(kube), File: true})
-	for _, key := range slices.Sorted(maps.Keys(p.gitlab.options.Variables)) {
-		all = append(all, variable{Key: key, Value: p.gitlab.options.Variables[key]})
+	for _, key := range slices.Sorted(maps.Keys(p.gitlab.variables)) {
+		all = append(all, variable{Key: key, Value: p.gitlab.variables[key]})
 	}
 	return all, nil
 }
@@ -319,15 +332,20 @@ func (p *Pipeline) uploaded(name string) (text []byte, err error) {
 	err = fmt.Errorf("no job has uploaded %s", name)
 	newest := int64(0)
 	for _, e := range p.artifacts {
-		if found, problem := e.unpacked(name); problem == nil && e.ID > newest {
+		if found, problem := e.Artifact(name); problem == nil && e.ID > newest {
 			newest, text, err = e.ID, found, nil
 		}
 	}
 	return text, err
 }
 
-// unpacked reads a file of the artifacts that a job has uploaded last.
-func (e *Execution) unpacked(name string) ([]byte, error) {
+// Artifact reads a file of what the job has uploaded.
+func (e *Execution) Artifact(name string) ([]byte, error) {
+	e.coordinator.mu.Lock()
+	defer e.coordinator.mu.Unlock()
+	if e.artifacts == nil {
+		return nil, fmt.Errorf("%s has uploaded nothing", e.Job)
+	}
 	archive, err := zip.NewReader(bytes.NewReader(e.artifacts), int64(len(e.artifacts)))
 	if err != nil {
 		return nil, err
@@ -340,17 +358,22 @@ func (e *Execution) unpacked(name string) ([]byte, error) {
 	return io.ReadAll(file)
 }
 
+func (e *Execution) size() int {
+	e.coordinator.mu.Lock()
+	defer e.coordinator.mu.Unlock()
+	return len(e.artifacts)
+}
+
 // Runner is GitLab's own runner, for the jobs of a GitLab whose Coordinator it asks.
 type Runner struct {
 	dir, program string
-	env          []string
 	process      *exec.Cmd
 	ended        chan struct{}
 }
 
-// StartRunner starts one: dir is a folder for its configuration, clones and log, program comes from setup.EnsureGitLabRunner, and
-// env is added to its environment. The caller must stop or kill it.
-func (g *GitLab) StartRunner(dir, program string, env ...string) (*Runner, error) {
+// StartRunner starts one: dir is a folder for its configuration, clones and log, and program comes from setup.EnsureGitLabRunner.
+// Its jobs have Crossbill's folder before PATH, as their image has the command. The caller must stop or kill it.
+func (g *GitLab) StartRunner(dir, program string) (*Runner, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -367,11 +390,12 @@ shutdown_timeout = 30
   shell = "bash"
   builds_dir = %q
   cache_dir = %q
-`, g.URL, g.Coordinator.Token, filepath.Join(dir, "builds"), filepath.Join(dir, "cache"))
+  environment = [%q]
+`, g.URL, g.Coordinator.Token, filepath.Join(dir, "builds"), filepath.Join(dir, "cache"), "PATH="+g.options.Crossbill+string(os.PathListSeparator)+os.Getenv("PATH"))
 	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	r := &Runner{dir: dir, program: program, env: env}
+	r := &Runner{dir: dir, program: program}
 	return r, r.Start()
 }
 
@@ -384,7 +408,7 @@ func (r *Runner) Start() error {
 	defer log.Close()
 	r.process = exec.Command(r.program, "run", "--config", filepath.Join(r.dir, "config.toml"), "--working-directory", r.dir)
 	r.process.Stdout, r.process.Stderr = log, log
-	r.process.Env = append(append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "HOME="+r.dir), r.env...)
+	r.process.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "HOME="+r.dir)
 	if err := r.process.Start(); err != nil {
 		return err
 	}

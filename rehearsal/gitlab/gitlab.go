@@ -53,8 +53,6 @@ type Options struct {
 	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
 	// no policy.
 	Environment string
-
-	Variables map[string]string // of the project's settings, for GitLab's own runner
 }
 
 // Approver is the person who presses the gate.
@@ -68,11 +66,12 @@ type GitLab struct {
 	Token        string
 	Coordinator  *Coordinator // for GitLab's own runner
 
-	options Options
-	file    *pipelinefile.File
-	text    []byte // of the pipeline file, as the project has it
-	server  *gitlabtest.Server
-	http    *http.Server
+	options   Options
+	variables map[string]string // of the project's settings
+	file      *pipelinefile.File
+	text      []byte // of the pipeline file, as the project has it
+	server    *gitlabtest.Server
+	http      *http.Server
 }
 
 // Start starts to listen on this machine. The caller must close it.
@@ -110,7 +109,7 @@ func Start(o Options) (*GitLab, error) {
 	handler.Handle("/api/v4/runners/", coordinator)
 	g := &GitLab{
 		URL: server.URL, Project: server.Project, TriggerToken: server.TriggerToken, Token: server.APIToken, Coordinator: coordinator,
-		options: o, file: file, text: text, server: server, http: &http.Server{Handler: handler},
+		options: o, variables: map[string]string{}, file: file, text: text, server: server, http: &http.Server{Handler: handler},
 	}
 	go g.http.Serve(listener) //nolint:errcheck // ends with Close
 	return g, nil
