@@ -373,7 +373,7 @@ func costs(all []distance) (steps, traffic string) {
 	fmt.Fprintf(&b, "| what is bad | the canary's share |%s\n|---|---|%s\n", cellsOf(requestRates, func(r float64) string { return fmt.Sprintf("%g requests/s", r) }), cellsOf(requestRates, func(float64) string { return "---" }))
 	for _, d := range all {
 		fmt.Fprintf(&b, "| %s | %g%% (%s) |%s\n", d.Objective, 100*d.CanaryShare, d.Truth, cellsOf(d.Traffic, func(p pace) string {
-			text := fmt.Sprintf("%.0f s, Wald %.3g s", p.Seconds, p.WaldSeconds)
+			text := fmt.Sprintf("%.0f s, Wald %.1f s", p.Seconds, p.WaldSeconds)
 			if p.Undecided >= 0.005 {
 				text += fmt.Sprintf(", %.0f%% undecided", 100*p.Undecided)
 			}
