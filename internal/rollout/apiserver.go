@@ -103,6 +103,8 @@ func (s apiServer) places() (ledger, lock string) {
 	return "ConfigMap " + name, "Lease " + name
 }
 
+func (apiServer) hasPreviews() bool { return true }
+
 func (apiServer) binds() bool { return true }
 
 // carryOut makes a write that holds only for the resourceVersion that was read: else it is a conflict.

@@ -414,6 +414,9 @@ func (s gitStore) places() (ledger, lock string) {
 	return folder, folder
 }
 
+// hasPreviews: what is in Git is a release's, and the controller would take out what is not.
+func (gitStore) hasPreviews() bool { return false }
+
 // binds: who may write the ledger in Git may write the Deployments there, too.
 func (gitStore) binds() bool { return false }
 

@@ -271,7 +271,7 @@ func (j *job) lookPreview(ctx context.Context, want PreviewSpec, match *release.
 
 // previewsWritten refuses previews where the cluster is only read.
 func (j *job) previewsWritten() error {
-	if j.Git == nil {
+	if j.store().hasPreviews() {
 		return nil
 	}
 	return &usererr.Error{Field: "gitops.store", Problem: "it is git, and a preview is written to the cluster", Fix: "set gitops.store to cluster, or do without previews of this app"}
@@ -399,7 +399,7 @@ func (c *Cluster) PreviewDown(ctx context.Context, name string) (Result, error) 
 // EndPreviews ends the previews of the app that nobody wants any more, and gives their names. While a living job works on the
 // app it leaves them to the next time. Where the account may not list Deployments, there are none.
 func (c *Cluster) EndPreviews(ctx context.Context) (ended []string, err error) {
-	if c.Git != nil {
+	if !c.store().hasPreviews() {
 		return nil, nil
 	}
 	all, err := c.Previews(ctx)

@@ -388,7 +388,7 @@ func TestNoPreview(t *testing.T) {
 				return &usererr.Error{Field: "image", Problem: r.Digest() + " is rejected"}
 			}
 		}, "is rejected"},
-		"steps that are commits": {"rest", func(_ *world, j *job, _ *rollout.PreviewSpec) { j.Git = &rollout.GitStore{} }, ""},
+		"steps that are commits": {gitApp + "rest", func(*world, *job, *rollout.PreviewSpec) {}, "gitops.store: it is git, and a preview is written to the cluster"},
 		"a route by Flux": {"rest", func(w *world, _ *job, _ *rollout.PreviewSpec) {
 			w.patchRoute(`[{"op":"add","path":"/metadata/labels","value":{"kustomize.toolkit.fluxcd.io/name":"app","kustomize.toolkit.fluxcd.io/namespace":"flux-system"}}]`)
 		}, "would take the rule of a preview out of it"},
@@ -408,9 +408,6 @@ func TestNoPreview(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if name == "steps that are commits" {
-				t.Skip("see TestNoPreviewByCommits")
-			}
 			at(t, c.stage, func(w *world) {
 				want, j := previewOf("9"), w.job("job")
 				c.prepare(w, j, &want)

@@ -411,6 +411,36 @@ func TestMigrateToHTTPRoute(t *testing.T) {
 	}
 }
 
+// TestNoMigrationUnderPreviews: a VirtualService that leads to previews goes with the migration, so it is refused before anything
+// is changed, by the name of a preview; when that has ended the same command goes on.
+func TestNoMigrationUnderPreviews(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.must(w.job("up").PreviewUp(w.Context(), previewOf("9")))
+		w.observer.started = false // it knows one router
+		w.makeGateway()
+		set, err := gatewaySet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := w.job("migrate")
+		refused.Manifests = set
+		_, err = refused.Migrate(w.Context(), "")
+		if says := "it leads to preview pr-42"; refusal(err) == "" || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "preview down --name pr-42") || len(refused.every) > 0 {
+			t.Errorf("%v, after %q; want %q", err, refused.every, says)
+		}
+		if w.liveVS() == nil || len(w.leftOfPreviews()) == 0 {
+			t.Error("the VirtualService, or the preview, is gone")
+		}
+		w.must(w.job("down").PreviewDown(w.Context(), "pr-42"))
+		time.Sleep(time.Minute)
+		now := w.job("again")
+		now.Manifests = set
+		if _, err := now.Migrate(w.Context(), ""); err != nil || len(now.every) == 0 {
+			t.Errorf("without previews: %v, after %q", err, now.every)
+		}
+	})
+}
+
 // TestAnotherRouter: manifests that name another router than the release in flight has, or than the app had, change nothing.
 func TestAnotherRouter(t *testing.T) {
 	for _, c := range []struct{ stage, command, says string }{

@@ -37,6 +37,8 @@ type store interface {
 
 	// places are where ledger and lock are, for messages.
 	places() (ledger, lock string)
+	// hasPreviews says whether objects can be written that no manifests have, and a rule that leads to them.
+	hasPreviews() bool
 	// binds says whether Deployments note what the ledger says of them, because more accounts may write it than them.
 	binds() bool
 
