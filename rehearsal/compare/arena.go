@@ -368,11 +368,11 @@ func (t task) expected() time.Duration {
 	for _, id := range t.systems {
 		switch {
 		case id.Config == docs:
-			longest = max(longest, 11*time.Minute)
-		case t.s.Long, t.s.second:
+			longest = max(longest, 12*time.Minute)
+		case t.s.Long:
 			longest = max(longest, 5*time.Minute)
-		case t.s.Right == rolledBack && t.s.Bound > 0, t.s.Image == "crash":
-			longest = max(longest, t.s.bound(id)+time.Minute)
+		case t.s.Right != promoted && t.s.Bound > 0, t.s.second, t.s.Image == "crash":
+			longest = max(longest, min(t.s.bound(id), 3*time.Minute)+time.Minute)
 		}
 	}
 	return longest

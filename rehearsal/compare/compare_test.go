@@ -343,10 +343,12 @@ func TestAudit(t *testing.T) {
 func TestRatios(t *testing.T) {
 	r := report{}
 	for run, times := range [][2]float64{{10, 20}, {10, 10}, {20, 60}} {
-		r.Records = append(r.Records, record{Scenario: "s", systemID: systems[0], Run: run + 1, SecondsToRest: times[0]},
-			record{Scenario: "s", systemID: systems[1], Run: run + 1, SecondsToRest: times[1]})
+		r.Records = append(r.Records, record{Scenario: "s", systemID: systems[0], Run: run + 1, Right: true, SecondsToRest: times[0]},
+			record{Scenario: "s", systemID: systems[1], Run: run + 1, Right: true, SecondsToRest: times[1]})
 	}
-	if got := r.result("s", systems[1]); got.Ratios["secondsToRest"] != 2 || *got.SecondsToRest != (spread{20, 10, 60}) || got.SecondsToDecision != nil {
+	r.Records = append(r.Records, record{Scenario: "s", systemID: systems[0], Run: 4, Right: true, SecondsToRest: 10},
+		record{Scenario: "s", systemID: systems[1], Run: 4, SecondsToRest: 20}) // wrong, and no ratio
+	if got := r.result("s", systems[1]); got.Ratios["secondsToRest"] != 2 || *got.SecondsToRest != (spread{20, 10, 60}) || got.Right != 3 || got.SecondsToDecision != nil {
 		t.Errorf("got %+v", got)
 	}
 }

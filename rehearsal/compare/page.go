@@ -35,6 +35,7 @@ func (r *report) page() string {
 		versions = append(versions, title+" "+strings.TrimLeft(r.Facts.Versions[name], "gov"))
 	}
 	line("Versions: %s.\n", strings.Join(versions, ", "))
+	line("Each app got %d requests per second, and up to %d scenarios ran at the same time, with up to %d of those that take minutes.\n", r.RequestsPerSecond, r.SideBySide, longSide)
 	line("To repeat it: `make compare`, in a checkout. The first time, it compiles both controllers, in 10 to 30 minutes. `out/compare.json` has all figures, of each release too.\n")
 	line("## In short\n")
 	r.overview(line)
@@ -88,7 +89,7 @@ const othersDoBetter = `
 
 const legend = `
 Each figure is a median, with the range in parentheses if there is one. ×2 means: twice what Crossbill took in the same run (the median of
-these ratios).
+these ratios, where both were right).
 
 | column | meaning |
 |---|---|
@@ -103,7 +104,7 @@ these ratios).
 `
 
 const method = `
-- The app drains for 5 s. It has two pods, and gets as many requests per second as said above, from vegeta. Its probes run each second.
+- The app drains for 5 s. It has two pods, and gets its requests from vegeta, at a constant rate. Its probes run each second.
   Prometheus scrapes each second; most meshes do so each 15 s, and all windows are then longer. Several scenarios run at the same time, so
   the systems share two cores with all of them: compare within a scenario, not across runs.
 - All objects and settings are in the repository, in ` + "`rehearsal/compare/objects`" + `.
@@ -121,7 +122,8 @@ const method = `
 - Each controller serves one namespace, so that each has its own costs. The lease by which Argo Rollouts elects a leader is included in
   its API requests: 30 a minute.
 - A release that is not at rest after 2 minutes is *undecided*, or *promoted, but never at rest*, and is ended. The bound is 3 minutes where
-  something is killed, 200 s for a canary that comes and goes, 5 minutes for the second release, 12 for the outage, 10 with low traffic, and 15 as documented.
+  something is killed, 200 s for a canary that comes and goes, 5 minutes for 0.5% errors and for the second release, 12 for the outage, 10
+  with low traffic, and 15 as documented.
 `
 
 // overview is the table of right outcomes.
@@ -219,6 +221,9 @@ var compared = []struct {
 	{"memoryMiB", "memory", " MiB", func(r result) *spread { return r.MemoryMiB }},
 }
 
+// mostNamed is how many scenarios a line names.
+const mostNamed = 6
+
 // behind lists where another one is better by its median: by over 5%, where it is right as often. As documented, they decide
 // later by design, and are left out.
 func (r *report) behind(line func(string, ...any)) {
@@ -237,31 +242,36 @@ func (r *report) behind(line func(string, ...any)) {
 	}
 	for _, c := range compared {
 		var where []string
-		for _, s := range r.Scenarios {
-			own := r.result(s.Name, systems[0])
-			if own.Runs == 0 || c.of(own) == nil {
-				continue
-			}
-			for _, other := range s.Results {
+		for _, id := range systems {
+			var ahead []string
+			for _, s := range r.Scenarios {
+				own, other := r.result(s.Name, systems[0]), r.result(s.Name, id)
 				theirs := c.of(other)
-				if other.Name == ours || other.Config == docs || theirs == nil || other.Right*own.Runs < own.Right*other.Runs {
+				if own.Runs == 0 || c.of(own) == nil || id.Name == ours || id.Config == docs || theirs == nil || other.Right*own.Runs < own.Right*other.Runs {
 					continue
 				}
 				if theirs.Median < 0.95*c.of(own).Median {
-					where = append(where, fmt.Sprintf("%s (%s%s; %s %s%s)", s.Name, number(c.of(own).Median), c.unit, other.title(), number(theirs.Median), c.unit))
+					ahead = append(ahead, fmt.Sprintf("%s (%s%s; %s%s)", s.Name, number(c.of(own).Median), c.unit, number(theirs.Median), c.unit))
 				}
+			}
+			if n := len(ahead); n > mostNamed {
+				ahead = []string{fmt.Sprintf("%d scenarios, among them %s", n, ahead[0])}
+			}
+			if len(ahead) > 0 {
+				where = append(where, fmt.Sprintf("than %s in %s", id.title(), strings.Join(ahead, ", ")))
 			}
 		}
 		if len(where) > 0 {
 			found = true
-			line("- **%s**: %s.", strings.ToUpper(c.title[:1])+c.title[1:], strings.Join(where, "; "))
+			line("- **%s**: more %s.", strings.ToUpper(c.title[:1])+c.title[1:], strings.Join(where, "; "))
 		}
 	}
 	if !found {
 		line("Nowhere in this run. A system that was right less often than Crossbill is not counted as ahead.")
 		return
 	}
-	line("\nA system that was right less often than Crossbill in a scenario is not counted as ahead in it.")
+	line("\nIn parentheses: Crossbill's median, then theirs. A system that was right less often than Crossbill in a scenario is not counted as ahead")
+	line("in it, and differences of under 5%% are left out.")
 }
 
 // scenario is the table of one.

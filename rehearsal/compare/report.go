@@ -134,7 +134,7 @@ func (r *report) result(scenario string, id systemID) result {
 	return all
 }
 
-// ratios compares releases with those of Crossbill beside them, in the same run.
+// ratios compares releases with those of Crossbill beside them, in the same run, where both were right.
 func (r *report) ratios(scenario string, own []record) map[string]float64 {
 	beside := map[int]record{}
 	for _, one := range r.of(scenario, systems[0]) {
@@ -144,7 +144,7 @@ func (r *report) ratios(scenario string, own []record) map[string]float64 {
 	for name, value := range fields {
 		var all []float64
 		for _, one := range own {
-			if base, ok := beside[one.Run]; ok && one.Config == tight && value(base) > 0 && value(one) > 0 {
+			if base, ok := beside[one.Run]; ok && one.Config == tight && one.Right && base.Right && value(base) > 0 && value(one) > 0 {
 				all = append(all, value(one)/value(base))
 			}
 		}
