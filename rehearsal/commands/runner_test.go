@@ -476,14 +476,20 @@ func TestRunner(t *testing.T) {
 					least = 30 * time.Second // it must not have ended before that
 				}
 				d := deliver(t, fmt.Sprintf("runner-%d", n), (i+j)%2 == 0, least)
-				stop := d.observe()
+				stop := d.observing()
 				d.upTo(job)
 				d.before(how)
 				e, middle := d.middle(job, writes)
 				d.interrupt(how, e, middle)
 				d.automatic()
 				d.rightAgain(job, way)
-				stop()
+				problems, states := stop()
+				for _, problem := range problems {
+					t.Error(problem)
+				}
+				if states < 3 { // a canary that was canceled after its first write makes few
+					t.Errorf("only %d states were seen", states)
+				}
 			})
 		}
 	}
