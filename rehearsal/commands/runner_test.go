@@ -103,7 +103,7 @@ func (s *slowAPI) holds() bool {
 	return true
 }
 
-// after lets so many writes through; the channel is closed when the next one has come.
+// after admits so many writes; the channel is closed when the next one has come.
 func (s *slowAPI) after(n int) <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +111,7 @@ func (s *slowAPI) after(n int) <-chan struct{} {
 	return s.reached
 }
 
-// free lets everything through.
+// free holds back nothing more.
 func (s *slowAPI) free() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

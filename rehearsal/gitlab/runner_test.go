@@ -83,8 +83,8 @@ func runs(t *testing.T) *ran {
 	return &ran{t, p, g, runner, seconds}
 }
 
-// begun starts a job that works for a while, and waits until it does.
-func (r *ran) begun(job string) *Execution {
+// working starts a job that works for a while, and waits until it does.
+func (r *ran) working(job string) *Execution {
 	r.Helper()
 	write(r.T, r.seconds, "60", 0o600)
 	e, err := r.Start(job)
@@ -127,7 +127,7 @@ func TestRunnerEnds(t *testing.T) {
 			t.Parallel()
 			r := runs(t)
 			c.before(r.gitlab)
-			e := r.begun("queue")
+			e := r.working("queue")
 			if c.cancel {
 				e.Cancel()
 			}
@@ -148,7 +148,7 @@ func TestRunnerEnds(t *testing.T) {
 // again takes its next execution.
 func TestRunnerDies(t *testing.T) {
 	r := runs(t)
-	e := r.begun("queue")
+	e := r.working("queue")
 	r.runner.Kill()
 	if err := r.runner.Start(); err != nil {
 		t.Fatal(err)
