@@ -39,14 +39,14 @@ func TestByReference(t *testing.T) {
 	project, programs := t.TempDir(), t.TempDir()
 	file = strings.Replace(file, "@sha256:…", "@sha256:"+strings.Repeat("0", 64), 1)
 	write(t, filepath.Join(project, "release.gitlab-ci.yml"), file, 0o644)
-	write(t, filepath.Join(project, "crossbill.yaml"), "app: shop\n", 0o644)
+	write(t, filepath.Join(project, "crossbill.yaml"), "app: qwik-node-app\n", 0o644)
 	calls := filepath.Join(programs, "calls")
 	write(t, filepath.Join(programs, "crossbill"), "#!/bin/sh\necho \"[$CROSSBILL_MANIFESTS] $*\" >>"+calls+"\n", 0o755)
-	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"remote", "add", "origin", origin + "/our-org/shop.git"}} {
+	for _, args := range [][]string{{"init", "-q", "-b", "main"}, {"remote", "add", "origin", origin + "/our-org/qwik-node-app.git"}} {
 		git(t, project, args...)
 	}
-	digest := "registry.example.com/our-org/shop@sha256:" + strings.Repeat("1", 64)
-	inputs := map[string]any{"app": "shop", "bundle": digest, "release_id": "r1", "commit": "1234567", "source_url": "https://github.com/our-org/shop/actions/runs/1", "again": "yes"}
+	digest := "registry.example.com/our-org/qwik-node-app@sha256:" + strings.Repeat("1", 64)
+	inputs := map[string]any{"app": "qwik-node-app", "bundle": digest, "release_id": "r1", "commit": "1234567", "source_url": "https://github.com/our-org/qwik-node-app/actions/runs/1", "again": "yes"}
 	run := func(job string, inputs map[string]any) (string, error) {
 		// gitlab-ci-local takes no inputs for the file itself: what a trigger sends is what this include gives. It is already
 		// decided that the job runs now.
@@ -71,8 +71,8 @@ func TestByReference(t *testing.T) {
 			t.Fatalf("%s: %v\n%s", job, err, out)
 		}
 	}
-	const shared = " -o json --config crossbill.yaml --kubeconfig k --app shop\n"
-	const what = " --commit 1234567 --pipeline-url https://gitlab.example.com/1 --source-url https://github.com/our-org/shop/actions/runs/1 --again"
+	const shared = " -o json --config crossbill.yaml --kubeconfig k --app qwik-node-app\n"
+	const what = " --commit 1234567 --pipeline-url https://gitlab.example.com/1 --source-url https://github.com/our-org/qwik-node-app/actions/runs/1 --again"
 	var want strings.Builder
 	for _, call := range []string{
 		"queue --release-id r1" + what, "canary --release-id r1" + what, "verify --release-id r1", "promote --release-id r1", "cleanup --release-id r1",

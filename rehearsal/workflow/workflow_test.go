@@ -498,7 +498,7 @@ func sample(t *testing.T, image, inputs string) []byte {
 	if found == nil {
 		t.Fatal("the guide has no workflow")
 	}
-	text := strings.NewReplacer("@COMMIT", "@"+reference, "registry.example.com/our-org/shop", image+inputs).Replace(string(found[1]))
+	text := strings.NewReplacer("@COMMIT", "@"+reference, "registry.example.com/our-org/qwik-node-app", image+inputs).Replace(string(found[1]))
 	if !strings.Contains(text, reference) || !strings.Contains(text, image) {
 		t.Fatalf("not filled in:\n%s", text)
 	}
@@ -590,12 +590,12 @@ func TestHandoffAlone(t *testing.T) {
 	if found == nil {
 		t.Fatal("the guide has no steps")
 	}
-	steps := strings.NewReplacer("@COMMIT", "@"+reference, "crossbill@sha256:…", "crossbill@"+digest, "shop@sha256:…", "shop@"+bundle).Replace(string(found[1]))
+	steps := strings.NewReplacer("@COMMIT", "@"+reference, "crossbill@sha256:…", "crossbill@"+digest, "qwik-node-app@sha256:…", "qwik-node-app@"+bundle).Replace(string(found[1]))
 	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "success"}}
-	const shop = "registry.example.com/our-org/shop@"
+	const app = "registry.example.com/our-org/qwik-node-app@"
 	for what, test := range map[string]struct{ other, image, bundle string }{
-		"bundle": {"image", "", shop + bundle},
-		"image":  {"bundle", shop + bundle, ""},
+		"bundle": {"image", "", app + bundle},
+		"image":  {"bundle", app + bundle, ""},
 	} {
 		t.Run(what, func(t *testing.T) {
 			double := &gitHub{}
@@ -617,7 +617,7 @@ func TestHandoffAlone(t *testing.T) {
 				t.Errorf("GitHub's %d deployments were %v, want %v\n%s", double.made, double.states, want, log)
 			}
 			pipelines := server.Pipelines()
-			if len(pipelines) != 1 || pipelines[0].Inputs[what] != shop+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
+			if len(pipelines) != 1 || pipelines[0].Inputs[what] != app+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
 				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
 			}
 		})
