@@ -209,7 +209,7 @@ func (o *doctorOptions) handoffChecks() (checks []doctor.Check, err error) {
 		checks = append(checks, doctor.GitHub(github, "publishing", "handoff"), doctor.GitHubToken(github, wanted == nil || *wanted, time.Now()))
 	}
 	code, codeErr := o.code.source()
-	if codeErr == nil && code.Token != "" && code.Project != "" && !(named && o.code.byDefault(o.cmd)) {
+	if codeErr == nil && code.Token != "" && code.Project != "" && (!named || !o.code.byDefault(o.cmd)) {
 		checks = append(checks, doctor.GitLabCode(code, time.Now()))
 	}
 	return checks, errors.Join(err, codeErr)

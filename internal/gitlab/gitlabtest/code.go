@@ -308,5 +308,6 @@ func (s *Server) routeNotes(w http.ResponseWriter, r *http.Request, request stri
 }
 
 func noteRow(n Note) map[string]any {
+	//nolint:misspell // GitLab writes it so
 	return map[string]any{"id": n.ID, "type": nil, "body": n.Body, "author": map[string]any{"id": 1, "username": n.Author, "state": "active"}, "system": n.System, "noteable_iid": n.Request, "noteable_type": "MergeRequest", "internal": false}
 }
