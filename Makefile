@@ -70,7 +70,7 @@ bin/compare:
 
 # The real Argo Rollouts and Flagger beside Crossbill, in the same scenarios at the same time: out/compare.json, and a page of it,
 # with DOCS=1 docs/compare.md. The first time it compiles both controllers. COMPARE has more flags, such as COMPARE='-minutes 30';
-# `bin/compare -help` shows them. SHORT=1 is one scenario, once, in about a minute, without controllers that are not compiled yet.
+# `bin/compare -help` shows them. SHORT=1 is one scenario, once, in two minutes, without controllers that are not compiled yet.
 .PHONY: compare
 compare: bin/compare bin/crossbill
 	bin/compare $(if $(DOCS),-page docs/compare.md) $(if $(SHORT),-cached -runs 1 -minutes 5 -systems tight -scenarios '^30% errors') $(COMPARE)
