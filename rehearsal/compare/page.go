@@ -78,6 +78,19 @@ under the same traffic. Both controllers are the real ones, compiled from their 
 the same time, each in a namespace of its own. [Comparison](comparison.md) says what each of them is; this page has figures.
 `
 
+// reasons are of what Crossbill is behind in by design.
+const reasons = `
+Why:
+
+- **Slow answers** are counted from the start, and weighed after 30 s (` + "`analysis.warmUp`" + `). That is what lets the cold start pass, which both
+  others reject. For an app that is fast at once, set ` + "`warmUp: 0s`" + `.
+- **Few errors and little traffic**: a verdict waits for [evidence](verdict.md), with a limit on wrong ones. A number of measurements at
+  fixed times is sooner where it is right.
+- **Killed during promotion**: the job that runs again waits until the dead one's lock has expired, at most 20 s. The API server cannot say that a
+  job is dead.
+- **Memory**: each command is a process of its own, and its program counts each time. Between releases, nothing runs.
+`
+
 const othersDoBetter = `
 - **Argo Rollouts** does not roll pods a second time: the canary's pods become the stable ones. So a promotion is a change of the route,
   and an app that does not drain loses nothing in it. Where Crossbill and Flagger roll primary while it has traffic, [such an app loses
@@ -276,7 +289,8 @@ func (r *report) behind(line func(string, ...any)) {
 		return
 	}
 	line("\nIn parentheses: Crossbill's median, then theirs. A system that was right less often than Crossbill in a scenario is not counted as ahead")
-	line("in it, and differences of under 5%% are left out.")
+	line("in it, and differences of under 5%% are left out.\n")
+	line("%s", strings.TrimSpace(reasons))
 }
 
 // scenario is the table of one.

@@ -124,7 +124,7 @@ func (s scenario) versions() (before, after string) {
 	return "one", s.Image
 }
 
-// notMeasured are scenarios that the issue of the comparison names and that are not played, with the reason.
+// notMeasured are scenarios that a reader may miss, with the reason why they are not played.
 var notMeasured = []struct{ Name, Why string }{
 	{"a HorizontalPodAutoscaler that shrinks primary", "the rehearsal's cluster has the controller, but nothing measures pods, and its pods have no limit of their own. A small primary answers as many requests as a large one, so that nothing could be lost. `TestCapacity` holds Crossbill's side of it"},
 	{"a GitOps controller that reconciles all the while", "Crossbill's releases beside the real Flux and Argo CD are measured by `make soak-gitops`. Argo Rollouts and Flagger change the image in no repository, so that a controller beside them has nothing to undo but what they own"},
