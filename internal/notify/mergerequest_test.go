@@ -190,31 +190,15 @@ func TestMergeRequest(t *testing.T) {
 				if test.project != "" {
 					project = ""
 				}
-				var lock sync.Mutex
-				var said []string
-				m := MergeRequest{GitLab: GitLab{URL: "https://gitlab.example.com", Project: project, Token: token, Transport: way}, Log: func(text string) {
-					lock.Lock()
-					defer lock.Unlock()
-					if !slices.Contains(said, text) {
-						said = append(said, text)
-					}
-				}}
-				var errs []error
-				for _, e := range test.events {
-					began := time.Now()
-					errs = append(errs, All(t.Context(), []Notifier{m}, e))
-					if took := time.Since(began); took > timeout {
-						t.Errorf("took %s", took)
-					}
-				}
+				var log heard
+				m := MergeRequest{GitLab: GitLab{URL: "https://gitlab.example.com", Project: project, Token: token, Transport: way}, Log: log.add}
+				err := inTime(t, m, test.events...)
 				server.Wait()
-				err := errors.Join(errs...)
 				if (err == nil) != (test.wantErr == "") || err != nil && !strings.Contains(err.Error(), test.wantErr) || err != nil && strings.Contains(err.Error(), "glpat") {
 					t.Errorf("error %v, want %q", err, test.wantErr)
 				}
 				got := shownBy(server)
-				slices.Sort(said)
-				got.Said = said
+				got.Said = log.said()
 				if name == "texts without end" {
 					if body := server.Notes()[0].Body; len(body) > longestPage || strings.Count(body, " /close") < 50 { // else GitLab has taken it for an action
 						t.Errorf("%d bytes: %.300q", len(body), body)

@@ -315,31 +315,15 @@ func TestPullRequest(t *testing.T) {
 				if test.token == "" {
 					test.token = appToken
 				}
-				var lock sync.Mutex
-				var said []string
-				p := PullRequest{GitHub: GitHub{URL: "https://github.example.com", Repository: "our-org/shop", Token: test.token, Transport: double}, Log: func(text string) {
-					lock.Lock()
-					defer lock.Unlock()
-					if !slices.Contains(said, text) {
-						said = append(said, text)
-					}
-				}}
-				var errs []error
-				for _, e := range test.events {
-					began := time.Now()
-					errs = append(errs, All(t.Context(), []Notifier{p}, e))
-					if took := time.Since(began); took > timeout {
-						t.Errorf("took %s", took)
-					}
-				}
-				err := errors.Join(errs...)
+				var log heard
+				p := PullRequest{GitHub: GitHub{URL: "https://github.example.com", Repository: "our-org/shop", Token: test.token, Transport: double}, Log: log.add}
+				err := inTime(t, p, test.events...)
 				if (err == nil) != (test.wantErr == "") || err != nil && !strings.Contains(err.Error(), test.wantErr) {
 					t.Errorf("error %v, want %q", err, test.wantErr)
 				}
-				slices.Sort(said)
 				slices.Sort(test.want.Said)
 				got := double.seen()
-				got.Said = said
+				got.Said = log.said()
 				if name == "texts without end" {
 					body, _ := double.comments[0]["body"].(string)
 					if len(body) > longestPage || !strings.HasSuffix(body, "…") {
@@ -491,3 +475,37 @@ func TestLive(t *testing.T) {
 type recorder struct{ send func(*Event) error }
 
 func (r recorder) Notify(_ context.Context, e *Event) error { return r.send(e) }
+
+// heard are the different texts of a log.
+type heard struct {
+	lock  sync.Mutex
+	texts []string
+}
+
+func (h *heard) add(text string) {
+	h.lock.Lock()
+	defer h.lock.Unlock()
+	if !slices.Contains(h.texts, text) {
+		h.texts = append(h.texts, text)
+	}
+}
+
+func (h *heard) said() []string {
+	h.lock.Lock()
+	defer h.lock.Unlock()
+	return slices.Sorted(slices.Values(h.texts))
+}
+
+// inTime notifies of events, each of which may take as long as a release waits for it.
+func inTime(t *testing.T, n Notifier, events ...*Event) error {
+	t.Helper()
+	var errs []error
+	for _, e := range events {
+		began := time.Now()
+		errs = append(errs, All(t.Context(), []Notifier{n}, e))
+		if took := time.Since(began); took > timeout {
+			t.Errorf("took %s", took)
+		}
+	}
+	return errors.Join(errs...)
+}
