@@ -122,11 +122,7 @@ func (m *Crossbill) Watch(
 	if err != nil {
 		return "", err
 	}
-	seen, err := i.run(ctx, "watch", gitlab, pipelineFlags(releaseId, pipeline), flags("--timeout", timeout))
-	if json.Valid([]byte(seen)) {
-		return seen, nil
-	}
-	return "", err
+	return i.watch(ctx, gitlab, pipelineFlags(releaseId, pipeline), flags("--timeout", timeout))
 }
 
 // End a release: start GitLab's rollback job, or cancel its pipeline when the canary has not started
@@ -246,6 +242,15 @@ func (m *Crossbill) addGitLab(ctx context.Context, i *invocation) ([]string, err
 	}
 	address, err := i.bind(ctx, "gitlab-service", "gitlab.localhost", m.GitlabService)
 	return []string{"--gitlab-url=http://" + address}, err
+}
+
+// watch follows a pipeline. Its exit code is the state's, which is in the answer.
+func (i *invocation) watch(ctx context.Context, args ...[]string) (string, error) {
+	seen, err := i.run(ctx, "watch", args...)
+	if json.Valid([]byte(seen)) {
+		return seen, nil
+	}
+	return "", err
 }
 
 // pipelineFlags name a pipeline, and ask for JSON.

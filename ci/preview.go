@@ -117,9 +117,5 @@ func (m *Crossbill) PreviewHandoff(
 	if err := json.Unmarshal([]byte(triggered), &started); err != nil {
 		return "", fmt.Errorf("trigger's answer: %w", err)
 	}
-	seen, err := i.run(ctx, "watch", gitlab, project, pipelineFlags("", started.PipelineID), flags("--timeout", timeout))
-	if json.Valid([]byte(seen)) {
-		return seen, nil
-	}
-	return "", err
+	return i.watch(ctx, gitlab, project, pipelineFlags("", started.PipelineID), flags("--timeout", timeout))
 }
