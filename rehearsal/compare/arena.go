@@ -80,7 +80,18 @@ spec:
     - port: {number: 80, name: http, protocol: HTTP}
       hosts: ["*.example.com"]
 `)
+	if err != nil {
+		return nil, err
+	}
 	r.report = newReport(o)
+	if o.Add == "" {
+		return r, nil
+	}
+	earlier, err := readReport(o.Add)
+	if err != nil {
+		return nil, err
+	}
+	r.report, err = r.report.plus(earlier)
 	return r, err
 }
 
@@ -185,6 +196,9 @@ func (l *lane) newApp(s scenario) *app {
 	a := &app{lane: l, s: s, name: fmt.Sprintf("app-%d", l.number.Add(1)), latest: l.images["one"]}
 	a.host = a.name + ".example.com"
 	a.values = settings(s, l.id)
+	if l.Short {
+		a.values.shorten()
+	}
 	a.values.App, a.values.Namespace, a.values.Image, a.values.Prometheus = a.name, l.namespace, l.images["one"], l.cluster.PrometheusURL
 	if s.outage {
 		a.values.Faults = l.faults.address(a.name)
@@ -562,7 +576,7 @@ func (r *arena) work(ctx context.Context, name string, queue *queue) error {
 		r.logf("%s: starts", t)
 		records := r.compete(ctx, t, own)
 		r.mu.Lock()
-		r.report.Records = append(r.report.Records, records...)
+		r.report.add(records...)
 		err := r.write()
 		r.mu.Unlock()
 		if err != nil {

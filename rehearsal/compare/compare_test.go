@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -350,6 +351,91 @@ func TestRatios(t *testing.T) {
 		record{Scenario: "s", systemID: systems[1], Run: 4, SecondsToRest: 20}) // wrong, and no ratio
 	if got := r.result("s", systems[1]); got.Ratios["secondsToRest"] != 2 || *got.SecondsToRest != (spread{20, 10, 60}) || got.Right != 3 || got.SecondsToDecision != nil {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestPlus: figures of the same are added up, and each run has its number; figures of anything else are refused.
+func TestPlus(t *testing.T) {
+	base := func() report {
+		return report{
+			invocation: invocation{Command: "second"}, RequestsPerSecond: 100,
+			Facts: facts{Machine: "2 cores", Processor: "p", System: "s", Versions: map[string]string{"crossbill": "v1", "flagger": "v2"}},
+		}
+	}
+	one := func(run int, rest float64, id systemID) record {
+		return record{Scenario: "s", systemID: id, Run: run, Right: true, SecondsToRest: rest}
+	}
+	earlier := base()
+	earlier.Command, earlier.Facts.Versions = "first", map[string]string{"crossbill": "v1", "argo-rollouts": "v3"}
+	earlier.add(one(1, 10, systems[0]), one(1, 20, systems[1]))
+	both, err := base().plus(earlier)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both.add(one(1, 10, systems[0]), one(1, 40, systems[1]))
+	third, err := base().plus(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third.add(one(1, 10, systems[0]), one(1, 30, systems[1]))
+	got := third.result("s", systems[1])
+	if got.Runs != 3 || got.Ratios["secondsToRest"] != 3 {
+		t.Errorf("got %+v, want three runs with a median ratio of 3", got)
+	}
+	var commands []string
+	for _, i := range append(third.Earlier, third.invocation) {
+		commands = append(commands, fmt.Sprintf("%s: %d", i.Command, i.Releases))
+	}
+	if diff := cmp.Diff([]string{"first: 2", "second: 2", "second: 2"}, commands); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if diff := cmp.Diff(map[string]string{"crossbill": "v1", "flagger": "v2", "argo-rollouts": "v3"}, third.Facts.Versions); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for want, change := range map[string]func(r *report){
+		"the version of flagger (v1 there, v2 now)":   func(r *report) { r.Facts.Versions["flagger"] = "v1" },
+		"the machine (4 cores there, 2 cores now)":    func(r *report) { r.Facts.Machine = "4 cores" },
+		"the requests per second (80 there, 100 now)": func(r *report) { r.RequestsPerSecond = 80 },
+		"its system (t there, s now)":                 func(r *report) { r.Facts.System = "t" },
+	} {
+		other := base()
+		change(&other)
+		if _, err := base().plus(other); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+	}
+}
+
+// TestShort: a short run fails for what Crossbill did, and for nothing else.
+func TestShort(t *testing.T) {
+	of := func(id systemID, right bool) record {
+		return record{Scenario: shortScenario, systemID: id, Right: right}
+	}
+	for name, test := range map[string]struct {
+		records []record
+		good    bool
+	}{
+		"all are right":        {[]record{of(systems[0], true), of(systems[1], true)}, true},
+		"another one is wrong": {[]record{of(systems[0], true), of(systems[1], false)}, true},
+		"Crossbill alone":      {[]record{of(systems[0], true)}, true},
+		"Crossbill is wrong":   {[]record{of(systems[0], false), of(systems[1], true)}, false},
+		"Crossbill is missing": {[]record{of(systems[1], true)}, false},
+	} {
+		r := report{Records: test.records}
+		if err := r.short(); (err == nil) != test.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o, err := parse([]string{"-short"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, long := tasks(o)
+	if len(short) != 1 || len(long) != 0 || len(short[0].systems) != 3 || filepath.Base(o.Out) == "compare.json" {
+		t.Errorf("got %v, %v, and figures in %s; want one scenario, all systems, and no figures that are a measurement's", short, long, o.Out)
+	}
+	if _, err := parse([]string{"-short", "-fleet"}); err == nil {
+		t.Error("-short with -fleet is no error")
 	}
 }
 

@@ -36,8 +36,10 @@ type options struct {
 	Side       int
 	Fleet      bool
 	Cached     bool
+	Short      bool
 	SetupOnly  bool
 	Out, Page  string
+	Add        string
 	Repository string
 	Command    string
 
@@ -84,15 +86,24 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.Side, "side-by-side", 3, "how many scenarios run at the same time")
 	flags.BoolVar(&o.Fleet, "fleet", false, "also release 100 apps at once")
 	flags.BoolVar(&o.Cached, "cached", false, "leave out the controllers that would have to be built first")
+	flags.BoolVar(&o.Short, "short", false, "a check that all of it works, in little more than a minute: one scenario, once, with -cached and shorter intervals, to out/compare-short.json; exit code 1 if Crossbill's outcome is wrong")
 	flags.BoolVar(&o.SetupOnly, "setup-only", false, "only fetch and build what is needed")
 	flags.StringVar(&o.Out, "out", "out/compare.json", "file for the figures")
 	flags.StringVar(&o.Page, "page", "out/compare.md", "file for the page that is made of them")
+	flags.StringVar(&o.Add, "add", "", "file of figures of earlier runs, to which these are added: of the same versions, machine, and rate")
 	flags.StringVar(&o.Repository, "repository", ".", "the checkout")
 	from := flags.String("from", "", "only make the page, from this file of figures")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
 	o.Command = command(args, o.Page)
+	if o.Short {
+		if o.Add != "" || o.Fleet {
+			return nil, errors.New("-short is no measurement: leave -add and -fleet out")
+		}
+		o.Runs, o.Minutes, o.Cached, o.Scenarios, o.Systems = 1, 5, true, "^"+shortScenario+"$", tight
+		o.Out, o.Page = "out/compare-short.json", "out/compare-short.md"
+	}
 	switch {
 	case flags.NArg() > 0:
 		return nil, fmt.Errorf("%q is no flag; see -help", flags.Arg(0))
@@ -110,7 +121,10 @@ func parse(args []string) (*options, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	for _, path := range []*string{&o.Repository, &o.Out, &o.Page} {
+	for _, path := range []*string{&o.Repository, &o.Out, &o.Page, &o.Add} {
+		if *path == "" {
+			continue
+		}
 		var err error
 		if *path, err = filepath.Abs(*path); err != nil {
 			return nil, err
@@ -153,13 +167,9 @@ const documented = "docs/compare.md"
 
 // fromFile makes the page of figures that are there, and ends the program.
 func fromFile(figures, page string) error {
-	text, err := os.ReadFile(figures)
+	r, err := readReport(figures)
 	if err != nil {
 		return err
-	}
-	var r report
-	if err := json.Unmarshal(text, &r); err != nil {
-		return fmt.Errorf("%s: %w", figures, err)
 	}
 	if err := writeWhole(page, []byte(r.page())); err != nil {
 		return err
@@ -214,12 +224,13 @@ func outside(ctx context.Context, o *options) (int, error) {
 			o.Peers[s.Name] = peer
 			continue
 		}
-		o.Left[s.Name] = "its controller is not built yet (make compare builds it)"
+		o.Left[s.Name] = "its controller is not built yet: `make compare COMPARE=-setup-only` builds it, in 5 to 15 minutes"
 		log("%s is left out: %s", s.Name, o.Left[s.Name])
 	}
 	if o.SetupOnly {
 		return 0, nil
 	}
+	o.Started = time.Now() // what was compiled is not in the time that the flag gives
 	if o.Work, err = os.MkdirTemp("", "crossbill-compare-"); err != nil {
 		return 1, err
 	}
@@ -234,6 +245,15 @@ func outside(ctx context.Context, o *options) (int, error) {
 	}
 	if o.Facts, err = findFacts(ctx, o); err != nil {
 		return 1, err
+	}
+	if o.Add != "" { // a run that could not be added is not started
+		earlier, err := readReport(o.Add)
+		if err != nil {
+			return 1, err
+		}
+		if _, err := newReport(o).plus(earlier); err != nil {
+			return 1, fmt.Errorf("-add %s: %w", o.Add, err)
+		}
 	}
 	text, err := json.Marshal(o)
 	if err != nil {
@@ -278,6 +298,9 @@ func inside(ctx context.Context) error {
 		return err
 	}
 	err = arena.run(ctx)
+	if o.Short && err == nil {
+		err = arena.report.short()
+	}
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -12,12 +14,10 @@ import (
 
 // report is compare.json.
 type report struct {
-	SchemaVersion     int                `json:"schemaVersion"`
-	Date              string             `json:"date"`
-	Command           string             `json:"command"`
-	Minutes           float64            `json:"minutes"` // that the run took
+	SchemaVersion int `json:"schemaVersion"`
+	invocation
+	Earlier           []invocation       `json:"addedTo,omitempty"` // whose releases are here too, the first one first
 	RequestsPerSecond int                `json:"requestsPerSecond"`
-	SideBySide        int                `json:"sideBySide"`
 	Facts             facts              `json:"machine"`
 	Writes            map[string]written `json:"userWrites"` // by system and configuration
 	Scenarios         []summary          `json:"scenarios"`
@@ -26,6 +26,16 @@ type report struct {
 	Records           []record           `json:"releases"`
 
 	started time.Time
+	runs    map[string]int // of earlier invocations, by scenario
+}
+
+// invocation is one call of the command.
+type invocation struct {
+	Date       string  `json:"date"`
+	Command    string  `json:"command"`
+	Minutes    float64 `json:"minutes"` // that it took
+	SideBySide int     `json:"sideBySide"`
+	Releases   int     `json:"releaseCount"`
 }
 
 // summary is a scenario with what each system came to.
@@ -63,7 +73,7 @@ type spread struct {
 
 func newReport(o *options) report {
 	r := report{
-		SchemaVersion: 1, Date: o.Started.UTC().Format("2006-01-02 15:04 MST"), Command: o.Command, RequestsPerSecond: o.Rate, SideBySide: o.Side,
+		SchemaVersion: 1, invocation: invocation{Date: o.Started.UTC().Format("2006-01-02 15:04 MST"), Command: o.Command, SideBySide: o.Side}, RequestsPerSecond: o.Rate,
 		Facts: o.Facts, Writes: map[string]written{}, Missing: o.Left, started: o.Started,
 	}
 	for _, id := range systems {
@@ -72,6 +82,80 @@ func newReport(o *options) report {
 		}
 	}
 	return r
+}
+
+func readReport(file string) (report, error) {
+	var r report
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", file, err)
+	}
+	return r, nil
+}
+
+// plus is a report that goes on from an earlier one. Figures of other versions, of another machine, or under another load are no
+// more runs of the same.
+func (r report) plus(earlier report) (report, error) {
+	var differ []string
+	say := func(what string, before, now any) {
+		if before != now {
+			differ = append(differ, fmt.Sprintf("%s (%v there, %v now)", what, before, now))
+		}
+	}
+	say("the machine", earlier.Facts.Machine, r.Facts.Machine)
+	say("its processor", earlier.Facts.Processor, r.Facts.Processor)
+	say("its system", earlier.Facts.System, r.Facts.System)
+	say("the requests per second", earlier.RequestsPerSecond, r.RequestsPerSecond)
+	all := maps.Clone(earlier.Facts.Versions)
+	if all == nil {
+		all = map[string]string{}
+	}
+	for name, version := range r.Facts.Versions {
+		if all[name] == "" { // it was left out there
+			all[name] = version
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Facts.Versions)) {
+		say("the version of "+name, all[name], r.Facts.Versions[name])
+	}
+	if len(differ) > 0 {
+		return r, fmt.Errorf("its figures cannot be added up with these, because of %s", strings.Join(differ, ", "))
+	}
+	r.Facts.Versions = all
+	if len(earlier.Earlier) == 0 {
+		earlier.Releases = len(earlier.Records)
+	}
+	r.Earlier = append(slices.Clone(earlier.Earlier), earlier.invocation)
+	r.Records = slices.Clone(earlier.Records)
+	r.runs = map[string]int{}
+	for _, one := range r.Records {
+		r.runs[one.Scenario] = max(r.runs[one.Scenario], one.Run)
+	}
+	return r, nil
+}
+
+// add adds what this invocation has measured.
+func (r *report) add(records ...record) {
+	for _, one := range records {
+		one.Run += r.runs[one.Scenario]
+		r.Records = append(r.Records, one)
+		r.Releases++
+	}
+}
+
+// short says what is wrong after a short run.
+func (r *report) short() error {
+	own := r.of(shortScenario, systems[0])
+	if len(own) != 1 {
+		return fmt.Errorf("%s: Crossbill's release was not measured", shortScenario)
+	}
+	if one := own[0]; !one.Right {
+		return fmt.Errorf("%s: %s", shortScenario, &one)
+	}
+	return nil
 }
 
 // fields are those of a record that are compared.
@@ -248,7 +332,7 @@ func (r *arena) fleet(ctx context.Context) error {
 		}
 		r.logf("%s: %s", fleet.Name, one)
 		r.mu.Lock()
-		r.report.Records = append(r.report.Records, *one)
+		r.report.add(*one)
 		err = r.write()
 		r.mu.Unlock()
 		if err != nil {

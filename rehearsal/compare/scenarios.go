@@ -82,6 +82,9 @@ var scenarios = []scenario{
 	{Name: "low traffic, 30% errors", What: "2 requests per second, half of them to the canary; each with settings for that", Right: rolledBack, Image: "fails 30", Rate: 2, Half: true, Long: true, Bound: 10 * time.Minute},
 }
 
+// shortScenario is that of -short.
+const shortScenario = "30% errors"
+
 // fleet is for those who ask for it: one system after the other.
 var fleet = scenario{Name: "100 apps at once", What: "good versions of 100 apps, each with one pod and 5 requests per second, half of them to the canary", Right: promoted, Image: "good", Rate: 5, Half: true, Bound: 10 * time.Minute, fleet: 100}
 

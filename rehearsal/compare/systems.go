@@ -56,11 +56,16 @@ type values struct {
 	App, Namespace, Image, Prometheus string
 	Replicas, ProgressDeadline        int
 	Weight, Half                      int
-	Tight, LowTraffic                 bool
+	Tight, LowTraffic, Short          bool
 	Interval, Window, Pause           string
 	Faults                            string
 	ConfigMap, Configuration          string
 	Fail                              int
+}
+
+// shorten makes the others quick where nothing is measured. A window has more than four scrapes all the same.
+func (v *values) shorten() {
+	v.Short, v.Interval, v.Window, v.Pause = true, "5s", "5s", "8s"
 }
 
 // settings are those of a scenario for a system.
