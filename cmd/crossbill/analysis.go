@@ -30,7 +30,7 @@ type analysisOptions struct {
 func (o *analysisOptions) add(cmd *cobra.Command) {
 	inSection(cmd.Flags(), analysisSection, func(flags *pflag.FlagSet) {
 		flags.StringVar(&o.file, "slo", "", "file with the objectives (default: the section analysis of crossbill.yaml, else 99.9% available and 95% within 500 ms)")
-		positiveDuration(flags, &o.interval, "interval", 5*time.Second, "time between two looks")
+		positiveDuration(flags, &o.interval, "interval", 5*time.Second, "time between two looks, at most: counters that are sampled more often are looked at as often")
 		flags.Float64Var(&o.minRequests, "min-requests", 0, "the canary's requests below which nothing passes (default: the file's)")
 		flags.BoolVar(&o.explain, "explain", false, "print every query with the samples that answered it")
 	})

@@ -18,6 +18,13 @@ const (
 	unseenFor    = 10 * time.Second
 )
 
+// Prometheus is asked for new samples every readEvery, and up to every readOften where they come often: the last one that
+// is needed is seen soon after its scrape.
+const (
+	readEvery = time.Second
+	readOften = 250 * time.Millisecond
+)
+
 // Quiet waits until nobody calls a workload. It fails if that cannot be shown before ctx ends. It goes by the
 // times of Prometheus's samples, so reading one scrape twice does not count twice; each proxy that calls the
 // workload must have been sampled. Reads that fail are repeated.
@@ -30,7 +37,8 @@ const (
 // that ends looks like a call. But it took longer than Quiet has waited, so it began before: see [ended]. The open ones
 // end with their pods.
 func (s *Source) Quiet(ctx context.Context, workload string) error {
-	tick := time.NewTicker(time.Second)
+	pace := readEvery
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	q, e := quiet{start: time.Now(), still: quietFor}, ended{}
 	var failed error
@@ -47,6 +55,10 @@ func (s *Source) Quiet(ctx context.Context, workload string) error {
 			failed = err
 		} else if q.started() {
 			failed = nil
+		}
+		if next := q.pace(); next != pace {
+			pace = next
+			tick.Reset(pace)
 		}
 		select {
 		case <-ctx.Done():
@@ -149,6 +161,15 @@ type quiet struct {
 	first   model.Time // sample after which nothing increased
 	newest  model.Time
 	samples int
+	scrape  time.Duration // how often the counters are sampled; 0 if not known
+}
+
+// pace is the time until the next look: a quarter of that between two samples.
+func (q *quiet) pace() time.Duration {
+	if q.scrape <= 0 {
+		return readEvery
+	}
+	return min(max(q.scrape/4, readOften), readEvery)
 }
 
 func (q *quiet) started() bool { return q.meter.counters != nil }
@@ -156,6 +177,7 @@ func (q *quiet) started() bool { return q.meter.counters != nil }
 func (q *quiet) begin(seen, all []scraped, now time.Time) {
 	q.meter.begin(seen, all, model.TimeFromUnixNano(now.UnixNano()), q.horizon(all))
 	q.first, q.newest, q.samples = newestOf(all), newestOf(all), 1
+	q.scrape = interval(all)
 }
 
 func (q *quiet) horizon(all []scraped) time.Duration { return 3*interval(all) + 5*time.Second }
@@ -166,6 +188,7 @@ func (q *quiet) add(all []scraped, now time.Time) bool {
 		return now.Sub(q.start) >= unseenFor
 	}
 	at, horizon := model.TimeFromUnixNano(now.UnixNano()), q.horizon(all)
+	q.scrape = interval(all)
 	var live []scraped // a proxy that has gone calls nobody
 	newest := newestOf(all)
 	for _, s := range all {

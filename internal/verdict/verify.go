@@ -17,7 +17,7 @@ type Options struct {
 	Canary   string // workload
 	Primary  string // workload; "" judges the canary by the budgets alone
 	Test     Test
-	Interval time.Duration    // between two evaluations; default 5 seconds
+	Interval time.Duration    // between two evaluations, at most; see watching.pace; default 5 seconds
 	Report   func(Evaluation) // called after each evaluation; may be nil
 	Warn     func(string)     // called once for each obstacle; may be nil
 	// Witness is asked at each evaluation what can be seen of the canary beside its counters; may be nil.
@@ -78,12 +78,17 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 	w := &watching{Options: o, began: time.Now(), warned: map[string]bool{}, result: &Verification{Record: Record{Method: Method, Test: o.Test}}}
 	end := time.NewTimer(o.Test.MaxDuration)
 	defer end.Stop()
-	tick := time.NewTicker(o.Interval)
+	pace := o.Interval
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for {
 		done, err := w.step(ctx)
 		if done || err != nil {
 			return w.result, err
+		}
+		if now := w.pace(); now != pace {
+			pace = now
+			tick.Reset(pace)
 		}
 		select {
 		case <-ctx.Done():
@@ -92,6 +97,18 @@ func Verify(ctx context.Context, o Options) (*Verification, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// leastPace is the least time between two evaluations that [watching.pace] makes of a scrape interval.
+const leastPace = time.Second
+
+// pace is the time between two evaluations: where counters are sampled more often than every Interval, each sample is looked
+// at, so that a bad canary goes as soon as they show it. A watch, which takes hours, keeps to Interval.
+func (w *watching) pace() time.Duration {
+	if w.counting == nil || w.counting.scrape <= 0 || w.Healthy != nil {
+		return w.Interval
+	}
+	return min(w.Interval, max(w.counting.scrape, leastPace))
 }
 
 // step takes the first readings, or evaluates what was counted since. It says whether the verdict is final.

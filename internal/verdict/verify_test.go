@@ -235,6 +235,41 @@ func TestVerify(t *testing.T) {
 	})
 }
 
+// TestPace: counters that are sampled often are looked at as often, unless they are watched for hours.
+func TestPace(t *testing.T) {
+	for name, c := range map[string]struct {
+		scrape time.Duration
+		watch  bool
+		want   time.Duration
+	}{
+		"sampled every second":             {scrape: time.Second, want: time.Second},
+		"sampled every two seconds":        {scrape: 2 * time.Second, want: 2 * time.Second},
+		"sampled more often than looked":   {scrape: 500 * time.Millisecond, want: time.Second},
+		"sampled every 15 s":               {scrape: 15 * time.Second, want: 5 * time.Second},
+		"sampled every second and watched": {scrape: time.Second, watch: true, want: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(c.scrape)
+				m.both(flow{rate: 20}, flow{rate: 180})
+				o := m.options(t)
+				if c.watch {
+					o.Healthy = func(*Verification) bool { return false }
+				}
+				v, err := Verify(t.Context(), o)
+				if err != nil || len(v.Evaluations) < 2 {
+					t.Fatalf("%+v, %v", v, err)
+				}
+				for i, e := range v.Evaluations[1:] {
+					if got := e.At.Sub(v.Evaluations[i].At); got != c.want {
+						t.Fatalf("%s between two looks, want %s", got, c.want)
+					}
+				}
+			})
+		})
+	}
+}
+
 // sidecar makes the canary's own side count a share of its requests.
 func (m *mesh) sidecar(share float64) {
 	pod := m.Target(prometheustest.Labels{"job": "envoy", "instance": "10.0.0.9:15090"}, 700*time.Millisecond)
