@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -115,6 +116,45 @@ func (f *Flux) Apply(ctx context.Context, name string, r *Repository, folder str
 		}
 	}
 	return k, nil
+}
+
+// Every has Flux look for commits and for drift so often.
+func Every(interval string) Setting {
+	return func(repository, kustomization map[string]any) {
+		repository["interval"], kustomization["interval"] = interval, interval
+	}
+}
+
+// Into has Flux put objects that name no namespace into one.
+func Into(namespace string) Setting {
+	return func(_, kustomization map[string]any) { kustomization["targetNamespace"] = namespace }
+}
+
+// Ignore has Flux leave fields alone, given as JSON pointers, of the objects that a target selects.
+func Ignore(target map[string]any, paths ...any) Setting {
+	return func(_, kustomization map[string]any) {
+		rules, _ := kustomization["ignore"].([]any)
+		kustomization["ignore"] = append(rules, map[string]any{"target": target, "paths": paths})
+	}
+}
+
+// Remove has Flux apply the folder no longer, and waits until it has removed what came from it.
+func (k *Kustomization) Remove(ctx context.Context) error {
+	for _, resource := range []schema.GroupVersionResource{kustomizations, gitRepositories} {
+		if err := k.client(resource).Delete(ctx, k.name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return await(ctx, func(ctx context.Context) error {
+		_, err := k.client(kustomizations).Get(ctx, k.name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err == nil:
+			err = fmt.Errorf("flux has not removed what it applied of %s", k.name)
+		}
+		return err
+	})
 }
 
 func (k *Kustomization) client(resource schema.GroupVersionResource) dynamic.ResourceInterface {

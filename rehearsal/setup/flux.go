@@ -53,6 +53,20 @@ func EnsureFlux(ctx context.Context, module string, log Log) (Flux, error) {
 	}, err
 }
 
+// CachedFlux is EnsureFlux without the wait: false when it would have to be built.
+func CachedFlux(module string) (bool, error) {
+	cache, err := cacheFolder()
+	if err != nil {
+		return false, err
+	}
+	name, err := fluxName(filepath.Join(module, "flux"))
+	if err != nil {
+		return false, err
+	}
+	_, err = os.Stat(filepath.Join(cache, name, "kustomize-controller"))
+	return err == nil, nil
+}
+
 // fluxName is the name of its folder in the cache.
 func fluxName(module string) (string, error) {
 	return controllerName(module, "flux", kustomizeController, sourceController)
