@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ import (
 	"github.com/our-org/crossbill/internal/image"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/rehearsal/cluster"
+	"github.com/our-org/crossbill/rehearsal/gitops"
 )
 
 // arena is a cluster in which systems release.
@@ -38,6 +40,7 @@ type arena struct {
 	images  map[string]string // references by behavior, by digest
 	audit   *audit
 	faults  *faults
+	flux    *gitops.Flux // if there is a scenario with it
 	number  atomic.Int64 // of apps, for their names
 	ports   atomic.Int64
 
@@ -70,6 +73,16 @@ func newArena(ctx context.Context, o *options, c *cluster.Cluster) (*arena, erro
 	}
 	if r.faults, err = serveFaults(ctx); err != nil {
 		return nil, err
+	}
+	if o.besideFlux() {
+		if r.flux, err = gitops.StartFlux(ctx, c, o.Flux, filepath.Join(o.Work, "flux")); err != nil {
+			return nil, err
+		}
+	}
+	if slices.ContainsFunc(o.scenarios(), func(s scenario) bool { return s.autoscaled }) {
+		if err := r.serveMetrics(ctx); err != nil {
+			return nil, err
+		}
 	}
 	err = r.create(ctx, "istio-system", `apiVersion: networking.istio.io/v1
 kind: Gateway
@@ -129,6 +142,9 @@ func pushImages(ctx context.Context, work, to string) (map[string]string, error)
 // repository is that of the app's images.
 func (r *arena) repository() string { return r.cluster.RegistryHost + "/compare/app" }
 
+// exact is an image by its digest alone, as it has to be in Git.
+func (r *arena) exact(image string) string { return r.repository() + "@" + digest(image) }
+
 // lane is where one system releases one app after the other: a namespace, with a controller of its own.
 type lane struct {
 	*arena
@@ -158,7 +174,7 @@ func (r *arena) newLane(ctx context.Context, id systemID, name string) (*lane, e
 	port := func() string { return strconv.FormatInt(18100+r.ports.Add(1), 10) }
 	switch id.Name {
 	case ours:
-		l.system = &crossbill{lane: l, releases: map[string]*pipelines{}}
+		l.system = &crossbill{lane: l, releases: map[string]*pipelines{}, has: map[int]float64{}}
 		return l, nil
 	case "argo-rollouts":
 		l.system = &argoRollouts{l}
@@ -190,6 +206,9 @@ type app struct {
 	values values
 	host   string
 	latest string // the image that was asked for last
+
+	git     *gitops.Repository    // where its objects are, beside Flux
+	applied *gitops.Kustomization // by which Flux applies them
 }
 
 func (l *lane) newApp(s scenario) *app {
@@ -199,7 +218,7 @@ func (l *lane) newApp(s scenario) *app {
 	if l.Short {
 		a.values.shorten()
 	}
-	a.values.App, a.values.Namespace, a.values.Image, a.values.Prometheus = a.name, l.namespace, l.images["one"], l.cluster.PrometheusURL
+	a.values.App, a.values.Namespace, a.values.Image, a.values.Prometheus = a.name, l.namespace, l.exact(l.images["one"]), l.cluster.PrometheusURL
 	if s.outage {
 		a.values.Faults = l.faults.address(a.name)
 	}
@@ -257,23 +276,18 @@ func eventually(ctx context.Context, within time.Duration, ask func() error) err
 
 // pods are those of an app, with those that end.
 func (a *app) pods(ctx context.Context) ([]corev1.Pod, error) {
-	list, err := a.lane.kube.CoreV1().Pods(a.lane.namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	// Flagger gives primary's pods a label of its own.
+	list, err := a.lane.kube.CoreV1().Pods(a.lane.namespace).List(ctx, metav1.ListOptions{
+		ResourceVersion: "0", LabelSelector: fmt.Sprintf("app in (%s,%s-primary)", a.name, a.name)})
 	if err != nil {
 		return nil, err
 	}
-	var own []corev1.Pod
-	for _, p := range list.Items {
-		// Flagger gives primary's pods a label of its own.
-		if p.Labels["app"] == a.name || p.Labels["app"] == a.name+"-primary" {
-			own = append(own, p)
-		}
-	}
-	return own, nil
+	return list.Items, nil
 }
 
 // atRest says whether an app has its pods, all ready, none that ends, and all of the image that an outcome leaves.
-func atRest(pods []corev1.Pod, replicas int, image string) bool {
-	if len(pods) != replicas {
+func (a *app) atRest(pods []corev1.Pod, image string) bool {
+	if len(pods) < a.values.Replicas || len(pods) > a.values.Replicas && !a.s.autoscaled {
 		return false
 	}
 	for _, p := range pods {
@@ -301,7 +315,10 @@ func ready(p corev1.Pod) bool {
 // remove deletes an app and waits until its pods are gone.
 func (a *app) remove(ctx context.Context) error {
 	a.lane.system.end(a)
-	for _, kind := range []string{"Canary", "Rollout", "AnalysisRun", "AnalysisTemplate", "VirtualService", "DestinationRule", "Service", "Deployment", "ConfigMap"} {
+	if err := a.leaveGit(ctx); err != nil {
+		return err
+	}
+	for _, kind := range []string{"Canary", "Rollout", "HorizontalPodAutoscaler", "AnalysisRun", "AnalysisTemplate", "VirtualService", "DestinationRule", "Service", "Deployment", "ConfigMap"} {
 		client := a.lane.objects.Resource(kinds[kind]).Namespace(a.lane.namespace)
 		list, err := client.List(ctx, metav1.ListOptions{})
 		if apierrors.IsNotFound(err) { // of a controller that is left out
@@ -466,7 +483,7 @@ func (r *arena) run(ctx context.Context) error {
 		work(fmt.Sprintf("l%d", i+1), longs)
 	}
 	workers.Wait()
-	if r.Fleet && ctx.Err() == nil {
+	if r.Fleet > 0 && ctx.Err() == nil {
 		if err := r.fleet(ctx); err != nil && ctx.Err() == nil {
 			errs <- err
 		}
@@ -626,12 +643,17 @@ func (r *arena) compete(ctx context.Context, t task, lanes []*lane) (records []r
 type barrier struct {
 	group sync.WaitGroup
 	all   chan struct{}
+	since time.Time // when all had come; read it after all is closed
 }
 
 func newBarrier(n int) *barrier {
 	b := &barrier{all: make(chan struct{})}
 	b.group.Add(n)
-	go func() { b.group.Wait(); close(b.all) }()
+	go func() {
+		b.group.Wait()
+		b.since = time.Now()
+		close(b.all)
+	}()
 	return b
 }
 

@@ -187,9 +187,13 @@ func TestAtRest(t *testing.T) {
 		"one is missing": {[]corev1.Pod{pod("new", true)}, false},
 		"one too many":   {[]corev1.Pod{pod("new", true), pod("new", true), pod("new", true)}, false},
 	} {
-		if got := atRest(test.pods, 2, "other/name:tag@new"); got != test.want {
+		if got := (&app{values: values{Replicas: 2}}).atRest(test.pods, "other/name:tag@new"); got != test.want {
 			t.Errorf("%s: got %t, want %t", name, got, test.want)
 		}
+	}
+	scaled := &app{s: scenario{autoscaled: true}, values: values{Replicas: 2}}
+	if three := []corev1.Pod{pod("new", true), pod("new", true), pod("new", true)}; !scaled.atRest(three, "name@new") || scaled.atRest(three[:1], "name@new") {
+		t.Error("an app with an HPA may have more pods than it needs, and not fewer")
 	}
 }
 
@@ -434,15 +438,46 @@ func TestShort(t *testing.T) {
 	if len(short) != 1 || len(long) != 0 || len(short[0].systems) != 3 || filepath.Base(o.Out) == "compare.json" {
 		t.Errorf("got %v, %v, and figures in %s; want one scenario, all systems, and no figures that are a measurement's", short, long, o.Out)
 	}
-	if _, err := parse([]string{"-short", "-fleet"}); err == nil {
+	if _, err := parse([]string{"-short", "-fleet", "5"}); err == nil {
 		t.Error("-short with -fleet is no error")
+	}
+}
+
+// TestBesideFlux: Flux is started, and compiled the first time, only for those who ask for it.
+func TestBesideFlux(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		left bool
+		want int
+	}{
+		{nil, false, 0}, {[]string{"-gitops"}, false, 2}, {[]string{"-scenarios", "Flux, good"}, false, 1}, {[]string{"-scenarios", "^good"}, false, 0}, {[]string{"-gitops"}, true, 0},
+	} {
+		o, err := parse(test.args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.left {
+			o.Left = map[string]string{flux: "not built"}
+		}
+		beside := slices.DeleteFunc(o.scenarios(), func(s scenario) bool { return !s.gitops })
+		if len(beside) != test.want || o.besideFlux() != (test.want > 0) {
+			t.Errorf("%v: %d scenarios, want %d", test.args, len(beside), test.want)
+		}
+	}
+}
+
+// TestFilesOf: an object is a file, so that a commit of one is none of another.
+func TestFilesOf(t *testing.T) {
+	got := filesOf("kind: A\nx: 1\n---\nkind: B\n\n---\n")
+	if diff := cmp.Diff(map[string]string{"app/1.yaml": "kind: A\nx: 1\n", "app/2.yaml": "kind: B\n\n"}, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
 func TestBadFlags(t *testing.T) {
 	for flags, want := range map[string]string{
 		"-runs=0": "-runs", "-rate=5": "-rate", "-side-by-side=9": "-side-by-side", "-minutes=1": "-minutes", "-scenarios=(": "-scenarios",
-		"-scenarios=nothing-like-it": "-scenarios", "-systems=none": "-systems", "more": "more",
+		"-scenarios=nothing-like-it": "-scenarios", "-systems=none": "-systems", "more": "more", "-fleet=201": "-fleet",
 	} {
 		if _, err := parse([]string{flags}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", flags, err, want)

@@ -21,16 +21,17 @@ import (
 
 // kinds are those that apps are made of.
 var kinds = map[string]schema.GroupVersionResource{
-	"Deployment":       {Group: "apps", Version: "v1", Resource: "deployments"},
-	"Service":          {Version: "v1", Resource: "services"},
-	"ConfigMap":        {Version: "v1", Resource: "configmaps"},
-	"Gateway":          {Group: "networking.istio.io", Version: "v1", Resource: "gateways"},
-	"VirtualService":   {Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"},
-	"DestinationRule":  {Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
-	"Rollout":          {Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"},
-	"AnalysisTemplate": {Group: "argoproj.io", Version: "v1alpha1", Resource: "analysistemplates"},
-	"AnalysisRun":      {Group: "argoproj.io", Version: "v1alpha1", Resource: "analysisruns"},
-	"Canary":           {Group: "flagger.app", Version: "v1beta1", Resource: "canaries"},
+	"Deployment":              {Group: "apps", Version: "v1", Resource: "deployments"},
+	"Service":                 {Version: "v1", Resource: "services"},
+	"ConfigMap":               {Version: "v1", Resource: "configmaps"},
+	"HorizontalPodAutoscaler": {Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"},
+	"Gateway":                 {Group: "networking.istio.io", Version: "v1", Resource: "gateways"},
+	"VirtualService":          {Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"},
+	"DestinationRule":         {Group: "networking.istio.io", Version: "v1", Resource: "destinationrules"},
+	"Rollout":                 {Group: "argoproj.io", Version: "v1alpha1", Resource: "rollouts"},
+	"AnalysisTemplate":        {Group: "argoproj.io", Version: "v1alpha1", Resource: "analysistemplates"},
+	"AnalysisRun":             {Group: "argoproj.io", Version: "v1alpha1", Resource: "analysisruns"},
+	"Canary":                  {Group: "flagger.app", Version: "v1beta1", Resource: "canaries"},
 }
 
 // create makes the objects of a text in a namespace.
@@ -163,7 +164,7 @@ func (g *argoRollouts) install(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := g.create(ctx, g.namespace, text); err != nil {
+	if err := a.put(ctx, text); err != nil {
 		return err
 	}
 	return eventually(ctx, a.s.patience(), func() error {
@@ -179,6 +180,9 @@ func (g *argoRollouts) install(ctx context.Context, a *app) error {
 }
 
 func (g *argoRollouts) release(ctx context.Context, a *app, image string) error {
+	if a.git != nil {
+		return a.commit(ctx, "argo-rollouts.yaml", image)
+	}
 	patch := []map[string]any{{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}}
 	if a.s.configuration { // as kustomize does it: another name for other content
 		v := a.values
@@ -227,6 +231,11 @@ func (g *argoRollouts) look(ctx context.Context, a *app) (look, error) {
 	share, err := a.weightOf(ctx, a.name+"-vs", func(to map[string]any) bool { return to["subset"] == "canary" })
 	if err != nil {
 		return look{}, err
+	}
+	if containers, _, _ := unstructured.NestedSlice(u.Object, "spec", "template", "spec", "containers"); a.git != nil && len(containers) > 0 {
+		if c, _ := containers[0].(map[string]any); digest(fmt.Sprint(c["image"])) != digest(a.latest) { // Flux has not applied it yet
+			return look{share: share}, nil
+		}
 	}
 	s := argoStatus(u)
 	return s.look(u.GetGeneration(), share), nil
@@ -291,7 +300,7 @@ func (f *flagger) install(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := f.create(ctx, f.namespace, text); err != nil {
+	if err := a.put(ctx, text); err != nil {
 		return err
 	}
 	return eventually(ctx, a.s.patience(), func() error {
@@ -304,6 +313,9 @@ func (f *flagger) install(ctx context.Context, a *app) error {
 }
 
 func (f *flagger) release(ctx context.Context, a *app, image string) error {
+	if a.git != nil {
+		return a.commit(ctx, "flagger.yaml", image)
+	}
 	kind, name, path, value := "Deployment", a.name, "/spec/template/spec/containers/0/image", any(image)
 	if a.s.configuration {
 		kind, name, path, value = "ConfigMap", a.values.ConfigMap, "/data", map[string]string{"CONFIGURATION": badConfiguration, "FAIL": "30"}

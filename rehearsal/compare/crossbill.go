@@ -22,7 +22,8 @@ type crossbill struct {
 	*lane
 	mu       sync.Mutex
 	releases map[string]*pipelines // by app
-	most     float64               // MiB that a command had since the last reset
+	has      map[int]float64       // MiB that each command that runs has had, by its process
+	most     float64               // that they had together since the last reset
 }
 
 // pipelines are those of an app.
@@ -52,7 +53,11 @@ func (c *crossbill) folder(a *app) string {
 // write writes an app's manifests and configuration.
 func (c *crossbill) write(a *app) error {
 	v := a.values
-	v.Image = c.repository()
+	if a.git == nil {
+		v.Image = c.repository()
+	} else {
+		v.Repository = a.git.URL
+	}
 	for file, to := range map[string]string{"crossbill.yaml": "manifests/app.yaml", "crossbill-config.yaml": "crossbill.yaml"} {
 		text, err := v.render(file)
 		if err != nil {
@@ -66,13 +71,30 @@ func (c *crossbill) write(a *app) error {
 }
 
 func (c *crossbill) install(ctx context.Context, a *app) error {
+	if a.s.gitops { // the first version is in Git
+		text, err := a.values.render("crossbill.yaml")
+		if err == nil {
+			err = a.put(ctx, text)
+		}
+		if err == nil {
+			err = c.write(a)
+		}
+		return err
+	}
 	if err := c.write(a); err != nil {
 		return err
 	}
 	if code, out := c.command(ctx, a, nil, "canary", "--image", c.images["one"], "--release-id", a.name+"-first"); code != 0 {
 		return fmt.Errorf("crossbill canary: exit code %d\n%s", code, out)
 	}
-	return nil
+	if !a.s.autoscaled {
+		return nil
+	}
+	text, err := a.values.render("crossbill-autoscaler.yaml") // no part of a release, unless applyOthers says so
+	if err != nil {
+		return err
+	}
+	return a.put(ctx, text)
 }
 
 func (c *crossbill) release(_ context.Context, a *app, image string) error {
@@ -141,7 +163,11 @@ func (c *crossbill) carry(ctx context.Context, a *app, p *pipeline, image, id st
 		rollback(code, 3, 6)
 		return
 	}
-	if code := job("verify", "--interval", "1s"); code != 0 {
+	verify := []string{"verify", "--interval", "1s"}
+	if a.s.fleet { // all of them ask one Prometheus: the default will do
+		verify = verify[:1]
+	}
+	if code := job(verify...); code != 0 {
 		rollback(code, 3, 4, 6)
 		return
 	}
@@ -174,7 +200,7 @@ func (c *crossbill) command(ctx context.Context, a *app, p *pipeline, args ...st
 		c.mu.Unlock()
 	}
 	ended := make(chan struct{})
-	go c.watchMemory(cmd.Process.Pid, ended)
+	go c.watchMemory(cmd.Process.Pid, a.s.pollEvery()/10, ended)
 	_ = cmd.Wait()
 	close(ended)
 	c.mu.Lock()
@@ -192,16 +218,24 @@ func (c *crossbill) command(ctx context.Context, a *app, p *pipeline, args ...st
 }
 
 // watchMemory notes the most memory that a command has while it runs.
-func (c *crossbill) watchMemory(pid int, ended chan struct{}) {
+func (c *crossbill) watchMemory(pid int, every time.Duration, ended chan struct{}) {
 	for {
 		has := memoryOf(pid, "VmHWM")
 		c.mu.Lock()
-		c.most = max(c.most, has)
+		c.has[pid] = has
+		all := 0.0
+		for _, one := range c.has {
+			all += one
+		}
+		c.most = max(c.most, all)
 		c.mu.Unlock()
 		select {
 		case <-ended:
+			c.mu.Lock()
+			delete(c.has, pid)
+			c.mu.Unlock()
 			return
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(every):
 		}
 	}
 }

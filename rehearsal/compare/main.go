@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -34,7 +35,8 @@ type options struct {
 	Minutes    float64
 	Rate       int
 	Side       int
-	Fleet      bool
+	GitOps     bool
+	Fleet      int
 	Cached     bool
 	Short      bool
 	SetupOnly  bool
@@ -46,6 +48,7 @@ type options struct {
 	Work     string
 	Programs setup.Programs
 	Peers    map[string]setup.Peer
+	Flux     setup.Flux
 	Facts    facts
 	Left     map[string]string // why a system is left out, by its name
 	Started  time.Time
@@ -84,7 +87,8 @@ func parse(args []string) (*options, error) {
 	flags.Float64Var(&o.Minutes, "minutes", 60, "ends the run after this time, with what there is")
 	flags.IntVar(&o.Rate, "rate", 100, "requests per second to each app")
 	flags.IntVar(&o.Side, "side-by-side", 3, "how many scenarios run at the same time")
-	flags.BoolVar(&o.Fleet, "fleet", false, "also release 100 apps at once")
+	flags.BoolVar(&o.GitOps, "gitops", false, "also release beside Flux, as -scenarios Flux does")
+	flags.IntVar(&o.Fleet, "fleet", 0, "also release so many apps at once, one system after the other")
 	flags.BoolVar(&o.Cached, "cached", false, "leave out the controllers that would have to be built first")
 	flags.BoolVar(&o.Short, "short", false, "a check that all of it works, in little more than a minute: one scenario, once, with -cached and shorter intervals, to out/compare-short.json; exit code 1 if Crossbill's outcome is wrong")
 	flags.BoolVar(&o.SetupOnly, "setup-only", false, "only fetch and build what is needed")
@@ -98,7 +102,7 @@ func parse(args []string) (*options, error) {
 	}
 	o.Command = command(args, o.Page)
 	if o.Short {
-		if o.Add != "" || o.Fleet {
+		if o.Add != "" || o.Fleet > 0 {
 			return nil, errors.New("-short is no measurement: leave -add and -fleet out")
 		}
 		o.Runs, o.Minutes, o.Cached, o.Scenarios, o.Systems = 1, 5, true, "^"+shortScenario+"$", tight
@@ -111,6 +115,8 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("-runs: %d is not a number from 1 on", o.Runs)
 	case o.Rate < 10 || o.Rate > 500:
 		return nil, fmt.Errorf("-rate: %d is not from 10 to 500: one gateway serves all apps", o.Rate)
+	case o.Fleet < 0 || o.Fleet > 200:
+		return nil, fmt.Errorf("-fleet: %d is not from 1 to 200", o.Fleet)
 	case o.Side < 1 || o.Side > 8:
 		return nil, fmt.Errorf("-side-by-side: %d is not from 1 to 8", o.Side)
 	case o.Minutes < 3:
@@ -130,7 +136,7 @@ func parse(args []string) (*options, error) {
 			return nil, err
 		}
 	}
-	if len(o.scenarios()) == 0 && !o.Fleet {
+	if len(o.scenarios()) == 0 && o.Fleet == 0 {
 		return nil, fmt.Errorf("-scenarios: no name matches %q", o.Scenarios)
 	}
 	if len(o.systems()) == 0 {
@@ -178,9 +184,12 @@ func fromFile(figures, page string) error {
 	return nil
 }
 
-// scenarios are those that the flag names.
+// scenarios are those that the flags name.
 func (o *options) scenarios() (chosen []scenario) {
 	for _, s := range scenarios {
+		if s.gitops && (o.Scenarios == "" && !o.GitOps || o.Left[flux] != "") {
+			continue
+		}
 		if yes, _ := regexp.MatchString(o.Scenarios, s.Name); yes {
 			chosen = append(chosen, s)
 		}
@@ -196,6 +205,11 @@ func (o *options) systems() (chosen []systemID) {
 		}
 	}
 	return chosen
+}
+
+// besideFlux says whether Flux is needed.
+func (o *options) besideFlux() bool {
+	return slices.ContainsFunc(o.scenarios(), func(s scenario) bool { return s.gitops })
 }
 
 // outside fetches and builds what is needed where the network is, and runs the rest in the sandbox.
@@ -226,6 +240,22 @@ func outside(ctx context.Context, o *options) (int, error) {
 		}
 		o.Left[s.Name] = "its controller is not built yet: `make compare COMPARE=-setup-only` builds it, in 5 to 15 minutes"
 		log("%s is left out: %s", s.Name, o.Left[s.Name])
+	}
+	if o.besideFlux() {
+		there := true
+		if o.Cached {
+			if there, err = setup.CachedFlux(module); err != nil {
+				return 1, err
+			}
+		}
+		if there {
+			if o.Flux, err = setup.EnsureFlux(ctx, module, log); err != nil {
+				return 1, err
+			}
+		} else {
+			o.Left[flux] = "it is not built yet: `make compare COMPARE='-gitops -setup-only'` builds it, in 5 to 10 minutes"
+			log("releases beside Flux are left out: %s", o.Left[flux])
+		}
 	}
 	if o.SetupOnly {
 		return 0, nil
@@ -334,6 +364,10 @@ func findFacts(ctx context.Context, o *options) (facts, error) {
 	f.Versions[ours] = version.Version
 	name := filepath.Base(filepath.Dir(o.Programs.Testcluster)) // testcluster-VERSION-KEY
 	f.Versions["Kubernetes"], _, _ = strings.Cut(strings.TrimPrefix(name, "testcluster-"), "-")
+	if o.Flux.KustomizeController != "" { // flux-VERSION-KEY
+		name = filepath.Base(filepath.Dir(o.Flux.KustomizeController))
+		f.Versions["Flux's kustomize-controller"], _, _ = strings.Cut(strings.TrimPrefix(name, "flux-"), "-")
+	}
 	f.Versions["Envoy"] = strings.TrimPrefix(filepath.Base(filepath.Dir(o.Programs.Envoy)), "envoy-")
 	f.Init, err = linesOfInit(ctx, filepath.Join(o.Repository, "bin", "crossbill"), o.Work)
 	return f, err

@@ -37,7 +37,6 @@ func (r *record) String() string {
 
 // What is looked at, and when.
 const (
-	pollEvery   = 250 * time.Millisecond
 	warmTraffic = 5 * time.Second // before the release, so that there are counters to begin with
 	afterRest   = 5 * time.Second // in which the wrong version is looked for
 	// rerouted is how long a change of the route may take to reach the gateway; facts of the rehearsal say under 1 s.
@@ -77,6 +76,11 @@ func (a *app) play(ctx context.Context, ready *barrier) (*record, error) {
 	if err := pause(ctx, warmTraffic); err != nil {
 		return nil, err
 	}
+	if a.s.autoscaled {
+		if err := a.scaled(ctx); err != nil {
+			return nil, err
+		}
+	}
 	memory := l.measureMemory()
 	restarts := l.controller.restarts()
 	t := times{asked: time.Now()}
@@ -112,7 +116,7 @@ func (a *app) play(ctx context.Context, ready *barrier) (*record, error) {
 // follow looks at a release until it is at rest, and does what the scenario has happen meanwhile.
 func (a *app) follow(ctx context.Context, t *times) (string, error) {
 	l := a.lane
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(a.s.pollEvery())
 	defer tick.Stop()
 	var had, killed, asked bool // a share of the traffic; by the scenario
 	var failing error
@@ -182,7 +186,7 @@ func (a *app) follow(ctx context.Context, t *times) (string, error) {
 // outcome is what an app's pods have come to; "" while they are not at rest.
 func (a *app) outcome(final string, pods []corev1.Pod) string {
 	images := map[string]string{promoted: a.latest, rolledBack: a.lane.images["one"]}
-	if atRest(pods, a.values.Replicas, images[final]) {
+	if a.atRest(pods, images[final]) {
 		return final
 	}
 	return ""

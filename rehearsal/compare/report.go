@@ -62,6 +62,7 @@ type result struct {
 	// Ratios are medians of what a release took, divided by what Crossbill's took beside it.
 	Ratios map[string]float64 `json:"ratiosToCrossbill,omitempty"`
 	Ended  int                `json:"controllerEndedByItself,omitempty"`
+	Apps   int                `json:"apps,omitempty"` // that were released at once
 }
 
 // spread is a median with its range.
@@ -201,6 +202,7 @@ func (r *report) result(scenario string, id systemID) result {
 	for _, one := range own {
 		all.Outcomes[one.Outcome]++
 		all.Ended += one.Restarts
+		all.Apps = max(all.Apps, one.Apps)
 		if one.Right {
 			all.Right++
 		}
@@ -344,10 +346,9 @@ func (r *arena) fleet(ctx context.Context) error {
 
 // releaseFleet is one record of all: the slowest app's times, and sums.
 func (r *arena) releaseFleet(ctx context.Context, l *lane) (*record, error) {
-	ready := newBarrier(fleet.fleet)
-	apps, records, errs := make([]*app, fleet.fleet), make([]*record, fleet.fleet), make([]error, fleet.fleet)
+	ready := newBarrier(r.Fleet)
+	apps, records, errs := make([]*app, r.Fleet), make([]*record, r.Fleet), make([]error, r.Fleet)
 	var group sync.WaitGroup
-	begin := time.Now()
 	memory := l.measureMemory()
 	for i := range apps {
 		apps[i] = l.newApp(fleet)
@@ -369,7 +370,9 @@ func (r *arena) releaseFleet(ctx context.Context, l *lane) (*record, error) {
 			all.Right, all.Outcome = false, mixed
 		}
 	}
-	all.APIReads, all.APIWrites = l.audit.count(l.namespace, agents[l.id.Name], begin, time.Now())
+	<-ready.all
+	all.APIReads, all.APIWrites = l.audit.count(l.namespace, agents[l.id.Name], ready.since.Add(warmTraffic), time.Now())
+	all.Restarts = l.controller.restarts()
 	removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Minute)
 	defer cancel()
 	for _, a := range apps {

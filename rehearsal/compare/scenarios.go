@@ -36,7 +36,9 @@ type scenario struct {
 	outage        bool // both versions fail for a minute
 	kill          bool // what promotes is killed in the middle of it
 	second        bool // another release comes while this one is in flight
-	fleet         int  // apps that are released at the same time
+	gitops        bool // Flux applies the app from Git, every few seconds
+	autoscaled    bool // an HPA scales the app, by the requests that its pods get
+	fleet         bool // many apps are released at the same time
 }
 
 // low says whether an app has so little traffic that systems need other settings.
@@ -53,9 +55,17 @@ func (s scenario) bound(id systemID) time.Duration {
 	return 2 * time.Minute
 }
 
+// pollEvery is how often a release is looked at. To look at many apps costs what they are measured by.
+func (s scenario) pollEvery() time.Duration {
+	if s.fleet {
+		return 2 * time.Second
+	}
+	return 250 * time.Millisecond
+}
+
 // patience is how long an app's first version is waited for.
 func (s scenario) patience() time.Duration {
-	if s.fleet > 0 {
+	if s.fleet {
 		return 8 * time.Minute
 	}
 	return 4 * time.Minute
@@ -76,6 +86,9 @@ var scenarios = []scenario{
 	{Name: "cold start", What: "good, but half of its answers come 700 ms later in the first 20 s of a pod", Right: promoted, Image: "cold"},
 	{Name: "second release", What: "10 s after a good version, another good one comes: the newer one has to be promoted", Right: promoted, Image: "good", second: true, Bound: 5 * time.Minute},
 	{Name: "0.5% errors", What: "0.5% of its answers are errors. The thresholds of all three lie above: what is measured is what comes of it", Right: either, Image: "fails 0.5", Bound: 5 * time.Minute},
+	{Name: "an HPA shrinks primary", What: "good, and half of the traffic goes to it. A pod can answer 40 requests per second, and a HorizontalPodAutoscaler gives each 25: primary, of four pods, shrinks while the canary is judged, and has to be large enough again before it gets all of the traffic", Right: promoted, Image: "good", autoscaled: true, Half: true, Rate: autoscaledRate, Bound: 4 * time.Minute},
+	{Name: "beside Flux, good version", What: "Flux applies the app's objects from Git every 5 s all the while", Right: promoted, Image: "good", gitops: true, Bound: 3 * time.Minute},
+	{Name: "beside Flux, 30% errors", What: "the same, and 30% of the new version's answers are errors", Right: rolledBack, Image: "fails 30", gitops: true},
 	{Name: "crash loop before readiness", What: "it exits at once", Right: rolledBack, Image: "crash"},
 	{Name: "outage of both", What: "good, but while it is judged, 5% of the answers of both versions are errors for 60 s", Right: promoted, Image: "good", outage: true, Long: true, Docs: true, Bound: 12 * time.Minute},
 	{Name: "low traffic, good version", What: "2 requests per second, half of them to the canary; each with settings for that", Right: promoted, Image: "good", Rate: 2, Half: true, Long: true, Bound: 10 * time.Minute},
@@ -86,7 +99,18 @@ var scenarios = []scenario{
 const shortScenario = "30% errors"
 
 // fleet is for those who ask for it: one system after the other.
-var fleet = scenario{Name: "100 apps at once", What: "good versions of 100 apps, each with one pod and 5 requests per second, half of them to the canary", Right: promoted, Image: "good", Rate: 5, Half: true, Bound: 10 * time.Minute, fleet: 100}
+var fleet = scenario{Name: "many apps at once", What: "good versions of many apps, each with one pod and 5 requests per second, half of them to the canary", Right: promoted, Image: "good", Rate: 5, Half: true, Bound: 10 * time.Minute, fleet: true}
+
+// flux is its name among what is left out.
+const flux = "flux"
+
+// What an HPA is about: the traffic, what a pod can bear, what the HPA gives it, and how many pods that makes.
+const (
+	autoscaledRate = 100
+	capacity       = 40
+	perPod         = 25
+	neededPods     = (autoscaledRate + perPod - 1) / perPod
+)
 
 // behaviors are the environments of the images.
 var behaviors = map[string][]string{
@@ -125,10 +149,4 @@ func (s scenario) versions() (before, after string) {
 		return "one", "three"
 	}
 	return "one", s.Image
-}
-
-// notMeasured are scenarios that a reader may miss, with the reason why they are not played.
-var notMeasured = []struct{ Name, Why string }{
-	{"a HorizontalPodAutoscaler that shrinks primary", "the rehearsal's cluster has the controller, but nothing measures pods, and its pods have no limit of their own. A small primary answers as many requests as a large one, so that nothing could be lost. `TestCapacity` holds Crossbill's side of it"},
-	{"a GitOps controller that reconciles all the while", "Crossbill's releases beside the real Flux and Argo CD are measured by `make soak-gitops`. Argo Rollouts and Flagger change the image in no repository, so that a controller beside them has nothing to undo but what they own"},
 }

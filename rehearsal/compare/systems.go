@@ -59,6 +59,9 @@ type values struct {
 	Tight, LowTraffic, Short          bool
 	Interval, Window, Pause           string
 	Faults                            string
+	Capacity, PerPod                  int    // with an HPA
+	Repository                        string // that Flux applies the app from
+	GitOps                            bool
 	ConfigMap, Configuration          string
 	Fail                              int
 }
@@ -80,9 +83,13 @@ func settings(s scenario, id systemID) values {
 	if s.low() { // a window with too few requests has no answer
 		v.Interval, v.Window, v.Pause = "30s", "1m", "1m"
 	}
-	if s.fleet > 0 {
+	if s.fleet || s.gitops { // in Git a Deployment that Flagger scales has no replicas, so it has one pod
 		v.Replicas = 1
 	}
+	if s.autoscaled {
+		v.Replicas, v.Capacity, v.PerPod = neededPods, capacity, perPod
+	}
+	v.GitOps = s.gitops
 	if id.Config == docs {
 		v.Weight, v.Pause = 20, "5m"
 		if id.Name == "argo-rollouts" {

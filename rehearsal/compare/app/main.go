@@ -35,6 +35,8 @@ func main() {
 		return 0
 	}
 	shared := follow(os.Getenv("FAULTS"))
+	capacity := percent(os.Getenv("CAPACITY"))
+	var arrived counter
 	var draining atomic.Bool
 	mux := http.NewServeMux()
 	mux.HandleFunc("/health", func(http.ResponseWriter, *http.Request) {})
@@ -43,7 +45,12 @@ func main() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
+	mux.HandleFunc("/load", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, arrived.perSecond(time.Now())) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		if n := arrived.add(time.Now()); capacity > 0 && float64(n) > capacity { // no version answers this one
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
 		first.Do(func() {
 			called.Store(time.Now().UnixNano())
 			if dies > 0 {
@@ -76,6 +83,42 @@ func main() {
 		os.Exit(1)
 	}
 	<-stopped
+}
+
+// counter counts requests by second.
+type counter struct {
+	mu     sync.Mutex
+	counts [8]int
+	second int64 // of the last one
+}
+
+// at moves on to a second. The caller holds mu.
+func (c *counter) at(now time.Time) *int {
+	for ; c.second < now.Unix(); c.second = max(c.second+1, now.Unix()-int64(len(c.counts))) {
+		c.counts[(c.second+1)%int64(len(c.counts))] = 0
+	}
+	return &c.counts[c.second%int64(len(c.counts))]
+}
+
+// add counts a request, and says how many this second has.
+func (c *counter) add(now time.Time) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.at(now)
+	*n++
+	return *n
+}
+
+// perSecond is the average of the last 5 seconds that are over.
+func (c *counter) perSecond(now time.Time) float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at(now)
+	sum := 0
+	for i := int64(1); i <= 5; i++ {
+		sum += c.counts[(c.second-i+int64(len(c.counts)))%int64(len(c.counts))]
+	}
+	return float64(sum) / 5
 }
 
 // slowStart is how much later half of the answers come while the app is cold.
