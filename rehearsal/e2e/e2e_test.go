@@ -58,7 +58,7 @@ func TestMakeRehearse(t *testing.T) {
 		path        string
 		share       float64
 		of, atLeast int
-	}{{"gateway", s.CanaryShare, s.CanaryShareOf, 5000}, {"sidecar", s.Mesh.CanaryShare, s.Mesh.CanaryShareOf, 500}} {
+	}{{"gateway", s.CanaryShare, s.CanaryShareOf, 4000}, {"sidecar", s.Mesh.CanaryShare, s.Mesh.CanaryShareOf, 400}} {
 		bound := 100 * 5 * math.Sqrt(0.1*0.9/float64(c.of))
 		if c.of < c.atLeast || math.Abs(c.share-10) > bound {
 			t.Errorf("by the %s the canary had %.2f%% of %d requests, want 10 ± %.2f of at least %d", c.path, c.share, c.of, bound, c.atLeast)

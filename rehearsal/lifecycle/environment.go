@@ -42,9 +42,12 @@ func (e *Environment) URL() string {
 	return e.Repository.URL
 }
 
-// Versions are those that can be released: where a changed pod template cannot be committed with the image, it is refused, and
+// Versions are those that are released: where a changed pod template cannot be committed with the image, it is refused, and
 // with it the version that is nothing but that.
 func (r *Rehearsal) Versions() []Version {
+	if r.Only > 0 {
+		return Versions[:r.Only]
+	}
 	return slices.DeleteFunc(slices.Clone(Versions), func(v Version) bool { return r.Environment != nil && r.Environment.Plain && v.Timeout != "" })
 }
 
@@ -86,7 +89,7 @@ func (r *Rehearsal) environmentFiles(v Version) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	tagged, digest, _ := strings.Cut(r.images[v.Number], "@")
+	tagged, digest, _ := strings.Cut(r.image(v), "@")
 	repository := strings.TrimSuffix(tagged, ":"+v.Number)
 	const image = "registry.example.com/our-org/" + name
 	files, resources := map[string]string{}, []string{}

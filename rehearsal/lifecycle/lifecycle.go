@@ -53,18 +53,62 @@ type Rehearsal struct {
 	GitLab     *gitlab.GitLab
 	// Environment is what a GitOps controller applies the app from. May be nil: then nothing does.
 	Environment *Environment
+	// Only is how many of the versions are released; 0 for all.
+	Only int
 
-	traffic *load.Generator       // through the gateway
-	mesh    *load.Generator       // through the sidecar of a caller in another namespace
-	images  map[string]string     // of each version, by digest
-	builds  map[string]chan error // the result of each version's build; the builds run in the background, one after the other
-	checked chan checked          // the result of the app's own checks, which run in the background
+	traffic *load.Generator // through the gateway
+	mesh    *load.Generator // through the sidecar of a caller in another namespace
+	checked *task           // the app's own checks
+	made    map[string]*made
 }
 
-// checked is how the app's own checks ended.
-type checked struct {
-	took time.Duration
-	err  error
+// made is what is made of a version, in the background: while a release is under way, the next one is built, published and signed,
+// as GitHub's side would do. While that release ends, the next one is handed over.
+type made struct {
+	build, publish, sign, bundle, trigger, queue *task
+
+	image     string // by digest, once it is published
+	imageMB   float64
+	reference string           // of the bundle, once there is one
+	handing   bool             // it is handed over, or about to be
+	pipeline  *gitlab.Pipeline // once it is
+}
+
+// A task runs in the background.
+type task struct {
+	ended  chan struct{}
+	result string
+	err    error
+}
+
+func newTask() *task { return &task{ended: make(chan struct{})} }
+
+// run does the task's work.
+func (t *task) run(work func() (result string, err error)) error {
+	t.result, t.err = work()
+	close(t.ended)
+	return t.err
+}
+
+// wait waits until the task has ended, and gives its error.
+func (t *task) wait(ctx context.Context) error {
+	select {
+	case <-t.ended:
+		return t.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// show shows a task as a step, until it has ended.
+func (r *Rehearsal) show(ctx context.Context, name, doing string, t *task) error {
+	return r.Screen.Step(name, func(progress func(string)) (string, error) {
+		progress(doing)
+		if err := t.wait(ctx); err != nil {
+			return "", err
+		}
+		return t.result, nil
+	})
 }
 
 // Version is one version of the app: the checkout's app with some files replaced.
@@ -136,41 +180,46 @@ type Mesh struct {
 	CanaryShareOf int     `json:"canaryShareOf"`
 }
 
-// Begin runs the app's own checks and builds its versions in the background, from when its packages are there. It needs no cluster
-// and no GitLab.
+// Begin runs the app's own checks and builds its versions in the background, one after the other, from when its packages are
+// there. It needs no cluster and no GitLab.
 func (r *Rehearsal) Begin(ctx context.Context, packages func(context.Context) error) {
-	r.builds, r.images, r.checked = map[string]chan error{}, map[string]string{}, make(chan checked, 1)
-	own := slices.DeleteFunc(slices.Clone(Versions), func(v Version) bool { return v.Image != "" })
-	for _, v := range own {
-		r.builds[v.Number] = make(chan error, 1)
+	r.checked, r.made = newTask(), map[string]*made{}
+	for _, v := range Versions {
+		r.made[v.Number] = &made{build: newTask(), publish: newTask(), sign: newTask(), bundle: newTask(), trigger: newTask(), queue: newTask()}
 	}
 	go func() {
 		if err := packages(ctx); err != nil {
-			r.checked <- checked{err: err}
+			_ = r.checked.run(func() (string, error) { return "", err })
 			return // nobody asks for the builds then
 		}
-		go func() {
+		go r.checked.run(func() (string, error) { //nolint:errcheck // Check gives it
 			start := time.Now()
-			_, err := r.runApp(ctx, "check", filepath.Join(r.Repository, "app"), "npx", "--yes", Pnpm, "check")
-			r.checked <- checked{time.Since(start), err}
-		}()
-		for _, v := range own {
-			r.builds[v.Number] <- r.build(ctx, v)
+			_, err := r.runApp(ctx, "check", filepath.Join(r.Repository, "app"), "nice", "npx", "--yes", Pnpm, "check")
+			return fmt.Sprintf("the app's types, lint and unit tests pass; %.0fs, in the background", time.Since(start).Seconds()), err
+		})
+		for _, v := range r.Versions() {
+			if v.Image == "" && r.made[v.Number].build.run(func() (string, error) { return "client and server bundles", r.build(ctx, v) }) != nil {
+				return // and it ends with this one
+			}
 		}
 	}()
 }
 
-// Check waits for the app's own checks. Nothing is published before they pass.
-func (r *Rehearsal) Check(ctx context.Context) error {
-	return r.Screen.Step("check", func(progress func(string)) (string, error) {
-		progress("the app's types, lint and unit tests")
-		select {
-		case c := <-r.checked:
-			return fmt.Sprintf("the app's types, lint and unit tests pass; %.0fs, beside the control plane's start and the builds", c.took.Seconds()), c.err
-		case <-ctx.Done():
-			return "", ctx.Err()
+// Publish begins to publish the versions in the background, one after the other, once they are built. The first one is what runs
+// already; the others are changes, and nothing of them is published before the app's own checks pass.
+func (r *Rehearsal) Publish(ctx context.Context) {
+	go func() {
+		for i, v := range r.Versions() {
+			if i > 0 && r.checked.wait(ctx) != nil || r.publish(ctx, v) != nil {
+				return // and so does the step that waits for it
+			}
 		}
-	})
+	}()
+}
+
+// Check waits for the app's own checks.
+func (r *Rehearsal) Check(ctx context.Context) error {
+	return r.show(ctx, "check", "the app's types, lint and unit tests", r.checked)
 }
 
 // Pnpm is the app's package manager, for npx.
@@ -181,22 +230,17 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	r.Screen.Title("Release %s: %s", v.Number, v.What)
 	result := &Release{Version: v.Number}
 	summary.Releases = append(summary.Releases, result)
-	if v.Image == "" {
-		if err := r.publish(ctx, v, result); err != nil {
-			return err
-		}
-	}
-	bundle, err := r.bundle(ctx, v)
-	if err != nil {
+	if err := r.waitMade(ctx, v); err != nil {
 		return err
 	}
+	result.ImageMB = r.made[v.Number].imageMB
 	if r.Environment != nil && r.traffic == nil {
 		if err := r.introduce(ctx, v); err != nil {
 			return err
 		}
 	}
 	start := time.Now()
-	if err := r.rollOut(ctx, v, bundle, result, summary); err != nil {
+	if err := r.rollOut(ctx, v, result, summary); err != nil {
 		return err
 	}
 	if r.Environment != nil {
@@ -220,55 +264,75 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	return nil
 }
 
-// publish builds, pushes and signs a version's own image.
-func (r *Rehearsal) publish(ctx context.Context, v Version, result *Release) error {
-	err := r.Screen.Step("build", func(progress func(string)) (string, error) {
-		progress("client and server bundles")
-		return "client and server bundles, built in the background", <-r.builds[v.Number]
-	})
-	if err != nil {
-		return err
+// waitMade shows what becomes of a version before it is handed over.
+func (r *Rehearsal) waitMade(ctx context.Context, v Version) error {
+	m := r.made[v.Number]
+	if v.Image == "" {
+		err := r.show(ctx, "build", "client and server bundles", m.build)
+		if err == nil {
+			err = r.show(ctx, "publish", "pushing the image", m.publish)
+		}
+		if err == nil {
+			err = r.show(ctx, "sign", "SBOM, provenance, signature", m.sign)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return r.show(ctx, "bundle", "manifests and configuration", m.bundle)
+}
+
+// image is what a version runs, by digest, once it is published.
+func (r *Rehearsal) image(v Version) string { return r.made[cmp.Or(v.Image, v.Number)].image }
+
+// publish pushes and signs a version's own image, once it is built, and then its bundle.
+func (r *Rehearsal) publish(ctx context.Context, v Version) error {
+	m := r.made[v.Number]
+	if v.Image == "" {
+		if err := m.build.wait(ctx); err != nil {
+			return err
+		}
+		if err := m.publish.run(func() (string, error) { return r.push(ctx, v) }); err != nil {
+			return err
+		}
+		err := m.sign.run(func() (string, error) {
+			var made struct{ SBOM, Provenance string }
+			err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", m.image, "--app-dir", r.built(v), "--ref", "refs/heads/main", "--key-file", r.SigningKey)
+			return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return m.bundle.run(func() (string, error) { return r.bundle(ctx, v) })
+}
+
+// push builds a version's image, and pushes it.
+func (r *Rehearsal) push(ctx context.Context, v Version) (string, error) {
 	var image struct {
 		Reference, Digest string
 		SizeBytes         int64
 	}
-	err = r.Screen.Step("publish", func(progress func(string)) (string, error) {
-		progress("pushing the image")
-		err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
-			"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
-		result.ImageMB = float64(image.SizeBytes) / 1e6
-		r.images[v.Number] = image.Reference
-		return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), result.ImageMB), err
-	})
-	if err != nil {
-		return err
-	}
-	return r.Screen.Step("sign", func(progress func(string)) (string, error) {
-		progress("SBOM, provenance, signature")
-		var made struct{ SBOM, Provenance string }
-		err := r.crossbill(ctx, "sign-"+v.Number, &made, "image", "attest", image.Reference, "--app-dir", r.built(v), "--ref", "refs/heads/main", "--key-file", r.SigningKey)
-		return fmt.Sprintf("provenance %s, SBOM %s", shortDigests(made.Provenance), shortDigests(made.SBOM)), err
-	})
+	err := r.crossbill(ctx, "publish-"+v.Number, &image, "image", "build", "--app-dir", r.built(v), "--base", r.Base, "--name", name,
+		"--version", v.Number, "--revision", v.commit(), "--source-url", Source, "--push", r.Cluster.RegistryHost+"/our-org/"+name+":"+v.Number)
+	m := r.made[v.Number]
+	m.image, m.imageMB = image.Reference, float64(image.SizeBytes)/1e6
+	return fmt.Sprintf("%s, %.1f MB", shortDigests(image.Digest), m.imageMB), err
 }
 
 // bundle pushes and signs what is released: the version's manifests and configuration, which name its image.
-func (r *Rehearsal) bundle(ctx context.Context, v Version) (reference string, err error) {
+func (r *Rehearsal) bundle(ctx context.Context, v Version) (string, error) {
 	manifests, err := r.manifests(v)
 	if err != nil {
 		return "", err
 	}
-	err = r.Screen.Step("bundle", func(progress func(string)) (string, error) {
-		progress("manifests and configuration")
-		var made struct{ Reference, Digest string }
-		err := r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.images[cmp.Or(v.Image, v.Number)], "--manifests", manifests, "--revision", v.commit())
-		if err != nil {
-			return "", err
-		}
-		reference = made.Reference
-		return shortDigests(made.Digest), r.crossbill(ctx, "sign-bundle-"+v.Number, &struct{}{}, "image", "attest", reference, "--ref", "refs/heads/main", "--key-file", r.SigningKey)
-	})
-	return reference, err
+	var made struct{ Reference, Digest string }
+	err = r.crossbill(ctx, "bundle-"+v.Number, &made, "bundle", "--image", r.image(v), "--manifests", manifests, "--revision", v.commit())
+	if err != nil {
+		return "", err
+	}
+	r.made[v.Number].reference = made.Reference
+	return shortDigests(made.Digest), r.crossbill(ctx, "sign-bundle-"+v.Number, &struct{}{}, "image", "attest", made.Reference, "--ref", "refs/heads/main", "--key-file", r.SigningKey)
 }
 
 // manifests makes the folder with a version's manifests: a kustomization of the app's own. Beside a GitOps controller, whose
@@ -300,9 +364,11 @@ type commandResult struct {
 
 // The jobs of the pipeline file that the rehearsal treats specially.
 const (
+	queueJob   = "queue"
 	canaryJob  = "deploy_canary"
 	verifyJob  = "verify_canary"
 	promoteJob = "promote_to_production"
+	cleanupJob = "cleanup"
 )
 
 // commandOf is the command that a job runs. The file that the job leaves behind has its name.
@@ -312,14 +378,18 @@ func commandOf(job string) string {
 }
 
 // rollOut hands the release to GitLab and runs its pipeline to the end, with the approval.
-func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, result *Release, summary *Summary) error {
-	result.Digest = r.images[cmp.Or(v.Image, v.Number)]
-	result.Digest = result.Digest[strings.LastIndex(result.Digest, "@")+1:]
-	result.Bundle = bundle[strings.LastIndex(bundle, "@")+1:]
-	pipeline, err := r.trigger(ctx, v, bundle)
-	if err != nil {
+func (r *Rehearsal) rollOut(ctx context.Context, v Version, result *Release, summary *Summary) error {
+	m := r.made[v.Number]
+	result.Digest = digestOf(r.image(v))
+	result.Bundle = digestOf(m.reference)
+	r.handOver(ctx, v)
+	if err := r.show(ctx, "trigger", "starting the pipeline exactly once", m.trigger); err != nil {
 		return err
 	}
+	if err := r.show(ctx, queueJob, "whether another release goes first", m.queue); err != nil {
+		return err
+	}
+	pipeline, restarted := m.pipeline, newTask()
 	var routed time.Time // when the canary got its weight
 	for {
 		job := pipeline.Next()
@@ -331,6 +401,9 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, resul
 		}
 		if job == "" {
 			break
+		}
+		if job == cleanupJob || job == verifyJob && v.Bad { // after which the canary is gone
+			r.handOverNext(ctx, v)
 		}
 		done, err := r.job(ctx, v, pipeline, job)
 		if err != nil {
@@ -347,11 +420,12 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, resul
 		case job == canaryJob:
 			routed = time.Now()
 			if v.Timeout != "" {
-				if err := r.restartPrimary(ctx); err != nil {
-					return err
-				}
+				go restarted.run(func() (string, error) { return r.restartPrimary(ctx) }) //nolint:errcheck // shown after the next job
 			}
 		case job == verifyJob && v.Timeout != "":
+			if err := r.show(ctx, "restart", "a pod of primary is deleted", restarted); err != nil {
+				return err
+			}
 			summary.ConfigRollbackSeconds = seconds(r.configSeen(badConfig, true).Sub(r.configSeen(badConfig, false)))
 		case job == verifyJob && v.Bad:
 			summary.RollbackSeconds = seconds(r.lastSeen(v.Number).Sub(r.firstSeen(v.Number)))
@@ -365,55 +439,85 @@ func (r *Rehearsal) rollOut(ctx context.Context, v Version, bundle string, resul
 	return r.follow(ctx, v, pipeline, map[bool]string{false: "promoted", true: "rolled_back"}[v.Bad])
 }
 
-// trigger starts the release's pipeline, as GitHub's workflow does.
-func (r *Rehearsal) trigger(ctx context.Context, v Version, bundle string) (*gitlab.Pipeline, error) {
-	var pipeline *gitlab.Pipeline
-	err := r.Screen.Step("trigger", func(progress func(string)) (string, error) {
-		progress("starting the pipeline exactly once")
-		var started struct{ PipelineID int64 }
-		err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
-			"--bundle", bundle, "--commit", v.commit(), "--settle", "1s")
-		if err != nil {
-			return "", err
+// handOver starts the release's pipeline in the background, as GitHub's workflow does, and has it look whether another release goes
+// first. A second call changes nothing.
+func (r *Rehearsal) handOver(ctx context.Context, v Version) {
+	m := r.made[v.Number]
+	if m.handing {
+		return
+	}
+	m.handing = true
+	go func() {
+		if m.bundle.wait(ctx) != nil || m.trigger.run(func() (string, error) { return r.trigger(ctx, v) }) != nil {
+			return
 		}
-		pipeline, err = r.GitLab.Pipeline(ctx, started.PipelineID)
-		return fmt.Sprintf("GitLab pipeline %d", started.PipelineID), err
-	})
-	return pipeline, err
+		_ = m.queue.run(func() (string, error) {
+			result, err := r.runJob(ctx, v, m.pipeline, queueJob)
+			return shortDigests(result.Message), err
+		})
+	}()
+}
+
+// handOverNext hands over the version that is released after another one, if there is one.
+func (r *Rehearsal) handOverNext(ctx context.Context, v Version) {
+	all := r.Versions()
+	if next := 1 + slices.Index(all, v); next < len(all) {
+		r.handOver(ctx, all[next])
+	}
+}
+
+// trigger starts the release's pipeline.
+func (r *Rehearsal) trigger(ctx context.Context, v Version) (string, error) {
+	m := r.made[v.Number]
+	var started struct{ PipelineID int64 }
+	err := r.crossbill(ctx, "trigger-"+v.Number, &started, "trigger", "--gitlab-url", r.GitLab.URL, "--project", r.GitLab.Project, "--app", name,
+		"--bundle", m.reference, "--commit", v.commit(), "--settle", "200ms") // this GitLab lists a pipeline at once
+	if err != nil {
+		return "", err
+	}
+	m.pipeline, err = r.GitLab.Pipeline(ctx, started.PipelineID)
+	return fmt.Sprintf("GitLab pipeline %d", started.PipelineID), err
 }
 
 // job runs a job of the pipeline, and shows the traffic meanwhile.
-func (r *Rehearsal) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (commandResult, error) {
-	command := commandOf(job)
-	var result commandResult
-	err := r.Screen.Step(command, func(progress func(string)) (string, error) {
-		log, err := os.Create(filepath.Join(r.Out, "logs", command+"-"+v.Number+".log"))
-		if err != nil {
+func (r *Rehearsal) job(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (result commandResult, err error) {
+	err = r.Screen.Step(commandOf(job), func(progress func(string)) (string, error) {
+		defer r.watchTraffic(time.Now(), progress)()
+		if result, err = r.runJob(ctx, v, pipeline, job); err != nil {
 			return "", err
 		}
-		defer log.Close()
-		stop := r.watchTraffic(time.Now(), progress)
-		failure := pipeline.Run(ctx, job, log)
-		stop()
-		if text, err := pipeline.Artifact(command + ".json"); err == nil {
-			if err := json.Unmarshal(text, &result); err != nil {
-				return "", fmt.Errorf("the result of %s: %w", job, err)
-			}
-		}
-		failed := errors.As(failure, new(*gitlab.JobError))
-		switch {
-		case failure != nil && !failed:
-			return "", failure
-		case failed && v.Bad && job == verifyJob:
+		if v.Bad && job == verifyJob {
 			return "unhealthy, rolled back: " + result.Verdict.Reason, nil
-		case failed:
-			return "", fmt.Errorf("%w; see %s", failure, log.Name())
-		case v.Bad && job == verifyJob:
-			return "", fmt.Errorf("verify did not find version %s unhealthy: %s", v.Number, result.Message)
 		}
 		return shortDigests(result.Message), nil
 	})
 	return result, err
+}
+
+// runJob runs a job of the pipeline. The verification of a bad version must fail.
+func (r *Rehearsal) runJob(ctx context.Context, v Version, pipeline *gitlab.Pipeline, job string) (result commandResult, err error) {
+	command := commandOf(job)
+	log, err := os.Create(filepath.Join(r.Out, "logs", command+"-"+v.Number+".log"))
+	if err != nil {
+		return result, err
+	}
+	defer log.Close()
+	failure := pipeline.Run(ctx, job, log)
+	if text, err := pipeline.Artifact(command + ".json"); err == nil {
+		if err := json.Unmarshal(text, &result); err != nil {
+			return result, fmt.Errorf("the result of %s: %w", job, err)
+		}
+	}
+	mustFail, failed := v.Bad && job == verifyJob, errors.As(failure, new(*gitlab.JobError))
+	switch {
+	case failed && !mustFail:
+		return result, fmt.Errorf("%w; see %s", failure, log.Name())
+	case failed:
+		return result, nil
+	case failure == nil && mustFail:
+		return result, fmt.Errorf("verify did not find version %s unhealthy: %s", v.Number, result.Message)
+	}
+	return result, failure
 }
 
 // press is the approver: GitHub's watch reports that the pipeline waits, and the job behind the gate is started.
@@ -467,7 +571,6 @@ func (r *Rehearsal) startTraffic(ctx context.Context) error {
 		mesh := max(1, r.Rate/10) // part of the rate: the app has no more to do
 		r.traffic = load.Start("http://"+r.Cluster.GatewayAddress+"/api/version", Host, max(1, r.Rate-mesh))
 		r.mesh = load.Start("http://"+caller.Address(80)+"/api/version", service, mesh)
-		time.Sleep(time.Second)
 		return fmt.Sprintf("from now on, %d requests per second, %d of them through the sidecar of a caller in the mesh", r.Rate, mesh), nil
 	})
 }
@@ -553,15 +656,9 @@ func (r *Rehearsal) configSeen(config string, last bool) (seen time.Time) {
 }
 
 // restartPrimary deletes a pod of primary in the middle of a release: its successor has the old configuration.
-func (r *Rehearsal) restartPrimary(ctx context.Context) error {
-	return r.Screen.Step("restart", func(progress func(string)) (string, error) {
-		progress("a pod of primary is deleted")
-		pod, err := r.Cluster.RestartPod(ctx, "version=primary")
-		if err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("pod %s of primary, deleted meanwhile: its successor has the old configuration", pod), nil
-	})
+func (r *Rehearsal) restartPrimary(ctx context.Context) (string, error) {
+	pod, err := r.Cluster.RestartPod(ctx, "version=primary")
+	return fmt.Sprintf("pod %s of primary, deleted meanwhile: its successor has the old configuration", pod), err
 }
 
 // built is the folder with a version's dist and server.
@@ -574,7 +671,7 @@ func (r *Rehearsal) build(ctx context.Context, v Version) error {
 		if err := copySources(app, checkout); err != nil {
 			return err
 		}
-		if _, err := r.runApp(ctx, "install", checkout, "npx", "--yes", Pnpm, "install", "--offline", "--frozen-lockfile"); err != nil {
+		if err := usePackages(app, checkout); err != nil {
 			return err
 		}
 	}
@@ -679,6 +776,9 @@ func seconds(d time.Duration) float64 {
 }
 
 var longDigest = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
+
+// digestOf is the digest of a reference.
+func digestOf(reference string) string { return reference[strings.LastIndex(reference, "@")+1:] }
 
 // shortDigests shortens digests to the part that people compare.
 func shortDigests(text string) string { return longDigest.ReplaceAllString(text, "$1") }

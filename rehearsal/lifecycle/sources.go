@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -34,6 +35,19 @@ func copySources(from, to string) error {
 	})
 	if err != nil {
 		return fmt.Errorf("copy the app: %w", err)
+	}
+	return nil
+}
+
+// usePackages lets a copy of the app have the packages that are installed in the original: as long as this process's mounts last.
+func usePackages(from, to string) error {
+	const packages = "node_modules"
+	target := filepath.Join(to, packages)
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	if err := syscall.Mount(filepath.Join(from, packages), target, "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount the app's packages on %s: %w", target, err)
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func adopt(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster
 	r := &lifecycle.Rehearsal{
 		GitLab: deploying, Config: filepath.Join(a.dir, "crossbill.yaml"),
 		Repository: o.repository, Crossbill: filepath.Join(o.repository, "bin", "crossbill"), Base: o.base,
-		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c,
+		Work: o.work, Out: o.out, SigningKey: key, Rate: o.rate, Screen: s, Cluster: c, Only: 2,
 	}
 	result := adopted{Lines: map[string]int{}}
 	err = s.Step("doctor", func(progress func(string)) (string, error) {
@@ -85,9 +85,10 @@ func adopt(ctx context.Context, o *options, s *screen.Screen, c *cluster.Cluster
 	if err := r.Check(ctx); err != nil {
 		return err
 	}
+	r.Publish(ctx)
 	defer r.StopTraffic()
 	summary := &lifecycle.Summary{RequestsPerSecond: o.rate}
-	for _, version := range lifecycle.Versions[:2] {
+	for _, version := range r.Versions() {
 		if err := r.Release(ctx, version, summary); err != nil {
 			return err
 		}
