@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -26,7 +27,9 @@ const metricsGroup = "custom.metrics.k8s.io"
 // them in the last 5 s. It has this one metric, no other window, and no selector of metrics. What it answers was checked against
 // k8s.io/metrics (custom_metrics/v1beta2) and its client, which the HPA controller uses.
 func (r *arena) serveMetrics(ctx context.Context) error {
-	server := httptest.NewTLSServer(r.metrics()) // any certificate will do: the API server does not check it
+	server := httptest.NewUnstartedServer(r.metrics())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // a busy API server gives up now and then
+	server.StartTLS()                                   // any certificate will do: it is not checked
 	context.AfterFunc(ctx, server.Close)
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	if err != nil {

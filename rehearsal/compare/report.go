@@ -315,7 +315,8 @@ func (r *arena) fleet(ctx context.Context) error {
 		if id.Config != tight || r.options.Left[id.Name] != "" {
 			continue
 		}
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < 6*time.Minute {
+		expected := 3*time.Minute + time.Duration(r.Fleet)*2*time.Second
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < expected {
 			r.mu.Lock()
 			r.report.Left = append(r.report.Left, fleet.Name+": "+id.String())
 			r.mu.Unlock()
