@@ -163,16 +163,16 @@ const method = `
   primary's Deployment for Crossbill, the Rollout for Argo Rollouts, and for Flagger what ` + "`autoscalerRef`" + ` is about.
 - **Beside Flux**: the real source-controller and kustomize-controller read Git and apply all of the app every 5 s, and undo drift. Crossbill
   has its section [gitops](guides/gitops.md), and commits the image when it promotes. For the others, a commit of the new image starts the
-  release, and Flux is asked to read it at once, as a webhook would. For Argo Rollouts, Flux ignores the weights and the labels of the subsets, as its
-  documentation has it of Argo CD; what Flagger routes by is not in Git, and neither are the replicas of its Deployment. Each app
-  has one pod.
+  release, and Flux is asked to read it at once, as a webhook would. For Argo Rollouts, Flux ignores the weights, as its documentation
+  has it of Argo CD, and the labels of the subsets. What Flagger routes by is not in Git, and neither are the replicas of its
+  Deployment. Each app has one pod.
 - **Many apps at once**: for the whole of it one controller, or one process for each app's step. The times are of the slowest app, all
   else is a sum, and the outcome is right if it is for all of them.
 - Each controller serves one namespace, so that each has its own costs. The lease by which Argo Rollouts elects a leader is included in
   its API requests: 30 a minute.
 - A release that is not at rest after 2 minutes is *undecided*, or *promoted, but never at rest*, and is ended. The bound is 3 minutes where
-  something is killed and for a good version beside Flux, 4 with the autoscaler, 200 s for a canary that comes and goes, 5 minutes for 0.5% errors and for the second release, 12 for the outage, 10
-  with low traffic, and 15 as documented.
+  something is killed and for a good version beside Flux, 4 with the autoscaler, 200 s for a canary that comes and goes, 5 minutes for 0.5%
+  errors and for the second release, 12 for the outage, 10 with low traffic and for many apps, and 15 as documented.
 `
 
 // overview is the table of right outcomes.
