@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,10 +259,28 @@ func (r *Rehearsal) Release(ctx context.Context, v Version, summary *Summary) er
 	}
 	tally := r.traffic.Between(start, end)
 	result.Requests, result.Lost, result.Failed, result.Seconds = tally.Requests, tally.Lost, tally.Failed, seconds(end.Sub(start))
-	for problem, n := range tally.Problems {
-		summary.Problems = append(summary.Problems, fmt.Sprintf("release %s: %d × %s", v.Number, n, problem))
+	for path, traffic := range map[string]*load.Generator{"the gateway": r.traffic, "the sidecar of a caller": r.mesh} {
+		for _, problem := range problems(traffic.Answers(start, end), start) {
+			summary.Problems = append(summary.Problems, fmt.Sprintf("release %s, through %s: %s", v.Number, path, problem))
+		}
 	}
+	slices.Sort(summary.Problems)
 	return nil
+}
+
+// problems says what the lost ones among requests came to, and when they were sent: in seconds from a time on.
+func problems(answers []load.Answer, from time.Time) (found []string) {
+	lost := map[string][]time.Duration{}
+	for _, a := range answers {
+		if a.Lost() {
+			lost[a.Problem] = append(lost[a.Problem], a.Sent.Sub(from))
+		}
+	}
+	for _, problem := range slices.Sorted(maps.Keys(lost)) {
+		sent := lost[problem]
+		found = append(found, fmt.Sprintf("%d × %s, %.1fs to %.1fs after its start", len(sent), problem, slices.Min(sent).Seconds(), slices.Max(sent).Seconds()))
+	}
+	return found
 }
 
 // waitMade shows what becomes of a version before it is handed over.

@@ -4,7 +4,10 @@
 package load
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 // Generator is traffic under way.
 type Generator struct {
 	attacker *vegeta.Attacker
+	patience time.Duration
 	done     chan struct{}
 
 	mu      sync.Mutex
@@ -28,7 +32,7 @@ type Answer struct {
 	Track   string
 	Config  string // what the app says of its configuration, if anything
 	Latency time.Duration
-	Problem string
+	Problem string // what a request came to that was lost, or answered with an error
 }
 
 // Lost tells whether no version of the app answered: nobody did, or the gateway itself.
@@ -51,6 +55,7 @@ func StartWith(url, host, name, value string, rate int) *Generator {
 
 func start(url string, headers http.Header, rate int, patience time.Duration) *Generator {
 	g := &Generator{
+		patience: patience,
 		attacker: vegeta.NewAttacker(vegeta.Timeout(patience), vegeta.Connections(256), vegeta.KeepAlive(true)),
 		done:     make(chan struct{}),
 	}
@@ -66,11 +71,31 @@ func start(url string, headers http.Header, rate int, patience time.Duration) *G
 }
 
 func (g *Generator) add(r *vegeta.Result) {
-	a := Answer{Sent: r.Timestamp, Code: r.Code, Latency: r.Latency, Problem: r.Error}
+	a := Answer{Sent: r.Timestamp, Code: r.Code, Latency: r.Latency}
 	a.Version, a.Track, a.Config = r.Headers.Get("x-app-version"), r.Headers.Get("x-app-track"), r.Headers.Get("x-app-configuration")
+	a.Problem = g.problem(r, a.Lost())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.answers = append(g.answers, a)
+}
+
+// own is a caller's side of a connection, which differs each time.
+var own = regexp.MustCompile(`[0-9.]+:[0-9]+->`)
+
+// problem is what a request came to, in the same words for all of a kind. A proxy that answers itself says why in its body: nothing
+// else distinguishes that no endpoint was ready from a connection that failed.
+func (g *Generator) problem(r *vegeta.Result, lost bool) string {
+	switch {
+	case strings.Contains(r.Error, "Client.Timeout exceeded"):
+		return fmt.Sprintf("no answer within %s", g.patience)
+	case r.Code == 0:
+		if _, cause, ok := strings.Cut(r.Error, "\": "); ok { // after the method and the URL
+			return own.ReplaceAllString(cause, "")
+		}
+	case lost && len(r.Body) > 0:
+		return fmt.Sprintf("%s: %.200s", r.Error, strings.TrimSpace(string(r.Body)))
+	}
+	return r.Error
 }
 
 // Stop ends the traffic and waits for the last answers.

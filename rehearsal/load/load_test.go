@@ -1,0 +1,43 @@
+package load
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+// TestProblems: each kind of lost request has one name, whichever connection it came by, and the words of a proxy that answered itself.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+	}{
+		"a proxy without endpoints": {func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+		}, "503 Service Unavailable: no healthy upstream"},
+		"a connection that breaks": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
+		"nobody answers":           {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer within 200ms"},
+		"nobody listens":           {nil, "dial tcp 127.0.0.1:1: connect: connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := "http://127.0.0.1:1"
+			if c.answer != nil {
+				server := httptest.NewServer(c.answer)
+				t.Cleanup(server.Close)
+				url = server.URL
+			}
+			g := StartImpatient(url, "app.example.com", 100, 200*time.Millisecond)
+			for len(g.Answers(time.Time{}, time.Now())) < 3 {
+				time.Sleep(time.Millisecond)
+			}
+			g.Stop()
+			got := g.Between(time.Time{}, time.Now())
+			if len(got.Problems) != 1 || got.Problems[c.want] != got.Requests || got.Lost != got.Requests {
+				t.Errorf("of %d requests %d lost: %v, want %q", got.Requests, got.Lost, got.Problems, c.want)
+			}
+		})
+	}
+}
