@@ -105,7 +105,13 @@ func TestWayBackFromPromotion(t *testing.T) {
 				w.observer.started = false
 				j := w.job("job")
 				c.do(w, j)
+				ended := w.endings()
+				w.patchRoute(`[{"op":"add","path":"/metadata/labels","value":{"seen":"x"}}]`) // the route as it is
+				time.Sleep(rollout.DefaultSettleDelay)
 				w.must(j.Rollback(w.Context(), "test"))
+				if said := j.said("an app that ends at once on SIGTERM loses requests"); said != (len(*ended) > 0) {
+					t.Errorf("ended under traffic: %q; that requests may be lost it says: %t", *ended, said)
+				}
 				if got, want := strings.Join(w.did(j), ", "), "note r2 rolling_back, "+c.want+", note r2 ended: rolled_back"; got != want {
 					t.Errorf("it did %q, want %q", got, want)
 				}

@@ -253,6 +253,9 @@ func (j *job) backFromPromotion(ctx context.Context, live *appsv1.Deployment, sh
 		if has > 0 && (urgent || has >= need) {
 			restore = append([]step{j.emergencyRoute(sticky)}, restore...)
 		}
+		if has > 0 && !drains(live) {
+			j.log(j.track(release.Primary).String(), "its pods are replaced under its traffic, and no container of them has a preStop hook: an app that ends at once on SIGTERM loses requests")
+		}
 	}
 	return inOrder(ctx, restore...)
 }
