@@ -4,9 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -30,6 +32,30 @@ func TestTheShippedManifests(t *testing.T) {
 	}
 	if host := set.VirtualService.Spec.Hosts[0]; origin != "https://"+host {
 		t.Errorf("ORIGIN is %q, and the route is for %s", origin, host)
+	}
+}
+
+// TestTheProbes: one late answer takes no pod away and restarts none, and a pod that is asked to end is not ready before it has ended.
+func TestTheProbes(t *testing.T) {
+	set, err := Load(shipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container := set.Deployment.Spec.Template.Spec.Containers[0]
+	for name, probe := range map[string]*corev1.Probe{"startup": container.StartupProbe, "readiness": container.ReadinessProbe, "liveness": container.LivenessProbe} {
+		if probe.TimeoutSeconds < 5 || probe.FailureThreshold < 3 {
+			t.Errorf("the %s probe fails %d times in a row, after %d s each: a node that is busy for a moment takes that long", name, probe.FailureThreshold, probe.TimeoutSeconds)
+		}
+	}
+	drain := 0
+	for _, e := range container.Env {
+		if e.Name == "DRAIN_MS" {
+			drain, _ = strconv.Atoi(e.Value)
+		}
+	}
+	ready := container.ReadinessProbe
+	if unready := 1000 * int(ready.PeriodSeconds*ready.FailureThreshold); unready+1000 > drain {
+		t.Errorf("a pod is seen to be not ready after %d ms, and serves for %d ms: want a second between, for the proxies to hear of it", unready, drain)
 	}
 }
 
