@@ -601,7 +601,7 @@ func (r *Rehearsal) watchTraffic(start time.Time, progress func(string)) (stop f
 	}
 	done := make(chan struct{})
 	go func() {
-		tick := time.NewTicker(200 * time.Millisecond)
+		tick := time.NewTicker(500 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {

@@ -130,33 +130,46 @@ func (t Tally) Share(track string) float64 {
 // Between counts the requests that were sent from one time on and before another.
 func (g *Generator) Between(from, to time.Time) Tally {
 	t := Tally{Tracks: map[string]int{}, Versions: map[string]int{}, Problems: map[string]int{}}
-	for _, a := range g.Answers(from, to) {
+	g.each(from, to, func(a *Answer) {
 		t.Requests++
 		t.Slowest = max(t.Slowest, a.Latency)
 		if a.Lost() {
 			t.Lost++
 			t.Problems[a.Problem]++
-			continue
+			return
 		}
 		t.Tracks[a.Track]++
 		t.Versions[a.Version]++
 		if a.Code >= 500 {
 			t.Failed++
 		}
-	}
+	})
 	return t
 }
 
 // Answers are those to the requests that were sent from one time on and before another.
 func (g *Generator) Answers(from, to time.Time) (answers []Answer) {
+	g.each(from, to, func(a *Answer) { answers = append(answers, *a) })
+	return answers
+}
+
+// slack is how much later than a caller's patience its answer may be kept, on a busy machine.
+const slack = 10 * time.Second
+
+// each gives those answers one by one. They are kept in the order in which they came, so those before one that was sent long
+// before the time asked for were sent before it as well: callers wait for so long only.
+func (g *Generator) each(from, to time.Time, do func(*Answer)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, a := range g.answers {
-		if !a.Sent.Before(from) && a.Sent.Before(to) {
-			answers = append(answers, a)
+	first := len(g.answers)
+	for first > 0 && from.Sub(g.answers[first-1].Sent) < g.patience+slack {
+		first--
+	}
+	for i := range g.answers[first:] {
+		if a := &g.answers[first+i]; !a.Sent.Before(from) && a.Sent.Before(to) {
+			do(a)
 		}
 	}
-	return answers
 }
 
 // Seen is when the first or the last request that a version answered was sent; zero when there is

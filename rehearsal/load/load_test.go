@@ -41,3 +41,24 @@ func TestProblems(t *testing.T) {
 		})
 	}
 }
+
+// TestBetween: answers are counted by when their request was sent, in whatever order they came.
+func TestBetween(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	g := &Generator{patience: 10 * time.Second}
+	sent := func(second int, version string) {
+		g.answers = append(g.answers, Answer{Sent: start.Add(time.Duration(second) * time.Second), Code: 200, Version: version})
+	}
+	for second := range 100 {
+		if second == 69 {
+			sent(60, "slow") // it came 9 seconds after the others of its time
+		}
+		sent(second, "quick")
+	}
+	for _, c := range []struct{ from, to, want int }{{0, 100, 101}, {60, 61, 2}, {61, 100, 39}, {0, 1, 1}, {99, 100, 1}, {200, 300, 0}} {
+		got := g.Between(start.Add(time.Duration(c.from)*time.Second), start.Add(time.Duration(c.to)*time.Second))
+		if got.Requests != c.want {
+			t.Errorf("%d requests from %d s to %d s, want %d", got.Requests, c.from, c.to, c.want)
+		}
+	}
+}
