@@ -119,6 +119,7 @@ func (c *Cluster) startControlPlane() error {
 		"--service-account-key-file=" + c.pki("sa.pub"), "--service-account-signing-key-file=" + c.pki("sa.key"),
 		"--authorization-mode=RBAC", "--allow-privileged=true",
 		"--disable-admission-plugins=TaintNodesByCondition", "--profiling=false",
+		"--kubelet-preferred-address-types=InternalIP", // as kubeadm has it first: nobody here knows the node by its name
 	}
 	if c.options.Audit {
 		args = append(args, "--audit-policy-file="+c.dir("audit.yaml"), "--audit-log-path="+c.AuditLog())

@@ -117,7 +117,7 @@ func testHooks(t *testing.T) {
 		t.Errorf("calls: %v", seen)
 	}
 	for _, name := range []string{"h2-beforeCanary-migrate.log", "h2-beforeStep-30-smoke.log"} {
-		if text, err := os.ReadFile(filepath.Join(logs, name)); err != nil || !strings.Contains(string(text), "container work, exit code 0") {
+		if text, err := os.ReadFile(filepath.Join(logs, name)); err != nil || !strings.Contains(string(text), "container work, exit code 0\nanswered 200 OK\n") {
 			t.Errorf("%s: %v, %q", name, err, text)
 		}
 	}

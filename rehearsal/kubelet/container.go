@@ -198,8 +198,7 @@ func (c *container) process(image *image) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("%s_%s_%s.log", object.Namespace, object.Name, c.spec.Name)
-	log, err := os.OpenFile(filepath.Join(c.pod.k.logsDir(), name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(filepath.Join(c.pod.k.logsDir(), logName(object.Namespace, object.Name, c.spec.Name)), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		root.unmount()
 		return nil, err

@@ -25,6 +25,8 @@
 //     Ready: other pods are on it.
 //   - No init containers, exec probes or hooks, no volumes but emptyDir and those of ConfigMaps and Secrets, and no
 //     subPath. A pod that asks for one of these waits with CreateContainerConfigError.
+//   - The API server gets the log of a container from it, with all of the container's lives in one; there is no exec, attach,
+//     port-forward, nor following of a log.
 //   - A volume of ConfigMaps and Secrets is written when its container starts, and not again when one of them changes; a
 //     kubelet does that within a minute or so, where they are not immutable. A pod whose volume cannot be made waits with
 //     CreateContainerConfigError, where a kubelet's stays in ContainerCreating.
@@ -94,6 +96,9 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("kubelet: %w", err)
 	}
 	defer func() { _ = syscall.Unmount(k.podsDir(), syscall.MNT_DETACH) }() // else Dir cannot be removed
+	if err := k.serve(ctx); err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
 	if err := k.register(); err != nil {
 		if ctx.Err() != nil {
 			return nil

@@ -39,7 +39,8 @@ func (k *kubelet) nodeStatus(now metav1.Time) corev1.NodeStatus {
 		Capacity: corev1.ResourceList{
 			corev1.ResourceCPU: resource.MustParse("1k"), corev1.ResourceMemory: resource.MustParse("1Ti"), corev1.ResourcePods: resource.MustParse("1M"),
 		},
-		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: k.NodeIP.String()}, {Type: corev1.NodeHostName, Address: k.Node}},
+		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: k.NodeIP.String()}, {Type: corev1.NodeHostName, Address: k.Node}},
+		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: port}},
 		NodeInfo: corev1.NodeSystemInfo{
 			Architecture: runtime.GOARCH, OperatingSystem: "linux",
 			KubeletVersion: "rehearsal", ContainerRuntimeVersion: "rehearsal", KernelVersion: "rehearsal",
