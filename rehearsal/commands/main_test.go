@@ -353,7 +353,9 @@ func (a *app) command(args ...string) (code int, out string) {
 	a.Helper()
 	p := program(args...)
 	p.Env = append(p.Env, a.env...)
+	start := time.Now()
 	err := p.Run()
+	a.Logf("%s: %s in %.1f s: exit code %d", start.UTC().Format("15:04:05"), args[0], time.Since(start).Seconds(), p.ProcessState.ExitCode())
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		a.Fatal(err)
