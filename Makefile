@@ -98,6 +98,9 @@ test: lint docs test-go $(if $(wildcard ci/go.mod),test-ci) test-app test-rehear
 # The linter has a module of its own, so that the product's go.mod stays small.
 LINT = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --allow-parallel-runners
 
+# It names each test when it ends, and prints what the failed ones printed last, where it is found. It is of the same module.
+TESTS = go tool -modfile=$(CURDIR)/tools/go.mod gotestsum --hide-summary=skipped --format
+
 .PHONY: lint
 lint: lint-words
 	@echo '== lint'
@@ -113,7 +116,7 @@ lint-rehearsal:
 test-go:
 	@echo '== Go: vet and unit tests'
 	go vet ./... ./.ci/dist
-	go test ./...
+	$(TESTS) pkgname-and-test-fails --format-hide-empty-pkg -- ./...
 
 # ci/ is compiled against stand-ins for what Dagger's engine generates.
 .PHONY: test-ci
@@ -152,7 +155,8 @@ test-app:
 test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
 	bin/rehearse --setup-only
-	cd rehearsal && go vet -tags dagger ./... && go test -p 1 -count=1 -timeout 40m -parallel 8 -v ./...
+	mkdir -p out
+	cd rehearsal && go vet -tags dagger ./... && $(TESTS) testname --jsonfile ../out/test-rehearsal.json -- -p 1 -count=1 -timeout 40m -parallel 8 ./...
 
 # The harness of make compare: what it would make, how it judges, and the page of recorded figures. Then one release, beside those
 # controllers that are in the cache: they take too long to compile for a test that everybody runs.
