@@ -21,7 +21,7 @@ help:
 	@echo 'make first-run        what a first make rehearse costs in processor time, by part, with nothing compiled: 15 minutes or more'
 	@echo 'make publish-control-plane REPOSITORY=...  push the control plane, for others to fetch by REHEARSAL_CONTROL_PLANE'
 	@echo 'make adopt-trial      an empty repository, crossbill init, and what it refers to: to a promoted canary, in two minutes'
-	@echo 'make compare          Argo Rollouts and Flagger release beside Crossbill: right outcomes, seconds, lost requests (SHORT=1: one scenario in little more than a minute, and what is compiled already)'
+	@echo 'make compare          Argo Rollouts and Flagger release beside Crossbill: right outcomes, seconds, lost requests (SHORT=1: one scenario in a minute and a half, and what is compiled already)'
 	@echo 'make test             lint and all tests, as CI runs them'
 	@echo 'make test-long        the tests of the commands in full: more crashes, more bad canaries, more of Flux, a real GitLab Runner'
 	@echo 'make lint             golangci-lint (lint-rehearsal: of rehearsal/); the first time it compiles the linter, about five minutes'
@@ -70,8 +70,8 @@ bin/compare:
 
 # The real Argo Rollouts and Flagger beside Crossbill, in the same scenarios at the same time: out/compare.json, and a page of it,
 # with DOCS=1 docs/compare.md. The first time it compiles both controllers. COMPARE has more flags, such as COMPARE='-minutes 30';
-# `bin/compare -help` shows them; COMPARE='-add out/compare.json' adds up several runs. SHORT=1 is one scenario, once, in little more than a
-# minute, without controllers that are not compiled yet.
+# `bin/compare -help` shows them; COMPARE='-add out/compare.json' adds up several runs. SHORT=1 is one scenario, once, in a minute and
+# a half, without controllers that are not compiled yet.
 .PHONY: compare
 compare: bin/compare bin/crossbill
 	bin/compare $(if $(DOCS),-page docs/compare.md) $(if $(SHORT),-short) $(COMPARE)

@@ -90,7 +90,7 @@ func parse(args []string) (*options, error) {
 	flags.BoolVar(&o.GitOps, "gitops", false, "also release beside Flux, as -scenarios Flux does")
 	flags.IntVar(&o.Fleet, "fleet", 0, "also release so many apps at once, one system after the other")
 	flags.BoolVar(&o.Cached, "cached", false, "leave out the controllers that would have to be built first")
-	flags.BoolVar(&o.Short, "short", false, "a check that all of it works, in little more than a minute: one scenario, once, with -cached and shorter intervals, to out/compare-short.json; exit code 1 if Crossbill's outcome is wrong")
+	flags.BoolVar(&o.Short, "short", false, "a check that all of it works, in a minute and a half: one scenario, once, with -cached and shorter intervals, to out/compare-short.json; exit code 1 if Crossbill's outcome is wrong")
 	flags.BoolVar(&o.SetupOnly, "setup-only", false, "only fetch and build what is needed")
 	flags.StringVar(&o.Out, "out", "out/compare.json", "file for the figures")
 	flags.StringVar(&o.Page, "page", "out/compare.md", "file for the page that is made of them")
