@@ -152,7 +152,7 @@ test-app:
 
 # Those with a control plane or measurements, one at a time: what two of them do on two cores loses requests that Crossbill does not.
 # The others wait most of the time.
-ALONE = /(cluster|commands|e2e|gitops|hardening)$$$$
+ALONE = /(cluster|commands|e2e|gitops|hardening)$$
 .PHONY: test-rehearsal
 test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
