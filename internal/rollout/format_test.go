@@ -14,18 +14,29 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-// ofTemplate is where a ledger has the hash of its release's pod template.
-var ofTemplate = regexp.MustCompile(`"template": "[0-9a-f]+"`)
+// ofManifests is where a ledger has what the manifests say of a release: the hash of its pod template, or the template itself.
+var ofManifests = regexp.MustCompile(`"(template|pod)": "(?:[^"\\]|\\.)*"`)
 
-// olderLedger puts the ledger of a release at a stage in place, as the Crossbill of version 1 of the format wrote it. The hash
-// of the pod template is that of today's manifests.
+// olderLedger puts the ledger of a release at a stage in place, as the Crossbill of version 1 of the format wrote it, of
+// today's manifests: those of that day had other probes.
 func (w *world) olderLedger(stage string) {
 	w.Helper()
 	text, err := os.ReadFile("../release/testdata/version1/" + stage + ".json")
 	w.must(text, err)
 	w.forge(func(data map[string]string) {
-		today := ofTemplate.FindString(data[ledgerKey])
-		data[ledgerKey] = ofTemplate.ReplaceAllLiteralString(string(text), today)
+		today := map[string][]string{}
+		for _, found := range ofManifests.FindAllStringSubmatch(data[ledgerKey], -1) {
+			today[found[1]] = append(today[found[1]], found[0])
+		}
+		data[ledgerKey] = ofManifests.ReplaceAllStringFunc(string(text), func(old string) string {
+			name := ofManifests.FindStringSubmatch(old)[1]
+			if len(today[name]) == 0 {
+				w.Fatalf("%s has more of %q than a ledger of today", stage, name)
+			}
+			next := today[name][0]
+			today[name] = today[name][1:]
+			return next
+		})
 	})
 }
 
