@@ -186,7 +186,7 @@ func announce(ctx context.Context, o *options, s *screen.Screen) error {
 		return err
 	}
 	if !o.setupOnly && !o.controlPlane && !o.adopt {
-		s.Line("  It starts a control plane and a mesh, and releases the app in app/ %d times: two or three minutes.", len(lifecycle.Versions))
+		s.Line("  It starts a control plane and a mesh, and releases the app in app/ %d times: about two minutes.", len(lifecycle.Versions))
 	}
 	if !there {
 		s.Line("  The first time, it compiles the control plane: 8 to 15 minutes on two cores, once. %s=REGISTRY/REPOSITORY@sha256:… fetches a prepared one.", setup.PreparedVariable)
