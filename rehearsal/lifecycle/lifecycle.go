@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/rehearsal/cluster"
 	"github.com/our-org/crossbill/rehearsal/gitlab"
 	"github.com/our-org/crossbill/rehearsal/load"
@@ -399,8 +400,8 @@ func commandOf(job string) string {
 // rollOut hands the release to GitLab and runs its pipeline to the end, with the approval.
 func (r *Rehearsal) rollOut(ctx context.Context, v Version, result *Release, summary *Summary) error {
 	m := r.made[v.Number]
-	result.Digest = digestOf(r.image(v))
-	result.Bundle = digestOf(m.reference)
+	result.Digest = release.DigestOf(r.image(v))
+	result.Bundle = release.DigestOf(m.reference)
 	r.handOver(ctx, v)
 	if err := r.show(ctx, "trigger", "starting the pipeline exactly once", m.trigger); err != nil {
 		return err
@@ -795,9 +796,6 @@ func seconds(d time.Duration) float64 {
 }
 
 var longDigest = regexp.MustCompile(`(sha256:[0-9a-f]{12})[0-9a-f]{52}`)
-
-// digestOf is the digest of a reference.
-func digestOf(reference string) string { return reference[strings.LastIndex(reference, "@")+1:] }
 
 // shortDigests shortens digests to the part that people compare.
 func shortDigests(text string) string { return longDigest.ReplaceAllString(text, "$1") }
