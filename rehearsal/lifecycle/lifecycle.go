@@ -184,23 +184,24 @@ type Mesh struct {
 
 // Begin runs the app's own checks and builds its versions in the background, one after the other, from when its packages are
 // there. It needs no cluster and no GitLab.
-func (r *Rehearsal) Begin(ctx context.Context, packages func(context.Context) error) {
+func (r *Rehearsal) Begin(ctx context.Context, packages func(context.Context) (pnpm string, err error)) {
 	r.checked, r.made = newTask(), map[string]*made{}
 	for _, v := range Versions {
 		r.made[v.Number] = &made{build: newTask(), publish: newTask(), sign: newTask(), bundle: newTask(), trigger: newTask(), queue: newTask()}
 	}
 	go func() {
-		if err := packages(ctx); err != nil {
+		pnpm, err := packages(ctx)
+		if err != nil {
 			_ = r.checked.run(func() (string, error) { return "", err })
 			return // nobody asks for the builds then
 		}
 		go r.checked.run(func() (string, error) { //nolint:errcheck // Check gives it
 			start := time.Now()
-			_, err := r.runApp(ctx, "check", filepath.Join(r.Repository, "app"), "nice", "npx", "--yes", Pnpm, "check")
+			_, err := r.runApp(ctx, "check", filepath.Join(r.Repository, "app"), "nice", pnpm, "check")
 			return fmt.Sprintf("the app's types, lint and unit tests pass; %.0fs, in the background", time.Since(start).Seconds()), err
 		})
 		for _, v := range r.Versions() {
-			if v.Image == "" && r.made[v.Number].build.run(func() (string, error) { return "client and server bundles", r.build(ctx, v) }) != nil {
+			if v.Image == "" && r.made[v.Number].build.run(func() (string, error) { return "client and server bundles", r.build(ctx, pnpm, v) }) != nil {
 				return // and it ends with this one
 			}
 		}
@@ -224,7 +225,7 @@ func (r *Rehearsal) Check(ctx context.Context) error {
 	return r.show(ctx, "check", "the app's types, lint and unit tests", r.checked)
 }
 
-// Pnpm is the app's package manager, for npx.
+// Pnpm is the app's package manager.
 const Pnpm = "pnpm@10.34.9"
 
 // Release releases one version. The traffic starts with the first release.
@@ -685,7 +686,7 @@ func (r *Rehearsal) restartPrimary(ctx context.Context) (string, error) {
 func (r *Rehearsal) built(v Version) string { return filepath.Join(r.Work, "app-"+v.Number) }
 
 // build builds one version's bundles. All versions are built in one copy of the app, as in one checkout.
-func (r *Rehearsal) build(ctx context.Context, v Version) error {
+func (r *Rehearsal) build(ctx context.Context, pnpm string, v Version) error {
 	app, checkout := filepath.Join(r.Repository, "app"), filepath.Join(r.Work, "app")
 	if _, err := os.Stat(checkout); err != nil {
 		if err := copySources(app, checkout); err != nil {
@@ -703,7 +704,7 @@ func (r *Rehearsal) build(ctx context.Context, v Version) error {
 			return err
 		}
 	}
-	build := []string{"env", "APP_VERSION=" + v.Number, "npx", "--yes", Pnpm, "build"}
+	build := []string{"env", "APP_VERSION=" + v.Number, pnpm, "build"}
 	if v.Number != Versions[0].Number { // there is traffic, which has priority
 		build = slices.Insert(build, 0, "nice")
 	}

@@ -263,44 +263,56 @@ func setUp(ctx context.Context, o *options, s *screen.Screen) error {
 func packages(ctx context.Context, o *options, s *screen.Screen) error {
 	return s.Step("packages", func(progress func(string)) (string, error) {
 		progress("pnpm install")
-		return "the app's packages", o.packages(ctx)
+		_, err := o.packages(ctx)
+		return "the app's packages", err
 	})
 }
 
 // install installs the app's packages, which needs the network, beside what comes before them. It leaves a file in the work folder
 // that has its error, or nothing: packages, inside the sandbox or not, waits for it.
 func (o *options) install(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "npx", "--yes", lifecycle.Pnpm, "install", "--frozen-lockfile", "--prefer-offline")
-	cmd.Dir = filepath.Join(o.repository, "app")
-	cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
-	cmd.WaitDelay = 5 * time.Second
 	failure := ""
-	text, err := cmd.CombinedOutput()
+	pnpm, err := o.pnpm(ctx)
+	if err == nil {
+		// What has not changed since the last time is not looked at again.
+		cmd := exec.CommandContext(ctx, pnpm, "install", "--frozen-lockfile", "--prefer-offline", "--config.optimistic-repeat-install=true")
+		cmd.Dir = filepath.Join(o.repository, "app")
+		cmd.Env = append(os.Environ(), "CI=1", "NO_COLOR=1")
+		cmd.WaitDelay = 5 * time.Second
+		var text []byte
+		if text, err = cmd.CombinedOutput(); err != nil {
+			err = fmt.Errorf("pnpm install in app: %w\n%s", err, text)
+		}
+	}
 	if err != nil {
-		err = fmt.Errorf("pnpm install in app: %w\n%s", err, text)
 		failure = err.Error()
 	}
 	file := filepath.Join(o.work, "installed")
 	return errors.Join(err, os.WriteFile(file+".new", []byte(failure), 0o644), os.Rename(file+".new", file))
 }
 
-// packages waits until the app's packages are installed.
-func (o *options) packages(ctx context.Context) error {
+// pnpm is the app's package manager.
+func (o *options) pnpm(ctx context.Context) (string, error) {
+	return setup.EnsurePnpm(ctx, lifecycle.Pnpm, func(string, ...any) {})
+}
+
+// packages waits until the app's packages are installed, and gives what has installed them.
+func (o *options) packages(ctx context.Context) (pnpm string, err error) {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		failure, err := os.ReadFile(filepath.Join(o.work, "installed"))
 		switch {
 		case err == nil && len(failure) > 0:
-			return errors.New(string(failure))
+			return "", errors.New(string(failure))
 		case err == nil:
-			return nil
+			return o.pnpm(ctx)
 		case !errors.Is(err, fs.ErrNotExist):
-			return err
+			return "", err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return "", ctx.Err()
 		case <-tick.C:
 		}
 	}
