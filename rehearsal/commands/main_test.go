@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/google/go-containerregistry/pkg/authn"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	istio "istio.io/client-go/pkg/clientset/versioned"
@@ -155,7 +156,14 @@ func runs(test string) bool {
 
 // pushImages pushes one image for each behavior that a test needs.
 func pushImages(ctx context.Context) (map[string]string, error) {
-	pushed := map[string]string{}
+	pushed, layers := map[string]string{}, map[string]v1.Layer{}
+	for _, program := range []string{"app", "wire"} {
+		layer, err := image.Layer(programs, []string{program}, "/srv", time.Unix(0, 0))
+		if err != nil {
+			return nil, err
+		}
+		layers[program] = layer
+	}
 	for name, env := range map[string][]string{
 		"one": {"VERSION=one"}, "two": {"VERSION=two"}, "three": {"VERSION=three"}, "unready": {"UNREADY=1"}, "fails": {"VERSION=fails", "FAIL=100"}, "crash": {"CRASH=1"},
 		"fails 5": {"VERSION=fails 5", "FAIL=5"}, "fails 20": {"VERSION=fails 20", "FAIL=20"}, "slow": {"VERSION=slow", "SLOW=700ms"}, "dies": {"VERSION=dies", "DIES_AFTER=4s"},
@@ -173,11 +181,7 @@ func pushImages(ctx context.Context) (map[string]string, error) {
 		if strings.HasPrefix(name, "wire ") {
 			program = "wire"
 		}
-		layer, err := image.Layer(programs, []string{program}, "/srv", time.Unix(0, 0))
-		if err != nil {
-			return nil, err
-		}
-		base, err := mutate.AppendLayers(empty.Image, layer)
+		base, err := mutate.AppendLayers(empty.Image, layers[program])
 		if err != nil {
 			return nil, err
 		}

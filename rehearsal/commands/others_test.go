@@ -31,6 +31,16 @@ func (a *app) status() rollout.Status {
 	return status
 }
 
+// look is the status without a process for the command, for those who look again and again.
+func (a *app) look() rollout.Status {
+	a.Helper()
+	status, err := a.cluster("look", nil).Status(a.Context())
+	if err != nil {
+		a.Fatal(err)
+	}
+	return *status
+}
+
 // testAPipelineOfWhichNothingIsLeftToDo: a first release, and the release of what primary runs
 // already, have no canary. The jobs of their pipelines succeed all the same, and write nothing.
 func testAPipelineOfWhichNothingIsLeftToDo(t *testing.T) {

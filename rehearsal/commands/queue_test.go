@@ -60,7 +60,7 @@ func testQueue(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- waiting.Wait() }()
 	a.eventually(func() error {
-		if len(a.status().Queue) == 0 {
+		if len(a.look().Queue) == 0 {
 			return fmt.Errorf("nothing waits")
 		}
 		return nil
@@ -157,7 +157,7 @@ func testFollow(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- job.Wait() }()
 		for seen := at; seen == at; time.Sleep(100 * time.Millisecond) {
-			if r := a.status().Release; r != nil {
+			if r := a.look().Release; r != nil {
 				seen = stepsDone(r)
 			}
 			select {

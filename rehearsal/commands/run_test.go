@@ -61,7 +61,7 @@ func TestRun(t *testing.T) {
 		t.Helper()
 		began := time.Now()
 		a.eventually(func() error {
-			if !is(a.status()) {
+			if !is(a.look()) {
 				return errors.New("not yet: " + what)
 			}
 			return nil
