@@ -200,6 +200,20 @@ func TestBrowsers(t *testing.T) {
 				a.browse(t.Context(), program, collector.URL, browser)
 			}
 			time.Sleep(5 * time.Second)
+			a.eventually(func() error { // a busy machine takes its time to start them
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, browser := range browsers {
+					pages := 0
+					for _, n := range s.chunks["/"+browser] {
+						pages += n[0] + n[1]
+					}
+					if pages < 4 {
+						return fmt.Errorf("browser %s has reported %d chunks", browser, pages)
+					}
+				}
+				return nil
+			})
 		}
 	}
 	t.Run("sticky", func(t *testing.T) {
