@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command, by routers that take turns; 1 is all of them by every router, and in TestGitOps every push")
+	crashStride = flag.Int("crash.stride", 3, "TestCrashMatrix: fault every so many-th request of a command, in a short run half as often, by routers that take turns; 1 is all of them by every router, and in TestGitOps every push")
 	crashOut    = flag.String("crash.json", "", "TestCrashMatrix: file for what it counts")
 )
 
@@ -48,6 +48,14 @@ var faults = []struct {
 	name string
 	fault
 }{{"never", never}, {"silent", silent}, {"dies", dies}}
+
+// strideOfCrashes is which requests of a command on the API server meet a fault: in a short run half as many.
+func strideOfCrashes() int {
+	if *long || *crashStride == 1 {
+		return *crashStride
+	}
+	return 2 * *crashStride
+}
 
 // faulty is the network of a job: one of its mutating requests meets a fault.
 type faulty struct {
@@ -299,7 +307,7 @@ func TestCrashMatrix(t *testing.T) {
 		out.Routers = append(out.Routers, &crashCount{Router: router.name, counts: writes})
 	}
 	t.Run("matrix", func(t *testing.T) {
-		turn := 0
+		turn, stride := 0, strideOfCrashes()
 		for _, command := range append(slices.Clone(commandCases), firstCase) {
 			for _, f := range faults {
 				for o, way := range command.ways() {
@@ -314,7 +322,7 @@ func TestCrashMatrix(t *testing.T) {
 							t.Parallel()
 							name := strings.Join([]string{"crash", strings.ToLower(router.name[:1]), command.name, f.name, way[:2]}, "-")
 							out.Routers[i].all(
-								crashGroup{command: command, fault: f.fault, rollBack: way == "rollback", first: 1, stride: *crashStride, last: math.MaxInt},
+								crashGroup{command: command, fault: f.fault, rollBack: way == "rollback", first: 1, stride: stride, last: math.MaxInt},
 								crashApps(t, name, command.name, router.manifests))
 						})
 					}

@@ -36,15 +36,19 @@ func testWhatSomebodyDeletes(t *testing.T) {
 		remove   func(*app) error
 		promoted bool
 		routed   bool // the VirtualService is there in the end
+		long     bool // left out of a short run
 	}{
-		"route":          {remove: routes},
+		"route":          {remove: routes, long: true},
 		"route-promoted": {remove: routes, promoted: true},
-		"subsets":        {remove: rules, routed: true},
+		"subsets":        {remove: rules, routed: true, long: true},
 		"primary":        {remove: deployment("primary"), routed: true},
 		"canary":         {remove: deployment("canary"), routed: true},
 		"ledger":         {remove: ledger, routed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if test.long {
+				onlyLong(t)
+			}
 			t.Parallel()
 			a := released(t, "gone-"+name)
 			a.must("canary", "--image", images["two"])

@@ -32,15 +32,19 @@ func TestVerdict(t *testing.T) {
 		code   int
 		says   string
 		within time.Duration // from its first request until it gets no more
+		long   bool          // left out of a short run
 	}{
-		"healthy":         {"two", 0, "healthy: availability: 100.00%", 0},
-		"5% errors":       {"fails 5", 3, "availability:", 30 * time.Second},
-		"20% errors":      {"fails 20", 3, "availability:", 15 * time.Second},
-		"only errors":     {"fails", 3, "availability:", 15 * time.Second},
-		"added latency":   {"slow", 3, "latency:", time.Minute},
-		"nobody calls it": {"two", 4, "no request reached", 0},
+		"healthy":         {"two", 0, "healthy: availability: 100.00%", 0, false},
+		"5% errors":       {"fails 5", 3, "availability:", 30 * time.Second, false},
+		"20% errors":      {"fails 20", 3, "availability:", 15 * time.Second, true},
+		"only errors":     {"fails", 3, "availability:", 15 * time.Second, true},
+		"added latency":   {"slow", 3, "latency:", time.Minute, false},
+		"nobody calls it": {"two", 4, "no request reached", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if c.long {
+				onlyLong(t)
+			}
 			t.Parallel()
 			a := released(t, "verdict-"+strings.Map(func(r rune) rune {
 				if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {

@@ -121,6 +121,9 @@ func TestMigrate(t *testing.T) {
 		{"migrate-other", "web", "version: v1"},
 	} {
 		t.Run(layout.name, func(t *testing.T) {
+			if layout.name == "migrate-bare" {
+				onlyLong(t)
+			}
 			t.Parallel()
 			a := manualApp(t, layout.name, layout.deployment, layout.track)
 			host := a.served()
@@ -237,7 +240,7 @@ func (a *app) servedBy() (stop func() []string) {
 func TestMigrateCrashes(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
-	cases := 0
+	cases, stride := 0, strideOfCrashes()
 	t.Run("matrix", func(t *testing.T) {
 		for short, f := range map[string]fault{"never": never, "silent": silent, "dies": dies} {
 			t.Run(short, func(t *testing.T) {
@@ -245,7 +248,7 @@ func TestMigrateCrashes(t *testing.T) {
 					onlyLong(t)
 				}
 				t.Parallel()
-				for at := 1; ; at += *crashStride {
+				for at := 1; ; at += stride {
 					name := fmt.Sprintf("migrate-%s-%d", short, at)
 					a := manualApp(t, name, name+"-primary", "version: primary")
 					stop := a.servedBy()
@@ -276,7 +279,7 @@ func TestMigrateCrashes(t *testing.T) {
 		}
 	})
 	t.Logf("%d cases", cases)
-	atLeast := 3
+	atLeast := 2
 	if *long {
 		atLeast = 9
 	}

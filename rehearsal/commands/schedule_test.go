@@ -26,7 +26,7 @@ import (
 	"github.com/our-org/crossbill/internal/verdict"
 )
 
-var scheduleCount = flag.Int("schedules", 4, "TestRandomSchedules: how many")
+var scheduleCount = flag.Int("schedules", 2, "TestRandomSchedules: how many")
 
 // schedule is what happens on one app: jobs that run beside each other, each step after step, and a person.
 type schedule struct {
