@@ -20,7 +20,7 @@ func roleOf(f *File, job *Job) role {
 			script = append(script, linesOf(job.shell(keyword))...)
 		}
 		if len(script) > 0 {
-			found.effects = joined(found.effects, analyze(script, scriptContext{Inputs: f.Inputs}))
+			found.effects = joined(found.effects, analyzeOnce(script, f.Inputs))
 		}
 	}
 	if job.values.get("run") == nil && job.values.get("script") != nil {

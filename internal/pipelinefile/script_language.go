@@ -236,18 +236,24 @@ var digests = automaton{special: []rune("@sha256:0123456789abcdef"), next: func(
 	return digestNone
 }}
 
-// endsInDigest proves that a value is empty or ends in a digest, whatever its inputs are. what is what it may be
-// instead.
-func (a *analyzer) endsInDigest(v value) bool {
-	states := map[int]bool{digestEmpty: true}
+// allDigestStates are the states behind any text.
+var allDigestStates = func() map[int]bool {
 	all := map[int]bool{}
 	for state := range digestComplete + 1 {
 		all[state] = true
 	}
+	return all
+}()
+
+// endsInDigest proves that a value is empty or ends in a digest, whatever its inputs are. what is what it may be
+// instead.
+func (a *analyzer) endsInDigest(v value) bool {
+	states := map[int]bool{digestEmpty: true}
 	for _, p := range v {
-		after := map[int]bool{}
+		var after map[int]bool
 		switch p.kind {
 		case pieceText:
+			after = map[int]bool{}
 			for state := range states {
 				for _, r := range p.text {
 					state = digests.next(state, classOf(r))
@@ -256,11 +262,9 @@ func (a *analyzer) endsInDigest(v value) bool {
 			}
 		case pieceInput:
 			after = a.afterInput(p, states)
-		default:
-			after = all
 		}
 		if after == nil || after[-1] {
-			after = all
+			after = allDigestStates
 		}
 		states = after
 	}

@@ -7,6 +7,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"sync"
 
 	shell "mvdan.cc/sh/v3/syntax"
 )
@@ -140,13 +141,18 @@ func anchored(re *syntax.Regexp, begin bool) bool {
 	return false
 }
 
+// fixedHosts are the answers of hostIsFixed that are known: the variants of a call have few patterns between them.
+var fixedHosts sync.Map
+
 // hostIsFixed says whether the pattern of an image leaves no choice before the first slash, where the registry is.
-func hostIsFixed(pattern string) bool {
-	parsed, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil || !anchored(parsed, true) {
-		return false
+func hostIsFixed(pattern string) (fixed bool) {
+	if known, ok := fixedHosts.Load(pattern); ok {
+		return known.(bool)
 	}
-	fixed, _ := beforeSlash(parsed)
+	if parsed, err := syntax.Parse(pattern, syntax.Perl); err == nil && anchored(parsed, true) {
+		fixed, _ = beforeSlash(parsed)
+	}
+	fixedHosts.Store(pattern, fixed)
 	return fixed
 }
 

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // scriptInputs are inputs that scripts of tests use.
@@ -855,6 +858,24 @@ func TestReturns(t *testing.T) {
 	} {
 		if got := verdictOf(analyzed(script)); got != want {
 			t.Errorf("%s is %s, want %s", script, got, want)
+		}
+	}
+}
+
+// TestAnalyzeOnce: a script that was analyzed before has the same effects as one that was not, on its own lines and with its own inputs.
+func TestAnalyzeOnce(t *testing.T) {
+	item := "export KUBECONFIG=$X\nhelm upgrade app $[[ inputs.chart ]] -n $[[ inputs.namespace ]]\nkubectl set image deployment/app app=$[[ inputs.image ]]\n./deploy.sh"
+	for _, line := range []int{1, 40, 40, 7} {
+		for _, pattern := range []string{"", "^.*$", "^registry.example.com/app@sha256:[0-9a-f]{64}$"} {
+			script := []scriptLine{{item, line + 2}, {"kubectl get pods", line}, {"crossbill promote", line + 9}}
+			inputs := map[string]Input{"image": {Regex: pattern}, "namespace": {Options: []string{"a"}, closed: true, line: line}}
+			got, want := analyzeOnce(script, inputs), analyze(script, scriptContext{Inputs: inputs})
+			if diff := cmp.Diff(want, got, cmp.AllowUnexported(effects{}), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("line %d, pattern %q (-anew +again):\n%s", line, pattern, diff)
+			}
+			if len(got.images) == 0 && !strings.Contains(pattern, "sha256") || len(got.changes) == 0 || len(got.inputs) == 0 || len(got.targets) == 0 {
+				t.Errorf("too little is found: %+v", got)
+			}
 		}
 	}
 }
