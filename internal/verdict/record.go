@@ -42,17 +42,19 @@ type Record struct {
 // Requests is how many requests to the canary were judged, rounded as in the reason of the verdict. Objectives that
 // read other metrics count a few more or fewer. This is the count of the objective that the reason names first: the
 // first unhealthy one, or else the first one, or else the busiest if the first has no events.
-func (r Record) Requests() float64 {
-	last := r.state().judge()
+func (r Record) Requests() float64 { return r.state().judge().requests() }
+
+// requests is the count of a judgment.
+func (j Judgment) requests() float64 {
 	busiest := 0.0
-	for _, e := range last.Evidence {
+	for _, e := range j.Evidence {
 		if e.Unhealthy {
 			return math.Round(e.Total.Canary.Events)
 		}
 		busiest = max(busiest, e.Total.Canary.Events)
 	}
-	if busiest > 0 && last.Evidence[0].Total.Canary.Events > 0 {
-		return math.Round(last.Evidence[0].Total.Canary.Events)
+	if busiest > 0 && j.Evidence[0].Total.Canary.Events > 0 {
+		return math.Round(j.Evidence[0].Total.Canary.Events)
 	}
 	return math.Round(busiest)
 }

@@ -69,7 +69,7 @@ func (w *watching) unattributed() (Cause, string) {
 	if !w.witnessed.PrimaryWhole || w.counting.allErrors == 0 {
 		return "", ""
 	}
-	errors, all := w.counting.allErrors, w.counting.allErrors+w.result.Record.Requests()
+	errors, all := w.counting.allErrors, w.counting.allErrors+w.state.judge().requests()
 	if w.counting.errors == 0 && errors <= w.budget()*all {
 		return "", ""
 	}

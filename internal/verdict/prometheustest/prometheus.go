@@ -335,8 +335,22 @@ func (s *Server) point(at time.Time, value float64) *point {
 	return &point{float64(at.UnixMilli()) / 1000, text}
 }
 
+// parsed are the functions that Parse has made, by selector: a test asks for the same ones at each look.
+var parsed sync.Map
+
 // Parse makes a function of a selector that says whether labels match.
 func Parse(query string) (func(Labels) bool, error) {
+	if known, ok := parsed.Load(query); ok {
+		return known.(func(Labels) bool), nil
+	}
+	matches, err := parse(query)
+	if err == nil {
+		parsed.Store(query, matches)
+	}
+	return matches, err
+}
+
+func parse(query string) (func(Labels) bool, error) {
 	m := selects.FindStringSubmatch(strings.TrimSpace(query))
 	if m == nil {
 		return nil, fmt.Errorf("parse error: %q", query)
