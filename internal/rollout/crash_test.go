@@ -4,9 +4,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,10 +18,41 @@ import (
 
 var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes, TestFence: each fault meets every write of every case")
 
-// strides say which writes meet a fault: the first, and then every so many-th. In the short form the three faults that
-// pass together meet every third write, and so does each of the others; in the long one every fault meets every write.
-// both: there are two ways out.
-func strides(f fault, out string, both bool) (first, stride int) {
+// ordeal is a fault that meets one write of a command, and the way out of it.
+type ordeal struct {
+	fault fault
+	out   string
+	write int
+}
+
+// ordeals are those of the i-th command, which makes so many writes and has so many ways out of a fault that stops it. In the
+// long form every fault meets every write. In the short one each command dies or is refused once, and every other meets a fault that
+// passes: commands take turns with faults and ways out, and draw the write.
+func ordeals(i, writes int, outs []string) (all []ordeal) {
+	passing, stopping := []fault{never, silent, outdated}, []fault{dies, refused}
+	if !*everyWrite {
+		draw := rand.New(rand.NewPCG(uint64(i), 5))
+		all = append(all, ordeal{stopping[i%2], outs[i/2%len(outs)], 1 + draw.IntN(writes)})
+		if i%2 == 0 {
+			all = append(all, ordeal{passing[i/2%3], "resume", 1 + draw.IntN(writes)})
+		}
+		return all
+	}
+	for n := 1; n <= writes; n++ {
+		for _, f := range passing {
+			all = append(all, ordeal{f, "resume", n})
+		}
+		for _, f := range stopping {
+			for _, out := range outs {
+				all = append(all, ordeal{f, out, n})
+			}
+		}
+	}
+	return all
+}
+
+// strides say which writes of a command meet a fault: the first, and then every so many-th.
+func strides(f fault) (first, stride int) {
 	if *everyWrite {
 		return 1, 1
 	}
@@ -33,19 +64,7 @@ func strides(f fault, out string, both bool) (first, stride int) {
 	case outdated:
 		return 7, 9
 	}
-	if f == dies && !both {
-		return 1, 2
-	}
-	return map[string]int{"resume": 1, "rollback": 2}[out], 3
-}
-
-// inTurn says the same of one of many cases: in the short form cases that follow each other take turns with the writes, so
-// that what one command shares with the next, at other stages and by the other router, meets all of them.
-func inTurn(i, first, stride int) (int, int) {
-	if *everyWrite {
-		return first, stride
-	}
-	return first + i%3*stride, 3 * stride
+	return 1, 2
 }
 
 // crashCase is a command at a stage, and the image that primary has in the end.
@@ -135,47 +154,67 @@ var crashes = []crashCase{
 	{configuredApp + "warm", "return", "1"},
 }
 
-// TestCrashes lets every write of every command fail in each way. A fault that passes does not show. After any other
+// TestCrashes lets writes of every command fail in each way. A fault that passes does not show. After any other
 // the same command finishes the work, or a rollback leads back (invariants 5 and 6); the observer checks the
 // other invariants at each change.
 func TestCrashes(t *testing.T) {
-	var cases atomic.Int64
+	var mu sync.Mutex
+	cases, met := 0, map[ordeal]int{}
 	t.Run("matrix", func(t *testing.T) {
 		for i, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
-			var once sync.Once
-			changes, writes := "", 0 // without a fault
-			for _, f := range []fault{never, silent, outdated, dies, refused} {
-				for _, out := range []string{"resume", "rollback"} {
-					both := c.command != "rollback" && c.command != "cleanup" && !strings.HasPrefix(c.command, "guard")
-					if out == "rollback" && (f != dies && f != refused || !both) {
-						continue // nothing is left to roll back, or it is the same
-					}
-					t.Run(fmt.Sprintf("%s at %s, a write %s, %s", c.command, c.stage, f, out), func(t *testing.T) {
-						t.Parallel()
-						once.Do(func() {
-							at(t, c.stage, func(w *world) {
-								j := w.job("job")
-								if _, err := commands[c.command](j.ctx, j); err != nil {
-									w.Errorf("without a fault: %v", err)
-								}
-								changes, writes = strings.Join(w.did(j), ", "), j.seen
-							})
-						})
-						first, stride := strides(f, out, both)
-						first, stride = inTurn(i, first, stride)
-						for n := first; n <= writes && !t.Failed(); n += stride {
-							at(t, c.stage, func(w *world) { w.crash(c.command, c.end, changes, f, n, out) })
-							cases.Add(1)
-						}
-					})
-				}
+			outs := []string{"resume", "rollback"}
+			if c.command == "rollback" || c.command == "cleanup" || strings.HasPrefix(c.command, "guard") {
+				outs = outs[:1] // nothing is left to roll back, or it is the same
 			}
+			t.Run(c.command+" at "+c.stage, func(t *testing.T) {
+				t.Parallel()
+				alone := withoutFault(t, c.stage, c.command)
+				for _, o := range ordeals(i, alone.writes, outs) {
+					at(t, c.stage, func(w *world) { w.crash(c.command, c.end, alone.changes, o.fault, o.write, o.out) })
+					mu.Lock()
+					cases++
+					met[ordeal{fault: o.fault, out: o.out}]++
+					mu.Unlock()
+					if t.Failed() {
+						return
+					}
+				}
+			})
 		}
 	})
-	t.Logf("%d cases", cases.Load())
-	if cases.Load() < 200 {
-		t.Errorf("only %d cases", cases.Load())
+	t.Logf("%d cases: %v", cases, met)
+	if len(met) != 7 || cases < 150 {
+		t.Errorf("only %d cases, of %v", cases, met)
 	}
+}
+
+// courseOf is what a command does at a stage without a fault.
+type courseOf struct {
+	changes string
+	writes  int
+}
+
+// courses are those that are known, by stage and command.
+var courses sync.Map // of func(*testing.T) courseOf
+
+// withoutFault runs a command at a stage, once for all tests.
+func withoutFault(t *testing.T, stage, command string) courseOf {
+	t.Helper()
+	var once sync.Once
+	var made courseOf
+	entry, _ := courses.LoadOrStore([2]string{stage, command}, func(t *testing.T) courseOf {
+		once.Do(func() {
+			at(t, stage, func(w *world) {
+				j := w.job("job")
+				if _, err := commands[command](j.ctx, j); err != nil {
+					w.Errorf("without a fault: %v", err)
+				}
+				made = courseOf{strings.Join(w.did(j), ", "), j.seen}
+			})
+		})
+		return made
+	})
+	return entry.(func(*testing.T) courseOf)(t)
 }
 
 // crash is one case.

@@ -25,7 +25,7 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
-var gitSchedules = flag.Int("git.schedules", 40, "TestSchedulesInGit: how many")
+var gitSchedules = flag.Int("git.schedules", 12, "TestSchedulesInGit: how many")
 
 var gitJSON = flag.String("git.json", "", "TestSchedulesInGit: file for what became of them, to which it is added")
 

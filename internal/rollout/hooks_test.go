@@ -378,7 +378,7 @@ func TestHooksOnceAfterCrashes(t *testing.T) {
 		for _, f := range []fault{never, silent, outdated, dies} {
 			t.Run(fmt.Sprintf("%s at %s, a write %s", c.command, c.stage, f), func(t *testing.T) {
 				t.Parallel()
-				first, stride := strides(f, "resume", false)
+				first, stride := strides(f)
 				for n := first; !t.Failed(); n += stride {
 					more := false
 					at(t, c.stage, func(w *world) {
@@ -466,7 +466,7 @@ func TestHooksOnceUnderRandomKills(t *testing.T) {
 	var mu sync.Mutex
 	kills, runs, calls := 0, 0, 0
 	t.Run("schedules", func(t *testing.T) {
-		for seed := range uint64(14) {
+		for seed := range uint64(6) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				t.Parallel()
 				at(t, "rest", func(w *world) {
@@ -524,7 +524,7 @@ func TestHooksOnceUnderRandomKills(t *testing.T) {
 		}
 	})
 	t.Logf("%d kills, %d runs of Jobs, %d calls", kills, runs, calls)
-	if kills < 200 {
+	if kills < 80 {
 		t.Errorf("only %d kills", kills)
 	}
 }

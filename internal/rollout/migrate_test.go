@@ -116,7 +116,7 @@ func TestMigrateCrashes(t *testing.T) {
 			for _, f := range []fault{never, silent, outdated, dies, refused} {
 				t.Run(c.stage+", a write "+string(f), func(t *testing.T) {
 					t.Parallel()
-					first, stride := strides(f, "resume", false)
+					first, stride := strides(f)
 					stride = min(stride, 3)
 					for n := first; !t.Failed(); n += stride {
 						more := false
