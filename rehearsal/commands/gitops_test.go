@@ -43,34 +43,37 @@ var startFlux = sync.OnceValues(func() (*gitops.Flux, error) {
 
 // TestGitOps releases apps that the real Flux applies from Git, under steady traffic, while others commit and ask it to apply.
 func TestGitOps(t *testing.T) {
-	t.Run("side by side", func(t *testing.T) {
-		for name, test := range map[string]func(*testing.T){
-			"a whole release":         testBesideFlux,
-			"rollbacks":               testRollbackBesideFlux,
-			"Git is down":             testGitDown,
-			"Flux is suspended":       testFluxSuspended,
-			"Flux is let in":          testFluxLetIn,
-			"somebody else's commits": testSomebodyElsesCommits,
-			"the least rights":        testTheLeastRightsBesideFlux,
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				test(t)
-			})
-		}
-	})
-	t.Run("by commits", func(t *testing.T) { // after the others: two cores are enough for one Flux with so many apps
-		for name, test := range map[string]func(*testing.T){
-			"every step":           testStepsInGit,
-			"rollbacks":            testRollbacksInGit,
-			"rollback without Git": testRollbackNow,
-		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				test(t)
-			})
-		}
-	})
+	beside := map[string]func(*testing.T){
+		"a whole release":         testBesideFlux,
+		"rollbacks":               testRollbackBesideFlux,
+		"Git is down":             testGitDown,
+		"Flux is suspended":       testFluxSuspended,
+		"Flux is let in":          testFluxLetIn,
+		"somebody else's commits": testSomebodyElsesCommits,
+		"the least rights":        testTheLeastRightsBesideFlux,
+	}
+	byCommits := map[string]func(*testing.T){
+		"every step by commits":           testStepsInGit,
+		"rollbacks by commits":            testRollbacksInGit,
+		"rollback by commits without Git": testRollbackNow,
+	}
+	sideBySide := func(name string, tests map[string]func(*testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			for name, test := range tests {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					test(t)
+				})
+			}
+		})
+	}
+	if *long { // one after the other: two cores are enough for one Flux with so many apps
+		sideBySide("side by side", beside)
+		sideBySide("by commits", byCommits)
+	} else {
+		maps.Copy(beside, byCommits)
+		sideBySide("side by side", beside)
+	}
 	t.Run("jobs that die", testCrashesInGit)
 	t.Run("Flux is stopped", testFluxStopped) // for all of them
 }

@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	manyApps = flag.String("many.apps", "1,10", "TestManyApps: how many apps are released side by side, one run for each number")
+	manyApps = flag.String("many.apps", "10", "TestManyApps: how many apps are released side by side, one run for each number")
 	manyOut  = flag.String("many.json", "", "TestManyApps: file for what it measures")
 )
 

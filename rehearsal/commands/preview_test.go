@@ -43,7 +43,7 @@ func testPreview(a *app) {
 	a.healthy()
 	a.must("promote")
 	a.must("cleanup")
-	for time.Since(began) < 30*time.Second { // a few thousand requests
+	for time.Since(began) < 25*time.Second { // a few thousand requests
 		time.Sleep(time.Second)
 	}
 	seen, reached := others.Between(began, time.Now()), headers.Between(began, time.Now())
@@ -125,6 +125,7 @@ func (a *app) noPreviews() error {
 
 // TestRightsOfPreviews: the commands work with exactly both Roles, use all of the second one, and ask for nothing else.
 func TestRightsOfPreviews(t *testing.T) {
+	t.Parallel()
 	a := newApp(t, "previewrights")
 	granted := &rights{a.account("rbac.yaml").Rules, map[string]bool{}}
 	a.must("canary", "--image", images["one"])

@@ -111,13 +111,22 @@ func TestTraffic(t *testing.T) {
 			out.Reference = newApp(t, "reference").traffic(nil, "drains", (*app).handwritten)[0]
 		})
 	})
-	for i, router := range routers {
-		if t.Failed() {
-			break
-		}
-		took := apps[i].in(t).arrivals(caller, router.weigh)
-		for _, path := range paths[i] {
-			out.Paths = append(out.Paths, byRouter{router.name, path, took[path.Path]})
+	if !t.Failed() {
+		took := make([]map[string]percentiles, len(routers))
+		t.Run("arrivals", func(t *testing.T) {
+			for i, router := range routers {
+				t.Run(router.name, func(t *testing.T) {
+					if !*long { // else how long it takes is measured, one after the other
+						t.Parallel()
+					}
+					took[i] = apps[i].in(t).arrivals(caller, router.weigh)
+				})
+			}
+		})
+		for i, router := range routers {
+			for _, path := range paths[i] {
+				out.Paths = append(out.Paths, byRouter{router.name, path, took[i][path.Path]})
+			}
 		}
 	}
 	check := func(name string, c served) {
