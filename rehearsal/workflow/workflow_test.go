@@ -75,7 +75,14 @@ func TestMain(m *testing.M) {
 	case "corepack", "curl", "tar": // of pnpm, and of the download of dagger, which this is already
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	var err error
+	if folder, err = os.MkdirTemp("", "crossbill-workflow-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
 }
 
 // gh does `gh api` on the double.
@@ -304,13 +311,30 @@ type act struct {
 	source                              string // what others refer to: the workflow and the actions
 }
 
+// What the tests share: it is built once.
+var (
+	folder  string
+	making  sync.Mutex
+	machine *act
+)
+
 func newAct(t *testing.T) *act {
 	t.Helper()
+	making.Lock()
+	defer making.Unlock()
+	if machine != nil {
+		return machine
+	}
 	tools, err := setup.EnsureAct(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &act{tools: tools, commands: t.TempDir(), crossbill: filepath.Join(t.TempDir(), "crossbill"), source: t.TempDir()}
+	a := &act{tools: tools, commands: filepath.Join(folder, "commands"), crossbill: filepath.Join(folder, "crossbill"), source: filepath.Join(folder, "source")}
+	for _, dir := range []string{a.commands, a.source} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", a.crossbill, "./cmd/crossbill")
 	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
@@ -336,6 +360,7 @@ func newAct(t *testing.T) *act {
 		}
 		write(t, a.source, name, text)
 	}
+	machine = a
 	return a
 }
 
@@ -428,6 +453,7 @@ func configured(t *testing.T, values map[string]any) []byte {
 }
 
 func TestReleaseWorkflow(t *testing.T) {
+	t.Parallel()
 	a := newAct(t)
 	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success", User: "jane", StartedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, {Name: "promote_to_production", Status: "success"}}
 	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
@@ -445,6 +471,7 @@ func TestReleaseWorkflow(t *testing.T) {
 		"failed":                {[]gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "failed", Jobs: failed}}, []string{"queued", "failure"}, "| skipped |  |  |  |", false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			double := &gitHub{}
 			github := httptest.NewServer(double)
 			defer github.Close()
@@ -508,6 +535,7 @@ func sample(t *testing.T, image, inputs string) []byte {
 // TestOnlyAReference: repositories that have an app, its manifests, crossbill.yaml and the guide's seven lines. Without an engine
 // the command itself builds the image and the bundle, and a registry gets them.
 func TestOnlyAReference(t *testing.T) {
+	t.Parallel()
 	a := newAct(t)
 	waiting := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "manual"}}
 	for name, test := range map[string]struct {
@@ -521,6 +549,7 @@ func TestOnlyAReference(t *testing.T) {
 		"with its own build": {", engine: none, crossbill_image: \"" + commandImage + "\", digest: \"DIGEST\"", false, true, outputs},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			double := &gitHub{}
 			github := httptest.NewServer(double)
 			defer github.Close()
@@ -585,6 +614,7 @@ func TestOnlyAReference(t *testing.T) {
 
 // TestHandoffAlone: the guide's steps for those who want nothing but the handoff, of a bundle and of an image.
 func TestHandoffAlone(t *testing.T) {
+	t.Parallel()
 	a := newAct(t)
 	found := regexp.MustCompile("(?ms)^```yaml\n(permissions:.*?/handoff@.*?)^```").FindSubmatch(read(t, "docs/guides/adopt.md"))
 	if found == nil {
@@ -598,6 +628,7 @@ func TestHandoffAlone(t *testing.T) {
 		"image":  {"bundle", app + bundle, ""},
 	} {
 		t.Run(what, func(t *testing.T) {
+			t.Parallel()
 			double := &gitHub{}
 			github := httptest.NewServer(double)
 			defer github.Close()
@@ -628,6 +659,7 @@ func TestHandoffAlone(t *testing.T) {
 // was closed, one that was closed meanwhile, a fork's, and one whose GitLab job fails. GitLab gets what it should, once, and the commit
 // of the pull request a status.
 func TestPreviewHandoff(t *testing.T) {
+	t.Parallel()
 	a := newAct(t)
 	found := regexp.MustCompile("(?ms)^```yaml\n(on:.*?preview-handoff\\.yml@.*?)^```").FindSubmatch(read(t, "docs/guides/previews.md"))
 	if found == nil {
@@ -661,6 +693,7 @@ func TestPreviewHandoff(t *testing.T) {
 		"a fork's, closed":         {"pull_request_target", forkClosed, "closed " + head, "success", nil, "", true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			double := &gitHub{pull: test.pull, artifact: `{"digest":"` + digest + `","commit":"` + commit + `","number":42}`}
 			github := httptest.NewServer(double)
 			defer github.Close()
@@ -704,6 +737,7 @@ func TestPreviewHandoff(t *testing.T) {
 
 // TestNoHandoff: with handoff: false the release ends with the bundle, which the caller hands over.
 func TestNoHandoff(t *testing.T) {
+	t.Parallel()
 	a := newAct(t)
 	double := &gitHub{}
 	github := httptest.NewServer(double)
