@@ -54,13 +54,9 @@ func portion(n int32, of int) int32 { return int32((int(n) + of - 1) / of) }
 func forShare(need int32, percent int) int32 { return max(1, portion(need*int32(percent), 100)) }
 
 // following is how long after a change of its share primary's HPA has followed it: the time that it looks back over,
-// and two minutes in which the change shows in the metrics.
+// and that in which the change shows in the metrics.
 func following(hpa *autoscalingv2.HorizontalPodAutoscaler) time.Duration {
-	window := 5 * time.Minute // kube-controller-manager's default
-	if b := hpa.Spec.Behavior; b != nil && b.ScaleDown != nil && b.ScaleDown.StabilizationWindowSeconds != nil {
-		window = time.Duration(*b.ScaleDown.StabilizationWindowSeconds) * time.Second
-	}
-	return window + 2*time.Minute
+	return window(hpa) + measuredAfter
 }
 
 // sizes are those of the release in flight while primary has a share of the traffic.
@@ -83,10 +79,7 @@ func (j *job) sizes(ctx context.Context, primary *appsv1.Deployment, share int) 
 	if err != nil || hpa == nil {
 		return s, nil, err
 	}
-	s.scaled, s.least, s.settled = true, 1, now().Sub(sinceShare(r)) > following(hpa)
-	if hpa.Spec.MinReplicas != nil {
-		s.least = *hpa.Spec.MinReplicas
-	}
+	s.scaled, s.least, s.settled = true, fewest(hpa), now().Sub(sinceShare(r)) > following(hpa)
 	return s, hpa, nil
 }
 

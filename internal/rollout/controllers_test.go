@@ -11,9 +11,7 @@ import (
 	"strings"
 	"time"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -25,7 +23,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/our-org/crossbill/internal/hook"
-	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -50,26 +47,24 @@ type controllers struct {
 	wake   chan struct{}
 
 	// What a test changes, under the server's lock.
-	stopped  bool                        // nothing is done
-	broken   map[string]corev1.PodStatus // by digest: pods that never get ready, and why
-	pulled   map[string]string           // by image: the imageID that a node gives for it; otherwise its own digest
-	ailing   map[string]ailment          // by digest: pods whose kubelet reports more than one state
-	refuse   map[string]string           // by digest: pods that are refused, and why
-	stuck    map[string]bool             // Deployments whose pods do not end
-	node     string                      // that the pods are on
-	shrink   map[string]int32            // by Deployment: an autoscaler makes it so big whenever it is bigger
-	demand   int32                       // replicas that all of the traffic needs: what autoscalers follow; 0: they do nothing
-	peaks    map[string][]peak           // by Deployment: what it needed lately
-	scaled   time.Time                   // when autoscalers looked last
-	silent   bool                        // endpoints are not written
-	mute     bool                        // the status of routes is not written
-	rejects  string                      // for which routes are not accepted; "" when they are
-	slow     time.Duration               // so long after one pod has become ready the next one does
-	ready    time.Time                   // when the last one did
-	progress map[string]*progress        // by Deployment
-	pods     map[string]int              // how many a ReplicaSet has had
-	work     map[string]jobWork          // what the Jobs of a hook do, by its name
-	ran      map[string]int              // how often a Job was started, by the run of its hook
+	stopped    bool                        // nothing is done
+	broken     map[string]corev1.PodStatus // by digest: pods that never get ready, and why
+	pulled     map[string]string           // by image: the imageID that a node gives for it; otherwise its own digest
+	ailing     map[string]ailment          // by digest: pods whose kubelet reports more than one state
+	refuse     map[string]string           // by digest: pods that are refused, and why
+	stuck      map[string]bool             // Deployments whose pods do not end
+	node       string                      // that the pods are on
+	shrink     map[string]int32            // by Deployment: an autoscaler makes it so big whenever it is bigger
+	autoscaler autoscaler
+	silent     bool                 // endpoints are not written
+	mute       bool                 // the status of routes is not written
+	rejects    string               // for which routes are not accepted; "" when they are
+	slow       time.Duration        // so long after one pod has become ready the next one does
+	ready      time.Time            // when the last one did
+	progress   map[string]*progress // by Deployment
+	pods       map[string]int       // how many a ReplicaSet has had
+	work       map[string]jobWork   // what the Jobs of a hook do, by its name
+	ran        map[string]int       // how often a Job was started, by the run of its hook
 }
 
 // progress is what a Deployment's deadline counts from.
@@ -81,7 +76,8 @@ type progress struct {
 func newControllers(s *apiServer) *controllers {
 	c := &controllers{
 		server: s, wake: make(chan struct{}, 1), broken: map[string]corev1.PodStatus{}, pulled: map[string]string{taggedImage: image("1")}, ailing: map[string]ailment{}, refuse: map[string]string{}, stuck: map[string]bool{}, shrink: map[string]int32{},
-		peaks: map[string][]peak{}, progress: map[string]*progress{}, pods: map[string]int{}, work: map[string]jobWork{}, ran: map[string]int{},
+		autoscaler: autoscaler{lag: 45 * time.Second, loads: map[string][]load{}, wanted: map[string][]want{}},
+		progress:   map[string]*progress{}, pods: map[string]int{}, work: map[string]jobWork{}, ran: map[string]int{},
 	}
 	s.changed = append(s.changed, func(e event) {
 		if slices.Contains([]string{"deployments", "replicasets", "pods", "services", "jobs", "httproutes", "grpcroutes"}, e.resource) {
@@ -230,12 +226,9 @@ func (c *controllers) round() (waiting bool) {
 	for _, rs := range sets {
 		c.scale(rs, pods)
 	}
-	if c.demand > 0 {
+	if c.autoscaler.demand > 0 {
 		waiting = true
-		if time.Since(c.scaled) >= 15*time.Second { // its sync period
-			c.scaled = time.Now()
-			c.autoscale(deployments)
-		}
+		c.autoscaler.run(c, deployments)
 	}
 	for _, d := range deployments {
 		own := owned(sets, d)
@@ -270,56 +263,6 @@ func (c *controllers) garbage(deployments []*appsv1.Deployment) {
 		resource := strings.ToLower(o.object.GetKind()) + "s"
 		c.server.drop(kindOf(resource), o)
 	}
-}
-
-// peak is what a Deployment needed at a time.
-type peak struct {
-	at   time.Time
-	need int32
-}
-
-// autoscale does what the horizontal Pod autoscaler does: it takes a Deployment to what its share of the traffic needs,
-// within its bounds, every 15 seconds; up at once, down to the most of the last five minutes. One without replicas is left alone. It was
-// checked against pkg/controller/podautoscaler/horizontal.go. Where it differs: the metrics are exact and at once, there
-// are no tolerance and no policies.
-func (c *controllers) autoscale(deployments []*appsv1.Deployment) {
-	routes := get[networking.VirtualService](c.server, "virtualservices")
-	for _, hpa := range get[autoscalingv2.HorizontalPodAutoscaler](c.server, "horizontalpodautoscalers") {
-		for _, d := range deployments {
-			if d.Name != hpa.Spec.ScaleTargetRef.Name || d.Spec.Replicas == nil || *d.Spec.Replicas == 0 || d.DeletionTimestamp != nil {
-				continue
-			}
-			now, least := time.Now(), int32(1)
-			if hpa.Spec.MinReplicas != nil {
-				least = *hpa.Spec.MinReplicas
-			}
-			need := min(max((c.demand*shareOf(routes, d)+99)/100, least), hpa.Spec.MaxReplicas)
-			lately := append(slices.DeleteFunc(c.peaks[d.Name], func(p peak) bool { return now.Sub(p.at) > 5*time.Minute }), peak{now, need})
-			c.peaks[d.Name] = lately
-			most := slices.MaxFunc(lately, func(a, b peak) int { return int(a.need - b.need) }).need
-			switch {
-			case need > *d.Spec.Replicas:
-				d.Spec.Replicas = &need
-			case most < *d.Spec.Replicas:
-				d.Spec.Replicas = &most
-			default:
-				continue
-			}
-			set(c, "deployments", d)
-		}
-	}
-}
-
-// shareOf is how much of the traffic the pods of a Deployment get, in percent.
-func shareOf(routes []*networking.VirtualService, d *appsv1.Deployment) int32 {
-	for _, vs := range routes {
-		for _, to := range vs.Spec.Http[len(vs.Spec.Http)-1].Route {
-			if to.Destination.Subset == d.Spec.Template.Labels[manifest.TrackLabel] {
-				return to.Weight
-			}
-		}
-	}
-	return 0
 }
 
 func owned[T metav1.Object](all []T, owner metav1.Object) []T {

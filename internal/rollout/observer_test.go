@@ -53,6 +53,7 @@ type observer struct {
 	before    string                                // what primary was to run when the release in flight started
 	content   map[string]string                     // of ConfigMaps and Secrets, by kind and name
 	pods      map[string]map[string]string          // what a pod read when it got ready, by its name
+	demand    int32                                 // replicas that an autoscaler gives for all of the traffic; 0: there is none
 	started   bool                                  // by a test, once the app is as it is to be
 	previews  map[string]*unstructured.Unstructured // their routes of the Gateway API
 	previewed bool                                  // there was one
@@ -290,7 +291,11 @@ func (o *observer) enough(e event, now, then manifest.WeightPair) {
 		track      release.Track
 		now, then_ int32
 	}{{release.Primary, now.Primary, then.Primary}, {release.Canary, now.Canary, then.Canary}} {
-		if need := (o.ledger.Release.Replicas*t.now + 99) / 100; t.now > t.then_ && o.readyOn(t.track) < int(need) {
+		need := (o.ledger.Release.Replicas*t.now + 99) / 100
+		if o.demand > 0 && t.track == release.Primary { // what its HPA takes away may be in what is needed by estimate
+			need = o.demand * t.now / 130
+		}
+		if t.now > t.then_ && o.readyOn(t.track) < int(need) {
 			o.found(e, "%s gets %d%% with %d ready endpoints; it needs %d", t.track, t.now, o.readyOn(t.track), need)
 		}
 	}

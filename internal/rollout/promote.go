@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -190,7 +191,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	default:
 		steps = append(steps, j.fitCanary)
 	}
-	err = inOrder(ctx, append(steps, j.replacePrimary, j.route(0), j.promoteService, j.promoteOthers, j.shrinkPrimary, j.commitRelease)...)
+	err = inOrder(ctx, append(steps, j.replacePrimary, j.routeToPrimary, j.promoteService, j.promoteOthers, j.shrinkPrimary, j.commitRelease)...)
 	if err == nil {
 		err = j.ledger.Reach(release.StagePromoted, j.By, now())
 	}
@@ -253,7 +254,8 @@ func templateText(d *appsv1.Deployment) (string, error) {
 	return string(text), err
 }
 
-// replacePrimary puts the release on primary and waits until it is ready for all of the traffic.
+// replacePrimary puts the release on primary and waits until it is ready for the traffic that it gets next: all of it,
+// unless its HPA takes replicas away meanwhile.
 func (j *job) replacePrimary(ctx context.Context) error {
 	var live *appsv1.Deployment
 	err := j.lasting(ctx, j.track(release.Primary), func(ctx context.Context) (_ metav1.Object, err error) {
@@ -264,10 +266,21 @@ func (j *job) replacePrimary(ctx context.Context) error {
 		return err
 	}
 	need := j.ledger.Release.Replicas
+	kept, _, err := j.kept(ctx)
+	if err != nil {
+		return err
+	}
+	if part := bearable(kept, need); part < 100 {
+		return j.enlarge(ctx, forShare(need, part))
+	}
 	if replicasOf(live) < need {
 		if _, err := j.grow(ctx, release.Primary, need); err != nil {
 			return err
 		}
 	}
-	return j.waitCapacity(ctx, release.Primary, j.ledger.Release.Image, need)
+	err = j.waitCapacity(ctx, release.Primary, j.ledger.Release.Image, need)
+	if _, j.shrinks = errors.AsType[*shrinkingError](err); j.shrinks {
+		return nil
+	}
+	return err
 }

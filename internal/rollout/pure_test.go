@@ -5,9 +5,13 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
+
+	"github.com/our-org/crossbill/internal/release"
 )
 
 func sized(n int32) *appsv1.Deployment {
@@ -112,4 +116,71 @@ func TestProgress(t *testing.T) {
 			r.Error("a new generation is no progress, or none follows it")
 		}
 	})
+}
+
+// TestLeaves: what an HPA leaves primary after a promotion, by its window, bounds and policies, and what its metrics ask for.
+func TestLeaves(t *testing.T) {
+	at := time.Unix(100_000, 0)
+	r := func(ago time.Duration, before int32) *release.Release { // half of the traffic for ten minutes, then promotion
+		return &release.Release{Replicas: 10, PrimaryReplicas: before, Steps: []release.Step{
+			{Stage: release.StageStarted, At: at.Add(-time.Hour)},
+			{Stage: release.StageCanary, At: at.Add(-ago - 10*time.Minute), Weight: 50},
+			{Stage: release.StagePromoting, At: at.Add(-ago), Weight: 100},
+		}}
+	}
+	hpa := func(least, window int32, rules autoscalingv2.HPAScalingRules) *autoscalingv2.HorizontalPodAutoscaler {
+		h := &autoscalingv2.HorizontalPodAutoscaler{}
+		if least > 0 {
+			h.Spec.MinReplicas = &least
+		}
+		if window >= 0 {
+			rules.StabilizationWindowSeconds = &window
+		}
+		h.Spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &rules}
+		return h
+	}
+	pods := autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PodsScalingPolicy, Value: 1, PeriodSeconds: 60}
+	half := autoscalingv2.HPAScalingPolicy{Type: autoscalingv2.PercentScalingPolicy, Value: 50, PeriodSeconds: 120}
+	for name, c := range map[string]struct {
+		hpa     *autoscalingv2.HorizontalPodAutoscaler
+		ago     time.Duration
+		before  int32
+		shrinks bool
+		want    int32
+	}{
+		"without behavior":                    {&autoscalingv2.HorizontalPodAutoscaler{}, time.Minute, 5, false, 5},
+		"the default window, soon":            {hpa(0, -1, autoscalingv2.HPAScalingRules{}), time.Minute, 5, false, 5},
+		"the default window, later":           {hpa(0, -1, autoscalingv2.HPAScalingRules{}), 4 * time.Minute, 5, false, 1},
+		"no window":                           {hpa(3, 0, autoscalingv2.HPAScalingRules{}), time.Second, 5, false, 3},
+		"a long window":                       {hpa(0, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 10, false, 10},
+		"a long window, and it has followed":  {hpa(0, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 6, false, 6},
+		"one that was seen to shrink primary": {hpa(2, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 10, true, 2},
+		"never down":                          {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.DisabledPolicySelect)}), time.Minute, 5, false, 10},
+		"one pod a minute":                    {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods}}), time.Minute, 5, false, 8},
+		"the larger of two policies":          {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 5},
+		"the smaller of two policies":         {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.MinChangePolicySelect), Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 8},
+		"no fewer than it has to have":        {hpa(20, 0, autoscalingv2.HPAScalingRules{}), time.Minute, 5, false, 10},
+	} {
+		if got := leaves(c.hpa, r(c.ago, c.before), at, c.shrinks); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+	for name, c := range map[string]struct {
+		target  autoscalingv2.MetricTarget
+		current autoscalingv2.MetricValueStatus
+		want    float64
+	}{
+		"utilization":   {autoscalingv2.MetricTarget{AverageUtilization: new(int32(50))}, autoscalingv2.MetricValueStatus{AverageUtilization: new(int32(75))}, 6},
+		"average":       {autoscalingv2.MetricTarget{AverageValue: new(resource.MustParse("25"))}, autoscalingv2.MetricValueStatus{AverageValue: new(resource.MustParse("12500m"))}, 2},
+		"value":         {autoscalingv2.MetricTarget{Value: new(resource.MustParse("100"))}, autoscalingv2.MetricValueStatus{Value: new(resource.MustParse("50"))}, 2},
+		"another value": {autoscalingv2.MetricTarget{Value: new(resource.MustParse("100"))}, autoscalingv2.MetricValueStatus{AverageUtilization: new(int32(75))}, 0},
+	} {
+		h := &autoscalingv2.HorizontalPodAutoscaler{
+			Spec:   autoscalingv2.HorizontalPodAutoscalerSpec{Metrics: []autoscalingv2.MetricSpec{{}, {Resource: &autoscalingv2.ResourceMetricSource{Target: c.target}}}},
+			Status: autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: 4, CurrentMetrics: []autoscalingv2.MetricStatus{{}, {Resource: &autoscalingv2.ResourceMetricStatus{Current: c.current}}}},
+		}
+		if got := measures(h); got != c.want {
+			t.Errorf("%s asks for %g replicas, want %g", name, got, c.want)
+		}
+	}
 }

@@ -379,7 +379,7 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 		default:
 			steps = append(steps, j.moveToCanary(r.Image, leaveFor))
 		}
-		steps = append(steps, j.replacePrimary, j.route(0), j.commitRelease, j.reach(release.StagePromoted))
+		steps = append(steps, j.replacePrimary, j.routeToPrimary, j.commitRelease, j.reach(release.StagePromoted))
 	}
 	if err := inOrder(ctx, append(steps, j.routeBack(free), j.removeCanary(j.drainAtMost(leaveFor, "it goes all the same")), j.afterRollback, j.letIn)...); err != nil {
 		return Result{}, err

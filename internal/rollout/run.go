@@ -64,8 +64,10 @@ type job struct {
 	returning      bool                                // a return follows the rollback: it runs the hooks after it
 	previousOthers string                              // what the release changes of the other objects, as they were, as JSON
 
-	hpas   *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
-	waited map[release.Track]int32                    // replicas that a track had when it was seen ready
+	hpas *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
+	// shrinks says that primary's HPA did not leave it the replicas that it was to keep.
+	shrinks bool
+	waited  map[release.Track]int32 // replicas that a track had when it was seen ready
 	// rolledOut are the pods of a track whose rollout was seen to be done, for the wait that follows.
 	rolledOut map[release.Track][]corev1.Pod
 	written   map[string]version // of the Deployments that this job wrote, by name

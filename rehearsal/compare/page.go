@@ -108,8 +108,8 @@ Why:
   fixed times is sooner where it is right.
 - **Killed during promotion**: the job that runs again waits until the dead one's lock has expired, at most 20 s. The API server cannot say that a
   job is dead.
-- **Requests lost with an HPA**: primary's counts what primary serves, which is nothing while promotion replaces its pods. Promotion gives
-  primary its size before the traffic, and the HPA takes some of it away at its next look, until its measurements follow. An HPA of Argo
+- **Requests lost with an HPA**: primary's counts what primary serves, which is nothing while promotion replaces its pods. So promotion returns
+  the traffic [in parts](guides/autoscaling.md#an-hpa-that-forgets-soon), each of which is 125% of what primary keeps pods for. An HPA of Argo
   Rollouts averages over the pods of both versions, and never sees less traffic.
 - **Memory**: each command is a process of its own, and its program counts each time. Between releases, nothing runs.
 `

@@ -1,0 +1,295 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/our-org/crossbill/internal/release"
+)
+
+// measuredAfter is how long after a change of primary's share its HPA may still go by the share before: it looks every
+// 15 seconds, at metrics that are up to a minute old, and new pods have none at first.
+const measuredAfter = 2 * time.Minute
+
+// followPeriod is how often an HPA that is waited for is looked at.
+const followPeriod = 2 * time.Second
+
+// ahead is how much of the traffic primary may get at once, in percent of what its HPA leaves it replicas for. An HPA
+// scales up from 110%; an app whose target leaves it less room than this is overloaded whenever its traffic grows.
+const ahead = 125
+
+// routeToPrimary is the step that gives primary all of the traffic. Its HPA has measured less until now, and takes
+// replicas away until it measures what primary serves. Where it may take many, the traffic comes back in parts, each
+// a little more than what primary keeps replicas for, and the next when the HPA has followed.
+func (j *job) routeToPrimary(ctx context.Context) error {
+	share, err := j.liveShare(ctx)
+	if err != nil {
+		return err
+	}
+	kept, hpa, err := j.kept(ctx)
+	if err != nil {
+		return err
+	}
+	need := j.ledger.Release.Replicas
+	for next := max(share, bearable(kept, need)); next < 100; {
+		j.log(j.track(release.Primary).String(), "gets %d%% of the traffic, and more when HorizontalPodAutoscaler %s has followed, which may take replicas away until it measures that", next, hpa.Name)
+		if err := j.enlarge(ctx, forShare(need, next)); err != nil {
+			return err
+		}
+		if err := j.route(100 - next)(ctx); err != nil {
+			return err
+		}
+		if next, err = j.followed(ctx, next); err != nil {
+			return err
+		}
+	}
+	if kept < need {
+		if err := j.enlarge(ctx, need); err != nil {
+			return err
+		}
+	}
+	return j.route(0)(ctx)
+}
+
+// enlarge gives primary at least so many replicas, and waits until all that it has are ready. What its HPA takes away
+// meanwhile, it finds dispensable.
+func (j *job) enlarge(ctx context.Context, want int32) error {
+	if _, err := j.grow(ctx, release.Primary, want); err != nil {
+		return err
+	}
+	return j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx)
+}
+
+// bearable is the share of the traffic, in percent, that so many replicas bear until there are more, of those that all
+// of it needs.
+func bearable(kept, need int32) int {
+	return most(float64(kept) * ahead / float64(max(1, need)))
+}
+
+// most is a share of the traffic in whole percent, from 1 to 100. The last twentieth is no step of its own.
+func most(percent float64) int {
+	if percent >= 95 {
+		return 100
+	}
+	return max(1, int(percent))
+}
+
+// kept is how many of the replicas that all of the traffic needs primary keeps until its HPA measures it, with that
+// HPA: all of them where none scales it.
+func (j *job) kept(ctx context.Context) (int32, *autoscalingv2.HorizontalPodAutoscaler, error) {
+	need := j.ledger.Release.Replicas
+	if j.planning() {
+		return need, nil, nil
+	}
+	hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
+	if err != nil || hpa == nil || !scales(hpa) {
+		return need, nil, err
+	}
+	return leaves(hpa, j.ledger.Release, now(), j.shrinks), hpa, nil
+}
+
+// scales says whether an HPA can change anything: one that has no metrics does not.
+func scales(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
+	for _, c := range hpa.Status.Conditions {
+		if (c.Type == autoscalingv2.ScalingActive || c.Type == autoscalingv2.AbleToScale) && c.Status == corev1.ConditionFalse {
+			return false
+		}
+	}
+	return true
+}
+
+// leaves is how many of the replicas that all of the traffic needs an HPA leaves primary for the time being: what the
+// largest share needed that it has measured within its window, and no fewer than its bounds and policies allow. One
+// that was seen to shrink primary earlier has a shorter window than it says: it has forgotten everything.
+func leaves(hpa *autoscalingv2.HorizontalPodAutoscaler, r *release.Release, at time.Time, shrinks bool) int32 {
+	since := at.Add(-max(0, window(hpa)-measuredAfter))
+	if shrinks {
+		since = at
+	}
+	largest := slices.Max(sharesSince(r, since))
+	measured := (r.Replicas*int32(largest) + 50) / 100 // what all of it needs is rounded up already
+	if r.PrimaryReplicas > 0 {                         // before promotion
+		measured = min(measured, r.PrimaryReplicas)
+	}
+	return min(r.Replicas, max(fewest(hpa), measured, r.Replicas-removable(hpa, r.Replicas)))
+}
+
+// sharesSince are the shares of the traffic, in percent, that primary has had since a time, as the ledger has them: the
+// last one is that of now, unless promotion has already given some back.
+func sharesSince(r *release.Release, since time.Time) []int {
+	var shares []int
+	share := 100
+	for _, step := range r.Steps {
+		if step.Weight == 0 {
+			continue
+		}
+		if step.At.After(since) { // until then it had the share before
+			shares = append(shares, share)
+		}
+		share = 100 - step.Weight
+	}
+	return append(shares, share)
+}
+
+// fewest is how many replicas an HPA leaves at least.
+func fewest(hpa *autoscalingv2.HorizontalPodAutoscaler) int32 {
+	if hpa.Spec.MinReplicas != nil {
+		return *hpa.Spec.MinReplicas
+	}
+	return 1
+}
+
+// window is how long an HPA looks back before it scales down.
+func window(hpa *autoscalingv2.HorizontalPodAutoscaler) time.Duration {
+	if b := hpa.Spec.Behavior; b != nil && b.ScaleDown != nil && b.ScaleDown.StabilizationWindowSeconds != nil {
+		return time.Duration(*b.ScaleDown.StabilizationWindowSeconds) * time.Second
+	}
+	return 5 * time.Minute // kube-controller-manager's default
+}
+
+// removable is how many of so many replicas an HPA's policies allow it to remove until it has measured: all without
+// policies (autoscaling/v2, HPAScalingRules).
+func removable(hpa *autoscalingv2.HorizontalPodAutoscaler, has int32) int32 {
+	b := hpa.Spec.Behavior
+	if b == nil || b.ScaleDown == nil {
+		return has
+	}
+	choose := autoscalingv2.MaxChangePolicySelect
+	if b.ScaleDown.SelectPolicy != nil {
+		choose = *b.ScaleDown.SelectPolicy
+	}
+	if choose == autoscalingv2.DisabledPolicySelect {
+		return 0
+	}
+	if len(b.ScaleDown.Policies) == 0 {
+		return has
+	}
+	most, few := int32(0), has
+	for _, p := range b.ScaleDown.Policies {
+		takes := float64(has) // of an unknown kind
+		times := math.Ceil(measuredAfter.Seconds() / float64(max(1, p.PeriodSeconds)))
+		switch p.Type {
+		case autoscalingv2.PodsScalingPolicy:
+			takes = float64(p.Value) * times
+		case autoscalingv2.PercentScalingPolicy:
+			takes = float64(has) * (1 - math.Pow(1-min(1, float64(p.Value)/100), times))
+		}
+		n := int32(min(float64(has), math.Ceil(takes)))
+		most, few = max(most, n), min(few, n)
+	}
+	if choose == autoscalingv2.MinChangePolicySelect {
+		return few
+	}
+	return most
+}
+
+// followed waits until primary's HPA measures what primary serves at a share, in percent, and has given it the replicas
+// for it, and returns the share that these bear. An HPA that has had the time to measure, and gives no more, finds them
+// enough.
+func (j *job) followed(ctx context.Context, share int) (int, error) {
+	need := j.ledger.Release.Replicas
+	expected := float64(need) * float64(share) / 100
+	alike := slices.ContainsFunc(sharesSince(j.ledger.Release, now().Add(-measuredAfter)), func(before int) bool {
+		return float64(before) > float64(share)/tolerance/tolerance && float64(before) < float64(share)*tolerance*tolerance
+	})
+	for deadline := now().Add(measuredAfter); ; {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(followPeriod):
+		}
+		j.hpas = nil
+		hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
+		if err != nil || hpa == nil || !scales(hpa) {
+			return 100, err
+		}
+		primary, err := j.liveTrack(ctx, release.Primary)
+		switch {
+		case err != nil:
+			return 0, err
+		case primary == nil:
+			return 0, fmt.Errorf("%s not found: somebody has deleted it; %s", j.track(release.Primary), j.next())
+		}
+		has, measured := float64(replicasOf(primary)), measures(hpa)
+		followed := measured >= expected/tolerance && measured <= expected*tolerance && has >= math.Ceil(measured/tolerance)
+		if (!followed || alike) && now().Before(deadline) { // it may still measure a share before
+			continue
+		}
+		bears := ahead * float64(share) / 100 // at least, if its metrics cannot be read
+		if measured > 0 {
+			keeps := min(has, max(math.Ceil(measured), float64(fewest(hpa)))) // it may take the rest away
+			bears = max(bears, min(bears*keeps/measured, 2*float64(share)))
+		}
+		return max(share+1, most(bears)), j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx)
+	}
+}
+
+// tolerance is by how much an HPA lets its target be exceeded (kube-controller-manager's default).
+const tolerance = 1.1
+
+// measures is how many replicas an HPA's metrics ask for, as it read them last; 0 when it has read none. Its status has
+// them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
+func measures(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
+	most := 0.0
+	for i, spec := range hpa.Spec.Metrics {
+		if i >= len(hpa.Status.CurrentMetrics) {
+			break
+		}
+		target, current := metricTarget(spec), metricValue(hpa.Status.CurrentMetrics[i])
+		if target != nil && current != nil {
+			most = max(most, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas))
+		}
+	}
+	return most
+}
+
+// ratio is how much of its target a metric has.
+func ratio(target autoscalingv2.MetricTarget, current autoscalingv2.MetricValueStatus) float64 {
+	switch {
+	case target.AverageUtilization != nil && *target.AverageUtilization > 0 && current.AverageUtilization != nil:
+		return float64(*current.AverageUtilization) / float64(*target.AverageUtilization)
+	case target.AverageValue != nil && !target.AverageValue.IsZero() && current.AverageValue != nil:
+		return current.AverageValue.AsApproximateFloat64() / target.AverageValue.AsApproximateFloat64()
+	case target.Value != nil && !target.Value.IsZero() && current.Value != nil:
+		return current.Value.AsApproximateFloat64() / target.Value.AsApproximateFloat64()
+	}
+	return 0
+}
+
+func metricTarget(m autoscalingv2.MetricSpec) *autoscalingv2.MetricTarget {
+	switch {
+	case m.Resource != nil:
+		return &m.Resource.Target
+	case m.ContainerResource != nil:
+		return &m.ContainerResource.Target
+	case m.Pods != nil:
+		return &m.Pods.Target
+	case m.Object != nil:
+		return &m.Object.Target
+	case m.External != nil:
+		return &m.External.Target
+	}
+	return nil
+}
+
+func metricValue(m autoscalingv2.MetricStatus) *autoscalingv2.MetricValueStatus {
+	switch {
+	case m.Resource != nil:
+		return &m.Resource.Current
+	case m.ContainerResource != nil:
+		return &m.ContainerResource.Current
+	case m.Pods != nil:
+		return &m.Pods.Current
+	case m.Object != nil:
+		return &m.Object.Current
+	case m.External != nil:
+		return &m.External.Current
+	}
+	return nil
+}
