@@ -241,6 +241,9 @@ func TestBake(t *testing.T) {
 			if kind(err) != c.err || !strings.Contains(text, c.says) || came.Outcome != c.outcome {
 				t.Errorf("%s: %q and outcome %q, want %s: %q and %q", kind(err), text, came.Outcome, c.err, c.says, c.outcome)
 			}
+			if strings.Contains(text, "canary") || strings.Contains(text, "primary had no") {
+				t.Errorf("primary is what is judged: %q", text)
+			}
 			if diff := cmp.Diff(c.calls, c.ledger.calls); diff != "" {
 				t.Error(diff)
 			}

@@ -21,7 +21,19 @@ type Evidence struct {
 	Outage    bool    `json:"outage"`             // primary itself is over the budget, by its own events
 	Unhealthy bool    `json:"unhealthy"`          // harm is shown
 	Healthy   bool    `json:"healthy"`            // safety is shown
+
+	Bake bool `json:"-"` // it is primary that is judged, after promotion
 }
+
+// judged is the track whose events count as the canary's.
+func (t Test) judged() string {
+	if t.Whole {
+		return "primary"
+	}
+	return "the canary"
+}
+
+func (e Evidence) judged() string { return Test{Whole: e.Bake}.judged() }
 
 // Cause names why there is no verdict.
 type Cause string
@@ -48,6 +60,7 @@ func (s *State) evidence(i int, r run) Evidence {
 		Objective: s.test.Objectives[i].Name, Total: st.total, Harm: s.test.harm(), Safety: s.test.safety(),
 		Against: st.capital.log(), For: r.each[i].log(),
 		Alone: st.total.Primary.Events == 0, Relative: s.test.Objectives[i].Relative,
+		Bake: s.test.Whole,
 	}
 	if !e.Relative {
 		e.For = math.Min(e.For, r.all.log())
@@ -148,7 +161,10 @@ func (e Evidence) unhealthyReason(helped []string) string {
 	if len(helped) > 0 {
 		needed += " beside " + strings.Join(helped, ", ")
 	}
-	text := fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s)", e.Objective, c.Bad, c.Events, percent(c.Share()))
+	text := fmt.Sprintf("%s: %.0f of %s's %.0f events are bad (%s)", e.Objective, c.Bad, e.judged(), c.Events, percent(c.Share()))
+	if e.Bake {
+		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s)", text, odds(e.Against), needed)
+	}
 	if e.Alone {
 		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s); primary had no events to compare with", text, odds(e.Against), needed)
 	}
@@ -166,10 +182,12 @@ func healthyReason(all []Evidence) string {
 		if e.Relative && e.Total.Canary.Bad == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s: %s of the canary's %.0f events are good", e.Objective, percent(1-e.Total.Canary.Share()), e.Total.Canary.Events)
-		if e.Alone {
+		text := fmt.Sprintf("%s: %s of %s's %.0f events are good", e.Objective, percent(1-e.Total.Canary.Share()), e.judged(), e.Total.Canary.Events)
+		switch {
+		case e.Bake:
+		case e.Alone:
 			text += " (primary had none to compare with)"
-		} else {
+		default:
 			text += fmt.Sprintf(", %s of primary's %.0f", percent(1-e.Total.Primary.Share()), e.Total.Primary.Events)
 		}
 		texts = append(texts, text)
@@ -180,11 +198,11 @@ func healthyReason(all []Evidence) string {
 // cause says why there is no decision yet, by what would have to change first.
 func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	if requests == 0 {
-		return NoTraffic, "no request reached the canary"
+		return NoTraffic, "no request reached " + s.test.judged()
 	}
 	for _, e := range all {
 		if e.Total.Canary.Events == 0 && !e.unjudged() {
-			return NoData, fmt.Sprintf("%s: the canary has no events, although it was called", e.Objective)
+			return NoData, fmt.Sprintf("%s: %s has no events, although it was called", e.Objective, s.test.judged())
 		}
 	}
 	for _, e := range all {
@@ -200,11 +218,13 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	}
 	c := weakest.Total.Canary
 	switch {
+	case weakest.For <= nothing && s.test.Whole && weakest.Objective != "":
+		return Undecided, fmt.Sprintf("%s: %.0f of primary's %.0f events are bad (%s), which shows neither a good nor a bad version", weakest.Objective, c.Bad, c.Events, percent(c.Share()))
 	case weakest.Objective == "":
 		return ThinTraffic, fmt.Sprintf("%.0f requests in %s; a healthy verdict needs at least %.0f in %s", requests, s.elapsed.Round(time.Second), s.test.MinRequests, s.test.MinDuration)
 	case weakest.For <= nothing:
 		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, primary %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), percent(weakest.Total.Primary.Share()))
 	}
 	needed := c.Events * weakest.Safety / weakest.For
-	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for the canary (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.For), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)
+	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for %s (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.For), s.test.judged(), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)
 }
