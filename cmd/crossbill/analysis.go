@@ -122,14 +122,18 @@ func (o *analysisOptions) slow() time.Duration {
 	return 0
 }
 
-// lookText is a look as a line: what both tracks got and how far the evidence is.
+// lookText is a look as a line: what both tracks got, or primary alone in a bake, and how far the evidence is.
 func lookText(e verdict.Evaluation) string {
 	words := []string{fmt.Sprintf("%6.1fs", e.Elapsed.Seconds())}
 	for _, v := range e.Judgment.Evidence {
 		if v.Relative && v.Total.Canary.Bad == 0 { // nothing to see
 			continue
 		}
-		counts := v.Objective + ": canary " + shareText(v.Total.Canary)
+		track := release.Canary
+		if v.Bake {
+			track = release.Primary
+		}
+		counts := v.Objective + ": " + string(track) + " " + shareText(v.Total.Canary)
 		if !v.Alone {
 			counts += ", primary " + shareText(v.Total.Primary)
 		}

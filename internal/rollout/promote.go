@@ -266,7 +266,7 @@ func (j *job) replacePrimary(ctx context.Context) error {
 		return err
 	}
 	need := j.ledger.Release.Replicas
-	kept, _, err := j.kept(ctx)
+	kept, hpa, err := j.kept(ctx)
 	if err != nil {
 		return err
 	}
@@ -279,8 +279,8 @@ func (j *job) replacePrimary(ctx context.Context) error {
 		}
 	}
 	err = j.waitCapacity(ctx, release.Primary, j.ledger.Release.Image, need)
-	if _, j.shrinks = errors.AsType[*shrinkingError](err); j.shrinks {
-		return nil
+	if _, shrinks := errors.AsType[*shrinkingError](err); shrinks && hpa != nil { // else it is none that measures
+		j.shrinks, err = true, nil
 	}
 	return err
 }

@@ -287,17 +287,17 @@ func causeOf(err error) Cause {
 	return PrometheusDown
 }
 
-// stale says that the canary's counters are no longer sampled; "" if they are.
+// stale says that the counters of the track that is judged are no longer sampled; "" if they are.
 func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	sampled, err := w.Source.lastSample(ctx, w.Source.side, w.Canary, now)
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
 	if sampled.IsZero() {
-		return Stale, "the canary's counters have not been sampled for " + sampledWithin.String() + ": scraping has stopped"
+		return Stale, w.Test.judged() + "'s counters have not been sampled for " + sampledWithin.String() + ": scraping has stopped"
 	}
 	if age := now.Sub(sampled); Late(age, w.counting.scrape) {
-		return Stale, fmt.Sprintf("the canary's counters were sampled %s ago: scraping has stopped", age.Round(time.Second))
+		return Stale, fmt.Sprintf("%s's counters were sampled %s ago: scraping has stopped", w.Test.judged(), age.Round(time.Second))
 	}
 	return "", ""
 }
