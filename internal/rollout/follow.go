@@ -37,7 +37,15 @@ func (j *job) routeToPrimary(ctx context.Context) error {
 		return err
 	}
 	need := j.ledger.Release.Replicas
-	for next := max(share, bearable(kept, need)); next < 100; {
+	next := max(share, bearable(kept, need))
+	if next < 100 {
+		left, err := j.firstPart(ctx, forShare(need, next))
+		if err != nil {
+			return err
+		}
+		next = max(share, min(next, bearable(left, need)))
+	}
+	for next < 100 {
 		j.log(j.track(release.Primary).String(), "gets %d%% of the traffic, and more when HorizontalPodAutoscaler %s has followed, which may take replicas away until it measures that", next, hpa.Name)
 		if err := j.enlarge(ctx, forShare(need, next)); err != nil {
 			return err
@@ -55,6 +63,37 @@ func (j *job) routeToPrimary(ctx context.Context) error {
 		}
 	}
 	return j.route(0)(ctx)
+}
+
+// firstPart gives primary at least so many replicas, and returns how many it has once all are ready: an HPA that forgets
+// sooner than it says may have left it fewer, and has not measured that these are enough. The ledger has by then that the
+// canary had all of the traffic: whoever goes on, or rolls back, finds a weight that does not say so.
+func (j *job) firstPart(ctx context.Context, want int32) (int32, error) {
+	if j.uncommitted() {
+		if err := j.commit(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if err := j.enlarge(ctx, want); err != nil {
+		return 0, err
+	}
+	return j.waited[release.Primary], nil
+}
+
+// noteFound is the step that notes, where a job died before it could, that the canary has had all of the traffic: since
+// when is not known, so since promotion began.
+func (j *job) noteFound(ctx context.Context) error {
+	r := j.ledger.Release
+	if j.planning() || r.Stage != release.StagePromoting || movedBefore(r) {
+		return nil
+	}
+	share, err := j.liveShare(ctx)
+	if err != nil || share >= slices.Min(sharesSince(r, now())) {
+		return err
+	}
+	began := r.Steps[slices.IndexFunc(r.Steps, func(s release.Step) bool { return s.Stage == release.StagePromoting })]
+	r.Steps = append(r.Steps, release.Step{Stage: release.StagePromoting, At: began.At, By: j.By, Weight: 100})
+	return nil
 }
 
 // enlarge gives primary at least so many replicas, and waits until all that it has are ready. What its HPA takes away
@@ -105,7 +144,8 @@ func scales(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
 }
 
 // leaves is how many of the replicas that all of the traffic needs an HPA leaves primary for the time being: what the
-// largest share needed that it has measured within its window, and no fewer than its bounds and policies allow. One
+// largest share needed that it has measured within its window, what it measures outside of primary's pods, and no fewer
+// than its bounds and policies allow. One
 // that was seen to shrink primary earlier has a shorter window than it says: it has forgotten everything.
 func leaves(hpa *autoscalingv2.HorizontalPodAutoscaler, r *release.Release, at time.Time, shrinks bool) int32 {
 	since := at.Add(-max(0, window(hpa)-measuredAfter))
@@ -114,10 +154,11 @@ func leaves(hpa *autoscalingv2.HorizontalPodAutoscaler, r *release.Release, at t
 	}
 	largest := slices.Max(sharesSince(r, since))
 	measured := (r.Replicas*int32(largest) + 50) / 100 // what all of it needs is rounded up already
-	if r.PrimaryReplicas > 0 {                         // before promotion
-		measured = min(measured, r.PrimaryReplicas)
+	if has := r.PrimaryReplicas; has > 0 && largest > 0 && portion(has*100, largest) < r.Replicas {
+		measured = min(measured, has) // before promotion; else it had as many as the largest share needs, rounded
 	}
-	return min(r.Replicas, max(fewest(hpa), measured, r.Replicas-removable(hpa, r.Replicas)))
+	outside := int32(measures(hpa, func(m autoscalingv2.MetricSpec) bool { return m.External != nil || m.Object != nil }))
+	return min(r.Replicas, max(fewest(hpa), measured, outside, r.Replicas-removable(hpa, r.Replicas)))
 }
 
 // sharesSince are the shares of the traffic, in percent, that primary has had since a time, as the ledger has them: the
@@ -206,8 +247,14 @@ func (j *job) followed(ctx context.Context, share int) (int, error) {
 		}
 		j.hpas = nil
 		hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
-		if err != nil || hpa == nil || !scales(hpa) {
+		if err != nil || hpa == nil {
 			return 100, err
+		}
+		if !scales(hpa) { // it has no metrics of pods that have just started
+			if now().Before(deadline) {
+				continue
+			}
+			return 100, nil
 		}
 		primary, err := j.liveTrack(ctx, release.Primary)
 		switch {
@@ -216,7 +263,7 @@ func (j *job) followed(ctx context.Context, share int) (int, error) {
 		case primary == nil:
 			return 0, fmt.Errorf("%s not found: somebody has deleted it; %s", j.track(release.Primary), j.next())
 		}
-		has, measured := float64(replicasOf(primary)), measures(hpa)
+		has, measured := float64(replicasOf(primary)), measures(hpa, anyMetric)
 		followed := measured >= expected/tolerance && measured <= expected*tolerance && has >= math.Ceil(measured/tolerance)
 		if (!followed || alike) && now().Before(deadline) { // it may still measure a share before
 			continue
@@ -233,21 +280,23 @@ func (j *job) followed(ctx context.Context, share int) (int, error) {
 // tolerance is by how much an HPA lets its target be exceeded (kube-controller-manager's default).
 const tolerance = 1.1
 
-// measures is how many replicas an HPA's metrics ask for, as it read them last; 0 when it has read none. Its status has
-// them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
-func measures(hpa *autoscalingv2.HorizontalPodAutoscaler) float64 {
+// measures is how many replicas some of an HPA's metrics ask for, as it read them last; 0 when it has read none. Its status
+// has them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
+func measures(hpa *autoscalingv2.HorizontalPodAutoscaler, of func(autoscalingv2.MetricSpec) bool) float64 {
 	most := 0.0
 	for i, spec := range hpa.Spec.Metrics {
 		if i >= len(hpa.Status.CurrentMetrics) {
 			break
 		}
 		target, current := metricTarget(spec), metricValue(hpa.Status.CurrentMetrics[i])
-		if target != nil && current != nil {
+		if target != nil && current != nil && of(spec) {
 			most = max(most, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas))
 		}
 	}
 	return most
 }
+
+func anyMetric(autoscalingv2.MetricSpec) bool { return true }
 
 // ratio is how much of its target a metric has.
 func ratio(target autoscalingv2.MetricTarget, current autoscalingv2.MetricValueStatus) float64 {

@@ -186,6 +186,7 @@ func (j *job) promote(ctx context.Context) (Result, error) {
 	steps := []step{j.keepOff, j.ensureCopies, j.prepare(primary)} // canary has made the subsets that the routes name
 	switch {
 	case primary == nil, j.replaced(primary) && !j.asBefore(primary): // and wherever the traffic is, it stays there
+		steps = append(steps, j.noteFound)
 	case j.behindCanary():
 		steps = append(steps, j.moveToCanary(r.Image, leaveFor))
 	default:

@@ -155,14 +155,31 @@ func TestLeaves(t *testing.T) {
 		"a long window":                       {hpa(0, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 10, false, 10},
 		"a long window, and it has followed":  {hpa(0, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 6, false, 6},
 		"one that was seen to shrink primary": {hpa(2, 1800, autoscalingv2.HPAScalingRules{}), time.Minute, 10, true, 2},
-		"never down":                          {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.DisabledPolicySelect)}), time.Minute, 5, false, 10},
-		"one pod a minute":                    {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods}}), time.Minute, 5, false, 8},
-		"the larger of two policies":          {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 5},
-		"the smaller of two policies":         {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.MinChangePolicySelect), Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 8},
-		"no fewer than it has to have":        {hpa(20, 0, autoscalingv2.HPAScalingRules{}), time.Minute, 5, false, 10},
+		"a queue's length": {&autoscalingv2.HorizontalPodAutoscaler{
+			Spec: autoscalingv2.HorizontalPodAutoscalerSpec{
+				Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: new(int32(0))}},
+				Metrics:  []autoscalingv2.MetricSpec{{External: &autoscalingv2.ExternalMetricSource{Target: autoscalingv2.MetricTarget{AverageValue: new(resource.MustParse("30"))}}}},
+			},
+			Status: autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: 5, CurrentMetrics: []autoscalingv2.MetricStatus{{External: &autoscalingv2.ExternalMetricStatus{Current: autoscalingv2.MetricValueStatus{AverageValue: new(resource.MustParse("54"))}}}}},
+		}, time.Minute, 5, false, 9},
+		"never down":                   {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.DisabledPolicySelect)}), time.Minute, 5, false, 10},
+		"one pod a minute":             {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods}}), time.Minute, 5, false, 8},
+		"the larger of two policies":   {hpa(0, 0, autoscalingv2.HPAScalingRules{Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 5},
+		"the smaller of two policies":  {hpa(0, 0, autoscalingv2.HPAScalingRules{SelectPolicy: new(autoscalingv2.MinChangePolicySelect), Policies: []autoscalingv2.HPAScalingPolicy{pods, half}}), time.Minute, 5, false, 8},
+		"no fewer than it has to have": {hpa(20, 0, autoscalingv2.HPAScalingRules{}), time.Minute, 5, false, 10},
 	} {
 		if got := leaves(c.hpa, r(c.ago, c.before), at, c.shrinks); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+	for before, need := range map[int32]int32{1: 2, 2: 3, 3: 4, 10: 12} { // with 10% on the canary, need is before/90%, rounded up
+		tenth := &release.Release{Replicas: need, PrimaryReplicas: before, Steps: []release.Step{
+			{Stage: release.StageStarted, At: at.Add(-time.Hour)},
+			{Stage: release.StageCanary, At: at.Add(-20 * time.Minute), Weight: 10},
+			{Stage: release.StagePromoting, At: at.Add(-time.Minute), Weight: 100},
+		}}
+		if part := bearable(leaves(&autoscalingv2.HorizontalPodAutoscaler{}, tenth, at, false), need); part < 100 {
+			t.Errorf("%d replicas had 90%% of the traffic a minute ago, and get %d%%", before, part)
 		}
 	}
 	for name, c := range map[string]struct {
@@ -179,7 +196,7 @@ func TestLeaves(t *testing.T) {
 			Spec:   autoscalingv2.HorizontalPodAutoscalerSpec{Metrics: []autoscalingv2.MetricSpec{{}, {Resource: &autoscalingv2.ResourceMetricSource{Target: c.target}}}},
 			Status: autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: 4, CurrentMetrics: []autoscalingv2.MetricStatus{{}, {Resource: &autoscalingv2.ResourceMetricStatus{Current: c.current}}}},
 		}
-		if got := measures(h); got != c.want {
+		if got := measures(h, anyMetric); got != c.want {
 			t.Errorf("%s asks for %g replicas, want %g", name, got, c.want)
 		}
 	}

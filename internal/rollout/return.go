@@ -374,6 +374,7 @@ func (j *job) goBack(ctx context.Context, found returnFound) (Result, error) {
 		}
 		switch {
 		case replaced: // the traffic stays wherever it is
+			steps = append(steps, j.noteFound)
 		case j.planning(): // only the plan has made the canary
 			steps = append(steps, j.route(100))
 		default:

@@ -28,7 +28,7 @@ type stickiness int
 const (
 	free   stickiness = iota // nothing
 	pinned                   // browsers stay on their track
-	moved                    // all are on the canary, and known to be
+	moved                    // all are on the canary, and known to be; they go where the weights lead
 	assets                   // the canary's browsers get its assets, all else of theirs goes to primary
 )
 
@@ -42,7 +42,7 @@ func (j *job) stickinessAt(weight int) stickiness {
 	if r := j.ledger.Release; r == nil || r.Sticky == nil || weight == 0 {
 		return free
 	}
-	if weight == 100 {
+	if weight == 100 || j.ledger.Release.Stage == release.StagePromoting { // traffic that returns in parts: both run the release
 		return moved
 	}
 	return pinned
