@@ -45,15 +45,8 @@ func (j *job) routeToPrimary(ctx context.Context) error {
 		}
 		next = max(share, min(next, bearable(left, need)))
 	}
-	for next < 100 {
-		j.log(j.track(release.Primary).String(), "gets %d%% of the traffic, and more when HorizontalPodAutoscaler %s has followed, which may take replicas away until it measures that", next, hpa.Name)
-		if err := j.enlarge(ctx, forShare(need, next)); err != nil {
-			return err
-		}
-		if err := j.route(100 - next)(ctx); err != nil {
-			return err
-		}
-		if next, err = j.followed(ctx, next); err != nil {
+	for next < 100 { // so there is an HPA
+		if next, err = j.part(ctx, next, hpa.Name); err != nil {
 			return err
 		}
 	}
@@ -63,6 +56,27 @@ func (j *job) routeToPrimary(ctx context.Context) error {
 		}
 	}
 	return j.route(0)(ctx)
+}
+
+// part gives primary a part of the traffic, in percent, waits until its HPA has followed, and returns the next one.
+func (j *job) part(ctx context.Context, share int, name string) (int, error) {
+	j.log(j.track(release.Primary).String(), "gets %d%% of the traffic, and more when HorizontalPodAutoscaler %s has followed, which may take replicas away until it measures that", share, name)
+	if err := j.enlarge(ctx, forShare(j.ledger.Release.Replicas, share)); err != nil {
+		return 0, err
+	}
+	j.hpas = nil
+	hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
+	if err != nil {
+		return 0, err
+	}
+	before := 0.0
+	if hpa != nil {
+		before = measures(hpa, anyMetric)
+	}
+	if err := j.route(100 - share)(ctx); err != nil {
+		return 0, err
+	}
+	return j.followed(ctx, share, before)
 }
 
 // firstPart gives primary at least so many replicas, and returns how many it has once all are ready: an HPA that forgets
@@ -231,14 +245,12 @@ func removable(hpa *autoscalingv2.HorizontalPodAutoscaler, has int32) int32 {
 }
 
 // followed waits until primary's HPA measures what primary serves at a share, in percent, and has given it the replicas
-// for it, and returns the share that these bear. An HPA that has had the time to measure, and gives no more, finds them
+// for it, and returns the share that these bear. What it measured before the share was routed must have been less: what
+// it measures then is no share before, as primary's has only fallen until promotion. An HPA that has had the time to measure, and gives no more, finds them
 // enough.
-func (j *job) followed(ctx context.Context, share int) (int, error) {
+func (j *job) followed(ctx context.Context, share int, before float64) (int, error) {
 	need := j.ledger.Release.Replicas
 	expected := float64(need) * float64(share) / 100
-	alike := slices.ContainsFunc(sharesSince(j.ledger.Release, now().Add(-measuredAfter)), func(before int) bool {
-		return float64(before) > float64(share)/tolerance/tolerance && float64(before) < float64(share)*tolerance*tolerance
-	})
 	for deadline := now().Add(measuredAfter); ; {
 		select {
 		case <-ctx.Done():
@@ -265,7 +277,7 @@ func (j *job) followed(ctx context.Context, share int) (int, error) {
 		}
 		has, measured := float64(replicasOf(primary)), measures(hpa, anyMetric)
 		followed := measured >= expected/tolerance && measured <= expected*tolerance && has >= math.Ceil(measured/tolerance)
-		if (!followed || alike) && now().Before(deadline) { // it may still measure a share before
+		if (!followed || before >= expected/tolerance) && now().Before(deadline) { // it may still measure a share before
 			continue
 		}
 		bears := ahead * float64(share) / 100 // at least, if its metrics cannot be read
