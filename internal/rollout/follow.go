@@ -64,8 +64,7 @@ func (j *job) part(ctx context.Context, share int, name string) (int, error) {
 	if err := j.enlarge(ctx, forShare(j.ledger.Release.Replicas, share)); err != nil {
 		return 0, err
 	}
-	j.hpas = nil
-	hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
+	hpa, err := j.hpaNow(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -122,11 +121,11 @@ func (j *job) enlarge(ctx context.Context, want int32) error {
 // bearable is the share of the traffic, in percent, that so many replicas bear until there are more, of those that all
 // of it needs.
 func bearable(kept, need int32) int {
-	return most(float64(kept) * ahead / float64(max(1, need)))
+	return whole(float64(kept) * ahead / float64(max(1, need)))
 }
 
-// most is a share of the traffic in whole percent, from 1 to 100. The last twentieth is no step of its own.
-func most(percent float64) int {
+// whole is a share of the traffic in whole percent, from 1 to 100. The last twentieth is no step of its own.
+func whole(percent float64) int {
 	if percent >= 95 {
 		return 100
 	}
@@ -147,6 +146,12 @@ func (j *job) kept(ctx context.Context) (int32, *autoscalingv2.HorizontalPodAuto
 	return leaves(hpa, j.ledger.Release, now(), j.shrinks), hpa, nil
 }
 
+// hpaNow is primary's HPA with its status of now; nil when there is none.
+func (j *job) hpaNow(ctx context.Context) (*autoscalingv2.HorizontalPodAutoscaler, error) {
+	j.hpas = nil
+	return j.hpaOf(ctx, j.deploymentName(release.Primary))
+}
+
 // scales says whether an HPA can change anything: one that has no metrics does not.
 func scales(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
 	for _, c := range hpa.Status.Conditions {
@@ -159,8 +164,8 @@ func scales(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
 
 // leaves is how many of the replicas that all of the traffic needs an HPA leaves primary for the time being: what the
 // largest share needed that it has measured within its window, what it measures outside of primary's pods, and no fewer
-// than its bounds and policies allow. One
-// that was seen to shrink primary earlier has a shorter window than it says: it has forgotten everything.
+// than its bounds and policies allow. One that was seen to shrink primary earlier has a shorter window than it says: it has
+// forgotten everything.
 func leaves(hpa *autoscalingv2.HorizontalPodAutoscaler, r *release.Release, at time.Time, shrinks bool) int32 {
 	since := at.Add(-max(0, window(hpa)-measuredAfter))
 	if shrinks {
@@ -225,7 +230,7 @@ func removable(hpa *autoscalingv2.HorizontalPodAutoscaler, has int32) int32 {
 	if len(b.ScaleDown.Policies) == 0 {
 		return has
 	}
-	most, few := int32(0), has
+	many, few := int32(0), has
 	for _, p := range b.ScaleDown.Policies {
 		takes := float64(has) // of an unknown kind
 		times := math.Ceil(measuredAfter.Seconds() / float64(max(1, p.PeriodSeconds)))
@@ -236,18 +241,18 @@ func removable(hpa *autoscalingv2.HorizontalPodAutoscaler, has int32) int32 {
 			takes = float64(has) * (1 - math.Pow(1-min(1, float64(p.Value)/100), times))
 		}
 		n := int32(min(float64(has), math.Ceil(takes)))
-		most, few = max(most, n), min(few, n)
+		many, few = max(many, n), min(few, n)
 	}
 	if choose == autoscalingv2.MinChangePolicySelect {
 		return few
 	}
-	return most
+	return many
 }
 
 // followed waits until primary's HPA measures what primary serves at a share, in percent, and has given it the replicas
-// for it, and returns the share that these bear. What it measured before the share was routed must have been less: what
-// it measures then is no share before, as primary's has only fallen until promotion. An HPA that has had the time to measure, and gives no more, finds them
-// enough.
+// for it, and returns the share that these bear. What it measured before the share was routed must have been less: what it
+// measures then is no share before, as primary's has only fallen until promotion. An HPA that has had the time to measure,
+// and gives no more, finds them enough.
 func (j *job) followed(ctx context.Context, share int, before float64) (int, error) {
 	need := j.ledger.Release.Replicas
 	expected := float64(need) * float64(share) / 100
@@ -257,8 +262,7 @@ func (j *job) followed(ctx context.Context, share int, before float64) (int, err
 			return 0, ctx.Err()
 		case <-time.After(followPeriod):
 		}
-		j.hpas = nil
-		hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
+		hpa, err := j.hpaNow(ctx)
 		if err != nil || hpa == nil {
 			return 100, err
 		}
@@ -285,7 +289,7 @@ func (j *job) followed(ctx context.Context, share int, before float64) (int, err
 			keeps := min(has, max(math.Ceil(measured), float64(fewest(hpa)))) // it may take the rest away
 			bears = max(bears, min(bears*keeps/measured, 2*float64(share)))
 		}
-		return max(share+1, most(bears)), j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx)
+		return max(share+1, whole(bears)), j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx)
 	}
 }
 
@@ -295,17 +299,17 @@ const tolerance = 1.1
 // measures is how many replicas some of an HPA's metrics ask for, as it read them last; 0 when it has read none. Its status
 // has them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
 func measures(hpa *autoscalingv2.HorizontalPodAutoscaler, of func(autoscalingv2.MetricSpec) bool) float64 {
-	most := 0.0
+	replicas := 0.0
 	for i, spec := range hpa.Spec.Metrics {
 		if i >= len(hpa.Status.CurrentMetrics) {
 			break
 		}
 		target, current := metricTarget(spec), metricValue(hpa.Status.CurrentMetrics[i])
 		if target != nil && current != nil && of(spec) {
-			most = max(most, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas))
+			replicas = max(replicas, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas))
 		}
 	}
-	return most
+	return replicas
 }
 
 func anyMetric(autoscalingv2.MetricSpec) bool { return true }
