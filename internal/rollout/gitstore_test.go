@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -118,16 +119,36 @@ func filesOf(tree *environment.Tree) (map[string][]byte, error) {
 	return files, err
 }
 
-// rendered are the objects of the app's folder.
-func rendered(files map[string][]byte) (all []manifest.Object, err error) {
-	if files[kustomizationFile] != nil {
-		return kustomized(files)
-	}
+// renderings are those of folders, by all of their files.
+var renderings memory[[sha256.Size]byte, []manifest.Object]
+
+// rendered are the objects of the app's folder. What they point to is shared.
+func rendered(files map[string][]byte) ([]manifest.Object, error) {
+	h, folder := sha256.New(), map[string][]byte{}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if path.Dir(name) != appFolder {
-			continue
+		if path.Dir(name) == appFolder {
+			folder[name] = files[name]
+			fmt.Fprintf(h, "%q %q\n", name, files[name])
 		}
-		raw, err := yaml.YAMLToJSON(files[name])
+	}
+	key := [sha256.Size]byte(h.Sum(nil))
+	all, known := renderings.get(key)
+	if !known {
+		var err error
+		if all, err = render(folder); err != nil {
+			return nil, err
+		}
+		renderings.put(key, all)
+	}
+	return slices.Clone(all), nil
+}
+
+func render(folder map[string][]byte) (all []manifest.Object, err error) {
+	if folder[kustomizationFile] != nil {
+		return kustomized(folder)
+	}
+	for _, name := range slices.Sorted(maps.Keys(folder)) {
+		raw, err := yaml.YAMLToJSON(folder[name])
 		if err != nil {
 			return nil, err
 		}
@@ -144,16 +165,13 @@ func rendered(files map[string][]byte) (all []manifest.Object, err error) {
 var kustomizationFile = path.Join(appFolder, "kustomization.yaml")
 
 // kustomized is what kustomize makes of the app's folder.
-func kustomized(files map[string][]byte) ([]manifest.Object, error) {
+func kustomized(folder map[string][]byte) ([]manifest.Object, error) {
 	dir, err := os.MkdirTemp("", "crossbill-test-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	for name, text := range files {
-		if path.Dir(name) != appFolder {
-			continue
-		}
+	for name, text := range folder {
 		if err := os.WriteFile(filepath.Join(dir, path.Base(name)), text, 0o600); err != nil {
 			return nil, err
 		}

@@ -1,10 +1,14 @@
 package rollout_test
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +71,60 @@ type remembering struct{ runtime.NegotiatedSerializer }
 
 func (r remembering) DecoderToVersion(d runtime.Decoder, version runtime.GroupVersioner) runtime.Decoder {
 	return remember{r.NegotiatedSerializer.DecoderToVersion(d, version)}
+}
+
+// SupportedMediaTypes are those of the serializer, but for how the events of a watch are read.
+func (r remembering) SupportedMediaTypes() []runtime.SerializerInfo {
+	all := slices.Clone(r.NegotiatedSerializer.SupportedMediaTypes())
+	for i := range all {
+		if s := all[i].StreamSerializer; s != nil && all[i].MediaType == runtime.ContentTypeJSON {
+			all[i].StreamSerializer = &runtime.StreamSerializerInfo{EncodesAsText: s.EncodesAsText, Serializer: events{s.Serializer}, Framer: lines{s.Framer}}
+		}
+	}
+	return all
+}
+
+// events reads an event without a look at the object in it, which is decoded by itself. It is for what watching.add writes.
+type events struct{ runtime.Serializer }
+
+func (e events) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	event, wanted := into.(*metav1.WatchEvent)
+	text, opened := bytes.CutPrefix(data, []byte(`{"type":"`))
+	text, closed := bytes.CutSuffix(text, []byte("}\n"))
+	kind, object, found := bytes.Cut(text, []byte(`","object":`))
+	if !wanted || !opened || !closed || !found {
+		return e.Serializer.Decode(data, defaults, into)
+	}
+	event.Type, event.Object.Raw = string(kind), bytes.Clone(object)
+	return event, nil, nil
+}
+
+// lines has an event in each line, as the API server writes them. It need not parse JSON to find the end of one.
+type lines struct{ runtime.Framer }
+
+func (lines) NewFrameReader(r io.ReadCloser) io.ReadCloser {
+	return &lineReader{Closer: r, text: bufio.NewReader(r)}
+}
+
+type lineReader struct {
+	io.Closer
+	text *bufio.Reader
+	rest []byte // of a line
+}
+
+func (r *lineReader) Read(data []byte) (int, error) {
+	if len(r.rest) == 0 {
+		line, err := r.text.ReadBytes('\n')
+		if err != nil {
+			return 0, err
+		}
+		r.rest = line
+	}
+	n := copy(data, r.rest)
+	if r.rest = r.rest[n:]; len(r.rest) > 0 {
+		return n, io.ErrShortBuffer
+	}
+	return n, nil
 }
 
 type remember struct{ runtime.Decoder }

@@ -73,7 +73,8 @@ func TestStepsAreKept(t *testing.T) {
 // approval refused.
 func TestStepAsksTheGate(t *testing.T) {
 	inWorld(t, "gate", nil, func(w *world) {
-		w.bring("rest")
+		w.begin("", "rest")
+		time.Sleep(150 * time.Second)
 		r := wanted("2")
 		r.Plan = release.NewPlan([]release.PlanStep{{Weight: 10}, {Approve: true}, {Weight: 25}, {Weight: 50}})
 		w.must(w.job("canary").Canary(w.Context(), r))

@@ -146,38 +146,73 @@ type moment struct {
 	inventory map[string]*unstructured.Unstructured
 }
 
-// stages are moments that many tests begin at, each made once by the commands themselves.
-var stages sync.Map // of func(*testing.T) *moment by name
+// stages are what many tests begin at, each made once by the commands themselves.
+var stages sync.Map // of func(*testing.T) passage by name
 
 // configuredApp is the prefix of a stage of the app that reads configuration.
 const configuredApp = "configured, "
+
+// earlier is the stage that another one goes on from. What has no earlier one begins with nothing.
+var earlier = map[string]string{
+	"foreign": "rest", "held": "rest", "started": "rest", "sticky": "rest", "promoted with a Service": "rest", "promoted in the mesh": "rest", "warm": "promoted in the mesh",
+	"matched": "rest", "mirrored": "rest", "mirrored healthy": "mirrored",
+	"planned": "rest", "planned healthy": "planned", "planned paused": "planned healthy", "planned next": "planned healthy", "planned half taken": "planned next",
+	"canary": "rest", "held in flight": "canary", "rolling_back": "canary", "rolled_back": "canary", "unhealthy": "canary", "inconclusive": "canary", "healthy": "canary",
+	"promoting": "healthy", "moving": "healthy", "rolling": "healthy", "rolled": "healthy", "promoted": "healthy", "ended": "promoted",
+	"next": "ended", "next healthy, promoted": "next", "returning": "ended", "returning to primary": "ended", "returned": "ended",
+}
+
+// byApp splits a stage into the prefix of its app and the rest.
+func byApp(stage string) (app, plain string) {
+	plain = stage
+	for _, prefix := range []string{gatewayApp, configuredApp, othersApp, fluxApp, gitApp} {
+		plain = strings.TrimPrefix(plain, prefix)
+	}
+	return strings.TrimSuffix(stage, plain), plain
+}
+
+// passage is a stage: as its command has left the cluster, for the stages that go on from it, and some time later.
+type passage struct{ left, settled *moment }
+
+// through is a stage, which is made once.
+func through(t *testing.T, stage string) passage {
+	t.Helper()
+	var once sync.Once
+	var made passage
+	entry, _ := stages.LoadOrStore(stage, func(t *testing.T) passage {
+		once.Do(func() {
+			app, plain := byApp(stage)
+			var start *moment
+			if before, ok := earlier[plain]; ok {
+				start = through(t, app+before).left
+			}
+			inWorld(t, stage, start, func(w *world) {
+				if start == nil {
+					w.begin(app, plain)
+				} else {
+					w.bring(plain)
+				}
+				left := w.moment()
+				if plain != "new" && !strings.HasPrefix(plain, "manual") {
+					time.Sleep(150 * time.Second) // whoever was killed is dead, by any clock, and all that is made is ready
+				}
+				made = passage{left, w.moment()}
+			})
+		})
+		return made
+	})
+	found := entry.(func(*testing.T) passage)(t)
+	if found.settled == nil {
+		t.Fatalf("stage %s could not be prepared", stage)
+	}
+	return found
+}
 
 // at runs a test in a cluster whose app is at a stage of the release of image 2, on a primary that runs image
 // 1; with the prefix, of the release of version 2 of its configuration. In the end no invariant has been broken.
 func at(t *testing.T, stage string, test func(w *world)) {
 	t.Helper()
-	var once sync.Once
-	var made *moment
-	entry, _ := stages.LoadOrStore(stage, func(t *testing.T) *moment {
-		once.Do(func() {
-			inWorld(t, stage, nil, func(w *world) {
-				plain, _ := byGateway(stage)
-				w.bring(strings.TrimPrefix(plain, configuredApp))
-				made = w.moment()
-			})
-		})
-		return made
-	})
-	start := entry.(func(*testing.T) *moment)(t)
-	if start == nil {
-		t.Fatalf("stage %s could not be prepared", stage)
-	}
-	inWorld(t, stage, start, func(w *world) {
-		plain, _ := byGateway(stage)
-		w.applies, w.controlled = strings.HasPrefix(plain, othersApp), strings.HasPrefix(plain, fluxApp)
-		w.committed = strings.HasPrefix(plain, gitApp)
-		test(w)
-	})
+	inWorld(t, stage, through(t, stage).settled, test)
 }
 
 // moment is the cluster as it is.
@@ -227,6 +262,7 @@ func inWorld(t *testing.T, stage string, start *moment, test func(w *world)) {
 			w.observer.started = true
 			w.flux.commits, w.flux.artifact = slices.Clone(start.commits), start.artifact
 			w.git.repository.commits, w.git.repository.subjects, w.git.inventory = slices.Clone(start.files), slices.Clone(start.subjects), start.inventory
+			w.applies, w.controlled, w.committed = strings.HasPrefix(plain, othersApp), strings.HasPrefix(plain, fluxApp), strings.HasPrefix(plain, gitApp)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
 		defer func() {
@@ -668,34 +704,38 @@ func wanted(digit string) release.Release {
 	return release.Release{ID: "r" + digit, Image: image(digit), Weight: 10}
 }
 
-// bring takes a new app to a stage.
-func (w *world) bring(stage string) {
+// begin makes a new app, at rest after its first release or before it.
+func (w *world) begin(app, stage string) {
 	w.Helper()
-	var others bool
-	if stage, others = strings.CutPrefix(stage, othersApp); others {
+	others := strings.Contains(app, othersApp)
+	if others {
 		w.makeOthers()
 	}
-	stage, controlled := strings.CutPrefix(stage, fluxApp)
-	stage, committed := strings.CutPrefix(stage, gitApp)
-	if stage == "new" {
-		w.observer.started = true
+	defer func() { w.observer.started = true }()
+	switch {
+	case stage == "new":
 		return
-	}
-	if strings.HasPrefix(stage, "manual") {
+	case strings.HasPrefix(stage, "manual"):
 		w.deployManually(stage)
-		w.observer.started = true
 		return
+	case stage != "rest":
+		w.Fatalf("no stage %q", stage)
 	}
 	first := w.job("first")
 	w.must(first.Canary(w.Context(), first.wanted("1")))
 	w.applies = others
-	if w.controlled = controlled; controlled {
+	if w.controlled = strings.Contains(app, fluxApp); w.controlled {
 		w.adopt()
 	}
-	if w.committed = committed; committed {
+	if w.committed = strings.Contains(app, gitApp); w.committed {
 		w.commitApp()
 	}
-	w.observer.started = true
+}
+
+// bring takes an app to a stage from the earlier one.
+func (w *world) bring(stage string) {
+	w.Helper()
+	w.jobs = 1 // the first release's
 	before := w.job("before")
 	run := func(_ rollout.Result, err error) {
 		w.Helper()
@@ -704,9 +744,7 @@ func (w *world) bring(stage string) {
 		}
 	}
 	ctx := before.ctx
-	canary := func() { run(before.Canary(ctx, before.wanted("2"))) }
 	switch stage {
-	case "rest":
 	case "foreign":
 		w.observer.started = false // others have their own things in the app's objects
 		if w.gateway {
@@ -719,109 +757,73 @@ func (w *world) bring(stage string) {
 		w.patchDeployment(release.Primary, `[{"op":"add","path":"/metadata/annotations/theirs~1note","value":"n"},{"op":"add","path":"/metadata/labels/theirs~1label","value":"l"}]`)
 	case "started":
 		before.killOn = "note r2 started"
-		canary()
+		run(before.Canary(ctx, before.wanted("2")))
 	case "canary":
-		canary()
-	case "sticky":
-		run(before.Canary(ctx, sticky("2")))
-	case "matched", "mirrored", "mirrored healthy":
-		of := map[string]func(string) release.Release{"matched": matched, "mirrored": mirrored, "mirrored healthy": mirrored}[stage]
+		run(before.Canary(ctx, before.wanted("2")))
+	case "sticky", "matched", "mirrored", "planned":
+		of := map[string]func(string) release.Release{"sticky": sticky, "matched": matched, "mirrored": mirrored, "planned": planned}[stage]
 		run(before.Canary(ctx, of("2")))
-		if stage == "mirrored healthy" {
-			run(judge(ctx, before.Cluster, release.Healthy))
-		}
 	case "healthy", "unhealthy", "inconclusive":
-		canary()
 		run(judge(ctx, before.Cluster, release.VerdictOutcome(stage)))
-	case "promoting":
-		canary()
+	case "mirrored healthy", "planned healthy":
 		run(judge(ctx, before.Cluster, release.Healthy))
+	case "promoting":
 		before.killOn = "update primary image 2"
 		run(before.Promote(ctx))
 	case "moving": // the canary has all of the traffic, primary is as it was
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
 		before.killOn = "update vs 0/100"
 		run(before.Promote(ctx))
 	case "rolling": // primary is replaced under its traffic
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
 		before.killOn, before.PromoteTraffic = "update primary image 2", release.Primary
 		run(before.Promote(ctx))
 	case "rolled":
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
 		before.PromoteTraffic = release.Primary
 		run(before.Promote(ctx))
-	case "promoted", "promoted with a Service", "ended":
+	case "promoted":
+		run(before.Promote(ctx))
+	case "promoted with a Service", "promoted in the mesh":
 		if stage == "promoted with a Service" {
 			before.Manifests = w.moved()
-		}
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
-		run(before.Promote(ctx))
-		if stage == "ended" {
-			run(before.Cleanup(ctx))
-		}
-	case "promoted in the mesh", "warm": // nobody gets past the release's route
-		if !w.gateway {
-			w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
-		}
-		before.KeepWarm = 10 * time.Minute
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
-		run(before.Promote(ctx))
-		if stage == "warm" {
-			run(before.Cleanup(ctx))
-		}
-	case "next", "next healthy, promoted", "returning", "returning to primary", "returned":
-		canary()
-		run(judge(ctx, before.Cluster, release.Healthy))
-		run(before.Promote(ctx))
-		run(before.Cleanup(ctx))
-		switch stage {
-		case "next", "next healthy, promoted":
-			run(before.Canary(ctx, wanted("3")))
-			if stage != "next" {
-				run(judge(ctx, before.Cluster, release.Healthy))
-				run(before.Promote(ctx))
+		} else {
+			before.KeepWarm = 10 * time.Minute
+			if !w.gateway { // nobody gets past the release's route
+				w.patchRoute(`[{"op":"add","path":"/spec/gateways/-","value":"mesh"}]`)
 			}
-		default:
-			before.killOn = map[string]string{"returning": "update vs 0/100", "returning to primary": "update primary image 1", "returned": "note r1 promoted"}[stage]
-			run(before.RollbackTo(ctx, "r1", "test", true))
 		}
-	case "planned", "planned healthy", "planned paused", "planned next", "planned half taken":
-		run(before.Canary(ctx, planned("2")))
-		if stage != "planned" {
-			run(judge(ctx, before.Cluster, release.Healthy))
-		}
-		if stage == "planned paused" {
-			time.Sleep(10 * time.Minute)
-		}
-		if stage == "planned next" || stage == "planned half taken" {
-			time.Sleep(10 * time.Minute)
-			run(before.Pass(ctx, 2))
-		}
-		if stage == "planned half taken" {
-			before.killOn = "note r2 canary 25%"
-			run(before.Give(ctx, 3))
-		}
+		run(before.Canary(ctx, before.wanted("2")))
+		run(judge(ctx, before.Cluster, release.Healthy))
+		run(before.Promote(ctx))
+	case "warm":
+		before.KeepWarm = 10 * time.Minute
+		run(before.Cleanup(ctx))
+	case "ended":
+		run(before.Cleanup(ctx))
+	case "next":
+		run(before.Canary(ctx, wanted("3")))
+	case "next healthy, promoted":
+		run(judge(ctx, before.Cluster, release.Healthy))
+		run(before.Promote(ctx))
+	case "returning", "returning to primary", "returned":
+		before.killOn = map[string]string{"returning": "update vs 0/100", "returning to primary": "update primary image 1", "returned": "note r1 promoted"}[stage]
+		run(before.RollbackTo(ctx, "r1", "test", true))
+	case "planned paused":
+		time.Sleep(10 * time.Minute)
+	case "planned next":
+		time.Sleep(10 * time.Minute)
+		run(before.Pass(ctx, 2))
+	case "planned half taken":
+		before.killOn = "note r2 canary 25%"
+		run(before.Give(ctx, 3))
 	case "held", "held in flight":
-		if stage == "held in flight" {
-			canary()
-		}
 		run(before.Hold(ctx, "an incident"))
 	case "rolling_back":
-		canary()
 		before.killOn = "note r2 rolling_back"
 		run(before.Rollback(ctx, "test"))
 	case "rolled_back":
-		canary()
 		run(before.Rollback(ctx, "test"))
 	default:
-		w.Fatalf("no stage %q", stage)
+		w.Fatalf("no way to stage %q", stage)
 	}
-	time.Sleep(150 * time.Second) // whoever was killed is dead, by any clock, and all that is made is ready
 }
 
 // running is what a track runs, as a digit.
