@@ -254,6 +254,9 @@ func TestProposeBadInput(t *testing.T) {
 			}
 		}
 	}
+	nobody := newForge(t, nil)
+	configured("repository", "http://127.0.0.1:1/environment.git")(nobody)
+	unanswered := startProcess(t, proposing(7)...) // it takes as long as there are attempts
 	for name, test := range map[string]struct {
 		given func(*forge)
 		line  []string
@@ -269,7 +272,6 @@ func TestProposeBadInput(t *testing.T) {
 		"a run that is no address": {line: []string{"--source-url", "https://x/\nRelease: y"}, want: "--source-url: "},
 		"no time":                  {line: []string{"--timeout", "0s"}, want: "0s is too short"},
 		"a format":                 {line: []string{"-o", "dotenv"}, want: `--output: "dotenv" is not a format`},
-		"nobody answers":           {given: configured("repository", "http://127.0.0.1:1/environment.git"), want: "crossbill.yaml:"},
 		"no such repository":       {given: func(f *forge) { f.configure(map[string]string{"repository": f.url + "/enviroment.git"}) }, want: "was not found, or the token may not see it"},
 		"no such branch":           {given: configured("branch", "production"), want: `has no branch "production"; it has main`},
 		"no token file":            {given: configured("tokenFile", "/nonexistent/token"), want: "gitops.tokenFile: open /nonexistent/token"},
@@ -295,15 +297,12 @@ func TestProposeBadInput(t *testing.T) {
 			}
 		}, want: "the server refuses the push to main"},
 	} {
-		for _, mergeRequest := range []bool{false, true} {
-			if mergeRequest && name == "nobody answers" { // which takes as long as there are attempts
-				continue
+		t.Run(name, func(t *testing.T) {
+			f := newForge(t, map[string]string{"README.md": "Ours\n"})
+			if test.given != nil {
+				test.given(f)
 			}
-			t.Run(fmt.Sprintf("%s/%t", name, mergeRequest), func(t *testing.T) {
-				f := newForge(t, map[string]string{"README.md": "Ours\n"})
-				if test.given != nil {
-					test.given(f)
-				}
+			for _, mergeRequest := range []bool{false, true} {
 				before := f.everything()
 				line := append(proposing(7), test.line...)
 				want := test.want
@@ -313,16 +312,19 @@ func TestProposeBadInput(t *testing.T) {
 				}
 				r := runLine(t, line...)
 				if r.code != exitBadInput || !strings.Contains(r.err, want) || r.out != "" || strings.Count(r.err, "\n") != 1 {
-					t.Errorf("exit code %d\n%s%s\nwant %s", r.code, r.out, r.err, want)
+					t.Errorf("merge request %t: exit code %d\n%s%s\nwant %s", mergeRequest, r.code, r.out, r.err, want)
 				}
 				if strings.Contains(r.err+r.out, pushToken) {
-					t.Error("the token is shown")
+					t.Errorf("merge request %t: the token is shown", mergeRequest)
 				}
 				if after := f.everything(); after != before {
-					t.Errorf("pushed: %s", after)
+					t.Errorf("merge request %t: pushed: %s", mergeRequest, after)
 				}
-			})
-		}
+			}
+		})
+	}
+	if r := unanswered(); r.code != exitBadInput || !strings.Contains(r.err, nobody.config+":") || !strings.Contains(r.err, "connection refused; look whether the server can be reached") || r.out != "" || strings.Count(r.err, "\n") != 1 || strings.Contains(r.err, pushToken) {
+		t.Errorf("nobody answers: exit code %d\n%s%s", r.code, r.out, r.err)
 	}
 	f := newForge(t, nil)
 	t.Setenv("CROSSBILL_CONFIG", "/dev/null")
@@ -345,12 +347,24 @@ func TestCommandLine(t *testing.T) {
 // inProcess runs a command line in a process of its own.
 func inProcess(t *testing.T, args ...string) ran {
 	t.Helper()
+	return startProcess(t, args...)()
+}
+
+// startProcess starts a command line in a process of its own, and gives what waits for its end.
+func startProcess(t *testing.T, args ...string) (wait func() ran) {
+	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCommandLine$")
 	command.Env = append(os.Environ(), "COMMAND_LINE="+strings.Join(args, "\x1f"))
 	var out, errOut strings.Builder
 	command.Stdout, command.Stderr = &out, &errOut
-	_ = command.Run()
-	return ran{command.ProcessState.ExitCode(), out.String(), errOut.String()}
+	if err := command.Start(); err != nil {
+		t.Error(err)
+		return func() ran { return ran{code: -1, err: err.Error()} }
+	}
+	return func() ran {
+		_ = command.Wait()
+		return ran{command.ProcessState.ExitCode(), out.String(), errOut.String()}
+	}
 }
 
 // TestProposalsAtOnce: thirty releases of one app, and some of another one, from as many processes and goroutines. At the

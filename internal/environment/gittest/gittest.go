@@ -3,14 +3,17 @@ package gittest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/cgi"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // Environ keeps the configuration of this machine away from Git, and names who commits.
@@ -22,9 +25,12 @@ func Environ() []string {
 	}
 }
 
+// programs is the folder of Git's own programs.
+var programs = sync.OnceValues(func() (string, error) { return git("", nil, "--exec-path") })
+
 // Server clones, fetches and pushes for everybody, by HTTP, from and to the repositories in a folder.
 func Server(root string) (http.Handler, error) {
-	folder, err := git(root, nil, "--exec-path")
+	folder, err := programs()
 	if err != nil {
 		return nil, err
 	}
@@ -38,19 +44,36 @@ func Server(root string) (http.Handler, error) {
 // A Repository is a bare one, with a branch main once it has a commit.
 type Repository struct{ Dir string }
 
-// Init makes a repository that does not exist yet. It takes no damaged objects, and gives single ones, as GitLab's does
-// (internal/git/command_description.go of Gitaly).
+// settings are what GitLab's server has as well: it takes no damaged objects, and gives single ones
+// (internal/git/command_description.go of Gitaly). Nobody collects garbage behind a push.
+const settings = `[core]
+	repositoryformatversion = 0
+	filemode = true
+	bare = true
+[http]
+	receivepack = true
+[receive]
+	fsckObjects = true
+	autogc = false
+[uploadpack]
+	allowFilter = true
+	allowAnySHA1InWant = true
+`
+
+// Init makes a repository that does not exist yet, as git init does: tests make hundreds of them, and each process takes longer
+// than these files.
 func Init(dir string) (*Repository, error) {
-	if _, err := git(filepath.Dir(dir), nil, "init", "-q", "--bare", "-b", "main", dir); err != nil {
-		return nil, err
-	}
-	r := &Repository{Dir: dir}
-	for _, setting := range []string{"http.receivepack", "receive.fsckObjects", "uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"} {
-		if _, err := r.Git("config", setting, "true"); err != nil {
+	for _, folder := range []string{"hooks", "objects/info", "objects/pack", "refs/heads", "refs/tags"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.FromSlash(folder)), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	return r, nil
+	for name, text := range map[string]string{"HEAD": "ref: refs/heads/main\n", "config": settings} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return &Repository{Dir: dir}, nil
 }
 
 // Git runs git in the repository, and returns what it prints, without the space around it.
@@ -80,9 +103,9 @@ func (r *Repository) commit(subject string, change Change) (string, error) {
 	arguments := []string{"fast-import", "--quiet", "--date-format=now"}
 	if change.Alone {
 		arguments = append(arguments, "--force")
-	} else if branch, err := r.Git("branch", "--list", "main"); err != nil {
+	} else if started, err := r.started(); err != nil {
 		return "", err
-	} else if branch != "" {
+	} else if started {
 		stream.WriteString("from refs/heads/main^0\n")
 	}
 	for _, path := range change.Removed {
@@ -93,6 +116,18 @@ func (r *Repository) commit(subject string, change Change) (string, error) {
 	}
 	stream.WriteString("get-mark :1\n")
 	return git(r.Dir, &stream, arguments...)
+}
+
+// started says whether the branch has a commit.
+func (r *Repository) started() (bool, error) {
+	if _, err := os.Stat(filepath.Join(r.Dir, "refs", "heads", "main")); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err == nil, err
+	}
+	packed, err := os.ReadFile(filepath.Join(r.Dir, "packed-refs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Contains(packed, []byte(" refs/heads/main\n")), err
 }
 
 func git(dir string, input io.Reader, arguments ...string) (string, error) {
