@@ -18,7 +18,7 @@ import (
 // replicas is left alone. It was checked against pkg/controller/podautoscaler/horizontal.go. Where it differs: its
 // metrics are exact, and know the load of pods that are not ready; there are no policies.
 type autoscaler struct {
-	demand int32         // replicas that all of the traffic needs; 0: it does nothing
+	demand float64       // replicas that all of the traffic needs; 0: it does nothing
 	lag    time.Duration // how old the metrics are
 	looked time.Time
 	loads  map[string][]load // by Deployment, each second
@@ -46,7 +46,7 @@ const syncPeriod = 15 * time.Second
 func (a *autoscaler) run(c *controllers, deployments []*appsv1.Deployment) {
 	routes := get[networking.VirtualService](c.server, "virtualservices")
 	for _, d := range deployments {
-		l := load{time.Now(), float64(a.demand*shareOf(routes, d)) / 100, d.Status.ReadyReplicas}
+		l := load{time.Now(), a.demand * float64(shareOf(routes, d)) / 100, d.Status.ReadyReplicas}
 		if all := a.loads[d.Name]; len(all) > 0 && l.at.Sub(all[len(all)-1].at) < time.Second {
 			continue
 		}

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
@@ -392,18 +390,7 @@ func TestCapacity(t *testing.T) {
 		// An HPA's whole replicas, seen from a share of the traffic, are a little more than what is needed.
 		most := func(share int) int { return p.Demand + 2 + 100/share }
 		if p.HPA {
-			w.must(w.kube.AutoscalingV2().HorizontalPodAutoscalers(namespace).Create(w.Context(), &autoscalingv2.HorizontalPodAutoscaler{
-				ObjectMeta: metav1.ObjectMeta{Name: "hpa"},
-				Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: new(int32(p.Least)), MaxReplicas: int32(p.Most),
-					Metrics:  []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Name: "cpu", Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: new(int32(100))}}}},
-					Behavior: &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &p.Window}},
-					ScaleTargetRef: autoscalingv2.CrossVersionObjectReference{
-						APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "Deployment", Name: w.set.Name(release.Primary)}},
-			}, metav1.CreateOptions{}))
-			w.server.mu.Lock()
-			w.controllers.autoscaler.demand, w.observer.demand = int32(p.Demand), int32(p.Demand)
-			w.server.mu.Unlock()
-			w.controllers.hurry()
+			w.autoscaled(int32(p.Least), int32(p.Most), p.Window, float64(p.Demand))
 		}
 		j := w.job("job")
 		j.Manifests = w.own()

@@ -70,7 +70,7 @@ func (j *job) part(ctx context.Context, share int, name string) (int, error) {
 	}
 	before := 0.0
 	if hpa != nil {
-		before = measures(hpa, anyMetric)
+		before, _ = measures(hpa, ofPods)
 	}
 	if err := j.route(100 - share)(ctx); err != nil {
 		return 0, err
@@ -176,8 +176,8 @@ func leaves(hpa *autoscalingv2.HorizontalPodAutoscaler, r *release.Release, at t
 	if has := r.PrimaryReplicas; has > 0 && largest > 0 && portion(has*100, largest) < r.Replicas {
 		measured = min(measured, has) // before promotion; else it had as many as the largest share needs, rounded
 	}
-	outside := int32(measures(hpa, func(m autoscalingv2.MetricSpec) bool { return m.External != nil || m.Object != nil }))
-	return min(r.Replicas, max(fewest(hpa), measured, outside, r.Replicas-removable(hpa, r.Replicas)))
+	outside, _ := measures(hpa, func(m autoscalingv2.MetricSpec) bool { return !ofPods(m) })
+	return min(r.Replicas, max(fewest(hpa), measured, int32(outside), r.Replicas-removable(hpa, r.Replicas)))
 }
 
 // sharesSince are the shares of the traffic, in percent, that primary has had since a time, as the ledger has them: the
@@ -250,12 +250,11 @@ func removable(hpa *autoscalingv2.HorizontalPodAutoscaler, has int32) int32 {
 }
 
 // followed waits until primary's HPA measures what primary serves at a share, in percent, and has given it the replicas
-// for it, and returns the share that these bear. What it measured before the share was routed must have been less: what it
-// measures then is no share before, as primary's has only fallen until promotion. An HPA that has had the time to measure,
-// and gives no more, finds them enough.
+// for it, and returns the share that these bear. It must have measured less before, or meanwhile: then what it measures is
+// no share before, as primary's has only fallen until promotion. An HPA that has had the time to measure, and gives no
+// more, finds them enough.
 func (j *job) followed(ctx context.Context, share int, before float64) (int, error) {
-	need := j.ledger.Release.Replicas
-	expected := float64(need) * float64(share) / 100
+	least := j.needs() * float64(share) / 100 / tolerance
 	for deadline := now().Add(measuredAfter); ; {
 		select {
 		case <-ctx.Done():
@@ -279,9 +278,14 @@ func (j *job) followed(ctx context.Context, share int, before float64) (int, err
 		case primary == nil:
 			return 0, fmt.Errorf("%s not found: somebody has deleted it; %s", j.track(release.Primary), j.next())
 		}
-		has, measured := float64(replicasOf(primary)), measures(hpa, anyMetric)
-		followed := measured >= expected/tolerance && measured <= expected*tolerance && has >= math.Ceil(measured/tolerance)
-		if (!followed || before >= expected/tolerance) && now().Before(deadline) { // it may still measure a share before
+		has := float64(replicasOf(primary))
+		serves, read := measures(hpa, ofPods)
+		measured, _ := measures(hpa, anyMetric)
+		followed := before < least && serves >= least && has >= math.Ceil(measured/tolerance)
+		if read {
+			before = min(before, serves)
+		}
+		if !followed && now().Before(deadline) { // it may still measure a share before
 			continue
 		}
 		bears := ahead * float64(share) / 100 // at least, if its metrics cannot be read
@@ -289,30 +293,51 @@ func (j *job) followed(ctx context.Context, share int, before float64) (int, err
 			keeps := min(has, max(math.Ceil(measured), float64(fewest(hpa)))) // it may take the rest away
 			bears = max(bears, min(bears*keeps/measured, 2*float64(share)))
 		}
+		if serves > 0 { // another version may need more or less for the same traffic
+			j.measured = serves * 100 / float64(share)
+		}
 		return max(share+1, whole(bears)), j.waitTrack(release.Primary, j.ledger.Release.Image)(ctx)
+	}
+}
+
+// needs is how many replicas all of the traffic needs: not rounded, as an HPA's would be, where primary's HPA has measured it.
+func (j *job) needs() float64 {
+	if j.measured > 0 {
+		return j.measured
+	}
+	return float64(j.ledger.Release.Replicas)
+}
+
+// measure keeps what all of the traffic needs by what primary's HPA measures at a share that primary has had for a while.
+// It may still measure a larger share.
+func (j *job) measure(hpa *autoscalingv2.HorizontalPodAutoscaler, share int, need int32) {
+	if serves, _ := measures(hpa, ofPods); share > 0 {
+		j.measured = min(serves*100/float64(share), float64(need))
 	}
 }
 
 // tolerance is by how much an HPA lets its target be exceeded (kube-controller-manager's default).
 const tolerance = 1.1
 
-// measures is how many replicas some of an HPA's metrics ask for, as it read them last; 0 when it has read none. Its status
-// has them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
-func measures(hpa *autoscalingv2.HorizontalPodAutoscaler, of func(autoscalingv2.MetricSpec) bool) float64 {
-	replicas := 0.0
+// measures is how many replicas some of an HPA's metrics ask for, as it read them last, and whether it has read any. Its
+// status has them in the order of its spec (pkg/controller/podautoscaler/horizontal.go, computeReplicasForMetrics).
+func measures(hpa *autoscalingv2.HorizontalPodAutoscaler, of func(autoscalingv2.MetricSpec) bool) (replicas float64, read bool) {
 	for i, spec := range hpa.Spec.Metrics {
 		if i >= len(hpa.Status.CurrentMetrics) {
 			break
 		}
 		target, current := metricTarget(spec), metricValue(hpa.Status.CurrentMetrics[i])
 		if target != nil && current != nil && of(spec) {
-			replicas = max(replicas, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas))
+			replicas, read = max(replicas, ratio(*target, *current)*float64(hpa.Status.CurrentReplicas)), true
 		}
 	}
-	return replicas
+	return replicas, read
 }
 
 func anyMetric(autoscalingv2.MetricSpec) bool { return true }
+
+// ofPods says whether a metric is one of the pods that an HPA scales. The others measure all of the traffic, or something else.
+func ofPods(m autoscalingv2.MetricSpec) bool { return m.External == nil && m.Object == nil }
 
 // ratio is how much of its target a metric has.
 func ratio(target autoscalingv2.MetricTarget, current autoscalingv2.MetricValueStatus) float64 {

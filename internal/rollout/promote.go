@@ -246,7 +246,11 @@ func (j *job) needed(ctx context.Context, primary *appsv1.Deployment) (int32, si
 			s.canary = replicasOf(canary)
 		}
 	}
-	return j.within(s.need(), s, hpa), s, nil
+	need := j.within(s.need(), s, hpa)
+	if hpa != nil {
+		j.measure(hpa, share, need)
+	}
+	return need, s, nil
 }
 
 // templateText is a Deployment's pod template, as it is kept beside the ledger.

@@ -196,7 +196,7 @@ func TestLeaves(t *testing.T) {
 			Spec:   autoscalingv2.HorizontalPodAutoscalerSpec{Metrics: []autoscalingv2.MetricSpec{{}, {Resource: &autoscalingv2.ResourceMetricSource{Target: c.target}}}},
 			Status: autoscalingv2.HorizontalPodAutoscalerStatus{CurrentReplicas: 4, CurrentMetrics: []autoscalingv2.MetricStatus{{}, {Resource: &autoscalingv2.ResourceMetricStatus{Current: c.current}}}},
 		}
-		if got := measures(h, anyMetric); got != c.want {
+		if got, _ := measures(h, anyMetric); got != c.want {
 			t.Errorf("%s asks for %g replicas, want %g", name, got, c.want)
 		}
 	}

@@ -67,7 +67,9 @@ type job struct {
 	hpas *autoscalingv2.HorizontalPodAutoscalerList // of the namespace, once somebody has asked
 	// shrinks says that primary's HPA did not leave it the replicas that it was to keep.
 	shrinks bool
-	waited  map[release.Track]int32 // replicas that a track had when it was seen ready
+	// measured is how many replicas all of the traffic needs, as primary's HPA has measured it; 0: it has not.
+	measured float64
+	waited   map[release.Track]int32 // replicas that a track had when it was seen ready
 	// rolledOut are the pods of a track whose rollout was seen to be done, for the wait that follows.
 	rolledOut map[release.Track][]corev1.Pod
 	written   map[string]version // of the Deployments that this job wrote, by name
