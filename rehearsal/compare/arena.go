@@ -104,7 +104,7 @@ spec:
 	if err != nil {
 		return nil, err
 	}
-	r.report, err = r.report.plus(earlier)
+	r.report, err = r.report.plus(earlier, o.renews()...)
 	return r, err
 }
 

@@ -410,6 +410,42 @@ func TestPlus(t *testing.T) {
 	}
 }
 
+// TestRenew: figures of a scenario that is run again with another Crossbill take the place of the earlier ones, and the page
+// says so; those of another controller do not.
+func TestRenew(t *testing.T) {
+	figures := func(crossbill, flagger string) report {
+		return report{Facts: facts{Versions: map[string]string{"crossbill": crossbill, "flagger": flagger}}}
+	}
+	one := func(scenario string, rest float64) record {
+		return record{Scenario: scenario, systemID: systems[0], Run: 1, Right: true, SecondsToRest: rest}
+	}
+	again, kept := scenarios[0].Name, scenarios[1].Name
+	earlier := figures("v1", "f1")
+	earlier.add(one(again, 10), one(kept, 20))
+	now, err := figures("v2", "f1").plus(earlier, again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now.add(one(again, 30))
+	for name, want := range map[string]float64{again: 30, kept: 20} {
+		if got := now.result(name, systems[0]); got.Runs != 1 || got.SecondsToRest.Median != want {
+			t.Errorf("%s: got %+v, want one run of %g s", name, got, want)
+		}
+	}
+	page := now.page()
+	if want := "(#" + anchor(again) + ") was run again, with Crossbill v2"; !strings.Contains(page, want) || !strings.Contains(page, "Versions: Crossbill 1, ") {
+		t.Errorf("the page does not say %q, or that the other figures are of v1:\n%s", want, page[:min(3000, len(page))])
+	}
+	if _, err := figures("v2", "f2").plus(earlier, again); err == nil || !strings.Contains(err.Error(), "the version of flagger (f1 there, f2 now)") {
+		t.Errorf("%v, want an error", err)
+	}
+	for _, args := range [][]string{{"-renew"}, {"-renew", "-add", "f"}, {"-renew", "-scenarios", "HPA"}} {
+		if _, err := parse(args); err == nil || !strings.Contains(err.Error(), "-renew: ") {
+			t.Errorf("%q: %v, want an error", args, err)
+		}
+	}
+}
+
 // TestShort: a short run fails for what Crossbill did, and for nothing else.
 func TestShort(t *testing.T) {
 	of := func(id systemID, right bool) record {

@@ -42,6 +42,7 @@ type options struct {
 	SetupOnly  bool
 	Out, Page  string
 	Add        string
+	Renew      bool
 	Repository string
 	Command    string
 
@@ -95,6 +96,7 @@ func parse(args []string) (*options, error) {
 	flags.StringVar(&o.Out, "out", "out/compare.json", "file for the figures")
 	flags.StringVar(&o.Page, "page", "out/compare.md", "file for the page that is made of them")
 	flags.StringVar(&o.Add, "add", "", "file of figures of earlier runs, to which these are added: of the same versions, machine, and rate")
+	flags.BoolVar(&o.Renew, "renew", false, "with -add: what runs now takes the place of what the file has of these scenarios, and may be of another version of Crossbill, which the page says")
 	flags.StringVar(&o.Repository, "repository", ".", "the checkout")
 	from := flags.String("from", "", "only make the page, from this file of figures")
 	if err := flags.Parse(args); err != nil {
@@ -119,6 +121,8 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("-fleet: %d is not from 1 to 200", o.Fleet)
 	case o.Side < 1 || o.Side > 8:
 		return nil, fmt.Errorf("-side-by-side: %d is not from 1 to 8", o.Side)
+	case o.Renew && (o.Add == "" || o.Scenarios == ""):
+		return nil, errors.New("-renew: give -add with the file of earlier runs, and -scenarios with what is run again")
 	case o.Minutes < 3:
 		return nil, fmt.Errorf("-minutes: %g is less than one scenario takes; give 3 or more", o.Minutes)
 	}
@@ -195,6 +199,17 @@ func (o *options) scenarios() (chosen []scenario) {
 		}
 	}
 	return chosen
+}
+
+// renews are the names of the scenarios whose earlier figures give way to new ones.
+func (o *options) renews() (names []string) {
+	if !o.Renew {
+		return nil
+	}
+	for _, s := range o.scenarios() {
+		names = append(names, s.Name)
+	}
+	return names
 }
 
 // systems are those that the flag names.
@@ -281,7 +296,7 @@ func outside(ctx context.Context, o *options) (int, error) {
 		if err != nil {
 			return 1, err
 		}
-		if _, err := newReport(o).plus(earlier); err != nil {
+		if _, err := newReport(o).plus(earlier, o.renews()...); err != nil {
 			return 1, fmt.Errorf("-add %s: %w", o.Add, err)
 		}
 	}

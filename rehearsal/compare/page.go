@@ -46,6 +46,9 @@ func (r *report) page() string {
 		versions = append(versions, title+" "+strings.TrimLeft(r.Facts.Versions[name], "gov"))
 	}
 	line("Versions: %s.\n", strings.Join(versions, ", "))
+	for _, name := range slices.Sorted(maps.Keys(r.Renewed)) {
+		line("[%s](#%s) was run again, with Crossbill %s; its earlier figures are not here.\n", strings.ToUpper(name[:1])+name[1:], anchor(name), r.Renewed[name])
+	}
 	side := r.SideBySide
 	for _, one := range r.Earlier {
 		side = max(side, one.SideBySide)

@@ -22,6 +22,7 @@ type report struct {
 	Writes            map[string]written `json:"userWrites"` // by system and configuration
 	Scenarios         []summary          `json:"scenarios"`
 	Missing           map[string]string  `json:"systemsLeftOut,omitempty"`
+	Renewed           map[string]string  `json:"renewed,omitempty"` // by scenario that was run again: the version of Crossbill in it
 	Left              []string           `json:"notDone,omitempty"` // for want of time
 	Records           []record           `json:"releases"`
 
@@ -98,8 +99,8 @@ func readReport(file string) (report, error) {
 }
 
 // plus is a report that goes on from an earlier one. Figures of other versions, of another machine, or under another load are no
-// more runs of the same.
-func (r report) plus(earlier report) (report, error) {
+// more runs of the same. Of the scenarios that are renewed, which may be with another Crossbill, the earlier figures are left out.
+func (r report) plus(earlier report, renewed ...string) (report, error) {
 	var differ []string
 	say := func(what string, before, now any) {
 		if before != now {
@@ -119,7 +120,11 @@ func (r report) plus(earlier report) (report, error) {
 			all[name] = version
 		}
 	}
+	own := r.Facts.Versions[ours]
 	for _, name := range slices.Sorted(maps.Keys(r.Facts.Versions)) {
+		if name == ours && len(renewed) > 0 {
+			continue
+		}
 		say("the version of "+name, all[name], r.Facts.Versions[name])
 	}
 	if len(differ) > 0 {
@@ -130,7 +135,14 @@ func (r report) plus(earlier report) (report, error) {
 		earlier.Releases = len(earlier.Records)
 	}
 	r.Earlier = append(slices.Clone(earlier.Earlier), earlier.invocation)
-	r.Records = slices.Clone(earlier.Records)
+	r.Records = slices.DeleteFunc(slices.Clone(earlier.Records), func(one record) bool { return slices.Contains(renewed, one.Scenario) })
+	r.Renewed = maps.Clone(earlier.Renewed)
+	for _, name := range renewed {
+		if r.Renewed == nil {
+			r.Renewed = map[string]string{}
+		}
+		r.Renewed[name] = own
+	}
 	r.runs = map[string]int{}
 	for _, one := range r.Records {
 		r.runs[one.Scenario] = max(r.runs[one.Scenario], one.Run)
