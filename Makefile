@@ -183,7 +183,7 @@ test-long: bin/rehearse bin/crossbill
 # test does a shorter form of all five.
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
-	go test ./internal/rollout -count=1 -timeout 60m -run 'TestCrashes|TestMigrateCrashes|TestFence' -every-write
+	go test ./internal/rollout -count=1 -timeout 60m -run 'Crashes|TestMigrate|TestFence|TestTakeover' -every-write
 	bin/rehearse --setup-only
 	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -long -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \
@@ -218,7 +218,7 @@ handoff-bench:
 # out/queue.json.
 .PHONY: queue
 queue:
-	go test ./internal/rollout -count=1 -v -timeout 2h -run TestQueueSchedules -queue.schedules=100 -queue.json=$(CURDIR)/out/queue.json
+	go test ./internal/rollout -count=1 -v -timeout 2h -run TestQueueSchedules -queue.schedules=100 -queue.releases=30 -queue.json=$(CURDIR)/out/queue.json
 
 # Simulates releases under each way to judge them: out/verdict-bench.json, docs/verdict.md and its plot.
 .PHONY: verdict-bench

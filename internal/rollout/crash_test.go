@@ -16,7 +16,7 @@ import (
 	"github.com/our-org/crossbill/internal/rollout"
 )
 
-var everyWrite = flag.Bool("every-write", false, "TestCrashes, TestMigrateCrashes, TestFence: each fault meets every write of every case")
+var everyWrite = flag.Bool("every-write", false, "tests of crashes and of fences: each fault meets every write of every case, with both routers")
 
 // ordeal is a fault that meets one write of a command, and the way out of it.
 type ordeal struct {
@@ -27,13 +27,13 @@ type ordeal struct {
 
 // ordeals are those of the i-th command, which makes so many writes and has so many ways out of a fault that stops it. In the
 // long form every fault meets every write. In the short one each command dies or is refused once, and every other meets a fault that
-// passes: commands take turns with faults and ways out, and draw the write.
+// passes: commands take turns with faults and ways out, beside the turns of byTurns with the routers, and draw the write.
 func ordeals(i, writes int, outs []string) (all []ordeal) {
 	passing, stopping := []fault{never, silent, outdated}, []fault{dies, refused}
 	if !*everyWrite {
 		draw := rand.New(rand.NewPCG(uint64(i), 5))
-		all = append(all, ordeal{stopping[i%2], outs[i/2%len(outs)], 1 + draw.IntN(writes)})
-		if i%2 == 0 {
+		all = append(all, ordeal{stopping[i/2%2], outs[i/4%len(outs)], 1 + draw.IntN(writes)})
+		if i%4 == 0 || i%4 == 3 {
 			all = append(all, ordeal{passing[i/2%3], "resume", 1 + draw.IntN(writes)})
 		}
 		return all
@@ -159,12 +159,16 @@ var crashes = []crashCase{
 // other invariants at each change.
 func TestCrashes(t *testing.T) {
 	var mu sync.Mutex
-	cases, met := 0, map[ordeal]int{}
+	cases, met := 0, map[string]map[ordeal]int{"Istio": {}, "the Gateway API": {}}
 	t.Run("matrix", func(t *testing.T) {
-		for i, c := range byBothRouters(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
+		for i, c := range byTurns(crashes, func(c *crashCase) *string { return &c.stage }, func(c *crashCase) string { return c.command }) {
 			outs := []string{"resume", "rollback"}
 			if c.command == "rollback" || c.command == "cleanup" || strings.HasPrefix(c.command, "guard") {
 				outs = outs[:1] // nothing is left to roll back, or it is the same
+			}
+			router := "Istio"
+			if _, gateway := byGateway(c.stage); gateway {
+				router = "the Gateway API"
 			}
 			t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 				t.Parallel()
@@ -173,7 +177,7 @@ func TestCrashes(t *testing.T) {
 					at(t, c.stage, func(w *world) { w.crash(c.command, c.end, alone.changes, o.fault, o.write, o.out) })
 					mu.Lock()
 					cases++
-					met[ordeal{fault: o.fault, out: o.out}]++
+					met[router][ordeal{fault: o.fault, out: o.out}]++
 					mu.Unlock()
 					if t.Failed() {
 						return
@@ -183,7 +187,7 @@ func TestCrashes(t *testing.T) {
 		}
 	})
 	t.Logf("%d cases: %v", cases, met)
-	if len(met) != 7 || cases < 150 {
+	if len(met["Istio"]) != 7 || len(met["the Gateway API"]) != 7 || cases < 150 {
 		t.Errorf("only %d cases, of %v", cases, met)
 	}
 }
@@ -192,6 +196,7 @@ func TestCrashes(t *testing.T) {
 type courseOf struct {
 	changes string
 	writes  int
+	effects []effect // its own, or Flux's of its commits
 }
 
 // courses are those that are known, by stage and command.
@@ -209,7 +214,11 @@ func withoutFault(t *testing.T, stage, command string) courseOf {
 				if _, err := commands[command](j.ctx, j); err != nil {
 					w.Errorf("without a fault: %v", err)
 				}
-				made = courseOf{strings.Join(w.did(j), ", "), j.seen}
+				writer := j.name
+				if w.committed {
+					writer = fluxByName
+				}
+				made = courseOf{strings.Join(w.did(j), ", "), j.seen, w.by(writer)}
 			})
 		})
 		return made

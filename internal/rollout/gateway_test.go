@@ -353,6 +353,27 @@ func byBothRouters[T any](cases []T, stage func(*T) *string, command func(*T) st
 	return both
 }
 
+// byTurns are tests' cases for a short run, of which one is routed by a VirtualService and the next by an HTTPRoute, where it can be.
+// The long form has all cases of both.
+func byTurns[T any](cases []T, stage func(*T) *string, command func(*T) string) []T {
+	both := byBothRouters(cases, stage, command)
+	if *everyWrite {
+		return both
+	}
+	turns := slices.Clone(cases)
+	next := len(cases)
+	for i := range turns {
+		if next == len(both) || *stage(&both[next]) != gatewayApp+*stage(&turns[i]) || command(&both[next]) != command(&turns[i]) {
+			continue // it has one router
+		}
+		if i%2 == 1 {
+			turns[i] = both[next]
+		}
+		next++
+	}
+	return turns
+}
+
 // byGateway says whether a stage is of the app that is routed by an HTTPRoute, and gives it without that.
 func byGateway(stage string) (plain string, gateway bool) {
 	return strings.CutPrefix(stage, gatewayApp)

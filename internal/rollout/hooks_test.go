@@ -363,7 +363,7 @@ func TestFailedHooks(t *testing.T) {
 // TestHooksOnceAfterCrashes lets the writes of commands with hooks fail in each way that passes, and kills the job after each of
 // them. The same command finishes the work, and each hook has run once.
 func TestHooksOnceAfterCrashes(t *testing.T) {
-	for _, c := range []struct {
+	for i, c := range []struct {
 		stage, command, end string
 		ran                 []string
 		rest                string // of the release, after it
@@ -379,6 +379,9 @@ func TestHooksOnceAfterCrashes(t *testing.T) {
 			t.Run(fmt.Sprintf("%s at %s, a write %s", c.command, c.stage, f), func(t *testing.T) {
 				t.Parallel()
 				first, stride := strides(f)
+				if f == dies && !*everyWrite { // the commands take turns with the writes
+					first, stride = 1+i%4, 4
+				}
 				for n := first; !t.Failed(); n += stride {
 					more := false
 					at(t, c.stage, func(w *world) {
@@ -424,10 +427,14 @@ func TestHooksOnceAfterCrashes(t *testing.T) {
 // TestRollbackAfterCrashesWithHooks: whatever a job with hooks died of, a rollback leads back, and no Job is left that could still
 // begin.
 func TestRollbackAfterCrashesWithHooks(t *testing.T) {
-	for _, c := range []struct{ stage, command string }{{"rest", "canary"}, {"canary", "shift"}, {"healthy", "promote"}} {
+	for i, c := range []struct{ stage, command string }{{"rest", "canary"}, {"canary", "shift"}, {"healthy", "promote"}} {
 		t.Run(c.command+" at "+c.stage, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; !t.Failed(); n++ {
+			first, stride := 1+i, 3
+			if *everyWrite {
+				first, stride = 1, 1
+			}
+			for n := first; !t.Failed(); n += stride {
 				more := false
 				at(t, c.stage, func(w *world) {
 					h := withHooks(w, everyHook())

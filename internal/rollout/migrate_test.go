@@ -117,7 +117,7 @@ func TestMigrateCrashes(t *testing.T) {
 				t.Run(c.stage+", a write "+string(f), func(t *testing.T) {
 					t.Parallel()
 					first, stride := strides(f)
-					stride = min(stride, 3)
+					stride = min(stride, 5)
 					for n := first; !t.Failed(); n += stride {
 						more := false
 						at(t, c.stage, func(w *world) {

@@ -23,14 +23,12 @@ import (
 
 var (
 	queueSchedules = flag.Int("queue.schedules", 1, "TestQueueSchedules: schedules of each policy")
+	queueReleases  = flag.Int("queue.releases", 12, "TestQueueSchedules: releases that a schedule hands over")
 	queueOut       = flag.String("queue.json", "", "TestQueueSchedules: file for what it counts")
 )
 
-// handedOver is how many releases a schedule hands over, within how long.
-const (
-	handedOver   = 30
-	handedWithin = 10 * time.Minute
-)
+// handedEvery is how long after a release a schedule hands over the next one, about.
+const handedEvery = 20 * time.Second
 
 // pipelinePlan is what becomes of the pipeline of one release.
 type pipelinePlan struct {
@@ -46,10 +44,10 @@ type pipelinePlan struct {
 
 // draw makes up a schedule. The releases are numbered in order of their commits, and do not come in that order.
 func draw(rng *rand.Rand) []pipelinePlan {
-	plans := make([]pipelinePlan, handedOver)
+	plans := make([]pipelinePlan, *queueReleases)
 	for i := range plans {
 		p := &plans[i]
-		p.at = min(handedWithin, time.Duration(i)*handedWithin/handedOver+time.Duration(rng.IntN(180))*time.Second)
+		p.at = min(time.Duration(*queueReleases)*handedEvery, time.Duration(i)*handedEvery+time.Duration(rng.IntN(180))*time.Second)
 		p.bad = rng.IntN(5) == 0
 		p.seed, p.rough, p.kills = rng.Uint64(), []int{0, 0, 1, 3}[rng.IntN(4)], map[string][]time.Duration{}
 		if p.pressed = time.Duration(1+rng.IntN(40)) * time.Second; rng.IntN(5) == 0 {
@@ -404,7 +402,7 @@ func (w *world) carryOut(policy release.QueuePolicy, plans []pipelinePlan) (queu
 	return *counts, d.problems
 }
 
-// TestQueueSchedules hands thirty releases over within ten minutes, not in order of their commits, while runners die, people
+// TestQueueSchedules hands three releases over a minute, not in order of their commits, while runners die, people
 // cancel, nobody approves and canaries are bad. With each policy none is lost or released twice, order is kept, and no two
 // are in flight. No pipeline but those that are refused is red for being second.
 func TestQueueSchedules(t *testing.T) {
