@@ -56,18 +56,20 @@ func (m *mesh) proxies(reports ...report) {
 		if r.status != "" {
 			good, bad = labels("200", "0"), labels("200", r.status)
 		}
-		for at := r.from; at < r.to; at += time.Second {
-			proxy.Add(good, now.Add(at), r.requests-r.bad)
-			if r.bad > 0 {
-				proxy.Add(bad, now.Add(at), r.bad)
-			}
-			if r.metric != "" {
-				continue
-			}
-			for _, le := range []string{"500", "+Inf"} {
+		counts := map[*prometheustest.Counter]float64{proxy.Counter(good): r.requests - r.bad}
+		if r.bad > 0 {
+			counts[proxy.Counter(bad)] = r.bad
+		}
+		for _, le := range []string{"500", "+Inf"} {
+			if r.metric == "" {
 				bucket := maps.Clone(good)
 				bucket["__name__"], bucket["le"] = "istio_request_duration_milliseconds_bucket", le
-				proxy.Add(bucket, now.Add(at), r.requests)
+				counts[proxy.Counter(bucket)] = r.requests
+			}
+		}
+		for counter, n := range counts {
+			for at := r.from; at < r.to; at += time.Second {
+				counter.Add(now.Add(at), n)
 			}
 		}
 	}
@@ -244,18 +246,22 @@ func TestQuietStreams(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newMesh(time.Second)
 				now := time.Now()
+				labels := requestLabels(canary, "200", "-")
+				calls, buckets := m.gateways[0].Counter(labels), map[float64]*prometheustest.Counter{}
+				labels["__name__"] = "istio_request_duration_milliseconds_bucket"
+				for _, le := range []float64{100, 1000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6, math.Inf(1)} {
+					labels["le"] = strconv.FormatFloat(le, 'g', -1, 64)
+					buckets[le] = m.gateways[0].Counter(labels)
+				}
 				for at := -time.Minute; at < 3*time.Minute; at += time.Second {
 					took := 20 * time.Millisecond // before the weight was 0
 					if at >= 0 {
 						took = c.took(at)
 					}
-					labels := requestLabels(canary, "200", "-")
-					m.gateways[0].Add(labels, now.Add(at), 1)
-					labels["__name__"] = "istio_request_duration_milliseconds_bucket"
-					for _, le := range []float64{100, 1000, 10000, 30000, 60000, 300000, 600000, 1.8e6, 3.6e6, math.Inf(1)} {
-						labels["le"] = strconv.FormatFloat(le, 'g', -1, 64)
+					calls.Add(now.Add(at), 1)
+					for le, counter := range buckets {
 						if n := float64(btoi(took <= time.Duration(min(le, 1e9))*time.Millisecond)); !c.no {
-							m.gateways[0].Add(labels, now.Add(at).Truncate(5*time.Second).Add(5*time.Second), n)
+							counter.Add(now.Add(at).Truncate(5*time.Second).Add(5*time.Second), n)
 						}
 					}
 				}

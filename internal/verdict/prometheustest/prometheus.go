@@ -99,11 +99,23 @@ func (t *Target) Counter(labels Labels) *Counter {
 	defer t.server.mu.Unlock()
 	all := maps.Clone(labels)
 	maps.Copy(all, t.labels)
-	key := fmt.Sprint(all)
+	key := textOf(all)
 	if t.series[key] == nil {
 		t.series[key] = &series{labels: all}
 	}
 	return &Counter{t, t.series[key]}
+}
+
+// textOf is what fmt.Sprint says of labels, in less time.
+func textOf(labels Labels) string {
+	text := append(make([]byte, 0, 512), "map["...)
+	for i, name := range slices.Sorted(maps.Keys(labels)) {
+		if i > 0 {
+			text = append(text, ' ')
+		}
+		text = append(append(append(text, name...), ':'), labels[name]...)
+	}
+	return string(append(text, ']'))
 }
 
 // Add counts n events at a time. The times of a series may be in any order until a query is asked.
@@ -213,7 +225,7 @@ func (s *Server) answer(query string, at time.Time) (kind string, result []sampl
 			if m[1] != "" {
 				labels[m[1]] = value
 			}
-			result = append(result, sample{Metric: labels, Value: s.point(at, float64(n))})
+			result = append(result, sample{Metric: labels, Value: new(s.point(at, float64(n)))})
 		}
 		return "vector", result, nil
 	}
@@ -242,7 +254,7 @@ func (s *Server) answer(query string, at time.Time) (kind string, result []sampl
 		if len(inner) == 0 {
 			return "vector", result, err
 		}
-		return "vector", []sample{{Metric: Labels{}, Value: s.point(at, sum)}}, err
+		return "vector", []sample{{Metric: Labels{}, Value: new(s.point(at, sum))}}, err
 	}
 	span, over, last := 5*time.Minute, false, false
 	if m := lastOver.FindStringSubmatch(query); m != nil {
@@ -304,35 +316,39 @@ func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, 
 	}
 	one.order()
 	offset := (replica.Offset + t.offset) % scrape
-	first := at.Add(-span).Truncate(scrape).Add(offset)
-	for when := first; !when.After(at); when = when.Add(scrape) {
-		if !when.After(at.Add(-span)) || when.Add(late).After(time.Now()) {
+	since, until := at.Add(-span), time.Now().Add(-late)
+	first := since.Truncate(scrape).Add(offset)
+	n, _ := slices.BinarySearchFunc(one.events, first, func(e event, when time.Time) int {
+		if e.at.After(when) {
+			return 1
+		}
+		return -1
+	})
+	for when := first; !when.After(at) && !when.After(until); when = when.Add(scrape) {
+		for n < len(one.events) && !one.events[n].at.After(when) {
+			n++
+		}
+		if !when.After(since) {
 			continue
 		}
 		if replica.Missed != nil && replica.Missed(when) {
 			stale = true
 			continue
 		}
-		n, _ := slices.BinarySearchFunc(one.events, when, func(e event, when time.Time) int {
-			if e.at.After(when) {
-				return 1
-			}
-			return -1
-		})
 		if n == 0 {
 			continue
 		}
-		points, stale = append(points, *s.point(when, one.events[n-1].value)), false
+		points, stale = append(points, s.point(when, one.events[n-1].value)), false
 	}
 	return points, stale
 }
 
-func (s *Server) point(at time.Time, value float64) *point {
+func (s *Server) point(at time.Time, value float64) point {
 	text := strconv.FormatFloat(value, 'f', -1, 64)
 	if s.Value != "" {
 		text = s.Value
 	}
-	return &point{float64(at.UnixMilli()) / 1000, text}
+	return point{float64(at.UnixMilli()) / 1000, text}
 }
 
 // parsed are the functions that Parse has made, by selector: a test asks for the same ones at each look.
