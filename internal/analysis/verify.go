@@ -18,17 +18,20 @@ type Options struct {
 	Rollout   Rollout
 	App       string
 	ReleaseID string // release that is meant; any for ""
-	// Canary and Primary are the workloads of the tracks. Bake judges Primary alone.
-	Canary, Primary string
+	// Canary and Primary are the workloads of the tracks. Bake judges Primary alone. A release with a baseline is compared with
+	// that workload.
+	Canary, Primary, Baseline string
 
-	Source   *verdict.Source
-	Test     verdict.Test
-	WarmUp   time.Duration                              // for which latency is counted, but not weighed
-	Interval time.Duration                              // between two looks
-	Report   func(verdict.Evaluation)                   // is given each look; may be nil
-	Progress func(*release.Release, verdict.Evaluation) // is given each look with what is judged; may be nil
-	Warn     func(string)                               // is given what hinders a verdict; may be nil
-	Probe    *Probe                                     // requests of Verify's own; nil: none
+	Source *verdict.Source
+	Test   verdict.Test
+	WarmUp time.Duration // for which latency is counted, but not weighed
+	// BaselineWarmUp is WarmUp where the canary is compared with a baseline, whose pods begin when its own do.
+	BaselineWarmUp time.Duration
+	Interval       time.Duration                              // between two looks
+	Report         func(verdict.Evaluation)                   // is given each look; may be nil
+	Progress       func(*release.Release, verdict.Evaluation) // is given each look with what is judged; may be nil
+	Warn           func(string)                               // is given what hinders a verdict; may be nil
+	Probe          *Probe                                     // requests of Verify's own; nil: none
 
 	Again      bool // judge again what was judged healthy
 	Observe    bool // change nothing: no verdict in the ledger, no rollback
@@ -99,6 +102,7 @@ func known(r *release.Release, test verdict.Test) *verdict.Record {
 			return record
 		}
 	}
+	test.Baseline = r.Baseline
 	return &verdict.Record{Method: verdict.Method, Test: test, Since: subject.Since, Until: subject.Since}
 }
 
@@ -130,6 +134,9 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	source := o.Source
 	if r.Mirror > 0 {
 		source = source.Copies()
+	}
+	if o.Test.Baseline = r.Baseline; r.Baseline {
+		o.Primary, o.WarmUp = o.Baseline, o.BaselineWarmUp
 	}
 	changed := drift{witness: witness, looked: time.Now()}
 	v, err := verdict.Verify(ctx, verdict.Options{

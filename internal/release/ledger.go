@@ -295,7 +295,7 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	if outcome.Good() {
 		l.serve(r)
 	}
-	r.Asked = nil // the version before can read the ledger again
+	r.Asked, r.Baseline = nil, false // the version before can read the ledger again
 	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
 	if len(l.History) > historyLength {
 		l.History = l.History[:historyLength]

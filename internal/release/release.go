@@ -217,6 +217,9 @@ type Release struct {
 	// Asked is how often people were asked to go on with it, where that is done. Nil: never.
 	Asked *Asked `json:"asked,omitempty"`
 
+	// Baseline: new pods of what primary runs are beside the canary, which is compared with them. Only while it is in flight.
+	Baseline bool `json:"baseline,omitempty"`
+
 	// Hooks are the Jobs and web calls that its points have had, in the order in which they started.
 	Hooks []HookRun `json:"hooks,omitempty"`
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -40,9 +41,10 @@ func weightChart(r *release.Release, until time.Time, outcome release.Outcome) *
 }
 
 // ratioChart is the share of good events of both tracks so far, with its confidence band.
-func ratioChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verdict.Judgment) *chart {
+func ratioChart(test *verdict.Test, i int, blocks []verdict.Block, looks []verdict.Judgment) *chart {
+	o, beside := test.Objectives[i], test.Beside()
 	c := &chart{Title: o.Name + ": good requests so far", High: 100}
-	canary, primary := curve{Name: "canary", Class: "canary"}, curve{Name: "primary", Class: "primary"}
+	canary, primary := curve{Name: "canary", Class: "canary"}, curve{Name: strings.TrimPrefix(beside, "the "), Class: "primary"}
 	c.Low = 100 * (1 - o.Budget)
 	for k, look := range looks {
 		total := look.Evidence[i].Total
@@ -67,7 +69,7 @@ func ratioChart(o verdict.Objective, i int, blocks []verdict.Block, looks []verd
 	c.Curves = []curve{canary, primary}
 	c.Bounds = []bound{{fmt.Sprintf("objective %.4g%%", 100*(1-o.Budget)), 100 * (1 - o.Budget)}}
 	last := looks[len(looks)-1].Evidence[i].Total
-	c.Description = fmt.Sprintf("At the end the canary had %s, primary %s. The bands are 95%% confidence.", tallyText(last.Canary), tallyText(last.Primary))
+	c.Description = fmt.Sprintf("At the end the canary had %s, %s %s. The bands are 95%% confidence.", tallyText(last.Canary), beside, tallyText(last.Primary))
 	return c
 }
 

@@ -107,19 +107,19 @@ func lastDecision(r *release.Release) (decision, []*chart) {
 		last := looks[len(looks)-1].Evidence[i]
 		bad, good := last.Progress()
 		d.Objectives = append(d.Objectives, objective{
-			Name: o.Name, Target: target(o),
+			Name: o.Name, Target: target(&record.Test, o),
 			Canary: tallyText(last.Total.Canary), Primary: tallyText(last.Total.Primary),
 			Bad: fmt.Sprintf("%.0f%%", 100*bad), Good: fmt.Sprintf("%.0f%%", 100*good),
 		})
-		charts = append(charts, ratioChart(o, i, record.Blocks, looks), evidenceChart(o, i, record.Blocks, looks))
+		charts = append(charts, ratioChart(&record.Test, i, record.Blocks, looks), evidenceChart(o, i, record.Blocks, looks))
 	}
 	return d, charts
 }
 
 // target says what makes a canary good and bad by an objective.
-func target(o verdict.Objective) string {
+func target(test *verdict.Test, o verdict.Objective) string {
 	if o.Relative {
-		return fmt.Sprintf("not above primary; bad from %.4g points above", 100*o.Margin)
+		return fmt.Sprintf("not above %s; bad from %.4g points above", test.Beside(), 100*o.Margin)
 	}
 	return fmt.Sprintf("%.4g%% good; bad below %.4g%%", 100*(1-o.Budget), 100*(1-o.Budget-o.Margin))
 }

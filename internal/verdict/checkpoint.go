@@ -153,7 +153,7 @@ func (c *Checkpoint) check(t Test, blocks int) error {
 // comparable says whether evidence of this test may go on as evidence of another one: they judge the same.
 func (t Test) comparable(other Test) bool {
 	return slices.Equal(t.Objectives, other.Objectives) && t.FalseRollback == other.FalseRollback && t.FalsePass == other.FalsePass &&
-		t.Burst == other.Burst && t.Alone == other.Alone && t.Whole == other.Whole
+		t.Burst == other.Burst && t.Alone == other.Alone && t.Whole == other.Whole && t.Baseline == other.Baseline
 }
 
 // merged is how many of the blocks are merged ones that the checkpoint has weighed.

@@ -368,6 +368,51 @@ func TestSlowStart(t *testing.T) {
 	}
 }
 
+// TestColdTogether: beside a baseline, which is as new as the canary, half of the answers of both may be slow for 20 s: the canary
+// passes without a warm-up. One that is slow where the baseline is not is rolled back long before a warm-up would end.
+func TestColdTogether(t *testing.T) {
+	against := func(m *mesh, t *testing.T) Options {
+		o := m.options(t)
+		o.Primary, o.WarmUp, o.Test.Baseline = "app-baseline", 0, true
+		m.add(flow{workload: "app-primary", rate: 80, from: -5 * time.Minute, to: 16 * time.Minute})
+		return o
+	}
+	cold := func(m *mesh, workload string, slow float64) {
+		m.add(flow{workload: workload, rate: 10, slow: slow, to: 20 * time.Second})
+		m.add(flow{workload: workload, rate: 10, slow: 0.01, from: 20 * time.Second, to: 16 * time.Minute})
+	}
+	for _, scrape := range []time.Duration{time.Second, 5 * time.Second, 15 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMesh(scrape)
+			cold(m, "app-canary", 0.5)
+			cold(m, "app-baseline", 0.5)
+			v, err := Verify(t.Context(), against(m, t))
+			if err != nil || v.Outcome != release.Healthy || !strings.Contains(v.Reason, "of the baseline's") {
+				t.Errorf("scrapes every %s: %s: %s, %v", scrape, v.Outcome, v.Reason, err)
+			}
+		})
+		synctest.Test(t, func(t *testing.T) { // the same canary against primary, which is warm
+			m := newMesh(scrape)
+			cold(m, "app-canary", 0.5)
+			o := against(m, t)
+			o.Primary, o.Test.Baseline = "app-primary", false
+			if v, err := Verify(t.Context(), o); err != nil || v.Outcome != release.Unhealthy {
+				t.Errorf("scrapes every %s, against primary: %s: %s, %v", scrape, v.Outcome, v.Reason, err)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		cold(m, "app-canary", 0.5)
+		cold(m, "app-baseline", 0.01)
+		start := time.Now()
+		v, err := Verify(t.Context(), against(m, t))
+		if took := time.Since(start); err != nil || v.Outcome != release.Unhealthy || took > 15*time.Second || !strings.Contains(v.Reason, "worse than the baseline") {
+			t.Errorf("after %s: %s: %s, %v", took, v.Outcome, v.Reason, err)
+		}
+	})
+}
+
 // TestBesideAvailability: what callers see and availability does not count makes a canary unhealthy when primary has
 // less of it, and not when primary has as much.
 func TestBesideAvailability(t *testing.T) {

@@ -22,7 +22,8 @@ type Evidence struct {
 	Unhealthy bool    `json:"unhealthy"`          // harm is shown
 	Healthy   bool    `json:"healthy"`            // safety is shown
 
-	Bake bool `json:"-"` // it is primary that is judged, after promotion
+	Bake     bool `json:"-"`                  // it is primary that is judged, after promotion
+	Baseline bool `json:"baseline,omitempty"` // what counts as primary's events are a baseline's
 }
 
 // judged is the track whose events count as the canary's.
@@ -34,6 +35,16 @@ func (t Test) judged() string {
 }
 
 func (e Evidence) judged() string { return Test{Whole: e.Bake}.judged() }
+
+// Beside is what the canary is compared with.
+func (t Test) Beside() string {
+	if t.Baseline {
+		return "the baseline"
+	}
+	return "primary"
+}
+
+func (e Evidence) beside() string { return Test{Baseline: e.Baseline}.Beside() }
 
 // Cause names why there is no verdict.
 type Cause string
@@ -60,7 +71,7 @@ func (s *State) evidence(i int, r run) Evidence {
 		Objective: s.test.Objectives[i].Name, Total: st.total, Harm: s.test.harm(), Safety: s.test.safety(),
 		Against: st.capital.log(), For: r.each[i].log(),
 		Alone: st.total.Primary.Events == 0, Relative: s.test.Objectives[i].Relative,
-		Bake: s.test.Whole,
+		Bake: s.test.Whole, Baseline: s.test.Baseline,
 	}
 	if !e.Relative {
 		e.For = math.Min(e.For, r.all.log())
@@ -166,14 +177,14 @@ func (e Evidence) unhealthyReason(helped []string) string {
 		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s)", text, odds(e.Against), needed)
 	}
 	if e.Alone {
-		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s); primary had no events to compare with", text, odds(e.Against), needed)
+		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s); %s had no events to compare with", text, odds(e.Against), needed, e.beside())
 	}
 	if e.Relative {
-		return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary by evidence of %s (%s)",
-			text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), needed)
+		return fmt.Sprintf("%s, %s of %[3]s's %.0[4]f: worse than %[3]s by evidence of %[5]s (%[6]s)",
+			text, percent(e.Total.Primary.Share()), e.beside(), e.Total.Primary.Events, odds(e.Against), needed)
 	}
-	return fmt.Sprintf("%s, %s of primary's %.0f: worse than primary and over the budget by evidence of %s (%s)",
-		text, percent(e.Total.Primary.Share()), e.Total.Primary.Events, odds(e.Against), needed)
+	return fmt.Sprintf("%s, %s of %[3]s's %.0[4]f: worse than %[3]s and over the budget by evidence of %[5]s (%[6]s)",
+		text, percent(e.Total.Primary.Share()), e.beside(), e.Total.Primary.Events, odds(e.Against), needed)
 }
 
 func healthyReason(all []Evidence) string {
@@ -186,9 +197,9 @@ func healthyReason(all []Evidence) string {
 		switch {
 		case e.Bake:
 		case e.Alone:
-			text += " (primary had none to compare with)"
+			text += fmt.Sprintf(" (%s had none to compare with)", e.beside())
 		default:
-			text += fmt.Sprintf(", %s of primary's %.0f", percent(1-e.Total.Primary.Share()), e.Total.Primary.Events)
+			text += fmt.Sprintf(", %s of %s's %.0f", percent(1-e.Total.Primary.Share()), e.beside(), e.Total.Primary.Events)
 		}
 		texts = append(texts, text)
 	}
@@ -207,7 +218,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	}
 	for _, e := range all {
 		if e.Outage && !e.Healthy {
-			return SharedOutage, fmt.Sprintf("%s: primary misses the objective too (%s of its events are bad, %s of the canary's): the canary is not to blame, but cannot pass now", e.Objective, percent(e.Total.Primary.Share()), percent(e.Total.Canary.Share()))
+			return SharedOutage, fmt.Sprintf("%s: %s misses the objective too (%s of its events are bad, %s of the canary's): the canary is not to blame, but cannot pass now", e.Objective, e.beside(), percent(e.Total.Primary.Share()), percent(e.Total.Canary.Share()))
 		}
 	}
 	weakest, least := Evidence{}, math.Inf(1)
@@ -223,7 +234,7 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 	case weakest.Objective == "":
 		return ThinTraffic, fmt.Sprintf("%.0f requests in %s; a healthy verdict needs at least %.0f in %s", requests, s.elapsed.Round(time.Second), s.test.MinRequests, s.test.MinDuration)
 	case weakest.For <= nothing:
-		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, primary %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), percent(weakest.Total.Primary.Share()))
+		return Undecided, fmt.Sprintf("%s: %.0f of the canary's %.0f events are bad (%s, %s %s), which shows neither a good nor a bad canary", weakest.Objective, c.Bad, c.Events, percent(c.Share()), weakest.beside(), percent(weakest.Total.Primary.Share()))
 	}
 	needed := c.Events * weakest.Safety / weakest.For
 	return ThinTraffic, fmt.Sprintf("%s: evidence of %s for %s (%s needed): that takes about %.0f of its requests, or %.1f per second for %s", weakest.Objective, odds(weakest.For), s.test.judged(), odds(weakest.Safety), needed, needed/s.test.MaxDuration.Seconds(), s.test.MaxDuration)

@@ -94,6 +94,7 @@ func (r *Record) Replay(other *Test) (Judgment, int, error) {
 		return r.judgment(), len(r.Blocks), nil
 	}
 	test := *other
+	test.Baseline = r.Test.Baseline // which of the two was counted
 	test.Objectives = slices.DeleteFunc(slices.Clone(other.Objectives), func(o Objective) bool {
 		return o.Relative && !slices.ContainsFunc(r.Test.Objectives, func(recorded Objective) bool { return recorded.Name == o.Name })
 	})

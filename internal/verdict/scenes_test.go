@@ -26,6 +26,7 @@ type scene struct {
 	gone       func(at float64) bool    // whether primary has no traffic; nil is never
 	group      float64                  // how many events go bad together; 0 is 1
 	warmUp     float64                  // seconds
+	beside     float64                  // a baseline's weight, whose events count as primary's; 0: primary is what it is compared with
 	since      float64                  // when the outage ends, or the fault begins: its times are counted from there
 	together   bool                     // all objectives count the same events as the first one
 	watch      bool                     // goes on after the canary has passed
@@ -45,8 +46,12 @@ func (s scene) play(rng *rand.Rand) end {
 		for i, of := range s.objectives {
 			canary, primary := of(middle)
 			pair := Pair{Canary: s.events(rng, weight, canary)}
+			other := 1 - weight
+			if s.beside > 0 {
+				other = s.beside
+			}
 			if s.gone == nil || !s.gone(middle) {
-				waiting[i] = waiting[i].add(s.events(rng, 1-weight, primary))
+				waiting[i] = waiting[i].add(s.events(rng, other, primary))
 			}
 			if s.late == nil || !s.late(middle) {
 				pair.Primary, waiting[i] = waiting[i], Tally{}
@@ -160,6 +165,8 @@ func scenes() []scene {
 		scene{name: "two objectives, slow by the margin", truth: "bad", test: two, objectives: []shares{fine, steady(0.1, 0.02)}},
 		scene{name: "half of the answers slow for the first 15 s, with a warm-up of 30 s", truth: "good", test: warm, scrape: 5, warmUp: 30, objectives: []shares{fine, during(0, 15, steady(0.5, 0.02), fineLatency)}},
 		scene{name: "slow after the warm-up", truth: "bad", test: warm, scrape: 5, warmUp: 30, objectives: []shares{fine, during(0, 30, fineLatency, steady(0.105, 0.02))}},
+		scene{name: "beside a baseline of 10%: half of both's answers slow for the first 20 s, no warm-up", truth: "good", test: warm, scrape: 5, beside: 0.1, objectives: []shares{fine, during(0, 20, steady(0.5, 0.5), fineLatency)}},
+		scene{name: "beside a baseline of 10%: the same, and the canary stays slow by the margin", truth: "bad", test: warm, scrape: 5, beside: 0.1, objectives: []shares{fine, during(0, 20, steady(0.56, 0.5), steady(0.105, 0.02))}},
 		scene{name: "errors in groups of 5, burst: 5", truth: "good", test: grouped(5), group: 5, objectives: []shares{fine}},
 		scene{name: "errors in groups of 20, burst: 20", truth: "good", test: grouped(20), rate: 500, group: 20, objectives: []shares{fine}},
 		scene{name: "errors in groups of 5, burst: 5, 1.2%", truth: "bad", test: grouped(5), group: 5, objectives: []shares{steady(0.012, 0.001)}},

@@ -76,7 +76,9 @@ type Test struct {
 	MaxDuration   time.Duration `json:"-"`               // an undecided canary is inconclusive then
 	Whole         bool          `json:"whole"`           // nothing passes before MaxDuration
 	Alone         bool          `json:"alone,omitempty"` // there is no primary: the budgets alone decide
-	Objectives    []Objective   `json:"objectives"`
+	// Baseline: what counts as primary's are the events of new pods of what primary runs, which began when the canary did.
+	Baseline   bool        `json:"baseline,omitempty"`
+	Objectives []Objective `json:"objectives"`
 }
 
 // Block is what was counted between two evaluations: one pair for each objective.

@@ -24,11 +24,13 @@ type SLO struct {
 	MinRequests   float64         `json:"minRequests"`   // nothing passes with fewer requests to the canary
 	MinDuration   metav1.Duration `json:"minDuration"`   // nothing passes earlier
 	MaxDuration   metav1.Duration `json:"maxDuration"`   // an undecided canary is inconclusive then
-	WarmUp        metav1.Duration `json:"warmUp"`        // for so long latency is counted, but not weighed
+	WarmUp        metav1.Duration `json:"warmUp"`        // for so long latency is counted, but not weighed; beside a baseline none, unless it is given
 	CallersLeft   float64         `json:"callersLeft"`   // margin of [CallersLeft]; 0: not judged
 	ClientErrors  float64         `json:"clientErrors"`  // margin of [ClientErrors]; 0: not judged
 	CutStreams    float64         `json:"cutStreams"`    // margin of [CutStreams]; 0: not judged
 	Objectives    []Indicator     `json:"objectives"`
+
+	WarmUpGiven bool `json:"-"` // WarmUp is not the default's
 }
 
 // Indicator is one service level indicator: what counts as an event, and as a good one. Without Latency and
@@ -110,6 +112,13 @@ func ParseSLO(file string, text []byte) (*SLO, error) {
 	if len(slo.Objectives) == 0 {
 		slo.Objectives = defaults
 	}
+	var given struct {
+		WarmUp *metav1.Duration `json:"warmUp"`
+	}
+	if err := yaml.Unmarshal(text, &given); err != nil {
+		return nil, &usererr.Error{Field: file, Problem: err.Error(), Fix: "docs/commands/verify.md describes the fields"}
+	}
+	slo.WarmUpGiven = given.WarmUp != nil
 	if err := slo.Check(); err != nil {
 		err.Field = file + ": " + err.Field
 		return nil, err
@@ -175,6 +184,14 @@ func (o Indicator) problem() (field, fix, problem string) {
 		return ".latency", "give a bucket bound of the histogram, for example 500ms", fmt.Sprintf("%s is not a duration above 0", o.Latency.Duration)
 	}
 	return "", "", ""
+}
+
+// BaselineWarmUp is the warm-up of a canary that is compared with a baseline, whose pods are as new as its own.
+func (s *SLO) BaselineWarmUp() time.Duration {
+	if s.WarmUpGiven {
+		return s.WarmUp.Duration
+	}
+	return 0
 }
 
 // Limit sets MaxDuration.

@@ -15,7 +15,7 @@ import (
 type Options struct {
 	Source   *Source
 	Canary   string // workload
-	Primary  string // workload; "" judges the canary by the budgets alone
+	Primary  string // workload that it is compared with, a baseline's too; "" judges the canary by the budgets alone
 	Test     Test
 	Interval time.Duration    // between two evaluations, at most; see watching.pace; default 5 seconds
 	Report   func(Evaluation) // called after each evaluation; may be nil
