@@ -15,6 +15,7 @@ import (
 // Uses are what decides which rights a release needs, beside the manifests.
 type Uses struct {
 	Commits  bool // every step is a commit: the account only reads the cluster
+	Baseline bool // canaries are compared with a baseline
 	Previews bool // pull requests' images run beside the app: the Role in k8s/preview/rbac.yaml too
 	Hooks    []hook.Hook
 }
@@ -39,10 +40,14 @@ func Rules(s *manifest.Set, names *release.Objects, uses Uses) []rbacv1.PolicyRu
 			services = append(services, name)
 		}
 	}
+	deployments := []string{names.Deployments[release.Primary], names.Deployments[release.Canary]}
+	if uses.Baseline {
+		deployments = append(deployments, s.Name(manifest.BaselineTrack))
+	}
 	rules := []rbacv1.PolicyRule{
 		rule("", "configmaps", ledgers, "get", "list", "watch", "update"),
 		rule("coordination.k8s.io", "leases", ledgers, "get", "update", "patch"),
-		rule("apps", "deployments", []string{names.Deployments[release.Primary], names.Deployments[release.Canary]}, "get", "list", "watch", "create", "patch", "delete"),
+		rule("apps", "deployments", deployments, "get", "list", "watch", "create", "patch", "delete"),
 		rule("", "services", services, "get", "create", "patch"),
 		rule("", "configmaps", nil, "create"),
 		rule("coordination.k8s.io", "leases", nil, "create"),

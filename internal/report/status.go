@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
@@ -99,6 +100,9 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", track, t.Ready, t.Replicas, t.Image)
+	}
+	if t := s.Tracks[manifest.BaselineTrack]; t != nil {
+		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", manifest.BaselineTrack, t.Ready, t.Replicas, t.Image)
 	}
 	for _, drift := range s.Drift {
 		fmt.Fprintf(w, "drift\t%s\n", drift)

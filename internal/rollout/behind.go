@@ -67,7 +67,7 @@ func (j *job) waitLeft(limit time.Duration) step {
 		bounded, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		o := j.track(release.Primary).String()
-		err := j.Drained(bounded, j.deploymentName(release.Primary))
+		err := j.oldDrained(bounded)
 		switch {
 		case err == nil:
 			j.log(o, "gets no more requests: its counters stand still")

@@ -182,7 +182,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 			return found, nil, err
 		}
 	}
-	found.takeOver, err = j.rehearse(ctx, &found)
+	if found.takeOver, err = j.rehearse(ctx, &found); err == nil && !found.same {
+		err = j.lookBaseline(ctx, &found.want, found.primary)
+	}
 	return found, nil, err
 }
 
@@ -214,6 +216,9 @@ func (j *job) lookResumed(want release.Release) (*Result, error) {
 	}
 	if len(r.Plan) > 0 && len(want.Plan) > 0 && !r.Plan.Same(want.Plan) {
 		j.log("ledger", "release %s keeps the steps that it started with; those of crossbill.yaml are others now", r.ID)
+	}
+	if r.Previous != "" && r.Baseline != want.Baseline {
+		j.log("ledger", "release %s keeps what it started with, which is %s baseline; canary.baseline says otherwise now", r.ID, map[bool]string{true: "a", false: "no"}[r.Baseline])
 	}
 	switch {
 	case len(r.Plan) == 0 && len(want.Plan) > 0 && slices.Contains([]release.Stage{release.StageStarted, release.StageCanary, release.StageVerified}, r.Stage):
@@ -458,6 +463,7 @@ func (j *job) canary(ctx context.Context, found canaryFound) (Result, error) {
 		j.applyCanary(func(int32) int32 { return forShare(max(replicasOf(found.primary), r.Replicas), r.Needs()) }),
 		j.waitTrack(release.Canary, r.Image),
 		j.beforeStep(r.Weight),
+		j.ensureBaseline,
 		j.route(r.Weight),
 	)...)
 	if err == nil {

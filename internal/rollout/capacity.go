@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -22,6 +23,8 @@ type sizes struct {
 	// Of primary's HPA, if there is one: its bounds, and whether it has had the time to follow primary's share.
 	scaled, settled bool
 	least           int32
+	// beside are a baseline's replicas, and measured what primary's share needs by the metrics of its HPA then; 0 without one.
+	beside, measured int32
 }
 
 // need is how many replicas all of the traffic needs now. Without an HPA that is what people gave primary; what they
@@ -34,17 +37,17 @@ func (s sizes) need() int32 {
 	switch { // where primary's size shows nothing of the need
 	case s.share == 0:
 		return max(1, s.noted, s.canary)
-	case s.primary == 0, s.primary == s.had && !s.settled:
+	case s.primary == 0, s.primary == s.had && !s.settled && s.measured <= s.primary:
 		return max(1, s.noted)
 	}
-	follows := portion(s.primary*100, s.share)
+	follows := portion(max(s.primary, s.measured)*100, s.share)
 	switch {
 	case s.settled && s.primary > s.least:
 		return follows
 	case s.settled: // it may need less than it must have
 		return min(follows, max(1, s.noted))
 	}
-	return min(follows, max(s.noted, s.primary+s.canary))
+	return min(follows, max(s.noted, max(s.primary, s.measured)+s.canary))
 }
 
 // portion is n/of, rounded up.
@@ -72,7 +75,7 @@ func (j *job) sizes(ctx context.Context, primary *appsv1.Deployment, share int) 
 	if s.had == 0 {
 		s.had = s.noted
 	}
-	if primary != nil && s.primary == s.noted && sizedByManifest(primary) {
+	if primary != nil && s.primary == s.noted && !r.Baseline && sizedByManifest(primary) {
 		return s, nil, nil // no HPA has ever scaled it, if there is one
 	}
 	hpa, err := j.hpaOf(ctx, j.deploymentName(release.Primary))
@@ -80,7 +83,10 @@ func (j *job) sizes(ctx context.Context, primary *appsv1.Deployment, share int) 
 		return s, nil, err
 	}
 	s.scaled, s.least, s.settled = true, fewest(hpa), now().Sub(sinceShare(r)) > following(hpa)
-	return s, hpa, nil
+	if s.beside, err = j.baselineSize(ctx); s.beside > 0 {
+		s.measured = int32(math.Ceil(s.measures(hpa) - 1e-9))
+	}
+	return s, hpa, err
 }
 
 // sinceShare is when the canary's share changed last.

@@ -97,13 +97,14 @@ func (j *job) cleanup(ctx context.Context) (Result, error) {
 	return j.finish(outcome, "%s is released; the canary is gone%s", r.Digest(), failed)
 }
 
-// removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and gives back
-// what others own.
+// removeCanary is the step that deletes the canary, which has no weight any more, when it is drained, and the baseline, and
+// gives back what others own.
 func (j *job) removeCanary(drain step) step {
 	return func(ctx context.Context) error {
 		return inOrder(ctx,
 			j.deleteDrained(drain),
 			j.waitGone(release.Canary),
+			j.removeBesides,
 			j.handBack,
 		)
 	}

@@ -84,6 +84,7 @@ func (j *job) applyCanary(size func(has int32) int32) step {
 		if err != nil {
 			return err
 		}
+		j.canarySize = replicasOf(after)
 		j.log(j.track(release.Canary).String(), "applied with %d %s of %s", replicasOf(after), plural(int(replicasOf(after)), "replica"), r.Digest())
 		return nil
 	}

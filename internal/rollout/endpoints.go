@@ -18,11 +18,26 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// selector is the one of a track's Deployment: labels of the app's may be other apps' as well.
+// selector is the one of a track's Deployment: labels of the app's may be other apps' as well. The pods of a baseline have
+// primary's labels, and are not primary's.
 func (j *job) selector(track release.Track) string {
+	switch track {
+	case release.Primary:
+		return withoutBaseline(j.ownSelector(track))
+	case baseline:
+		return j.ownSelector(release.Primary) + "," + manifest.BaselineLabel
+	}
+	return j.ownSelector(track)
+}
+
+// withoutBaseline leaves a baseline's pods out of those that primary's selector selects.
+func withoutBaseline(selector string) string { return selector + ",!" + manifest.BaselineLabel }
+
+func (j *job) ownSelector(track release.Track) string {
 	if j.ledger != nil && j.ledger.Release != nil && j.ledger.Release.Objects != nil { // the manifests may be later ones
 		if of, ok := j.ledger.Release.Objects.Selectors[track]; ok { // else it is a preview's
 			return labels.SelectorFromSet(of).String()

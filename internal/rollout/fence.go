@@ -133,7 +133,7 @@ func (j *job) stampOne(ctx context.Context, o object) error {
 // newestEpoch is the highest epoch on the app's objects, for a ledger that was lost.
 func (j *job) newestEpoch(ctx context.Context) (int64, error) {
 	newest := int64(0)
-	for _, o := range append(j.fenced(), j.fencedOthers()...) {
+	for _, o := range append(append(j.fenced(), j.track(baseline)), j.fencedOthers()...) {
 		live, err := o.read(ctx)
 		if lacksPermission(err) {
 			continue

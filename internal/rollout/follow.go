@@ -310,9 +310,9 @@ func (j *job) needs() float64 {
 
 // measure keeps what all of the traffic needs by what primary's HPA measures at a share that primary has had for a while.
 // It may still measure a larger share.
-func (j *job) measure(hpa *autoscalingv2.HorizontalPodAutoscaler, share int, need int32) {
-	if serves, _ := measures(hpa, ofPods); share > 0 {
-		j.measured = min(serves*100/float64(share), float64(need))
+func (j *job) measure(hpa *autoscalingv2.HorizontalPodAutoscaler, s sizes, need int32) {
+	if s.share > 0 {
+		j.measured = min(s.measures(hpa)*100/float64(s.share), float64(need))
 	}
 }
 

@@ -169,5 +169,9 @@ func (j *job) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deplo
 
 // fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger.
 func (j *job) fenced() []object {
-	return append([]object{j.track(release.Primary), j.track(release.Canary), j.service()}, j.ownedByOthers()...)
+	all := append([]object{j.track(release.Primary), j.track(release.Canary), j.service()}, j.ownedByOthers()...)
+	if r := j.ledger.Release; r != nil && r.Baseline {
+		all = append(all, j.track(baseline))
+	}
+	return all
 }

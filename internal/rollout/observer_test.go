@@ -57,10 +57,11 @@ type observer struct {
 	started   bool                                  // by a test, once the app is as it is to be
 	previews  map[string]*unstructured.Unstructured // their routes of the Gateway API
 	previewed bool                                  // there was one
+	baselines map[string]string                     // what the pods of a baseline run, by their names
 }
 
 func newObserver(set *manifest.Set) *observer {
-	return &observer{set: set, slices: map[string]string{}, services: map[string]bool{}, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}, previews: map[string]*unstructured.Unstructured{}}
+	return &observer{set: set, slices: map[string]string{}, services: map[string]bool{}, ready: map[string]map[string]bool{}, tracks: map[string]string{}, epochs: map[string]int64{}, content: map[string]string{}, pods: map[string]map[string]string{}, previews: map[string]*unstructured.Unstructured{}, baselines: map[string]string{}}
 }
 
 func (o *observer) found(e event, format string, args ...any) {
@@ -176,7 +177,14 @@ func (o *observer) see(e event) {
 	case "pods":
 		o.pod(e)
 		o.tracks[e.after.object.GetName()] = e.after.object.GetLabels()[manifest.TrackLabel]
+		if name := e.after.object.GetName(); e.after.object.GetLabels()[manifest.BaselineLabel] != "" {
+			o.tracks[name] = string(manifest.BaselineTrack) // it has primary's label, and is none of primary's
+			if o.baselines[name] = decode[corev1.Pod](e.after).Spec.Containers[0].Image; gone {
+				delete(o.baselines, name)
+			}
+		}
 	}
+	o.besidePrimary(e)
 	o.routing(e)
 }
 
@@ -189,6 +197,15 @@ func (o *observer) shared(e event) {
 	before := slices.Contains([]release.Stage{release.StageStarted, release.StageCanary, release.StageVerified}, o.ledger.Release.Stage)
 	if made := e.before == nil && e.resource != "serviceaccounts"; before && (made || e.before != nil && specChanged(kindOf(e.resource), e.before.object, e.after.object)) {
 		o.found(e, "it changes at stage %s", o.ledger.Release.Stage)
+	}
+}
+
+// besidePrimary checks that callers of primary never get another version of a baseline.
+func (o *observer) besidePrimary(e event) {
+	for pod, image := range o.baselines {
+		if o.primary != nil && o.set.Image(o.primary) != image {
+			o.found(e, "pod %s serves %s beside primary, which has %s", pod, image, o.set.Image(o.primary))
+		}
 	}
 }
 

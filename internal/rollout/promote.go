@@ -248,7 +248,7 @@ func (j *job) needed(ctx context.Context, primary *appsv1.Deployment) (int32, si
 	}
 	need := j.within(s.need(), s, hpa)
 	if hpa != nil {
-		j.measure(hpa, share, need)
+		j.measure(hpa, s, need)
 	}
 	return need, s, nil
 }
@@ -259,9 +259,12 @@ func templateText(d *appsv1.Deployment) (string, error) {
 	return string(text), err
 }
 
-// replacePrimary puts the release on primary and waits until it is ready for the traffic that it gets next: all of it,
-// unless its HPA takes replicas away meanwhile.
+// replacePrimary puts the release on primary, beside which no baseline has another version then, and waits until it is ready
+// for the traffic that it gets next: all of it, unless its HPA takes replicas away meanwhile.
 func (j *job) replacePrimary(ctx context.Context) error {
+	if err := j.removeBaseline(ctx); err != nil {
+		return err
+	}
 	var live *appsv1.Deployment
 	err := j.lasting(ctx, j.track(release.Primary), func(ctx context.Context) (_ metav1.Object, err error) {
 		live, err = j.applyPrimary(ctx)

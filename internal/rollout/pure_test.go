@@ -37,9 +37,30 @@ func TestNeed(t *testing.T) {
 		"an HPA at its minimum, and less is needed than before": {sizes{primary: 2, canary: 10, share: 90, noted: 20, had: 20, scaled: true, settled: true, least: 2}, 3},
 		"the canary has all":                                    {sizes{primary: 1, canary: 6, share: 0, noted: 6, had: 6, scaled: true, settled: true, least: 1}, 6},
 		"nothing at all":                                        {sizes{}, 1},
+		"beside a baseline, an HPA that has followed":           {sizes{primary: 10, canary: 3, share: 50, noted: 6, had: 6, scaled: true, settled: true, least: 1, measured: 10}, 20},
+		"beside a baseline, an HPA within its tolerance":        {sizes{primary: 2, canary: 1, share: 90, noted: 2, had: 2, scaled: true, settled: true, least: 1, measured: 3}, 4},
+		"the same, soon after":                                  {sizes{primary: 2, canary: 1, share: 90, noted: 2, had: 2, scaled: true, least: 1, measured: 3}, 4},
+		"beside a baseline, an HPA that has not followed yet":   {sizes{primary: 20, canary: 10, share: 50, noted: 20, had: 20, scaled: true, least: 1, measured: 10}, 20},
 	} {
 		if got := c.need(); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		average         int32 // in percent of the HPA's target
+		primary, beside int32
+		want            float64
+	}{
+		{91, 10, 1, 10.01}, // 10 replicas' load over 11 pods: primary needs 10
+		{110, 2, 2, 4.4},   // at the end of the HPA's tolerance, which leaves primary 2
+		{80, 10, 0, 8},
+	} {
+		hpa := &autoscalingv2.HorizontalPodAutoscaler{}
+		hpa.Spec.Metrics = []autoscalingv2.MetricSpec{{Type: autoscalingv2.ResourceMetricSourceType, Resource: &autoscalingv2.ResourceMetricSource{Target: autoscalingv2.MetricTarget{AverageUtilization: new(int32(100))}}}}
+		hpa.Status.CurrentMetrics = []autoscalingv2.MetricStatus{{Resource: &autoscalingv2.ResourceMetricStatus{Current: autoscalingv2.MetricValueStatus{AverageUtilization: &c.average}}}}
+		hpa.Status.CurrentReplicas = c.primary
+		if got := (sizes{primary: c.primary, beside: c.beside}).measures(hpa); got < c.want-0.001 || got > c.want+0.001 {
+			t.Errorf("%d%% over %d and %d beside: %g, want %g", c.average, c.primary, c.beside, got, c.want)
 		}
 	}
 	if got := forShare(25, 10); got != 3 {

@@ -402,17 +402,21 @@ func (j *job) firstIsLive(ctx context.Context) (bool, error) {
 	return j.serves(ctx, live, release.Primary)
 }
 
-// orphaned says whether there is a canary that no release in the ledger has created.
+// orphaned says whether there is a canary, or a baseline, that no release in the ledger has created.
 func (j *job) orphaned(ctx context.Context) (bool, error) {
 	if j.ledger.Warm.Lasts(now()) {
 		return false, nil
 	}
 	live, err := j.liveTrack(ctx, release.Canary)
-	if err != nil || live == nil {
+	if err != nil {
 		return false, err
 	}
-	_, ours := live.Annotations[epochAnnotation]
-	return ours, nil
+	if live != nil {
+		if _, ours := live.Annotations[epochAnnotation]; ours {
+			return true, nil
+		}
+	}
+	return j.baselineLeft(ctx)
 }
 
 // removeLeft removes what no release in the ledger has left. A lock goes with the end of this job.

@@ -70,6 +70,8 @@ type job struct {
 	// measured is how many replicas all of the traffic needs, as primary's HPA has measured it; 0: it has not.
 	measured float64
 	waited   map[release.Track]int32 // replicas that a track had when it was seen ready
+	// canarySize is how many replicas this job has applied the canary with last.
+	canarySize int32
 	// rolledOut are the pods of a track whose rollout was seen to be done, for the wait that follows.
 	rolledOut map[release.Track][]corev1.Pod
 	written   map[string]version // of the Deployments that this job wrote, by name

@@ -53,7 +53,12 @@ func (s services) backends() []object {
 	return []object{s.trackService(release.Primary), s.trackService(release.Canary)}
 }
 
-func (s services) endpoints(track release.Track) string { return s.Manifests.Tracks[track].Name }
+func (s services) endpoints(track release.Track) string {
+	if track == baseline { // what leads to primary leads to it
+		track = release.Primary
+	}
+	return s.Manifests.Tracks[track].Name
+}
 
 func (s services) missing() error {
 	return &usererr.Error{

@@ -119,6 +119,7 @@ func (j *job) raise(ctx context.Context, primary *appsv1.Deployment, share int, 
 			return forShare(need, share)
 		}),
 		j.waitTrack(release.Canary, j.ledger.Release.Image),
+		j.ensureBaseline,
 		func(context.Context) error {
 			j.note(need, s)
 			return change()

@@ -89,6 +89,13 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 		}
 		live[track] = d
 	}
+	if r := j.ledger.Release; r != nil && r.Baseline {
+		d, err := j.liveTrack(ctx, baseline)
+		if err != nil && !lacksPermission(err) { // it is shown, and that is all
+			return nil, err
+		}
+		live[baseline] = d
+	}
 	return j.statusWith(ctx, live)
 }
 

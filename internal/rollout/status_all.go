@@ -165,7 +165,10 @@ func statuses(live listed, inGit []keptInGit, read func(*corev1.ConfigMap) AppSt
 	for _, d := range live.deployments {
 		own := d.Spec.Template.Labels // nothing guarantees the Deployment's
 		track := release.Track(own[manifest.TrackLabel])
-		if track != release.Primary && track != release.Canary {
+		if manifest.IsBaseline(d) { // its pods have primary's labels
+			track = baseline
+		}
+		if track != release.Primary && track != release.Canary && track != baseline {
 			continue
 		}
 		app := strings.TrimSuffix(d.Name, "-"+string(track))

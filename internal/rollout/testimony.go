@@ -122,7 +122,9 @@ func (t *testimony) deployment(track release.Track, d *appsv1.Deployment, delete
 		return
 	}
 	seen.wanted = int(replicasOf(d))
-	seen.selector = metav1.FormatLabelSelector(d.Spec.Selector)
+	if seen.selector = metav1.FormatLabelSelector(d.Spec.Selector); track == release.Primary {
+		seen.selector = withoutBaseline(seen.selector)
+	}
 }
 
 func (t *testimony) endpoints(slice *discoveryv1.EndpointSlice, deleted bool) {

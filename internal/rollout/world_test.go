@@ -156,6 +156,7 @@ const configuredApp = "configured, "
 var earlier = map[string]string{
 	"foreign": "rest", "held": "rest", "started": "rest", "sticky": "rest", "promoted with a Service": "rest", "promoted in the mesh": "rest", "warm": "promoted in the mesh",
 	"matched": "rest", "mirrored": "rest", "mirrored healthy": "mirrored",
+	"beside": "rest", "beside half": "rest", "beside healthy": "beside", "beside moving": "beside healthy", "beside promoting": "beside healthy", "beside promoted": "beside healthy",
 	"planned": "rest", "planned healthy": "planned", "planned paused": "planned healthy", "planned next": "planned healthy", "planned half taken": "planned next",
 	"canary": "rest", "held in flight": "canary", "rolling_back": "canary", "rolled_back": "canary", "unhealthy": "canary", "inconclusive": "canary", "healthy": "canary",
 	"promoting": "healthy", "moving": "healthy", "rolling": "healthy", "rolled": "healthy", "promoted": "healthy", "ended": "promoted",
@@ -760,17 +761,20 @@ func (w *world) bring(stage string) {
 		run(before.Canary(ctx, before.wanted("2")))
 	case "canary":
 		run(before.Canary(ctx, before.wanted("2")))
-	case "sticky", "matched", "mirrored", "planned":
-		of := map[string]func(string) release.Release{"sticky": sticky, "matched": matched, "mirrored": mirrored, "planned": planned}[stage]
+	case "beside half":
+		before.killOn = "update baseline x1"
+		run(before.Canary(ctx, besides("2")))
+	case "sticky", "matched", "mirrored", "planned", "beside":
+		of := map[string]func(string) release.Release{"sticky": sticky, "matched": matched, "mirrored": mirrored, "planned": planned, "beside": besides}[stage]
 		run(before.Canary(ctx, of("2")))
 	case "healthy", "unhealthy", "inconclusive":
 		run(judge(ctx, before.Cluster, release.VerdictOutcome(stage)))
-	case "mirrored healthy", "planned healthy":
+	case "mirrored healthy", "planned healthy", "beside healthy":
 		run(judge(ctx, before.Cluster, release.Healthy))
-	case "promoting":
+	case "promoting", "beside promoting":
 		before.killOn = "update primary image 2"
 		run(before.Promote(ctx))
-	case "moving": // the canary has all of the traffic, primary is as it was
+	case "moving", "beside moving": // the canary has all of the traffic, primary is as it was
 		before.killOn = "update vs 0/100"
 		run(before.Promote(ctx))
 	case "rolling": // primary is replaced under its traffic
@@ -779,7 +783,7 @@ func (w *world) bring(stage string) {
 	case "rolled":
 		before.PromoteTraffic = release.Primary
 		run(before.Promote(ctx))
-	case "promoted":
+	case "promoted", "beside promoted":
 		run(before.Promote(ctx))
 	case "promoted with a Service", "promoted in the mesh":
 		if stage == "promoted with a Service" {
@@ -926,6 +930,8 @@ func (w *world) unrest(digit string) string {
 		return "the canary is there"
 	case primary == nil:
 		return "primary is gone"
+	case len(w.besideLeft()) > 0:
+		return "of a baseline there are left " + strings.Join(w.besideLeft(), ", ")
 	case w.running(release.Primary) != digit:
 		return fmt.Sprintf("primary is %+v and runs %s, want image %s", primary, w.running(release.Primary), digit)
 	case status.Lock != "" && !status.Expired:

@@ -256,7 +256,7 @@ func testTheLeastRights(t *testing.T) {
 	as(0, "promote")
 	a.env = nil
 	as(0, "cleanup")
-	as(0, "canary", "--image", images["three"], "--sticky")
+	as(0, "canary", "--image", images["three"], "--sticky", "--baseline")
 	as(0, "rollback", "--app", a.name, "--manifests", "none")
 	as(6, "canary", "--image", images["unready"], "--timeout", "3s")
 	as(0, "guard")

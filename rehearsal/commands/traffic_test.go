@@ -538,6 +538,12 @@ func testAPromotedReleaseThatTurnsOutBad(t *testing.T) {
 // byCrossbill releases an image by canary, in steps; every second one is rolled back, and then released again.
 func (a *app) byCrossbill(w *weights, image string, round int) []off {
 	a.Helper()
+	return a.looking(w, release.Release{ID: fmt.Sprintf("traffic-%d", round), Image: images[image], Weight: 10}, image, round, func(bool) {})
+}
+
+// looking is the same for a release, with a look while it has a canary, and after that.
+func (a *app) looking(w *weights, want release.Release, image string, round int, look func(inFlight bool)) []off {
+	a.Helper()
 	ctx := a.Context()
 	source, err := verdict.NewSource(verdict.SourceOptions{URL: running.PrometheusURL, Namespace: a.namespace})
 	if err != nil {
@@ -545,7 +551,6 @@ func (a *app) byCrossbill(w *weights, image string, round int) []off {
 	}
 	c := a.quiet("traffic", w.config())
 	c.Again, c.Drained = true, source.Quiet
-	want := release.Release{ID: fmt.Sprintf("traffic-%d", round), Image: images[image], Weight: 10}
 	var gone []off
 	step := func(err error) {
 		a.Helper()
@@ -557,9 +562,11 @@ func (a *app) byCrossbill(w *weights, image string, round int) []off {
 		_, err := c.Canary(ctx, want)
 		step(err)
 		time.Sleep(time.Second)
+		look(true)
 		_, err = c.Rollback(ctx, "traffic")
 		step(err)
 		back := time.Now()
+		look(false)
 		time.Sleep(3 * time.Second)
 		gone = append(gone, off{image, back, time.Now()})
 	}
@@ -571,10 +578,12 @@ func (a *app) byCrossbill(w *weights, image string, round int) []off {
 	_, err = c.Shift(ctx, []int{25, 50}, pause)
 	step(err)
 	time.Sleep(pause)
+	look(true)
 	a.healthy()
 	_, err = c.Promote(ctx)
 	step(err)
 	promoted := time.Now()
+	look(false)
 	_, err = c.Cleanup(ctx)
 	step(err)
 	return append(gone, off{old, promoted, time.Now()})

@@ -1,0 +1,346 @@
+package rollout_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
+)
+
+// besides is a release whose canary is compared with a baseline.
+func besides(digit string) release.Release {
+	r := wanted(digit)
+	r.Baseline = true
+	return r
+}
+
+func init() {
+	commands["canary beside a baseline"] = func(ctx context.Context, j *job) (rollout.Result, error) { return j.Canary(ctx, besides("2")) }
+}
+
+// besideLeft names what there is of a baseline.
+func (w *world) besideLeft() (left []string) {
+	w.Helper()
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	for p := range w.server.objects {
+		if strings.Contains(p.name, "-baseline") && p.resource != "events" {
+			left = append(left, p.resource+"/"+p.name)
+		}
+	}
+	slices.Sort(left)
+	return left
+}
+
+func (w *world) baseline() *appsv1.Deployment {
+	w.Helper()
+	d, err := w.kube.AppsV1().Deployments(namespace).Get(w.Context(), w.set.App+"-baseline", metav1.GetOptions{})
+	w.must(d, err)
+	return d
+}
+
+// TestBaseline: what a release with a baseline writes, and in which order. The baseline begins beside the canary with as many
+// pods, and is gone before primary gets another version; nothing of it is left, whichever way the release ends.
+func TestBaseline(t *testing.T) {
+	for _, c := range []struct {
+		stage, command string
+		does           []string
+	}{
+		{"rest", "canary beside a baseline", []string{"note r2 started", "create canary image 2 x1", "create baseline image 1", "update baseline x1", "split 90/10", "note r2 canary 10%"}},
+		{"beside half", "canary beside a baseline", []string{"split 90/10", "note r2 canary 10%"}},
+		{"beside", "shift", []string{"note r2 canary 25%", "split 75/25", "update canary x2", "update baseline x2", "note r2 canary 60%", "split 40/60"}},
+		{"beside healthy", "promote", []string{"note r2 promoting", "update canary x2", "split 0/100", "delete baseline", "update primary image 2", "split 100/0", "note r2 promoted"}},
+		{"beside healthy", "promote under traffic", []string{"note r2 promoting", "delete baseline", "update primary image 2", "split 100/0", "note r2 promoted"}},
+		{"beside moving", "promote", []string{"delete baseline", "update primary image 2", "split 100/0", "note r2 promoted"}},
+		{"beside half", "rollback", []string{"note r2 rolling_back", "delete canary", "delete baseline", "note r2 ended: rolled_back"}},
+		{"beside", "rollback", []string{"note r2 rolling_back", "split 100/0", "delete canary", "delete baseline", "note r2 ended: rolled_back"}},
+		{"beside moving", "rollback", []string{"note r2 rolling_back", "split 100/0", "delete canary", "delete baseline", "note r2 ended: rolled_back"}},
+		{"beside", "guard", []string{"note r2 rolling_back", "split 100/0", "delete canary", "delete baseline", "note r2 ended: rolled_back"}},
+	} {
+		routers(t, c.stage, func(w *world) {
+			j := w.job("job")
+			if _, err := commands[c.command](w.Context(), j); err != nil {
+				t.Fatalf("%s at %s: %v", c.command, c.stage, err)
+			}
+			did := w.did(j)
+			for i := range did { // the two routes have other names
+				if at := strings.LastIndex(did[i], " "); strings.HasPrefix(did[i], "update ") && strings.Contains(did[i][at:], "/") {
+					did[i] = "split" + did[i][at:]
+				}
+			}
+			if diff := cmp.Diff(c.does, did); diff != "" {
+				t.Errorf("%s at %s (-want +did):\n%s", c.command, c.stage, diff)
+			}
+			if ends := strings.HasPrefix(c.does[len(c.does)-1], "note r2 ended"); ends || strings.HasPrefix(c.command, "promote") {
+				if left := w.besideLeft(); len(left) > 0 {
+					t.Errorf("%s at %s: left: %q", c.command, c.stage, left)
+				}
+			}
+		})
+	}
+}
+
+// TestBaselineIsPrimarysTwin: its pods have all of primary's labels and run what primary runs, and its selector takes none of
+// primary's pods; its pods never count as primary's.
+func TestBaselineIsPrimarysTwin(t *testing.T) {
+	routers(t, "beside", func(w *world) {
+		primary, twin := w.deployment(release.Primary), w.baseline()
+		labels := twin.Spec.Template.Labels
+		for key, value := range primary.Spec.Template.Labels {
+			if labels[key] != value {
+				t.Errorf("label %s is %q, primary's is %q", key, labels[key], value)
+			}
+		}
+		own := twin.Spec.Template.DeepCopy()
+		delete(own.Labels, manifest.BaselineLabel)
+		if diff := cmp.Diff(primary.Spec.Template, *own); diff != "" {
+			t.Errorf("the template (-primary's +baseline's):\n%s", diff)
+		}
+		if !manifest.IsBaseline(twin) || manifest.IsBaseline(primary) || len(twin.Spec.Selector.MatchLabels) != len(primary.Spec.Selector.MatchLabels)+1 {
+			t.Errorf("the selector is %v", twin.Spec.Selector)
+		}
+		status, err := w.job("look").Status(w.Context())
+		w.must(status, err)
+		if got := status.Tracks[manifest.BaselineTrack]; got == nil || got.Ready != 1 || got.Image != image("1") || len(status.Drift) > 0 {
+			t.Errorf("%+v, drift %q", got, status.Drift)
+		}
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, namespace)
+		w.must(all, err)
+		if got := all[0].Tracks[release.Primary]; len(all) != 1 || got.Replicas != *primary.Spec.Replicas {
+			t.Errorf("in the list of all apps primary is %+v", got)
+		}
+		// Primary has no pod that is ready: the baseline's must not stand for it.
+		w.observer.started = false
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/replicas","value":0}]`)
+		w.wait()
+		j := w.job("back")
+		j.Timeout = 20 * time.Second
+		w.controllers.refuse[release.DigestOf(image("1"))] = "a quota"
+		_, err = j.Rollback(w.Context(), "test")
+		if !errors.As(err, new(*rollout.NotReadyError)) || slices.ContainsFunc(w.did(j), func(did string) bool { return strings.Contains(did, "100/0") }) {
+			t.Errorf("%v after %q", err, w.did(j))
+		}
+	})
+}
+
+// TestBaselineNotReady: a baseline that does not get ready fails the release, and is named; a rollback leaves nothing.
+func TestBaselineNotReady(t *testing.T) {
+	routers(t, "rest", func(w *world) {
+		w.controllers.refuse[release.DigestOf(image("1"))] = "exceeded quota: pods"
+		_, err := w.job("job").Canary(w.Context(), besides("2"))
+		notReady, ok := errors.AsType[*rollout.NotReadyError](err)
+		if !ok || notReady.Deployment != "qwik-node-app-baseline" || notReady.ReleaseID != "r2" || !strings.Contains(err.Error(), "exceeded quota") {
+			t.Fatalf("%v", err)
+		}
+		delete(w.controllers.refuse, release.DigestOf(image("1")))
+		w.must(w.job("back").Rollback(w.Context(), notReady.Deployment+": "+notReady.Reason))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestBaselineOfALostLedger: guard and rollback remove it, and so does the promotion of a release without one.
+func TestBaselineOfALostLedger(t *testing.T) {
+	for name, do := range map[string]func(*world){
+		"guard":    func(w *world) { w.must(commands["guard"](w.Context(), w.job("job"))) },
+		"rollback": func(w *world) { w.must(commands["rollback"](w.Context(), w.job("job"))) },
+		"promote": func(w *world) {
+			j := w.job("job")
+			w.must(j.Canary(w.Context(), wanted("3")))
+			w.must(judge(w.Context(), j.Cluster, release.Healthy))
+			w.must(j.Promote(w.Context()))
+			w.must(j.Cleanup(w.Context()))
+		},
+	} {
+		routers(t, "beside", func(w *world) {
+			w.forget()
+			do(w)
+			if left := w.besideLeft(); len(left) > 0 {
+				t.Errorf("%s: left: %q", name, left)
+			}
+		})
+	}
+	routers(t, "beside", func(w *world) { // the canary is gone, the baseline is all that is left
+		w.observer.started = false
+		w.forget()
+		w.delete(release.Canary)
+		w.must(commands["guard"](w.Context(), w.job("job")))
+		if left := w.besideLeft(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+}
+
+// TestBaselineRefused: what cannot have a baseline is refused before anything is written.
+func TestBaselineRefused(t *testing.T) {
+	refused := func(stage string, prepare func(*world), field, says string) {
+		at(t, stage, func(w *world) {
+			w.observer.started = false
+			prepare(w)
+			j := w.job("job")
+			_, err := j.Canary(w.Context(), besides("2"))
+			bad, ok := errors.AsType[*usererr.Error](err)
+			if !ok || bad.Field != field || !strings.Contains(bad.Problem, says) || bad.Fix == "" || len(w.did(j)) > 0 {
+				t.Errorf("%s: %v after %q", stage, err, w.did(j))
+			}
+		})
+	}
+	refused(gitApp+"rest", func(*world) {}, "canary.baseline", "gitops.store is git")
+	refused("rest", func(w *world) {
+		other := w.deployment(release.Primary).DeepCopy()
+		other.ObjectMeta = metav1.ObjectMeta{Name: "qwik-node-app-baseline"}
+		w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), other, metav1.CreateOptions{}))
+	}, "Deployment prod/qwik-node-app-baseline", "is not a baseline's")
+	at(t, "new", func(w *world) { // an app's first release has nothing to be compared with
+		j := w.job("job")
+		r := besides("1")
+		result, err := j.Canary(w.Context(), r)
+		w.must(result, err)
+		if result.Outcome != release.OutcomeFirst || len(w.besideLeft()) > 0 || !slices.ContainsFunc(j.logged, func(line string) bool { return strings.Contains(line, "first release has nothing to be compared with") }) {
+			t.Errorf("%s, %q, logged %q", result.Outcome, w.besideLeft(), j.logged)
+		}
+	})
+}
+
+// TestBaselineIsKept: a release goes on with what it started with; the ledger says so while it is in flight, in a format that a
+// Crossbill which knows no baseline refuses, and can be read by that one again afterwards.
+func TestBaselineIsKept(t *testing.T) {
+	at(t, "beside half", func(w *world) {
+		ledger, err := release.ParseLedger(w.set.App, w.ledger().Data[ledgerKey])
+		if err != nil || !ledger.Release.Baseline || ledger.Version != 2 {
+			t.Fatalf("%v, %+v", err, ledger)
+		}
+		j := w.job("job")
+		w.must(j.Canary(w.Context(), wanted("2")))
+		if got := w.baseline().Spec.Replicas; *got != 1 || !slices.ContainsFunc(j.logged, func(line string) bool {
+			return strings.Contains(line, "keeps what it started with, which is a baseline")
+		}) {
+			t.Errorf("%d replicas, logged %q", *got, j.logged)
+		}
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		w.must(j.Promote(w.Context()))
+		w.must(j.Cleanup(w.Context()))
+		if ledger, err = release.ParseLedger(w.set.App, w.ledger().Data[ledgerKey]); err != nil || ledger.Version != 1 || ledger.History[0].Outcome != release.OutcomePromoted {
+			t.Errorf("%v, %+v", err, ledger)
+		}
+	})
+}
+
+// TestBaselineBesideFlux: it is in no Git, and Flux lets it be.
+func TestBaselineBesideFlux(t *testing.T) {
+	routers(t, fluxApp+"rest", func(w *world) {
+		j := w.job("job")
+		w.must(j.Canary(w.Context(), besides("2")))
+		time.Sleep(10 * time.Minute)
+		if d := w.baseline(); d.Status.ReadyReplicas != 1 {
+			t.Errorf("%+v", d.Status)
+		}
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		w.must(j.Promote(w.Context()))
+		w.must(j.Cleanup(w.Context()))
+		time.Sleep(10 * time.Minute)
+		if unrest := w.unrest("2"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestBaselineDrained: promotion waits until neither primary nor its baseline is called, before it deletes one of them.
+func TestBaselineDrained(t *testing.T) {
+	at(t, "beside healthy", func(w *world) {
+		j := w.job("job")
+		asked := make(chan string, 10)
+		j.Drained = func(ctx context.Context, workload string) error {
+			asked <- workload
+			time.Sleep(10 * time.Second)
+			if left := w.besideLeft(); len(left) == 0 {
+				t.Error("the baseline went before it was drained")
+			}
+			return ctx.Err()
+		}
+		w.must(j.Promote(w.Context()))
+		close(asked)
+		var all []string
+		for workload := range asked {
+			all = append(all, workload)
+		}
+		slices.Sort(all)
+		if diff := cmp.Diff([]string{"qwik-node-app-baseline", "qwik-node-app-primary"}, all); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// TestBaselineInPlan: a plan shows it, and writes nothing.
+func TestBaselineInPlan(t *testing.T) {
+	for _, c := range []struct{ stage, command, object, action string }{
+		{"rest", "canary beside a baseline", "Deployment prod/qwik-node-app-baseline", "create"},
+		{"beside healthy", "promote", "Deployment prod/qwik-node-app-baseline", "delete"},
+		{"beside", "rollback", "Deployment prod/qwik-node-app-baseline", "delete"},
+	} {
+		at(t, c.stage, func(w *world) {
+			j := w.job("job")
+			j.Plan = &rollout.Plan{}
+			w.must(commands[c.command](w.Context(), j))
+			if !slices.ContainsFunc(j.Plan.Changes, func(change rollout.Change) bool { return change.Object == c.object && change.Action == c.action }) || len(w.did(j)) > 0 {
+				t.Errorf("%s at %s: %+v, did %q", c.command, c.stage, j.Plan.Changes, w.did(j))
+			}
+		})
+	}
+}
+
+// TestLateBaseline: what a job that has lost its lock makes of a baseline late has no pods, and so no traffic.
+func TestLateBaseline(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.observer.started = false
+		_, goOn := w.hold("canary beside a baseline", 3)
+		back := w.job("back")
+		w.must(back.Rollback(w.Context(), "test"))
+		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("%v", err)
+		}
+		w.wait()
+		if left := w.besideLeft(); !cmp.Equal(left, []string{"deployments/qwik-node-app-baseline", "replicasets/" + nameOf(left, "replicasets/")}) || *w.baseline().Spec.Replicas != 0 {
+			t.Errorf("left: %q", left)
+		}
+		w.must(commands["guard"](w.Context(), w.job("guard")))
+		if left := w.besideLeft(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+}
+
+// nameOf is the name of the first of some objects that has a prefix.
+func nameOf(all []string, prefix string) string {
+	for _, one := range all {
+		if name, ok := strings.CutPrefix(one, prefix); ok {
+			return name
+		}
+	}
+	return ""
+}
+
+// TestBaselineOfARestart: a restart of primary by a person does not restart the baseline at the next step.
+func TestBaselineOfARestart(t *testing.T) {
+	at(t, "beside", func(w *world) {
+		w.patchDeployment(release.Primary, `[{"op":"add","path":"/spec/template/metadata/annotations","value":{"kubectl.kubernetes.io/restartedAt":"2026-01-01T00:00:00Z"}}]`)
+		w.wait()
+		j := w.job("job")
+		w.must(j.Shift(w.Context(), []int{25}, 0))
+		if slices.ContainsFunc(w.did(j), func(did string) bool { return strings.Contains(did, "baseline template") }) {
+			t.Errorf("it did %q", w.did(j))
+		}
+	})
+}
