@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/our-org/crossbill/internal/analysis"
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -105,8 +106,8 @@ func (o *analysisOptions) options(c *rollout.Cluster, traffic *trafficOptions, l
 	from, err := traffic.sourceOf(c.Namespace, source)
 	return analysis.Options{
 		Rollout: analysis.Of(c), App: c.Manifests.App, ReleaseID: c.ReleaseID,
-		Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary),
-		Source: from, Test: o.slo.Test(), WarmUp: o.slo.WarmUp.Duration, Interval: o.interval,
+		Canary: c.Manifests.Name(release.Canary), Primary: c.Manifests.Name(release.Primary), Baseline: c.Manifests.Name(manifest.BaselineTrack),
+		Source: from, Test: o.slo.Test(), WarmUp: o.slo.WarmUp.Duration, BaselineWarmUp: o.slo.BaselineWarmUp(), Interval: o.interval,
 		Report: func(e verdict.Evaluation) { fmt.Fprintln(log, lookText(e)) },
 		Warn:   func(text string) { fmt.Fprintln(log, "        "+text) },
 	}, err
@@ -135,7 +136,7 @@ func lookText(e verdict.Evaluation) string {
 		}
 		counts := v.Objective + ": " + string(track) + " " + shareText(v.Total.Canary)
 		if !v.Alone {
-			counts += ", primary " + shareText(v.Total.Primary)
+			counts += ", " + verdict.Test{Baseline: v.Baseline}.Beside() + " " + shareText(v.Total.Primary)
 		}
 		bad, good := v.Progress()
 		words = append(words, fmt.Sprintf("%s, shown bad %.0f%%, good %.0f%%;", counts, 100*bad, 100*good))
@@ -164,8 +165,9 @@ type verdictSummary struct {
 	Outcome    release.VerdictOutcome `json:"outcome"`
 	Cause      verdict.Cause          `json:"cause,omitempty"` // of an inconclusive one
 	Reason     string                 `json:"reason"`
-	Requests   int64                  `json:"requests"`        // the canary's, while it was judged
-	Seconds    float64                `json:"durationSeconds"` // until the verdict
+	Requests   int64                  `json:"requests"`           // the canary's, while it was judged
+	Seconds    float64                `json:"durationSeconds"`    // until the verdict
+	Baseline   bool                   `json:"baseline,omitempty"` // what the objectives count as primary's are the baseline's
 	Objectives []objectiveSummary     `json:"objectives"`
 	Probe      *analysis.Probed       `json:"probe,omitempty"` // what came of the probe's own requests
 }
@@ -182,7 +184,7 @@ func summaryOf(v *verdict.Verification) *verdictSummary {
 	if v == nil {
 		return nil
 	}
-	s := &verdictSummary{Outcome: v.Outcome, Cause: v.Cause, Reason: v.Reason, Requests: int64(v.Record.Requests()), Objectives: []objectiveSummary{}}
+	s := &verdictSummary{Outcome: v.Outcome, Cause: v.Cause, Reason: v.Reason, Requests: int64(v.Record.Requests()), Baseline: v.Record.Test.Baseline, Objectives: []objectiveSummary{}}
 	if n := len(v.Evaluations); n > 0 {
 		last := v.Evaluations[n-1]
 		s.Seconds = last.Elapsed.Round(100 * time.Millisecond).Seconds()

@@ -27,6 +27,7 @@ type canaryOptions struct {
 	mirror       string
 	sticky       bool
 	stickyAssets string
+	baseline     bool
 	commit       string
 	pipelineURL  string
 	sourceURL    string
@@ -112,6 +113,7 @@ func (o *canaryOptions) addRelease(cmd *cobra.Command) {
 	flags.StringVar(&o.mirror, "mirror", "", "part of the GET and HEAD requests of which the canary gets a copy until it has a weight, for example 5%; nobody gets the answers (default: none)")
 	flags.BoolVar(&o.sticky, "sticky", false, "keep a browser on the version that answered it first, by a cookie, until the release has finished")
 	flags.StringVar(&o.stickyAssets, "sticky-assets", "/build/", "with --sticky: prefix of the paths of files that have a hash in their names")
+	flags.BoolVar(&o.baseline, "baseline", false, "start new pods of the old version beside the canary, as many as it has, and compare the canary with them instead of primary: both begin cold")
 	flags.StringSliceVar(&o.allowTags, "allow-tags", nil, "repositories whose images the pod template may name by tag; * stands for a part of a name")
 	flags.StringVar(&o.commit, "commit", "", "commit that the image was built from")
 	flags.StringVar(&o.releaseID, "release-id", "", "name of the release (default: made of app, digest and commit)")
@@ -164,6 +166,7 @@ func (o *canaryOptions) validate() error {
 		first := plan[0]
 		o.release.Plan, o.release.Match, o.release.Mirror, o.release.Weight = plan, first.Match, first.Mirror, first.Weight
 	}
+	o.release.Baseline = o.baseline
 	if o.sticky {
 		if !strings.HasPrefix(o.stickyAssets, "/") || o.stickyAssets == "/" {
 			return &usererr.Error{Field: "--sticky-assets", Problem: fmt.Sprintf("%q is not a path below /", o.stickyAssets), Fix: "give for example /build/"}

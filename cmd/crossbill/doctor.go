@@ -245,7 +245,7 @@ func (o *doctorOptions) clusterChecks() ([]doctor.Check, error) {
 	}
 	hooks := configOf(o.cmd).Hooks
 	checks = append(checks, doctor.Mesh(c)...)
-	checks = append(checks, doctor.Rights(kube, o.cluster.namespace, doctor.Rules(c.Manifests, names, doctor.Uses{Commits: c.Git != nil, Previews: configOf(o.cmd).HasPreviews(), Hooks: hooks})))
+	checks = append(checks, doctor.Rights(kube, o.cluster.namespace, doctor.Rules(c.Manifests, names, doctor.Uses{Commits: c.Git != nil, Baseline: configOf(o.cmd).Canary.Baseline, Previews: configOf(o.cmd).HasPreviews(), Hooks: hooks})))
 	route := &doctor.Route{Kube: kube, Istio: c.Istio, Dynamic: client, Manifests: c.Manifests, Namespace: o.cluster.namespace}
 	checks = append(checks, route.Checks()...)
 	git := &doctor.GitOps{Client: client, Namespace: o.cluster.namespace, Names: names}

@@ -156,6 +156,7 @@ type Canary struct {
 	Mirror       string          `json:"mirror,omitempty"`
 	Sticky       bool            `json:"sticky,omitempty"`
 	StickyAssets string          `json:"stickyAssets,omitempty"`
+	Baseline     bool            `json:"baseline,omitempty"`
 	SettleDelay  metav1.Duration `json:"settleDelay,omitzero"`
 	AllowTags    []string        `json:"allowTags,omitempty"`
 }

@@ -361,6 +361,7 @@ func (d *decoder) check(c *Config) {
 		if len(c.Analysis.Objectives) == 0 {
 			c.Analysis.Objectives = verdict.DefaultSLO().Objectives
 		}
+		_, c.Analysis.WarmUpGiven = d.found["analysis.warmUp"]
 		d.section("analysis", c.Analysis.Check())
 	}
 	if c.ImagePolicy != nil {

@@ -199,7 +199,9 @@ func TestRepositoryFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(verdict.DefaultSLO(), c.Analysis); diff != "" {
+	want := verdict.DefaultSLO()
+	want.WarmUpGiven = true // the file writes it out
+	if diff := cmp.Diff(want, c.Analysis); diff != "" {
 		t.Errorf("analysis is not what holds without it: %s", diff)
 	}
 	if err := validator(t)(string(text)); err != nil {
@@ -224,7 +226,7 @@ notify:
   otlpEndpoint: http://collector:4318
 image: {appDir: web, base: oci:base, platforms: [linux/amd64, linux/arm/v7], assetsFolder: dist/assets, requireProvenance: true}
 applyOthers: true
-canary: {weight: 5, match: "header:x-canary=yes", mirror: 5%, sticky: true, stickyAssets: /assets/, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
+canary: {weight: 5, match: "header:x-canary=yes", mirror: 5%, sticky: true, stickyAssets: /assets/, baseline: true, settleDelay: 0s, allowTags: ["docker.io/envoyproxy/*"]}
 shift: {steps: [10, 25], pause: 1h2m3.5s}
 promote: {bake: 10m, maxVerdictAge: 5m, traffic: primary}
 rollback: {keepWarm: 10m, keepReleases: 8}
@@ -289,6 +291,7 @@ var invalid = map[string][]string{
 	"canary.match":              {"x-canary=yes", "'header:'", "5", "''"},
 	"canary.mirror":             {"5", "0%", "101%", "'5.5%'", "half"},
 	"canary.sticky":             {"yes", "1", "'true'"},
+	"canary.baseline":           {"yes", "1", "'true'"},
 	"canary.stickyAssets":       {"/", "build/"},
 	"steps":                     {"10", "{weight: 10}", "[10]", "[{}]", "[{wieght: 10}]", "[{weight: 0}]", "[{weight: 100}]", "[{weight: 10%}]", "[{weight: 10, pause: 5m}]", "[{match: x-canary}]", "[{match: 'header:'}]", "[{mirror: 5}]", "[{mirror: 0%}]", "[{mirror: 101%}]", "[{weight: 10}, {pause: 5}]", "[{weight: 10}, {pause: {}}]", "[{weight: 10}, {approve: true}]", "[{weight: 10}, {analyze: {minRequests: 0}}]", "[{weight: 10}, {analyze: {minDuration: 5}}]", "[{weight: 10}, {analyze: {maxDuration: soon}}]"},
 	"shift.steps":               {"10", "[0]", "[100]", "[a]", "10,25"},
