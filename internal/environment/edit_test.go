@@ -2,7 +2,9 @@ package environment
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -165,10 +167,12 @@ func changedLines(before, after string) (all string) {
 	return all
 }
 
+var madeEdits = flag.Uint64("edits", 900, "TestEveryTemplate, TestEveryObject: how many")
+
 // TestEveryTemplate: whatever changes, the file has it afterwards and all else that it had, or nothing is written.
 func TestEveryTemplate(t *testing.T) {
 	made := 0
-	for seed := range uint64(3000) {
+	for seed := range *madeEdits {
 		r := rand.New(rand.NewPCG(seed, 21))
 		before := templateIn(t, theirs)
 		after := copied(before)
@@ -193,8 +197,8 @@ func TestEveryTemplate(t *testing.T) {
 			}
 		}
 	}
-	if made < 500 {
-		t.Errorf("only %d of 3000 were made", made)
+	if made < int(*madeEdits/6) {
+		t.Errorf("only %d of %d were made", made, *madeEdits)
 	}
 }
 
@@ -204,10 +208,7 @@ func mutate(r *rand.Rand, v any) {
 	some := scalars[r.IntN(len(scalars))]
 	switch v := v.(type) {
 	case map[string]any:
-		keys := make([]string, 0, len(v))
-		for key := range v {
-			keys = append(keys, key)
-		}
+		keys := slices.Sorted(maps.Keys(v))
 		if len(keys) == 0 || r.IntN(6) == 0 {
 			v[fmt.Sprintf("new%d", r.IntN(3))] = some
 			return

@@ -29,9 +29,12 @@ func TestHistory(t *testing.T) {
 func testHistory(t *testing.T, settings []string) {
 	s := serve(t, map[string]string{"a": "1"})
 	s.gives(settings...)
+	var stream strings.Builder // 70 commits, by one process
 	for i := range 70 {
-		s.push("b", map[string]string{"b": fmt.Sprint(i)})
+		text := fmt.Sprint(i)
+		fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter Somebody <somebody@example.com> now\ndata 1\nb\n%sM 100644 inline b\ndata %d\n%s\n", map[bool]string{true: "from refs/heads/main^0\n"}[i == 0], len(text), text)
 	}
+	s.imports(stream.String())
 	s.push("releases/shop.yaml", map[string]string{"releases/shop.yaml": "one"})
 	work := t.TempDir()
 	s.run(work, "clone", "-q", s.bare, ".")

@@ -100,6 +100,16 @@ func (s *server) push(subject string, files map[string]string, forced ...bool) {
 	}
 }
 
+// imports gives git fast-import commits.
+func (s *server) imports(stream string) {
+	s.t.Helper()
+	command := exec.Command("git", "fast-import", "--quiet", "--date-format=now")
+	command.Dir, command.Stdin = s.bare, strings.NewReader(stream)
+	if out, err := command.CombinedOutput(); err != nil {
+		s.t.Fatalf("git fast-import: %v\n%s", err, out)
+	}
+}
+
 func (s *server) hook(name, script string) {
 	s.t.Helper()
 	if err := os.WriteFile(filepath.Join(s.bare, "hooks", name), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
