@@ -367,10 +367,10 @@ func startProcess(t *testing.T, args ...string) (wait func() ran) {
 	}
 }
 
-// TestProposalsAtOnce: thirty releases of one app, and some of another one, from as many processes and goroutines. At the
+// TestProposalsAtOnce: sixteen releases of one app, and some of another one, from as many processes and goroutines. At the
 // end each file names the newest; every commit is one proposal, newer than the one before; whoever made none was superseded.
 func TestProposalsAtOnce(t *testing.T) {
-	const newest, others = 30, 6
+	const newest, others = 16, 4
 	f := newForge(t, map[string]string{"README.md": "Ours\n"})
 	var lines [][]string
 	for n := range newest {

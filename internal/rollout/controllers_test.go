@@ -416,6 +416,9 @@ func templateOf(t corev1.PodTemplateSpec) string {
 
 // sameTemplate compares pod templates, whatever their hash labels.
 func sameTemplate(a, b corev1.PodTemplateSpec) bool {
+	if len(a.Spec.Containers) > 0 && len(b.Spec.Containers) > 0 && a.Spec.Containers[0].Image != b.Spec.Containers[0].Image {
+		return false // most that are not the same differ in this
+	}
 	plain := func(t corev1.PodTemplateSpec) corev1.PodTemplateSpec {
 		t.Labels = maps.Clone(t.Labels)
 		delete(t.Labels, appsv1.DefaultDeploymentUniqueLabelKey)

@@ -474,7 +474,10 @@ func (s *apiServer) patch(q request, live *stored) (*stored, error) {
 // apply does a server-side apply.
 func (s *apiServer) apply(q request, live *stored) (*stored, error) {
 	object := &unstructured.Unstructured{}
-	text, err := yaml.YAMLToJSON(q.body)
+	text, err := q.body, error(nil)
+	if !bytes.HasPrefix(text, []byte("{")) { // JSON is YAML
+		text, err = yaml.YAMLToJSON(text)
+	}
 	if err == nil {
 		err = utiljson.Unmarshal(text, &object.Object)
 	}
