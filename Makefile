@@ -185,6 +185,8 @@ test-long: bin/rehearse bin/crossbill
 soak: bin/rehearse bin/crossbill
 	go test ./internal/rollout -count=1 -timeout 60m -run 'Crashes|TestMigrate|TestFence|TestTakeover' -every-write
 	go test ./internal/environment -count=1 -run 'TestEveryTemplate|TestEveryObject' -edits=20000
+	go test ./internal/analysis -count=1 -run TestFollowSchedules -schedules=1000
+	go test ./internal/gitlab -count=1 -run TestAnyScheduleHasOneEffect -rapid.checks=10000
 	bin/rehearse --setup-only
 	cd rehearsal && go test ./commands -count=1 -timeout 90m -parallel 8 -v -run 'TestCrashMatrix|TestTraffic|TestScenarios|TestRandomSchedules|TestManyApps' -long -schedules=40 \
 		-crash.stride=1 -crash.json=$(CURDIR)/out/crash-matrix.json \

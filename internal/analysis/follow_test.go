@@ -339,7 +339,7 @@ func TestFollowDies(t *testing.T) {
 	}
 }
 
-var schedules = flag.Uint64("schedules", 50, "TestFollowSchedules: how many")
+var schedules = flag.Uint64("schedules", 20, "TestFollowSchedules: how many")
 
 // TestFollowSchedules: the same for jobs that die again and again, at any write or at any time, and whose approval comes
 // at any time.

@@ -26,7 +26,7 @@ import (
 
 // TestMain runs more schedules than rapid's default; -rapid.checks still decides.
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "1000"); err != nil {
+	if err := flag.Set("rapid.checks", "400"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
