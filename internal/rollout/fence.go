@@ -132,8 +132,11 @@ func (j *job) stampOne(ctx context.Context, o object) error {
 
 // newestEpoch is the highest epoch on the app's objects, for a ledger that was lost.
 func (j *job) newestEpoch(ctx context.Context) (int64, error) {
-	newest := int64(0)
-	for _, o := range append(append(j.fenced(), j.track(baseline)), j.fencedOthers()...) {
+	newest, objects := int64(0), append(j.fenced(), j.fencedOthers()...)
+	if j.Git == nil { // else it is rejected, and no Role has it
+		objects = append(objects, j.track(baseline))
+	}
+	for _, o := range objects {
 		live, err := o.read(ctx)
 		if lacksPermission(err) {
 			continue
