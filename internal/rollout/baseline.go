@@ -107,7 +107,10 @@ func (j *job) ensureBaseline(ctx context.Context) error {
 	if release.DigestOf(image) == "" { // what a tag names is not known
 		image = ""
 	}
-	return j.waitEndpoints(baseline, image)(ctx)
+	if err := j.waitEndpoints(baseline, image)(ctx); err != nil {
+		return err
+	}
+	return j.waitTrack(release.Canary, j.ledger.Release.Image)(ctx) // it may have failed meanwhile
 }
 
 // baselineSize is how many replicas the baseline of the release has; 0 without one.

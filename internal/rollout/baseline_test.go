@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -343,4 +344,40 @@ func TestBaselineOfARestart(t *testing.T) {
 			t.Errorf("it did %q", w.did(j))
 		}
 	})
+}
+
+// TestCanaryFailsBesideBaseline: a canary that fails while its baseline starts gets no traffic, nor more of it at a later step.
+func TestCanaryFailsBesideBaseline(t *testing.T) {
+	for _, stage := range []string{"rest", "beside"} {
+		routers(t, stage, func(w *world) {
+			j := w.job("job")
+			failed := false
+			j.before = func(r *http.Request) error {
+				if !failed && r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/qwik-node-app-baseline") && r.URL.Query().Get("dryRun") == "" {
+					failed = true
+					w.observer.started = stage == "rest" // at the later stage it has a share already
+					w.controllers.refuse[release.DigestOf(image("2"))] = "exceeded quota: pods"
+					pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{LabelSelector: "version=canary"})
+					w.must(pods, err)
+					for _, p := range pods.Items {
+						w.must(nil, w.kube.CoreV1().Pods(namespace).Delete(w.Context(), p.Name, metav1.DeleteOptions{}))
+					}
+					w.wait()
+				}
+				return nil
+			}
+			var err error
+			if stage == "rest" {
+				_, err = j.Canary(w.Context(), besides("2"))
+			} else {
+				_, err = j.Shift(w.Context(), []int{60}, 0)
+			}
+			notReady, ok := errors.AsType[*rollout.NotReadyError](err)
+			status, looked := w.job("look").Status(w.Context())
+			w.must(status, looked)
+			if !failed || !ok || notReady.Deployment != "qwik-node-app-canary" || status.Weights.Canary != map[string]int32{"rest": 0, "beside": 10}[stage] {
+				t.Errorf("at %s: failed %t, weights %+v, %v after %q", stage, failed, status.Weights, err, w.did(j))
+			}
+		})
+	}
 }
