@@ -172,6 +172,25 @@ func (j *job) removeBesides(ctx context.Context) error {
 	return j.removeBaseline(ctx)
 }
 
+// stampBaseline is stampOne of the release's baseline. The way back does not depend on the permission for it, which came later
+// than those for the tracks: no promotion goes on without it.
+func (j *job) stampBaseline(ctx context.Context) error {
+	if r := j.ledger.Release; r == nil || !r.Baseline {
+		return nil
+	}
+	_, _, err := change(ctx, j, j.track(baseline), func(live *appsv1.Deployment) (*write, error) {
+		if live == nil || !manifest.IsBaseline(live) {
+			return nil, nil
+		}
+		return j.patch(), nil
+	})
+	if lacksPermission(err) {
+		j.log(j.track(baseline).String(), "%v; going on without it", err)
+		return nil
+	}
+	return err
+}
+
 // baselineLeft says whether there is a baseline: the release's, or one whose ledger was lost. Where this account may not look, or
 // releases are commits, none has made one.
 func (j *job) baselineLeft(ctx context.Context) (bool, error) {

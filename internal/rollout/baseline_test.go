@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -380,4 +382,45 @@ func TestCanaryFailsBesideBaseline(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBaselineWithoutPermission: an account with a Role from before there were baselines cannot remove one. That does not keep
+// it from sending the traffic back to primary, whatever the job has left that died.
+func TestBaselineWithoutPermission(t *testing.T) {
+	for _, command := range []string{"guard", "rollback"} {
+		routers(t, "beside moving", func(w *world) {
+			j := w.job("job")
+			j.before = func(r *http.Request) error {
+				if !strings.HasSuffix(r.URL.Path, "/qwik-node-app-baseline") {
+					return nil
+				}
+				return apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "qwik-node-app-baseline", errors.New(`User "guard" cannot get resource "deployments"`))
+			}
+			_, err := commands[command](w.Context(), j)
+			status, failed := w.job("look").Status(w.Context())
+			w.must(status, failed)
+			if err == nil || !strings.Contains(err.Error(), "qwik-node-app-baseline") || status.Weights.Primary != 100 {
+				t.Errorf("%s: weights %+v, %v after %q", command, status.Weights, err, w.did(j))
+			}
+			w.must(commands[command](w.Context(), w.job("with permission")))
+			if unrest := w.unrest("1"); unrest != "" {
+				t.Errorf("%s: %s", command, unrest)
+			}
+		})
+	}
+}
+
+// TestForeignBaselineIsNotStamped: somebody else's Deployment that has taken the baseline's name is left as it is.
+func TestForeignBaselineIsNotStamped(t *testing.T) {
+	at(t, "beside half", func(w *world) {
+		w.delete(manifest.BaselineTrack)
+		other := w.deployment(release.Primary).DeepCopy()
+		other.ObjectMeta = metav1.ObjectMeta{Name: "qwik-node-app-baseline"}
+		other.Spec.Selector.MatchLabels, other.Spec.Template.Labels = map[string]string{"app": "other"}, map[string]string{"app": "other"}
+		w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), other, metav1.CreateOptions{}))
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		if got := w.baseline(); len(got.Annotations) > 0 || got.DeletionTimestamp != nil {
+			t.Errorf("%+v", got.ObjectMeta)
+		}
+	})
 }

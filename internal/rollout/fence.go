@@ -98,6 +98,9 @@ func (j *job) stamp(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := j.stampBaseline(ctx); err != nil {
+		return err
+	}
 	if err := j.stampHooks(ctx); err != nil {
 		return err
 	}

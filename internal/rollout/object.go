@@ -167,11 +167,7 @@ func (j *job) liveTrack(ctx context.Context, track release.Track) (*appsv1.Deplo
 	return look[*appsv1.Deployment](ctx, j, j.track(track))
 }
 
-// fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger.
+// fenced are the objects that carry the epoch of the lock that wrote them last, beside the ledger and a baseline.
 func (j *job) fenced() []object {
-	all := append([]object{j.track(release.Primary), j.track(release.Canary), j.service()}, j.ownedByOthers()...)
-	if r := j.ledger.Release; r != nil && r.Baseline {
-		all = append(all, j.track(baseline))
-	}
-	return all
+	return append([]object{j.track(release.Primary), j.track(release.Canary), j.service()}, j.ownedByOthers()...)
 }
