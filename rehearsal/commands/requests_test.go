@@ -105,8 +105,9 @@ func TestAPIRequests(t *testing.T) {
 	}
 }
 
-// mostOfRelease is what a whole good release may ask of the API server, its lock included and watches apart.
-const mostOfRelease = 47
+// mostOfRelease is what a whole good release may ask of the API server, its lock included, watches apart, and apart from the looks
+// at the route that verify repeats while it lasts.
+const mostOfRelease = 44
 
 // request is a line of --verbose.
 var request = regexp.MustCompile(`(?m)^(GET|POST|PUT|PATCH|DELETE) \S+?(/api\S*) (.*) in \S+$`)
@@ -123,7 +124,11 @@ func (a *app) cheap(said string) {
 		if strings.HasPrefix(found[3], "409") { // somebody else wrote in between: a controller
 			conflicts++
 		}
-		counted = append(counted, found[1]+" "+found[2]+" "+found[3])
+		line := found[1] + " " + found[2] + " " + found[3]
+		if n := len(counted); n > 0 && counted[n-1] == line && found[1] == http.MethodGet { // it depends on how long verify takes
+			continue
+		}
+		counted = append(counted, line)
 	}
 	a.Logf("a good release: %d requests, %d conflicts", len(counted), conflicts)
 	if n := len(counted) - 2*conflicts; n > mostOfRelease || n == 0 {
