@@ -154,7 +154,7 @@ func (s apiServer) applyFields(ctx context.Context, o object, live metav1.Object
 	if err != nil {
 		return nil, err
 	}
-	force := true
+	force := live != nil || s.planning() // what was not found has nobody's fields: if it has now, somebody has made it since
 	return o.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: s.dryRun(), FieldValidation: metav1.FieldValidationStrict})
 }
 

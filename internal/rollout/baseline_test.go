@@ -325,6 +325,24 @@ func TestLateBaseline(t *testing.T) {
 	})
 }
 
+// TestLateBaselineOfASuccessor: what a job that has lost its lock makes of a baseline late takes no pods from the one that its
+// successor has made meanwhile.
+func TestLateBaselineOfASuccessor(t *testing.T) {
+	routers(t, "rest", func(w *world) {
+		_, goOn := w.hold("canary beside a baseline", 3)
+		next := w.job("next")
+		next.Takeover = true
+		w.must(commands["canary beside a baseline"](w.Context(), next))
+		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("%v", err)
+		}
+		w.wait()
+		if d := w.baseline(); *d.Spec.Replicas != 1 || d.Status.ReadyReplicas != 1 {
+			t.Errorf("%d replicas, %+v", *d.Spec.Replicas, d.Status)
+		}
+	})
+}
+
 // nameOf is the name of the first of some objects that has a prefix.
 func nameOf(all []string, prefix string) string {
 	for _, one := range all {
