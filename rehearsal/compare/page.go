@@ -106,13 +106,14 @@ const reasons = `
 Why:
 
 - **Slow answers** are counted from the start, and weighed after 30 s (` + "`analysis.warmUp`" + `). That is what lets the cold start pass, which both
-  others reject. For an app that is fast at once, set ` + "`warmUp: 0s`" + `.
+  others reject. For an app that is fast at once, set ` + "`warmUp: 0s`" + `;
+  or compare the canary with [a fresh baseline](guides/baseline.md), which is as cold. That is not measured here.
 - **Few errors and little traffic**: a verdict waits for [evidence](verdict.md), with a limit on wrong ones. A number of measurements at
   fixed times is sooner where it is right.
 - **Killed during promotion**: the job that runs again waits until the dead one's lock has expired, at most 20 s. The API server cannot say that a
   job is dead.
 - **Requests lost with an HPA**: primary's counts what primary serves, which is nothing while promotion replaces its pods. So promotion returns
-  the traffic [in parts](guides/autoscaling.md#an-hpa-that-forgets-soon), each of which is 125% of what primary keeps pods for. An HPA of Argo
+  the traffic [in parts](guides/autoscaling.md#an-hpa-that-forgets-soon), each of which is 125% of what primary keeps pods for, and a burst can be more. An HPA of Argo
   Rollouts averages over the pods of both versions, and never sees less traffic.
 - **Memory**: each command is a process of its own, and its program counts each time. Between releases, nothing runs.
 `
