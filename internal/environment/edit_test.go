@@ -241,3 +241,36 @@ func mutate(r *rand.Rand, v any) {
 		}
 	}
 }
+
+// TestCommentsBetweenLinesOfWindows: of these the reader of YAML loses some by itself, which keeps no edit from being made: the file
+// has them all afterwards.
+func TestCommentsBetweenLinesOfWindows(t *testing.T) {
+	for _, c := range []struct {
+		text     string
+		document int
+		edit     edit
+		want     string
+	}{
+		{"a:\n    b:\n      c: d\n      # of c\n# of the file\n---\n# below\nkind: Thing\n", 0, edit{path: []string{"new"}, value: "x"},
+			"a:\n    b:\n      c: d\n      # of c\nnew: x\n# of the file\n---\n# below\nkind: Thing\n"},
+		{"# above\nkind: Thing\n---\na: b\n# of c\nc: {d: e}  # too\n\nf: g\n", 1, edit{path: []string{"a"}, how: remove},
+			"# above\nkind: Thing\n---\n# of c\nc: {d: e}  # too\n\nf: g\n"},
+	} {
+		windows := strings.NewReplacer("\n", "\r\n")
+		got, err := carryOut([]byte(windows.Replace(c.text)), "environment.yaml", c.document, []edit{c.edit})
+		if diff := cmp.Diff(windows.Replace(c.want), string(got)); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	}
+}
+
+// TestCommentsWithinWhatGoes: a comment that would be lost with a key is seen between lines that end in whichever way.
+func TestCommentsWithinWhatGoes(t *testing.T) {
+	for _, lineBreak := range []string{"\n", "\r\n", "\r", "\u0085", "\u2028", "\u2029"} {
+		text := strings.ReplaceAll("a: b\nc:\n  d: e\n# of f\n  f: g\n", "\n", lineBreak)
+		got, err := carryOut([]byte(text), "environment.yaml", 0, []edit{{path: []string{"c"}, how: remove}})
+		if err == nil || !strings.Contains(err.Error(), "a comment in it would be lost") {
+			t.Errorf("%q becomes %q, %v", text, got, err)
+		}
+	}
+}
