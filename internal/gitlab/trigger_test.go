@@ -81,11 +81,14 @@ func TestTriggerThroughFaults(t *testing.T) {
 	}{
 		"no fault":                              {posts: 1, atLeast: 10 * time.Second},
 		"late row":                              {posts: 1, lag: 8 * time.Second},
+		"a row later than it is waited for":     {posts: 1, lag: 30 * time.Second},
 		"answer lost after create":              {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, posts: 1, adopted: true, atLeast: 75 * time.Second},
 		"answer lost after create, late row":    {faults: []gitlabtest.Fault{{Kind: gitlabtest.DropAfter}}, lag: 30 * time.Second, posts: 1, adopted: true},
 		"answer cut after create":               {faults: []gitlabtest.Fault{{Kind: gitlabtest.CutAnswer}}, posts: 1, adopted: true},
 		"connection lost before create":         {faults: []gitlabtest.Fault{{Kind: gitlabtest.Drop}}, posts: 2, atLeast: 75 * time.Second},
 		"502 before create":                     {faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 502}}, posts: 2},
+		"408 before create":                     {faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 408}}, posts: 2, atLeast: 75 * time.Second},
+		"408 after create":                      {faults: []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 408}}, posts: 1, adopted: true},
 		"502 after create":                      {faults: []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 502}}, posts: 1, adopted: true},
 		"504, created 50 s later":               {faults: []gitlabtest.Fault{{Kind: gitlabtest.RefuseAfter, Status: 504, Delay: 50 * time.Second}}, posts: 1, adopted: true},
 		"500 before create, three times":        {faults: slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 500}}, 3), posts: 4},
@@ -262,6 +265,47 @@ func TestTriggerAdoptsTheLowest(t *testing.T) {
 		p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 		if err != nil || p.ID != lowest || !slices.Equal(p.Canceled, []int64{other}) {
 			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
+// TestTriggerAdoptsTheLowestThatCameMeanwhile: the same of pipelines that others have started while GitLab's limit held this
+// call up.
+func TestTriggerAdoptsTheLowestThatCameMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.Faults = []gitlabtest.Fault{{Kind: gitlabtest.Throttle}} // for a minute
+		lowest := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running", Committed: time.Now().Add(65 * time.Second)})
+		other := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running", Committed: time.Now().Add(30 * time.Second)})
+		p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+		if err != nil || p.ID != lowest || !slices.Equal(p.Canceled, []int64{other}) || server.Posts() != 1 {
+			t.Errorf("%+v, %v, %d POSTs", p, err, server.Posts())
+		}
+	})
+}
+
+// TestTriggerGivesUpInTime: a GitLab that starts nothing for long is asked as long as the call may take, and the error says so.
+func TestTriggerGivesUpInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		server.Faults = slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Throttle}}, 20) // for a minute each
+		start := time.Now()
+		_, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease, Timeout: 5 * time.Minute})
+		took := time.Since(start)
+		if err == nil || !strings.Contains(err.Error(), "GitLab did not accept the pipeline within 5m0s") || took > 5*time.Minute || len(server.Pipelines()) > 0 {
+			t.Errorf("%v after %s, %d pipelines", err, took, len(server.Pipelines()))
+		}
+	})
+}
+
+// TestTriggerLeavesItCanceled: a pipeline that somebody cancels while others are looked for is not started again.
+func TestTriggerLeavesItCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		time.AfterFunc(2*time.Second, func() { server.Show(server.Pipelines()[0].ID, "canceled", nil) })
+		_, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+		if err == nil || !strings.Contains(err.Error(), "canceled by somebody else") || server.Posts() != 1 {
+			t.Errorf("%v after %d POSTs", err, server.Posts())
 		}
 	})
 }

@@ -55,6 +55,8 @@ func TestWatchEnds(t *testing.T) {
 		"promoted, then rolled back":                   {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
 		"promoted, then a rollback that failed":        {"success", finishedAt(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
 		"rolled back, then started anew and promoted":  {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
+		"a rollback that failed, then another one":     {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": early, "rollback_unhealthy": late}), RolledBack},
+		"a rollback, then another one that failed":     {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": late, "rollback_unhealthy": early}), Failed},
 		"canceled": {"canceled", jobs("canceled", "manual"), Canceled},
 		"skipped":  {"skipped", jobs("skipped", "manual"), Canceled},
 	} {
