@@ -124,8 +124,11 @@ func (w *stepped) Pass(_ context.Context, step int) (rollout.Result, error) {
 		return rollout.Result{}, errDown
 	}
 	over, err := w.ledger.Passable(step, time.Now().UTC())
-	if err != nil || over {
-		return rollout.Result{}, err
+	switch {
+	case err != nil:
+		return rollout.Result{}, &rollout.StageError{Err: err}
+	case over:
+		return rollout.Result{}, nil
 	}
 	if s := w.ledger.Release.Plan[step]; s.Approve && !w.approved {
 		return rollout.Result{}, &release.AwaitsApprovalError{Step: w.ledger.Release.Plan.Step(step), Reason: "nobody has approved it yet"}
@@ -310,6 +313,20 @@ func (w *stepped) checkWhole(t *testing.T) {
 	if err := w.ledger.Promotable(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFollowPausesForLong: a canary that has too few requests for a verdict within maxDuration is judged on as long as it pauses.
+func TestFollowPausesForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := planned(t, weight(10), pauseFor(time.Hour), approve)
+		came, err := w.follow(func(o *FollowOptions) { o.Test.MinRequests = 100 * 55 * 60 }) // which takes 55 minutes
+		if err != nil || !strings.Contains(came.Message, "waits for its approver") {
+			t.Errorf("%q, %v", came.Message, err)
+		}
+		if diff := cmp.Diff([]string{"healthy", "pause 1h", "healthy"}, w.gave()); diff != "" {
+			t.Errorf("it did (-want +got):\n%s", diff)
+		}
+	})
 }
 
 // TestFollowDies: whichever write is the last one of a job, the next job goes on from there, to the same end.
