@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -76,6 +77,30 @@ func TestPromotionBehindTheCanary(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPromotionThatWasUndone: the job of a promotion that changes no image dies when primary has the traffic again, and somebody
+// puts primary's old pod template back. The promotion that goes on moves the traffic away before it replaces primary once more.
+func TestPromotionThatWasUndone(t *testing.T) {
+	at(t, configuredApp+"healthy", func(w *world) {
+		before, err := json.Marshal(w.deployment(release.Primary).Spec.Template)
+		w.must(nil, err)
+		first := w.job("first")
+		first.killOn = "update vs 100/0"
+		if _, err := first.Promote(first.ctx); err == nil {
+			t.Fatal("the promotion is not interrupted")
+		}
+		time.Sleep(150 * time.Second)
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/template","value":`+string(before)+`}]`)
+		w.wait()
+		ended := w.endings()
+		w.patchRoute(`[{"op":"add","path":"/metadata/labels","value":{"seen":"x"}}]`) // the route as it is
+		j := w.job("again")
+		w.must(j.Promote(w.Context()))
+		if len(*ended) > 0 {
+			t.Errorf("ended under traffic: %q; it did %q", *ended, w.did(j))
+		}
+	})
 }
 
 // TestWayBackFromPromotion: a canary that has all of the traffic keeps it until primary is back, unless callers get errors from
