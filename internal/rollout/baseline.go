@@ -38,8 +38,8 @@ func (j *job) lookBaseline(ctx context.Context, want *release.Release, primary *
 		return &usererr.Error{Field: "canary.baseline", Problem: err.Error(), Fix: "let this account get, list, watch, create, patch and delete " + o.String() + ", as in k8s/guard/rbac.yaml, or do without a baseline; nothing was changed"}
 	case err != nil:
 		return fmt.Errorf("%w; nothing was changed", err)
-	case live != nil && !manifest.IsBaseline(live):
-		return &usererr.Error{Field: o.String(), Problem: "it is there, and is not a baseline's", Fix: "give it another name, or do without canary.baseline; nothing was changed"}
+	case live != nil && j.foreign(live):
+		return &usererr.Error{Field: o.String(), Problem: "it is there, and no release has made it", Fix: "give it another name, or do without canary.baseline; nothing was changed"}
 	}
 	desired, err := j.Manifests.Baseline(primary)
 	if err != nil {
@@ -179,7 +179,7 @@ func (j *job) stampBaseline(ctx context.Context) error {
 		return nil
 	}
 	_, _, err := change(ctx, j, j.track(baseline), func(live *appsv1.Deployment) (*write, error) {
-		if live == nil || !manifest.IsBaseline(live) {
+		if live == nil || j.foreign(live) {
 			return nil, nil
 		}
 		return j.patch(), nil
@@ -201,5 +201,5 @@ func (j *job) baselineLeft(ctx context.Context) (bool, error) {
 	if r := j.ledger.Release; lacksPermission(err) && (r == nil || !r.Baseline) {
 		return false, nil
 	}
-	return live != nil && manifest.IsBaseline(live), err
+	return live != nil && !j.foreign(live), err
 }

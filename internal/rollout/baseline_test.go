@@ -205,7 +205,7 @@ func TestBaselineRefused(t *testing.T) {
 		other := w.deployment(release.Primary).DeepCopy()
 		other.ObjectMeta = metav1.ObjectMeta{Name: "qwik-node-app-baseline"}
 		w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), other, metav1.CreateOptions{}))
-	}, "Deployment prod/qwik-node-app-baseline", "is not a baseline's")
+	}, "Deployment prod/qwik-node-app-baseline", "no release has made it")
 	at(t, "new", func(w *world) { // an app's first release has nothing to be compared with
 		j := w.job("job")
 		r := besides("1")
@@ -402,6 +402,11 @@ func TestCanaryFailsBesideBaseline(t *testing.T) {
 	}
 }
 
+// noPermission is what an account is answered whose Role does not have the baseline's name.
+func noPermission() error {
+	return apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "qwik-node-app-baseline", errors.New(`User "guard" cannot get resource "deployments"`))
+}
+
 // TestBaselineWithoutPermission: an account with a Role from before there were baselines cannot remove one. That does not keep
 // it from sending the traffic back to primary, whatever the job has left that died.
 func TestBaselineWithoutPermission(t *testing.T) {
@@ -412,7 +417,7 @@ func TestBaselineWithoutPermission(t *testing.T) {
 				if !strings.HasSuffix(r.URL.Path, "/qwik-node-app-baseline") {
 					return nil
 				}
-				return apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "qwik-node-app-baseline", errors.New(`User "guard" cannot get resource "deployments"`))
+				return noPermission()
 			}
 			_, err := commands[command](w.Context(), j)
 			status, failed := w.job("look").Status(w.Context())
@@ -439,6 +444,137 @@ func TestForeignBaselineIsNotStamped(t *testing.T) {
 		w.must(w.job("back").Rollback(w.Context(), "test"))
 		if got := w.baseline(); len(got.Annotations) > 0 || got.DeletionTimestamp != nil {
 			t.Errorf("%+v", got.ObjectMeta)
+		}
+	})
+}
+
+// somebodysImage is another one than the release's, but for primary: that would be one from before the release.
+func somebodysImage(track release.Track) string {
+	return image(map[bool]string{true: "1", false: "9"}[track == release.Primary])
+}
+
+// somebodys makes a Deployment that has a track's name, and that no job has made. With alike it has the track's selector as well.
+func (w *world) somebodys(track release.Track, alike bool) {
+	w.Helper()
+	d, err := w.set.Track(track, namespace, somebodysImage(track))
+	w.must(d, err)
+	d.Spec.Replicas = new(int32(1))
+	if !alike {
+		d.Spec.Selector.MatchLabels, d.Spec.Template.Labels = map[string]string{"app": "other"}, map[string]string{"app": "other"}
+	}
+	w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), d, metav1.CreateOptions{}))
+	w.wait()
+}
+
+// theirs says whether a track's Deployment is as somebodys has made it.
+func (w *world) theirs(track release.Track) bool {
+	w.Helper()
+	d := w.deployment(track)
+	return d.DeletionTimestamp == nil && w.set.Image(d) == somebodysImage(track) && d.Annotations[epochAnnotation] == ""
+}
+
+// TestForeignCanaryStays: what the ledger that was lost has left of a release goes, and somebody else's Deployment that has the
+// canary's name stays as it is, its annotations too: also when what is left is a baseline, or the job before died.
+func TestForeignCanaryStays(t *testing.T) {
+	for _, alike := range []bool{false, true} {
+		for _, command := range []string{"guard", "rollback"} {
+			routers(t, "beside", func(w *world) {
+				w.observer.started = false
+				w.forget()
+				w.delete(release.Canary)
+				w.somebodys(release.Canary, alike)
+				j := w.job("job")
+				w.must(commands[command](w.Context(), j))
+				if left := w.besideLeft(); len(left) > 0 || !w.theirs(release.Canary) || !j.said("no release has made it") {
+					t.Errorf("%s: left %q, the canary is %+v, said %q", command, left, w.deployment(release.Canary).ObjectMeta, j.logged)
+				}
+			})
+			at(t, "started", func(w *world) {
+				w.observer.started = false
+				w.somebodys(release.Canary, alike)
+				w.must(commands[command](w.Context(), w.job("job")))
+				if !w.theirs(release.Canary) {
+					t.Errorf("%s: the canary is %+v", command, w.deployment(release.Canary).ObjectMeta)
+				}
+				w.forget()
+				w.must(commands[command](w.Context(), w.job("again")))
+				if !w.theirs(release.Canary) {
+					t.Errorf("%s without a ledger: the canary is %+v", command, w.deployment(release.Canary).ObjectMeta)
+				}
+			})
+		}
+	}
+}
+
+// TestForeignIsNotTakenOver: no release makes somebody else's Deployment its own because of its name, neither one that starts nor
+// one that goes on after a job that died.
+func TestForeignIsNotTakenOver(t *testing.T) {
+	for _, stage := range []string{"rest", "started"} {
+		routers(t, stage, func(w *world) {
+			w.observer.started = false
+			w.somebodys(release.Canary, true)
+			_, err := w.job("job").Canary(w.Context(), wanted("2"))
+			if bad, ok := errors.AsType[*usererr.Error](err); !ok || bad.Field != "Deployment prod/qwik-node-app-canary" || !strings.Contains(bad.Problem, "no release has made it") || !w.theirs(release.Canary) {
+				t.Errorf("%v, the canary is %+v", err, w.deployment(release.Canary).ObjectMeta)
+			}
+			w.must(w.job("back").Rollback(w.Context(), "test"))
+			if !w.theirs(release.Canary) {
+				t.Errorf("after the rollback the canary is %+v", w.deployment(release.Canary).ObjectMeta)
+			}
+			w.delete(release.Canary)
+			next := w.job("next")
+			next.Again = true
+			w.must(next.Canary(w.Context(), wanted("2")))
+		})
+	}
+	at(t, "new", func(w *world) {
+		w.observer.started = false
+		first := w.job("first")
+		first.killOn = "note r1 started"
+		_, _ = first.Canary(first.ctx, wanted("1"))
+		w.somebodys(release.Primary, true)
+		time.Sleep(time.Minute)
+		if _, err := w.job("job").Canary(w.Context(), wanted("1")); err == nil || !w.theirs(release.Primary) {
+			t.Errorf("%v, primary is %+v", err, w.deployment(release.Primary).ObjectMeta)
+		}
+		if _, err := w.job("back").Rollback(w.Context(), "test"); err == nil || !strings.Contains(err.Error(), "somebody else did") || !w.theirs(release.Primary) {
+			t.Errorf("%v, primary is %+v", err, w.deployment(release.Primary).ObjectMeta)
+		}
+	})
+}
+
+// TestMigrateRemovesABaseline: one whose ledger was lost is not what an app that is deployed manually serves from, and goes with it.
+func TestMigrateRemovesABaseline(t *testing.T) {
+	at(t, "beside", func(w *world) {
+		w.observer.started = false
+		w.forget()
+		w.patchRoute(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":100},{"op":"replace","path":"/spec/http/0/route/1/weight","value":0}]`)
+		w.delete(release.Canary)
+		web := w.deployment(release.Primary).DeepCopy()
+		web.ObjectMeta = metav1.ObjectMeta{Name: "web"}
+		web.Spec.Selector.MatchLabels["web"], web.Spec.Template.Labels["web"] = "true", "true"
+		w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), web, metav1.CreateOptions{}))
+		w.wait()
+		w.must(w.job("job").Migrate(w.Context(), ""))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+		again := w.job("again")
+		if w.must(again.Migrate(w.Context(), "")); len(again.every) > 0 {
+			t.Errorf("again: %q", again.every)
+		}
+	})
+}
+
+// TestForeignBaselineAtAStep: somebody else's Deployment that has taken the baseline's name during a release is not one that migrate
+// could change.
+func TestForeignBaselineAtAStep(t *testing.T) {
+	at(t, "beside", func(w *world) {
+		w.delete(manifest.BaselineTrack)
+		w.somebodys(manifest.BaselineTrack, false)
+		_, err := w.job("job").Shift(w.Context(), []int{25}, 0)
+		if bad, ok := errors.AsType[*usererr.Error](err); !ok || bad.Field != "Deployment prod/qwik-node-app-baseline" || strings.Contains(err.Error(), "migrate") || !w.theirs(manifest.BaselineTrack) {
+			t.Errorf("%v", err)
 		}
 	})
 }

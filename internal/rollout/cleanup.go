@@ -103,14 +103,14 @@ func (j *job) removeCanary(drain step) step {
 	return func(ctx context.Context) error {
 		return inOrder(ctx,
 			j.deleteDrained(drain),
-			j.waitGone(release.Canary),
 			j.removeBesides,
 			j.handBack,
 		)
 	}
 }
 
-// deleteDrained is the step that deletes the canary's Deployment, if there is one, when it is drained.
+// deleteDrained is the step that deletes the canary's Deployment, if there is one, when it is drained, and waits until it is
+// gone with its pods.
 func (j *job) deleteDrained(drain step) step {
 	return func(ctx context.Context) error {
 		j.ledger.Warm = nil
@@ -121,11 +121,18 @@ func (j *job) deleteDrained(drain step) step {
 		if err != nil || live == nil {
 			return err
 		}
+		if j.foreign(live) {
+			j.log(j.track(release.Canary).String(), "stays: no release has made it")
+			return nil
+		}
 		if live.DeletionTimestamp == nil { // else its pods end already
 			if err := drain(ctx); err != nil {
 				return err
 			}
 		}
-		return j.deleteDeployment(ctx, live.Name)
+		if err := j.deleteDeployment(ctx, live.Name); err != nil {
+			return err
+		}
+		return j.waitGone(release.Canary)(ctx)
 	}
 }

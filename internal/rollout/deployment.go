@@ -22,7 +22,7 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 	o := j.deployment(desired.Name)
 	return change(ctx, j, o, func(live *appsv1.Deployment) (*write, error) {
 		if live != nil {
-			if err := sameSelector(live, desired); err != nil {
+			if err := j.appliable(live, desired); err != nil {
 				return nil, err
 			}
 		}
@@ -35,6 +35,18 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 		}
 		return j.apply(shaped), nil
 	})
+}
+
+// appliable refuses a Deployment that is not a release's to apply.
+func (j *job) appliable(live, desired *appsv1.Deployment) error {
+	if !j.foreign(live) {
+		return sameSelector(live, desired)
+	}
+	return &usererr.Error{
+		Field:   j.deployment(live.Name).String(),
+		Problem: "it is there, and no release has made it",
+		Fix:     "delete it, or give it another name, and run the command again; rollback ends the release",
+	}
 }
 
 // sameSelector refuses a Deployment that was made with another selector: selectors are immutable.

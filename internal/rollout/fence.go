@@ -8,14 +8,32 @@ import (
 	"slices"
 	"strconv"
 
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/our-org/crossbill/internal/manifest"
+	"github.com/our-org/crossbill/internal/release"
 )
 
 // epochAnnotation is the epoch of the lock that wrote an object last.
 const epochAnnotation = "crossbill.our-org.github.com/epoch"
+
+// foreign says whether a Deployment that has the name of one which releases make is somebody else's: no job writes to it, not
+// even a stamp, by which the canary and a first release's primary are known. A baseline is known by its label.
+func (j *job) foreign(live *appsv1.Deployment) bool {
+	_, stamped := live.Annotations[epochAnnotation]
+	switch live.Name {
+	case j.deploymentName(baseline):
+		return !manifest.IsBaseline(live)
+	case j.deploymentName(release.Canary):
+		return !stamped
+	case j.deploymentName(release.Primary):
+		r := j.ledger.Release
+		return !stamped && r != nil && r.Previous == ""
+	}
+	return false
+}
 
 // fence refuses an object that a newer lock has written.
 func (j *job) fence(o metav1.Object) error {
@@ -125,7 +143,7 @@ func (j *job) stamp(ctx context.Context) error {
 
 func (j *job) stampOne(ctx context.Context, o object) error {
 	_, _, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
-		if live == nil {
+		if d, ok := live.(*appsv1.Deployment); live == nil || ok && j.foreign(d) {
 			return nil, nil
 		}
 		return j.patch(), nil

@@ -82,7 +82,7 @@ func (j *job) lookGuard(ctx context.Context, limits Limits) (*Result, error) {
 	return j.leaveToTheLiving(ctx, fmt.Sprintf("release %s is at stage %s", r.ID, r.Stage))
 }
 
-// lookOrphan looks for a canary of no release.
+// lookOrphan looks for what a release has left that no ledger has.
 func (j *job) lookOrphan(ctx context.Context) (*Result, error) {
 	orphan, err := j.orphaned(ctx)
 	if err != nil {
@@ -94,7 +94,7 @@ func (j *job) lookOrphan(ctx context.Context) (*Result, error) {
 	if !orphan {
 		return j.nothing("no release is in flight"), nil
 	}
-	return j.leaveToTheLiving(ctx, "there is a canary of no release")
+	return j.leaveToTheLiving(ctx, "a canary or a baseline of no release is left")
 }
 
 // leaveToTheLiving is the result of a look while a living job holds the lock; nil when none does.

@@ -45,7 +45,7 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 	if err != nil {
 		return m, false, err
 	}
-	m.stale = served.canaries
+	m.stale = served.left
 	switch {
 	case served.primary != nil && served.old == nil && len(m.stale) == 0 && len(orphans) == 0 && routed:
 		if owned, err := j.ownsFields(ctx); err != nil || !owned {
@@ -129,7 +129,7 @@ func (j *job) checkMigrated(ctx context.Context, runs *corev1.PodTemplateSpec) e
 // served are the Deployments whose pods the Service selects.
 type served struct {
 	primary, old *appsv1.Deployment
-	canaries     []string
+	left         []string // the canary's and the baseline's
 }
 
 func (j *job) lookServed(ctx context.Context, from string, selected labels.Selector) (found served, err error) {
@@ -147,8 +147,8 @@ func (j *job) lookServed(ctx context.Context, from string, selected labels.Selec
 		case d.Name == desired.Name && sameSelector(d, desired) == nil:
 			found.primary = d
 		case !selected.Matches(labels.Set(d.Spec.Template.Labels)):
-		case d.Name == j.deploymentName(release.Canary):
-			found.canaries = append(found.canaries, d.Name)
+		case d.Name == j.deploymentName(release.Canary), d.Name == j.deploymentName(baseline) && !j.foreign(d):
+			found.left = append(found.left, d.Name)
 		case from != "" && d.Name != from:
 		case found.old != nil:
 			return found, &usererr.Error{Field: "from", Problem: fmt.Sprintf("the Service selects the pods of Deployments %s and %s", found.old.Name, d.Name), Fix: "name the one that the traffic goes to; delete the others first if nobody needs them"}

@@ -382,7 +382,7 @@ func (j *job) removeFirst(ctx context.Context) error {
 	if err != nil || live == nil {
 		return err
 	}
-	if _, ours := live.Annotations[epochAnnotation]; !ours {
+	if j.foreign(live) {
 		return &usererr.Error{Field: j.track(release.Primary).String(), Problem: "the first release did not create it, somebody else did", Fix: "delete it, or give it another name, then run rollback again"}
 	}
 	return j.deleteDeployment(ctx, live.Name)
@@ -408,13 +408,8 @@ func (j *job) orphaned(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	live, err := j.liveTrack(ctx, release.Canary)
-	if err != nil {
-		return false, err
-	}
-	if live != nil {
-		if _, ours := live.Annotations[epochAnnotation]; ours {
-			return true, nil
-		}
+	if err != nil || live != nil && !j.foreign(live) {
+		return err == nil, err
 	}
 	return j.baselineLeft(ctx)
 }
@@ -431,7 +426,7 @@ func (j *job) removeLeft(ctx context.Context) (Result, error) {
 	return j.result("no release is in flight; the lock that a job had left is gone"), nil
 }
 
-// removeOrphan removes a canary whose ledger was lost.
+// removeOrphan removes a canary and a baseline whose ledger was lost.
 func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	warm := j.ledger.Warm
 	held, err := j.heldByNone(ctx)
@@ -452,5 +447,5 @@ func (j *job) removeOrphan(ctx context.Context) (Result, error) {
 	if held {
 		return j.result("what a release had left that the ledger does not know is gone; primary has all of the traffic, and %s applies the app again", j.GitOps.Controller), nil
 	}
-	return j.result("a canary that no release in the ledger knew is gone; primary has all of the traffic"), nil
+	return j.result("what a release had left that no release in the ledger knew is gone; primary has all of the traffic"), nil
 }
