@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,7 +101,7 @@ func TestGoldenOutcomes(t *testing.T) {
 }
 
 // TestGoldenLine is what status prints of the line, of one app and of all: one release in flight, one whose turn comes next, and
-// one behind it.
+// one behind it; and of a release beside a baseline.
 func TestGoldenLine(t *testing.T) {
 	at := time.Date(2026, 11, 26, 8, 2, 0, 0, time.UTC)
 	queue := []release.Queued{
@@ -108,10 +109,13 @@ func TestGoldenLine(t *testing.T) {
 		{ID: "app-0d0d0d0d-c0ffee3", Bundle: "registry.example.com/our-org/app@sha256:" + strings.Repeat("0d", 32), Commit: "c0ffee3", By: "ann", EnteredAt: at.Add(time.Minute)},
 	}
 	tracks := map[release.Track]*rollout.TrackStatus{release.Primary: {Image: releaseAt("").Previous, Replicas: 2, Ready: 2}}
+	beside := maps.Clone(tracks)
+	beside[manifest.BaselineTrack] = &rollout.TrackStatus{Image: releaseAt("").Previous, Replicas: 1, Ready: 1, Share: 30}
 	called := slices.Clone(queue)
 	called[0].CalledAt = at.Add(time.Hour)
 	for name, status := range map[string]*rollout.Status{
 		"line":   {App: "app", Namespace: "shop", Release: releaseAt(release.StageCanary), Queue: queue, Tracks: tracks, Weights: &manifest.WeightPair{Primary: 90, Canary: 10}},
+		"beside": {App: "app", Namespace: "shop", Release: releaseAt(release.StageCanary), Tracks: beside, Weights: &manifest.WeightPair{Primary: 90, Canary: 10}},
 		"called": {App: "app", Namespace: "shop", Queue: called, Tracks: tracks, Weights: &manifest.WeightPair{Primary: 100}},
 	} {
 		for _, wide := range []bool{false, true} {

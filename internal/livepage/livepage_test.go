@@ -278,6 +278,23 @@ func TestNumbers(t *testing.T) {
 	})
 }
 
+// TestBaselineOnThePage: a baseline is where both tracks are, with what it gets.
+func TestBaselineOnThePage(t *testing.T) {
+	c := &cluster{status: statusOf(ledger(t, "shop", 0, release.StageCanary, time.Now()))}
+	c.status.Tracks[manifest.BaselineTrack] = &rollout.TrackStatus{Image: image("a"), Replicas: 2, Ready: 1, Share: 18}
+	served(t, c, func(t *testing.T, _ *Server, client *http.Client, _ func() error) {
+		_, page := get(t, client, "/apps/production/shop")
+		want := "Track Ready Image primary 4 of 4 " + image("a") + " canary 1 of 1 " + image("b") + " baseline 1 of 2 ready, about 18% of the traffic, out of primary's " + image("a")
+		if diff := cmp.Diff(want, text(t, strings.NewReader(page), "tracks")); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+		_, page = get(t, client, "/")
+		if got := text(t, strings.NewReader(page), "app-production-shop"); !strings.Contains(got, "primary 4/4, canary 1/1, baseline 1/2") {
+			t.Errorf("among all apps it is %s", got)
+		}
+	})
+}
+
 // TestOnlyThisMachine: nothing is shown to other sites, and nothing can be done.
 func TestOnlyThisMachine(t *testing.T) {
 	c := &cluster{status: statusOf(ledger(t, "shop", 0, "", time.Now()))}

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 )
@@ -21,7 +22,7 @@ import (
 var live string
 
 var liveTemplate = template.Must(template.Must(pageTemplate.Clone()).Funcs(template.FuncMap{
-	"address": AppPath, "short": shortDigest, "digest": release.DigestOf, "ready": readyOf, "step": stepText, "traffic": trafficText, "why": whyStage, "stages": stageMarks,
+	"address": AppPath, "short": shortDigest, "digest": release.DigestOf, "ready": readyOf, "step": stepText, "traffic": trafficText, "baseline": baselineText, "why": whyStage, "stages": stageMarks,
 }).Parse(live))
 
 // AppPath is where the live page has an app.
@@ -88,6 +89,9 @@ func (a liveApp) Primary() *rollout.TrackStatus { return a.Tracks[release.Primar
 // Canary is the canary's Deployment, or nil.
 func (a liveApp) Canary() *rollout.TrackStatus { return a.Tracks[release.Canary] }
 
+// Baseline is the baseline's Deployment, or nil.
+func (a liveApp) Baseline() *rollout.TrackStatus { return a.Tracks[manifest.BaselineTrack] }
+
 // PrimaryWeight is primary's share, in percent.
 func (a liveApp) PrimaryWeight() int { return 100 - a.Release.Weight }
 
@@ -138,6 +142,9 @@ type liveOne struct {
 func (o liveOne) BothTracks() []release.Track {
 	return []release.Track{release.Primary, release.Canary}
 }
+
+// Baseline is the baseline's Deployment, or nil.
+func (o liveOne) Baseline() *rollout.TrackStatus { return o.Tracks[manifest.BaselineTrack] }
 
 // LiveMissing is the live page of an app that Crossbill has not released.
 func LiveMissing(namespace, app string) (Live, error) {

@@ -102,7 +102,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", track, t.Ready, t.Replicas, t.Image)
 	}
 	if t := s.Tracks[manifest.BaselineTrack]; t != nil {
-		fmt.Fprintf(w, "%s\t%d of %d ready, %s\n", manifest.BaselineTrack, t.Ready, t.Replicas, t.Image)
+		fmt.Fprintf(w, "%s\t%s, %s\n", manifest.BaselineTrack, baselineText(t), t.Image)
 	}
 	for _, drift := range s.Drift {
 		fmt.Fprintf(w, "drift\t%s\n", drift)
@@ -119,6 +119,15 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "%s\t%s %s %s%s\n", label, f.FinishedAt.Format(time.RFC3339), colored(string(f.Outcome)), shortDigest(f.Digest()), suffix(f.Why()))
 	}
 	return w.Flush()
+}
+
+// baselineText is how many pods of a baseline are ready, and what they get.
+func baselineText(t *rollout.TrackStatus) string {
+	text := fmt.Sprintf("%d of %d ready", t.Ready, t.Replicas)
+	if t.Share > 0 {
+		text += fmt.Sprintf(", about %d%% of the traffic, out of primary's", t.Share)
+	}
+	return text
 }
 
 // trafficText is what leads to both tracks now.

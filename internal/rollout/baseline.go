@@ -125,6 +125,14 @@ func (j *job) baselineSize(ctx context.Context) (int32, error) {
 	return replicasOf(live), nil
 }
 
+// shareBaseline notes which part of primary's share a baseline gets: each ready pod gets as much.
+func (s *Status) shareBaseline() {
+	if primary, beside := s.Tracks[release.Primary], s.Tracks[baseline]; primary != nil && beside != nil && beside.Ready > 0 {
+		all := primary.Ready + beside.Ready
+		beside.Share = (s.Weights.Primary*beside.Ready + all/2) / all
+	}
+}
+
 // measures is how many replicas primary's share of the traffic needs, by the metrics of the pods that its HPA finds. Beside a
 // baseline these are averaged over its pods too. An HPA multiplies the average by the number of all these pods, and so finds
 // what primary needs alone; but while the average is within its tolerance, it leaves primary as it is

@@ -578,3 +578,14 @@ func TestForeignBaselineAtAStep(t *testing.T) {
 		}
 	})
 }
+
+// TestBaselineShare: status says about which part of the traffic a baseline gets: as much for each pod as primary's.
+func TestBaselineShare(t *testing.T) {
+	routers(t, "beside", func(w *world) {
+		status, err := w.job("look").Status(w.Context())
+		w.must(status, err)
+		if got := status.Tracks[manifest.BaselineTrack]; *got != (rollout.TrackStatus{Image: image("1"), Replicas: 1, Ready: 1, Share: 30}) || status.Tracks[release.Primary].Share != 0 {
+			t.Errorf("%+v", got)
+		}
+	})
+}

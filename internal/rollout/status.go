@@ -42,6 +42,7 @@ type TrackStatus struct {
 	Image    string `json:"image"`
 	Replicas int32  `json:"replicas"`
 	Ready    int32  `json:"ready"`
+	Share    int32  `json:"share,omitempty"` // of a baseline: about how many percent of the traffic it gets, a part of primary's
 }
 
 // Status reads where the app's release is, and who works on it. It writes nothing and needs no lock.
@@ -104,7 +105,7 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	c := j.Cluster
 	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Queue: j.ledger.Queue, Left: j.ledger.Left, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
 	for track, d := range live {
-		if d != nil {
+		if d != nil && (track != baseline || !j.foreign(d)) {
 			status.Tracks[track] = &TrackStatus{Image: c.Manifests.Image(d), Replicas: replicasOf(d), Ready: d.Status.ReadyReplicas}
 		}
 	}
@@ -117,6 +118,7 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	if len(status.routing.routes) > 0 {
 		status.Weights = &status.routing.routes[0].weights
 	}
+		status.shareBaseline()
 	if r := status.Release; r != nil && status.routing.matched {
 		status.Match = r.Match
 	}
