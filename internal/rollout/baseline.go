@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -118,11 +119,36 @@ func (j *job) baselineSize(ctx context.Context) (int32, error) {
 	if !j.ledger.Release.Baseline {
 		return 0, nil
 	}
-	live, err := j.liveTrack(ctx, baseline)
+	live, err := recent[*appsv1.Deployment](ctx, j, j.track(baseline))
 	if live == nil || err != nil {
 		return 0, err
 	}
 	return replicasOf(live), nil
+}
+
+// baselineDrift is what somebody else has changed of the baseline: then a verdict is on less than the release promises, or on
+// something else; "" when nothing is, or that is not known.
+func (s *Status) baselineDrift() string {
+	live, known := s.live[baseline]
+	primary := s.live[release.Primary]
+	switch {
+	case !known || s.Release.Stage == release.StagePromoted:
+		return ""
+	case s.Tracks[baseline] == nil || live.DeletionTimestamp != nil:
+		return "the Deployment of baseline is gone, which the canary is compared with"
+	case replicasOf(live) == 0:
+		return "baseline has 0 replicas: the canary is compared with nothing"
+	case primary == nil:
+		return ""
+	}
+	different, err := differences(primary, live)
+	switch {
+	case err != nil:
+		return err.Error()
+	case different.Empty():
+		return ""
+	}
+	return "baseline does not run what primary runs, but another " + strings.Join(topmost(different), ", ")
 }
 
 // shareBaseline notes which part of primary's share a baseline gets: each ready pod gets as much.

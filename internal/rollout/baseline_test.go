@@ -579,6 +579,121 @@ func TestForeignBaselineAtAStep(t *testing.T) {
 	})
 }
 
+// patchBaseline changes the baseline as a person would.
+func (w *world) patchBaseline(patch string) {
+	w.Helper()
+	w.patchDeployment(manifest.BaselineTrack, patch)
+	w.wait()
+}
+
+// TestBaselineDrift: what somebody else does to a baseline is seen by status and while the canary is judged, and nothing is promoted
+// after it.
+func TestBaselineDrift(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(*world)
+		want string // "" is none
+	}{
+		"nothing":     {func(*world) {}, ""},
+		"deleted":     {func(w *world) { w.delete(manifest.BaselineTrack) }, "the Deployment of baseline is gone"},
+		"scaled to 0": {func(w *world) { w.patchBaseline(`[{"op":"replace","path":"/spec/replicas","value":0}]`) }, "baseline has 0 replicas"},
+		"scaled up":   {func(w *world) { w.patchBaseline(`[{"op":"replace","path":"/spec/replicas","value":3}]`) }, ""},
+		"somebody's":  {func(w *world) { w.delete(manifest.BaselineTrack); w.somebodys(manifest.BaselineTrack, false) }, "the Deployment of baseline is gone"},
+		"another image": {func(w *world) {
+			w.patchBaseline(`[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"` + image("3") + `"}]`)
+		}, "baseline does not run what primary runs, but another .spec.template.spec.containers"},
+		"another environment": {func(w *world) {
+			w.patchBaseline(`[{"op":"add","path":"/spec/template/spec/containers/0/env/-","value":{"name":"FASTER","value":"1"}}]`)
+		}, "FASTER"},
+		"a restart": {func(w *world) {
+			w.patchBaseline(`[{"op":"add","path":"/spec/template/metadata/annotations","value":{"kubectl.kubernetes.io/restartedAt":"2026-01-01T00:00:00Z"}}]`)
+		}, ""},
+	} {
+		routers(t, "beside healthy", func(w *world) {
+			w.observer.started = false
+			ctx, stop := context.WithCancel(w.Context())
+			defer stop()
+			witness := w.witness(ctx, w.job("verify"))
+			c.do(w)
+			status, err := w.job("look").Status(w.Context())
+			w.must(status, err)
+			watched, err := witness.Live(w.Context())
+			w.must(watched, err)
+			for _, found := range []string{strings.Join(status.Drift, "\n"), strings.Join(watched.Drift, "\n")} {
+				if (found == "") != (c.want == "") || !strings.Contains(found, c.want) {
+					t.Errorf("%s: drift %q, want %q", name, found, c.want)
+				}
+			}
+			j := w.job("job")
+			_, err = j.Promote(w.Context())
+			if refused := errors.As(err, new(*rollout.StageError)) && strings.Contains(err.Error(), c.want) && len(w.did(j)) == 0; refused != (c.want != "") || c.want == "" && err != nil {
+				t.Errorf("%s: promote: %v after %q", name, err, w.did(j))
+			}
+			w.must(w.job("back").Rollback(w.Context(), "test"))
+		})
+	}
+}
+
+// TestBaselineThatIsNotReady: a canary is not healthy while its baseline has fewer ready pods than it is to have, for whatever
+// reason, and can be again when it has them.
+func TestBaselineThatIsNotReady(t *testing.T) {
+	routers(t, "beside", func(w *world) {
+		ctx, stop := context.WithCancel(w.Context())
+		defer stop()
+		witness := w.witness(ctx, w.job("verify"))
+		holds := func(want string) {
+			t.Helper()
+			if seen, err := witness.Look(); err != nil || seen.Unhealthy != "" || (seen.Hold == "") != (want == "") || !strings.Contains(seen.Hold, want) {
+				t.Errorf("%+v, %v, want %q", seen, err, want)
+			}
+		}
+		holds("")
+		w.server.mu.Lock()
+		w.controllers.refuse[release.DigestOf(image("1"))] = "a quota"
+		w.server.mu.Unlock()
+		pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{LabelSelector: manifest.BaselineLabel})
+		w.must(pods, err)
+		for _, p := range pods.Items { // as a node that is drained does
+			w.must(nil, w.kube.CoreV1().Pods(namespace).Delete(w.Context(), p.Name, metav1.DeleteOptions{}))
+		}
+		w.wait()
+		holds("0 of the baseline's 1 pod is ready")
+		w.server.mu.Lock()
+		delete(w.controllers.refuse, release.DigestOf(image("1")))
+		w.server.mu.Unlock()
+		w.patchBaseline(`[{"op":"add","path":"/metadata/labels/x","value":"y"}]`) // so that its controller tries again
+		holds("")
+		w.delete(manifest.BaselineTrack)
+		holds("0 of the baseline's 1 pod is ready")
+	})
+}
+
+// TestJudgeWithoutPermissionForTheBaseline: an account with a Role from before there were baselines sees the canary's pods as before,
+// and goes by the baseline's, so that a guard still finds a canary that is bad. It cannot promote: whether the baseline is as it was
+// is not known.
+func TestJudgeWithoutPermissionForTheBaseline(t *testing.T) {
+	routers(t, "beside healthy", func(w *world) {
+		j := w.job("job")
+		j.before = func(r *http.Request) error {
+			if strings.HasSuffix(r.URL.Path, "/qwik-node-app-baseline") || strings.HasSuffix(r.URL.Path, "/deployments") && strings.HasSuffix(r.URL.Query().Get("fieldSelector"), "-baseline") {
+				return noPermission()
+			}
+			return nil
+		}
+		ctx, stop := context.WithCancel(w.Context())
+		defer stop()
+		witness := w.witness(ctx, j)
+		seen, err := witness.Look()
+		status, failed := witness.Live(w.Context())
+		if err != nil || seen != (rollout.Witnessed{PrimaryWhole: true}) || failed != nil || len(status.Drift) > 0 {
+			t.Errorf("%+v, %v, %+v, %v", seen, err, status, failed)
+		}
+		_, err = j.Promote(w.Context())
+		if !errors.As(err, new(*rollout.StageError)) || !strings.Contains(err.Error(), "Deployment prod/qwik-node-app-baseline is as when release r2 started is not known") || len(w.did(j)) > 0 {
+			t.Errorf("promote: %v after %q", err, w.did(j))
+		}
+	})
+}
+
 // TestBaselineShare: status says about which part of the traffic a baseline gets: as much for each pod as primary's.
 func TestBaselineShare(t *testing.T) {
 	routers(t, "beside", func(w *world) {

@@ -91,16 +91,17 @@ func (j *job) status(ctx context.Context) (*Status, error) {
 		live[track] = d
 	}
 	if r := j.ledger.Release; r != nil && r.Baseline {
-		d, err := j.liveTrack(ctx, baseline)
-		if err != nil && !lacksPermission(err) { // it is shown, and that is all
+		switch d, err := j.liveTrack(ctx, baseline); {
+		case err == nil:
+			live[baseline] = d
+		case !lacksPermission(err): // else it is not known
 			return nil, err
 		}
-		live[baseline] = d
 	}
 	return j.statusWith(ctx, live)
 }
 
-// statusWith is the same with the Deployments as they are known; nil is one that is gone.
+// statusWith is the same with the Deployments as they are known; nil is one that is gone, a baseline that is missing is not known.
 func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Deployment) (_ *Status, err error) {
 	c := j.Cluster
 	status := &Status{App: c.app(), Namespace: c.Namespace, Release: j.ledger.Release, History: j.ledger.History, Hold: j.ledger.Hold, Queue: j.ledger.Queue, Left: j.ledger.Left, Warm: j.ledger.Warm, Tracks: map[release.Track]*TrackStatus{}, live: live}
@@ -117,8 +118,8 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	}
 	if len(status.routing.routes) > 0 {
 		status.Weights = &status.routing.routes[0].weights
-	}
 		status.shareBaseline()
+	}
 	if r := status.Release; r != nil && status.routing.matched {
 		status.Match = r.Match
 	}
@@ -127,6 +128,9 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	}
 	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
 		return nil, err
+	}
+	if _, known := live[baseline]; !known && status.Release != nil && status.Release.Baseline {
+		status.reads.unseen = append(status.reads.unseen, j.track(baseline).String())
 	}
 	status.Drift = append(status.drift(), status.reads.missing...)
 	return status, nil
@@ -192,6 +196,9 @@ func (s *Status) drift() []string {
 		case t != nil && t.Image != image:
 			found = append(found, fmt.Sprintf("%s runs %s, the release gave it %s", track, t.Image, image)+remedy)
 		}
+	}
+	if text := s.baselineDrift(); text != "" {
+		found = append(found, text+remedy)
 	}
 	if primary := s.live[release.Primary]; primary != nil {
 		found = append(found, letInAgain(primary)...)

@@ -31,8 +31,8 @@ const restartedAt = "kubectl.kubernetes.io/restartedAt"
 // typesOfKubernetes know the keys of lists: that an item of env is known by its name.
 var typesOfKubernetes = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(scheme.Scheme) })
 
-// differences are the fields in which primary's pod template is not the canary's, but for what has to differ (the label
-// that names the track) and what changes nothing (the time of a restart).
+// differences are the fields in which primary's pod template is not the canary's, or a baseline's, but for what has to differ
+// (the labels that name the track) and what changes nothing (the time of a restart).
 func differences(primary, canary *appsv1.Deployment) (*fieldpath.Set, error) {
 	ours, err := typedTemplate(primary)
 	if err != nil {
@@ -54,6 +54,7 @@ func typedTemplate(d *appsv1.Deployment) (*typed.TypedValue, error) {
 	bare := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: *d.Spec.Template.DeepCopy()}}
 	bare.SetGroupVersionKind(appsv1.SchemeGroupVersion.WithKind("Deployment"))
 	delete(bare.Spec.Template.Labels, manifest.TrackLabel)
+	delete(bare.Spec.Template.Labels, manifest.BaselineLabel)
 	delete(bare.Spec.Template.Annotations, restartedAt)
 	value, err := typesOfKubernetes().ObjectToTyped(bare, typed.AllowDuplicates)
 	if err != nil {

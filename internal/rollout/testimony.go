@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -28,7 +29,7 @@ import (
 //   - a pod that is new crashes three times before it is ready;
 //   - its nodes have evicted two of its pods, and none of primary's.
 //
-// And it is not healthy as long as it has fewer ready endpoints than it is to have.
+// And it is not healthy as long as it has fewer ready endpoints than it is to have, nor while its baseline has.
 //
 // What happened before the first look shows in the times that kubelets wrote: those of restarts since the canary got
 // its traffic, and a readiness that is much younger than its containers. Clocks may differ by clockTolerance.
@@ -81,7 +82,7 @@ type trouble struct {
 	text      string
 }
 
-func newTestimony(since time.Time) *testimony {
+func newTestimony(since time.Time, tracks ...release.Track) *testimony {
 	t := &testimony{since: since, slices: map[string]sets.Set[string]{}, tracks: map[release.Track]*trackSeen{}}
 	for _, track := range tracks {
 		t.tracks[track] = &trackSeen{pods: map[types.UID]*podSeen{}}
@@ -117,7 +118,7 @@ func (t *testimony) deployment(track release.Track, d *appsv1.Deployment, delete
 	if seen.live = d; deleted {
 		seen.live = nil
 	}
-	if deleted || d.DeletionTimestamp != nil {
+	if deleted || d.DeletionTimestamp != nil || track == baseline && !manifest.IsBaseline(d) {
 		seen.wanted = 0
 		return
 	}
@@ -308,6 +309,11 @@ func (t *testimony) look(now time.Time) Witnessed {
 	found := Witnessed{PrimaryWhole: primary.wanted > 0 && t.ready(primary) >= primary.wanted}
 	if ready < canary.wanted {
 		found.Hold = fmt.Sprintf("%d of the canary's %d pods %s ready", ready, canary.wanted, map[bool]string{true: "is", false: "are"}[ready == 1])
+	}
+	if beside := t.tracks[baseline]; beside != nil && found.Hold == "" {
+		if ready, wanted := t.ready(beside), max(1, beside.wanted); ready < wanted {
+			found.Hold = fmt.Sprintf("%d of the baseline's %d %s ready: the canary is compared with less than it is to be", ready, wanted, map[bool]string{true: "pod is", false: "pods are"}[wanted == 1])
+		}
 	}
 	canary.reached = min(canary.wanted, max(canary.reached, ready))
 	switch {

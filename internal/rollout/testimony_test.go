@@ -31,7 +31,7 @@ var begin = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
 
 // newStory has some pods of primary and of the canary, all of them ready before the traffic came.
 func newStory(t *testing.T, primary, canary int) *story {
-	s := &story{T: t, t: newTestimony(begin), now: begin.Add(-time.Minute), pods: map[string]*corev1.Pod{}, took: 2 * time.Second}
+	s := &story{T: t, t: newTestimony(begin, tracks...), now: begin.Add(-time.Minute), pods: map[string]*corev1.Pod{}, took: 2 * time.Second}
 	s.want(release.Primary, primary)
 	s.want(release.Canary, canary)
 	for i := range primary {
@@ -341,7 +341,7 @@ func TestTestimony(t *testing.T) {
 // forget lets the witness begin anew with what there is now, as that of another job does.
 func (s *story) forget() {
 	now := s.now
-	s.t = newTestimony(begin)
+	s.t = newTestimony(begin, tracks...)
 	s.now = now.Add(time.Second)
 	s.want(release.Primary, 2)
 	s.want(release.Canary, 1)

@@ -31,6 +31,7 @@ type Witness struct {
 	testimony *testimony
 	ledger    *release.Ledger
 	moved     error
+	withheld  bool             // this account may not watch the baseline's Deployment: a Role from before there were any judges as well
 	blind     map[string]error // what cannot be watched at the moment, and why
 	changed   chan struct{}
 }
@@ -62,15 +63,20 @@ const witnessTimeout = 30 * time.Second
 // *usererr.Error.
 func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, error) {
 	of := r.Subject()
-	w := &Witness{cluster: c, ledger: &release.Ledger{App: c.app()}, testimony: newTestimony(r.ServesSince()), blind: map[string]error{}, changed: make(chan struct{}, 1)}
+	watched := tracks
+	if r.Baseline {
+		watched = append(slices.Clone(tracks), baseline)
+	}
+	w := &Witness{cluster: c, ledger: &release.Ledger{App: c.app()}, testimony: newTestimony(r.ServesSince(), watched...), blind: map[string]error{}, changed: make(chan struct{}, 1)}
 	j := &job{Cluster: c}
 	wait := []func() bool{w.follow(ctx, j.ledgerName(), c.watchLedger(), &corev1.ConfigMap{}, func(kind watch.EventType, o any) {
 		w.ledger, w.moved = movedOn(c.app(), o.(*corev1.ConfigMap), kind == watch.Deleted, of)
 	})}
-	for _, track := range tracks {
-		wait = append(wait, w.follow(ctx, "Deployment "+c.deploymentName(track), j.watchDeployment(c.deploymentName(track)), &appsv1.Deployment{}, func(kind watch.EventType, o any) {
+	for _, track := range watched {
+		seen := w.follow(ctx, w.deployment(track), j.watchDeployment(c.deploymentName(track)), &appsv1.Deployment{}, func(kind watch.EventType, o any) {
 			w.testimony.deployment(track, o.(*appsv1.Deployment), kind == watch.Deleted)
-		}))
+		})
+		wait = append(wait, func() bool { return seen() || track == baseline && w.without() })
 	}
 	wait = append(wait, w.follow(ctx, "EndpointSlices of "+c.Manifests.Service.Name, j.watchEndpoints(tracks...), &discoveryv1.EndpointSlice{}, func(kind watch.EventType, o any) {
 		w.testimony.endpoints(o.(*discoveryv1.EndpointSlice), kind == watch.Deleted)
@@ -79,8 +85,11 @@ func (c *Cluster) Witness(ctx context.Context, r *release.Release) (*Witness, er
 		return nil, err
 	}
 	wait = nil
-	for _, track := range tracks {
+	for _, track := range watched {
 		selector := w.testimony.selectorOf(track)
+		if track == baseline {
+			selector = j.selector(track)
+		}
 		if selector == "" { // there is no such Deployment: what judges drift says so
 			continue
 		}
@@ -131,7 +140,9 @@ func (w *Witness) Live(ctx context.Context) (*Status, error) {
 	j := &job{Cluster: w.cluster, ledger: w.ledger}
 	live := map[release.Track]*appsv1.Deployment{}
 	for track, seen := range w.testimony.tracks {
-		live[track] = seen.live
+		if track != baseline || !w.withheld {
+			live[track] = seen.live
+		}
 	}
 	w.mu.Unlock()
 	return j.statusWith(ctx, live)
@@ -141,6 +152,11 @@ func (w *Witness) Live(ctx context.Context) (*Status, error) {
 func (w *Witness) follow(ctx context.Context, what string, from *cache.ListWatch, kind runtime.Object, see func(watch.EventType, any)) (seen func() bool) {
 	note := func(err error) {
 		w.mu.Lock()
+		if what == w.deployment(baseline) {
+			if w.withheld = lacksPermission(err); w.withheld {
+				err = nil
+			}
+		}
 		if w.blind[what] = err; err == nil {
 			delete(w.blind, what)
 		}
@@ -178,6 +194,18 @@ func (w *Witness) follow(ctx context.Context, what string, from *cache.ListWatch
 	}
 	go informer.RunWithContext(ctx)
 	return registered.HasSynced
+}
+
+// deployment is how a track's Deployment is named where it cannot be watched.
+func (w *Witness) deployment(track release.Track) string {
+	return "Deployment " + w.cluster.deploymentName(track)
+}
+
+// without says whether the baseline's Deployment is left out.
+func (w *Witness) without() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.withheld
 }
 
 func (w *Witness) wake() {

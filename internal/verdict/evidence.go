@@ -216,6 +216,11 @@ func (s *State) cause(all []Evidence, requests float64) (Cause, string) {
 			return NoData, fmt.Sprintf("%s: %s has no events, although it was called", e.Objective, s.test.judged())
 		}
 	}
+	for i, e := range all {
+		if silent := s.elapsed - s.streams[i].lastPrimary; s.test.Baseline && silent >= aloneAfter && !e.Healthy && !e.Relative {
+			return NoData, fmt.Sprintf("%s: %s has had no events for %s: there is nothing to compare the canary with", e.Objective, e.beside(), silent.Round(time.Second))
+		}
+	}
 	for _, e := range all {
 		if e.Outage && !e.Healthy {
 			return SharedOutage, fmt.Sprintf("%s: %s misses the objective too (%s of its events are bad, %s of the canary's): the canary is not to blame, but cannot pass now", e.Objective, e.beside(), percent(e.Total.Primary.Share()), percent(e.Total.Canary.Share()))

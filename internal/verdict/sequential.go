@@ -28,7 +28,7 @@ type Objective struct {
 // block passes with a probability of at most FalsePass; one that turns bad passes at most if it passed before. A
 // canary between the two gets either verdict, or none before MaxDuration. Two kinds of objectives differ: a relative
 // one goes by primary alone, and one that is slow is not judged in blocks of the warm-up. While primary has no
-// events, the budget alone counts; see [State.Add].
+// events, the budget alone counts; while a baseline has none, it counts against the canary only; see [State.Add].
 //
 // Both rates hold if events are independent of each other given the shares. The shares may change from block to
 // block, and so may what makes the canary good: the budget in one block, primary in the next. The same is true of
@@ -187,7 +187,8 @@ func (s *State) newRun(before float64) run {
 
 // Add adds a block and judges. Events of the canary without any of primary in the same block wait for primary's,
 // whose counters may arrive later. When primary has had none for aloneAfter, the canary is judged by the budget. It is
-// then good if it is within the budget, and bad if it is above it by the margin.
+// then good if it is within the budget, and bad if it is above it by the margin. A baseline was to be compared with instead of
+// a warm-up: without its events nothing shows that the canary is good, and answers that are slow may be those of a cold one.
 //
 // A test of the whole time gathers the evidence of a pass also for its last parts alone. The last part that had
 // enough requests decides. So a canary that is bad from then on passes with a probability of at most FalsePass,
@@ -323,8 +324,8 @@ const fewBad = 0.5
 
 // settle weighs a block. What it bets follows from earlier blocks: a block must not choose the bet on itself.
 func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
-	if alone && o.Relative {
-		return safeBet{exempt: true, relative: true}
+	if alone && (o.Relative || t.Baseline && o.Slow) {
+		return safeBet{exempt: true, relative: o.Relative}
 	}
 	var harm, safety wager
 	if !o.Relative {
@@ -350,6 +351,9 @@ func (st *stream) settle(p Pair, o Objective, alone bool, t Test) safeBet {
 		primary.divide(t.burst())
 		st.outage = math.Min(math.Max(0, st.outage+experts(worseWeights).mix(primary.budget)), 2*t.harm())
 		st.guess.add(p.Primary)
+	}
+	if alone && t.Baseline {
+		return safeBet{exempt: true}
 	}
 	return safeBet{made: true, relative: o.Relative, wager: safety, log: st.safety.log(safety), forgotten: forgotten(p), calm: calm(p.Primary, o)}
 }

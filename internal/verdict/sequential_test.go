@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -347,5 +348,45 @@ func BenchmarkAdd(b *testing.B) {
 	s := standard.Begin()
 	for b.Loop() {
 		s.Add(blockAt(15, Pair{Tally{75, 0}, Tally{675, 1}}, Pair{Tally{75, 1}, Tally{675, 3}}))
+	}
+}
+
+// TestSilentBaseline: while a baseline that the canary is to be compared with has no events, nothing passes, and slow answers, which
+// may be those of a cold canary, are held against nobody. Errors over the budget are, as beside a primary that has no events.
+func TestSilentBaseline(t *testing.T) {
+	test := standard
+	test.Objectives = slices.Clone(standard.Objectives)
+	test.Objectives[1].Slow = true
+	beside := test
+	beside.Baseline = true
+	for name, c := range map[string]struct {
+		errors, slow float64 // of 50 requests in 5 s
+		until        float64 // the baseline has events, in seconds
+		test         Test
+		want         release.VerdictOutcome
+		cause        Cause
+	}{
+		"a good canary":                               {0, 1, 0, beside, release.Inconclusive, NoData},
+		"a good canary, beside primary":               {0, 1, 0, test, release.Healthy, ""},
+		"a good canary, by its errors alone":          {0, 0, 0, beside.availability(), release.Inconclusive, NoData},
+		"a good canary, the baseline crashed":         {0, 1, 10, beside, release.Inconclusive, NoData},
+		"a cold canary":                               {0, 40, 0, beside, release.Inconclusive, NoData},
+		"a cold canary, beside primary":               {0, 40, 0, test, release.Unhealthy, ""},
+		"a canary with errors":                        {10, 1, 0, beside, release.Unhealthy, ""},
+		"a canary with errors, the baseline is there": {10, 1, 900, beside, release.Unhealthy, ""},
+		"a good canary, the baseline is there":        {0, 1, 900, beside, release.Healthy, ""},
+	} {
+		s, j := c.test.Begin(), Judgment{}
+		for at := 5.0; at <= 900 && !j.Decided; at += 5 {
+			primary := Pair{}.Primary
+			if at <= c.until {
+				primary = Tally{100, 0}
+			}
+			pairs := []Pair{{Tally{50, c.errors}, primary}, {Tally{50, c.slow}, primary}}
+			j = s.Add(blockAt(at, pairs[:len(c.test.Objectives)]...))
+		}
+		if j.Outcome != c.want || j.Cause != c.cause || c.cause == NoData && !strings.Contains(j.Reason, "the baseline has had no events for ") {
+			t.Errorf("%s: %s (%s): %s", name, j.Outcome, j.Cause, j.Reason)
+		}
 	}
 }
