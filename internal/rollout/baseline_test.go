@@ -704,3 +704,90 @@ func TestBaselineShare(t *testing.T) {
 		}
 	})
 }
+
+// TestBaselineInTheQueue: a release with a baseline that gives way to a newer one leaves nothing of it, and the next one has its own.
+func TestBaselineInTheQueue(t *testing.T) {
+	for _, stage := range []string{"beside half", "beside", "beside healthy"} {
+		routers(t, stage, func(w *world) {
+			w.must(w.job("queue").queues(release.QueueSupersede).Queue(w.Context(), handed("3", 13)))
+			if unrest := w.unrest("1"); unrest != "" {
+				t.Errorf("at %s: %s", stage, unrest)
+			}
+			w.must(w.job("canary").queues(release.QueueSupersede).Canary(w.Context(), besides("3")))
+			if d := w.baseline(); d.Status.ReadyReplicas != 1 {
+				t.Errorf("at %s: %+v", stage, d.Status)
+			}
+			w.finish(stage)
+			if unrest := w.unrest("3"); unrest != "" {
+				t.Errorf("at %s: %s", stage, unrest)
+			}
+		})
+	}
+	for _, policy := range []release.QueuePolicy{release.QueueInOrder, release.QueueSupersede} {
+		at(t, "beside promoted", func(w *world) { // what is on its way to primary gives way to nobody
+			_, done := w.queueing(w.Context(), policy, handed("3", 13))
+			if !still(done) {
+				t.Fatalf("%s: it did not wait", policy)
+			}
+			w.finish("the one before")
+			if c := <-done; c.err != nil || c.result.Message != "it is the turn of release r3" {
+				t.Errorf("%s: %+v", policy, c)
+			}
+			w.must(w.job("canary").queues(policy).Canary(w.Context(), besides("3")))
+			if d := w.baseline(); w.set.Image(d) != image("2") {
+				t.Errorf("%s: the baseline runs %s", policy, w.set.Image(d))
+			}
+		})
+	}
+}
+
+// TestBaselineOfALateApproval: a release whose approver comes after hours has its baseline until then, nodes that are drained in
+// between or not, and nothing of it afterwards.
+func TestBaselineOfALateApproval(t *testing.T) {
+	routers(t, "beside healthy", func(w *world) {
+		for range 12 {
+			time.Sleep(time.Hour)
+			pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{LabelSelector: manifest.BaselineLabel})
+			w.must(pods, err)
+			for _, p := range pods.Items {
+				w.must(nil, w.kube.CoreV1().Pods(namespace).Delete(w.Context(), p.Name, metav1.DeleteOptions{}))
+			}
+			w.wait()
+			if result, err := w.job("guard").Guard(w.Context(), rollout.Limits{Dead: time.Hour, Waiting: 24 * time.Hour}); err != nil || result.Outcome != "" {
+				t.Fatalf("guard: %+v, %v", result, err)
+			}
+		}
+		j := w.job("job")
+		j.MaxVerdictAge = time.Hour
+		if _, err := j.Promote(w.Context()); !errors.As(err, new(*rollout.StaleVerdictError)) {
+			t.Errorf("%v", err)
+		}
+		w.must(judge(w.Context(), w.job("verify").Cluster, release.Healthy))
+		w.must(commands["promote approved"](w.Context(), j))
+		if left := w.besideLeft(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+		w.must(j.Cleanup(w.Context()))
+		if unrest := w.unrest("2"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestBaselineBesideOtherObjects: the release of an app whose manifests have more, a PodDisruptionBudget that selects the
+// baseline's pods as well among them.
+func TestBaselineBesideOtherObjects(t *testing.T) {
+	for _, bad := range []bool{false, true} {
+		routers(t, othersApp+"rest", func(w *world) {
+			w.must(w.job("job").Canary(w.Context(), besides("2")))
+			if bad {
+				w.must(w.job("back").Rollback(w.Context(), "test"))
+			} else {
+				w.finish("beside others")
+			}
+			if unrest := w.unrest(map[bool]string{true: "1", false: "2"}[bad]); unrest != "" {
+				t.Error(unrest)
+			}
+		})
+	}
+}
