@@ -28,7 +28,8 @@ type held struct{ app, registry string }
 // rehearseAndHold runs `make rehearse HOLD=1`. When everything keeps running, it calls do, and then ends the rehearsal as Ctrl-C
 // does.
 func rehearseAndHold(t *testing.T, root, out string, do func(held)) {
-	cmd := exec.CommandContext(t.Context(), "make", "rehearse", "HOLD=1", "OUT="+out)
+	// With the flags of the tests, both programs are there already.
+	cmd := exec.CommandContext(t.Context(), "make", "rehearse", "HOLD=1", "OUT="+out, "GOFLAGS="+os.Getenv("GOFLAGS"))
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }

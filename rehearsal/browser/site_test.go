@@ -1,4 +1,4 @@
-package e2e
+package browser_test
 
 import (
 	"net/http"
@@ -17,7 +17,7 @@ import (
 // TestSite opens the documentation's site in a real browser: search finds pages, nothing is requested from elsewhere, and what
 // axe-core knows of accessibility holds, light and dark.
 func TestSite(t *testing.T) {
-	w := browser.Open(t, 1300, screen)
+	w := browser.Open(t, 1300, 800)
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
