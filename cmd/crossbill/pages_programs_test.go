@@ -19,7 +19,7 @@ var programs = map[string]string{
 	"sha256sum": "TestWrite in internal/dist",
 	"tar":       "TestWrite in internal/dist has the archive's files",
 	"pnpm":      "TestMakeRehearse builds the app with it",
-	"curl":      "TestPreviewByHeader, in Go: a request with a preview's header",
+	"curl":      "TestTraffic, in Go: a request with a preview's header",
 	"openssl":   "not run: makes a key",
 	"jq":        "not run: shows how output is read",
 	"glab":      "not run: needs a project in GitLab",

@@ -2,7 +2,6 @@ package commands_test
 
 import (
 	"strings"
-	"testing"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,29 +10,23 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
-// TestBaseline releases with a baseline under steady traffic through an Envoy: promoted, then rolled back and promoted. No request
+// testBaseline releases with a baseline under steady traffic through an Envoy: promoted, then rolled back and promoted. No request
 // is lost, callers get no other version than primary's and the canary's, and the controllers leave each Deployment its own pods.
 // Nothing is left of a baseline when primary has another version.
-func TestBaseline(t *testing.T) {
-	for _, router := range routers {
-		t.Run(router.name, func(t *testing.T) {
-			t.Parallel()
-			a := newApp(t, "beside-"+router.app)
-			router.manifests(a)
-			looks := 0
-			for _, c := range a.traffic(nil, "drains", func(a *app, w *weights, image string, round int) []off {
-				want := release.Release{ID: "beside-" + string(rune('a'+round)), Image: images[image], Weight: 10, Baseline: true}
-				return a.looking(w, want, image, round, func(inFlight bool) {
-					looks++
-					a.beside(inFlight)
-				})
-			}) {
-				t.Logf("%d looks, %+v", looks, c)
-				if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 || looks < 6 {
-					t.Errorf("of %d requests %d were lost, %d answered by the wrong version: %v", c.Requests, c.Lost, c.WrongVersion, c.Problems)
-				}
-			}
+func testBaseline(a *app, manifests func(*app)) {
+	manifests(a)
+	looks := 0
+	for _, c := range a.traffic(nil, "drains", func(a *app, w *weights, image string, round int) []off {
+		want := release.Release{ID: "beside-" + string(rune('a'+round)), Image: images[image], Weight: 10, Baseline: true}
+		return a.looking(w, want, image, round, func(inFlight bool) {
+			looks++
+			a.beside(inFlight)
 		})
+	}) {
+		a.Logf("%d looks, %+v", looks, c)
+		if c.Lost != 0 || c.WrongVersion != 0 || c.Requests == 0 || looks < 6 {
+			a.Errorf("of %d requests %d were lost, %d answered by the wrong version: %v", c.Requests, c.Lost, c.WrongVersion, c.Problems)
+		}
 	}
 }
 

@@ -17,12 +17,18 @@ import (
 // TestBeforeTheFirstPercent: who reaches a canary at weight 0, by a real Envoy.
 func TestBeforeTheFirstPercent(t *testing.T) {
 	t.Parallel()
-	for _, router := range routers {
+	for i, router := range routers {
 		t.Run("testers by "+router.name, func(t *testing.T) {
+			if i > 0 {
+				onlyLong(t)
+			}
 			t.Parallel()
 			testTesters(released(t, "matched-"+strings.ToLower(router.name), router.manifests))
 		})
 		t.Run("a mirrored crash by "+router.name, func(t *testing.T) {
+			if i == 0 {
+				onlyLong(t)
+			}
 			t.Parallel()
 			testMirroredCrash(released(t, "copies-"+strings.ToLower(router.name), router.manifests))
 		})

@@ -111,7 +111,7 @@ func outside(ctx context.Context) (int, error) {
 		if err != nil {
 			return 1, err
 		}
-		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), ".")
+		build := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", filepath.Join(dir, name), ".")
 		build.Dir, build.Env = folder, append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := build.CombinedOutput(); err != nil {
 			return 1, fmt.Errorf("building %s: %w\n%s", name, err, text)

@@ -36,6 +36,9 @@ type commandCost struct {
 // TestManyApps releases many apps side by side against one API server, four to a namespace: every one
 // comes to rest on its own image, and a command asks no more of the API server than for a single app.
 func TestManyApps(t *testing.T) {
+	if !*long { // else times are measured, beside nothing
+		t.Parallel()
+	}
 	var out struct {
 		Commands []commandCost    `json:"commands"`
 		Memory   map[string]int64 `json:"commandPeakKiB"` // of `crossbill canary`, by how many apps there are

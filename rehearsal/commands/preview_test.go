@@ -17,17 +17,8 @@ import (
 	"github.com/our-org/crossbill/rehearsal/load"
 )
 
-// TestPreviewByHeader: a preview is reached by its header alone, by a real Envoy, while a whole release goes by, and ends under
+// testPreview: a preview is reached by its header alone, by a real Envoy, while a whole release goes by, and ends under
 // traffic.
-func TestPreviewByHeader(t *testing.T) {
-	for _, router := range routers {
-		t.Run(router.name, func(t *testing.T) {
-			t.Parallel()
-			testPreview(released(t, "preview-"+strings.ToLower(router.name), router.manifests))
-		})
-	}
-}
-
 func testPreview(a *app) {
 	t := a.T
 	host, atRest := a.served(), a.routesText()

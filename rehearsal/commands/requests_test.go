@@ -66,6 +66,7 @@ const mostOfFirst = 36
 
 // TestAPIRequests bounds what a command asks of the API server.
 func TestAPIRequests(t *testing.T) {
+	t.Parallel()
 	a := released(t, "requests")
 	image := images["two"]
 	for _, step := range []struct {

@@ -33,11 +33,17 @@ import (
 )
 
 var (
-	trafficRequests = flag.Int("traffic.requests", 6000, "TestTraffic: requests at least, for each way to release")
+	trafficRequests = flag.Int("traffic.requests", 3000, "TestTraffic: requests at least, for each way to release")
 	trafficOut      = flag.String("traffic.json", "", "TestTraffic: file for what it counts")
 )
 
-const trafficRate = 150 // requests a second, by each of two paths
+// trafficRate is how many requests come each second, by each of two paths.
+func trafficRate() int {
+	if *long {
+		return 150
+	}
+	return 50 // more than that, beside all others, and two cores have no time for the releases
+}
 
 // served is what callers of an app saw, by one path.
 type served struct {
@@ -78,7 +84,8 @@ var routers = []struct {
 
 // TestTraffic releases under steady traffic through Envoys, the gateway and the sidecar of a caller in another namespace: as
 // Crossbill does, canary by canary, every second one rolled back, by each router; an app that ends at once when it is asked
-// to; and as the usual hand-written pipeline does, which waits for nothing, with an app that drains.
+// to; with a baseline, and beside a preview; and as the usual hand-written pipeline does, which waits for nothing, with an app
+// that drains.
 func TestTraffic(t *testing.T) {
 	var out struct {
 		Paths        []byRouter `json:"paths"`        // Crossbill, with an app that drains
@@ -100,6 +107,16 @@ func TestTraffic(t *testing.T) {
 			t.Run(router.name, func(t *testing.T) {
 				t.Parallel()
 				paths[i] = apps[i].in(t).traffic(caller, "drains", (*app).byCrossbill)
+			})
+		}
+		for _, router := range routers {
+			t.Run("baseline by "+router.name, func(t *testing.T) {
+				t.Parallel()
+				testBaseline(newApp(t, "beside-"+router.app), router.manifests)
+			})
+			t.Run("preview by header by "+router.name, func(t *testing.T) {
+				t.Parallel()
+				testPreview(released(t, "preview-"+router.app, router.manifests))
 			})
 		}
 		t.Run("ends at once", func(t *testing.T) {
@@ -190,7 +207,7 @@ func (a *app) traffic(caller *cluster.Caller, manner string, next func(a *app, w
 	begin := time.Now()
 	w := &weights{times: []kept{{from: begin}}}
 	generators := make([]*load.Generator, len(paths))
-	rate := 2 * trafficRate / len(paths)
+	rate := 2 * trafficRate() / len(paths)
 	for i, p := range paths {
 		generators[i] = load.Start("http://"+p.address+"/", p.host, rate)
 	}

@@ -234,12 +234,16 @@ func TestStreams(t *testing.T) {
 		protocol string
 		prepare  func(*app)
 		kinds    []string
+		long     bool
 	}{
-		"grpc":      {"grpc", func(*app) {}, []string{"gRPC", "server-sent events"}},
-		"grpcroute": {"grpc", routeBy("GRPCRoute"), []string{"gRPC"}},
-		"http":      {"http", func(*app) {}, []string{"WebSocket", "server-sent events"}},
+		"grpc":      {"grpc", func(*app) {}, []string{"gRPC", "server-sent events"}, true},
+		"grpcroute": {"grpc", routeBy("GRPCRoute"), []string{"gRPC"}, false},
+		"http":      {"http", func(*app) {}, []string{"WebSocket", "server-sent events"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if c.long {
+				onlyLong(t)
+			}
 			t.Parallel()
 			a := wireApp(t, "streams-"+name, c.protocol, c.prepare)
 			a.must("canary", "--image", images["wire b"], "--weight", "50")
