@@ -326,7 +326,11 @@ func (c *checker) receives(job, from *Job) bool {
 
 // guarded are variables that say where, with which rights and by which code a job works. Trigger variables
 // win over those of the file, so the file must not rely on its own.
-var guarded = regexp.MustCompile(`^(KUBE.*|.*NAMESPACE.*|.*TOKEN.*|.*PASSWORD.*|.*IMAGE|DOCKER_HOST|DAGGER_MODULE|CLI|_EXPERIMENTAL_DAGGER_RUNNER_HOST|PROMETHEUS.*)$`)
+func guarded(name string) bool {
+	return strings.HasPrefix(name, "KUBE") || strings.HasPrefix(name, "PROMETHEUS") || strings.HasSuffix(name, "IMAGE") ||
+		strings.Contains(name, "NAMESPACE") || strings.Contains(name, "TOKEN") || strings.Contains(name, "PASSWORD") ||
+		slices.Contains([]string{"DOCKER_HOST", "DAGGER_MODULE", "CLI", "_EXPERIMENTAL_DAGGER_RUNNER_HOST"}, name)
+}
 
 // interpreted are variables that change what the commands of a script are, or what GitLab makes of the file.
 var interpreted = regexp.MustCompile(`^(PATH|ENV|BASH_ENV|BASH_FUNC_.*|SHELLOPTS|IFS|LD_PRELOAD|LD_LIBRARY_PATH|LD_AUDIT|GIT_CONFIG.*|CI_PIPELINE_SOURCE)$`)
@@ -334,7 +338,7 @@ var interpreted = regexp.MustCompile(`^(PATH|ENV|BASH_ENV|BASH_FUNC_.*|SHELLOPTS
 func (c *checker) variables(job *Job, variables *yamlValue) {
 	for _, name := range variables.keysOf() {
 		switch {
-		case guarded.MatchString(name):
+		case guarded(name):
 			c.report(job, RuleOverridable, fmt.Sprintf("variable %s of the file can be overridden by a trigger variable", name), "assign it in before_script, or use an input with options")
 		case interpreted.MatchString(name):
 			c.reportAt(job, variables.lines[name], "variables:"+name, RuleNotUnderstood, fmt.Sprintf("variable %s changes what the commands of a script are", name), "leave it out")

@@ -3,7 +3,6 @@ package pipelinefile
 import (
 	"iter"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -302,7 +301,10 @@ func (a *analyzer) effect(i invocation, class effectClass, kind string) {
 }
 
 // where are options that say where a command acts, with which rights or by which code.
-var where = regexp.MustCompile(`^(-n|-m|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|token|as|manifests|manifests-dir|manifests-bundle|prometheus|prometheus-service|cli|cli-image|cli-source|image|bundle|mod|kube-apiserver|kube-token|app|app-name))$`)
+var where = []string{
+	"-n", "-m", "-s", "--context", "--kube-context", "--namespace", "--kubeconfig", "--kubeconfig-file", "--config", "--config-file", "--cluster", "--user", "--server", "--token", "--as", "--manifests", "--manifests-dir", "--manifests-bundle",
+	"--prometheus", "--prometheus-service", "--cli", "--cli-image", "--cli-source", "--image", "--bundle", "--mod", "--kube-apiserver", "--kube-token", "--app", "--app-name",
+}
 
 // byOption gives the value of each argument of a call with the option that it belongs to, as --option=value or as the word behind it;
 // "" for an argument of the command itself.
@@ -321,7 +323,9 @@ func byOption(call []field) iter.Seq2[string, value] {
 				if !assigned && len(pieces) == 1 {
 					next = flag
 				}
-				pieces = append(value{{kind: pieceText, text: rest}}, pieces[1:]...)
+				if pieces = pieces[1:]; assigned {
+					pieces = append(value{{kind: pieceText, text: rest}}, pieces...)
+				}
 			}
 			if !yield(option, pieces) {
 				return
@@ -334,7 +338,7 @@ func byOption(call []field) iter.Seq2[string, value] {
 func (a *analyzer) usesOf(i invocation) {
 	for option, pieces := range byOption(i.args) {
 		for _, p := range pieces {
-			if p.kind == pieceVariable && (guarded.MatchString(p.text) || where.MatchString(option)) && !trusted(p.text) {
+			if p.kind == pieceVariable && (slices.Contains(where, option) || guarded(p.text)) && !trusted(p.text) {
 				a.use(i, p.text)
 			}
 		}
@@ -342,7 +346,7 @@ func (a *analyzer) usesOf(i invocation) {
 	for name, values := range i.env {
 		for _, v := range values {
 			for _, p := range v {
-				if p.kind == pieceVariable && guarded.MatchString(name) && !trusted(p.text) {
+				if p.kind == pieceVariable && guarded(name) && !trusted(p.text) {
 					a.use(i, p.text)
 				}
 			}

@@ -23,10 +23,13 @@ type targetUse struct {
 }
 
 // targets are options that choose where a command acts, and what judges.
-var targets = regexp.MustCompile(`^(-n|-s|--(context|kube-context|namespace|kubeconfig|kubeconfig-file|config|config-file|cluster|user|server|as|manifests|manifests-dir|manifests-bundle|trust|prometheus|prometheus-service|kube-apiserver))$`)
+var targets = []string{
+	"-n", "-s", "--context", "--kube-context", "--namespace", "--kubeconfig", "--kubeconfig-file", "--config", "--config-file", "--cluster", "--user", "--server", "--as", "--manifests", "--manifests-dir", "--manifests-bundle", "--trust",
+	"--prometheus", "--prometheus-service", "--kube-apiserver",
+}
 
 // targetEnvironment are variables that programs read for the same.
-var targetEnvironment = regexp.MustCompile(`^(KUBECONFIG|KUBE_CONTEXT|HELM_KUBECONTEXT|HELM_KUBEAPISERVER|HELM_NAMESPACE|DOCKER_HOST|DOCKER_CONTEXT|_EXPERIMENTAL_DAGGER_RUNNER_HOST)$`)
+var targetEnvironment = []string{"KUBECONFIG", "KUBE_CONTEXT", "HELM_KUBECONTEXT", "HELM_KUBEAPISERVER", "HELM_NAMESPACE", "DOCKER_HOST", "DOCKER_CONTEXT", "_EXPERIMENTAL_DAGGER_RUNNER_HOST"}
 
 // target reports what chooses a value that should be fixed by the file.
 func (a *analyzer) target(i invocation, v value) {
@@ -311,14 +314,14 @@ func (a *analyzer) targetsOf(i invocation, s *shellState) {
 	name, _ := i.args[0].literal()
 	name = path.Base(name)
 	for option, pieces := range byOption(i.args) {
-		if !targets.MatchString(option) || name == "dagger" && option == "-n" || a.manifestsOfBundle(i, option, pieces) {
+		if !slices.Contains(targets, option) || name == "dagger" && option == "-n" || a.manifestsOfBundle(i, option, pieces) {
 			continue
 		}
 		a.target(i, pieces)
 		a.chosenFile(i, pieces, s)
 	}
 	for variable, values := range s.vars {
-		if targetEnvironment.MatchString(variable) || name == "crossbill" && strings.HasPrefix(variable, "CROSSBILL_") && !trusted(variable) && !slices.Contains(proposedVariables[1:], variable) {
+		if slices.Contains(targetEnvironment, variable) || name == "crossbill" && strings.HasPrefix(variable, "CROSSBILL_") && !trusted(variable) && !slices.Contains(proposedVariables[1:], variable) {
 			for _, v := range values {
 				if a.manifestsOfBundle(i, variable, v) {
 					continue
