@@ -267,6 +267,7 @@ func callsThisCommand(t *testing.T, path string, want []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	root := newRootCommand()
 	function := regexp.MustCompile(`command crossbill "\$@" (.*); }`) // what it gives each job's own call
 	for _, job := range file.Jobs {
 		var commands []string
@@ -283,13 +284,13 @@ func callsThisCommand(t *testing.T, path string, want []string) {
 				continue
 			}
 			commands = append(commands, words[1])
-			cmd, _, err := newRootCommand().Find(words[1:2])
+			cmd, _, err := root.Find(words[1:2])
 			if err != nil || cmd.Name() != words[1] {
 				t.Fatalf("%s: no command %s", job.Name, words[1])
 			}
 			for _, word := range words[2:] {
 				name, long := strings.CutPrefix(strings.TrimRight(word, "}"), "--")
-				if long && cmd.Flag(name) == nil && newRootCommand().PersistentFlags().Lookup(name) == nil {
+				if long && cmd.Flag(name) == nil && root.PersistentFlags().Lookup(name) == nil {
 					t.Errorf("%s: %s has no flag --%s", job.Name, cmd.Name(), name)
 				}
 			}

@@ -20,6 +20,7 @@ func TestOptionsAreFlags(t *testing.T) {
 		}
 		return text
 	}
+	root := newRootCommand()
 	for _, o := range config.Options {
 		found := len(o.Flags) == 0
 		var look func(*cobra.Command)
@@ -42,7 +43,7 @@ func TestOptionsAreFlags(t *testing.T) {
 				look(child)
 			}
 		}
-		look(newRootCommand())
+		look(root)
 		if !found && !strings.HasPrefix(o.Key, "analysis.") {
 			t.Errorf("no command has --%s of %s", strings.Join(o.Flags, " or --"), o.Key)
 		}

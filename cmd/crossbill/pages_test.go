@@ -195,7 +195,7 @@ func calls(page string) []string {
 // TestCommandLinesOnPagesParse: every call of crossbill on a page is one that the command takes. In the text, a
 // call may leave out its arguments.
 func TestCommandLinesOnPagesParse(t *testing.T) {
-	found := 0
+	found, root := 0, newRootCommand()
 	for name, text := range pages(t) {
 		for _, line := range calls(text) {
 			found++
@@ -208,7 +208,7 @@ func TestCommandLinesOnPagesParse(t *testing.T) {
 				continue
 			}
 			found++
-			cmd, args, err := newRootCommand().Find(strings.Fields(mention[1]))
+			cmd, args, err := root.Find(strings.Fields(mention[1]))
 			if err == nil {
 				err = cmd.ParseFlags(args)
 			}
