@@ -791,3 +791,80 @@ func TestBaselineBesideOtherObjects(t *testing.T) {
 		})
 	}
 }
+
+// component makes the manifests of an app that has the label app in common with others.
+func (w *world) component(name string) *manifest.Set {
+	w.Helper()
+	set := w.own()
+	set.App, set.Deployment.Name, set.Service.Name, set.DestinationRule.Name, set.VirtualService.Name = name, name+"-primary", name+"-service", name+"-dr", name+"-vs"
+	for _, labels := range []map[string]string{set.Deployment.Spec.Selector.MatchLabels, set.Deployment.Spec.Template.Labels, set.Service.Spec.Selector} {
+		labels["component"] = name
+	}
+	set.DestinationRule.Spec.Host, set.VirtualService.Spec.Hosts = set.Service.Name, []string{name + ".example.com"}
+	for _, http := range set.VirtualService.Spec.Http {
+		for _, to := range http.Route {
+			to.Destination.Host = set.Service.Name
+		}
+	}
+	return set
+}
+
+// TestBaselinesOfTwoApps: each of two apps of one namespace has a baseline of its own, although their pods have the label app in
+// common; what becomes of one is nothing to the other.
+func TestBaselinesOfTwoApps(t *testing.T) {
+	at(t, "new", func(w *world) {
+		w.observer.started = false // it knows one app
+		job := func(app string) *job {
+			j := w.job(app)
+			j.Manifests = w.component(app)
+			return j
+		}
+		ready := func(app string) int32 {
+			status, err := job(app).Status(w.Context())
+			w.must(status, err)
+			if len(status.Drift) > 0 {
+				t.Errorf("%s: drift %q", app, status.Drift)
+			}
+			if t := status.Tracks[manifest.BaselineTrack]; t != nil {
+				return t.Ready
+			}
+			return 0
+		}
+		ended := make(chan error, 2)
+		for _, app := range []string{"web", "worker"} {
+			w.must(job(app).Canary(w.Context(), wanted("1")))
+		}
+		for app, weight := range map[string]int{"web": 10, "worker": 60} {
+			go func() {
+				r := besides("2")
+				r.Weight = weight
+				_, err := job(app).Canary(w.Context(), r)
+				ended <- err
+			}()
+		}
+		if err := errors.Join(<-ended, <-ended); err != nil {
+			t.Fatal(err)
+		}
+		if web, worker := ready("web"), ready("worker"); web != 1 || worker != 2 {
+			t.Errorf("baselines of %d and %d pods", web, worker)
+		}
+		all, err := rollout.StatusOfAll(w.Context(), w.kube, nil, namespace)
+		w.must(all, err)
+		for i, want := range []int32{1, 2} {
+			if got := all[i].Tracks[manifest.BaselineTrack]; got == nil || got.Ready != want {
+				t.Errorf("%s: %+v", all[i].App, got)
+			}
+		}
+		w.must(job("web").Rollback(w.Context(), "test"))
+		if web, worker := ready("web"), ready("worker"); web != 0 || worker != 2 {
+			t.Errorf("after the rollback of one, baselines of %d and %d pods", web, worker)
+		}
+		j := job("worker")
+		w.must(judge(w.Context(), j.Cluster, release.Healthy))
+		w.must(j.Promote(w.Context()))
+		w.must(j.Cleanup(w.Context()))
+		if left := w.besideLeft(); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+}
