@@ -160,7 +160,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 	mkdir -p out
 	cd rehearsal && go vet -tags dagger ./... && \
 		$(TESTS) testname --jsonfile ../out/test-tools.json -- -p 3 -count=1 $$(go list ./... | grep -vE '$(ALONE)' | sort -r) && \
-		$(TESTS) testname --jsonfile ../out/test-rehearsal.json -- -p 1 -count=1 -timeout 40m -parallel 8 $$(go list ./... | grep -E '$(ALONE)')
+		$(TESTS) testname --jsonfile ../out/test-rehearsal.json -- -p 1 -count=1 -timeout 40m -parallel 10 $$(go list ./... | grep -E '$(ALONE)')
 
 # The harness of make compare: what it would make, how it judges, and the page of recorded figures. Then one release, beside those
 # controllers that are in the cache: they take too long to compile for a test that everybody runs.
