@@ -286,6 +286,26 @@ func TestBaselineDrained(t *testing.T) {
 	})
 }
 
+// TestBaselineIsReadOnce: a promotion beside an HPA sizes primary by the baseline that its look has just read, and reads that again
+// only to delete it.
+func TestBaselineIsReadOnce(t *testing.T) {
+	routers(t, "beside healthy", func(w *world) {
+		w.hpa(w.set.Name(release.Primary), 8)
+		j, reads := w.job("job"), 0
+		j.Drained = func(context.Context, string) error { time.Sleep(time.Minute); return nil } // so that it is not known any more
+		j.before = func(r *http.Request) error {
+			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/qwik-node-app-baseline") {
+				reads++
+			}
+			return nil
+		}
+		w.must(j.Promote(w.Context()))
+		if reads != 2 {
+			t.Errorf("%d reads", reads)
+		}
+	})
+}
+
 // TestBaselineInPlan: a plan shows it, and writes nothing.
 func TestBaselineInPlan(t *testing.T) {
 	for _, c := range []struct{ stage, command, object, action string }{
