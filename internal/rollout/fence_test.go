@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -263,6 +264,60 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// standsAt has the network of a job stand still from its first write to what has a path on, until it is back.
+func (j *job) standsAt(path string) (still <-chan struct{}, back func()) {
+	at, released := make(chan struct{}), make(chan struct{})
+	var stands atomic.Bool
+	j.before = func(r *http.Request) error {
+		if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, path) && r.URL.Query().Get("dryRun") == "" && stands.CompareAndSwap(false, true) {
+			close(at)
+		}
+		if stands.Load() {
+			<-released
+		}
+		return nil
+	}
+	return at, func() { close(released) }
+}
+
+// TestLateOther: what a job without its lock writes to an object of others comes to nothing, also where the rollback that has taken
+// the lock had nothing to put back in it.
+func TestLateOther(t *testing.T) {
+	at(t, othersApp+"healthy", func(w *world) {
+		old := w.job("old")
+		still, back := old.standsAt("/poddisruptionbudgets/")
+		ended := make(chan error, 1)
+		go func() {
+			_, err := old.Promote(w.Context())
+			ended <- err
+		}()
+		<-still
+		w.must(w.job("other").Rollback(w.Context(), "taken over"))
+		back()
+		if err := <-ended; !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("the job without the lock: %v", err)
+		}
+		w.wait()
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestFenceWithoutPermission: an object of others that this account may no longer write keeps no rollback from bringing the traffic
+// back.
+func TestFenceWithoutPermission(t *testing.T) {
+	at(t, othersApp+"promoting", func(w *world) {
+		j := w.job("back")
+		j.before = denies(http.MethodPatch, "/poddisruptionbudgets/")
+		_, err := j.Rollback(w.Context(), "test")
+		status, failed := j.Status(w.Context())
+		if failed != nil || *status.Weights != (manifest.WeightPair{Primary: 100}) {
+			t.Errorf("%v: weights %+v, %v", err, status.Weights, failed)
+		}
+	})
+}
+
 // hold lets a job's command come to a write and stay there, with its lock alive, until it may go on.
 func (w *world) hold(command string, n int) (j *job, goOn func() error) {
 	w.Helper()
@@ -408,19 +463,17 @@ func (w *world) epochs() (objects map[string]string, ledger int64) {
 // TestStamp: a job that follows one which did not end in order puts its epoch on every object first.
 func TestStamp(t *testing.T) {
 	for _, c := range []struct {
-		after string
-		want  bool
-	}{{"canary", false}, {"promoting", true}} {
+		after   string
+		objects int
+		want    bool
+	}{{"canary", 5, false}, {"promoting", 5, true}, {"beside moving", 6, true}} {
 		at(t, c.after, func(w *world) {
 			j := w.job("next")
-			j.fault, j.at = refused, 7 // after the ledger's and five stamps, before any other change
-			if c.after == "promoting" {
+			if c.want {
+				j.fault, j.at = refused, 2+c.objects // after the ledger's and the stamps, before any other change
 				_, _ = j.Promote(w.Context())
-			} else {
-				j.at = 0
-				if _, err := judge(w.Context(), j.Cluster, release.Healthy); err != nil {
-					t.Fatal(err)
-				}
+			} else if _, err := judge(w.Context(), j.Cluster, release.Healthy); err != nil {
+				t.Fatal(err)
 			}
 			objects, ledger := w.epochs()
 			for name, epoch := range objects {
@@ -428,7 +481,7 @@ func TestStamp(t *testing.T) {
 					t.Errorf("after %s: %s carries %q, the ledger %d", c.after, name, epoch, ledger)
 				}
 			}
-			if len(objects) != 5 {
+			if len(objects) != c.objects {
 				t.Errorf("%v", objects)
 			}
 		})

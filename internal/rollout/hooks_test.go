@@ -612,6 +612,35 @@ func TestRollbackWhileAHookRuns(t *testing.T) {
 	})
 }
 
+// TestLateHook: a job that has lost its lock lets no hook begin any more, from the first change of the one that has taken it on.
+func TestLateHook(t *testing.T) {
+	at(t, "healthy", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "migrate", Point: release.BeforePromotion, Job: "work"}})
+		old, other := h.job("old"), h.job("other")
+		still, back := old.standsAt("/jobs/")
+		ended, routes := make(chan error, 1), 0
+		other.before = func(r *http.Request) error {
+			if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/virtualservices/") {
+				if routes++; routes == 2 { // the first one is the fence's
+					back()
+					if err := <-ended; !errors.Is(err, rollout.ErrLockLost) {
+						t.Errorf("the job without the lock: %v", err)
+					}
+				}
+			}
+			return nil
+		}
+		go func() {
+			_, err := old.Promote(w.Context())
+			ended <- err
+		}()
+		<-still
+		w.must(other.Rollback(w.Context(), "test"))
+		time.Sleep(time.Minute)
+		h.expect("", false)
+	})
+}
+
 // TestLongHookKeepsTheLock: and a verdict that has become too old meanwhile promotes nothing; the hooks that have passed are not run again.
 func TestLongHookKeepsTheLock(t *testing.T) {
 	at(t, "healthy", func(w *world) {
