@@ -77,6 +77,27 @@ func (w *world) givenBack() []string {
 	return []string{"update primary x4", "update vs 62/38", "update primary x5", "update vs 77/23", "update primary x6", "update vs 100/0", "note r2 promoted"}
 }
 
+// TestRollbackOfAShrunkPrimary: the way back from a promotion under traffic gives a primary that was scaled down its size before
+// the rest of the traffic, also when it is to be replaced under what it has.
+func TestRollbackOfAShrunkPrimary(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.shrunk()
+		first := w.job("first")
+		first.PromoteTraffic, first.killOn = release.Primary, "update primary image 2"
+		w.must(judge(w.Context(), first.Cluster, release.Healthy))
+		if _, err := first.Promote(first.ctx); err == nil {
+			t.Fatal("the promotion is not interrupted")
+		}
+		time.Sleep(150 * time.Second)
+		j := w.job("back")
+		w.must(j.Rollback(w.Context(), "test"))
+		want := []string{"note r2 rolling_back", "update primary image 1", "update primary x6", "update vs 100/0", "delete canary", "note r2 ended: rolled_back"}
+		if diff := cmp.Diff(want, w.did(j)); diff != "" {
+			t.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
 // TestShrunkPrimary: primary was scaled down by what the canary serves. Whatever gives it all of the traffic brings it back to
 // size first, in parts when an autoscaler may not leave it there.
 func TestShrunkPrimary(t *testing.T) {
