@@ -349,6 +349,20 @@ func TestGuardSeesWhatIsBadAtOnce(t *testing.T) {
 	})
 }
 
+// TestGuardLimits: what a job must be at work in stands still for less long than what waits for an approver or for its analysis. A
+// return waits for nobody.
+func TestGuardLimits(t *testing.T) {
+	for stage, ends := range map[string]bool{"started": true, "canary": false, "healthy": false, "promoting": true, "promoted": false, "returning": true, "returned": true} {
+		at(t, stage, func(w *world) {
+			j := w.job("guard")
+			_, err := j.Guard(w.Context(), rollout.Limits{Dead: time.Minute, Waiting: 24 * time.Hour})
+			if ended := len(w.did(j)) > 0; err != nil || ended != ends {
+				t.Errorf("at %s it did %q, %v", stage, w.did(j), err)
+			}
+		})
+	}
+}
+
 // byLedger is a job that knows the app by its ledger alone.
 func (w *world) byLedger(name string) *job {
 	w.Helper()
