@@ -175,6 +175,15 @@ func TestAnalysisOfAStep(t *testing.T) {
 			t.Errorf("%d requests in %s: %v", c.requests, c.after, got)
 		}
 	}
+	l := planned(t, PlanStep{Weight: 10}, PlanStep{Pause: Duration(time.Minute)}, PlanStep{Analyze: &Analyze{}}, PlanStep{Weight: 25})
+	v := l.Release.Subject()
+	v.Outcome, v.At = Healthy, now.Add(59*time.Second) // its job has waited for the lock meanwhile
+	if err := l.PassStep(1, "other", now.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Judge(v, "me", now.Add(61*time.Second)); err != nil || l.Release.Plan.At() != 2 {
+		t.Errorf("a verdict from before the step is enough for it: step %d, %v", l.Release.Plan.At(), err)
+	}
 }
 
 // TestPlanInTheLedger: a plan is what it was after it was written and read, and a ledger without one is as before.

@@ -130,6 +130,10 @@ func TestOnlyOneReleaseAtATime(t *testing.T) {
 	if _, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA, Template: "changed"}, "other", now); err == nil {
 		t.Error("another pod template goes on as the same release")
 	}
+	l.Release.Return = &Return{From: "0"}
+	if _, err := l.Start(Release{ID: "1", Image: repo + "@" + digestA}, "a run from before", now); !errors.As(err, &inFlight) {
+		t.Errorf("a return goes on as a canary: %v", err)
+	}
 }
 
 func TestPromotionNeedsAHealthyVerdictOnThisDigest(t *testing.T) {
@@ -348,6 +352,7 @@ func TestShiftAsksForAnotherVerdict(t *testing.T) {
 func TestADigestFailsUntilItIsReleased(t *testing.T) {
 	image := func(c string) string { return "registry.example.com/app@sha256:" + strings.Repeat(c, 64) }
 	l := &Ledger{History: []Finished{
+		{Release: Release{ID: "2", Image: image("b"), Return: &Return{From: "3"}}, Outcome: OutcomeRolledBack}, // what it returned to is good
 		{Release: Release{ID: "3", Image: image("a")}, Outcome: OutcomeRolledBack},
 		{Release: Release{ID: "2", Image: image("b")}, Outcome: OutcomePromoted},
 		{Release: Release{ID: "1", Image: image("b")}, Outcome: OutcomeRolledBack},

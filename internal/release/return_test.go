@@ -44,6 +44,25 @@ func TestKeepPods(t *testing.T) {
 	}
 }
 
+// TestHowItEnds: a return ends as one, and nothing else does.
+func TestHowItEnds(t *testing.T) {
+	for _, back := range []*Return{nil, {From: "0"}} {
+		l := started(t)
+		r := l.Release
+		r.Return, r.Stage = back, StagePromoted
+		ends, other := OutcomePromoted, OutcomeReturned
+		if back != nil {
+			ends, other = other, ends
+		}
+		if err := l.Finish(other, "me", now); err == nil || l.Release != r {
+			t.Errorf("return %v: it ends as %s", back, other)
+		}
+		if err := l.Finish(ends, "me", now); err != nil || l.Release != nil {
+			t.Errorf("return %v: %v", back, err)
+		}
+	}
+}
+
 // TestPodsAreShed: where there is no room, evidence goes before pod templates, old ones before new ones, and these before the
 // history.
 func TestPodsAreShed(t *testing.T) {
