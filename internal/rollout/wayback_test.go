@@ -440,20 +440,22 @@ func TestDeletedPrimaryByTheLedgerAlone(t *testing.T) {
 	})
 }
 
-// TestManifestsWithOtherNames: manifests that have changed since the release began lead no rollback to other objects.
+// TestManifestsWithOtherNames: manifests that have changed since the release began lead nothing that ends it to other objects.
 func TestManifestsWithOtherNames(t *testing.T) {
-	at(t, "canary", func(w *world) {
-		j := w.job("job")
-		j.Manifests = w.own()
-		j.Manifests.VirtualService.Name, j.Manifests.Deployment.Name = "renamed", "renamed-primary"
-		w.must(j.Rollback(w.Context(), "bad"))
-		if !j.said("other objects than those of release r2") {
-			t.Errorf("%q", j.logged)
-		}
-		if unrest := w.unrest("1"); unrest != "" {
-			t.Error(unrest)
-		}
-	})
+	for _, command := range []string{"rollback", "guard"} {
+		at(t, "canary", func(w *world) {
+			j := w.job("job")
+			j.Manifests = w.own()
+			j.Manifests.VirtualService.Name, j.Manifests.Deployment.Name = "renamed", "renamed-primary"
+			w.must(commands[command](w.Context(), j))
+			if !j.said("other objects than those of release r2") {
+				t.Errorf("%s: %q", command, j.logged)
+			}
+			if unrest := w.unrest("1"); unrest != "" {
+				t.Errorf("%s: %s", command, unrest)
+			}
+		})
+	}
 }
 
 // TestLedgersWithoutNames: what is missing is said, with what to give.
