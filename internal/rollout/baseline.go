@@ -96,7 +96,7 @@ func (j *job) ensureBaseline(ctx context.Context) error {
 	if j.planning() {
 		return nil
 	}
-	if _, err := j.reread(ctx); err != nil {
+	if err := j.holds(ctx); err != nil {
 		return err
 	}
 	if _, err := j.grow(ctx, baseline, want); err != nil {

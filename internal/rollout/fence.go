@@ -55,14 +55,11 @@ func (j *job) fence(o metav1.Object) error {
 
 // outrun is called when an object carries a newer epoch than this job's. Either another job has the lock; or nobody has
 // written the ledger since, and it is older than what it describes: somebody has restored it. The ledger is then brought
-// above all that the objects carry, and every object is stamped, as after a job that did not end in order.
+// above all that the objects carry, by a write of it as this job knows it, and every object is stamped, as after a job that
+// did not end in order.
 func (j *job) outrun(ctx context.Context) error {
-	now, err := j.reread(ctx)
-	if err != nil {
+	if err := j.holds(ctx); err != nil {
 		return err
-	}
-	if now.state.Data[ledgerKey] != j.state.Data[ledgerKey] {
-		return ErrLockLost
 	}
 	newest, err := j.newestEpoch(ctx)
 	if err != nil {

@@ -373,12 +373,6 @@ func (j *job) gitTemplates(c *GitCommit) error {
 	return nil
 }
 
-// holds says whether this job still has the lock: ErrLockLost if not.
-func (j *job) holds(ctx context.Context) error {
-	_, err := j.reread(ctx)
-	return err
-}
-
 func (j *job) stillOff() string {
 	return j.GitOps.Controller.String() + " leaves the release's objects alone"
 }

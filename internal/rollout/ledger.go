@@ -208,17 +208,16 @@ func (j *job) close(ctx context.Context) error {
 func (j *job) overtaken(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_, err := j.reread(ctx)
-	return errors.Is(err, ErrLockLost)
+	return errors.Is(j.holds(ctx), ErrLockLost)
 }
 
-// reread is a look at the ledger by a job that has the lock. The error is ErrLockLost when a newer lock has written it: in
+// holds looks whether this job still has the lock. The error is ErrLockLost when a newer lock has written the ledger: in
 // whatever format, since this job could read it before.
-func (j *job) reread(ctx context.Context) (now *job, err error) {
-	now = &job{Cluster: j.Cluster}
-	err = now.readLedger(ctx)
+func (j *job) holds(ctx context.Context) error {
+	now := &job{Cluster: j.Cluster}
+	err := now.readLedger(ctx)
 	if errors.As(err, new(*release.NewerLedgerError)) || err == nil && now.ledger.Epoch > j.epoch {
-		err = ErrLockLost
+		return ErrLockLost
 	}
-	return now, err
+	return err
 }
