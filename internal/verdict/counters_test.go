@@ -27,6 +27,7 @@ func TestCounter(t *testing.T) {
 		"restarts, and nobody calls":         {[]sample{{1, 1010}, {2, 0}, {3, 0}}, 10},
 		"restarts, seen by one replica":      {[]sample{{1, 1010}, {2, 5}, {3, 1012}, {4, 40}, {5, 50}}, 62},
 		"near zero in one sample only":       {[]sample{{1, 1010}, {2, 5}, {3, 1020}, {4, 1030}}, 30},
+		"near zero in one, and then behind":  {[]sample{{1, 1010}, {2, 5}, {3, 1005}, {4, 1030}}, 30},
 		"restarted long before it was seen":  {[]sample{{1, 600}, {30, 650}, {62, 700}, {70, 800}}, 100},
 		"a few events, from two replicas":    {[]sample{{1, 1001}, {2, 1000}, {3, 1001}, {4, 1000}}, 1},
 		"restarts twice":                     {[]sample{{1, 5}, {2, 6}, {3, 0}, {4, 1}}, 7},

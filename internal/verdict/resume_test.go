@@ -84,6 +84,9 @@ func TestResumeAnew(t *testing.T) {
 	}{
 		"Prometheus has lost the time": {lost: true, says: "has no counters of"},
 		"other objectives":             {asks: func(o *Options) { o.Test.FalsePass = 0.01 }, says: "the objectives or the method"},
+		"beside a baseline now":        {asks: func(o *Options) { o.Test.Baseline = true }, says: "the objectives or the method"},
+		"the whole time now":           {asks: func(o *Options) { o.Test.Whole = true }, says: "the objectives or the method"},
+		"from a clock that is ahead":   {record: func(r *Record) { r.Until = time.Now().Add(time.Minute) }},
 		"another method":               {record: func(r *Record) { r.Method = 1 }, says: "the objectives or the method"},
 		"no times":                     {record: func(r *Record) { r.Until = time.Time{} }},
 		"nothing counted yet":          {record: func(r *Record) { r.Blocks, r.Checkpoint = nil, nil }, lost: true},
