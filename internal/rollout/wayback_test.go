@@ -349,6 +349,22 @@ func TestGuardSeesWhatIsBadAtOnce(t *testing.T) {
 	})
 }
 
+// TestCanaryOfSomebodyElse: a Deployment with the name of the canary that no release has made is nobody's to remove.
+func TestCanaryOfSomebodyElse(t *testing.T) {
+	for _, command := range []string{"rollback", "guard early"} {
+		at(t, "rest", func(w *world) {
+			d, err := w.set.Track(release.Canary, namespace, image("3"))
+			w.must(d, err)
+			w.must(w.kube.AppsV1().Deployments(namespace).Create(w.Context(), d, metav1.CreateOptions{}))
+			j := w.job("job")
+			w.must(commands[command](w.Context(), j))
+			if live := w.deployment(release.Canary); live.DeletionTimestamp != nil || len(j.every) > 0 {
+				t.Errorf("%s wrote %q", command, j.every)
+			}
+		})
+	}
+}
+
 // TestGuardLimits: what a job must be at work in stands still for less long than what waits for an approver or for its analysis. A
 // return waits for nobody.
 func TestGuardLimits(t *testing.T) {
