@@ -31,7 +31,7 @@ type Witness struct {
 	testimony *testimony
 	ledger    *release.Ledger
 	moved     error
-	withheld  bool             // this account may not watch the baseline's Deployment: a Role from before there were any judges as well
+	withheld  bool             // this account may not watch the baseline's Deployment: its Role is from before there were any
 	blind     map[string]error // what cannot be watched at the moment, and why
 	changed   chan struct{}
 }
