@@ -112,11 +112,12 @@ lint-rehearsal:
 	cd rehearsal && $(LINT) --build-tags controlplane
 	cd rehearsal/compare && $(LINT)
 
+# The linter has vetted all but .ci/dist, whose name it does not look into.
 .PHONY: test-go
 test-go:
-	@echo '== Go: vet and unit tests'
-	go vet ./... ./.ci/dist
-	$(TESTS) pkgname-and-test-fails --format-hide-empty-pkg -- ./...
+	@echo '== Go: unit tests'
+	go vet ./.ci/dist
+	$(TESTS) pkgname-and-test-fails --format-hide-empty-pkg -- -vet=off ./...
 
 # ci/ is compiled against stand-ins for what Dagger's engine generates.
 .PHONY: test-ci
