@@ -185,7 +185,7 @@ test-long: bin/rehearse bin/crossbill
 .PHONY: soak
 soak: bin/rehearse bin/crossbill
 	go test ./internal/rollout -count=1 -timeout 60m -run 'Crashes|TestMigrate|TestFence|TestTakeover' -every-write
-	go test ./internal/environment -count=1 -run 'TestEveryTemplate|TestEveryObject' -edits=20000
+	go test ./internal/environment -count=1 -run 'TestEveryTemplate|TestEveryObject|TestEveryServer' -edits=20000 -rounds=100
 	go test ./internal/analysis -count=1 -run TestFollowSchedules -schedules=1000
 	go test ./internal/gitlab -count=1 -run TestAnyScheduleHasOneEffect -rapid.checks=10000
 	bin/rehearse --setup-only

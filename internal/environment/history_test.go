@@ -92,8 +92,9 @@ func TestSigners(t *testing.T) {
 	s.run(work, "clone", "-q", s.bare, ".")
 	public := map[string]string{}
 	for i, kind := range []string{"ed25519", "rsa", "ecdsa"} {
+		bits := map[string]string{"ed25519": "256", "rsa": "2048", "ecdsa": "256"}[kind]
 		key := filepath.Join(t.TempDir(), kind)
-		if out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key).CombinedOutput(); err != nil {
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", kind, "-b", bits, "-N", "", "-f", key).CombinedOutput(); err != nil {
 			t.Fatalf("ssh-keygen: %v %s", err, out)
 		}
 		text, err := os.ReadFile(key + ".pub")

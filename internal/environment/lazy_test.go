@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -109,6 +110,8 @@ func (s *server) contents(t *testing.T) map[string]string {
 	return all
 }
 
+var serverRounds = flag.Int("rounds", 6, "TestEveryServer: how often somebody commits, or nobody")
+
 // TestEveryServer: whatever a server gives and whoever commits meanwhile, also by force, what is read is what Git has.
 func TestEveryServer(t *testing.T) {
 	names := []string{"a", "app/one/a", "app/one/b", "app/two/a", "app/two/deep/er/b", "other/c"}
@@ -127,8 +130,12 @@ func TestEveryServer(t *testing.T) {
 				r := s.repository(change)
 				random := rand.New(rand.NewPCG(1, uint64(len(by))))
 				some := func() string { return names[random.IntN(len(names))] }
-				for i := range 12 {
-					switch random.IntN(4) {
+				for i := range *serverRounds {
+					what := i // each once, then at random
+					if i >= 4 {
+						what = random.IntN(4)
+					}
+					switch what {
 					case 0:
 						s.push("Foreign", map[string]string{some(): fmt.Sprint(i)})
 					case 1:
