@@ -214,8 +214,8 @@ func TestPromoteJudgesAgain(t *testing.T) {
 		calls []string
 	}{
 		"young":              {wait: 5 * time.Minute, says: "promoted", calls: []string{"healthy", "promote at 5m0s"}},
-		"old":                {wait: 3 * time.Hour, says: "promoted", calls: []string{"healthy", "healthy at 3h0m1s", "promote at 3h0m1s"}},
-		"bad since":          {later: 0.1, wait: 30 * time.Minute, err: "unhealthy", says: "rolled back", calls: []string{"healthy", "unhealthy at 30m1s"}},
+		"old":                {wait: 3 * time.Hour, says: "promoted", calls: []string{"healthy", "healthy at 3h0m5s", "promote at 3h0m5s"}},
+		"bad since":          {later: 0.1, wait: 30 * time.Minute, err: "unhealthy", says: "rolled back", calls: []string{"healthy", "unhealthy at 30m5s"}},
 		"no Prometheus":      {none: true, wait: 30 * time.Minute, err: "input", says: " ago, 10m0s is allowed", calls: []string{"healthy"}},
 		"Prometheus is away": {down: true, wait: 30 * time.Minute, err: "inconclusive", says: "the canary keeps its weight", calls: []string{"healthy", "inconclusive at 45m"}},
 	} {
@@ -264,7 +264,7 @@ func TestGuardLooks(t *testing.T) {
 		calls []string
 	}{
 		"fine":              {says: "nothing shows that its canary is unhealthy", calls: []string{"healthy"}},
-		"it has turned bad": {bad: 0.1, err: "unhealthy", says: "rolled back", calls: []string{"healthy", "unhealthy at 20m1s"}},
+		"it has turned bad": {bad: 0.1, err: "unhealthy", says: "rolled back", calls: []string{"healthy", "unhealthy at 20m5s"}},
 		"its pods crash": {set: func(w *world) {
 			w.seen = func(time.Duration) rollout.Witnessed { return rollout.Witnessed{Unhealthy: "crash"} }
 		}, err: "unhealthy", says: "crash", calls: []string{"healthy", "unhealthy at 20m0s"}},

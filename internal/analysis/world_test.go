@@ -37,7 +37,7 @@ type world struct {
 
 // newWorld has a canary with 10% of 1000 requests a second, from now on.
 func newWorld(t *testing.T) *world {
-	w := &world{T: t, prometheus: &prometheustest.Server{Scrape: time.Second}, start: time.Now().UTC()}
+	w := &world{T: t, prometheus: &prometheustest.Server{Scrape: 5 * time.Second}, start: time.Now().UTC()}
 	w.gateway = w.prometheus.Target(prometheustest.Labels{"job": "envoy"}, 300*time.Millisecond)
 	w.ledger = &release.Ledger{Version: release.LedgerVersion, App: "app"}
 	if _, err := w.ledger.Start(release.Release{ID: "one", Image: image, Previous: "p", Weight: 10, Template: "t"}, "me", w.start); err != nil {
