@@ -74,6 +74,24 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestResumeHasItsTimeAgain: an analysis that had too few requests in its time goes on from its record for as long once more.
+func TestResumeHasItsTimeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		m.both(flow{rate: 20, from: -time.Minute, to: time.Hour}, flow{rate: 180, from: -time.Minute, to: time.Hour})
+		o := m.options(t)
+		o.Test.MaxDuration, o.Test.MinRequests = 5*time.Minute, 20*8*60 // which takes eight minutes
+		for _, want := range []release.VerdictOutcome{release.Inconclusive, release.Healthy} {
+			v, err := Verify(t.Context(), o)
+			if err != nil || v.Outcome != want {
+				t.Fatalf("%+v, %v; want %s", v, err, want)
+			}
+			o = m.options(t)
+			o.Test.MaxDuration, o.Test.MinRequests, o.Resume = 5*time.Minute, 20*8*60, &v.Record
+		}
+	})
+}
+
 // TestResumeAnew: a record that cannot be gone on from is not, and that is said.
 func TestResumeAnew(t *testing.T) {
 	for name, c := range map[string]struct {
