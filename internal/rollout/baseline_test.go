@@ -537,6 +537,9 @@ func TestForeignIsNotTakenOver(t *testing.T) {
 			if bad, ok := errors.AsType[*usererr.Error](err); !ok || bad.Field != "Deployment prod/qwik-node-app-canary" || !strings.Contains(bad.Problem, "no release has made it") || !w.theirs(release.Canary) {
 				t.Errorf("%v, the canary is %+v", err, w.deployment(release.Canary).ObjectMeta)
 			}
+			if r := w.read().Release; (r != nil) != (stage == "started") {
+				t.Errorf("the release in flight is %+v", r)
+			}
 			w.must(w.job("back").Rollback(w.Context(), "test"))
 			if !w.theirs(release.Canary) {
 				t.Errorf("after the rollback the canary is %+v", w.deployment(release.Canary).ObjectMeta)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -42,7 +43,26 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 	if found.trial == nil || err != nil {
 		return false, err
 	}
+	if err := j.lookCanarysName(ctx, found.trial); err != nil {
+		return false, err
+	}
 	return j.judgeTemplates(found.primary, found.trial)
+}
+
+// lookCanarysName refuses a release whose canary would have the name of somebody else's Deployment. A trial has a resource version
+// only if there is a Deployment already.
+func (j *job) lookCanarysName(ctx context.Context, trial *appsv1.Deployment) error {
+	if trial.ResourceVersion == "" {
+		return nil
+	}
+	live, err := j.liveTrack(ctx, release.Canary)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; nothing was changed", err)
+	case live != nil && j.foreign(live):
+		return &usererr.Error{Field: j.track(release.Canary).String(), Problem: "it is there, and no release has made it", Fix: "delete it, or give it another name; nothing was changed"}
+	}
+	return nil
 }
 
 // rehearseFirst rehearses the first release of an app, which has none of its objects yet.
