@@ -264,12 +264,12 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// standsAt has the network of a job stand still from its first write to what has a path on, until it is back.
-func (j *job) standsAt(path string) (still <-chan struct{}, back func()) {
+// standsAt has the network of a job stand still from its first write to an object, by a part of its path, on, until it is back.
+func (j *job) standsAt(object string) (still <-chan struct{}, back func()) {
 	at, released := make(chan struct{}), make(chan struct{})
 	var stands atomic.Bool
 	j.before = func(r *http.Request) error {
-		if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, path) && r.URL.Query().Get("dryRun") == "" && stands.CompareAndSwap(false, true) {
+		if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, object) && r.URL.Query().Get("dryRun") == "" && stands.CompareAndSwap(false, true) {
 			close(at)
 		}
 		if stands.Load() {
