@@ -43,15 +43,15 @@ func (j *job) rehearse(ctx context.Context, found *canaryFound) (takeOver bool, 
 	if found.trial == nil || err != nil {
 		return false, err
 	}
-	if err := j.lookCanarysName(ctx, found.trial); err != nil {
+	if err := j.lookCanaryName(ctx, found.trial); err != nil {
 		return false, err
 	}
 	return j.judgeTemplates(found.primary, found.trial)
 }
 
-// lookCanarysName refuses a release whose canary would have the name of somebody else's Deployment. A trial has a resource version
+// lookCanaryName refuses a release whose canary would have the name of somebody else's Deployment. A trial has a resource version
 // only if there is a Deployment already.
-func (j *job) lookCanarysName(ctx context.Context, trial *appsv1.Deployment) error {
+func (j *job) lookCanaryName(ctx context.Context, trial *appsv1.Deployment) error {
 	if trial.ResourceVersion == "" {
 		return nil
 	}
