@@ -410,7 +410,7 @@ func (t task) expected() time.Duration {
 }
 
 // tasks are what is to be done, in order: one run of everything before the second of anything. Those that take minutes are
-// done once, beside the others.
+// done once, beside the others; as often as any where there are no others.
 func tasks(o *options) (short, long []task) {
 	var tightOnes, docsOnes []systemID
 	for _, id := range o.systems() {
@@ -430,9 +430,15 @@ func tasks(o *options) (short, long []task) {
 			}
 		}
 	}
-	for _, s := range o.scenarios() {
-		if s.Long && len(tightOnes) > 0 {
-			long = append(long, task{s, 1, tightOnes})
+	runs := 1
+	if len(short) == 0 {
+		runs = o.Runs
+	}
+	for run := 1; run <= runs; run++ {
+		for _, s := range o.scenarios() {
+			if s.Long && len(tightOnes) > 0 {
+				long = append(long, task{s, run, tightOnes})
+			}
 		}
 	}
 	var byDocs []task
@@ -456,7 +462,7 @@ func inTurn(a, b []task) (all []task) {
 	return all
 }
 
-// longSide is how many of the tasks that take minutes run beside the others.
+// longSide is how many of the tasks that take minutes run beside others.
 const longSide = 2
 
 // run does all tasks until they are done or the time is over. What there is is written after each.
@@ -479,7 +485,11 @@ func (r *arena) run(ctx context.Context) error {
 	for i := range min(r.Side, len(short)) {
 		work(fmt.Sprintf("s%d", i+1), shorts)
 	}
-	for i := range min(longSide, len(long)) {
+	lanes := longSide
+	if len(short) == 0 {
+		lanes = r.Side
+	}
+	for i := range min(lanes, len(long)) {
 		work(fmt.Sprintf("l%d", i+1), longs)
 	}
 	workers.Wait()

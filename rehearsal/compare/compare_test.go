@@ -311,6 +311,10 @@ func TestTasks(t *testing.T) {
 			}
 		}
 	}
+	o.Scenarios = "^low traffic"
+	if none, alone := tasks(o); len(none) != 0 || len(alone) != 4 || alone[3].run != 2 {
+		t.Errorf("without others there are %v and %v, want two runs of two", none, alone)
+	}
 	q := &queue{tasks: long, until: time.Now().Add(6 * time.Minute)}
 	got, ok := q.next()
 	if !ok || got.systems[0].Config == docs {

@@ -82,7 +82,7 @@ func main() {
 func parse(args []string) (*options, error) {
 	o := &options{Started: time.Now()}
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
-	flags.IntVar(&o.Runs, "runs", 5, "how often each system releases in each scenario; the scenarios that take minutes once")
+	flags.IntVar(&o.Runs, "runs", 5, "how often each system releases in each scenario; the scenarios that take minutes once, if there are others")
 	flags.StringVar(&o.Scenarios, "scenarios", "", "regular expression for the names of the scenarios; empty for all")
 	flags.StringVar(&o.Systems, "systems", "", "regular expression for the systems, such as crossbill or flagger/tight; empty for all")
 	flags.Float64Var(&o.Minutes, "minutes", 60, "ends the run after this time, with what there is")

@@ -53,7 +53,7 @@ func (r *report) page() string {
 	for _, one := range r.Earlier {
 		side = max(side, one.SideBySide)
 	}
-	line("Each app got %d requests per second, and up to %d scenarios ran at the same time, with up to %d of those that take minutes.\n", r.RequestsPerSecond, side, longSide)
+	line("Each app got %d requests per second, and up to %d scenarios ran at the same time, with up to %d of those that take minutes beside others.\n", r.RequestsPerSecond, side, longSide)
 	line("To repeat it: `make compare`, in a checkout. The first time, it compiles both controllers, in 10 to 30 minutes. `out/compare.json` has all figures, of each release too.\n")
 	line("## In short\n")
 	r.overview(line)
