@@ -40,7 +40,7 @@ func (j *job) lookBaseline(ctx context.Context, want *release.Release, primary *
 	case err != nil:
 		return fmt.Errorf("%w; nothing was changed", err)
 	case live != nil && j.foreign(live):
-		return &usererr.Error{Field: o.String(), Problem: "it is there, and no release has made it", Fix: "give it another name, or do without canary.baseline; nothing was changed"}
+		return j.foreignError(live, "give it another name, or do without canary.baseline; nothing was changed")
 	}
 	desired, err := j.Manifests.Baseline(primary)
 	if err != nil {
@@ -212,12 +212,7 @@ func (j *job) stampBaseline(ctx context.Context) error {
 	if r := j.ledger.Release; r == nil || !r.Baseline {
 		return nil
 	}
-	_, _, err := change(ctx, j, j.track(baseline), func(live *appsv1.Deployment) (*write, error) {
-		if live == nil || j.foreign(live) {
-			return nil, nil
-		}
-		return j.patch(), nil
-	})
+	err := j.stampOne(ctx, j.track(baseline))
 	if lacksPermission(err) {
 		j.log(j.track(baseline).String(), "%v; going on without it", err)
 		return nil

@@ -42,11 +42,7 @@ func (j *job) appliable(live, desired *appsv1.Deployment) error {
 	if !j.foreign(live) {
 		return sameSelector(live, desired)
 	}
-	return &usererr.Error{
-		Field:   j.deployment(live.Name).String(),
-		Problem: "it is there, and no release has made it",
-		Fix:     "delete it, or give it another name, and run the command again; rollback ends the release",
-	}
+	return j.foreignError(live, "delete it, or give it another name, and run the command again; rollback ends the release")
 }
 
 // sameSelector refuses a Deployment that was made with another selector: selectors are immutable.

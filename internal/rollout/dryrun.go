@@ -60,7 +60,7 @@ func (j *job) lookCanaryName(ctx context.Context, trial *appsv1.Deployment) erro
 	case err != nil:
 		return fmt.Errorf("%w; nothing was changed", err)
 	case live != nil && j.foreign(live):
-		return &usererr.Error{Field: j.track(release.Canary).String(), Problem: "it is there, and no release has made it", Fix: "delete it, or give it another name; nothing was changed"}
+		return j.foreignError(live, "delete it, or give it another name; nothing was changed")
 	}
 	return nil
 }

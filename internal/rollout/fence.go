@@ -14,6 +14,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // epochAnnotation is the epoch of the lock that wrote an object last.
@@ -33,6 +34,11 @@ func (j *job) foreign(live *appsv1.Deployment) bool {
 		return !stamped && r != nil && r.Previous == ""
 	}
 	return false
+}
+
+// foreignError refuses such a Deployment.
+func (j *job) foreignError(live *appsv1.Deployment, fix string) error {
+	return &usererr.Error{Field: j.deployment(live.Name).String(), Problem: "it is there, and no release has made it", Fix: fix}
 }
 
 // fence refuses an object that a newer lock has written.
