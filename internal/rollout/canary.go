@@ -119,6 +119,9 @@ func (j *job) lookCanary(ctx context.Context, want release.Release) (found canar
 		if r := j.ledger.Release; r.Previous == "" && j.isPrevious(found.primary) {
 			return found, nil, &StageError{fmt.Errorf("release %s is noted as the app's first, which goes straight to primary, and %s runs %s; nothing was changed, rollback ends the release", r.ID, j.track(release.Primary), release.Shortly(j.Manifests.Image(found.primary)))}
 		}
+		if err := j.resumeService(ctx); err != nil {
+			return found, nil, err
+		}
 		if err := j.resumeOthers(); err != nil {
 			return found, nil, err
 		}
@@ -388,6 +391,18 @@ func (j *job) lookShared(ctx context.Context, found *canaryFound) error {
 		return j.checkFirstService(service)
 	}
 	return j.checkService(service, found.primary, found.router.routing)
+}
+
+// resumeService looks at the Service again where the release is to make it: somebody else may have, since.
+func (j *job) resumeService(ctx context.Context) error {
+	if !j.first() {
+		return nil
+	}
+	service, err := j.liveService(ctx)
+	if err != nil {
+		return err
+	}
+	return j.checkFirstService(service)
 }
 
 // admit asks whether a release's image may be deployed.

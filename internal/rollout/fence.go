@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -20,8 +21,14 @@ import (
 // epochAnnotation is the epoch of the lock that wrote an object last.
 const epochAnnotation = "crossbill.our-org.github.com/epoch"
 
+// first says whether an app's first release is in flight.
+func (j *job) first() bool {
+	r := j.ledger.Release
+	return r != nil && r.Previous == ""
+}
+
 // foreign says whether a Deployment that has the name of one which releases make is somebody else's: no job writes to it, not
-// even a stamp, by which the canary and a first release's primary are known. A baseline is known by its label.
+// even a stamp, by which the canary and what a first release makes are known. A baseline is known by its label.
 func (j *job) foreign(live *appsv1.Deployment) bool {
 	_, stamped := live.Annotations[epochAnnotation]
 	switch live.Name {
@@ -30,8 +37,7 @@ func (j *job) foreign(live *appsv1.Deployment) bool {
 	case j.deploymentName(release.Canary):
 		return !stamped
 	case j.deploymentName(release.Primary):
-		r := j.ledger.Release
-		return !stamped && r != nil && r.Previous == ""
+		return !stamped && j.first()
 	}
 	return false
 }
@@ -146,8 +152,17 @@ func (j *job) stamp(ctx context.Context) error {
 
 func (j *job) stampOne(ctx context.Context, o object) error {
 	_, _, err := change(ctx, j, o, func(live metav1.Object) (*write, error) {
-		if d, ok := live.(*appsv1.Deployment); live == nil || ok && j.foreign(d) {
+		switch live := live.(type) {
+		case nil:
 			return nil, nil
+		case *appsv1.Deployment:
+			if j.foreign(live) {
+				return nil, nil
+			}
+		case *corev1.Service:
+			if j.first() && j.othersService(live) {
+				return nil, nil
+			}
 		}
 		return j.patch(), nil
 	})

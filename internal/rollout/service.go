@@ -42,10 +42,17 @@ func (c *Cluster) desiredService() *corev1.Service {
 	return desired
 }
 
-// applyService applies the manifest's Service.
+// applyService applies the manifest's Service. A first release leaves one that is somebody else's as it is, whenever it has come.
 func (j *job) applyService(ctx context.Context) error {
 	o := j.service()
-	_, _, err := change(ctx, j, o, func(*corev1.Service) (*write, error) { return j.apply(j.desiredService()), nil })
+	_, _, err := change(ctx, j, o, func(live *corev1.Service) (*write, error) {
+		if j.first() {
+			if err := j.checkFirstService(live); err != nil {
+				return nil, err
+			}
+		}
+		return j.apply(j.desiredService()), nil
+	})
 	return err
 }
 
@@ -170,12 +177,18 @@ func (j *job) keepsPorts(live, desired *corev1.Service, route routing) error {
 	return nil
 }
 
+// othersService says whether no release has written a Service, and it selects other pods than the manifest's.
+func (j *job) othersService(live *corev1.Service) bool {
+	if live == nil {
+		return false
+	}
+	_, stamped := live.Annotations[epochAnnotation]
+	return !stamped && !maps.Equal(live.Spec.Selector, j.Manifests.Service.Spec.Selector)
+}
+
 // checkFirstService refuses to take over a Service of pods that are not the app's, which a first release would do.
 func (j *job) checkFirstService(live *corev1.Service) error {
-	if live == nil || maps.Equal(live.Spec.Selector, j.Manifests.Service.Spec.Selector) {
-		return nil
-	}
-	if _, ours := live.Annotations[epochAnnotation]; ours {
+	if !j.othersService(live) {
 		return nil
 	}
 	return &usererr.Error{

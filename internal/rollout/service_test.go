@@ -2,9 +2,12 @@ package rollout_test
 
 import (
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -150,6 +153,54 @@ func TestServiceAtPromotion(t *testing.T) {
 		if err != nil || state.Data["previous-service.json"] != "" {
 			t.Errorf("kept after the release: %v, %v", state.Data, err)
 		}
+	})
+}
+
+// TestServiceThatCameMeanwhile: a first release whose job has died does not take over a Service that somebody has made since, neither
+// when it goes on, nor after a rollback, whose stamp would make it look like ours.
+func TestServiceThatCameMeanwhile(t *testing.T) {
+	at(t, "new", func(w *world) {
+		w.observer.started = false
+		first := w.job("first")
+		first.killOn = "note r1 started"
+		_, _ = first.Canary(first.ctx, wanted("1"))
+		somebodys := w.set.Service.DeepCopy()
+		somebodys.Spec.Selector = map[string]string{"app": "somebody's"}
+		w.must(w.kube.CoreV1().Services(namespace).Create(w.Context(), somebodys, metav1.CreateOptions{}))
+		time.Sleep(time.Minute) // the lock of the job that died is over
+		stays := func(when string, err error) {
+			t.Helper()
+			live, getErr := w.kube.CoreV1().Services(namespace).Get(w.Context(), somebodys.Name, metav1.GetOptions{})
+			if getErr != nil || live.Spec.Selector["app"] != "somebody's" || live.Annotations[epochAnnotation] != "" {
+				t.Errorf("%s: the Service is %+v, %v", when, live, getErr)
+			}
+			if bad, ok := errors.AsType[*usererr.Error](err); !ok || bad.Field != "Service prod/qwik-node-app-service: spec.selector" {
+				t.Errorf("%s: %v", when, err)
+			}
+		}
+		j := w.job("resumed")
+		_, err := j.Canary(w.Context(), wanted("1"))
+		if stays("resumed", err); len(j.every) > 0 {
+			t.Errorf("it wrote %q", j.every)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "test"))
+		next := w.job("next")
+		next.Again = true
+		_, err = next.Canary(w.Context(), wanted("1"))
+		stays("after the rollback", err)
+		w.must(nil, w.kube.CoreV1().Services(namespace).Delete(w.Context(), somebodys.Name, metav1.DeleteOptions{}))
+		next.before = func(r *http.Request) error { // after it was looked at
+			if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/services/"+somebodys.Name) {
+				next.before = nil
+				w.must(w.kube.CoreV1().Services(namespace).Create(w.Context(), somebodys, metav1.CreateOptions{}))
+				return syscall.ECONNRESET
+			}
+			return nil
+		}
+		_, err = next.Canary(w.Context(), wanted("1"))
+		stays("while it is made", err)
+		w.must(nil, w.kube.CoreV1().Services(namespace).Delete(w.Context(), somebodys.Name, metav1.DeleteOptions{}))
+		w.must(next.Canary(w.Context(), wanted("1")))
 	})
 }
 
