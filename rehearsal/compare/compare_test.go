@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -348,6 +349,44 @@ func TestAudit(t *testing.T) {
 	}
 }
 
+// TestAuditLogs: the API server goes on in a new file when one is full. What is in either counts, also what came just before that.
+func TestAuditLogs(t *testing.T) {
+	const line = `{"stage":"ResponseComplete","verb":"get","userAgent":"flagger/v0","objectRef":{"namespace":"ns"},"stageTimestamp":"2026-01-02T03:04:07.000000Z"}` + "\n"
+	counts := func(a *audit) int { reads, _ := a.count("ns", "flagger", second(0), second(20)); return reads }
+	a, log := &audit{events: map[string][]event{}}, bytes.NewBufferString(line)
+	a.read(t.Context(), log, func() bool { log.WriteString(line); return true })
+	if n := counts(a); n != 2 {
+		t.Errorf("%d requests of 2", n)
+	}
+
+	file := filepath.Join(t.TempDir(), "audit.log")
+	add := func() {
+		if err := appendTo(file, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add()
+	a, err := follow(t.Context(), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want := 2; want < 5; want++ {
+		if err := os.Rename(file, fmt.Sprintf("%s.%d", file, want)); err != nil {
+			t.Fatal(err)
+		}
+		add()
+		err := eventually(t.Context(), 10*time.Second, func() error {
+			if n := counts(a); n != want {
+				return fmt.Errorf("%d requests of %d", n, want)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRatios: a release is compared with Crossbill's beside it, and the median of that is given.
 func TestRatios(t *testing.T) {
 	r := report{}
@@ -530,7 +569,7 @@ func TestCommand(t *testing.T) {
 		"make compare":        nil,
 		"make compare DOCS=1": {"-page", "docs/compare.md"},
 		"make compare DOCS=1 COMPARE='-minutes 30 -runs 5'": {"-page", "docs/compare.md", "-minutes", "30", "-runs", "5"},
-		"make compare COMPARE='-scenarios ^30% errors'":     {"-page", "out/x.md", "-scenarios", "^30% errors"},
+		"make compare COMPARE='-scenarios ^30% errors'":     {"-page", "out/x.md", "-out", "out/x.json", "-scenarios", "^30% errors"},
 	} {
 		page := "out/compare.md"
 		if len(args) > 1 {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -184,8 +185,11 @@ func (c *crossbill) carry(ctx context.Context, a *app, p *pipeline, image, id st
 
 // command runs crossbill, and gives its exit code, -1 if it was killed, and what it printed.
 func (c *crossbill) command(ctx context.Context, a *app, p *pipeline, args ...string) (int, string) {
-	full := append(slices.Clone(args), "--config", "crossbill.yaml", "--kubeconfig", c.cluster.Kubeconfig)
-	cmd := exec.CommandContext(ctx, filepath.Join(c.Repository, "bin", "crossbill"), full...)
+	full := slices.Concat([]string{filepath.Join(c.Repository, "bin", "crossbill")}, args, []string{"--config", "crossbill.yaml", "--kubeconfig", c.cluster.Kubeconfig})
+	if a.s.fleet { // jobs run on other machines: here so many of them would take the processors from the probes of the apps
+		full = slices.Insert(full, 0, "nice", "-n", "10")
+	}
+	cmd := exec.CommandContext(ctx, full[0], full[1:]...)
 	var out bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.folder(a), &out, &out
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent"}
@@ -209,12 +213,19 @@ func (c *crossbill) command(ctx context.Context, a *app, p *pipeline, args ...st
 	}
 	c.mu.Unlock()
 	code := cmd.ProcessState.ExitCode()
-	log, err := os.OpenFile(filepath.Join(c.cluster.Logs(), c.namespace+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err == nil {
-		fmt.Fprintf(log, "%s %s: crossbill %v\n%sexit code %d after %s\n\n", began.Format("15:04:05.000"), a.name, args, out.String(), code, time.Since(began).Round(time.Millisecond))
-		log.Close()
-	}
+	_ = appendTo(filepath.Join(c.cluster.Logs(), c.namespace+".log"), fmt.Sprintf("%s %s: crossbill %v\n%sexit code %d after %s\n\n",
+		began.Format("15:04:05.000"), a.name, args, out.String(), code, time.Since(began).Round(time.Millisecond)))
 	return code, out.String()
+}
+
+// appendTo adds text to a log as a whole, beside others who do.
+func appendTo(log, text string) error {
+	file, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(text)
+	return errors.Join(err, file.Close())
 }
 
 // watchMemory notes the most memory that a command has while it runs.

@@ -160,7 +160,7 @@ func command(args []string, page string) string {
 	}
 	var more []string
 	for i := 0; i < len(args); i++ {
-		if args[i] == "-page" {
+		if args[i] == "-page" || args[i] == "-out" { // where it goes is no part of what is measured
 			i++
 			continue
 		}

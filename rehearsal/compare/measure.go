@@ -25,7 +25,7 @@ type event struct {
 	write bool
 }
 
-// follow reads the audit log as it grows.
+// follow reads the audit log as it grows, and goes on with the next one when the API server starts that: after 100 MB.
 func follow(ctx context.Context, file string) (*audit, error) {
 	log, err := os.Open(file)
 	if err != nil {
@@ -33,24 +33,47 @@ func follow(ctx context.Context, file string) (*audit, error) {
 	}
 	a := &audit{events: map[string][]event{}}
 	go func() {
-		defer log.Close()
-		lines := bufio.NewReaderSize(log, 1<<20)
-		var partial []byte
 		for ctx.Err() == nil {
-			text, err := lines.ReadBytes('\n')
-			partial = append(partial, text...)
-			if errors.Is(err, io.EOF) {
-				_ = pause(ctx, 50*time.Millisecond)
-				continue
-			}
-			if err != nil {
+			a.read(ctx, log, func() bool { return replaced(log, file) })
+			log.Close()
+			if log, err = os.Open(file); err != nil {
+				fmt.Fprintln(os.Stderr, "the audit log:", err)
 				return
 			}
-			a.add(partial)
-			partial = partial[:0]
 		}
+		log.Close()
 	}()
 	return a, nil
+}
+
+// replaced says whether a file has another one's place by now.
+func replaced(log *os.File, file string) bool {
+	own, err := log.Stat()
+	if err != nil {
+		return true
+	}
+	now, err := os.Stat(file)
+	return err == nil && !os.SameFile(own, now)
+}
+
+// read reads a log until it is full: then nothing is added to it any more.
+func (a *audit) read(ctx context.Context, log io.Reader, full func() bool) {
+	lines := bufio.NewReaderSize(log, 1<<20)
+	var partial []byte
+	for last := false; ctx.Err() == nil; {
+		text, err := lines.ReadBytes('\n')
+		if partial = append(partial, text...); err == nil {
+			a.add(partial)
+			partial = partial[:0]
+			continue
+		}
+		if last || !errors.Is(err, io.EOF) {
+			return
+		}
+		if last = full(); !last { // else what came before it was full is read, too
+			_ = pause(ctx, 50*time.Millisecond)
+		}
+	}
 }
 
 // add counts a line: a watch when it starts, everything else when it has ended.

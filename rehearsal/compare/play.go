@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -101,13 +103,20 @@ func (a *app) play(ctx context.Context, ready *barrier) (*record, error) {
 	}
 	t.end = time.Now()
 	traffic.Stop()
-	r := a.s.judge(outcome, t, traffic.Answers(t.asked, t.end))
+	answers := traffic.Answers(t.asked, t.end)
+	if err := a.keepLost(&t, answers); err != nil {
+		return nil, err
+	}
+	r := a.s.judge(outcome, t, answers)
 	r.systemID = l.id
 	until := t.rest
 	if until.IsZero() {
 		until = t.end
 	}
 	r.APIReads, r.APIWrites = l.audit.count(l.namespace, agents[l.id.Name], t.asked, until)
+	if r.APIReads+r.APIWrites == 0 {
+		return nil, fmt.Errorf("the audit log has no request of %s in %s", agents[l.id.Name], l.namespace)
+	}
 	r.MemoryMiB = memory()
 	r.Restarts = l.controller.restarts() - restarts
 	return r, nil
@@ -190,6 +199,21 @@ func (a *app) outcome(final string, pods []corev1.Pod) string {
 		return final
 	}
 	return ""
+}
+
+// keepLost adds what became of each lost request to the logs, so that a loss can be explained.
+func (a *app) keepLost(t *times, answers []load.Answer) error {
+	var b strings.Builder
+	for _, answer := range answers {
+		if answer.Lost() {
+			fmt.Fprintf(&b, "%s %s: %.1f s after it was asked for: %s, after %s\n", answer.Sent.Format("15:04:05.000"), a.name,
+				answer.Sent.Sub(t.asked).Seconds(), answer.Problem, answer.Latency.Round(time.Millisecond))
+		}
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	return appendTo(filepath.Join(a.lane.cluster.Logs(), "lost-"+a.lane.namespace+".log"), b.String())
 }
 
 func pause(ctx context.Context, d time.Duration) error {
