@@ -146,15 +146,26 @@ func (s apiServer) carryOut(ctx context.Context, j *job, o object, live metav1.O
 	return o.patch(ctx, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: fieldManager, DryRun: s.dryRun()})
 }
 
+// noVersion is a resourceVersion that no object has: etcd's before its first write. An apply that names it creates an object that is
+// missing, and is a conflict where there is one. Without it, one that comes late would be forced onto what has been made since.
+const noVersion = "1"
+
+// applyFields applies what a manager owns. The resourceVersion does not keep an apply from creating an object that was deleted since
+// it was read; its UID does (applyPatch in k8s.io/apiserver/pkg/endpoints/handlers/patch.go).
 func (s apiServer) applyFields(ctx context.Context, o object, live metav1.Object, manager string, content map[string]any) (metav1.Object, error) {
-	if live != nil {
-		content["metadata"].(map[string]any)["resourceVersion"] = live.GetResourceVersion()
+	metadata := content["metadata"].(map[string]any)
+	switch {
+	case s.planning() && (live == nil || live.GetResourceVersion() == ""): // it is made in this plan alone
+	case live == nil:
+		metadata["resourceVersion"] = noVersion
+	default:
+		metadata["resourceVersion"], metadata["uid"] = live.GetResourceVersion(), string(live.GetUID())
 	}
 	body, err := json.Marshal(content)
 	if err != nil {
 		return nil, err
 	}
-	force := live != nil || s.planning() // what was not found has nobody's fields: if it has now, somebody has made it since
+	force := true
 	return o.patch(ctx, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: manager, Force: &force, DryRun: s.dryRun(), FieldValidation: metav1.FieldValidationStrict})
 }
 

@@ -485,8 +485,8 @@ func (s *apiServer) apply(q request, live *stored) (*stored, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	named := object.GetResourceVersion()
-	if live == nil && named != "" {
-		return nil, conflict(q, "the object has been deleted; it was to have resourceVersion "+named)
+	if uid := object.GetUID(); live == nil && uid != "" { // a resourceVersion alone creates it
+		return nil, conflict(q, "uid mismatch: the provided object specified uid "+string(uid)+", and no existing object was found")
 	}
 	if object.GetName() != q.name || object.GetNamespace() != "" && object.GetNamespace() != q.namespace {
 		return nil, apierrors.NewBadRequest("the name in the path is not the object's")

@@ -10,7 +10,7 @@
 // annotation, onto each object that a job writes; each write names the resourceVersion that was read together
 // with an epoch not above the job's own. A job that follows one whose lock did not end in order (the ledger
 // says so) first stamps every object, so that the next write of the old one is a conflict and then a refusal.
-// The creation of an object cannot name a resourceVersion; what a late creation leaves behind gets no traffic.
+// The creation of an object is a conflict where there is one by then; what a late one makes where there is none gets no traffic.
 //
 // Where to find what: rollout.go has the types, run.go the way of every command, a file each the commands;
 // lock.go and ledger.go say who may write, change.go and object.go are the only way to write, fence.go what

@@ -84,6 +84,7 @@ func TestCommands(t *testing.T) {
 	t.Run("a first release that was not noted", testAFirstReleaseThatWasNotNoted)
 	t.Run("a ledger that others label", testALedgerThatOthersLabel)
 	t.Run("a write that comes late", testAWriteThatComesLate)
+	t.Run("a creation that comes late", testACreationThatComesLate)
 	t.Run("an answer that comes late", testAnAnswerThatComesLate)
 	t.Run("a promoted release that turns out bad", testAPromotedReleaseThatTurnsOutBad)
 	t.Run("a canary gets more in steps", testACanaryGetsMoreInSteps)

@@ -172,6 +172,32 @@ func testAWriteThatComesLate(t *testing.T) {
 	stop()
 }
 
+// testACreationThatComesLate: a job's canary is made after its release was rolled back, and the next one has a canary of its own. The
+// API server must not take the one for a new version of the other.
+func testACreationThatComesLate(t *testing.T) {
+	t.Parallel()
+	a := released(t, "made")
+	late := &gate{object: "/deployments/made-canary"}
+	job := a.quiet("late", late.through())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := job.Canary(context.Background(), wanted(job, images["two"]))
+		ended <- err
+	}()
+	<-late.reached
+	if _, err := a.quiet("back", nil).Rollback(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	a.must("canary", "--image", images["three"])
+	close(late.released)
+	if err := <-ended; !errors.Is(err, rollout.ErrLockLost) {
+		t.Errorf("%v, want ErrLockLost", err)
+	}
+	if a.weights() != split || digest(a.image("canary")) != digest(images["three"]) {
+		t.Errorf("weights %+v, canary %q", a.weights(), a.image("canary"))
+	}
+}
+
 // testDrift: what somebody else changes in a release in flight is reported, with what to do.
 func testDrift(t *testing.T) {
 	t.Parallel()
