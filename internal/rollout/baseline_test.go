@@ -891,3 +891,34 @@ func TestBaselinesOfTwoApps(t *testing.T) {
 		}
 	})
 }
+
+// TestForeignCanaryIsNoShelter: somebody else's Deployment that has taken the canary's name gets no traffic of a rollback, and no job
+// scales it.
+func TestForeignCanaryIsNoShelter(t *testing.T) {
+	routers(t, "promoted", func(w *world) {
+		w.observer.started = false
+		w.delete(release.Canary)
+		w.somebodys(release.Canary, true)
+		j := w.job("back")
+		w.must(j.Rollback(w.Context(), "it is bad"))
+		if did := strings.Join(w.did(j), ", "); strings.Contains(did, "0/100") || strings.Contains(did, "update canary") || strings.Contains(did, "delete canary") {
+			t.Errorf("it did %q", did)
+		}
+		if !w.theirs(release.Canary) {
+			t.Errorf("%+v", w.deployment(release.Canary).ObjectMeta)
+		}
+	})
+	routers(t, "canary", func(w *world) { // what guard does each time
+		w.observer.started = false
+		w.delete(release.Canary)
+		w.somebodys(release.Canary, true)
+		w.scale(release.Primary, 20)
+		_, _ = w.job("guard").FitCanary(w.Context())
+		if !w.theirs(release.Canary) || w.replicas(release.Canary) != 1 {
+			t.Errorf("%+v", w.deployment(release.Canary).ObjectMeta)
+		}
+		if _, err := w.job("shift").Shift(w.Context(), []int{60}, 0); err == nil || !w.theirs(release.Canary) {
+			t.Errorf("%v, %+v", err, w.deployment(release.Canary).ObjectMeta)
+		}
+	})
+}

@@ -149,6 +149,8 @@ func (j *job) grow(ctx context.Context, track release.Track, want int32) (grown 
 		switch {
 		case live == nil:
 			return nil, errors.New("somebody has deleted it")
+		case j.foreign(live):
+			return nil, j.foreignError(live, "delete it, or give it another name, and run the command again; rollback ends the release")
 		case replicasOf(live) >= want:
 			return nil, nil
 		}
@@ -226,7 +228,7 @@ func (j *job) canaryFit(ctx context.Context) (want, need int32, s sizes, has int
 		return 0, 0, s, 0, err
 	}
 	canary, err := j.liveTrack(ctx, release.Canary)
-	if err != nil || canary == nil {
+	if err != nil || canary == nil || j.foreign(canary) {
 		return 0, 0, s, 0, err
 	}
 	s, hpa, err := j.sizes(ctx, primary, primaryShare(j.ledger.Release))

@@ -235,6 +235,9 @@ func (j *job) backFromPromotion(ctx context.Context, live *appsv1.Deployment, sh
 	if err != nil {
 		return err
 	}
+	if canary != nil && j.foreign(canary) { // no release has made its pods
+		canary = nil
+	}
 	shelter, err := j.serves(ctx, canary, release.Canary)
 	if err != nil {
 		return err
