@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -288,7 +287,8 @@ func (j *job) restoreService(ctx context.Context) error {
 	before, after, err := change(ctx, j, o, func(live *corev1.Service) (*write, error) {
 		switch {
 		case live == nil:
-			return nil, errors.New("somebody has deleted it")
+			j.log(o.String(), "stays as it is: somebody has deleted it")
+			return nil, nil
 		case live.Annotations[previousAnnotation] != hashOf(j.previousService): // not written by the promotion, or by an older crossbill's
 			j.log(o.String(), "stays as it is: promotion has not changed it, or %s does not keep what it was", j.ledgerName())
 			return nil, nil

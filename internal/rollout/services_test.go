@@ -484,3 +484,40 @@ func TestAnotherRouter(t *testing.T) {
 		}
 	})
 }
+
+// TestRollbackOfAPromotionWhoseRouteIsNotTaken: the traffic may stay with the canary while primary is put back, and that is held up
+// by nothing that the route's status says.
+func TestRollbackOfAPromotionWhoseRouteIsNotTaken(t *testing.T) {
+	for name, do := range map[string]func(*controllers){
+		"silence": func(c *controllers) { c.mute = true }, "a refusal": func(c *controllers) { c.rejects = "NotAllowedByListeners" },
+	} {
+		at(t, gatewayApp+"promoted", func(w *world) {
+			w.server.mu.Lock()
+			do(w.controllers)
+			w.server.mu.Unlock()
+			j := w.job("back")
+			j.Timeout = 30 * time.Second
+			if _, err := j.Rollback(w.Context(), "it is bad"); err != nil {
+				t.Errorf("%s: %v; it did %q", name, err, w.did(j))
+			}
+			if is := w.running(release.Primary); is != "1" {
+				t.Errorf("%s: primary runs image %s", name, is)
+			}
+		})
+	}
+}
+
+// TestRollbackWithoutTheAppsService: a Service that somebody has deleted keeps no rollback from its end, where the tracks have Services
+// of their own.
+func TestRollbackWithoutTheAppsService(t *testing.T) {
+	at(t, gatewayApp+"promoted with a Service", func(w *world) {
+		w.observer.started = false
+		w.must(nil, w.kube.CoreV1().Services(namespace).Delete(w.Context(), w.set.Service.Name, metav1.DeleteOptions{}))
+		time.Sleep(time.Second)
+		j := w.job("back")
+		w.must(j.Rollback(w.Context(), "it is bad"))
+		if w.read().Release != nil || w.running(release.Primary) != "1" || !j.said("somebody has deleted it") {
+			t.Errorf("in flight: %+v; it said %q", w.read().Release, j.logged)
+		}
+	})
+}
