@@ -494,3 +494,19 @@ func TestLedgersWithoutNames(t *testing.T) {
 		w.must(w.job("job").Rollback(w.Context(), "with manifests"))
 	})
 }
+
+// TestRollbackOfAThirdImage: what somebody has put on primary after the promotion goes, too, with the pod template of the release.
+func TestRollbackOfAThirdImage(t *testing.T) {
+	at(t, "promoted", func(w *world) {
+		w.observer.started = false
+		w.patchDeployment(release.Primary, `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"`+image("3")+`"}]`)
+		w.wait()
+		if _, err := w.job("cleanup").Cleanup(w.Context()); err == nil || !strings.Contains(err.Error(), "or run rollback, which ends the release") {
+			t.Fatalf("%v", err)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "it is bad"))
+		if is := w.running(release.Primary); is != "1" {
+			t.Errorf("primary runs image %s", is)
+		}
+	})
+}
