@@ -110,7 +110,7 @@ func (j *job) retried(ctx context.Context, what string, attempt func() error) er
 	switch {
 	case err == nil, errors.Is(err, ErrLockLost), errors.As(err, new(*usererr.Error)):
 		return err
-	case refusedForGood(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && j.inFlight() && j.ledger.Release.Stage == release.StageStarted:
+	case refusedForGood(err) && !apierrors.IsForbidden(err) && !apierrors.IsUnauthorized(err) && j.ofRelease() && j.inFlight() && j.ledger.Release.Stage == release.StageStarted:
 		return fmt.Errorf("%s: the API server refuses it, and would again: %w; rollback ends the release", what, err)
 	case refusedForGood(err):
 		return fmt.Errorf("%s: the API server refused the change: %w; fix that, then %s", what, err, j.next())

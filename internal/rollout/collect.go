@@ -9,9 +9,11 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/our-org/crossbill/internal/hook"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -55,8 +57,8 @@ func (j *job) collectCopies(ctx context.Context) error {
 	return nil
 }
 
-// keptCopies are what something refers to: the Deployments as they are live, what a rollback would put back, and the last
-// good releases, which can be returned to. Nil while a roll-out goes on, whose old pods read what no Deployment names.
+// keptCopies are what something refers to: the Deployments as they are live, hooks that run, what a rollback would put back, and the
+// last good releases, which can be returned to. Nil while a roll-out goes on, whose old pods read what no Deployment names.
 func (j *job) keptCopies(ctx context.Context) (map[string]bool, error) {
 	kept := map[string]bool{}
 	keep := func(template corev1.PodTemplateSpec) {
@@ -81,6 +83,18 @@ func (j *job) keptCopies(ctx context.Context) (map[string]bool, error) {
 			return nil, nil
 		}
 		keep(live.Spec.Template)
+	}
+	for _, name := range j.startedJobs("") { // a rollback leaves one that runs to its end, and its pods may have yet to start
+		live, err := recent[*batchv1.Job](ctx, j, j.batchJob(name))
+		if err != nil {
+			return nil, err
+		}
+		if live == nil {
+			continue
+		}
+		if ended, _, _ := hook.Ended(live); !ended {
+			keep(live.Spec.Template)
+		}
 	}
 	pods := []string{j.previous}
 	for _, r := range j.lastGood() {

@@ -957,3 +957,71 @@ func says(status, text string) http.RoundTripper {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestRollbackLeavesWhatARunningHookReads: a Job that is left to its end keeps the configuration that a pod of it may have yet to read.
+func TestRollbackLeavesWhatARunningHookReads(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "migrate", Point: release.BeforeCanary, Job: "work"}})
+		jobs := h.set.Jobs
+		h.set = w.version("2")
+		h.set.Jobs = jobs
+		jobs["work"].Spec.Template.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}}
+		w.controllers.work["migrate"] = jobWork{takes: 5 * time.Minute}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := h.job("job").Canary(w.Context(), wanted("2"))
+			ended <- err
+		}()
+		time.Sleep(2 * time.Minute)
+		back := h.job("back")
+		back.before = func(r *http.Request) error {
+			if r.Method == http.MethodPatch { // the controllers have seen the stamps of its lock by then, as they do in a cluster
+				time.Sleep(time.Second)
+			}
+			return nil
+		}
+		w.must(back.Rollback(w.Context(), "test"))
+		if err := <-ended; !errors.Is(err, rollout.ErrLockLost) {
+			t.Errorf("%v", err)
+		}
+		list, err := w.kube.BatchV1().Jobs(namespace).List(w.Context(), metav1.ListOptions{})
+		w.must(list, err)
+		reads := list.Items[0].Spec.Template.Spec.Containers[0].EnvFrom[0].ConfigMapRef.Name
+		if is, _, _ := hook.Ended(&list.Items[0]); is || reads == "settings" {
+			t.Fatalf("the Job reads %s: %+v", reads, list.Items[0].Status)
+		}
+		has := func() bool {
+			_, err := w.kube.CoreV1().ConfigMaps(namespace).Get(w.Context(), reads, metav1.GetOptions{})
+			return err == nil
+		}
+		if !has() {
+			t.Error("a pod of the Job that has yet to start has nothing to read")
+		}
+		time.Sleep(5 * time.Minute)
+		next := h.job("next")
+		next.Again = true
+		w.must(next.Canary(w.Context(), wanted("3")))
+		w.must(h.job("back").Rollback(w.Context(), "test"))
+		if has() {
+			t.Error("it is there after the Job has ended")
+		}
+	})
+}
+
+// TestTriedAfterALongHook: a release whose canary had pods was tried, however long ago its job has written their Deployment.
+func TestTriedAfterALongHook(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		h := withHooks(w, []hook.Hook{{Name: "smoke", Point: release.BeforeStep, Job: "work"}})
+		w.controllers.work["smoke"] = jobWork{takes: time.Minute}
+		j := h.job("job")
+		j.before = func(r *http.Request) error {
+			if r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/virtualservices/") && r.URL.Query().Get("dryRun") == "" {
+				return apierrors.NewBadRequest("a test does not allow it")
+			}
+			return nil
+		}
+		if _, err := j.Canary(w.Context(), wanted("2")); err == nil || w.read().Release.Untried {
+			t.Errorf("%v; untried: %t", err, w.read().Release.Untried)
+		}
+	})
+}

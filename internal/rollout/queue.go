@@ -187,6 +187,9 @@ func (c *Cluster) writeLine(ctx context.Context, look func(*job) (lineNote, erro
 			return err
 		}
 		next := j.state.DeepCopy()
+		if next.Data == nil { // somebody has emptied it
+			next.Data = map[string]string{}
+		}
 		next.Data[lineKey] = j.ledger.Line()
 		_, err = j.store().writeState(ctx, j, next)
 		return err

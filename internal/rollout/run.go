@@ -303,7 +303,8 @@ func (j *job) made(r *release.Release) bool {
 	if r.Previous == "" {
 		track = release.Primary
 	}
-	return j.recall(j.track(track)) != nil
+	_, known := j.known[j.track(track).String()] // however long ago
+	return known
 }
 
 // next says what finishes the work that an error has stopped.
@@ -311,13 +312,16 @@ func (j *job) next() string {
 	switch r := j.ledger.Release; {
 	case j.planning(), r != nil && !j.inFlight():
 		return "run the same command again; nothing was changed"
-	case r == nil, j.command == previewUp, j.command == previewDown: // which are about no release
+	case r == nil, !j.ofRelease():
 		return "the same command continues from here"
 	case r.Stage == release.StageRollingBack:
 		return "rollback continues from here"
 	}
 	return "the same command continues from here, rollback ends the release"
 }
+
+// ofRelease says whether this job is about the release in flight, if there is one: previews are about none.
+func (j *job) ofRelease() bool { return j.command != previewUp && j.command != previewDown }
 
 // inFlight says whether the release of the ledger in memory is in the one that was committed: not in a plan, nor before a
 // job's first write of it.
