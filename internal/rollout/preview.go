@@ -448,7 +448,14 @@ func (c *Cluster) endPreview(ctx context.Context, name string, over bool) (Resul
 	}
 	return run(ctx, c, command[struct{}]{
 		name: previewDown,
-		look: func(context.Context, *job) (struct{}, *Result, error) { return struct{}{}, nil, nil },
+		look: func(ctx context.Context, j *job) (_ struct{}, nothing *Result, err error) {
+			if over { // somebody may have given it a new time while it was drained
+				if goes, nothing, err = j.lookDown(ctx, name, over); goes {
+					nothing = nil
+				}
+			}
+			return struct{}{}, nothing, err
+		},
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
 			return j.previewResult(name, "it is gone"), j.removePreview(ctx, name)
 		},

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -693,6 +694,50 @@ func TestPreviewFence(t *testing.T) {
 		time.Sleep(time.Minute)
 		if left := w.leftOfPreviews(); len(left) > 0 {
 			t.Errorf("left: %v", left)
+		}
+	})
+}
+
+// TestRefusedPreviewNamesNoRollback: the release in flight has nothing to do with a preview that the API server refuses.
+func TestRefusedPreviewNamesNoRollback(t *testing.T) {
+	at(t, "started", func(w *world) {
+		j := w.job("up")
+		j.before = func(r *http.Request) error {
+			if r.Method == http.MethodPatch && strings.HasSuffix(r.URL.Path, "/services/"+previewService) {
+				return apierrors.NewBadRequest("a test does not allow it")
+			}
+			return nil
+		}
+		if _, err := j.PreviewUp(w.Context(), previewOf("9")); err == nil || strings.Contains(err.Error(), "rollback") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestPreviewRenewedWhileItEnds: one that gets a new time while guard drains it stays.
+func TestPreviewRenewedWhileItEnds(t *testing.T) {
+	routers(t, "rest", func(w *world) {
+		old := previewOf("8")
+		old.Lasts = time.Hour
+		w.must(w.job("up").PreviewUp(w.Context(), old))
+		time.Sleep(2 * time.Hour)
+		guarded, up := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := w.job("guard").EndPreviews(w.Context()); guarded <- err }()
+		time.Sleep(3 * time.Second) // the rule is gone, its callers are waited for
+		w.server.mu.Lock()
+		w.controllers.broken[release.DigestOf(image("9"))] = corev1.PodStatus{}
+		w.server.mu.Unlock()
+		go func() { _, err := w.job("again").PreviewUp(w.Context(), previewOf("9")); up <- err }()
+		time.Sleep(30 * time.Second)
+		w.server.mu.Lock()
+		delete(w.controllers.broken, release.DigestOf(image("9")))
+		w.server.mu.Unlock()
+		w.controllers.hurry()
+		if err := <-up; err != nil {
+			t.Errorf("%v", err)
+		}
+		if err := <-guarded; err != nil {
+			t.Errorf("guard: %v", err)
 		}
 	})
 }
