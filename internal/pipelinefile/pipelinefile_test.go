@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/config"
 )
 
 // TestBehaviors is GitLab's table of when and allow_failure.
@@ -154,6 +156,11 @@ func TestAJobsCall(t *testing.T) {
 				"--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--notify-gitlab-token", "env:CROSSBILL_NOTIFY_GITLAB_TOKEN", "--webhook-url", "env:CROSSBILL_WEBHOOK",
 			},
 		},
+		"an environment repository": {
+			"bundle", []string{"CROSSBILL_GITOPS_TOKEN_FILE=/builds/my token", "CROSSBILL_GITOPS_SSH_KEY_FILE=/k", "CROSSBILL_GITOPS_SIGNING_KEY_FILE=/s", "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE=/h"},
+			[]string{"k8s", "--manifests-bundle", ""},
+			[]string{"--gitops-token", "file:/builds/my token", "--gitops-ssh-key", "file:/k", "--gitops-signing-key", "file:/s", "--gitops-known-hosts", "/h"},
+		},
 	} {
 		script := strings.ReplaceAll(strings.Join(file.Job("rollback").Script, "\n"), "$[[ inputs."+test.empty+" ]]", "")
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(script, "the-$1"))
@@ -290,6 +297,7 @@ func TestTriggerVariablesDoNotConfigure(t *testing.T) {
 		cmd.Env = []string{
 			"PATH=" + dir + ":" + os.Getenv("PATH"), "KUBECONFIG=k", "CROSSBILL_GITHUB_TOKEN=token", "CROSSBILL_WEBHOOK=https://hooks.example.com",
 			"CROSSBILL_CONFIG=/builds/of/a/stranger.yaml", "CROSSBILL_NAMESPACE=kube-system", "CROSSBILL_PROMETHEUS=http://stranger", "CROSSBILL_MANIFESTS=oci://stranger",
+			"CROSSBILL_GITOPS_TOKEN_FILE=/builds/token", "CROSSBILL_GITOPS_REPOSITORY=https://stranger/environment.git",
 		}
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, text)
@@ -298,13 +306,52 @@ func TestTriggerVariablesDoNotConfigure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := "canary: CROSSBILL_GITHUB_TOKEN=token\n" + manifests + "canary: CROSSBILL_WEBHOOK=https://hooks.example.com\n"
+		want := "canary: CROSSBILL_GITHUB_TOKEN=token\ncanary: CROSSBILL_GITOPS_TOKEN_FILE=/builds/token\n" + manifests + "canary: CROSSBILL_WEBHOOK=https://hooks.example.com\n"
 		want += strings.ReplaceAll(want, "canary:", "report:")
 		if got := string(text); got != want {
 			t.Errorf("without %s, crossbill has\n%swant\n%s", empty, got, want)
 		}
 		if err := os.Remove(filepath.Join(dir, "environment")); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestCredentialsReachTheJobs: every credential that a release needs reaches the command, by its own image and by an engine, in the
+// report as well, and where releases are handed over by a commit.
+func TestCredentialsReachTheJobs(t *testing.T) {
+	elsewhere := map[string]string{
+		"CROSSBILL_SIGNING_KEY":                 "images are signed where they are built",
+		"CROSSBILL_GITOPS_ALLOWED_SIGNERS_FILE": "crossbill run alone reads it",
+		"CROSSBILL_REQUIRE_PROVENANCE":          "no credential",
+	}
+	byCommit, err := os.ReadFile("../../.gitlab/environment.gitlab-ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := regexp.MustCompile(`case \$name in (.*?)\) ;;`)
+	own, commit := kept.FindStringSubmatch(Flat(t, "none")), kept.FindSubmatch(byCommit)
+	if own == nil || commit == nil {
+		t.Fatal("no list of the variables that are kept")
+	}
+	engine := Flat(t, "dagger")
+	report := regexp.MustCompile(`(?m)^.* report -o report\.html$`).FindString(engine)
+	for _, o := range config.Options {
+		name := o.Variable
+		credential := o.Secret || strings.HasPrefix(o.Key, "gitops.") && strings.HasSuffix(o.Key, "File")
+		if !credential || !strings.HasPrefix(name, "CROSSBILL_") || elsewhere[name] != "" {
+			continue
+		}
+		for where, list := range map[string]string{"templates/release/template.yml": own[1], ".gitlab/environment.gitlab-ci.yml": string(commit[1])} {
+			if !slices.Contains(strings.Split(list, " | "), name) {
+				t.Errorf("%s unsets %s", where, name)
+			}
+		}
+		if !strings.Contains(engine, "${"+name+":+--") {
+			t.Errorf("dagger call does not get %s", name)
+		}
+		if strings.HasPrefix(o.Key, "gitops.") && !strings.Contains(report, "${"+name+":+--") { // the ledger may be in that repository
+			t.Errorf("the report does not get %s", name)
 		}
 	}
 }

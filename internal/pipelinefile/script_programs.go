@@ -358,7 +358,7 @@ func (a *analyzer) usesOf(i invocation) {
 // project. KUBECONFIG is that of GitLab's agent.
 func trusted(name string) bool {
 	return predefined(name) || name == "KUBECONFIG" || strings.HasPrefix(name, "REGISTRY_") ||
-		strings.HasPrefix(name, "CROSSBILL_") && (strings.HasSuffix(name, "TOKEN") || strings.HasSuffix(name, "WEBHOOK") || strings.HasSuffix(name, "PUSHGATEWAY") || strings.HasSuffix(name, "ENDPOINT"))
+		strings.HasPrefix(name, "CROSSBILL_") && (strings.HasSuffix(strings.TrimSuffix(name, "_FILE"), "TOKEN") || strings.HasSuffix(name, "WEBHOOK") || strings.HasSuffix(name, "PUSHGATEWAY") || strings.HasSuffix(name, "ENDPOINT"))
 }
 
 func (a *analyzer) use(i invocation, variable string) {

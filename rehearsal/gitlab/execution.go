@@ -308,6 +308,13 @@ func (p *Pipeline) variables(e *Execution, job *pipelinefile.Job, timeout int) (
 		return nil, err
 	}
 	all = append(all, variable{Key: "KUBECONFIG", Value: string(kube), File: true})
+	for _, key := range slices.Sorted(maps.Keys(p.gitlab.options.Files)) {
+		text, err := os.ReadFile(p.gitlab.options.Files[key])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, variable{Key: key, Value: string(text), File: true})
+	}
 	for _, key := range slices.Sorted(maps.Keys(p.gitlab.variables)) {
 		all = append(all, variable{Key: key, Value: p.gitlab.variables[key]})
 	}

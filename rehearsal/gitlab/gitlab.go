@@ -39,16 +39,17 @@ import (
 
 // Options say what the GitLab deploys with. All are needed but those that say what is without them.
 type Options struct {
-	Dir        string // for the checkouts of its jobs; it is created
-	Repository string // whose pipeline file the project has, with the component that it includes
-	Config     []byte // crossbill.yaml of the project
-	Manifests  string // folder of the app's manifests; "" where releases are bundles, which have them
-	Images     string // regular expression of the images that it accepts, in place of the sample's; "" for the file as it is
-	Runner     string // folder with gitlab-ci-local; "" where GitLab's own runner runs the jobs
-	Crossbill  string // folder with crossbill, which the jobs' image has
-	Kube       string // kubeconfig of its agent
-	Address    string // host:port to listen at; "" for any port
-	Remote     string // of its checkouts, for Git, beside which the runner finds components; "" where the file includes none
+	Dir        string            // for the checkouts of its jobs; it is created
+	Repository string            // whose pipeline file the project has, with the component that it includes
+	Config     []byte            // crossbill.yaml of the project
+	Manifests  string            // folder of the app's manifests; "" where releases are bundles, which have them
+	Images     string            // regular expression of the images that it accepts, in place of the sample's; "" for the file as it is
+	Runner     string            // folder with gitlab-ci-local; "" where GitLab's own runner runs the jobs
+	Crossbill  string            // folder with crossbill, which the jobs' image has
+	Kube       string            // kubeconfig of its agent
+	Files      map[string]string // files that variables of the project are, by their names
+	Address    string            // host:port to listen at; "" for any port
+	Remote     string            // of its checkouts, for Git, beside which the runner finds components; "" where the file includes none
 
 	// Environment is protected: Approver alone may deploy to it, and crossbill.yaml's approval policy asks for that. "": there is
 	// no policy.
@@ -370,6 +371,9 @@ func (p *Pipeline) Run(ctx context.Context, job string, log io.Writer) error {
 		"--variable", "CI_PIPELINE_SOURCE=trigger", "--variable", "CI_PIPELINE_URL="+web, "--variable", "KUBECONFIG="+p.gitlab.options.Kube, job)
 	for variable, token := range p.tokens(job) {
 		cmd.Args = append(cmd.Args, "--variable", variable+"="+token)
+	}
+	for variable, file := range p.gitlab.options.Files {
+		cmd.Args = append(cmd.Args, "--variable", variable+"="+file)
 	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	path := []string{p.gitlab.options.Runner, p.gitlab.options.Crossbill, os.Getenv("PATH")}

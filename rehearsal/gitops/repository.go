@@ -14,12 +14,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/our-org/crossbill/internal/environment/gittest"
 )
 
-// A Repository is an environment repository behind a server of its own, which everybody may push to.
+// A Repository is an environment repository behind a server of its own, which everybody may read, and push to unless it is protected.
 type Repository struct {
 	// URL is its address, by plain HTTP. It stays the same when the server is stopped and started.
 	URL string
@@ -27,6 +28,7 @@ type Repository struct {
 	git     *gittest.Repository
 	handler http.Handler
 	address string
+	token   atomic.Pointer[string] // nil: everybody may push
 
 	mu     sync.Mutex
 	server *http.Server // nil while it is stopped
@@ -46,12 +48,31 @@ func Serve(dir, address string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{git: git, handler: handler, address: address}
+	r := &Repository{git: git, address: address}
+	r.handler = r.authorized(handler)
 	if err := r.Start(); err != nil {
 		return nil, err
 	}
 	r.URL = "http://" + r.address + "/" + name
 	return r, nil
+}
+
+// Protect takes pushes only with a token from now on.
+func (r *Repository) Protect(token string) { r.token.Store(&token) }
+
+// authorized asks who pushes for the token, if there is one: as the password of HTTP's basic authentication, whoever the user is, as
+// GitLab and GitHub take theirs.
+func (r *Repository) authorized(served http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		pushes := strings.HasSuffix(q.URL.Path, "/git-receive-pack") || q.URL.Query().Get("service") == "git-receive-pack"
+		token := r.token.Load()
+		if _, password, _ := q.BasicAuth(); pushes && token != nil && password != *token {
+			w.Header().Set("WWW-Authenticate", `Basic realm="Git"`)
+			http.Error(w, "HTTP Basic: Access denied", http.StatusUnauthorized)
+			return
+		}
+		served.ServeHTTP(w, q)
+	})
 }
 
 // Start lets the server listen again.

@@ -25,6 +25,8 @@ const EnvironmentPath = "apps/" + name
 // Environment is what a GitOps controller applies the app from.
 type Environment struct {
 	Repository *gitops.Repository
+	// Token is a file with the token that may push to it.
+	Token string
 	// Controller is what it is called: Flux, Argo CD. Apply has it apply a folder of the repository.
 	Controller string
 	Apply      func(ctx context.Context, name string, r *gitops.Repository, folder string) (gitops.Applied, error)
@@ -40,6 +42,14 @@ func (e *Environment) URL() string {
 		return ""
 	}
 	return e.Repository.URL
+}
+
+// Variables are the files that the jobs of a project need for it, by the names of the variables that are these files.
+func (e *Environment) Variables() map[string]string {
+	if e == nil {
+		return nil
+	}
+	return map[string]string{"CROSSBILL_GITOPS_TOKEN_FILE": e.Token}
 }
 
 // Versions are those that are released: where a changed pod template cannot be committed with the image, it is refused, and

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -416,6 +417,12 @@ func startGitOps(ctx context.Context, o *options, s *screen.Screen, c *cluster.C
 		if e.Repository, err = gitops.Serve(filepath.Join(o.work, "git"), gitServer.Target); err != nil {
 			return "", err
 		}
+		token := rand.Text()
+		e.Repository.Protect(token)
+		e.Token = filepath.Join(o.work, "gitops-token")
+		if err := os.WriteFile(e.Token, []byte(token), 0o600); err != nil {
+			return "", err
+		}
 		return fmt.Sprintf("%s ready in %.1fs; an environment repository", e.Controller, ready.Seconds()), nil
 	})
 }
@@ -494,6 +501,7 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 		Images:      "^(" + regexp.QuoteMeta(c.RegistryHost) + "/our-org/[a-z0-9._-]+@sha256:[0-9a-f]{64})?$",
 		Environment: "production/qwik-node-app",
 		Runner:      o.runner, Crossbill: filepath.Join(o.repository, "bin"), Kube: c.Kubeconfig,
+		Files: environment.Variables(),
 	})
 }
 
