@@ -26,7 +26,7 @@ func Promote(ctx context.Context, p Promoter, by func() (Options, error)) (Outco
 	if by == nil {
 		return Outcome{}, &usererr.Error{
 			Field: "promote.maxVerdictAge", Problem: stale.Error(),
-			Fix: "give --prometheus, so that promote judges the canary again, or run verify; 0 accepts a verdict of any age",
+			Fix: "give --prometheus, so that promote judges the canary again, or run verify --again; 0 accepts a verdict of any age",
 		}
 	}
 	o, err := by()

@@ -249,7 +249,7 @@ func judged(status *rollout.Status, id string, again bool) (message string, err 
 	healthy := r.Verdict != nil && r.Verdict.Outcome == release.Healthy
 	switch r.Stage {
 	case release.StageVerified:
-		if healthy && !again {
+		if healthy && !again && r.Verdict.On(r.Subject()) { // else promote refuses it, and asks for another one
 			return "judged healthy before: " + r.Verdict.Reason, nil
 		}
 		return "", nil

@@ -77,9 +77,18 @@ const image = "registry.example.com/app@sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0
 func at(stage release.Stage, v release.VerdictOutcome, drift ...string) rollout.Status {
 	r := &release.Release{ID: "one", Image: image, Stage: stage, Steps: []release.Step{{Stage: release.StageCanary, At: time.Now()}}}
 	if v != "" {
-		r.Verdict = &release.Verdict{Outcome: v, Reason: "was " + string(v), Digest: r.Digest()}
+		on := r.Subject()
+		on.Outcome, on.Reason = v, "was "+string(v)
+		r.Verdict = &on
 	}
 	return rollout.Status{App: "app", Release: r, Drift: drift}
+}
+
+// unlike is at with a verdict that is not on what the release is: an older crossbill noted the digest alone.
+func unlike(stage release.Stage) rollout.Status {
+	s := at(stage, release.Healthy)
+	s.Release.Verdict = &release.Verdict{Outcome: release.Healthy, Reason: "was healthy", Digest: s.Release.Digest()}
+	return s
 }
 
 // finished is an app whose last release ended in a way.
@@ -150,18 +159,19 @@ func TestVerify(t *testing.T) {
 		"observed unhealthy":    {requests: failing(), ledger: ledger{status: canary}, change: observe, err: "unhealthy", says: "nothing was changed", judged: true},
 		"observed inconclusive": {requests: idle(), ledger: ledger{status: canary}, change: observe, err: "inconclusive", says: "; nothing was changed", judged: true},
 
-		"judged before":              {ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, says: "judged healthy before: was healthy"},
-		"judged before, again":       {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, change: func(o *Options) { o.Again = true }, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
-		"inconclusive before":        {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Inconclusive)}}, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
-		"promoting":                  {ledger: ledger{status: []rollout.Status{at(release.StagePromoting, release.Healthy)}}, says: "judged healthy before it was promoted: was healthy"},
-		"promoted without a verdict": {ledger: ledger{status: []rollout.Status{at(release.StagePromoted, "")}}, err: "stage", says: "without a healthy verdict: run rollback"},
-		"no traffic yet":             {ledger: ledger{status: []rollout.Status{at(release.StageStarted, "")}}, err: "stage", says: "only a canary with traffic can be judged"},
-		"rolling back":               {ledger: ledger{status: []rollout.Status{at(release.StageRollingBack, "")}}, err: "stage", says: "release one is rolling back (): finish with rollback"},
-		"another release":            {ledger: ledger{status: canary}, change: func(o *Options) { o.ReleaseID = "two" }, err: "in flight", says: "release one"},
-		"no release":                 {ledger: ledger{status: []rollout.Status{{App: "app"}}}, err: "stage", says: "no release is in flight: start one with canary"},
-		"finished well":              {ledger: ledger{status: []rollout.Status{finished(release.OutcomeFirst)}}, says: "release zero has finished (first): there is no canary to judge"},
-		"rolled back before":         {ledger: ledger{status: []rollout.Status{finished(release.OutcomeRolledBack)}}, err: "stage", says: "release zero has finished: rolled_back"},
-		"the first look fails":       {ledger: ledger{statusErrs: []error{errDown}}, err: "failure", says: "API server is down"},
+		"judged before":                    {ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, says: "judged healthy before: was healthy"},
+		"judged before, again":             {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Healthy)}}, change: func(o *Options) { o.Again = true }, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"judged before, on something else": {requests: fine(), ledger: ledger{status: []rollout.Status{unlike(release.StageVerified)}}, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"inconclusive before":              {requests: fine(), ledger: ledger{status: []rollout.Status{at(release.StageVerified, release.Inconclusive)}}, says: "judged healthy", calls: []string{"judge healthy, may roll back"}, judged: true},
+		"promoting":                        {ledger: ledger{status: []rollout.Status{at(release.StagePromoting, release.Healthy)}}, says: "judged healthy before it was promoted: was healthy"},
+		"promoted without a verdict":       {ledger: ledger{status: []rollout.Status{at(release.StagePromoted, "")}}, err: "stage", says: "without a healthy verdict: run rollback"},
+		"no traffic yet":                   {ledger: ledger{status: []rollout.Status{at(release.StageStarted, "")}}, err: "stage", says: "only a canary with traffic can be judged"},
+		"rolling back":                     {ledger: ledger{status: []rollout.Status{at(release.StageRollingBack, "")}}, err: "stage", says: "release one is rolling back (): finish with rollback"},
+		"another release":                  {ledger: ledger{status: canary}, change: func(o *Options) { o.ReleaseID = "two" }, err: "in flight", says: "release one"},
+		"no release":                       {ledger: ledger{status: []rollout.Status{{App: "app"}}}, err: "stage", says: "no release is in flight: start one with canary"},
+		"finished well":                    {ledger: ledger{status: []rollout.Status{finished(release.OutcomeFirst)}}, says: "release zero has finished (first): there is no canary to judge"},
+		"rolled back before":               {ledger: ledger{status: []rollout.Status{finished(release.OutcomeRolledBack)}}, err: "stage", says: "release zero has finished: rolled_back"},
+		"the first look fails":             {ledger: ledger{statusErrs: []error{errDown}}, err: "failure", says: "API server is down"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -114,7 +114,7 @@ func (j *job) lookVerified(ctx context.Context) error {
 		return &StageError{fmt.Errorf("somebody else has changed release %s: %s", r.ID, strings.Join(drift, "; "))}
 	}
 	if unseen := status.reads.unseen; len(unseen) > 0 {
-		return &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read it, and verify again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
+		return &StageError{fmt.Errorf("whether %s %s as when release %s started is not known: let this account read it, and run verify --again", strings.Join(unseen, ", "), map[bool]string{true: "is", false: "are"}[len(unseen) == 1], r.ID)}
 	}
 	if age := now().Sub(r.Verdict.At); j.MaxVerdictAge > 0 && age > j.MaxVerdictAge && !j.planning() {
 		return &StaleVerdictError{ReleaseID: r.ID, Age: age, Most: j.MaxVerdictAge}
