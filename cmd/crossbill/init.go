@@ -61,7 +61,8 @@ checks the set-up afterward.`,
   crossbill init --app shop --image registry.example.com/our-org/shop --project our-org/infrastructure --yes
 
   # With previews of pull requests, whose project is checked out beside it
-  crossbill init --yes --project our-org/infrastructure --previews our-org/previews --previews-dir ../previews
+  crossbill init --yes --project our-org/infrastructure --previews our-org/previews --previews-dir ../previews \
+    --crossbill-image registry.example.com/our-org/crossbill@sha256:3ad1…
 
   # See what it would write
   crossbill init --dry-run --yes --project our-org/infrastructure`,

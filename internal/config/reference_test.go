@@ -60,6 +60,8 @@ func fileTable(t *testing.T) string {
 					t.Errorf("%s has no description", section)
 				}
 				fmt.Fprintf(&out, "\n**`%s`**: %s.\n\n", section, lowerFirst(sections[section]))
+			} else if out.Len() > 0 {
+				out.WriteString("\n**Without a section**:\n\n")
 			}
 			out.WriteString("| Field | Default | Flag | Meaning |\n|---|---|---|---|\n")
 		}
@@ -82,7 +84,7 @@ func variableTable() string {
 			continue
 		case o.Secret:
 			fmt.Fprintf(&out, "| `%s` | a secret | %s | %s |\n", o.Variable, o.flags(), cell(o.Doc))
-		case strings.Contains(o.Key, ".") || o.Key == "app" || o.Key == "manifests":
+		case strings.Contains(o.Key, ".") || o.Key == "app" || o.Key == "manifests" || o.Key == "router":
 			fmt.Fprintf(&out, "| `%s` | `%s` | %s | %s |\n", o.Variable, o.Key, o.flags(), cell(o.Doc))
 		default:
 			fmt.Fprintf(&out, "| `%s` | | %s | %s |\n", o.Variable, o.flags(), cell(o.Doc))
