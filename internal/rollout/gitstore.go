@@ -203,7 +203,7 @@ func (s gitStore) lockWith(tree *environment.Tree, j *job, name string, taken *c
 		return ErrLockLost
 	case taken != nil:
 		live = taken.DeepCopy()
-	case live == nil: // a note that needs no lock
+	case live == nil, j.epoch == 0: // a note that needs no lock, and is no sign of life of whoever has it
 		return nil
 	}
 	if !j.ledger.Open {
@@ -711,7 +711,8 @@ func (s gitStore) behindGit(ctx context.Context, j *job) (string, error) {
 		if e.wanted, err = e.in(objects); err != nil {
 			return "", err
 		}
-		if e.wanted == nil && o.name != j.deploymentName(release.Canary) { // it is nobody's in Git
+		canary := as[*appsv1.Deployment](live)
+		if e.wanted == nil && (o.name != j.deploymentName(release.Canary) || canary != nil && j.foreign(canary)) { // it is nobody's in Git
 			continue
 		}
 		if differs := e.differs(live); differs != "" {

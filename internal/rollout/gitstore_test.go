@@ -713,3 +713,60 @@ func (w *world) weight() int {
 	w.must(status, err)
 	return int(status.Weights.Canary)
 }
+
+// TestForeignCanaryInGit: a Deployment of the canary's name that is in no commit keeps no command up, and is refused before the first
+// commit.
+func TestForeignCanaryInGit(t *testing.T) {
+	at(t, gitApp+"started", func(w *world) {
+		w.observer.started = false
+		w.somebodys(release.Canary, true)
+		if _, err := w.job("back").Rollback(w.Context(), "test"); err != nil || !w.theirs(release.Canary) {
+			t.Errorf("%v", err)
+		}
+	})
+	at(t, gitApp+"rest", func(w *world) {
+		w.observer.started = false
+		w.somebodys(release.Canary, true)
+		before, _ := w.git.repository.head()
+		_, err := w.job("canary").Canary(w.Context(), wanted("2"))
+		if bad, ok := errors.AsType[*usererr.Error](err); !ok || !strings.Contains(bad.Problem, "no release has made it") {
+			t.Errorf("%v", err)
+		}
+		if after, _ := w.git.repository.head(); after != before {
+			t.Errorf("it committed: %v", w.git.repository.subjects[before+1:])
+		}
+	})
+}
+
+// TestRollbackOfAThirdImageInGit: as in the cluster, what somebody has committed for primary after the promotion goes, too.
+func TestRollbackOfAThirdImageInGit(t *testing.T) {
+	at(t, gitApp+"promoted", func(w *world) {
+		w.observer.started = false // no canary has proved that one
+		w.editInGit("deployment", func(text string) string { return strings.ReplaceAll(text, image("2"), image("3")) })
+		time.Sleep(time.Minute)
+		if is := w.running(release.Primary); is != "3" {
+			t.Fatalf("primary runs %s", is)
+		}
+		w.must(w.job("back").Rollback(w.Context(), "it is bad"))
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+}
+
+// TestQueueIsNoSignOfLife: who enters the line does not renew the lock of a job that is dead.
+func TestQueueIsNoSignOfLife(t *testing.T) {
+	at(t, gitApp+"started", func(w *world) {
+		lock := path.Join(ledgerFolder, w.set.App, "lock.json")
+		_, before := w.git.repository.head()
+		if before[lock] == nil {
+			t.Fatal("there is no lock: this proves nothing")
+		}
+		j := w.job("queue").queues(release.QueueInOrder)
+		j.Line.Wait = 30 * time.Second
+		_, _ = j.Queue(w.Context(), handed("3", 13))
+		if _, after := w.git.repository.head(); !bytes.Equal(before[lock], after[lock]) {
+			t.Errorf("the lock was\n%s\nand is\n%s", before[lock], after[lock])
+		}
+	})
+}

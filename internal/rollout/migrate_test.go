@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 // layouts are ways in which people deploy an app manually, with what migrate does to each.
@@ -274,4 +276,19 @@ func TestMigrateWithASidecar(t *testing.T) {
 			t.Errorf("the sidecar was taken over: %v, %v", primary, err)
 		}
 	})
+}
+
+// TestMigrateLeavesAForeignCanary: a Deployment of the canary's name that no release has made is not migrate's to delete.
+func TestMigrateLeavesAForeignCanary(t *testing.T) {
+	for _, stage := range []string{"rest", "manual, another name"} {
+		at(t, stage, func(w *world) {
+			w.observer.started = false
+			w.somebodys(release.Canary, true)
+			j := w.job("job")
+			_, err := j.Migrate(w.Context(), "")
+			if bad, ok := errors.AsType[*usererr.Error](err); !ok || bad.Field != "Deployment prod/qwik-node-app-canary" || len(j.every) > 0 || !w.theirs(release.Canary) {
+				t.Errorf("%s: %v, after %q", stage, err, j.every)
+			}
+		})
+	}
 }

@@ -100,6 +100,8 @@ func (j *job) restorable(ctx context.Context, live *appsv1.Deployment) (*appsv1.
 	switch {
 	case n.run != "" && n.run == runOf(j.ledger.Release) && n.hash == hashOf(j.previous): // also if somebody has changed it since
 		return j.previousPrimary(ctx, live)
+	case !j.store().binds() && live != nil && j.previous != "" && j.ledger.Release.Reached(release.StagePromoted): // it has replaced it for certain
+		return j.previousPrimary(ctx, live)
 	case n.run != "" && !j.replaced(live): // the note is an earlier promotion's
 		j.log(o, "the ledger says that promotion has replaced its pod template, and it has not: it stays as it is")
 		return nil, nil

@@ -3,6 +3,7 @@ package rollout_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
+	"github.com/our-org/crossbill/internal/usererr"
 )
 
 const boundAnnotation = "crossbill.our-org.github.com/releases"
@@ -308,6 +310,28 @@ func TestReturnWithoutManifests(t *testing.T) {
 		w.must(j.RollbackTo(w.Context(), rollout.Previous, "test", true))
 		if unrest := w.unrest("1"); unrest != "" {
 			t.Error(unrest)
+		}
+	})
+}
+
+// TestForeignCanaryIsNotKeptWarm: somebody else's Deployment of the canary's name keeps no promoted release from its end, and is refused
+// before a return begins.
+func TestForeignCanaryIsNotKeptWarm(t *testing.T) {
+	at(t, "promoted in the mesh", func(w *world) {
+		w.observer.started = false
+		w.delete(release.Canary)
+		w.somebodys(release.Canary, true)
+		if _, err := commands["cleanup warm"](w.Context(), w.job("cleanup")); err != nil || w.read().Release != nil || !w.theirs(release.Canary) {
+			t.Errorf("%v, in flight %+v", err, w.read().Release)
+		}
+	})
+	at(t, "ended", func(w *world) {
+		w.observer.started = false
+		w.somebodys(release.Canary, true)
+		j := w.job("back")
+		_, err := j.RollbackTo(w.Context(), "r1", "test", true)
+		if !errors.As(err, new(*usererr.Error)) || len(j.every) > 0 || w.read().Release != nil || w.read().Hold != nil {
+			t.Errorf("%v, after %q", err, j.every)
 		}
 	})
 }

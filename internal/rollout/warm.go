@@ -59,7 +59,7 @@ func (j *job) warmable(ctx context.Context) (*release.Finished, error) {
 		return nil, nil
 	}
 	canary, err := j.liveTrack(ctx, release.Canary)
-	if err != nil || canary == nil || canary.DeletionTimestamp != nil {
+	if err != nil || canary == nil || canary.DeletionTimestamp != nil || j.foreign(canary) {
 		return nil, err
 	}
 	route, err := j.router().read(ctx)
