@@ -84,7 +84,15 @@ func (j *job) keptCopies(ctx context.Context) (map[string]bool, error) {
 		}
 		keep(live.Spec.Template)
 	}
-	for _, name := range j.startedJobs("") { // a rollback leaves one that runs to its end, and its pods may have yet to start
+	started := j.startedJobs("")
+	for i := range j.ledger.History { // a rollback leaves one that runs to its end, and its pods may have yet to start
+		for _, h := range j.ledger.History[i].Hooks {
+			if h.Job != "" && h.State == release.HookStarted {
+				started = append(started, h.Job)
+			}
+		}
+	}
+	for _, name := range started {
 		live, err := recent[*batchv1.Job](ctx, j, j.batchJob(name))
 		if err != nil {
 			return nil, err

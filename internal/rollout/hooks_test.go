@@ -997,6 +997,20 @@ func TestRollbackLeavesWhatARunningHookReads(t *testing.T) {
 		if !has() {
 			t.Error("a pod of the Job that has yet to start has nothing to read")
 		}
+		between := h.job("between") // another release comes and goes while the Job still runs
+		between.Hooks, between.Again = nil, true
+		w.must(between.Canary(w.Context(), wanted("3")))
+		gone := h.job("gone")
+		gone.Hooks = nil
+		w.must(gone.Rollback(w.Context(), "test"))
+		list, err = w.kube.BatchV1().Jobs(namespace).List(w.Context(), metav1.ListOptions{})
+		w.must(list, err)
+		if is, _, _ := hook.Ended(&list.Items[0]); is {
+			t.Fatal("the Job has ended: this proves nothing")
+		}
+		if !has() {
+			t.Error("the next release has deleted what the Job of the one before reads")
+		}
 		time.Sleep(5 * time.Minute)
 		next := h.job("next")
 		next.Again = true
