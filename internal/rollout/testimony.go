@@ -204,7 +204,11 @@ func (t *testimony) containers(seen *trackSeen, was *podSeen, first bool, now ti
 		case init:
 			kind = "init container"
 		}
-		seen.troubles = append(seen.troubles, trouble{at: now, cause: cause, container: status.Name, text: fmt.Sprintf("%s %s of pod %s %s, %d %s", kind, status.Name, pod.Name, how, status.RestartCount, plural(int(status.RestartCount), "restart"))})
+		at := now
+		if t.looking.IsZero() && end.FinishedAt.Time.Before(now) { // it happened before anybody looked
+			at = end.FinishedAt.Time
+		}
+		seen.troubles = append(seen.troubles, trouble{at: at, cause: cause, container: status.Name, text: fmt.Sprintf("%s %s of pod %s %s, %d %s", kind, status.Name, pod.Name, how, status.RestartCount, plural(int(status.RestartCount), "restart"))})
 	}
 }
 

@@ -209,6 +209,19 @@ func TestTestimony(t *testing.T) {
 			s.dies("c1", "istio-proxy", "Error", 1)
 		}},
 		"primary's sidecar, the canary's app": {then: func(s *story) { s.dies("p1", "istio-proxy", "Error", 1); s.dies("c1", "app", "Error", 1) }, cause: CauseRestarts},
+		"both crashed before anybody looked, half an hour apart": {before: func(s *story) {
+			s.now = begin.Add(20 * time.Second)
+			s.dies("p1", "app", "Error", 1)
+			s.now = begin.Add(30 * time.Minute)
+			s.dies("c1", "app", "Error", 1)
+			s.forget()
+		}, cause: CauseRestarts},
+		"primary crashed long before anybody looked": {before: func(s *story) {
+			s.now = begin.Add(20 * time.Second)
+			s.dies("p1", "app", "Error", 1)
+			s.now = begin.Add(30 * time.Minute)
+			s.forget()
+		}, then: func(s *story) { s.dies("c1", "app", "Error", 1) }, cause: CauseRestarts},
 		"primary crashed long ago": {then: func(s *story) {
 			s.dies("p1", "app", "Error", 1)
 			s.pass(2 * time.Minute)
