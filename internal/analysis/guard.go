@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -34,10 +33,12 @@ func Guard(ctx context.Context, o Options) (Outcome, error) {
 		return Outcome{}, nil
 	}
 	from := known(r, o.Test)
-	if !slices.Equal(from.Test.Objectives, o.Test.Objectives) {
+	test := o.Test
+	test.Baseline = r.Baseline
+	if !from.GoesOn(test) {
 		return Outcome{}, &usererr.Error{
-			Field: "analysis.objectives", Problem: fmt.Sprintf("they are not those that the canary of release %s was judged by: it is not judged by them", r.ID),
-			Fix: "give guard the crossbill.yaml that verify has",
+			Field: "analysis", Problem: fmt.Sprintf("it is not what the canary of release %s was judged by: it is not judged by it", r.ID),
+			Fix: "give guard the crossbill.yaml that verify has; after an upgrade, run verify --again",
 		}
 	}
 	looking, stop := context.WithCancelCause(ctx)

@@ -135,7 +135,9 @@ func (w *watch) healthy(ctx context.Context, status *rollout.Status, witness Wit
 	copied.Outcome = release.Healthy
 	last, err := witness.Live(ctx)
 	if err == nil {
-		_, err = w.conclude(ctx, status, last, &copied)
+		began := *status
+		began.Drift = nil // what is changed now is in last, and what lasted has ended the analysis
+		_, err = w.conclude(ctx, &began, last, &copied)
 	}
 	if err != nil {
 		w.warn("the canary is healthy, which was not noted: %v", err)

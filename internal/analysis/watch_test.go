@@ -102,6 +102,15 @@ func TestWatch(t *testing.T) {
 			},
 			err: "inconclusive", says: "somebody else has changed the release: the canary has weight 0", ends: 2*time.Minute + 30*time.Second, calls: []string{"inconclusive at 2m"},
 		},
+		"what differs for a moment as it begins": {
+			set: func(w *world) {
+				w.drift = []string{"the canary has weight 5, the release gave it 10"}
+				w.flow("app-canary", 100, 0.0005, 0, time.Hour)
+				w.after(6*time.Second, func(*release.Ledger) { w.drift = nil })
+				w.after(4*time.Minute, promoted)
+			},
+			says: "judged healthy before", ends: 4*time.Minute + 6*time.Second, calls: []string{"healthy"},
+		},
 		"what differs for a moment": { // somebody goes on with it, and has not noted it yet
 			set: func(w *world) {
 				w.flow("app-canary", 100, 0.0005, 0, time.Hour)
@@ -306,4 +315,23 @@ func TestGuardLooks(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGuardRefusesOtherRates: guard judges by what the canary was judged by, or says that it cannot.
+func TestGuardRefusesOtherRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.flow("app-canary", 100, 0.0005, 0, 10*time.Minute)
+		w.flow("app-canary", 100, 0.1, 10*time.Minute, 15*time.Minute)
+		w.flow("app-canary", 100, 0.0005, 15*time.Minute, time.Hour)
+		if _, err := Verify(t.Context(), w.options()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(w.start.Add(20 * time.Minute)))
+		o := w.options()
+		o.Test.Burst = 5
+		if came, err := Guard(t.Context(), o); kind(err) != "input" {
+			t.Errorf("%q, %v", came.Message, err)
+		}
+	})
 }

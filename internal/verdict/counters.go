@@ -443,7 +443,8 @@ func (c *counting) none() bool { return len(c.requests.counters) == 0 }
 // A reading that fails changes nothing.
 func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	s, now := c.source, model.TimeFromUnixNano(at.UnixNano())
-	requests, err := s.samples(ctx, s.requests(s.side, c.workloads...), c.reach(), at)
+	reach := max(c.reach(), at.Sub(c.at)+c.horizon()) // no sample since the last reading is left out
+	requests, err := s.samples(ctx, s.requests(s.side, c.workloads...), reach, at)
 	if err != nil {
 		return nil, err
 	}
@@ -456,13 +457,13 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 		if c.pairs[i] == nil {
 			continue
 		}
-		if _, all[i], err = s.readPairs(ctx, indicator, c.workloads, c.reach(), c.rate(), at, false); err != nil {
+		if _, all[i], err = s.readPairs(ctx, indicator, c.workloads, reach, c.rate(), at, false); err != nil {
 			return nil, err
 		}
 	}
 	var unknown []scraped
 	if s.service != "" || len(s.of) > 0 {
-		if unknown, err = s.samples(ctx, s.unattributed(), c.reach(), at); err != nil {
+		if unknown, err = s.samples(ctx, s.unattributed(), reach, at); err != nil {
 			return nil, err
 		}
 	}

@@ -35,6 +35,8 @@ type Record struct {
 	// Since and Until are the span of time that the blocks cover, by Prometheus's clock.
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
+	// Unattributed is how many errors of the Service belonged to no track.
+	Unattributed float64 `json:"unattributed,omitempty"`
 	// Witnessed is what made the canary unhealthy, beside the counters; nil if nothing did.
 	Witnessed *Witnessed `json:"witnessed,omitempty"`
 }

@@ -301,3 +301,69 @@ func TestOlderRecords(t *testing.T) {
 		t.Errorf("%+v, %v", j, err)
 	}
 }
+
+// TestUnattributedGoesOn: errors that belong to no track hold the verdict of the job that goes on from the record as well.
+func TestUnattributedGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		m.both(flow{rate: 20, from: -time.Minute, to: 10 * time.Minute}, flow{rate: 180, from: -time.Minute, to: 10 * time.Minute})
+		m.stray(3, 0, 2*time.Minute)
+		var from *Record
+		for job := range 2 {
+			o := m.options(t)
+			o.Source = m.source(t, func(s *SourceOptions) { s.Service = "app-service" })
+			o.Witness = func(context.Context) (Witnessed, error) { return Witnessed{PrimaryWhole: true}, nil }
+			o.Test.MaxDuration, o.Resume = 2*time.Minute, from
+			v, err := Verify(t.Context(), o)
+			if err != nil || v.Outcome != release.Inconclusive || v.Cause != Unattributed {
+				t.Fatalf("job %d: %s %s: %s, %v", job, v.Outcome, v.Cause, v.Reason, err)
+			}
+			text, err := json.Marshal(v.Record)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from, err = ParseRecord(string(text)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// TestResumeSeesWhatARestartHides: what a killed job did not see is read in full, also where a gateway has begun its counters anew since.
+func TestResumeSeesWhatARestartHides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		end := 5*time.Hour + 30*time.Minute
+		m.add(flow{workload: "app-primary", rate: 18, from: -time.Minute, to: end})
+		m.add(flow{workload: "app-canary", rate: 5, from: -time.Minute, to: 5 * time.Minute})
+		first, err := Verify(t.Context(), m.options(t))
+		if err != nil || first.Outcome != release.Healthy {
+			t.Fatalf("%+v, %v", first, err)
+		}
+		m.add(flow{workload: "app-canary", rate: 5, bad: 0.3, from: 20 * time.Second, to: 4 * time.Minute})
+		m.gateways[0].Reset(time.Now().Add(4*time.Minute + time.Second))
+		m.add(flow{workload: "app-canary", rate: 5, from: 4*time.Minute + 2*time.Second, to: end})
+		time.Sleep(5 * time.Hour)
+		o := m.options(t)
+		o.Resume = &first.Record
+		if v, err := Verify(t.Context(), o); err != nil || v.Outcome != release.Unhealthy {
+			t.Errorf("%s: %s, %v", v.Outcome, v.Reason, err)
+		}
+	})
+}
+
+// TestLateCounters: counters that can be read at the end of the time only are no evidence for all of it.
+func TestLateCounters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		m.both(flow{rate: 50, from: 13 * time.Minute, to: 16 * time.Minute}, flow{rate: 450, from: 13 * time.Minute, to: 16 * time.Minute})
+		m.downFrom(0, 14*time.Minute)
+		o := m.options(t)
+		o.Test.MinDuration = 10 * time.Minute
+		v, err := Verify(t.Context(), o)
+		if err != nil || v.Outcome != release.Inconclusive || v.Reason == "" {
+			t.Errorf("%s after a minute of counting: %s, %v", v.Outcome, v.Reason, err)
+		}
+	})
+}

@@ -186,6 +186,10 @@ func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 			break
 		}
 	}
+	if timeUp && !j.Decided {
+		j.Decided, j.Outcome, j.Cause = true, release.Inconclusive, PrometheusDown
+		j.Reason = fmt.Sprintf("the counters could be read only from %s on, which is too late", w.start.UTC().Format(time.TimeOnly))
+	}
 	switch {
 	case !j.Decided:
 		return false, nil
@@ -233,8 +237,9 @@ func (w *watching) look(ctx context.Context, at time.Time, last bool) (Judgment,
 	if err != nil {
 		return Judgment{}, err
 	}
+	w.result.Record.Unattributed += w.counting.errors
 	block := Block{Elapsed: at.Sub(w.start).Round(time.Millisecond), WarmUp: w.WarmUp > 0 && from.Sub(w.start) < w.WarmUp, Pairs: make([]Pair, len(w.test.Objectives))}
-	if last {
+	if late := w.start.Sub(w.began); last && (late <= w.Interval || w.test.Whole && late <= w.test.MaxDuration/parts) { // else much was not seen
 		block.Elapsed = max(block.Elapsed, w.test.MaxDuration)
 	}
 	for i := range block.Pairs {

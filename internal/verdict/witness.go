@@ -66,10 +66,11 @@ func (w *watching) unattributed() (Cause, string) {
 	if w.witnessed.Hold != "" {
 		return cmp.Or(w.witnessed.Cause, NotReady), w.witnessed.Hold
 	}
-	if !w.witnessed.PrimaryWhole || w.counting.allErrors == 0 {
+	errors := w.result.Record.Unattributed
+	if !w.witnessed.PrimaryWhole || errors == 0 {
 		return "", ""
 	}
-	errors, all := w.counting.allErrors, w.counting.allErrors+w.state.judge().requests()
+	all := errors + w.state.judge().requests()
 	if w.counting.errors == 0 && errors <= w.budget()*all {
 		return "", ""
 	}
@@ -93,7 +94,7 @@ func (w *watching) resumable(now time.Time) bool {
 	switch {
 	case r == nil || r.Until.IsZero() || r.Until.After(now):
 		return false
-	case r.Outdated() || !r.Test.comparable(w.Test):
+	case !r.GoesOn(w.Test):
 		w.warn("the objectives or the method are others than those that the canary was judged by before: the analysis begins anew")
 		return false
 	}
@@ -109,3 +110,6 @@ func (w *watching) goOn(now time.Time) {
 	r.Test = w.test
 	w.result.Record, w.state = r, r.state()
 }
+
+// GoesOn says whether the evidence of a test may go on from the record.
+func (r *Record) GoesOn(t Test) bool { return !r.Outdated() && r.Test.comparable(t) }
