@@ -74,6 +74,7 @@ Environment:
 	o.add(cmd, "read_api, or api to cancel duplicates", 15*time.Minute)
 	o.gitlab.addOrigin(cmd, &o.trigger.Ref)
 	o.gitlab.addTriggerToken(cmd)
+	addJobNames(cmd, &o.trigger.Jobs)
 	return cmd
 }
 

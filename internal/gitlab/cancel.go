@@ -45,7 +45,7 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 	switch {
 	case p.State == RolledBack:
 		return p, "nothing: " + p.Reason, nil
-	case p.State == Promoted:
+	case p.inProduction(o.Jobs):
 		return p, "", &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("the release of pipeline %d is in production", p.PipelineID), Fix: "release an older image, or press rollback in GitLab before its canary is cleaned up"}
 	case canary == nil:
 		return p, "", missingJob(p, "gitlab.jobs.canary", o.Jobs.Canary, "the job that starts the canary")
@@ -59,6 +59,16 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 		return p, "job " + rollback.Name + " runs already", nil
 	}
 	return p, "pressed " + rollback.Name + " (" + rollback.URL + ")", c.press(ctx, rollback)
+}
+
+// inProduction says whether a release has all of the traffic, also if its cleanup has yet to run, or has failed. Where a rollback has
+// begun, it may be on its way back.
+func (p Progress) inProduction(names JobNames) bool {
+	promote := jobNamed(p.Jobs, names.Promote)
+	back := slices.ContainsFunc(p.Jobs, func(j Job) bool {
+		return strings.HasPrefix(j.Name, names.Rollback) && (underWay(j.Status) || j.Status == "failed")
+	})
+	return p.State == Promoted || p.State == Unfinished || p.State == Running && promote != nil && promote.Status == "success" && !back
 }
 
 // started says whether a job may have done anything.

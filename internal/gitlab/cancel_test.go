@@ -45,6 +45,8 @@ func TestCancel(t *testing.T) {
 		"rolled back":                 {status: "failed", jobs: jobs("skipped", "success"), done: "nothing", after: "failed", button: "success"},
 		"canceled before its canary":  {status: "canceled", jobs: withCanary("created", "manual"), done: "nothing", after: "canceled", button: "manual"},
 		"in production":               {status: "success", jobs: jobs("success", "manual"), field: "releaseId", after: "success", button: "manual"},
+		"its cleanup failed":          {status: "failed", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), field: "releaseId", after: "failed", button: "manual"},
+		"its cleanup runs":            {status: "running", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "running"}), field: "releaseId", after: "running", button: "manual"},
 		"no rollback job":             {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
 		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
 		// code 0, and the mesh stayed split.

@@ -87,7 +87,7 @@ func (c *Client) pipelinesPage(ctx context.Context, deadline time.Time, options 
 
 // currentPipeline finds the pipeline that a release's effect comes from: of those that are open, the one with the
 // lowest id, whose duplicates it cancels; else the newest attempt that finished; else the newest that was canceled.
-func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target Target) (int64, error) {
+func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target Target, names JobNames) (int64, error) {
 	named, err := c.pipelinesOf(ctx, deadline, target.App, target.ReleaseID)
 	if err != nil {
 		return 0, err
@@ -108,7 +108,16 @@ func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target
 		return rows[len(rows)-1].ID, nil
 	}
 	// Finished ones may be earlier attempts of `trigger --again`: the newest attempt counts.
-	open := slices.DeleteFunc(slices.Clone(live), func(p *gitlab.PipelineInfo) bool { return p.Status == "success" || p.Status == "failed" })
+	var open []*gitlab.PipelineInfo
+	for _, p := range live {
+		over, err := c.over(ctx, deadline, p, names)
+		if err != nil {
+			return 0, err
+		}
+		if !over {
+			open = append(open, p)
+		}
+	}
 	if len(open) == 0 {
 		return live[len(live)-1].ID, nil
 	}
@@ -120,6 +129,21 @@ func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target
 		c.logf("canceled pipeline %d: %d is the release's", p.ID, open[0].ID)
 	}
 	return open[0].ID, nil
+}
+
+// over says whether a pipeline does nothing any more for its release: it has finished, or it waits at its gate although its release
+// was rolled back.
+func (c *Client) over(ctx context.Context, deadline time.Time, p *gitlab.PipelineInfo, names JobNames) (bool, error) {
+	if p.Status != "manual" {
+		return p.Status == "success" || p.Status == "failed", nil
+	}
+	names.setDefaults()
+	jobs, err := c.jobs(ctx, deadline, p.ID)
+	if err != nil {
+		return false, err
+	}
+	state, _ := stateOf(p.Status, jobs, names)
+	return state == RolledBack, nil
 }
 
 // pipeline reads one pipeline.

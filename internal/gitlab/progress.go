@@ -40,7 +40,7 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 	p := Progress{ReleaseID: target.ReleaseID, PipelineID: target.PipelineID}
 	if p.PipelineID == 0 {
 		var err error
-		if p.PipelineID, err = c.currentPipeline(ctx, deadline, target); err != nil {
+		if p.PipelineID, err = c.currentPipeline(ctx, deadline, target, names); err != nil {
 			return p, err
 		}
 	}

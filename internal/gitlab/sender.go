@@ -53,7 +53,9 @@ func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
 			return nil, err
 		}
 		for _, p := range rows {
-			s.earlier[p.ID] = p.Status == "success" || p.Status == "failed"
+			if s.earlier[p.ID], err = s.over(ctx, s.deadline, p, s.options.Jobs); err != nil {
+				return nil, err
+			}
 		}
 	}
 	kept, err := s.reconcile(ctx)

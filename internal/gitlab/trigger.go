@@ -29,6 +29,8 @@ type TriggerOptions struct {
 	// Again starts a new pipeline although one of this release has finished. One that has not finished is
 	// still adopted. The new pipeline also releases what was rolled back before.
 	Again bool
+	// Jobs are the names of the pipeline's jobs, by which one that waits at its gate is known to have been rolled back.
+	Jobs JobNames
 
 	Settle  time.Duration // how long to wait for pipelines of other senders; default 10 s
 	Timeout time.Duration // bound of the whole call; default 15 min

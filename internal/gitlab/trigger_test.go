@@ -659,3 +659,20 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 		}
 	})
 }
+
+// TestTriggerAgainAfterARollback: a gate that nobody will press any more does not hold up the next attempt, and watch follows that one.
+func TestTriggerAgainAfterARollback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		old := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Life: []gitlabtest.Phase{{Status: "manual", Jobs: jobs("manual", "success")}}})
+		c := connect(t, server, nil)
+		p, err := Trigger(t.Context(), c, TriggerOptions{Ref: "main", Release: toRelease, Again: true})
+		if err != nil || p.Adopted || p.ID == old || server.Posts() != 1 {
+			t.Fatalf("%+v after %d POSTs, %v; the one that was rolled back is %d", p, server.Posts(), err, old)
+		}
+		seen, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: idOf(toRelease), App: toRelease.App}, Timeout: time.Minute})
+		if !errors.As(err, new(*DeadlineError)) || seen.PipelineID != p.ID || seen.Status != "running" {
+			t.Errorf("watch sees %+v, %v; want pipeline %d running", seen, err, p.ID)
+		}
+	})
+}
