@@ -102,10 +102,10 @@ func (m *Crossbill) addBundleRegistry(i *invocation) {
 
 // addManifests gives the command the manifests, and returns where they are: in a folder, or in the registry.
 func (m *Crossbill) addManifests(i *invocation) string {
+	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir) // crossbill.yaml may name files there, beside a bundle as well
 	if m.ManifestsBundle != "" {
 		return "oci://" + strings.TrimPrefix(m.ManifestsBundle, "oci://")
 	}
-	i.container = i.container.WithMountedDirectory(manifestsFolder, m.ManifestsDir)
 	return manifestsFolder
 }
 

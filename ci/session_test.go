@@ -341,6 +341,17 @@ func TestEveryCallIsAnotherExec(t *testing.T) {
 	}
 }
 
+// TestABundleLeavesTheFolder: what crossbill.yaml names below the folder of the manifests is there beside a bundle, too.
+func TestABundleLeavesTheFolder(t *testing.T) {
+	s := begin(t)
+	if _, err := bundled().Canary(t.Context(), "", 0, "", "", false, "", false, "id", "abc", "", "", nil, false, false, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := values(s.asked[len(s.asked)-1], "withMountedDirectory", "path"); !slices.Contains(got, "/work/k8s") {
+		t.Errorf("canary of a bundle has the folders %v", got)
+	}
+}
+
 // TestWhatAnExecHas: secrets and variables reach the exec that needs them and no other, and no secret is text.
 func TestWhatAnExecHas(t *testing.T) {
 	ctx := t.Context()

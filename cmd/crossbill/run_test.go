@@ -135,6 +135,13 @@ func TestRunManifests(t *testing.T) {
 	if pod.ServiceAccountName != binding.Subjects[0].Name || binding.RoleRef.Name != role.Name || !strings.Contains(read(t, "k8s/guard/rbac.yaml"), "kind: ServiceAccount\nmetadata:\n  name: "+pod.ServiceAccountName+"\n") {
 		t.Error("the account has not both Roles")
 	}
+	for _, name := range []string{"REGISTRY_USERNAME", "REGISTRY_PASSWORD"} {
+		if !slices.ContainsFunc(c.Env, func(v corev1.EnvVar) bool {
+			return v.Name == name && v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil && *v.ValueFrom.SecretKeyRef.Optional
+		}) {
+			t.Errorf("the commands do not get %s", name)
+		}
+	}
 	root := newRootCommand()
 	cmd, _, err := root.Find(c.Command[1:2])
 	if err == nil {

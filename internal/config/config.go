@@ -8,6 +8,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -339,6 +340,12 @@ func (c *Config) PreviewPolicy(named, manifests string) (verifier *provenance.Ve
 // legacy finds a file that has become a section of crossbill.yaml.
 func (c *Config) legacy(manifests, name, section string, both bool) (file, warning string, err error) {
 	if bundle.Named(manifests) {
+		folder := cmp.Or(c.Manifests, filepath.Join(filepath.Dir(c.file), "k8s"))
+		if old := filepath.Join(folder, name); !both && !bundle.Named(folder) {
+			if _, err := os.Lstat(old); err == nil {
+				return "", "", &usererr.Error{Field: old, Problem: "a bundle is released without this file", Fix: fmt.Sprintf("move its content to %s: in %s", section, FileName)}
+			}
+		}
 		return "", "", nil
 	}
 	file = filepath.Join(manifests, name)

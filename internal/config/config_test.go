@@ -642,3 +642,16 @@ func TestPlan(t *testing.T) {
 		}
 	}
 }
+
+// TestOldPolicyBesideABundle: a bundle does not leave out the policy that is still beside the manifests.
+func TestOldPolicyBesideABundle(t *testing.T) {
+	text, err := json.Marshal(map[string]any{"repository": "https://example.com/old", "keys": []string{publicKey(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := setUp(t, "app: shop\n", "trust.yaml", string(text))
+	verifier, _, err := c.Policy("", "oci://registry.example.com/our-org/shop@sha256:"+strings.Repeat("0", 64))
+	if bad, ok := errors.AsType[*usererr.Error](err); !ok || !strings.HasSuffix(bad.Field, "k8s/trust.yaml") {
+		t.Errorf("%v, %v: k8s/trust.yaml was left out", verifier, err)
+	}
+}

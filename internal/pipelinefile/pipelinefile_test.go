@@ -156,10 +156,10 @@ func TestAJobsCall(t *testing.T) {
 				"--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--notify-gitlab-token", "env:CROSSBILL_NOTIFY_GITLAB_TOKEN", "--webhook-url", "env:CROSSBILL_WEBHOOK",
 			},
 		},
-		"an environment repository": {
-			"bundle", []string{"CROSSBILL_GITOPS_TOKEN_FILE=/builds/my token", "CROSSBILL_GITOPS_SSH_KEY_FILE=/k", "CROSSBILL_GITOPS_SIGNING_KEY_FILE=/s", "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE=/h"},
+		"an environment repository, and a Prometheus with a login": {
+			"bundle", []string{"CROSSBILL_PROMETHEUS_CONFIG=/p", "CROSSBILL_GITOPS_TOKEN_FILE=/builds/my token", "CROSSBILL_GITOPS_SSH_KEY_FILE=/k", "CROSSBILL_GITOPS_SIGNING_KEY_FILE=/s", "CROSSBILL_GITOPS_KNOWN_HOSTS_FILE=/h"},
 			[]string{"k8s", "--manifests-bundle", ""},
-			[]string{"--gitops-token", "file:/builds/my token", "--gitops-ssh-key", "file:/k", "--gitops-signing-key", "file:/s", "--gitops-known-hosts", "/h"},
+			[]string{"--prometheus-http-config", "file:/p", "--gitops-token", "file:/builds/my token", "--gitops-ssh-key", "file:/k", "--gitops-known-hosts", "/h", "--gitops-signing-key", "file:/s"},
 		},
 	} {
 		script := strings.ReplaceAll(strings.Join(file.Job("rollback").Script, "\n"), "$[[ inputs."+test.empty+" ]]", "")
@@ -338,7 +338,7 @@ func TestCredentialsReachTheJobs(t *testing.T) {
 	report := regexp.MustCompile(`(?m)^.* report -o report\.html$`).FindString(engine)
 	for _, o := range config.Options {
 		name := o.Variable
-		credential := o.Secret || strings.HasPrefix(o.Key, "gitops.") && strings.HasSuffix(o.Key, "File")
+		credential := o.Secret || o.Key == "prometheus.httpConfig" || strings.HasPrefix(o.Key, "gitops.") && strings.HasSuffix(o.Key, "File")
 		if !credential || !strings.HasPrefix(name, "CROSSBILL_") || elsewhere[name] != "" {
 			continue
 		}
@@ -347,10 +347,11 @@ func TestCredentialsReachTheJobs(t *testing.T) {
 				t.Errorf("%s unsets %s", where, name)
 			}
 		}
-		if !strings.Contains(engine, "${"+name+":+--") {
+		passed := regexp.MustCompile(`\$\{` + name + `:\+--|--\S+ "\$` + name + `"`)
+		if !passed.MatchString(engine) {
 			t.Errorf("dagger call does not get %s", name)
 		}
-		if strings.HasPrefix(o.Key, "gitops.") && !strings.Contains(report, "${"+name+":+--") { // the ledger may be in that repository
+		if strings.HasPrefix(o.Key, "gitops.") && !passed.MatchString(report) { // the ledger may be in that repository
 			t.Errorf("the report does not get %s", name)
 		}
 	}
