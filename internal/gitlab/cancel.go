@@ -62,7 +62,7 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 }
 
 // inProduction says whether a release has all of the traffic, also if its cleanup has yet to run, or has failed. Where a rollback has
-// begun, it may be on its way back.
+// started, it may be on its way back.
 func (p Progress) inProduction(names JobNames) bool {
 	promote := jobNamed(p.Jobs, names.Promote)
 	back := slices.ContainsFunc(p.Jobs, func(j Job) bool {

@@ -330,7 +330,7 @@ func TestUnattributedGoesOn(t *testing.T) {
 	})
 }
 
-// TestResumeSeesWhatARestartHides: what a killed job did not see is read in full, also where a gateway has begun its counters anew since.
+// TestResumeSeesWhatARestartHides: what a killed job did not see is read in full, also where a gateway has started its counters anew since.
 func TestResumeSeesWhatARestartHides(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(time.Second)
