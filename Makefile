@@ -69,12 +69,13 @@ bin/compare:
 	cd rehearsal/compare && go build -o ../../$@ .
 
 # The real Argo Rollouts and Flagger beside Crossbill, in the same scenarios at the same time: out/compare.json, and a page of it,
-# with DOCS=1 docs/compare.md. The first time it compiles both controllers. COMPARE has more flags, such as COMPARE='-minutes 30';
+# with DOCS=1 docs/compare.md and its figures, rehearsal/compare/figures.json. The first time it compiles both controllers. COMPARE has more flags, such as COMPARE='-minutes 30';
 # `bin/compare -help` shows them; COMPARE='-add out/compare.json' adds up several runs. SHORT=1 is one scenario, once, in a minute and
 # a half, without controllers that are not compiled yet.
 .PHONY: compare
 compare: bin/compare bin/crossbill
 	bin/compare $(if $(DOCS),-page docs/compare.md) $(if $(SHORT),-short) $(COMPARE)
+	$(if $(DOCS),cp out/compare.json rehearsal/compare/figures.json)
 
 # What a first make rehearse costs, by part. Compiles everything again, in a folder of its own.
 .PHONY: first-run

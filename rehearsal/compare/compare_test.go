@@ -22,31 +22,28 @@ import (
 	"github.com/our-org/crossbill/rehearsal/load"
 )
 
-var update = flag.Bool("update", false, "write testdata/compare.md anew")
+var update = flag.Bool("update", false, "write the pages of the recorded figures anew")
 
-// TestPage makes the page of figures that were recorded.
+// TestPage makes the pages of figures that were recorded: an old one, and the one of the documentation.
 func TestPage(t *testing.T) {
-	text, err := os.ReadFile("testdata/compare.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var r report
-	if err := json.Unmarshal(text, &r); err != nil {
-		t.Fatal(err)
-	}
-	got := r.page()
-	const file = "testdata/compare.md"
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+	for figures, file := range map[string]string{"testdata/compare.json": "testdata/compare.md", "figures.json": "../../docs/compare.md"} {
+		r, err := readReport(figures)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("the page differs from %s (-want +got); go test . -update writes it:\n%s", file, diff)
+		got := r.page()
+		if *update {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), got); diff != "" {
+			t.Errorf("the page differs from %s (-want +got); go test . -update writes it:\n%s", file, diff)
+		}
 	}
 }
 

@@ -53,8 +53,8 @@ func (r *report) page() string {
 	for _, one := range r.Earlier {
 		side = max(side, one.SideBySide)
 	}
-	line("Each app got %d requests per second, and up to %d scenarios ran at the same time, with up to %d of those that take minutes beside others.\n", r.RequestsPerSecond, side, longSide)
-	line("To repeat it: `make compare`, in a checkout. The first time, it compiles both controllers, in 10 to 30 minutes. `out/compare.json` has all figures, of each release too.\n")
+	line("Each app got %d requests per second, unless its scenario says otherwise, and up to %d scenarios ran at the same time, with up to %d of those that take minutes beside others.\n", r.RequestsPerSecond, side, longSide)
+	line("To repeat it: `make compare`, in a checkout. The first time, it compiles both controllers, in 10 to 30 minutes. `out/compare.json` then has all figures, of each release too; those of this page are in [figures.json](../rehearsal/compare/figures.json).\n")
 	line("## In short\n")
 	r.overview(line)
 	line("\n## Where Crossbill is behind\n")
@@ -79,6 +79,8 @@ func (r *report) page() string {
 	}
 	if !measured(func(s scenario) bool { return s.fleet }) {
 		line("- Many apps released at once: `make compare COMPARE='-fleet 100'` adds 100, at the end. It takes about 15 minutes more.")
+	} else if r.result(fleet.Name, systems[0]).APIRequests == nil {
+		line("- The API requests of many apps at once.")
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Missing)) {
 		line("- %s: %s.", names[name], r.Missing[name])

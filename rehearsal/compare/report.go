@@ -225,7 +225,7 @@ func (r *report) result(scenario string, id systemID) result {
 	counted := func(field string) *spread { return spreadOf(own, fields[field], func(float64) bool { return true }) }
 	all.SecondsToDecision, all.SecondsToRest = happened("secondsToDecision"), happened("secondsToRest")
 	all.Lost, all.Exposed, all.WrongVersion = counted("lost"), counted("exposed"), counted("wrongVersion")
-	all.APIRequests, all.MemoryMiB = counted("apiRequests"), counted("memoryMiB")
+	all.APIRequests, all.MemoryMiB = happened("apiRequests"), counted("memoryMiB") // without any, they were not counted
 	if id.Name != ours {
 		all.Ratios = r.ratios(scenario, own)
 	}
