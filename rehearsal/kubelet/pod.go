@@ -162,7 +162,11 @@ func (p *pod) publish() error {
 		return err
 	}
 	_, err = p.k.Client.CoreV1().Pods(p.namespace).Patch(p.ctx, p.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) { // others wrote it again and again meanwhile; or it is a successor's, whose event ends this one
+		time.AfterFunc(200*time.Millisecond, p.touch)
+		return nil
+	}
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err
