@@ -150,7 +150,7 @@ func (j *job) grow(ctx context.Context, track release.Track, want int32) (grown 
 		case live == nil:
 			return nil, errors.New("somebody has deleted it")
 		case j.foreign(live):
-			return nil, j.foreignError(live, "delete it, or give it another name, and run the command again; rollback ends the release")
+			return nil, j.notForeign(live)
 		case replicasOf(live) >= want:
 			return nil, nil
 		}

@@ -39,10 +39,10 @@ func (j *job) applyDeployment(ctx context.Context, desired *appsv1.Deployment, s
 
 // appliable refuses a Deployment that is not a release's to apply.
 func (j *job) appliable(live, desired *appsv1.Deployment) error {
-	if !j.foreign(live) {
-		return sameSelector(live, desired)
+	if err := j.notForeign(live); err != nil {
+		return err
 	}
-	return j.foreignError(live, "delete it, or give it another name, and run the command again; rollback ends the release")
+	return sameSelector(live, desired)
 }
 
 // sameSelector refuses a Deployment that was made with another selector: selectors are immutable.

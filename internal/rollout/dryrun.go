@@ -55,14 +55,15 @@ func (j *job) lookCanaryName(ctx context.Context, trial *appsv1.Deployment) erro
 	if trial.ResourceVersion == "" {
 		return nil
 	}
+	return j.canaryNameFree(ctx)
+}
+
+func (j *job) canaryNameFree(ctx context.Context) error {
 	live, err := j.liveTrack(ctx, release.Canary)
-	switch {
-	case err != nil:
+	if err != nil {
 		return fmt.Errorf("%w; nothing was changed", err)
-	case live != nil && j.foreign(live):
-		return j.foreignError(live, "delete it, or give it another name; nothing was changed")
 	}
-	return nil
+	return j.nameFree(live)
 }
 
 // rehearseFirst rehearses the first release of an app, which has none of its objects yet.

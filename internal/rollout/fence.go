@@ -47,6 +47,22 @@ func (j *job) foreignError(live *appsv1.Deployment, fix string) error {
 	return &usererr.Error{Field: j.deployment(live.Name).String(), Problem: "it is there, and no release has made it", Fix: fix}
 }
 
+// nameFree refuses, before anything is written, what needs the name of somebody else's Deployment.
+func (j *job) nameFree(live *appsv1.Deployment) error {
+	if live == nil || !j.foreign(live) {
+		return nil
+	}
+	return j.foreignError(live, "delete it, or give it another name; nothing was changed")
+}
+
+// notForeign refuses to write to such a Deployment in the middle of a release.
+func (j *job) notForeign(live *appsv1.Deployment) error {
+	if !j.foreign(live) {
+		return nil
+	}
+	return j.foreignError(live, "delete it, or give it another name, and run the command again; rollback ends the release")
+}
+
 // fence refuses an object that a newer lock has written.
 func (j *job) fence(o metav1.Object) error {
 	if o == nil {

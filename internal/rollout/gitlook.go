@@ -51,8 +51,8 @@ func (s gitStore) tryRelease(ctx context.Context, j *job, found *canaryFound) er
 		} else if live, err = j.liveTrack(ctx, track); err != nil {
 			return err
 		}
-		if live != nil && j.foreign(live) {
-			return j.foreignError(live, "delete it, or give it another name; nothing was changed")
+		if err := j.nameFree(live); err != nil {
+			return err
 		}
 		o := j.deployment(desired.Name)
 		var is metav1.Object // nil, and no pointer to nothing

@@ -41,32 +41,21 @@ func (w *world) late(command, path string) (goOn func() error) {
 // TestLateCreationOfASuccessor: what a job that has lost its lock creates late does not overwrite what its successor has made
 // meanwhile: neither the canary of the next release, nor primary with all of the traffic, nor the size of its own release's canary.
 func TestLateCreationOfASuccessor(t *testing.T) {
-	routers(t, "rest", func(w *world) {
-		w.observer.started = false
-		goOn := w.late("canary", "/deployments/"+w.set.Name(release.Canary))
-		w.must(w.job("back").Rollback(w.Context(), "it is bad"))
-		w.must(w.job("next").Canary(w.Context(), wanted("3")))
-		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
-			t.Errorf("%v", err)
-		}
-		w.wait()
-		if is := w.running(release.Canary); is != "3" {
-			t.Errorf("the canary of the next release runs image %s", is)
-		}
-	})
-	routers(t, "new", func(w *world) {
-		w.observer.started = false
-		goOn := w.late("canary", "/deployments/"+w.set.Name(release.Primary))
-		w.must(w.job("back").Rollback(w.Context(), "it is bad"))
-		w.must(w.job("next").Canary(w.Context(), wanted("3")))
-		if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
-			t.Errorf("%v", err)
-		}
-		w.wait()
-		if is := w.running(release.Primary); is != "3" {
-			t.Errorf("primary runs image %s with all of the traffic", is)
-		}
-	})
+	for stage, track := range map[string]release.Track{"rest": release.Canary, "new": release.Primary} {
+		routers(t, stage, func(w *world) {
+			w.observer.started = false
+			goOn := w.late("canary", "/deployments/"+w.set.Name(track))
+			w.must(w.job("back").Rollback(w.Context(), "it is bad"))
+			w.must(w.job("next").Canary(w.Context(), wanted("3")))
+			if err := goOn(); !errors.Is(err, rollout.ErrLockLost) {
+				t.Errorf("%v", err)
+			}
+			w.wait()
+			if is := w.running(track); is != "3" {
+				t.Errorf("%s of the next release runs image %s", track, is)
+			}
+		})
+	}
 	routers(t, "rest", func(w *world) {
 		w.observer.started = false
 		goOn := w.late("canary", "/deployments/"+w.set.Name(release.Canary))

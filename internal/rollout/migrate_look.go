@@ -148,7 +148,7 @@ func (j *job) lookServed(ctx context.Context, from string, selected labels.Selec
 			found.primary = d
 		case !selected.Matches(labels.Set(d.Spec.Template.Labels)):
 		case d.Name == j.deploymentName(release.Canary) && j.foreign(d):
-			return found, j.foreignError(d, "delete it, or give it another name; nothing was changed")
+			return found, j.nameFree(d)
 		case d.Name == j.deploymentName(release.Canary), d.Name == j.deploymentName(baseline) && !j.foreign(d):
 			found.left = append(found.left, d.Name)
 		case from != "" && d.Name != from:

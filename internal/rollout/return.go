@@ -176,12 +176,8 @@ func (j *job) returnable(ctx context.Context, found *returnFound) error {
 	case !j.boundTo(primary, target.Image, target.Pod):
 		return j.unreturnable(target, fmt.Sprintf("%s does not note that it ran it with the pod template that %s keeps", j.track(release.Primary), j.ledgerName()))
 	}
-	taken, err := j.liveTrack(ctx, release.Canary)
-	if err != nil {
-		return fmt.Errorf("%w; nothing was changed", err)
-	}
-	if taken != nil && j.foreign(taken) {
-		return j.foreignError(taken, "delete it, or give it another name; nothing was changed")
+	if err := j.canaryNameFree(ctx); err != nil {
+		return err
 	}
 	if err := j.returnableInGit(target); err != nil {
 		return err
