@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
@@ -67,7 +66,7 @@ func (j *job) waitEndpoints(track release.Track, image string) step {
 
 func (j *job) untilEndpoints(ctx context.Context, track release.Track, seen func(mark)) (pods []corev1.Pod, err error) {
 	ready := map[string]sets.Set[string]{} // by slice
-	_, err = watchtools.UntilWithSync(ctx, j.watchEndpoints(track), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
+	err = until(ctx, j.watchEndpoints(track), &discoveryv1.EndpointSlice{}, nil, func(event watch.Event) (bool, error) {
 		if slice, ok := event.Object.(*discoveryv1.EndpointSlice); ok {
 			ready[slice.Name] = readyPods(slice)
 			if event.Type == watch.Deleted {

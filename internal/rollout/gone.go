@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -73,7 +72,7 @@ func (j *job) waitDeleted(name, says string) step {
 func (j *job) untilDeleted(ctx context.Context, name string, seen func(mark)) error {
 	o := j.deployment(name)
 	gone := func(store cache.Store) (bool, error) { return len(store.List()) == 0, nil }
-	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
+	err := until(ctx, j.watchDeployment(name), &appsv1.Deployment{}, gone, func(event watch.Event) (bool, error) {
 		if d, ok := event.Object.(*appsv1.Deployment); ok {
 			seen(markOf(d))
 		}

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
-	watchtools "k8s.io/client-go/tools/watch"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -253,7 +252,7 @@ func (j *job) untilRolledOut(ctx context.Context, track release.Track, image str
 	}
 	var p progress
 	size := int32(0)
-	_, err := watchtools.UntilWithSync(ctx, j.watchDeployment(o.name), &appsv1.Deployment{}, exists, func(event watch.Event) (bool, error) {
+	err := until(ctx, j.watchDeployment(o.name), &appsv1.Deployment{}, exists, func(event watch.Event) (bool, error) {
 		d, ok := event.Object.(*appsv1.Deployment)
 		if !ok || event.Type == watch.Deleted {
 			return false, deleted
