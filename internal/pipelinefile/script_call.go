@@ -31,7 +31,12 @@ func (a *analyzer) call(c *syntax.CallExpr, s *shellState, input stdin) {
 		}
 		return
 	}
-	lists := a.words(c.Args, s)
+	lists := a.wordsOf(c.Args, s, func(all [][]field) [][]field {
+		if s.replaces("dagger") {
+			return distinct(all)
+		}
+		return distinct(withoutCredentials(all))
+	})
 	if lists == nil {
 		a.opaque(c, "it has too many variants to prove")
 		return

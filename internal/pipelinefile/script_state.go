@@ -74,6 +74,17 @@ type field struct {
 	absent bool // when many is set: it is one word, or none
 }
 
+// replaces says whether the script may have made another command of a name.
+func (s *shellState) replaces(name string) bool {
+	_, alias := s.aliases[name]
+	return alias || len(s.functions[name]) > 0
+}
+
+// isOption says whether a field begins as an option does.
+func (f field) isOption() bool {
+	return len(f.pieces) > 0 && f.pieces[0].kind == pieceText && strings.HasPrefix(f.pieces[0].text, "-")
+}
+
 // literal is the text of a field that is certainly one word of known text.
 func (f field) literal() (string, bool) {
 	if f.many {

@@ -1,6 +1,7 @@
 package pipelinefile
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -859,6 +860,39 @@ func TestReturns(t *testing.T) {
 		if got := verdictOf(analyzed(script)); got != want {
 			t.Errorf("%s is %s, want %s", script, got, want)
 		}
+	}
+}
+
+// TestCredentialsOfACall: which credentials a call of the module has changes nothing, where they are certainly no more than that.
+func TestCredentialsOfACall(t *testing.T) {
+	const some = `${CROSSBILL_GITHUB_TOKEN:+--github-token env:CROSSBILL_GITHUB_TOKEN} ${KEY:+--gitops-ssh-key "file:$KEY" --gitops-known-hosts "$HOSTS"} `
+	for script, want := range map[string]string{
+		`dagger call -m . %spromote`:                                "changes",
+		`dagger call -m . promote %s`:                               "changes",
+		`dagger call -m . %sstatus`:                                 "reads",
+		`dagger call -m . %sverify --manifests-bundle "$BUNDLE"`:    "uses image",
+		`dagger call -m . rollback %s--to previous`:                 "changes",
+		`dagger call -m . %s"$X"`:                                   "opaque",
+		`dagger call -m . --frobnicate %spromote`:                   "changes opaque",
+		`dagger call -m . ${X:+--github-token promote} status`:      "reads",
+		`dagger call -m . ${X:+--github-token "$TOKEN"} promote`:    "changes uses",
+		`dagger call -m . ${X:+--github-token} promote`:             "changes",
+		`dagger call -m . ${X:+--github-token $Y} promote`:          "changes opaque",
+		`dagger() { kubectl apply -f k8s; }; dagger call %spromote`: "changes",
+		`f() { "$6" promote; }; alias dagger=f; dagger call %s`:     "opaque uses",
+		`dagger ${X:+--github-token env:X} call -m . promote`:       "changes opaque",
+	} {
+		line := strings.ReplaceAll(script, "%s", some)
+		if got := verdictOf(analyzed(line)); got != want {
+			t.Errorf("%s is %q, want %q", line, got, want)
+		}
+	}
+	many := ""
+	for n := range 12 {
+		many += fmt.Sprintf("${X%d:+--github-token env:X%[1]d} ", n)
+	}
+	if got := verdictOf(analyzed("dagger call -m . " + many + "promote")); got != "changes" {
+		t.Errorf("a call with a dozen credentials is %s", got)
 	}
 }
 

@@ -20,6 +20,11 @@ type atom struct {
 // words expands the words of a command. Each result is one list of words that the command may get; nil when there are
 // too many.
 func (a *analyzer) words(args []*syntax.Word, s *shellState) [][]field {
+	return a.wordsOf(args, s, distinct)
+}
+
+// wordsOf are the lists of words, of which few keeps those whose difference matters.
+func (a *analyzer) wordsOf(args []*syntax.Word, s *shellState, few func([][]field) [][]field) [][]field {
 	all := [][]field{nil}
 	for _, arg := range args {
 		expanded := a.expand(arg.Parts, s, false)
@@ -34,7 +39,7 @@ func (a *analyzer) words(args []*syntax.Word, s *shellState) [][]field {
 				next = append(next, append(slices.Clone(before), fields...))
 			}
 		}
-		next = distinct(next)
+		next = few(next)
 		if len(next) > mostCalls || !a.step(len(next)*(1+len(next[0])/64)/8) {
 			return nil
 		}
