@@ -488,9 +488,7 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 	if err := yaml.Unmarshal([]byte(policy), &trusted); err != nil {
 		return nil, err
 	}
-	values["analysis.maxDuration"], values["imagePolicy"] = "5m", trusted
-	// At this rate there is evidence enough to pass after about 10 seconds: the default of 30 would only wait.
-	values["analysis.minDuration"], values["analysis.warmUp"] = "10s", "5s"
+	values["imagePolicy"] = trusted
 	config, err := gitlab.Configure(filepath.Join(o.repository, "crossbill.yaml"), values)
 	if err != nil {
 		return nil, err
@@ -505,10 +503,14 @@ func startGitLab(o *options, c *cluster.Cluster, policy string, environment *lif
 	})
 }
 
-// clusterValues are what a crossbill.yaml says of the rehearsal's cluster, and of what applies the app to it from Git.
+// clusterValues are what a crossbill.yaml says of the rehearsal's cluster, of its traffic, and of what applies the app to it from Git.
 func (o *options) clusterValues(c *cluster.Cluster, prometheus, repository string) (map[string]any, error) {
 	context, err := currentContext(c.Kubeconfig)
-	values := map[string]any{"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus}
+	// At this rate there is evidence enough to pass after about 10 seconds: the defaults of 30 would only wait.
+	values := map[string]any{
+		"cluster.context": context, "cluster.namespace": c.Namespace, "prometheus.url": prometheus,
+		"analysis.minDuration": "10s", "analysis.warmUp": "5s", "analysis.maxDuration": "5m",
+	}
 	if repository != "" {
 		values["gitops"] = map[string]any{"controller": o.gitops, "repository": repository, "path": lifecycle.EnvironmentPath}
 	}
