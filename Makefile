@@ -153,15 +153,17 @@ test-app:
 	cd app && $(PNPM) install --frozen-lockfile --prefer-offline && $(PNPM) check
 
 # The whole rehearsal and the commands one at a time: what two of them do on two cores loses requests that Crossbill does not.
-# The others wait most of the time; workflow, which takes longest, is started first.
+# The others wait most of the time; those that take longest are started first.
 ALONE = /(commands|e2e)$$
+LONGEST = /(cluster|hardening|workflow)$$
 .PHONY: test-rehearsal
 test-rehearsal: bin/rehearse bin/crossbill
 	@echo '== a real control plane and mesh: integration and end-to-end tests'
 	bin/rehearse --setup-only
 	mkdir -p out
 	cd rehearsal && go vet -tags dagger ./... && \
-		$(TESTS) testname --jsonfile ../out/test-tools.json -- -p 3 -count=1 $$(go list ./... | grep -vE '$(ALONE)' | sort -r) && \
+		$(TESTS) testname --jsonfile ../out/test-tools.json -- -p 3 -count=1 \
+			$$(go list ./... | grep -E '$(LONGEST)') $$(go list ./... | grep -vE '$(ALONE)|$(LONGEST)') && \
 		$(TESTS) testname --jsonfile ../out/test-rehearsal.json -- -p 1 -count=1 -timeout 40m -parallel 10 $$(go list ./... | grep -E '$(ALONE)')
 
 # The harness of make compare: what it would make, how it judges, and the page of recorded figures. Then one release, beside those
