@@ -27,7 +27,7 @@ type sender struct {
 	deadline time.Time
 
 	own      map[int64]*gitlab.PipelineInfo // that this call started; a list may show them late
-	earlier  map[int64]bool                 // attempts that have finished, where these do not count
+	earlier  map[int64]bool                 // attempts that had finished before this call
 	canceled map[int64]bool                 // by this call
 
 	sends     int
@@ -46,27 +46,48 @@ func (s *sender) wrapUncertain(err error) error {
 	return &UnknownError{Name: s.name, Sends: s.uncertain, Cause: err}
 }
 
+// run adopts a pipeline, or starts one. Attempts that finished before this call are not weighed against one that is open.
 func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
-	if s.options.Again || s.options.Preview != nil {
-		rows, err := s.pipelinesNamed(ctx, s.deadline, s.name)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range rows {
-			if s.earlier[p.ID], err = s.over(ctx, s.deadline, p, s.options.Jobs); err != nil {
-				return nil, err
-			}
-		}
-	}
-	kept, err := s.reconcile(ctx)
+	rows, err := s.pipelinesNamed(ctx, s.deadline.Add(unansweredWindow), s.name)
 	if err != nil {
 		return nil, err
 	}
-	if kept != nil {
-		s.logf("adopting pipeline %d (%s)", kept.ID, kept.Status)
-		return s.reconcileFor(ctx, s.options.Settle)
+	for _, p := range rows {
+		if s.earlier[p.ID], err = s.over(ctx, s.deadline, p, s.options.Jobs); err != nil {
+			return nil, err
+		}
 	}
-	return s.sendUntilKnown(ctx)
+	kept, err := s.keepLowest(ctx, rows)
+	if err == nil && kept == nil {
+		kept, err = s.newestEarlier(ctx, rows)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if kept == nil {
+		return s.sendUntilKnown(ctx)
+	}
+	s.logf("adopting pipeline %d (%s)", kept.ID, kept.Status)
+	kept, err = s.reconcileFor(ctx, s.options.Settle)
+	if err == nil && kept == nil {
+		kept, err = s.newestEarlier(ctx, rows)
+	}
+	if err == nil && kept == nil {
+		return nil, fmt.Errorf("pipeline %q was adopted and then canceled by somebody else; run the same command again to start another", s.name)
+	}
+	return kept, err
+}
+
+// newestEarlier is the release's newest attempt that had finished before this call, nil where those do not count.
+func (s *sender) newestEarlier(ctx context.Context, rows []*gitlab.PipelineInfo) (*gitlab.PipelineInfo, error) {
+	if s.options.Again || s.options.Preview != nil {
+		return nil, nil
+	}
+	rows, err := s.withoutStrangers(ctx, slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool { return !s.earlier[p.ID] }))
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return rows[len(rows)-1], nil
 }
 
 // sendUntilKnown sends and reconciles until there is a pipeline.
@@ -164,10 +185,16 @@ func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
 			rows = append(rows, p)
 		}
 	}
-	rows = slices.DeleteFunc(rows, func(p *gitlab.PipelineInfo) bool {
+	return s.keepLowest(ctx, rows)
+}
+
+// keepLowest keeps, of pipelines that are no earlier attempts, the one with the lowest id, and cancels the others.
+func (s *sender) keepLowest(ctx context.Context, rows []*gitlab.PipelineInfo) (*gitlab.PipelineInfo, error) {
+	rows = slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool {
 		return withoutEffect(p.Status) || s.earlier[p.ID] || s.canceled[p.ID]
 	})
-	if rows, err = s.withoutStrangers(ctx, rows); err != nil || len(rows) == 0 {
+	rows, err := s.withoutStrangers(ctx, rows)
+	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	slices.SortFunc(rows, func(a, b *gitlab.PipelineInfo) int { return cmp.Compare(a.ID, b.ID) })

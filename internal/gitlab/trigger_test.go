@@ -189,6 +189,65 @@ func TestTriggerAgain(t *testing.T) {
 	}
 }
 
+// TestTriggerBesideEarlierAttempts: attempts that finished before a call neither hold up one that is open nor have it canceled, and a call
+// names the one that a watch follows.
+func TestTriggerBesideEarlierAttempts(t *testing.T) {
+	for name, test := range map[string]struct {
+		statuses []string
+		want     int
+		canceled int // -1 for none
+		later    map[int]string
+	}{
+		"failed, then one that runs":                {statuses: []string{"failed", "running"}, want: 1, canceled: -1},
+		"succeeded, then one that waits":            {statuses: []string{"success", "manual"}, want: 1, canceled: -1},
+		"one that runs, then one that failed":       {statuses: []string{"running", "failed"}, want: 0, canceled: -1},
+		"failed, then one that succeeded":           {statuses: []string{"failed", "success"}, want: 1, canceled: -1},
+		"failed twice":                              {statuses: []string{"failed", "failed"}, want: 1, canceled: -1},
+		"failed, then one that was canceled":        {statuses: []string{"failed", "canceled"}, want: 0, canceled: -1},
+		"failed, then two that run":                 {statuses: []string{"failed", "running", "running"}, want: 1, canceled: 2},
+		"two that run, and the first of them fails": {statuses: []string{"failed", "running", "running"}, want: 1, canceled: 2, later: map[int]string{1: "failed"}},
+		"one that runs is canceled by a person":     {statuses: []string{"failed", "running"}, want: 0, canceled: -1, later: map[int]string{1: "canceled"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				var ids, canceled []int64
+				for _, status := range test.statuses {
+					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("manual", "manual")}}}))
+				}
+				if test.canceled >= 0 {
+					canceled = ids[test.canceled : test.canceled+1]
+				}
+				time.AfterFunc(5*time.Second, func() {
+					for i, status := range test.later {
+						server.Show(ids[i], status, nil)
+					}
+				})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+				if err != nil || p.ID != ids[test.want] || !p.Adopted || !slices.Equal(p.Canceled, canceled) || server.Posts() != 0 {
+					t.Errorf("%+v, %v, %d POSTs; of %v want %d", p, err, server.Posts(), ids, ids[test.want])
+				}
+				seen, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{ReleaseID: idOf(toRelease), App: toRelease.App}, Timeout: time.Second})
+				if err != nil && !errors.As(err, new(*DeadlineError)) || seen.PipelineID != p.ID {
+					t.Errorf("watch sees %+v, %v; trigger said %d", seen, err, p.ID)
+				}
+			})
+		})
+	}
+}
+
+// TestTriggerAdoptsNothingCanceled: what is canceled while it is being adopted is named as that.
+func TestTriggerAdoptsNothingCanceled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running"}, {After: 5 * time.Second, Status: "canceled"}}})
+		p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+		if err == nil || !strings.Contains(err.Error(), "canceled by somebody else") || server.Posts() != 0 {
+			t.Errorf("%+v, %v after %d POSTs; %d was canceled", p, err, server.Posts(), id)
+		}
+	})
+}
+
 // TestTriggerPreview: what happens to a preview has one pipeline at a time, and another one after that has finished. Coming up, another
 // image, and going are three things.
 func TestTriggerPreview(t *testing.T) {
@@ -607,32 +666,39 @@ func schedules() *rapid.Generator[schedule] {
 	})
 }
 
-// run runs the senders of a schedule, and then one more. It gives what they returned.
-func (s schedule) run(t *testing.T, server *gitlabtest.Server, r release.Handoff) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
+// run runs the senders of a schedule beside earlier attempts with these statuses, and then one more. It gives what they returned.
+func (s schedule) run(t *testing.T, server *gitlabtest.Server, options TriggerOptions, earlier []string) (results []Pipeline, errs []error, last Pipeline, lastErr error) {
 	results, errs = make([]Pipeline, s.Senders), make([]error, s.Senders)
 	synctest.Test(t, func(t *testing.T) {
 		server.Faults, server.ReadFaults, server.Lag = s.Faults, s.Reads, s.Lag
+		for _, status := range earlier {
+			server.Add(gitlabtest.Pipeline{Name: nameOf(options.Release), Committed: time.Now().Add(-time.Hour), Life: []gitlabtest.Phase{{Status: status}}})
+		}
 		var senders sync.WaitGroup
 		for i := range s.Senders {
 			senders.Go(func() {
 				time.Sleep(s.Starts[i])
-				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
+				results[i], errs[i] = Trigger(t.Context(), connect(t, server, nil), options)
 			})
 		}
 		senders.Wait()
 		server.Wait()
-		last, lastErr = Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: r})
+		options.Again = false
+		last, lastErr = Trigger(t.Context(), connect(t, server, nil), options)
 	})
 	return results, errs, last, lastErr
 }
 
-// TestAnyScheduleHasOneEffect: whatever happens to whichever sender, one pipeline takes effect, and a
-// later call names it without sending.
+// TestAnyScheduleHasOneEffect: whatever happens to whichever sender, one pipeline takes effect beside the attempts that had
+// finished before, and a later call names it without sending. If nothing new was asked for, it is the newest of those attempts.
 func TestAnyScheduleHasOneEffect(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		s := schedules().Draw(r, "schedule")
 		server := gitlabtest.New()
-		results, errs, last, lastErr := s.run(t, server, rapid.SampledFrom([]release.Handoff{toRelease, bundled}).Draw(r, "release"))
+		options := TriggerOptions{Ref: "main", Release: rapid.SampledFrom([]release.Handoff{toRelease, bundled}).Draw(r, "release")}
+		options.Again = rapid.Bool().Draw(r, "again")
+		earlier := rapid.SliceOfN(rapid.SampledFrom([]string{"failed", "success", "canceled", "running"}), 0, 3).Draw(r, "earlier attempts")
+		results, errs, last, lastErr := s.run(t, server, options, earlier)
 		posts := 0
 		for i, err := range errs {
 			if err != nil {
@@ -640,9 +706,29 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 			}
 			posts += results[i].Sends
 		}
-		effective := server.Effective()
+		var over, effective []int64
+		for i, p := range server.Pipelines() {
+			switch {
+			case i < len(earlier) && (earlier[i] == "failed" || earlier[i] == "success"):
+				over = append(over, p.ID)
+				if p.Status != earlier[i] {
+					r.Errorf("the earlier attempt %d is %s, was %s", p.ID, p.Status, earlier[i])
+				}
+			case p.Status != "canceled":
+				effective = append(effective, p.ID)
+			}
+		}
+		if len(over) > 0 && !options.Again && !slices.Contains(earlier, "running") {
+			if len(effective) > 0 || server.Posts() > 0 {
+				r.Errorf("pipelines %v take effect after %d POSTs; %v had finished", effective, server.Posts(), over)
+			}
+			effective = over[len(over)-1:]
+		}
 		if lastErr != nil || last.Sends != 0 || !last.Adopted || !slices.Equal(effective, []int64{last.ID}) {
 			r.Errorf("pipelines %v take effect of %d; a later call says %+v, %v", effective, len(server.Pipelines()), last, lastErr)
+		}
+		if i := slices.Index(earlier, "running"); i >= 0 && last.ID != server.Pipelines()[i].ID {
+			r.Errorf("a later call says %+v; %d ran before", last, server.Pipelines()[i].ID)
 		}
 		if posts != server.Posts() || posts > s.Senders+len(s.Faults) {
 			r.Errorf("%d POSTs, senders say %d", server.Posts(), posts)
