@@ -103,7 +103,7 @@ func build(ctx context.Context, args []string) error {
 	if err := os.RemoveAll(*out); err != nil {
 		return err
 	}
-	keychain, err := login()
+	keychain, err := login(*shell)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func publish(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	keychain, err := login()
+	keychain, err := login(*repository)
 	if err != nil {
 		return err
 	}
@@ -181,8 +181,8 @@ func signerOf(ctx context.Context, keyless bool) (*provenance.Signer, error) {
 	return provenance.NewKeySigner([]byte(key))
 }
 
-// login is that of the registry.
-func login() (authn.Keychain, error) {
+// login is that of a reference's registry.
+func login(reference string) (authn.Keychain, error) {
 	username, password := os.Getenv("REGISTRY_USERNAME"), os.Getenv("REGISTRY_PASSWORD")
 	switch {
 	case username == "" && password == "":
@@ -190,5 +190,5 @@ func login() (authn.Keychain, error) {
 	case username == "" || password == "":
 		return nil, &usererr.Error{Field: "REGISTRY_USERNAME", Problem: "is set without REGISTRY_PASSWORD, or that without it", Fix: "set both, or neither"}
 	}
-	return registry.Login{Username: username, Password: password}, nil
+	return registry.Login{Host: registry.HostOf(reference), Username: username, Password: password}, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -116,7 +117,7 @@ func (o *bundleOptions) validate() (err error) {
 	if err := requireWritable("--metadata-file", o.metadataFile); err != nil {
 		return err
 	}
-	if o.keychain, err = o.login.keychain(); err != nil {
+	if o.keychain, err = o.login.keychain(cmp.Or(o.repository, o.image)); err != nil {
 		return err
 	}
 	if bundle.Named(o.manifests) {

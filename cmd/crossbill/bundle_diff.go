@@ -68,14 +68,15 @@ func (o *bundleDiffOptions) validate() (err error) {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
+	last := "" // bundle, whose registry the login is for
 	for i, side := range o.sides {
 		if bundle.Named(side) {
-			if _, err := bundle.Parse([]string{"OLD", "NEW"}[i], side); err != nil {
+			if last, err = bundle.Parse([]string{"OLD", "NEW"}[i], side); err != nil {
 				return err
 			}
 		}
 	}
-	o.keychain, err = o.login.keychain()
+	o.keychain, err = o.login.keychain(last)
 	return err
 }
 

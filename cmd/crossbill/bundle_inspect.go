@@ -69,7 +69,7 @@ func (o *bundleInspectOptions) validate() (err error) {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
-	o.keychain, err = o.login.keychain()
+	o.keychain, err = o.login.keychain(o.reference)
 	return err
 }
 

@@ -266,9 +266,7 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
-		if err := requireImage(c); err != nil {
-			return outcome{}, err
-		}
+		requireImage(c)
 		o.approval.apply(c)
 		c.Again, c.AllowTags = o.again, o.allowTags
 		c.Line.Policy = release.QueuePolicy(o.policy)

@@ -278,7 +278,11 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 	return &rollout.Cluster{
 		Kube: kube, Istio: mesh, Kinds: rollout.NewKinds(kinds, kube.Discovery()), API: o.api, Namespace: o.namespace, Manifests: o.set,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {
-			keychain, err := environmentLogin()
+			of := ""
+			if o.bundle != nil {
+				of = o.bundle.Reference
+			}
+			keychain, err := releaseLogin(o.set, of, reference)
 			if err != nil {
 				return nil, err
 			}

@@ -293,7 +293,7 @@ func (o *doctorOptions) registryCheck() ([]doctor.Check, error) {
 	if repository == "" {
 		return nil, nil
 	}
-	keychain, err := o.login.keychain()
+	keychain, err := o.login.keychain(repository)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -31,7 +32,9 @@ func (o *loginOptions) add(cmd *cobra.Command) {
 	})
 }
 
-func (o *loginOptions) keychain() (authn.Keychain, error) {
+// keychain is the login for one registry: that of a reference, unless REGISTRY_HOST names it. Other registries get what docker
+// login has for them.
+func (o *loginOptions) keychain(reference string) (authn.Keychain, error) {
 	password, err := secret("--password-file", o.passwordFile, "REGISTRY_PASSWORD")
 	if err != nil {
 		return nil, err
@@ -48,11 +51,35 @@ func (o *loginOptions) keychain() (authn.Keychain, error) {
 	case password == "":
 		return nil, &usererr.Error{Field: "--password-file", Problem: "is missing beside a user name", Fix: "give both, or neither"}
 	}
-	return registry.Login{Username: username, Password: password}, nil
+	host := registry.HostOf(reference)
+	if text := os.Getenv("REGISTRY_HOST"); text != "" {
+		named, err := name.NewRegistry(text)
+		if err != nil {
+			return nil, &usererr.Error{Field: "REGISTRY_HOST", Problem: fmt.Sprintf("%q is not a registry", text), Fix: "give its host, for example registry.example.com, without https:// and path"}
+		}
+		host = named.RegistryStr()
+	}
+	return registry.Login{Host: host, Username: username, Password: password}, nil
 }
 
 // environmentLogin is the login of commands that have no flags for one.
-func environmentLogin() (authn.Keychain, error) { return new(loginOptions).keychain() }
+func environmentLogin(reference string) (authn.Keychain, error) {
+	return new(loginOptions).keychain(reference)
+}
+
+// releaseLogin is the login for the image of a release, which whoever starts its pipeline names. So it is for the registry that the
+// manifests name, if they are not the bundle's own and name one: Docker Hub's may be what a placeholder stands for.
+func releaseLogin(set *manifest.Set, bundle, image string) (authn.Keychain, error) {
+	if bundle != "" {
+		return environmentLogin(bundle)
+	}
+	if set != nil && set.Deployment != nil {
+		if of := set.Repository(); of != "" && registry.HostOf(of) != name.DefaultRegistry {
+			return environmentLogin(of)
+		}
+	}
+	return environmentLogin(image)
+}
 
 // createdFlag adds --created, in seconds since 1970.
 func createdFlag(flags *pflag.FlagSet, seconds *int64, usage string) {

@@ -135,7 +135,7 @@ func (o *imageAttestOptions) validate() (err error) {
 			return err
 		}
 	}
-	o.keychain, err = o.login.keychain()
+	o.keychain, err = o.login.keychain(o.image.Name())
 	return err
 }
 

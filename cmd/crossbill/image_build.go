@@ -56,6 +56,8 @@ Environment:
   REGISTRY_USERNAME  user of the registry that is pushed to (or --username);
                      default: as docker login has it
   REGISTRY_PASSWORD  its password or token (or --password-file)
+  REGISTRY_HOST      the registry that both are for; default: that of --push.
+                     Others get what docker login has
   SOURCE_DATE_EPOCH  time of the image (or --created)`,
 		Example: `  # Build and push, with the commit as a label and its time as the image's
   crossbill image build --push registry.example.com/our-org/app:1.1.0 --version 1.1.0 \
@@ -119,7 +121,11 @@ func (o *imageBuildOptions) validate() (err error) {
 		}
 		o.platforms = append(o.platforms, *platform)
 	}
-	if o.keychain, err = o.login.keychain(); err != nil {
+	of := o.push
+	if registry.HostOf(of) == "" { // a folder
+		of = o.assetsOf
+	}
+	if o.keychain, err = o.login.keychain(of); err != nil {
 		return err
 	}
 	if err := registry.CheckTarget(o.push); err != nil {

@@ -49,7 +49,7 @@ func (o *imageDigestOptions) validate() (err error) {
 	if _, err := registry.ParseTag("image", o.tag); err != nil {
 		return err
 	}
-	o.keychain, err = o.login.keychain()
+	o.keychain, err = o.login.keychain(o.tag)
 	return err
 }
 

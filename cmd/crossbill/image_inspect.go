@@ -73,7 +73,7 @@ func (o *imageInspectOptions) validate() (err error) {
 	if err := o.output.validate(); err != nil {
 		return err
 	}
-	o.keychain, err = o.login.keychain()
+	o.keychain, err = o.login.keychain(o.image.Name())
 	return err
 }
 

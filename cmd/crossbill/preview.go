@@ -141,9 +141,7 @@ func (o *previewUpOptions) run(ctx context.Context) error {
 		if err := o.trust.apply(c); err != nil {
 			return outcome{}, err
 		}
-		if err := requireImage(c); err != nil {
-			return outcome{}, err
-		}
+		requireImage(c)
 		o.patient(c)
 		result, err := c.PreviewUp(ctx, o.want)
 		if errors.As(err, new(*rollout.NotReadyError)) {

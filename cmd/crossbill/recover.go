@@ -113,7 +113,7 @@ func (o *clusterOptions) readBundle(ctx context.Context) (*manifest.Set, error) 
 	if err != nil {
 		return nil, err
 	}
-	keychain, err := environmentLogin()
+	keychain, err := environmentLogin(reference)
 	if err != nil {
 		return nil, err
 	}

@@ -74,13 +74,13 @@ func (o *trustOptions) apply(c *rollout.Cluster) error {
 		}
 		return nil
 	}
-	keychain, err := environmentLogin()
-	if err != nil {
-		return err
-	}
 	c.Admit = func(ctx context.Context, r *release.Release) error {
 		if r.Commit == "" {
 			return commitMissing()
+		}
+		keychain, err := releaseLogin(c.Manifests, r.Bundle, r.Image)
+		if err != nil {
+			return err
 		}
 		origin, err := o.verify(ctx, c, r, keychain)
 		if err != nil {
@@ -190,13 +190,13 @@ func decided(err error) bool {
 }
 
 // requireImage rejects a release whose image is not in its registry, before the policy is asked.
-func requireImage(c *rollout.Cluster) error {
-	keychain, err := environmentLogin()
-	if err != nil {
-		return err
-	}
+func requireImage(c *rollout.Cluster) {
 	admit := c.Admit
 	c.Admit = func(ctx context.Context, r *release.Release) error {
+		keychain, err := releaseLogin(c.Manifests, r.Bundle, r.Image)
+		if err != nil {
+			return err
+		}
 		warn := func(err error) {
 			c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()})
 		}
@@ -205,7 +205,6 @@ func requireImage(c *rollout.Cluster) error {
 		}
 		return admit(ctx, r)
 	}
-	return nil
 }
 
 // noPolicy is why an image's origin is not checked.

@@ -16,6 +16,7 @@ import (
 	fake "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/provenance"
 	"github.com/our-org/crossbill/internal/registry"
 	"github.com/our-org/crossbill/internal/release"
@@ -100,6 +101,67 @@ func TestOriginIsCheckedAgain(t *testing.T) {
 	}
 	if err := c.Admit(ctx, &release.Release{Image: strings.TrimPrefix(server.URL, "http://") + "/a@sha256:" + hex, Commit: "c0ffee0"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
+	}
+}
+
+// TestALoginIsNotForWhoeverIsNamed: the login goes to the registry that REGISTRY_HOST names, else to that of the manifests, and not
+// to the one of an image that whoever starts the pipeline names.
+func TestALoginIsNotForWhoeverIsNamed(t *testing.T) {
+	set, err := manifest.Read(t.Context(), manifest.Source{Path: "../../k8s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := *set
+	none.Deployment = set.Deployment.DeepCopy()
+	none.Deployment.Spec.Template.Spec.Containers[0].Image = "our-org/app"
+	dir := t.TempDir()
+	writeKey(t, dir, "ours")
+	policy, err := provenance.ReadVerifier(filepath.Join(dir, "ours.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("REGISTRY_USERNAME", "ci")
+	t.Setenv("REGISTRY_PASSWORD", "s3cret")
+	t.Setenv("DOCKER_CONFIG", dir)
+	for name, test := range map[string]struct {
+		host   string // HOST is the image's
+		bundle string
+		set    *manifest.Set
+		policy *provenance.Verifier
+		sent   bool
+	}{
+		"the manifests name another registry":             {set: set},
+		"and there is a policy":                           {set: set, policy: policy},
+		"the manifests name another, but it is set":       {set: set, host: "HOST", sent: true},
+		"the manifests name none":                         {set: &none, sent: true},
+		"the manifests name none, and another one is set": {set: &none, host: "registry.example.com"},
+		"the bundle is on another registry":               {bundle: "registry.example.com/a@sha256:" + hex, set: &none},
+		"the bundle is on the same":                       {bundle: "HOST/a@sha256:" + hex, set: set, sent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sent := false
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				sent = sent || r.Header.Get("Authorization") != ""
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				w.WriteHeader(http.StatusUnauthorized)
+			}))
+			defer server.Close()
+			host := strings.TrimPrefix(server.URL, "http://")
+			t.Setenv("REGISTRY_HOST", strings.ReplaceAll(test.host, "HOST", host))
+			c := &rollout.Cluster{Manifests: test.set, Log: func(rollout.Event) {}}
+			if err := (&trustOptions{policy: test.policy}).apply(c); err != nil {
+				t.Fatal(err)
+			}
+			requireImage(c)
+			_ = c.Admit(t.Context(), &release.Release{Image: host + "/our-org/app@sha256:" + hex, Bundle: strings.ReplaceAll(test.bundle, "HOST", host), Commit: "c0ffee0"})
+			if sent != test.sent {
+				t.Errorf("the login was sent: %v, want %v", sent, test.sent)
+			}
+		})
+	}
+	t.Setenv("REGISTRY_HOST", "https://registry.example.com/our-org")
+	if _, err := environmentLogin(""); err == nil || !strings.Contains(err.Error(), "REGISTRY_HOST") {
+		t.Errorf("an address: %v", err)
 	}
 }
 

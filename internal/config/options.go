@@ -282,6 +282,7 @@ var Options = withPreviewPolicy([]Option{
 	{Key: "notifyGitlabToken", Flags: []string{"notify-gitlab-token-file"}, Variable: "CROSSBILL_NOTIFY_GITLAB_TOKEN", Secret: true, Doc: "GitLab access token of scope api that shows releases on the commits and merge requests of notify.gitlab.project"},
 	{Key: "webhook", Flags: []string{"webhook-file"}, Variable: "CROSSBILL_WEBHOOK", Secret: true, Doc: "Address that gets a notice of each command, as JSON that Slack shows too"},
 	{Key: "chat", Flags: []string{"chat-file"}, Variable: "CROSSBILL_CHAT", Secret: true, Doc: "Addresses of chats, one a line: as Slack, Teams, Discord and Google Chat show them, or in the form of shoutrrr; or the path of a file with them"},
+	{Key: "registryHost", Variable: "REGISTRY_HOST", Doc: "The registry that user and password are for; others get what `docker login` has. Without it that of the image or bundle that a command names; of a release by image, that of the manifests, if they name one"},
 	{Key: "registryUsername", Flags: []string{"username"}, Variable: "REGISTRY_USERNAME", Doc: "User of the registry; without it as `docker login` has it"},
 	{Key: "registryPassword", Flags: []string{"password-file"}, Variable: "REGISTRY_PASSWORD", Secret: true, Doc: "Password or token of the registry's user"},
 	{Key: "signingKey", Flags: []string{"key-file"}, Variable: "CROSSBILL_SIGNING_KEY", Secret: true, Doc: "Private key as PEM that signs images"},

@@ -23,12 +23,24 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// Login is a user name and password, or token, of a registry.
-type Login authn.AuthConfig
+// Login is a user name and password, or token, of one registry. Others get what docker login has for them.
+type Login struct{ Host, Username, Password string }
 
-// Resolve returns the same login for every repository (authn.Keychain).
-func (l Login) Resolve(authn.Resource) (authn.Authenticator, error) {
-	return authn.FromConfig(authn.AuthConfig(l)), nil
+// Resolve returns the login for repositories of its registry (authn.Keychain).
+func (l Login) Resolve(resource authn.Resource) (authn.Authenticator, error) {
+	if resource.RegistryStr() != l.Host {
+		return authn.DefaultKeychain.Resolve(resource)
+	}
+	return authn.FromConfig(authn.AuthConfig{Username: l.Username, Password: l.Password}), nil
+}
+
+// HostOf is the registry of a reference, in the form of Login; "" if the reference names none, as oci:FOLDER.
+func HostOf(reference string) string {
+	ref, err := name.ParseReference(reference)
+	if err != nil || strings.HasPrefix(reference, "oci:") {
+		return ""
+	}
+	return ref.Context().RegistryStr()
 }
 
 // requestTimeout bounds one request with its answer: a layer's too. How long an answer may be, the library knows.
@@ -251,7 +263,7 @@ func explained(err error) error {
 	}
 	switch answer.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%w (check the credentials: docker login, or REGISTRY_USERNAME and REGISTRY_PASSWORD)", err)
+		return fmt.Errorf("%w (check the credentials: docker login, or REGISTRY_USERNAME and REGISTRY_PASSWORD for the registry REGISTRY_HOST)", err)
 	case http.StatusNotFound:
 		return fmt.Errorf("%w (the repository, tag or digest was not found)", err)
 	}
@@ -279,7 +291,7 @@ func Readable(ctx context.Context, option, repository string, keychain authn.Key
 	case answer.StatusCode == http.StatusUnauthorized, answer.StatusCode == http.StatusForbidden:
 		return false, &usererr.Error{
 			Field: option, Problem: fmt.Sprintf("%s may not be pulled from with this login, or does not exist: HTTP %d", repository, answer.StatusCode),
-			Fix: "log in with docker login, or set REGISTRY_USERNAME and REGISTRY_PASSWORD",
+			Fix: "log in with docker login, or set REGISTRY_USERNAME and REGISTRY_PASSWORD for this registry",
 		}
 	case answer.StatusCode != http.StatusNotFound:
 		return false, fmt.Errorf("%s: %w", repository, err)

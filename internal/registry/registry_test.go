@@ -2,11 +2,14 @@ package registry
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -117,12 +120,48 @@ func TestALoginIsForTheRegistryThatIsPushedTo(t *testing.T) {
 			h.ServeHTTP(w, r)
 		})
 	})
-	if _, err := Push(t.Context(), empty.Image, repository+":1", Login{Username: "ci", Password: "s3cret"}); err != nil {
+	if _, err := Push(t.Context(), empty.Image, repository+":1", Login{HostOf(repository), "ci", "s3cret"}); err != nil {
 		t.Error(err)
 	}
-	for _, login := range []Login{{}, {Username: "ci", Password: "old"}} {
+	for _, login := range []Login{{}, {HostOf(repository), "ci", "old"}, {"registry.example.com", "ci", "s3cret"}} {
 		if _, err := Push(t.Context(), empty.Image, repository+":1", login); err == nil || !strings.Contains(err.Error(), "check the credentials") {
 			t.Errorf("%+v: %v", login, err)
+		}
+	}
+}
+
+// TestALoginIsForOneRegistry: another one, which anybody may name, gets what docker login has for it.
+func TestALoginIsForOneRegistry(t *testing.T) {
+	var seen []string
+	other := serve(t, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			user, _, _ := r.BasicAuth()
+			if seen = append(seen, user); user != "docker" {
+				w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			h.ServeHTTP(w, r)
+		})
+	})
+	login := Login{"registry.example.com", "ci", "s3cret"}
+	if _, err := Push(t.Context(), empty.Image, other+":1", login); err == nil {
+		t.Error("it was pushed without a login")
+	}
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+	config := fmt.Sprintf(`{"auths": {%q: {"username": "docker", "password": "own"}}}`, HostOf(other))
+	if err := os.WriteFile(filepath.Join(os.Getenv("DOCKER_CONFIG"), "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Push(t.Context(), empty.Image, other+":1", login); err != nil {
+		t.Error(err)
+	}
+	if slices.Contains(seen, "ci") {
+		t.Errorf("it saw the users %q", seen)
+	}
+	for reference, want := range map[string]string{"registry.example.com/a/b": "registry.example.com", "docker.io/a/b:1": "index.docker.io", "localhost:5000/a@sha256:" + strings.Repeat("0", 64): "localhost:5000", "oci:folder": "", "": ""} {
+		if got := HostOf(reference); got != want {
+			t.Errorf("the host of %q is %q, want %q", reference, got, want)
 		}
 	}
 }
@@ -160,7 +199,7 @@ func TestRedirectsOfARegistry(t *testing.T) {
 		}
 	}))
 	defer home.Close()
-	repository, login := strings.TrimPrefix(home.URL, "http://")+"/our-org/app", Login{Username: "ci", Password: "s3cret"}
+	repository, login := strings.TrimPrefix(home.URL, "http://")+"/our-org/app", Login{strings.TrimPrefix(home.URL, "http://"), "ci", "s3cret"}
 	pushed, err := Push(t.Context(), image, repository+":1", login)
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +282,6 @@ func TestIndex(t *testing.T) {
 
 // TestReadable: what a registry says of an image that it does not have shows whether the login may pull.
 func TestReadable(t *testing.T) {
-	login := Login{Username: "jane", Password: "secret"}
 	withLogin := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if user, password, ok := r.BasicAuth(); !ok || user != "jane" || password != "secret" {
@@ -261,38 +299,39 @@ func TestReadable(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		wrap    func(http.Handler) http.Handler
-		keys    authn.Keychain
+		login   Login // Host is of the double
 		pushed  bool
 		exists  bool
 		problem string
 	}{
-		{name: "empty", wrap: plain, keys: authn.DefaultKeychain},
-		{name: "pushed", wrap: plain, keys: authn.DefaultKeychain, pushed: true, exists: true},
-		{name: "login", wrap: withLogin, keys: login, pushed: true, exists: true},
-		{name: "wrong login", wrap: withLogin, keys: Login{Username: "jane", Password: "wrong"}, problem: "HTTP 401"},
-		{name: "no login", wrap: withLogin, keys: Login{}, problem: "HTTP 401"},
+		{name: "empty", wrap: plain},
+		{name: "pushed", wrap: plain, pushed: true, exists: true},
+		{name: "login", wrap: withLogin, login: Login{Username: "jane", Password: "secret"}, pushed: true, exists: true},
+		{name: "wrong login", wrap: withLogin, login: Login{Username: "jane", Password: "wrong"}, problem: "HTTP 401"},
+		{name: "no login", wrap: withLogin, problem: "HTTP 401"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			repository := serve(t, c.wrap)
+			c.login.Host = HostOf(repository)
 			if c.pushed {
-				if _, err := Push(t.Context(), image, repository+":one", c.keys); err != nil {
+				if _, err := Push(t.Context(), image, repository+":one", c.login); err != nil {
 					t.Fatal(err)
 				}
 			}
-			exists, err := Readable(t.Context(), "registry", repository, c.keys)
+			exists, err := Readable(t.Context(), "registry", repository, c.login)
 			input := new(usererr.Error)
 			if errors.As(err, &input) != (c.problem != "") || !strings.Contains(input.Problem, c.problem) || exists != c.exists {
 				t.Errorf("exists %v, want %v; %v", exists, c.exists, err)
 			}
 		})
 	}
-	if _, err := Readable(t.Context(), "registry", "127.0.0.1:1/our-org/app", login); !errors.As(err, new(*AwayError)) {
+	if _, err := Readable(t.Context(), "registry", "127.0.0.1:1/our-org/app", authn.DefaultKeychain); !errors.As(err, new(*AwayError)) {
 		t.Errorf("away: %v", err)
 	}
 	broken := serve(t, func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusInternalServerError) })
 	})
-	if _, err := Readable(t.Context(), "registry", broken, login); err == nil || errors.As(err, new(*usererr.Error)) || errors.As(err, new(*AwayError)) {
+	if _, err := Readable(t.Context(), "registry", broken, authn.DefaultKeychain); err == nil || errors.As(err, new(*usererr.Error)) || errors.As(err, new(*AwayError)) {
 		t.Errorf("broken: %v", err)
 	}
 }
