@@ -130,6 +130,7 @@ func addTarget(cmd *cobra.Command, target *gitlab.Target) {
 func addJobNames(cmd *cobra.Command, names *gitlab.JobNames) {
 	inSection(cmd.Flags(), gitlabSection, func(flags *pflag.FlagSet) {
 		flags.StringVar(&names.Canary, "canary-job", "deploy_canary", "job that starts the canary")
+		flags.StringVar(&names.Verify, "verify-job", "verify_canary", "job that judges the canary")
 		flags.StringVar(&names.Promote, "promote-job", "promote_to_production", "job that promotes the release, behind the approval gate")
 		flags.StringVar(&names.Rollback, "rollback-job", "rollback", "manual job that rolls back; the names of the automatic ones start with it")
 	})

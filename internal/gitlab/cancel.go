@@ -66,7 +66,7 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 func (p Progress) inProduction(names JobNames) bool {
 	promote := jobNamed(p.Jobs, names.Promote)
 	back := slices.ContainsFunc(p.Jobs, func(j Job) bool {
-		return strings.HasPrefix(j.Name, names.Rollback) && (underWay(j.Status) || j.Status == "failed")
+		return strings.HasPrefix(j.Name, names.Rollback) && (underWay(j.Status) || j.Status == "failed" && !outdated(j, p.Jobs, names))
 	})
 	return p.State == Promoted || p.State == Unfinished || p.State == Running && promote != nil && promote.Status == "success" && !back
 }

@@ -47,7 +47,8 @@ func TestCancel(t *testing.T) {
 		"in production":               {status: "success", jobs: jobs("success", "manual"), field: "releaseId", after: "success", button: "manual"},
 		"its cleanup failed":          {status: "failed", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), field: "releaseId", after: "failed", button: "manual"},
 		"its cleanup runs":            {status: "running", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "running"}), field: "releaseId", after: "running", button: "manual"},
-		"no rollback job":             {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
+		"its cleanup runs, after a rollback that was refused": {status: "running", jobs: append(refused("promote", "success", time.Now(), "promote_to_production"), gitlabtest.Job{Name: "cleanup", Status: "running"}), field: "releaseId", after: "running", button: "manual"},
+		"no rollback job": {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
 		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
 		// code 0, and the mesh stayed split.
 		"canary job of another name": {status: "manual", jobs: renamed, field: "gitlab.jobs.canary", after: "manual", button: "manual"},

@@ -12,20 +12,24 @@ import (
 // JobNames are the names of the jobs that have a part in a release (gitlab.jobs in crossbill.yaml).
 type JobNames struct {
 	Canary   string // starts the canary; default deploy_canary
+	Verify   string // judges the canary; default verify_canary
 	Promote  string // behind the approval gate; default promote_to_production
 	Rollback string // manual; the names of the automatic ones start with it; default rollback
 }
 
 func (n *JobNames) setDefaults() {
-	for field, name := range map[*string]string{&n.Canary: "deploy_canary", &n.Promote: "promote_to_production", &n.Rollback: "rollback"} {
+	for field, name := range map[*string]string{&n.Canary: "deploy_canary", &n.Verify: "verify_canary", &n.Promote: "promote_to_production", &n.Rollback: "rollback"} {
 		if *field == "" {
 			*field = name
 		}
 	}
 }
 
-// queueJob is the job in which a release waits for its turn.
-const queueJob = "queue"
+// Jobs of Crossbill's pipeline file that have these names alone.
+const (
+	queueJob = "queue"        // in which a release waits for its turn
+	watchJob = "watch_canary" // judges the canary beside the approval gate
+)
 
 // Job is the newest attempt of a pipeline's job, as it was last seen.
 type Job struct {
@@ -38,7 +42,8 @@ type Job struct {
 	StartedAt  time.Time `json:"startedAt,omitzero"`
 	FinishedAt time.Time `json:"finishedAt,omitzero"`
 
-	id int64
+	id           int64
+	allowFailure bool
 }
 
 // Bounds of the child pipelines that are followed: levels, and pipelines in all.
@@ -118,7 +123,7 @@ func (c *Client) ownJobs(ctx context.Context, deadline time.Time, project any, i
 }
 
 func jobOf(j *gitlab.Job) Job {
-	job := Job{id: j.ID, Name: j.Name, Stage: j.Stage, Status: j.Status, URL: j.WebURL}
+	job := Job{id: j.ID, allowFailure: j.AllowFailure, Name: j.Name, Stage: j.Stage, Status: j.Status, URL: j.WebURL}
 	if j.User != nil {
 		job.User = j.User.Username
 	}

@@ -64,13 +64,16 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 
 // stateOf says what a pipeline's status and jobs mean for the release, and what to do next.
 func stateOf(status string, jobs []Job, names JobNames) (State, string) {
-	promote, rollback := jobNamed(jobs, names.Promote), lastRollback(jobs, names.Rollback)
+	promote, rollback := jobNamed(jobs, names.Promote), lastRollback(jobs, names)
 	promoted := promote != nil && promote.Status == "success"
 	if (finished(status) || status == "manual") && rollback != nil && (!promoted || rollback.FinishedAt.After(promote.FinishedAt)) {
 		if rollback.Status == "failed" {
 			return Failed, "failed: " + namesWith(jobs, "failed") + "; `crossbill status` shows where the traffic is; read the job's log, then retry " + rollback.Name
 		}
 		return RolledBack, "job " + rollback.Name + " brought the old primary back"
+	}
+	if status == "failed" && promoted && onlyOutdated(jobs, names) {
+		status = "success"
 	}
 	switch status {
 	case "failed", "canceled", "skipped":
@@ -136,15 +139,39 @@ func finished(status string) bool {
 	return status == "success" || status == "failed" || status == "canceled" || status == "skipped"
 }
 
-// lastRollback is the rollback job that finished last, nil when none did. Their names start with prefix.
-func lastRollback(jobs []Job, prefix string) *Job {
+// lastRollback is the rollback job that finished last, nil when none did, or the release went on after it.
+func lastRollback(jobs []Job, names JobNames) *Job {
 	var last *Job
 	for i, j := range jobs {
-		if strings.HasPrefix(j.Name, prefix) && (j.Status == "success" || j.Status == "failed") && (last == nil || j.FinishedAt.After(last.FinishedAt)) {
+		if strings.HasPrefix(j.Name, names.Rollback) && (j.Status == "success" || j.Status == "failed") && !outdated(j, jobs, names) && (last == nil || j.FinishedAt.After(last.FinishedAt)) {
 			last = &jobs[i]
 		}
 	}
 	return last
+}
+
+// outdated says of a job whether it is an automatic rollback's that failed before the release went on. Such a job also fails when it
+// refuses: the job before it is to be retried. A retry of that one leaves this one failed.
+func outdated(j Job, jobs []Job, names JobNames) bool {
+	return j.Status == "failed" && strings.HasPrefix(j.Name, names.Rollback) && j.Name != names.Rollback && slices.ContainsFunc(jobs, func(other Job) bool {
+		return (names.forward(other.Name) || other.Name == watchJob) && (waitsToRun(other.Status) || other.StartedAt.After(j.FinishedAt))
+	})
+}
+
+// onlyOutdated says whether a pipeline failed by outdated rollbacks alone.
+func onlyOutdated(jobs []Job, names JobNames) bool {
+	failed := slices.DeleteFunc(slices.Clone(jobs), func(j Job) bool { return j.Status != "failed" || j.allowFailure })
+	return len(failed) > 0 && !slices.ContainsFunc(failed, func(j Job) bool { return !outdated(j, jobs, names) })
+}
+
+// forward says whether a job of this name takes a release forward.
+func (n JobNames) forward(name string) bool {
+	return name == n.Canary || name == n.Verify || name == n.Promote
+}
+
+// waitsToRun says whether a job has been started, and has yet to run.
+func waitsToRun(status string) bool {
+	return status == "pending" || status == "waiting_for_resource" || status == "preparing"
 }
 
 // blockingJob names the job that a pipeline waits for: the promote job if it is manual.

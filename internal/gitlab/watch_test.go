@@ -32,6 +32,17 @@ func finishedAt(list []gitlabtest.Job, at map[string]time.Time) []gitlabtest.Job
 	return list
 }
 
+// refused are the jobs after rollback_after_… failed early, and others started late.
+func refused(after, promote string, late time.Time, again ...string) []gitlabtest.Job {
+	found := append(jobs(promote, "manual"), gitlabtest.Job{Name: "rollback_after_" + after, Status: "failed", FinishedAt: late.Add(-time.Hour)})
+	for i := range found {
+		if slices.Contains(again, found[i].Name) {
+			found[i].StartedAt = late
+		}
+	}
+	return found
+}
+
 // TestWatchEnds is what each end of a pipeline means for its release.
 func TestWatchEnds(t *testing.T) {
 	early, late := time.Now(), time.Now().Add(time.Hour)
@@ -40,23 +51,32 @@ func TestWatchEnds(t *testing.T) {
 		jobs   []gitlabtest.Job
 		want   State
 	}{
-		"waiting for an approver":                      {"manual", jobs("manual", "manual"), Waiting},
-		"promoted":                                     {"success", jobs("success", "manual"), Promoted},
-		"green, but nobody pressed":                    {"success", jobs("manual", "manual"), Waiting},
-		"green, promotion skipped":                     {"success", jobs("skipped", "manual"), Failed},
-		"green, no job promotes":                       {"success", jobs("", "manual"), Failed},
-		"failed":                                       {"failed", jobs("failed", "manual"), Failed},
-		"failed and rolled back":                       {"failed", jobs("skipped", "success"), RolledBack},
-		"failed, and the rollback too":                 {"failed", jobs("skipped", "failed"), Failed},
-		"waiting, but a rollback failed":               {"manual", jobs("manual", "failed"), Failed},
-		"promoted, cleanup failed":                     {"failed", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
-		"promoted, cleanup canceled":                   {"canceled", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "canceled"}), Unfinished},
-		"the canary is judged on while the gate waits": {"running", append(jobs("manual", ""), gitlabtest.Job{Name: "watch_canary", Status: "running"}), Waiting},
-		"promoted, then rolled back":                   {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
-		"promoted, then a rollback that failed":        {"success", finishedAt(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
-		"rolled back, then started anew and promoted":  {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
-		"a rollback that failed, then another one":     {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": early, "rollback_unhealthy": late}), RolledBack},
-		"a rollback, then another one that failed":     {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": late, "rollback_unhealthy": early}), Failed},
+		"waiting for an approver":                            {"manual", jobs("manual", "manual"), Waiting},
+		"promoted":                                           {"success", jobs("success", "manual"), Promoted},
+		"green, but nobody pressed":                          {"success", jobs("manual", "manual"), Waiting},
+		"green, promotion skipped":                           {"success", jobs("skipped", "manual"), Failed},
+		"green, no job promotes":                             {"success", jobs("", "manual"), Failed},
+		"failed":                                             {"failed", jobs("failed", "manual"), Failed},
+		"failed and rolled back":                             {"failed", jobs("skipped", "success"), RolledBack},
+		"failed, and the rollback too":                       {"failed", jobs("skipped", "failed"), Failed},
+		"waiting, but a rollback failed":                     {"manual", jobs("manual", "failed"), Failed},
+		"promoted, cleanup failed":                           {"failed", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
+		"promoted, cleanup canceled":                         {"canceled", append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "canceled"}), Unfinished},
+		"the canary is judged on while the gate waits":       {"running", append(jobs("manual", ""), gitlabtest.Job{Name: "watch_canary", Status: "running"}), Waiting},
+		"promoted, then rolled back":                         {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": early, "rollback": late}), RolledBack},
+		"promoted, then a rollback that failed":              {"success", finishedAt(jobs("success", "failed"), map[string]time.Time{"promote_to_production": early, "rollback": late}), Failed},
+		"rolled back, then started anew and promoted":        {"success", finishedAt(jobs("success", "success"), map[string]time.Time{"promote_to_production": late, "rollback": early}), Promoted},
+		"a rollback that failed, then another one":           {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": early, "rollback_unhealthy": late}), RolledBack},
+		"a rollback, then another one that failed":           {"failed", finishedAt(append(jobs("failed", "failed"), gitlabtest.Job{Name: "rollback_unhealthy", Status: "success"}), map[string]time.Time{"rollback": late, "rollback_unhealthy": early}), Failed},
+		"a rollback that was refused, then verified":         {"manual", refused("verify", "manual", late, "verify_canary"), Waiting},
+		"a rollback that was refused":                        {"manual", refused("verify", "manual", late), Failed},
+		"a rollback that was refused, then promoted":         {"failed", refused("verify", "success", late, "verify_canary", "promote_to_production"), Promoted},
+		"promotion refused a rollback, then succeeded":       {"failed", refused("promote", "success", late, "promote_to_production"), Promoted},
+		"the same, and cleanup failed":                       {"failed", append(refused("promote", "success", late, "promote_to_production"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), Unfinished},
+		"the same, and a job that may fail did":              {"failed", append(refused("promote", "success", late, "promote_to_production"), gitlabtest.Job{Name: "check", Status: "failed", AllowFailure: true}), Promoted},
+		"a rollback that was refused, watched again":         {"running", append(refused("watch", "manual", early), gitlabtest.Job{Name: "watch_canary", Status: "running", StartedAt: late}), Waiting},
+		"a rollback by a person that failed":                 {"manual", append(jobs("manual", "failed"), gitlabtest.Job{Name: "check", Status: "success", StartedAt: late}), Failed},
+		"a rollback that was refused, then one that was not": {"manual", append(refused("verify", "manual", late, "verify_canary"), gitlabtest.Job{Name: "rollback_after_watch", Status: "success", FinishedAt: late.Add(time.Minute)}), RolledBack},
 		"canceled": {"canceled", jobs("canceled", "manual"), Canceled},
 		"skipped":  {"skipped", jobs("skipped", "manual"), Canceled},
 	} {
