@@ -131,11 +131,11 @@ func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target
 	return open[0].ID, nil
 }
 
-// over says whether a pipeline does nothing any more for its release: it has finished, or it waits at its gate although its release
-// was rolled back.
+// over says whether a pipeline does nothing any more for its release: it has finished, or its release was rolled back, although it
+// waits at its gate or still judges the canary.
 func (c *Client) over(ctx context.Context, deadline time.Time, p *gitlab.PipelineInfo, names JobNames) (bool, error) {
-	if p.Status != "manual" {
-		return p.Status == "success" || p.Status == "failed", nil
+	if finished(p.Status) || withoutEffect(p.Status) {
+		return !withoutEffect(p.Status), nil
 	}
 	names.setDefaults()
 	jobs, err := c.jobs(ctx, deadline, p.ID)

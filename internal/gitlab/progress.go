@@ -66,7 +66,7 @@ func (c *Client) progress(ctx context.Context, deadline time.Time, target Target
 func stateOf(status string, jobs []Job, names JobNames) (State, string) {
 	promote, rollback := jobNamed(jobs, names.Promote), lastRollback(jobs, names)
 	promoted := promote != nil && promote.Status == "success"
-	if (finished(status) || status == "manual") && rollback != nil && (!promoted || rollback.FinishedAt.After(promote.FinishedAt)) {
+	if rollback != nil && (finished(status) || status == "manual" || rolledBackLast(rollback, jobs, names)) && (!promoted || rollback.FinishedAt.After(promote.FinishedAt)) {
 		if rollback.Status == "failed" {
 			return Failed, "failed: " + namesWith(jobs, "failed") + "; `crossbill status` shows where the traffic is; read the job's log, then retry " + rollback.Name
 		}
@@ -162,6 +162,18 @@ func outdated(j Job, jobs []Job, names JobNames) bool {
 func onlyOutdated(jobs []Job, names JobNames) bool {
 	failed := slices.DeleteFunc(slices.Clone(jobs), func(j Job) bool { return j.Status != "failed" || j.allowFailure })
 	return len(failed) > 0 && !slices.ContainsFunc(failed, func(j Job) bool { return !outdated(j, jobs, names) })
+}
+
+// rolledBackLast says whether a rollback succeeded and nothing that takes the release forward or back is under way or came later: in
+// a pipeline that runs, the canary may still be judged, by a job that will find that it is gone.
+func rolledBackLast(rollback *Job, jobs []Job, names JobNames) bool {
+	return rollback.Status == "success" && !slices.ContainsFunc(jobs, func(j Job) bool {
+		if j.Status == "created" && (j.Name == names.Canary || j.Name == names.Verify) { // it starts by itself
+			return true
+		}
+		return (names.forward(j.Name) || strings.HasPrefix(j.Name, names.Rollback)) &&
+			(j.Status == "running" || waitsToRun(j.Status) || j.StartedAt.After(rollback.FinishedAt))
+	})
 }
 
 // forward says whether a job of this name takes a release forward.

@@ -748,9 +748,14 @@ func TestAnyScheduleHasOneEffect(t *testing.T) {
 
 // TestTriggerAgainAfterARollback: a gate that nobody will press any more does not hold up the next attempt, and watch follows that one.
 func TestTriggerAgainAfterARollback(t *testing.T) {
+	t.Run("at the gate", func(t *testing.T) { triggerAgainAfterARollback(t, "manual") })
+	t.Run("while it is watched", func(t *testing.T) { triggerAgainAfterARollback(t, "running") })
+}
+
+func triggerAgainAfterARollback(t *testing.T, status string) {
 	synctest.Test(t, func(t *testing.T) {
 		server := gitlabtest.New()
-		old := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Life: []gitlabtest.Phase{{Status: "manual", Jobs: jobs("manual", "success")}}})
+		old := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Ref: "main", Source: "trigger", Life: []gitlabtest.Phase{{Status: status, Jobs: append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: status})}}})
 		c := connect(t, server, nil)
 		p, err := Trigger(t.Context(), c, TriggerOptions{Ref: "main", Release: toRelease, Again: true})
 		if err != nil || p.Adopted || p.ID == old || server.Posts() != 1 {

@@ -77,6 +77,9 @@ func TestWatchEnds(t *testing.T) {
 		"a rollback that was refused, watched again":         {"running", append(refused("watch", "manual", early), gitlabtest.Job{Name: "watch_canary", Status: "running", StartedAt: late}), Waiting},
 		"a rollback by a person that failed":                 {"manual", append(jobs("manual", "failed"), gitlabtest.Job{Name: "check", Status: "success", StartedAt: late}), Failed},
 		"a rollback that was refused, then one that was not": {"manual", append(refused("verify", "manual", late, "verify_canary"), gitlabtest.Job{Name: "rollback_after_watch", Status: "success", FinishedAt: late.Add(time.Minute)}), RolledBack},
+		"rolled back, while the canary is judged on":         {"running", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "running"}), RolledBack},
+		"the same, and it waits for a runner":                {"pending", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "pending"}), RolledBack},
+		"the same, and it waits for the other one's":         {"waiting_for_resource", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "waiting_for_resource"}), RolledBack},
 		"canceled": {"canceled", jobs("canceled", "manual"), Canceled},
 		"skipped":  {"skipped", jobs("skipped", "manual"), Canceled},
 	} {
@@ -93,6 +96,35 @@ func TestWatchEnds(t *testing.T) {
 				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}})
 				if err != nil || p.State != test.want || p.Reason == "" || p.PipelineID != id {
 					t.Errorf("%+v, %v; want %s", p, err, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestWatchOfARollbackThatIsNotTheLast: a release that was rolled back and is started again is neither rolled back nor failed meanwhile.
+func TestWatchOfARollbackThatIsNotTheLast(t *testing.T) {
+	early, late := time.Now(), time.Now().Add(time.Hour)
+	for name, changed := range map[string]gitlabtest.Job{
+		"the canary has yet to start":       {Name: "deploy_canary", Status: "created"},
+		"it is yet to be verified":          {Name: "verify_canary", Status: "created"},
+		"the canary starts again":           {Name: "deploy_canary", Status: "pending"},
+		"the canary waits for the other":    {Name: "deploy_canary", Status: "waiting_for_resource"},
+		"the canary has started again":      {Name: "deploy_canary", Status: "success", StartedAt: late},
+		"it is verified again":              {Name: "verify_canary", Status: "running", StartedAt: late},
+		"it is promoted":                    {Name: "promote_to_production", Status: "running", StartedAt: late},
+		"it is rolled back":                 {Name: "rollback_after_watch", Status: "running", StartedAt: late},
+		"it is about to be rolled back too": {Name: "rollback_after_watch", Status: "pending"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				list := append(finishedAt(jobs("created", "success"), map[string]time.Time{"rollback": early}), gitlabtest.Job{Name: "watch_canary", Status: "running"})
+				list = append(slices.DeleteFunc(list, func(j gitlabtest.Job) bool { return j.Name == changed.Name }), changed)
+				server := gitlabtest.New()
+				id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running", Jobs: list}}})
+				p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}, Timeout: time.Second})
+				if !errors.As(err, new(*DeadlineError)) || p.State != Running {
+					t.Errorf("%+v, %v", p, err)
 				}
 			})
 		})
