@@ -69,7 +69,7 @@ func (e *DeadlineError) Error() string {
 // A pipeline's success alone proves nothing: its promote job may have been skipped. So Promoted needs a promote job
 // that succeeded.
 //
-// Errors: *usererr.Error, *DeadlineError, or what GitLab or the network answered.
+// Errors: *usererr.Error, *DeadlineError, or what GitLab or the network answered; each with what was seen before, if anything was.
 func Watch(ctx context.Context, c *Client, o WatchOptions) (Progress, error) {
 	if err := o.check(); err != nil {
 		return Progress{}, err
@@ -85,6 +85,9 @@ func Watch(ctx context.Context, c *Client, o WatchOptions) (Progress, error) {
 		p, err := c.progress(ctx, deadline, o.Target, o.Jobs)
 		if errors.Is(err, context.DeadlineExceeded) && last.Status != "" && ctx.Err() == nil && !time.Now().Before(deadline) {
 			return last, &DeadlineError{last, o.Timeout}
+		}
+		if err != nil && last.Status != "" {
+			return last, err
 		}
 		if err != nil {
 			return p, err

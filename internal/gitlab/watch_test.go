@@ -181,6 +181,20 @@ func TestWatchInTheLine(t *testing.T) {
 	})
 }
 
+// TestWatchGivesWhatItSaw: a GitLab that cannot be read for long ends the watch with an error, and with what was seen before.
+func TestWatchGivesWhatItSaw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute)
+		server := gitlabtest.New()
+		server.ReadFaults = append([]gitlabtest.Fault{{}, {}, {}, {}}, slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, 20)...)
+		id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: "running", Jobs: jobs("created", "manual")}}})
+		p, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: id}})
+		if err == nil || errors.As(err, new(*DeadlineError)) || !strings.Contains(err.Error(), "503") || p.State != Running || len(p.Jobs) == 0 {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
 // TestWatchIsBoundedByASlowGitLab: an answer that does not come in time ends the watch with what was seen before.
 func TestWatchIsBoundedByASlowGitLab(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

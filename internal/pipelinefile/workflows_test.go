@@ -407,6 +407,42 @@ func TestWhatHappensToAPreview(t *testing.T) {
 	}
 }
 
+// TestTheStateOfGitHubsDeployment: the handoff's last step sets what the state means. Without one, GitLab could not be read: the release
+// may be well, so that the job fails and GitHub's deployment stays as it is.
+func TestTheStateOfGitHubsDeployment(t *testing.T) {
+	data, err := os.ReadFile(handoff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var composite struct{ Runs struct{ Steps []step } }
+	if err := yaml.Unmarshal(data, &composite); err != nil {
+		t.Fatal(err)
+	}
+	script := composite.Runs.Steps[len(composite.Runs.Steps)-1].Run
+	for state, want := range map[string]struct {
+		deployment string
+		code       int
+	}{
+		"promoted": {"success", 0}, "unfinished": {"success", 1}, "waiting": {"pending", 0}, "running": {"in_progress", 0}, "queued": {"queued", 0},
+		"canceled": {"error", 1}, "failed": {"failure", 1}, "rolled_back": {"failure", 1}, "": {"", 1},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "deployment"), []byte("#!/bin/sh\nprintf %s \"$1\" >\"$RUNNER_TEMP/set\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-o", "pipefail", "-c", script)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GITHUB_ACTION_PATH=" + dir, "RUNNER_TEMP=" + dir, "GITHUB_STEP_SUMMARY=" + filepath.Join(dir, "summary"), "RELEASE_ID=r", "URL=u", "STATE=" + state}
+		out, _ := cmd.CombinedOutput()
+		set, _ := os.ReadFile(filepath.Join(dir, "set"))
+		if got := cmd.ProcessState.ExitCode(); got != want.code || string(set) != want.deployment {
+			t.Errorf("%q: exit code %d, deployment %q; want %d, %q: %s", state, got, set, want.code, want.deployment, out)
+		}
+		if summary, err := os.ReadFile(filepath.Join(dir, "summary")); err != nil || !strings.Contains(string(summary), "Release `r`: "+map[bool]string{true: "unknown", false: state}[state == ""]) {
+			t.Errorf("%q: summary %s, %v", state, summary, err)
+		}
+	}
+}
+
 // TestTheCommandsImageIsByDigest: no container of an image by tag is started, and no variable but the four gets into one.
 func TestTheCommandsImageIsByDigest(t *testing.T) {
 	script, err := filepath.Abs("../../.github/actions/handoff/crossbill")
