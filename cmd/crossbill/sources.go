@@ -113,7 +113,7 @@ func (s timelineSources) deploymentEntries(ctx context.Context, r *release.Relea
 	if s.github == nil {
 		return nil, nil
 	}
-	statuses, err := s.github.Statuses(ctx, r.ID)
+	statuses, err := s.github.Statuses(ctx, r.ID, r.Commit)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func FuzzGitHubAnswers(f *testing.F) {
 				_, _ = w.Write(body)
 			})}}
 			_ = g.Notify(t.Context(), unhealthyCanary(release.OutcomeRolledBack))
-			_, _ = g.Statuses(t.Context(), "0123456789ab")
+			_, _ = g.Statuses(t.Context(), "0123456789ab", "")
 			if requests > 20 {
 				t.Errorf("%d requests", requests)
 			}

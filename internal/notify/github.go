@@ -42,7 +42,8 @@ func (g GitHub) Notify(ctx context.Context, e *Event) error {
 	if err != nil {
 		return err
 	}
-	found, err := repo.deployment(ctx, e.ReleaseID)
+	commit, _ := originOf(e)
+	found, err := repo.deployment(ctx, e.ReleaseID, commit)
 	if err != nil {
 		return err
 	}
@@ -101,16 +102,16 @@ type DeploymentStatus struct {
 	CreatedBy   string
 }
 
-// Statuses are those of a release's Deployment, oldest first, starting with the Deployment itself (state
+// Statuses are those of the Deployment of a release of a commit, oldest first, starting with the Deployment itself (state
 // "created").
 //
 // Errors: as of Notify.
-func (g GitHub) Statuses(ctx context.Context, releaseID string) ([]DeploymentStatus, error) {
+func (g GitHub) Statuses(ctx context.Context, releaseID, commit string) ([]DeploymentStatus, error) {
 	repo, err := g.connect()
 	if err != nil {
 		return nil, err
 	}
-	found, err := repo.deployment(ctx, releaseID)
+	found, err := repo.deployment(ctx, releaseID, commit)
 	if err != nil {
 		return nil, err
 	}
@@ -179,25 +180,33 @@ type deployment struct {
 	pipelineURL string
 }
 
-// deploymentsPage is how many Deployments are searched, newest first.
-const deploymentsPage = 100
+// mostDeployments is how many Deployments are searched, newest first.
+const mostDeployments = 1000
 
-// deployment finds the newest Deployment of a release.
-func (r *repository) deployment(ctx context.Context, releaseID string) (*deployment, error) {
-	rows, _, err := r.client.Repositories.ListDeployments(ctx, r.owner, r.name, &github.DeploymentsListOptions{ListOptions: github.ListOptions{PerPage: deploymentsPage}})
-	if err != nil {
-		return nil, fmt.Errorf("GitHub: deployments of %s/%s: %w", r.owner, r.name, err)
+// deployment finds the newest Deployment of a release: among those of its commit, if that is a whole hash, for a repository may have
+// many others.
+func (r *repository) deployment(ctx context.Context, releaseID, commit string) (*deployment, error) {
+	options := &github.DeploymentsListOptions{ListOptions: github.ListOptions{PerPage: 100, Page: 1}}
+	if len(commit) == 40 || len(commit) == 64 {
+		options.SHA = commit
 	}
-	for _, row := range rows {
-		var payload struct { // .github/actions/handoff writes it
-			Release  string `json:"release"`
-			Pipeline string `json:"pipeline"`
+	for searched := 0; options.Page != 0 && searched < mostDeployments; searched += options.PerPage {
+		rows, answer, err := r.client.Repositories.ListDeployments(ctx, r.owner, r.name, options)
+		if err != nil {
+			return nil, fmt.Errorf("GitHub: deployments of %s/%s: %w", r.owner, r.name, err)
 		}
-		if row != nil && json.Unmarshal(row.Payload, &payload) == nil && payload.Release == releaseID { // others' payloads have any form
-			return &deployment{row, payload.Pipeline}, nil
+		for _, row := range rows {
+			var payload struct { // .github/actions/handoff writes it
+				Release  string `json:"release"`
+				Pipeline string `json:"pipeline"`
+			}
+			if row != nil && json.Unmarshal(row.Payload, &payload) == nil && payload.Release == releaseID { // others' payloads have any form
+				return &deployment{row, payload.Pipeline}, nil
+			}
 		}
+		options.Page = answer.NextPage
 	}
-	return nil, fmt.Errorf("GitHub: %s/%s has no deployment of release %s among its last %d", r.owner, r.name, releaseID, deploymentsPage)
+	return nil, fmt.Errorf("GitHub: %s/%s has no deployment of release %s among its last %d", r.owner, r.name, releaseID, mostDeployments)
 }
 
 // optional is nil for an empty text, which GitHub would refuse as an address.

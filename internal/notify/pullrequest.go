@@ -59,7 +59,7 @@ func (r *repository) commitOf(ctx context.Context, e *Event) (commit, pipelineUR
 	case 40, 64:
 		return commit, pipelineURL, nil
 	case 0:
-		found, err := r.deployment(ctx, e.ReleaseID)
+		found, err := r.deployment(ctx, e.ReleaseID, "")
 		if err != nil {
 			return "", "", nil //nolint:nilerr // the Deployment's own notification says so
 		}

@@ -443,6 +443,38 @@ func TestTheStateOfGitHubsDeployment(t *testing.T) {
 	}
 }
 
+// TestGitHubsDeploymentIsFound: among many of the same commit, that of the environment is found, and no second one is made.
+func TestGitHubsDeploymentIsFound(t *testing.T) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Skip("jq is not here; GitHub's runners have it")
+	}
+	script, err := filepath.Abs("../../.github/actions/handoff/deployment")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	// A list has 30 deployments unless more are asked for, of all environments unless one is named.
+	gh := `#!/bin/sh
+echo "$2" >>asked
+case $2 in
+*/deployments\?*per_page=100*environment=production%2Fshop*) echo '[{"id": 8, "environment": "production/shop", "payload": ""}, {"id": 7, "environment": "production/shop", "payload": {"release": "r"}}]' ;;
+*/deployments\?*) echo '[]' ;;
+*/deployments) cat >/dev/null; echo 9 ;;
+esac
+`
+	if err := os.WriteFile(filepath.Join(dir, "gh"), []byte(gh), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), script, "queued", "release r")
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "GITHUB_REPOSITORY=our-org/shop", "COMMIT=c0ffee0", "ENVIRONMENT=production/shop", "RELEASE_ID=r", "IMAGE=", "BUNDLE=", "URL=", "ENVIRONMENT_URL="}
+	out, err := cmd.CombinedOutput()
+	asked, _ := os.ReadFile(filepath.Join(dir, "asked"))
+	if err != nil || !strings.HasSuffix(string(asked), "\nrepos/our-org/shop/deployments/7/statuses\n") || strings.Count(string(asked), "\n") != 2 {
+		t.Errorf("%v: %s; it asked %s", err, out, asked)
+	}
+}
+
 // TestTheCommandsImageIsByDigest: no container of an image by tag is started, and no variable but the four gets into one.
 func TestTheCommandsImageIsByDigest(t *testing.T) {
 	script, err := filepath.Abs("../../.github/actions/handoff/crossbill")

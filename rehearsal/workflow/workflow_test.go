@@ -255,7 +255,7 @@ func dagger(args []string) int {
 	return 0
 }
 
-// gitHub is the double of GitHub's deployments, as its REST reference has them: a list is that of a commit, and a payload is
+// gitHub is the double of GitHub's deployments, as its REST reference has them: a list is that of a commit and environment, and a payload is
 // what was sent. It has one deployment at most, and no pages.
 type gitHub struct {
 	mu       sync.Mutex
@@ -296,7 +296,7 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"id":77}`)
 	case strings.HasSuffix(r.URL.Path, "/deployments"):
 		found := []any{}
-		if g.made > 0 && r.URL.Query().Get("sha") == g.ref {
+		if query := r.URL.Query(); g.made > 0 && query.Get("sha") == g.ref && query.Get("environment") == "production" {
 			found = append(found, map[string]any{"id": 77, "environment": "production", "payload": g.payload})
 		}
 		_ = json.NewEncoder(w).Encode(found)
