@@ -52,13 +52,36 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 	case p.State == Canceled && !started(canary):
 		return p, "nothing: " + p.Reason, nil
 	case !started(canary):
-		return p, fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID), c.cancelPipeline(ctx, deadline, p.PipelineID)
+		done, err := c.cancelBeforeCanary(ctx, deadline, p, o.Jobs)
+		return p, done, err
 	case rollback == nil:
 		return p, "", missingJob(p, "gitlab.jobs.rollback", o.Jobs.Rollback, "the manual job that rolls back")
-	case rollback.Status == "running" || rollback.Status == "pending":
+	case underWay(rollback.Status):
 		return p, "job " + rollback.Name + " runs already", nil
 	}
 	return p, "pressed " + rollback.Name + " (" + rollback.URL + ")", c.press(ctx, rollback)
+}
+
+// cancelBeforeCanary cancels a pipeline whose canary had not started when it was looked at. If it has since, the cancellation ended it
+// half-way: it is rolled back.
+func (c *Client) cancelBeforeCanary(ctx context.Context, deadline time.Time, p Progress, names JobNames) (done string, err error) {
+	if err := c.cancelPipeline(ctx, deadline, p.PipelineID); err != nil {
+		return "", err
+	}
+	jobs, err := c.jobs(ctx, deadline, p.PipelineID)
+	if err != nil {
+		return "", fmt.Errorf("pipeline %d was canceled, but whether its canary had started is not known: %w; run the same command again", p.PipelineID, err)
+	}
+	canary, rollback := jobNamed(jobs, names.Canary), jobNamed(jobs, names.Rollback)
+	switch {
+	case canary == nil || !started(canary):
+		return fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID), nil
+	case rollback == nil:
+		return "", &usererr.Error{Field: "gitlab.jobs.rollback", Problem: fmt.Sprintf("pipeline %d was canceled, but its canary had just started, and it has no job %q (%s)", p.PipelineID, names.Rollback, p.URL), Fix: "roll back with `crossbill rollback`, and give the name of the manual job that rolls back"}
+	case underWay(rollback.Status):
+		return fmt.Sprintf("canceled pipeline %d, whose canary had just started; job %s runs already", p.PipelineID, rollback.Name), nil
+	}
+	return fmt.Sprintf("canceled pipeline %d, whose canary had just started, and pressed %s (%s)", p.PipelineID, rollback.Name, rollback.URL), c.press(ctx, rollback)
 }
 
 // inProduction says whether a release has all of the traffic, also if its cleanup has yet to run, or has failed. Where a rollback has
@@ -73,6 +96,9 @@ func (p Progress) inProduction(names JobNames) bool {
 
 // started says whether a job may have done anything.
 func started(j *Job) bool {
+	if j.Status == "canceled" { // perhaps before it ran
+		return !j.StartedAt.IsZero()
+	}
 	return !slices.Contains([]string{"created", "waiting_for_resource", "preparing", "pending", "scheduled", "manual", "skipped"}, j.Status)
 }
 

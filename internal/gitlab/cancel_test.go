@@ -87,6 +87,54 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestCancelWhileTheCanaryStarts: the canary's job may start between the look at it and the cancellation, which ends it half-way.
+func TestCancelWhileTheCanaryStarts(t *testing.T) {
+	for name, test := range map[string]struct {
+		rollback string // "" for no such job
+		faults   []gitlabtest.Fault
+		done     string
+		wantErr  string
+		again    string // what the same call says then
+	}{
+		"and can be rolled back":  {rollback: "manual", done: "canceled pipeline 1000, whose canary had just started, and pressed rollback", again: "job rollback runs already"},
+		"without a rollback job":  {wantErr: `pipeline 1000 was canceled, but its canary had just started, and it has no job "rollback"`},
+		"and is not known to":     {rollback: "manual", faults: slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, 9), wantErr: "whether its canary had started is not known", again: "pressed rollback"},
+		"and GitLab falters once": {rollback: "manual", faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, done: "canceled pipeline 1000, whose canary", again: "job rollback runs already"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer time.Sleep(time.Minute)
+				server := gitlabtest.New()
+				// The pipeline, its jobs, its child pipelines; then the cancellation.
+				server.ReadFaults = append([]gitlabtest.Fault{{}, {}, {Kind: gitlabtest.Slow, Delay: 2 * time.Second}, {}}, test.faults...)
+				list := func(canary string, at time.Time) []gitlabtest.Job {
+					found := []gitlabtest.Job{{Name: "deploy_canary", Status: canary, StartedAt: at}}
+					if test.rollback != "" {
+						found = append(found, gitlabtest.Job{Name: "rollback", Status: test.rollback, AllowFailure: true})
+					}
+					return found
+				}
+				id := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{
+					{Status: "pending", Jobs: list("pending", time.Time{})},
+					{After: time.Second, Status: "running", Jobs: list("running", time.Now().Add(time.Second))},
+				}})
+				c := connect(t, server, nil)
+				_, done, err := Cancel(t.Context(), c, CancelOptions{Target: Target{PipelineID: id}})
+				if (err == nil) != (test.wantErr == "") || err != nil && !strings.Contains(err.Error(), test.wantErr) || err == nil && !strings.HasPrefix(done, test.done) {
+					t.Errorf("%q, %v; want %q, %q", done, err, test.done, test.wantErr)
+				}
+				server.ReadFaults = nil
+				if test.again == "" {
+					return
+				}
+				if _, done, err = Cancel(t.Context(), c, CancelOptions{Target: Target{PipelineID: id}}); err != nil || !strings.HasPrefix(done, test.again) {
+					t.Errorf("again: %q, %v; want %q", done, err, test.again)
+				}
+			})
+		})
+	}
+}
+
 // TestTheDoubleHasGitLabsShapes: every field that the double sends is one that GitLab's own client
 // library knows, with its type.
 func TestTheDoubleHasGitLabsShapes(t *testing.T) {

@@ -86,10 +86,17 @@ func (s *Server) whole(p *Pipeline) map[string]any {
 	return row
 }
 
-// cancel answers POST /projects/:id/pipelines/:pipeline_id/cancel.
+// cancel answers POST /projects/:id/pipelines/:pipeline_id/cancel. Its jobs are canceled with it, but for those that have finished or
+// are manual (CANCELABLE_STATUSES in app/models/concerns/ci/has_status.rb).
 func (s *Server) cancel(w http.ResponseWriter, p *Pipeline) {
 	if now := s.status(p); now != "success" && now != "failed" {
-		p.Status = "canceled"
+		jobs := slices.Clone(s.phase(p).Jobs)
+		for i, j := range jobs {
+			if slices.Contains([]string{"created", "waiting_for_resource", "preparing", "pending", "running", "scheduled"}, j.Status) {
+				jobs[i].Status = "canceled"
+			}
+		}
+		p.Status, p.Life = "canceled", []Phase{{Status: "canceled", Jobs: jobs}}
 	}
 	write(w, http.StatusOK, s.whole(p))
 }
