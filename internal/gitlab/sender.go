@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
@@ -27,7 +28,7 @@ type sender struct {
 	deadline time.Time
 
 	own      map[int64]*gitlab.PipelineInfo // that this call started; a list may show them late
-	earlier  map[int64]bool                 // attempts that had finished before this call
+	earlier  map[int64]bool                 // attempts that had finished before this call, or were overtaken
 	canceled map[int64]bool                 // by this call
 
 	sends     int
@@ -57,6 +58,9 @@ func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
 			return nil, err
 		}
 	}
+	if err := s.leaveOvertaken(ctx, rows); err != nil {
+		return nil, err
+	}
 	kept, err := s.keepLowest(ctx, rows)
 	if err == nil && kept == nil {
 		kept, err = s.newestEarlier(ctx, rows)
@@ -76,6 +80,58 @@ func (s *sender) run(ctx context.Context) (*gitlab.PipelineInfo, error) {
 		return nil, fmt.Errorf("pipeline %q was adopted and then canceled by somebody else; run the same command again to start another", s.name)
 	}
 	return kept, err
+}
+
+// leaveOvertaken counts open pipelines of a preview as earlier ones if something else was asked of the preview since: they would run
+// before that.
+func (s *sender) leaveOvertaken(ctx context.Context, rows []*gitlab.PipelineInfo) error {
+	if s.options.Preview == nil {
+		return nil
+	}
+	open := slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool { return withoutEffect(p.Status) || s.earlier[p.ID] })
+	if len(open) == 0 {
+		return nil
+	}
+	since, err := s.newestOther(ctx, open[0].ID)
+	if err != nil || since == 0 {
+		return err
+	}
+	for _, p := range open {
+		if p.ID < since {
+			s.logf("pipeline %d is left alone: pipeline %d of the same preview is newer", p.ID, since)
+			s.earlier[p.ID] = true
+		}
+	}
+	return nil
+}
+
+// newestOther is the newest pipeline after an id that asks something else of the same preview; 0 when there is none.
+func (s *sender) newestOther(ctx context.Context, after int64) (int64, error) {
+	options := &gitlab.ListProjectPipelinesOptions{
+		ListOptions: gitlab.ListOptions{PerPage: 100, Page: 1},
+		Source:      new(fromTrigger), YamlErrors: new(false), OrderBy: new("id"), Sort: new("desc"),
+	}
+	for range longestList {
+		page, next, err := s.pipelinesPage(ctx, s.deadline, options)
+		if err != nil {
+			return 0, err
+		}
+		others := slices.DeleteFunc(slices.Clone(page), func(p *gitlab.PipelineInfo) bool {
+			id, ok := strings.CutPrefix(p.Name, previewPrefix+s.options.Preview.App+" ")
+			return !ok || p.Name == s.name || p.ID < after || withoutEffect(p.Status) || !s.options.Preview.IsSamePreview(id)
+		})
+		if others, err = s.genuine(ctx, s.deadline, s.options.Ref, others); err != nil {
+			return 0, err
+		}
+		if len(others) > 0 {
+			return others[0].ID, nil
+		}
+		if next == 0 || len(page) == 0 || page[len(page)-1].ID < after {
+			break
+		}
+		options.Page = next
+	}
+	return 0, nil
 }
 
 // newestEarlier is the release's newest attempt that had finished before this call, nil where those do not count.

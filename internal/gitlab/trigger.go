@@ -20,7 +20,8 @@ type TriggerOptions struct {
 	Release release.Handoff
 
 	// Preview is handed over in place of a release. Its pipeline is "preview APP ID", in a project of its own. One that has
-	// finished does not count: a pull request that is opened again gets its preview again, and both commands can be repeated.
+	// finished does not count, nor one after which something else was asked of the preview: a pull request that is opened again gets its
+	// preview again, and both commands can be repeated.
 	Preview *release.PreviewHandoff
 
 	// Variables sends trigger variables (CROSSBILL_APP …) in place of typed inputs, for a GitLab

@@ -286,6 +286,50 @@ func TestTriggerPreview(t *testing.T) {
 	})
 }
 
+// TestTriggerPreviewThatWasOvertaken: a pipeline that has not finished is not adopted when something else was asked of the preview since:
+// it would run first, and a pull request that was closed, opened and closed again would leave its preview behind.
+func TestTriggerPreviewThatWasOvertaken(t *testing.T) {
+	down := release.PreviewHandoff{App: "shop", Name: "pr-42", Down: true}
+	name := func(what string) string { return "preview shop " + what }
+	for what, test := range map[string]struct {
+		newer   gitlabtest.Pipeline
+		adopted bool
+	}{
+		"by an up":                     {newer: gitlabtest.Pipeline{Name: name("pr-42-up-9f86d081884c"), Status: "running"}},
+		"by an up that has finished":   {newer: gitlabtest.Pipeline{Name: name("pr-42-up-9f86d081884c"), Status: "success"}},
+		"by one that was canceled":     {newer: gitlabtest.Pipeline{Name: name("pr-42-up-9f86d081884c"), Status: "canceled"}, adopted: true},
+		"by the same":                  {newer: gitlabtest.Pipeline{Name: name("pr-42-down"), Status: "success"}, adopted: true},
+		"by one of another preview":    {newer: gitlabtest.Pipeline{Name: name("pr-42-up-up-9f86d081884c"), Status: "running"}, adopted: true},
+		"by one of another app":        {newer: gitlabtest.Pipeline{Name: "preview blog pr-42-up-9f86d081884c", Status: "running"}, adopted: true},
+		"by one that a person started": {newer: gitlabtest.Pipeline{Name: name("pr-42-up-9f86d081884c"), Status: "running", Source: "web"}, adopted: true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				old := server.Add(gitlabtest.Pipeline{Name: name("pr-42-down"), Status: "pending"})
+				server.Add(test.newer)
+				for range 250 { // others' pipelines, more than two pages
+					server.Add(gitlabtest.Pipeline{Name: name("pr-7-up-9f86d081884c"), Status: "success"})
+				}
+				trigger := func() Pipeline {
+					p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Preview: &down})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return p
+				}
+				p := trigger()
+				if p.Adopted != test.adopted || (p.ID == old) != test.adopted || len(p.Canceled) > 0 {
+					t.Errorf("%+v, the old one is %d", p, old)
+				}
+				if again := trigger(); again.ID != p.ID || !again.Adopted {
+					t.Errorf("then %+v, want %d", again, p.ID)
+				}
+			})
+		})
+	}
+}
+
 // TestLostAnswersOfPreviews: the same protocol as for a release; what has finished while its answer was lost is adopted.
 func TestLostAnswersOfPreviews(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -38,6 +38,15 @@ func (h *PreviewHandoff) ID() string {
 	return id
 }
 
+// whatHappens is the form of an ID behind the preview's name.
+var whatHappens = regexp.MustCompile(`^-(down|up-[0-9a-f]{12})$`)
+
+// IsSamePreview says whether an ID is of the same preview, whatever happens to it.
+func (h *PreviewHandoff) IsSamePreview(id string) bool {
+	rest, ok := strings.CutPrefix(id, h.Name)
+	return ok && whatHappens.MatchString(rest)
+}
+
 // Check completes a handoff and refuses what could not be a preview. The errors are *usererr.Error.
 func (h *PreviewHandoff) Check() error {
 	if err := CheckApp("app", h.App); err != nil {
