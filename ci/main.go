@@ -41,6 +41,8 @@ type Crossbill struct {
 	// +private
 	RegistryService *dagger.Service
 	// +private
+	RegistryHost string
+	// +private
 	RegistryUsername string
 	// +private
 	RegistryPassword *dagger.Secret
@@ -123,6 +125,11 @@ func New(
 	// registry.localhost:5000/….
 	// +optional
 	registryService *dagger.Service,
+
+	// Registry that user and password are for, for example registry.example.com; default: that of the image or bundle that a
+	// function names, and of a release by image that of the manifests, if they name one.
+	// +optional
+	registryHost string,
 
 	// User of the registry.
 	// +optional
@@ -212,7 +219,7 @@ func New(
 	m := &Crossbill{
 		ConfigFile: configFile, ManifestsDir: manifestsDir, ManifestsBundle: manifestsBundle, AppDir: appDir, CliImage: cliImage, CliSource: cliSource,
 		GoImage: goImage, NodeImage: nodeImage, AlpineImage: alpineImage,
-		RegistryService: registryService, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
+		RegistryService: registryService, RegistryHost: registryHost, RegistryUsername: registryUsername, RegistryPassword: registryPassword,
 		GitlabService: gitlabService, GitlabToken: gitlabToken, KubeconfigFile: kubeconfigFile, KubernetesService: kubernetesService,
 		PrometheusService: prometheusService, PrometheusHttpConfig: prometheusHttpConfig, GithubToken: githubToken, NotifyGitlabToken: notifyGitlabToken, WebhookUrl: webhookUrl, ChatAddresses: chatAddresses,
 		IdToken: idToken, GitopsToken: gitopsToken, GitopsSshKey: gitopsSshKey, GitopsKnownHosts: gitopsKnownHosts, GitopsSigningKey: gitopsSigningKey,
@@ -263,6 +270,7 @@ func (m *Crossbill) addRegistry(i *invocation) {
 		i.container = i.container.WithServiceBinding("registry.localhost", m.RegistryService)
 	}
 	if m.RegistryPassword != nil {
+		i.setVariable("REGISTRY_HOST", m.RegistryHost)
 		i.setVariable("REGISTRY_USERNAME", m.RegistryUsername)
 		i.setSecret("registry-password", "REGISTRY_PASSWORD", m.RegistryPassword)
 	}

@@ -197,14 +197,14 @@ func everything() *Crossbill {
 	secret := func(name string) *dagger.Secret { return dag.SetSecret(name, "plaintext of "+name) }
 	service := func(address string) *dagger.Service { return dag.Address(address).Service() }
 	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "registry.example.com/our-org/crossbill@sha256:4567", nil, []string{"go=golang"},
-		service("tcp://127.0.0.1:5000"), "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
+		service("tcp://127.0.0.1:5000"), "registry.example.com", "ci", secret("registry"), service("tcp://127.0.0.1:8929"), secret("gitlab"), secret("kubeconfig"), service("tcp://127.0.0.1:6443"),
 		service("tcp://127.0.0.1:9090"), secret("http_config"), secret("github"), secret("notify gitlab"), secret("webhook"), secret("chat"), secret("id_token"),
 		secret("gitops"), secret("gitops ssh"), dag.File("known_hosts", ""), secret("gitops signing"), "jane", "shop", true))
 }
 
 // some is a module that was given the least that all functions go with.
 func some() *Crossbill {
-	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "", dag.Directory(), nil, nil, "", nil,
+	return made(New(dag.File("crossbill.yaml", ""), dag.Directory(), "", dag.Directory(), "", dag.Directory(), nil, nil, "", "", nil,
 		nil, dag.SetSecret("gitlab", "plaintext"), dag.SetSecret("kubeconfig", "plaintext"), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, "", "", false))
 }
 
@@ -369,19 +369,19 @@ func TestWhatAnExecHas(t *testing.T) {
 			func(m *Crossbill) (string, error) {
 				return m.Canary(ctx, image, 10, "", "", false, "", false, "", "", "", "", nil, false, false, "5m")
 			},
-			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
+			slices.Concat(everywhere, []string{"REGISTRY_HOST=registry.example.com", "REGISTRY_USERNAME=ci"}, gitops),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT", "CROSSBILL_ID_TOKEN"},
 			changing,
 		},
 		"rollback": { // which never needs a token
 			func(m *Crossbill) (string, error) { return m.Rollback(ctx, "", "", "", false, false, "5m") },
-			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops),
+			slices.Concat(everywhere, []string{"REGISTRY_HOST=registry.example.com", "REGISTRY_USERNAME=ci"}, gitops),
 			[]string{"REGISTRY_PASSWORD", "CROSSBILL_GITHUB_TOKEN", "CROSSBILL_NOTIFY_GITLAB_TOKEN", "CROSSBILL_WEBHOOK", "CROSSBILL_CHAT"},
 			changing,
 		},
 		"status of a bundle": {
 			func(m *Crossbill) (string, error) { m.ManifestsBundle = image; return m.Status(ctx, false, "text") },
-			slices.Concat(everywhere, []string{"REGISTRY_USERNAME=ci"}, gitops), []string{"REGISTRY_PASSWORD"}, reading,
+			slices.Concat(everywhere, []string{"REGISTRY_HOST=registry.example.com", "REGISTRY_USERNAME=ci"}, gitops), []string{"REGISTRY_PASSWORD"}, reading,
 		},
 		"status": {
 			func(m *Crossbill) (string, error) { return m.Status(ctx, false, "text") },
@@ -405,7 +405,7 @@ func TestWhatAnExecHas(t *testing.T) {
 		},
 		"inspect": {
 			func(m *Crossbill) (string, error) { return m.Inspect(ctx, image, "", "text") },
-			append(everywhere, "REGISTRY_USERNAME=ci"), []string{"REGISTRY_PASSWORD"}, nil,
+			append(everywhere, "REGISTRY_HOST=registry.example.com", "REGISTRY_USERNAME=ci"), []string{"REGISTRY_PASSWORD"}, nil,
 		},
 	} {
 		s := begin(t)

@@ -149,10 +149,10 @@ func TestAJobsCall(t *testing.T) {
 		"nobody is notified": {empty: "bundle", manifests: []string{"k8s", "--manifests-bundle", ""}},
 		"a bundle":           {empty: "image", manifests: []string{"k8s", "--manifests-bundle", "the-bundle"}},
 		"all are notified": {
-			"bundle", []string{"CROSSBILL_GITHUB_TOKEN=secret", "CROSSBILL_NOTIFY_GITLAB_TOKEN=secret", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
+			"bundle", []string{"CROSSBILL_GITHUB_TOKEN=secret", "CROSSBILL_NOTIFY_GITLAB_TOKEN=secret", "REGISTRY_HOST=registry.example.com", "REGISTRY_USERNAME=ci", "REGISTRY_PASSWORD=secret", "CROSSBILL_WEBHOOK=secret"},
 			[]string{"k8s", "--manifests-bundle", ""},
 			[]string{
-				"--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
+				"--registry-host", "registry.example.com", "--registry-username", "ci", "--registry-password", "env:REGISTRY_PASSWORD",
 				"--github-token", "env:CROSSBILL_GITHUB_TOKEN", "--notify-gitlab-token", "env:CROSSBILL_NOTIFY_GITLAB_TOKEN", "--webhook-url", "env:CROSSBILL_WEBHOOK",
 			},
 		},

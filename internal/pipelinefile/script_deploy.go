@@ -214,12 +214,12 @@ func (a *analyzer) daggerFunction(i invocation, words []string) string {
 // daggerOptions are options of crossbill's module, and of dagger, that have a value.
 var daggerOptions = []string{
 	"-m", "--mod", "-o", "--output", "--progress", "--cli", "--cli-image", "--cli-source", "--manifests", "--manifests-dir", "--manifests-bundle", "--config-file", "--kubeconfig", "--kubeconfig-file", "--context", "--namespace",
-	"--prometheus", "--by", "--registry-username", "--registry-password", "--github-token", "--notify-gitlab-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
+	"--prometheus", "--by", "--registry-host", "--registry-username", "--registry-password", "--github-token", "--notify-gitlab-token", "--github-repository", "--environment-url", "--webhook", "--webhook-url", "--pushgateway", "--otlp-endpoint", "--gitlab-url", "--gitlab-token", "--project", "--app-dir", "--app-name", "--tool-images",
 }
 
 // daggerCredentials are options of crossbill's module whose values are secrets, and what belongs to them.
 var daggerCredentials = []string{
-	"--registry-username", "--registry-password", "--github-token", "--notify-gitlab-token", "--webhook-url", "--chat-addresses", "--id-token", "--prometheus-http-config",
+	"--registry-host", "--registry-username", "--registry-password", "--github-token", "--notify-gitlab-token", "--webhook-url", "--chat-addresses", "--id-token", "--prometheus-http-config",
 	"--gitops-token", "--gitops-ssh-key", "--gitops-known-hosts", "--gitops-signing-key", "--gitlab-token",
 }
 
