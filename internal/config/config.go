@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -350,7 +351,7 @@ func (c *Config) legacy(manifests, name, section string, both bool) (file, warni
 	}
 	file = filepath.Join(manifests, name)
 	switch _, err := os.Lstat(file); { // a link that leads nowhere is there as well: reading it says so
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // the manifests may be one file
 		return "", "", misnamed(manifests, name)
 	case both:
 		here := fmt.Sprintf("%s:%d", c.file, c.found[section].line)

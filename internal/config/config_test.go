@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -464,6 +465,22 @@ func TestPolicyThatIsNotRead(t *testing.T) {
 	for _, text := range []string{"imagepolicy:\n  repository: https://h/o/n", "image-policy: {}", "imagePolicy:", "imagePolicy: null", "imagePolicy: {}", "imagePolicy: ''", "image:\n  policy: {}"} {
 		if c, err := Parse("crossbill.yaml", []byte(text)); err == nil {
 			t.Errorf("%q is read as %+v", text, c.ImagePolicy)
+		}
+	}
+}
+
+// TestManifestsInAFile: a packaged chart, or one file of YAML, is no folder in which an old file could be.
+func TestManifestsInAFile(t *testing.T) {
+	for _, manifests := range []string{"k8s/shop-1.0.0.tgz", "k8s/shop.yaml"} {
+		c := setUp(t, "imagePolicy: {repository: https://example.com/section, keys: ["+strconv.Quote(publicKey(t))+"]}", "trust.yaml", "")
+		if err := os.WriteFile(manifests, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if verifier, warning, err := c.Policy("", manifests); err != nil || verifier == nil || warning != "" {
+			t.Errorf("%s: the policy is %v, %q, %v", manifests, verifier, warning, err)
+		}
+		if slo, warning, err := c.SLO("", manifests); err != nil || slo == nil || warning != "" {
+			t.Errorf("%s: the SLO is %v, %q, %v", manifests, slo, warning, err)
 		}
 	}
 }
