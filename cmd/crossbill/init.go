@@ -79,7 +79,7 @@ checks the set-up afterward.`,
 	flags.StringVar(&a.Prometheus, "prometheus", "", "URL of the Prometheus that scrapes the mesh (default http://prometheus.istio-system.svc:9090)")
 	flags.StringVar(&a.Manifests, "manifests", "", "the app's manifests in GitHub's repository: a folder, a kustomization, or a Helm chart (default: what is there)")
 	flags.StringVar(&a.AppDir, "app-dir", "", "folder of the app's source (default: the one with package.json)")
-	flags.StringVar(&a.GitLabURL, "gitlab-url", "", "GitLab's URL (default https://gitlab.com)")
+	flags.StringVar(&a.GitLabURL, "gitlab-url", "", "GitLab's URL (default: that of the remote with the project, else https://gitlab.com)")
 	flags.StringVar(&a.Repository, "github-repository", "", "owner/name: its Deployment of a release gets a status (default: that of a remote)")
 	flags.StringVar(&a.Component, "component", "", "what .gitlab-ci.yml includes: a component, an https address, or a path in the project that begins with / (default: the component of this version)")
 	flags.StringVar(&a.Workflow, "workflow", "", "what release.yml calls: owner/name/.github/workflows/deliver.yml@COMMIT (default: the workflow of this version)")
@@ -148,6 +148,8 @@ func (o *initOptions) run(ctx context.Context) error {
 	return o.output.print(o.out, v)
 }
 
+const gitlabCom = "https://gitlab.com"
+
 // answer fills in what no flag says, by what is there and by asking.
 func (o *initOptions) answer(ctx context.Context) error {
 	a := &o.answers
@@ -171,11 +173,10 @@ func (o *initOptions) answer(ctx context.Context) error {
 	} else if found.AppDir == "" && found.Dockerfile {
 		warn(o.cmd, "the app has a Dockerfile, and no package.json: build the image in a job of your own, and pass its digest to the workflow (docs/commands/init.md)")
 	}
-	_, deploys := scaffold.Remotes(o.gitlabDir)
+	remotes := scaffold.RemotesOf(o.gitlabDir)
 	a.Manifests = cmp.Or(a.Manifests, found.Manifests, "k8s")
 	a.AppDir = cmp.Or(a.AppDir, found.AppDir)
 	a.Repository = cmp.Or(a.Repository, before.Notify.GitHub.Repository, found.Repository)
-	a.GitLabURL = cmp.Or(a.GitLabURL, before.GitLab.URL)
 	for _, q := range []struct {
 		question, flag string
 		into           *string
@@ -183,7 +184,7 @@ func (o *initOptions) answer(ctx context.Context) error {
 	}{
 		{"Name of the app", "app", &a.App, cmp.Or(before.App, found.App)},
 		{"Repository of its images, without a tag", "image", &a.Image, found.Image},
-		{"GitLab project that deploys, group/project", "project", &a.Project, cmp.Or(before.GitLab.Project, deploys, found.Project)},
+		{"GitLab project that deploys, group/project", "project", &a.Project, cmp.Or(before.GitLab.Project, remotes.GitLab(), found.Project)},
 		{"Context of the kubeconfig, with GitLab's agent group/project:agent; empty for the current one", "context", &a.Context, before.Cluster.Context},
 		{"Namespace of the app", "namespace", &a.Namespace, cmp.Or(before.Cluster.Namespace, found.Namespace, "production")},
 		{"URL of the Prometheus that scrapes the mesh", "prometheus", &a.Prometheus, cmp.Or(before.Prometheus.URL, "http://prometheus.istio-system.svc:9090")},
@@ -195,6 +196,14 @@ func (o *initOptions) answer(ctx context.Context) error {
 		if *q.into, err = o.ask(q.question, q.otherwise); err != nil {
 			return err
 		}
+	}
+	a.GitLabURL = cmp.Or(a.GitLabURL, before.GitLab.URL)
+	switch url := slices.Concat(remotes, found.Remotes).URL(a.Project); {
+	case a.GitLabURL != "" || a.Project == "" || url == gitlabCom:
+	case url != "":
+		a.GitLabURL = url
+	case a.Project != before.GitLab.Project:
+		warn(o.cmd, "no remote shows which GitLab has "+a.Project+": "+gitlabCom+" is assumed; give --gitlab-url if it is another one")
 	}
 	o.refer(buildVersion())
 	return nil

@@ -10,7 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-git/go-git/v5"
+	gitconfig "github.com/go-git/go-git/v5/config"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/our-org/crossbill/internal/config"
 )
 
 // places are two repositories: GitHub's with the manifests of k8s, and GitLab's, which is empty.
@@ -158,6 +162,52 @@ approval:
 	}
 	if r = answered(t, "\n\n", line...); r.code != exitBadInput || !strings.Contains(r.err, "there was no answer") {
 		t.Errorf("without answers: exit code %d\n%s", r.code, r.err)
+	}
+}
+
+// TestInitFindsGitLab: the releases go to the GitLab that the remote is of, and nothing goes to gitlab.com instead.
+func TestInitFindsGitLab(t *testing.T) {
+	quiet(t)
+	const assumed = "https://gitlab.com is assumed"
+	for name, c := range map[string]struct {
+		remote       string
+		flags        []string
+		url, project string // of gitlab; "" for none
+		warns        bool
+	}{
+		"by its name":          {"git@gitlab.corp.example:group/infra.git", nil, "https://gitlab.corp.example", "group/infra", false},
+		"by the project":       {"git@git.corp.example:group/infra.git", []string{"--project", "group/infra"}, "https://git.corp.example", "group/infra", false},
+		"by the flag":          {"git@gitlab.corp.example:group/infra.git", []string{"--gitlab-url", "https://code.corp.example"}, "https://code.corp.example", "group/infra", false},
+		"gitlab.com":           {"git@gitlab.com:group/infra.git", nil, "", "group/infra", false},
+		"another project":      {"git@gitlab.corp.example:group/infra.git", []string{"--project", "group/deploy"}, "", "group/deploy", true},
+		"no remote":            {"", []string{"--project", "group/infra"}, "", "group/infra", true},
+		"no remote, with flag": {"", []string{"--project", "group/infra", "--gitlab-url", "https://gitlab.com"}, "https://gitlab.com", "group/infra", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			github, gitlab, flags := places(t)
+			repository, err := git.PlainInit(gitlab, false)
+			if err == nil && c.remote != "" {
+				_, err = repository.CreateRemote(&gitconfig.RemoteConfig{Name: "origin", URLs: []string{c.remote}})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := runLine(t, slices.Concat([]string{"init", "--yes"}, flags, c.flags)...)
+			if r.code != 0 || strings.Contains(r.err, assumed) != c.warns {
+				t.Fatalf("exit code %d\n%s", r.code, r.err)
+			}
+			written, err := config.Load(filepath.Join(github, "crossbill.yaml"), os.Getenv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			issuer := c.url
+			if issuer == "" {
+				issuer = "https://gitlab.com"
+			}
+			if diff := cmp.Diff([]string{c.url, c.project, issuer, c.project}, []string{written.GitLab.URL, written.GitLab.Project, written.Approval.Issuer, written.Approval.Project}); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }
 

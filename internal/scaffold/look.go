@@ -4,7 +4,6 @@
 package scaffold
 
 import (
-	"cmp"
 	"context"
 	"io/fs"
 	"os"
@@ -30,6 +29,7 @@ type Found struct {
 	Dockerfile bool
 	Repository string // in GitHub, by the remote
 	Project    string // in GitLab, by the remote
+	Remotes    Remotes
 
 	Problem error // why the manifests could not be read
 }
@@ -62,7 +62,8 @@ func Look(ctx context.Context, dir, manifests, app string) Found {
 		break
 	}
 	found.source(dir)
-	found.Repository, found.Project = Remotes(dir)
+	found.Remotes = RemotesOf(dir)
+	found.Repository, found.Project = found.Remotes.GitHub(), found.Remotes.GitLab()
 	return found
 }
 
@@ -106,30 +107,66 @@ func (f *Found) source(dir string) {
 	f.Dockerfile = slices.ContainsFunc([]string{"Dockerfile", "app/Dockerfile", "Containerfile"}, func(name string) bool { return exists(name) })
 }
 
-// address is that of a repository: https://HOST/PATH, ssh://git@HOST/PATH, or git@HOST:PATH.
-var address = regexp.MustCompile(`^(?:[a-z+]+://)?(?:[^@/]+@)?([^:/]+)(?::[0-9]+)?[:/](.+?)(?:\.git)?/?$`)
+// Remote is where a folder's repository is pushed to.
+type Remote struct {
+	URL  string // of the host
+	Path string // owner/name in GitHub, group/project in GitLab
+}
 
-// Remotes are where a folder's repository is pushed to: owner/name in GitHub, and group/project in GitLab; "" for neither.
-func Remotes(dir string) (inGitHub, inGitLab string) {
+// Remotes are those of one repository, or of several.
+type Remotes []Remote
+
+// address is that of a repository: https://HOST/PATH, ssh://git@HOST/PATH, or git@HOST:PATH.
+var address = regexp.MustCompile(`^(?:([a-z+]+)://)?(?:[^@/]+@)?([^:/]+)(:[0-9]+)?[:/](.+?)(?:\.git)?/?$`)
+
+// RemotesOf are the remotes of a folder's repository.
+func RemotesOf(dir string) (found Remotes) {
 	repository, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true})
 	if err != nil {
-		return "", ""
+		return nil
 	}
 	remotes, err := repository.Remotes()
 	if err != nil {
-		return "", ""
+		return nil
 	}
 	for _, remote := range remotes {
 		for _, url := range remote.Config().URLs {
 			match := address.FindStringSubmatch(url)
-			switch {
-			case match == nil:
-			case match[1] == "github.com":
-				inGitHub = cmp.Or(inGitHub, match[2])
-			case strings.Contains(match[1], "gitlab"):
-				inGitLab = cmp.Or(inGitLab, match[2])
+			if match == nil {
+				continue
 			}
+			scheme, host, port := match[1], strings.ToLower(match[2]), match[3]
+			if scheme != "https" { // the port is that of SSH
+				host, port = strings.TrimPrefix(strings.TrimPrefix(host, "altssh."), "ssh."), ""
+			}
+			found = append(found, Remote{URL: "https://" + host + port, Path: match[4]})
 		}
 	}
-	return inGitHub, inGitLab
+	return found
+}
+
+func (r Remote) inGitHub() bool { return r.URL == "https://github.com" }
+
+// GitHub is the repository in GitHub; "" for none.
+func (all Remotes) GitHub() string {
+	if i := slices.IndexFunc(all, Remote.inGitHub); i >= 0 {
+		return all[i].Path
+	}
+	return ""
+}
+
+// GitLab is the project on a host whose name has gitlab in it; "" for none.
+func (all Remotes) GitLab() string {
+	if i := slices.IndexFunc(all, func(r Remote) bool { return strings.Contains(r.URL, "gitlab") }); i >= 0 {
+		return all[i].Path
+	}
+	return ""
+}
+
+// URL is the address of the GitLab that has a project, whatever its name; "" if no remote is of this project.
+func (all Remotes) URL(project string) string {
+	if i := slices.IndexFunc(all, func(r Remote) bool { return !r.inGitHub() && strings.EqualFold(r.Path, project) }); i >= 0 {
+		return all[i].URL
+	}
+	return ""
 }

@@ -172,6 +172,44 @@ func TestFilesAreWrittenOnce(t *testing.T) {
 	}
 }
 
+func addRemote(t *testing.T, repository *git.Repository, name, url string) {
+	t.Helper()
+	if _, err := repository.CreateRemote(&gitconfig.RemoteConfig{Name: name, URLs: []string{url}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// inAnyOrder compares remotes, which a repository has in none.
+var inAnyOrder = cmpopts.SortSlices(func(a, b Remote) bool { return a.URL < b.URL })
+
+// TestRemotes: the address of a GitLab is the one that its API has, whichever way the repository is pushed to it.
+func TestRemotes(t *testing.T) {
+	for url, want := range map[string]Remote{
+		"git@gitlab.corp.example:group/infra.git":             {"https://gitlab.corp.example", "group/infra"},
+		"ssh://git@gitlab.corp.example:2222/group/sub/infra":  {"https://gitlab.corp.example", "group/sub/infra"},
+		"https://ci:glpat-x@gitlab.corp.example:8443/a/b.git": {"https://gitlab.corp.example:8443", "a/b"},
+		"http://gitlab.corp.example/a/b/":                     {"https://gitlab.corp.example", "a/b"},
+		"ssh://git@altssh.gitlab.com:443/our-org/infra.git":   {"https://gitlab.com", "our-org/infra"},
+		"ssh://git@ssh.github.com:443/our-org/shop.git":       {"https://github.com", "our-org/shop"},
+		"https://GitLab.com/our-org/infra":                    {"https://gitlab.com", "our-org/infra"},
+		"git@git.corp.example:group/infra.git":                {"https://git.corp.example", "group/infra"},
+	} {
+		dir := t.TempDir()
+		repository, err := git.PlainInit(dir, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addRemote(t, repository, "origin", url)
+		if diff := cmp.Diff(Remotes{want}, RemotesOf(dir)); diff != "" {
+			t.Errorf("%s:\n%s", url, diff)
+		}
+	}
+	both := Remotes{{"https://github.com", "our-org/shop"}, {"https://git.corp.example", "our-org/shop"}, {"https://gitlab.corp.example", "infra/deploy"}}
+	if diff := cmp.Diff([]string{"our-org/shop", "infra/deploy", "https://git.corp.example", "https://gitlab.corp.example", ""}, []string{both.GitHub(), both.GitLab(), both.URL("our-org/shop"), both.URL("Infra/Deploy"), both.URL("infra")}); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestLook(t *testing.T) {
 	none := Look(t.Context(), t.TempDir(), "", "")
 	if diff := cmp.Diff(Found{}, none); diff != "" {
@@ -191,15 +229,14 @@ func TestLook(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, url := range map[string]string{"origin": "git@github.com:our-org/shop.git", "infra": "https://gitlab.example.com/our-org/infrastructure.git"} {
-		if _, err := repository.CreateRemote(&gitconfig.RemoteConfig{Name: name, URLs: []string{url}}); err != nil {
-			t.Fatal(err)
-		}
+		addRemote(t, repository, name, url)
 	}
 	want := Found{
 		Manifests: "deploy", App: "qwik-node-app", Service: "qwik-node-app-service", Image: "registry.example.com/our-org/qwik-node-app",
 		AppDir: ".", Package: "pnpm", Dockerfile: true, Repository: "our-org/shop", Project: "our-org/infrastructure",
+		Remotes: Remotes{{"https://gitlab.example.com", "our-org/infrastructure"}, {"https://github.com", "our-org/shop"}},
 	}
-	if diff := cmp.Diff(want, Look(t.Context(), dir, "", "")); diff != "" {
+	if diff := cmp.Diff(want, Look(t.Context(), dir, "", ""), inAnyOrder); diff != "" {
 		t.Error(diff)
 	}
 	if err := os.Remove(filepath.Join(dir, "deploy", "service.yaml")); err != nil {
@@ -210,7 +247,7 @@ func TestLook(t *testing.T) {
 		t.Errorf("without a Service: %+v", broken)
 	}
 	want.Manifests, want.App, want.Service, want.Image = "deploy", "", "", ""
-	if diff := cmp.Diff(want, broken, cmpopts.IgnoreFields(Found{}, "Problem")); diff != "" {
+	if diff := cmp.Diff(want, broken, inAnyOrder, cmpopts.IgnoreFields(Found{}, "Problem")); diff != "" {
 		t.Error(diff)
 	}
 }
