@@ -279,6 +279,9 @@ func (c *choice) takeGatewayRoute(o *Object) error {
 // checkVersion refuses a route of a version that no longer is, and finds fields that the Gateway API does not have: the API
 // server would drop them without a word.
 func (c *choice) checkVersion(o *Object) error {
+	if err := o.unrendered(); err != nil {
+		return err
+	}
 	switch {
 	case o.Version == "v1":
 	case o.Version == "v1beta1" && o.Kind == "HTTPRoute":
@@ -294,11 +297,8 @@ func (c *choice) checkVersion(o *Object) error {
 	if err == nil && len(unknown) > 0 {
 		err = unknown[0]
 	}
-	switch {
-	case err != nil && o.template > 0:
-		return templated(o.From, o.place, o.template)
-	case err != nil:
-		return o.problem(plain(err))
+	if err != nil {
+		return o.unreadable(err)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -43,8 +44,8 @@ type Object struct {
 	Raw             []byte // as JSON, with sorted keys, without what only a server writes
 	From            string // the file
 
-	place    string // in the file, ahead of a problem
-	template int    // line of what looks like an unrendered template; 0 for none
+	place     string // in the file, ahead of a problem
+	templated string // the document, if it has what looks like an unrendered template
 }
 
 // Find reads the object of a kind and name, and says whether there is one.
@@ -98,12 +99,12 @@ func (r *Rendered) addText(file string, text []byte, kind kindOfText) error {
 		return &usererr.Error{Field: file, Problem: "it is UTF-16", Fix: "save it as UTF-8"}
 	}
 	for i, document := range documentsOf(text) {
-		place, template := fmt.Sprintf("document %d: ", i+1), 0
-		switch kind {
-		case rendered:
+		place, templates := fmt.Sprintf("document %d: ", i+1), ""
+		switch {
+		case kind == rendered:
 			place = "as it is rendered, " + place
-		case written:
-			template = lineWith(document, leftover.MatchString)
+		case leftover.MatchString(document):
+			templates = document
 		}
 		fails := func(err error) error {
 			if line := lineWith(document, func(line string) bool { return strings.Contains(line, "{{") }); kind == written && line > 0 {
@@ -120,7 +121,7 @@ func (r *Rendered) addText(file string, text []byte, kind kindOfText) error {
 			if err != nil {
 				return fails(err)
 			}
-			if err := r.add(Object{From: file, place: place, template: template}, raw); err != nil {
+			if err := r.add(Object{From: file, place: place, templated: templates}, raw); err != nil {
 				return err
 			}
 		}
@@ -212,6 +213,64 @@ var leftover = regexp.MustCompile(`\{\{-?\s*(\.|\$|/\*|(include|template|if|else
 
 func templated(file, place string, line int) error {
 	return &usererr.Error{Field: file, Problem: fmt.Sprintf("%sline %d is a template ({{ … }}), not a manifest", place, line), Fix: "render it first, for example with `helm template`"}
+}
+
+// namesSomething are the fields in which a template is certainly left over: what they hold names an object, or finds one.
+var namesSomething = []string{"name", "generateName", "namespace", "labels", "matchLabels", "selector", "image", "host", "hosts", "hostnames", "gateways", "subset", "port", "targetPort", "containerPort"}
+
+// texts are the fields that others read, whose text may be a template of theirs: an agent's in annotations, the app's in data.
+var texts = []string{"annotations", "data", "stringData", "binaryData"}
+
+// leftoverIn is a template in a field that names something; "" for none.
+func leftoverIn(value any, names bool) string {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			if !names && slices.Contains(texts, key) {
+				continue
+			}
+			if found := leftoverIn(v[key], names || slices.Contains(namesSomething, key)); found != "" {
+				return found
+			}
+		}
+	case []any:
+		for _, inner := range v {
+			if found := leftoverIn(inner, names); found != "" {
+				return found
+			}
+		}
+	case string:
+		if names && leftover.MatchString(v) {
+			return v
+		}
+	}
+	return ""
+}
+
+// unrendered is the error of an object that is a template; nil if what it has of one may be meant for others.
+func (o *Object) unrendered() error {
+	var object any
+	if o.templated == "" || json.Unmarshal(o.Raw, &object) != nil {
+		return nil
+	}
+	found := leftoverIn(object, false)
+	if found == "" {
+		return nil
+	}
+	at := leftover.FindStringIndex(found)
+	begins, _, _ := strings.Cut(found[at[0]:], `"`) // which the file may have with a backslash
+	return templated(o.From, o.place, cmp.Or(
+		lineWith(o.templated, func(line string) bool { return strings.Contains(line, begins) }),
+		lineWith(o.templated, leftover.MatchString)))
+}
+
+// unreadable is the error of an object that does not decode, which a template may be why of.
+func (o *Object) unreadable(err error) error {
+	fix := ""
+	if line := lineWith(o.templated, leftover.MatchString); line > 0 {
+		fix = fmt.Sprintf("correct it; if line %d is a template ({{ … }}) of a chart, render it first, for example with `helm template`", line)
+	}
+	return &usererr.Error{Field: o.From, Problem: o.place + plain(err), Fix: fix}
 }
 
 // lineWith is the number of the first line, without its comment, that is one of those asked for; 0 for none.

@@ -44,15 +44,15 @@ func own(o *Object) bool { return slices.Contains(groups[o.Kind], o.Group) }
 
 // read decodes an object of the app.
 func read[T any](place **T, o *Object, spec protoadapt.MessageV1) error {
+	if err := o.unrendered(); err != nil {
+		return err
+	}
 	err := checkName(o)
 	if err == nil {
 		err = decode(place, o.Raw, spec)
 	}
-	switch holds := o.Kind == "ConfigMap" || o.Kind == "Secret"; { // what these hold may be a template of the app's
-	case o.template > 0 && (err != nil || !holds):
-		return templated(o.From, o.place, o.template)
-	case err != nil:
-		return o.problem(plain(err))
+	if err != nil {
+		return o.unreadable(err)
 	}
 	return nil
 }
