@@ -324,10 +324,19 @@ func (c *choice) service() error {
 func (c *choice) destinationRule() error {
 	s := c.set
 	var fit []*Object
-	for _, o := range c.of("DestinationRule") {
-		v := viewOf(o)
-		if s.IsHost(v.Spec.Host, o.Namespace) || strings.Contains(string(v.Spec.Subsets), `"`+string(release.Canary)+`"`) {
-			fit = append(fit, o)
+	for _, is := range []func(o *Object, v view) bool{
+		func(o *Object, v view) bool { return s.IsHost(v.Spec.Host, o.Namespace) },
+		func(_ *Object, v view) bool { // the check says what is wrong with its host
+			return strings.Contains(string(v.Spec.Subsets), `"`+string(release.Canary)+`"`) && !c.othersHost(v.Spec.Host)
+		},
+	} {
+		for _, o := range c.of("DestinationRule") {
+			if is(o, viewOf(o)) {
+				fit = append(fit, o)
+			}
+		}
+		if len(fit) > 0 {
+			break
 		}
 	}
 	if len(fit) > 1 {
@@ -357,6 +366,12 @@ func (c *choice) destinationRule() error {
 	s.origins["DestinationRule"] = s.origins["Service"]
 	c.remark("DestinationRule %s is made, with the subsets of the tracks", s.Service.Name)
 	return nil
+}
+
+// othersHost says whether a host is a Service of the source that is not the app's.
+func (c *choice) othersHost(host string) bool {
+	name, _, _ := strings.Cut(host, ".")
+	return slices.ContainsFunc(c.of("Service"), func(o *Object) bool { return o.Name == name && !slices.Contains(c.taken, o) })
 }
 
 // rest sorts what else there is: Gateways, the ConfigMaps and Secrets of the app's namespace, and others.
