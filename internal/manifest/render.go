@@ -334,6 +334,7 @@ func (r *Rendered) add(what Object, raw []byte) error {
 	var meta struct {
 		metav1.TypeMeta   `json:",inline"`
 		metav1.ObjectMeta `json:"metadata"`
+		SOPS              json.RawMessage `json:"sops"` // what it was encrypted with; its values are not the app's
 	}
 	err := json.Unmarshal(raw, &meta)
 	switch {
@@ -350,6 +351,10 @@ func (r *Rendered) add(what Object, raw []byte) error {
 			r.Skipped = append(r.Skipped, fmt.Sprintf("%s (a %s hook of %s: nothing runs it)", strings.TrimSpace(meta.Kind+" "+cmp.Or(meta.Name, meta.GenerateName)), when, strings.TrimPrefix(strings.TrimSuffix(key, "/hook"), "argocd.")))
 			return nil
 		}
+	}
+	if meta.Kind == "Secret" && meta.APIVersion == "v1" && meta.SOPS != nil {
+		r.Skipped = append(r.Skipped, "Secret "+meta.Name+" (encrypted with SOPS: the pods read the one in the cluster)")
+		return nil
 	}
 	what.GroupVersionKind, what.Namespace, what.Name = meta.GroupVersionKind(), meta.Namespace, meta.Name
 	if what.Raw, err = withoutServers(raw); err != nil {
