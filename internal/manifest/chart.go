@@ -114,7 +114,7 @@ func (c *chartRun) readValues() error {
 		if err := yaml.UnmarshalStrict(text, &values); err != nil {
 			return c.problem(file, plain(err), "")
 		}
-		c.values = chartutil.CoalesceTables(values, c.values)
+		c.values = chartutil.MergeTables(values, c.values) // keeps a null, which removes the chart's default
 	}
 	return nil
 }

@@ -103,11 +103,13 @@ func TestCharts(t *testing.T) {
 	}
 }
 
-// TestChartValues: a later file of values wins, a release has the app's name unless another one is given, and the chart
-// knows its namespace and the APIs of the mesh.
+// TestChartValues: a later file of values wins, and its null removes what the chart has by default, also where an earlier file
+// has a value, as with Helm. A release has the app's name unless another one is given, and the chart knows its namespace and
+// the APIs of the mesh.
 func TestChartValues(t *testing.T) {
 	dir := shopChart(t, map[string]string{
-		"a/one.yaml": "replicas: 3\nlist: {a: 1, b: 1}\n", "a/two.yaml": "list: {b: 2}\n",
+		"values.yaml": "replicas: 2\nhost: shop.example.com\nlist: {c: 9, d: 9, e: 9}\n",
+		"a/one.yaml":  "replicas: 3\nlist: {a: 1, b: 1, c: 1, d: null}\n", "a/two.yaml": "list: {b: 2, c: null, e: {f: 2}}\n",
 		"templates/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: {{ .Release.Namespace }}}\ndata: {list: {{ .Values.list | toJson | quote }}, mesh: {{ .Capabilities.APIVersions.Has \"networking.istio.io/v1\" | quote }}}\n",
 	})
 	set, err := Read(t.Context(), Source{Path: dir, App: "web", Namespace: "production", Values: []string{dir + "/a/one.yaml", dir + "/a/two.yaml"}})
@@ -115,7 +117,7 @@ func TestChartValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := set.ConfigMaps["x"]
-	if set.App != "web" || *set.Deployment.Spec.Replicas != 3 || x.Namespace != "production" || x.Data["list"] != `{"a":1,"b":2}` || x.Data["mesh"] != "true" {
+	if set.App != "web" || *set.Deployment.Spec.Replicas != 3 || x.Namespace != "production" || x.Data["list"] != `{"a":1,"b":2,"e":{"f":2}}` || x.Data["mesh"] != "true" {
 		t.Errorf("app %s, %d replicas, %v", set.App, *set.Deployment.Spec.Replicas, x)
 	}
 	if set, err = Read(t.Context(), Source{Path: dir, App: "web", ReleaseName: "green"}); err != nil || set.App != "green" {
