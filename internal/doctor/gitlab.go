@@ -159,36 +159,40 @@ func (g *GitLab) agent(ctx context.Context, project, agent string) ([]string, er
 		Access struct {
 			Projects []entry `json:"projects"`
 			Groups   []entry `json:"groups"`
+			Instance *entry  `json:"instance"` // every project, where the instance is one's own
 		} `json:"ci_access"`
 	}
 	field := "agent " + project + ":" + agent
 	if err := yaml.Unmarshal(text, &config); err != nil {
 		return nil, &usererr.Error{Field: field, Problem: "its config.yaml is not readable: " + err.Error(), Fix: "correct it"}
 	}
-	allowed := func(e entry, of bool) (bool, []string) {
-		if !of {
-			return false, nil
-		}
+	names := func(e entry) bool {
+		return strings.EqualFold(e.ID, g.Project) || strings.HasPrefix(strings.ToLower(g.Project), strings.ToLower(e.ID)+"/")
+	}
+	admits := func(e entry, who string) ([]string, error) {
 		var lacking []string
 		for _, environment := range []string{g.Environment, g.Canary} {
 			if len(e.Environments) > 0 && !slices.ContainsFunc(e.Environments, func(pattern string) bool { return wildcard(pattern, environment) }) {
 				lacking = append(lacking, environment)
 			}
 		}
-		return true, lacking
-	}
-	for _, e := range slices.Concat(config.Access.Projects, config.Access.Groups) { // a project's own entry counts before a group's
-		ok, lacking := allowed(e, strings.EqualFold(e.ID, g.Project) || strings.HasPrefix(strings.ToLower(g.Project), strings.ToLower(e.ID)+"/"))
-		switch {
-		case !ok:
-			continue
-		case len(lacking) > 0:
-			return nil, &usererr.Error{Field: field, Problem: "jobs of " + strings.Join(lacking, " and ") + " do not get its context", Fix: "add them to the environments of " + e.ID + " in its config.yaml"}
+		if len(lacking) > 0 {
+			return nil, &usererr.Error{Field: field, Problem: "jobs of " + strings.Join(lacking, " and ") + " do not get its context", Fix: "add them to the environments of " + who + " in its config.yaml"}
 		}
-		return []string{field + " admits jobs of " + e.ID}, nil
+		return []string{field + " admits jobs of " + who}, nil
 	}
-	if strings.EqualFold(project, g.Project) && len(config.Access.Projects) == 0 {
+	access := config.Access // the closest entry counts
+	if i := slices.IndexFunc(access.Projects, names); i >= 0 {
+		return admits(access.Projects[i], access.Projects[i].ID)
+	}
+	if strings.EqualFold(project, g.Project) {
 		return []string{field + " is the project's own"}, nil
+	}
+	if i := slices.IndexFunc(access.Groups, names); i >= 0 {
+		return admits(access.Groups[i], access.Groups[i].ID)
+	}
+	if access.Instance != nil {
+		return admits(*access.Instance, "the instance")
 	}
 	return nil, &usererr.Error{Field: field, Problem: "its ci_access does not name " + g.Project, Fix: "add the project to it (docs/guides/adopt.md#limit-the-agent)"}
 }

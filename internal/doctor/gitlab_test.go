@@ -83,6 +83,15 @@ func TestGitLab(t *testing.T) {
 		"a group": {server: func(s *gitlabtest.Server) {
 			s.AgentConfigs["infra/agents:production"] = "ci_access: {groups: [{id: infra}]}"
 		}, want: but("✓ agent: agent infra/agents:production admits jobs of infra")},
+		"the project's own, which names others": {server: func(s *gitlabtest.Server) {
+			s.AgentConfigs["infra/deploy:production"] = "ci_access: {projects: [{id: infra/other}], groups: [{id: infra, environments: [staging]}]}"
+		}, gitlab: func(g *GitLab) { g.Context = "infra/deploy:production" }, want: but("✓ agent: agent infra/deploy:production is the project's own")},
+		"the project's own, limited": {server: func(s *gitlabtest.Server) {
+			s.AgentConfigs["infra/deploy:production"] = "ci_access: {projects: [{id: infra/deploy, environments: [staging]}]}"
+		}, gitlab: func(g *GitLab) { g.Context = "infra/deploy:production" }, want: but("✗ agent: agent infra/deploy:production: jobs of production/shop and production/shop-canary do not get its context (fix: add them to the environments of infra/deploy in its config.yaml)")},
+		"the instance": {server: func(s *gitlabtest.Server) {
+			s.AgentConfigs["infra/agents:production"] = "ci_access: {projects: [{id: infra/other}], instance: {}}"
+		}, want: but("✓ agent: agent infra/agents:production admits jobs of the instance")},
 		"an unknown token": {token: "glpat-old", want: []string{
 			"✗ GitLab project: gitlabToken: GitLab does not know it, or it has expired (fix: make a new access token of scope read_api)",
 			"? GitLab token: see GitLab project first", "? branch: see GitLab project first", "? environment: see GitLab project first",
