@@ -102,13 +102,22 @@ func (s *Set) checkService() error {
 		return problem("is missing", fmt.Sprintf("add a label that the pods of %s have", s.Deployment.Name))
 	}
 	nowhere := func(port corev1.ServicePort) bool {
-		return port.TargetPort.Type == intstr.String && !Declares(s.Deployment.Spec.Template.Spec, port.TargetPort, port.Protocol)
+		target := TargetOf(port)
+		return target.Type == intstr.String && !Declares(s.Deployment.Spec.Template.Spec, target, port.Protocol)
 	}
 	// One may lead to a sidecar that is injected; not all of them do.
 	if ports := s.Service.Spec.Ports; len(ports) > 0 && !slices.ContainsFunc(ports, func(p corev1.ServicePort) bool { return !nowhere(p) }) {
 		return s.problem("Service", s.Service.Name, "spec.ports", fmt.Sprintf("port %d leads to port %s, which no container of Deployment %s has", ports[0].Port, ports[0].TargetPort.StrVal, s.Deployment.Name), "give a container port that name")
 	}
 	return nil
+}
+
+// TargetOf is the port of the pods that a Service's port leads to: the same one where it names none.
+func TargetOf(port corev1.ServicePort) intstr.IntOrString {
+	if port.TargetPort == intstr.FromInt32(0) || port.TargetPort == intstr.FromString("") {
+		return intstr.FromInt32(port.Port)
+	}
+	return port.TargetPort
 }
 
 // Declares says whether a container of a pod, or a sidecar among its init containers, declares a port.

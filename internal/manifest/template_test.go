@@ -10,6 +10,30 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 )
 
+// TestServedContainer: the container that the Service leads to runs the app, also where it leads to the port of its own number.
+func TestServedContainer(t *testing.T) {
+	for name, c := range map[string]struct{ port, want string }{
+		"a name":        {"{port: 80, targetPort: http}", "web"},
+		"a number":      {"{port: 80, targetPort: 3000}", "web"},
+		"none":          {"{port: 3000}", "web"},
+		"an empty name": {"{port: 3000, targetPort: ''}", "web"},
+		"the sidecar's": {"{port: 9000}", "proxy"},
+		"of nobody":     {"{port: 80}", ""},
+	} {
+		dir := caseFolder(t, "00-base")
+		write(t, dir+"/deployment.yaml", strings.Replace(base(t, "deployment.yaml"), "- name: app", "- {name: proxy, image: proxy, ports: [{containerPort: 9000}]}\n        - name: web", 1))
+		write(t, dir+"/service.yaml", strings.Replace(base(t, "service.yaml"), "{name: http, port: 80, targetPort: http}", c.port, 1))
+		set, err := Load(dir)
+		if err != nil && (c.want != "" || !strings.Contains(err.Error(), "none of the 2 containers")) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err == nil && set.ContainerName() != c.want {
+			t.Errorf("%s: %q runs the app, want %q", name, set.ContainerName(), c.want)
+		}
+	}
+}
+
 // TestEveryContainerGetsTheDigest: init containers, sidecars and image volumes of the app's repository run the release
 // as well (case 07); the others run what the manifest names.
 func TestEveryContainerGetsTheDigest(t *testing.T) {

@@ -72,7 +72,7 @@ func (s *Set) served(containers []corev1.Container) int {
 	found := -1
 	for i := range containers {
 		pod := corev1.PodSpec{Containers: containers[i : i+1]}
-		if s.Service == nil || !slices.ContainsFunc(s.Service.Spec.Ports, func(p corev1.ServicePort) bool { return Declares(pod, p.TargetPort, p.Protocol) }) {
+		if s.Service == nil || !slices.ContainsFunc(s.Service.Spec.Ports, func(p corev1.ServicePort) bool { return Declares(pod, TargetOf(p), p.Protocol) }) {
 			continue
 		}
 		if found >= 0 {

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 
@@ -126,14 +125,14 @@ func (j *job) selects(service *corev1.Service, both []pods, where string) error 
 // be served all the same, by an injected sidecar for example: it is taken where the live Service has it already.
 func (j *job) leads(service, live *corev1.Service, both []pods, where string) error {
 	for _, port := range service.Spec.Ports {
-		target, declared := targetOf(port), 0
+		target, declared := manifest.TargetOf(port), 0
 		for _, track := range both {
 			if manifest.Declares(track.spec.Spec, target, port.Protocol) {
 				declared++
 			}
 		}
 		if declared == len(both) || declared == 0 && live != nil && slices.ContainsFunc(live.Spec.Ports, func(p corev1.ServicePort) bool {
-			return p.Port == port.Port && targetOf(p) == target
+			return p.Port == port.Port && manifest.TargetOf(p) == target
 		}) {
 			continue
 		}
@@ -148,14 +147,6 @@ func (j *job) leads(service, live *corev1.Service, both []pods, where string) er
 		}
 	}
 	return nil
-}
-
-// targetOf is the port of the pods that a Service's port leads to.
-func targetOf(port corev1.ServicePort) intstr.IntOrString {
-	if port.TargetPort == (intstr.IntOrString{}) {
-		return intstr.FromInt32(port.Port)
-	}
-	return port.TargetPort
 }
 
 // keepsPorts refuses to take a port away that a route leads to.

@@ -245,7 +245,7 @@ func (s services) movedTrack(track release.Track, live *corev1.Service) error {
 func hasPorts(live, desired *corev1.Service) bool {
 	return !slices.ContainsFunc(desired.Spec.Ports, func(want corev1.ServicePort) bool {
 		return !slices.ContainsFunc(live.Spec.Ports, func(is corev1.ServicePort) bool {
-			return is.Port == want.Port && is.Name == want.Name && targetOf(is) == targetOf(want) && reflect.DeepEqual(is.AppProtocol, want.AppProtocol)
+			return is.Port == want.Port && is.Name == want.Name && manifest.TargetOf(is) == manifest.TargetOf(want) && reflect.DeepEqual(is.AppProtocol, want.AppProtocol)
 		})
 	})
 }
