@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -30,7 +31,7 @@ func (r *Rendered) addKustomization(ctx context.Context, folder folder, allowRem
 	err = alone(ctx, folder.kustomization, func() error {
 		result, err = krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder.dir)
 		if err != nil {
-			return &usererr.Error{Field: folder.kustomization, Problem: strings.TrimSpace(err.Error()), Fix: "`kubectl kustomize " + folder.dir + "` shows what it renders"}
+			return &usererr.Error{Field: folder.kustomization, Problem: withoutPairs(strings.TrimSpace(err.Error())), Fix: "`kubectl kustomize " + folder.dir + "` shows what it renders"}
 		}
 		return nil
 	})
@@ -57,6 +58,19 @@ func (r *Rendered) addKustomization(ctx context.Context, folder folder, allowRem
 	}
 	r.Remarks = append(r.Remarks, remark)
 	return beside, nil
+}
+
+// Kustomize quotes all literals of a generator where one is wrong, and a line of a file of variables
+// (sigs.k8s.io/kustomize/api/kv). They may be a Secret's.
+var (
+	quotedLiterals = regexp.MustCompile(`(?s)literal sources \[.*, expected key=value`)
+	quotedLine     = regexp.MustCompile(`(?s)line \[[0-9 ]*\] has invalid utf8 bytes : .*`)
+)
+
+// withoutPairs is Kustomize's error without the values of generators.
+func withoutPairs(text string) string {
+	text = quotedLiterals.ReplaceAllString(text, "one of the literals is not key=value")
+	return quotedLine.ReplaceAllString(text, "a line is not UTF-8")
 }
 
 // checkKustomization refuses what a kustomization, or one that it is made of, would fetch or run, and gives what it names

@@ -159,6 +159,33 @@ func TestRenderingKeepsSecrets(t *testing.T) {
 	}
 }
 
+// TestKustomizationsKeepSecrets: what a generator cannot read is not in the error, nor what is beside it.
+func TestKustomizationsKeepSecrets(t *testing.T) {
+	for _, generator := range []string{
+		"{name: db, literals: [PASSWORD=hunter2, TOKEN]}",
+		"{name: db, literals: [PASSWORD=hunter2, =hunter2]}",
+		"{name: db, literals: ['A=hunter2]: x', hunter2]}",
+		"{name: db, literals: [\"A=hunter2\\nhunter2\", hunter2-and-more]}",
+		"{name: db, envs: [db.env]}",
+		"{name: db, literals: [PASSWORD=hunter2, PASSWORD=hunter2]}",
+		"{name: db, literals: ['a b=hunter2']}",
+		"{literals: [PASSWORD=hunter2]}",
+		"{name: db, literals: {PASSWORD: hunter2}}",
+		"{name: db, literals: PASSWORD=hunter2}",
+		"{name: db, type: [], literals: [PASSWORD=hunter2]}",
+		"{name: db, behavior: replace, literals: [PASSWORD=hunter2]}",
+		"{name: db, behavior: other, literals: [PASSWORD=hunter2]}",
+	} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "db.env"), "PASSWORD=hunter2\nhunter2\xff=hunter2\n")
+		write(t, filepath.Join(dir, "kustomization.yaml"), "secretGenerator: ["+generator+"]\n")
+		_, err := Load(dir)
+		if !errors.As(err, new(*usererr.Error)) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), strings.Trim(fmt.Sprint([]byte("hunter2")), "[]")) {
+			t.Errorf("%s: %v", generator, err)
+		}
+	}
+}
+
 // TestKustomizationsFetchAndRunNothing: neither the folder's own nor one that it is made of.
 func TestKustomizationsFetchAndRunNothing(t *testing.T) {
 	const exec = "apiVersion: v1\nkind: Run\nmetadata: {name: run, annotations: {config.kubernetes.io/function: 'exec: {path: ./run.sh}'}}\n"
