@@ -98,11 +98,19 @@ func TestInit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r = runLine(t, line...); r.code != exitBadInput || !strings.Contains(r.err, "-  weight: 5") || !strings.Contains(r.err, "give --overwrite") {
+	if r = runLine(t, line...); r.code != 0 || strings.Count(r.out, ": unchanged\n") != 4 {
+		t.Errorf("with a setting of the user's: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	line = append(line, "--namespace", "shop")
+	if r = runLine(t, line...); r.code != exitBadInput || !strings.Contains(r.err, "-  namespace: production\n+  namespace: shop") || !strings.Contains(r.err, "give --overwrite") {
 		t.Errorf("over what exists: exit code %d\n%s", r.code, r.err)
 	}
 	if r = runLine(t, append(line, "--overwrite")...); r.code != 0 || !strings.Contains(r.out, settings+": overwritten\n") {
 		t.Errorf("with --overwrite: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	want := strings.Replace(string(text), "namespace: production", "namespace: shop", 1) + "canary:\n  weight: 5\n"
+	if text, err = os.ReadFile(settings); err != nil || string(text) != want {
+		t.Errorf("%v, -want +got:\n%s", err, cmp.Diff(want, string(text)))
 	}
 }
 

@@ -186,6 +186,31 @@ func mayBecome(old, value any) bool {
 	return wasMap == isMap && (!wasMap || reflect.DeepEqual(was["name"], is["name"]))
 }
 
+// Edit makes a YAML file of one document have other values. Only what differs is edited, where it is. What would lose a comment,
+// or change more, is refused. Errors are *usererr.Error.
+func Edit(file string, text []byte, change func(values map[string]any)) ([]byte, error) {
+	bad := func(problem string) ([]byte, error) {
+		return nil, &usererr.Error{Field: file, Problem: problem, Fix: "edit it yourself"}
+	}
+	all, err := documents(text)
+	if err != nil || len(all) != 1 {
+		return bad("it is not one document of YAML")
+	}
+	var values [2]map[string]any
+	for i := range values {
+		v, err := decoded(all[0])
+		if err != nil {
+			return bad(err.Error())
+		}
+		values[i], _ = v.(map[string]any)
+	}
+	if len(values[0]) == 0 {
+		return bad("it has no fields")
+	}
+	change(values[1])
+	return carryOut(text, file, 0, edits(nil, values[0], values[1]))
+}
+
 func (e *edit) refuse(line int, problem string) error {
 	return &usererr.Error{
 		Field: fmt.Sprintf("%s:%d", e.file, line), Problem: strings.Join(e.path, ".") + " has to be edited, and " + problem,

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/our-org/crossbill/internal/config"
+	"github.com/our-org/crossbill/internal/environment"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -49,6 +51,8 @@ type File struct {
 	Text   string
 	Before string // as it is
 	Exists bool
+
+	settings bool // a crossbill.yaml of releases
 }
 
 // Unchanged says whether the file is already as it is to be.
@@ -80,9 +84,9 @@ func Files(a Answers, gitlabDir, githubDir string) ([]*File, error) {
 	if _, err := config.Parse(config.FileName, []byte(settings)); err != nil {
 		return nil, err
 	}
-	files := []*File{{Path: filepath.Join(githubDir, config.FileName), Text: settings}}
+	files := []*File{{Path: filepath.Join(githubDir, config.FileName), Text: settings, settings: true}}
 	if filepath.Clean(gitlabDir) != filepath.Clean(githubDir) {
-		files = append(files, &File{Path: filepath.Join(gitlabDir, config.FileName), Text: settings})
+		files = append(files, &File{Path: filepath.Join(gitlabDir, config.FileName), Text: settings, settings: true})
 	}
 	files = append(files,
 		&File{Path: filepath.Join(gitlabDir, ".gitlab-ci.yml"), Text: a.pipeline()},
@@ -100,6 +104,11 @@ func Files(a Answers, gitlabDir, githubDir string) ([]*File, error) {
 		switch {
 		case err == nil:
 			f.Before, f.Exists = string(text), true
+			if f.settings {
+				if err := a.keep(f); err != nil {
+					return nil, err
+				}
+			}
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, &usererr.Error{Field: f.Path, Problem: err.Error(), Fix: "make it readable"}
 		}
@@ -175,6 +184,63 @@ func (a *Answers) settings() string {
 		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))
 	}
 	return b.String()
+}
+
+// keep has a crossbill.yaml that exists keep what the answers do not change: sections and comments of people's own, and values
+// that they have changed.
+func (a *Answers) keep(f *File) error {
+	said, err := config.Parse(f.Path, []byte(f.Before))
+	if err != nil {
+		return nil // it is another file: whether it is written over is asked
+	}
+	before := *a // what made the file
+	before.App, before.Context, before.Namespace, before.Prometheus = said.App, said.Cluster.Context, said.Cluster.Namespace, said.Prometheus.URL
+	before.GitLabURL, before.Project, before.Repository = said.GitLab.URL, said.GitLab.Project, said.Notify.GitHub.Repository
+	manifests := cmp.Or(said.Manifests, filepath.Join(filepath.Dir(f.Path), "k8s"))
+	if below, err := filepath.Rel(filepath.Dir(f.Path), manifests); manifests != a.Manifests && (err != nil || filepath.ToSlash(below) != filepath.ToSlash(filepath.Clean(a.Manifests))) {
+		before.Manifests = manifests
+	}
+	var fields map[string]any
+	if yaml.Unmarshal([]byte(f.Before), &fields) != nil || len(fields) == 0 {
+		return nil
+	}
+	edited, err := environment.Edit(f.Path, []byte(f.Before), func(values map[string]any) { merge(values, before.values(), a.values()) })
+	if bad, ok := errors.AsType[*usererr.Error](err); ok {
+		return &usererr.Error{Field: bad.Field, Problem: bad.Problem, Fix: "edit it yourself, or move it away; nothing was written"}
+	}
+	if err == nil {
+		_, err = config.Parse(f.Path, edited)
+	}
+	if err != nil {
+		return err
+	}
+	f.Text = string(edited)
+	return nil
+}
+
+// values are those of crossbill.yaml.
+func (a *Answers) values() (values map[string]any) {
+	if err := yaml.Unmarshal([]byte(a.settings()), &values); err != nil {
+		panic(err) // it was parsed before
+	}
+	return values
+}
+
+// merge changes in values what differs between two others.
+func merge(values, was, is map[string]any) {
+	for key, value := range is {
+		section, isSection := value.(map[string]any)
+		have, _ := values[key].(map[string]any)
+		old, _ := was[key].(map[string]any)
+		switch {
+		case reflect.DeepEqual(was[key], value):
+		case isSection && have != nil:
+			merge(have, old, section)
+		case isSection && old != nil: // somebody has removed the section
+		default:
+			values[key] = value
+		}
+	}
 }
 
 // pipeline is .gitlab-ci.yml: the inputs of a release, and the component that they go to. They are in quotes: GitLab reads a value

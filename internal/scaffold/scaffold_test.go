@@ -172,6 +172,74 @@ func TestFilesAreWrittenOnce(t *testing.T) {
 	}
 }
 
+// TestFilesKeepSettings: of a crossbill.yaml that exists, only what the answers change is changed.
+func TestFilesKeepSettings(t *testing.T) {
+	const own = `# ours
+app: shop
+manifests: ./k8s # a kustomization
+cluster:
+  context: our-org/infrastructure:production
+  namespace: production
+prometheus:
+  url: http://prometheus.istio-system.svc:9090
+gitlab:
+  url: https://gitlab.example.com
+  project: our-org/infrastructure
+  user: release-bot
+approval:
+  issuer: https://gitlab.example.com
+  project: our-org/infrastructure
+  environment: live/shop
+  approvers: [jane] # and nobody else
+notify:
+  github:
+    repository: our-org/shop
+  otlpEndpoint: https://otel.example.com
+imagePolicy:
+  repository: https://github.com/our-org/shop
+  identities:
+    - {issuer: https://token.actions.githubusercontent.com, subject: https://github.com/our-org/shop/.github/workflows/release.yml@refs/heads/main}
+canary:
+  weight: 5
+`
+	if _, err := config.Parse("crossbill.yaml", []byte(own)); err != nil {
+		t.Fatal(err)
+	}
+	replace := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(own) }
+	for name, c := range map[string]struct {
+		before string
+		change func(*Answers)
+		want   string
+	}{
+		"the same answers":   {own, func(*Answers) {}, own},
+		"another namespace":  {own, func(a *Answers) { a.Namespace = "shop" }, replace("namespace: production", "namespace: shop")},
+		"another folder":     {own, func(a *Answers) { a.Manifests = "deploy" }, replace("./k8s", "deploy")},
+		"another project":    {own, func(a *Answers) { a.Project = "our-org/deploy" }, replace("project: our-org/infrastructure", "project: our-org/deploy")},
+		"no address before":  {replace("  url: https://gitlab.example.com\n", "", "issuer: https://gitlab.example.com", "issuer: https://gitlab.com"), func(*Answers) {}, replace("  url: https://gitlab.example.com\n", "", "  user: release-bot\n", "  user: release-bot\n  url: https://gitlab.example.com\n")},
+		"no gate":            {own[:strings.Index(own, "approval:")], func(a *Answers) { a.Project = "our-org/deploy" }, replace("project: our-org/infrastructure\n  user", "project: our-org/deploy\n  user")[:strings.Index(own, "approval:")-len("infrastructure")+len("deploy")] + "notify:\n  github:\n    repository: our-org/shop\n"},
+		"hardly anything":    {"app: shop # ours\n", func(a *Answers) { a.Context, a.Prometheus, a.Repository = "", "", "" }, "app: shop # ours\napproval:\n  environment: production/shop\n  issuer: https://gitlab.example.com\n  project: our-org/infrastructure\ncluster:\n  namespace: production\ngitlab:\n  project: our-org/infrastructure\n  url: https://gitlab.example.com\n"},
+		"what is no setting": {"shop: {}\n", func(*Answers) {}, ""},
+	} {
+		dir, a := t.TempDir(), answers()
+		c.change(&a)
+		if err := os.WriteFile(filepath.Join(dir, "crossbill.yaml"), []byte(c.before), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files, err := Files(a, dir, dir)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		want := c.want
+		if want == "" { // written over, if at all
+			want = a.settings()
+		}
+		if diff := cmp.Diff(want, files[0].Text); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+}
+
 func addRemote(t *testing.T, repository *git.Repository, name, url string) {
 	t.Helper()
 	if _, err := repository.CreateRemote(&gitconfig.RemoteConfig{Name: name, URLs: []string{url}}); err != nil {
