@@ -135,7 +135,7 @@ func TestRunManifests(t *testing.T) {
 	if pod.ServiceAccountName != binding.Subjects[0].Name || binding.RoleRef.Name != role.Name || !strings.Contains(read(t, "k8s/guard/rbac.yaml"), "kind: ServiceAccount\nmetadata:\n  name: "+pod.ServiceAccountName+"\n") {
 		t.Error("the account has not both Roles")
 	}
-	for _, name := range []string{"REGISTRY_USERNAME", "REGISTRY_PASSWORD"} {
+	for _, name := range []string{"REGISTRY_HOST", "REGISTRY_USERNAME", "REGISTRY_PASSWORD"} {
 		if !slices.ContainsFunc(c.Env, func(v corev1.EnvVar) bool {
 			return v.Name == name && v.ValueFrom != nil && v.ValueFrom.SecretKeyRef != nil && *v.ValueFrom.SecretKeyRef.Optional
 		}) {
