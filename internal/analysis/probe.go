@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/our-org/crossbill/internal/httpclient"
 	"github.com/our-org/crossbill/internal/release"
@@ -33,7 +37,7 @@ type Probe struct {
 // Answers are what came of some of a probe's requests.
 type Answers struct {
 	Requests int `json:"requests"`
-	Failed   int `json:"failed"` // no answer, or a server error
+	Failed   int `json:"failed"` // no answer over a connection that there was, or a server error
 	Slow     int `json:"slow"`
 }
 
@@ -53,11 +57,20 @@ func (p *Probe) Validate() error {
 	if !(p.Rate > 0 && p.Rate <= 1000) {
 		return &usererr.Error{Field: "probe.rate", Problem: fmt.Sprintf("%g is not a number of requests a second, up to 1000", p.Rate), Fix: "give for example 10"}
 	}
-	if name, _, ok := p.header(); p.Header != "" && (!ok || name == "") {
+	name, value, ok := p.header()
+	switch {
+	case p.Header == "":
+		return nil
+	case !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value): // the client would not send it
 		return &usererr.Error{Field: "probe.header", Problem: fmt.Sprintf("%q is not a header", p.Header), Fix: "give for example 'x-track: canary'"}
+	case slices.Contains(ofClient, strings.ToLower(name)):
+		return &usererr.Error{Field: "probe.header", Problem: fmt.Sprintf("%q is not sent: the HTTP client sets it itself", p.Header), Fix: "give another header, by which a route leads to the canary; the host is that of probe.url"}
 	}
 	return nil
 }
+
+// ofClient are the headers that Go's HTTP client leaves out, refuses, or sets itself: no route would see such a one.
+var ofClient = []string{"host", "content-length", "transfer-encoding", "trailer", "connection", "proxy-connection", "keep-alive", "upgrade", "te"}
 
 func (p *Probe) header() (name, value string, ok bool) {
 	name, value, ok = strings.Cut(p.Header, ":")
@@ -83,6 +96,7 @@ type probing struct {
 	judged  [2]Answers // the same as of the last look
 	state   *verdict.State
 	counted float64 // the canary's requests, as the gateway counted them
+	unsent  error   // why one could not be sent; nil: all were
 }
 
 // begin calls the URL until it is stopped.
@@ -125,7 +139,9 @@ func (r *probing) kinds() int {
 
 // call sends one request and counts what comes of it.
 func (r *probing) call(ctx context.Context, client *http.Client, kind int) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.probe.URL, nil)
+	var left atomic.Bool // a request without a connection reached nobody, so it says nothing of the app
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { left.Store(true) }})
+	request, err := http.NewRequestWithContext(traced, http.MethodGet, r.probe.URL, nil)
 	if err != nil {
 		return
 	}
@@ -144,6 +160,10 @@ func (r *probing) call(ctx context.Context, client *http.Client, kind int) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !left.Load() {
+		r.unsent = err
+		return
+	}
 	r.got[kind].Requests++
 	switch {
 	case err != nil || response.StatusCode >= http.StatusInternalServerError:
@@ -186,6 +206,9 @@ func (r *probing) look(now time.Time) (unhealthy, hold string) {
 	own := r.toCanary()
 	if callers := max(0, r.counted-own); callers < r.test.MinRequests && own < r.test.MinRequests {
 		hold = fmt.Sprintf("%.0f requests of callers and %.0f of the probe reached the canary; a healthy verdict needs at least %.0f of either", callers, own, r.test.MinRequests)
+		if r.unsent != nil {
+			hold += fmt.Sprintf("; the probe could not send some: %v", r.unsent)
+		}
 	}
 	return "", hold
 }

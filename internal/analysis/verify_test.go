@@ -369,19 +369,50 @@ func TestProbesAreNoCallers(t *testing.T) {
 	}
 }
 
+// TestUnsentProbes: a request that never left is no answer of the app's, and none that the canary got.
+func TestUnsentProbes(t *testing.T) {
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	hangsUp := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	defer hangsUp.Close()
+	for name, c := range map[string]struct {
+		url, header string
+		want        Answers
+		says        string
+	}{
+		"the client refuses it": {hangsUp.URL, "x track: canary", Answers{}, "could not send some"},
+		"nobody listens":        {closed.URL, "x-track: canary", Answers{}, "could not send some"},
+		"no answer":             {hangsUp.URL, "x-track: canary", Answers{Requests: 1, Failed: 1}, "1 of the probe reached the canary; a healthy verdict needs at least 50 of either"},
+	} {
+		r := &probing{probe: &Probe{URL: c.url, Header: c.header}, test: verdict.Test{MinRequests: 50}}
+		r.call(t.Context(), http.DefaultClient, 0)
+		if diff := cmp.Diff(c.want, r.got[0]); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		if _, hold := r.look(time.Now()); !strings.Contains(hold, c.says) {
+			t.Errorf("%s: %q, want %q", name, hold, c.says)
+		}
+	}
+}
+
 func TestValidateProbe(t *testing.T) {
 	for name, c := range map[string]struct {
 		probe Probe
 		field string
 	}{
-		"good":            {Probe{URL: "https://app.example.com/", Rate: 10, Header: ""}, ""},
-		"with a header":   {Probe{URL: "https://app.example.com/", Rate: 0.5, Header: "x-track: canary"}, ""},
-		"no host":         {Probe{URL: "https:///", Rate: 10, Header: ""}, "probe.url"},
-		"another scheme":  {Probe{URL: "ftp://app.example.com", Rate: 10, Header: ""}, "probe.url"},
-		"no rate":         {Probe{URL: "https://app.example.com/", Rate: 0, Header: ""}, "probe.rate"},
-		"too fast":        {Probe{URL: "https://app.example.com/", Rate: 1001, Header: ""}, "probe.rate"},
-		"no header":       {Probe{URL: "https://app.example.com/", Rate: 10, Header: "x-track"}, "probe.header"},
-		"header, no name": {Probe{URL: "https://app.example.com/", Rate: 10, Header: ": canary"}, "probe.header"},
+		"good":             {Probe{URL: "https://app.example.com/", Rate: 10, Header: ""}, ""},
+		"with a header":    {Probe{URL: "https://app.example.com/", Rate: 0.5, Header: "x-track: canary"}, ""},
+		"no host":          {Probe{URL: "https:///", Rate: 10, Header: ""}, "probe.url"},
+		"another scheme":   {Probe{URL: "ftp://app.example.com", Rate: 10, Header: ""}, "probe.url"},
+		"no rate":          {Probe{URL: "https://app.example.com/", Rate: 0, Header: ""}, "probe.rate"},
+		"too fast":         {Probe{URL: "https://app.example.com/", Rate: 1001, Header: ""}, "probe.rate"},
+		"no header":        {Probe{URL: "https://app.example.com/", Rate: 10, Header: "x-track"}, "probe.header"},
+		"header, no name":  {Probe{URL: "https://app.example.com/", Rate: 10, Header: ": canary"}, "probe.header"},
+		"no token":         {Probe{URL: "https://app.example.com/", Rate: 10, Header: "x track: canary"}, "probe.header"},
+		"name in quotes":   {Probe{URL: "https://app.example.com/", Rate: 10, Header: "\"x-track\": canary"}, "probe.header"},
+		"value of 2 lines": {Probe{URL: "https://app.example.com/", Rate: 10, Header: "x-track: a\nb"}, "probe.header"},
+		"the host":         {Probe{URL: "https://app.example.com/", Rate: 10, Header: "Host: canary.example.com"}, "probe.header"},
+		"of connections":   {Probe{URL: "https://app.example.com/", Rate: 10, Header: "connection: canary"}, "probe.header"},
 	} {
 		err := c.probe.Validate()
 		var input *usererr.Error

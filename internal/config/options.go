@@ -183,7 +183,7 @@ var Options = withPreviewPolicy([]Option{
 
 	{Key: "probe.url", Flags: []string{"probe"}, form: address, Doc: "Address that verify calls while it judges the canary, for an app with too little traffic: GET requests that are safe to repeat"},
 	{Key: "probe.rate", Flags: []string{"probe-rate"}, Default: "10", form: form{what: "a number of requests a second above 0, up to 1000", example: "10", above: number(0), max: number(1000)}, Doc: "Requests a second to the probe's address"},
-	{Key: "probe.header", Flags: []string{"probe-header"}, form: form{what: "a header", example: "'x-track: canary'", pattern: `^[^\s:]+\s*:[^\r\n]*$`}, Doc: "Header of these requests, where a route of the VirtualService leads it to the canary"},
+	{Key: "probe.header", Flags: []string{"probe-header"}, form: form{what: "a header", example: "'x-track: canary'", pattern: "^[-!#$%&'*+.^_`|~0-9A-Za-z]+\\s*:[^\\x00-\\x08\\x0a-\\x1f\\x7f]*$"}, Doc: "Header of these requests, where a route of the VirtualService leads it to the canary"},
 
 	{Key: "analysis.falseRollback", Default: "1", form: share, Doc: "Percent of the good canaries that may be rolled back"},
 	{Key: "analysis.falsePass", Default: "5", form: share, Doc: "Percent of the bad canaries that may pass"},

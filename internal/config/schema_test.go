@@ -307,7 +307,7 @@ var invalid = map[string][]string{
 	"queue.wait":                {"5", "soon"},
 	"queue.turn":                {"5", "soon"},
 	"probe.rate":                {"0", "1001", "10/s", "-1"},
-	"probe.header":              {"x-track", "': canary'"},
+	"probe.header":              {"x-track", "': canary'", "'x track: canary'", "'\"x-track\": canary'", "'x(track): canary'", "\"x-track: a\\ec\""},
 	"analysis.falseRollback":    {"0", "50", "1%", "'1'"},
 	"analysis.falsePass":        {"0", "50"},
 	"analysis.burst":            {"0.5", "1001"},
