@@ -270,6 +270,11 @@ func (o *canaryOptions) run(ctx context.Context) error {
 		o.approval.apply(c)
 		c.Again, c.AllowTags = o.again, o.allowTags
 		c.Line.Policy = release.QueuePolicy(o.policy)
+		if o.follow.on && !o.dryRun {
+			if err := o.follow.checks(c, &o.lifecycleOptions); err != nil {
+				return outcome{}, err
+			}
+		}
 		result, err := c.Canary(ctx, o.release)
 		if err != nil || !o.follow.on || o.dryRun || result.Release == nil || result.Release.ID != o.release.ID || result.Outcome != "" {
 			return outcome{Result: result}, analysis.RollBackUnready(ctx, analysis.Of(c), err)

@@ -117,6 +117,28 @@ func jobEnd(getenv func(string) string, now time.Time) time.Time {
 	return began.Add(most - min(reserve, most/5))
 }
 
+// checks has the analysis of a new release begin once, before its canary gets anything: what is bad input by then has changed
+// nothing. A release whose canary may have traffic is Follow's.
+func (o *followOptions) checks(c *rollout.Cluster, lifecycle *lifecycleOptions) error {
+	options, err := o.analysis.options(c, &lifecycle.traffic, lifecycle.log)
+	if err != nil {
+		return err
+	}
+	admit := c.Admit
+	c.Admit = func(ctx context.Context, r *release.Release) error {
+		if admit != nil {
+			if err := admit(ctx, r); err != nil {
+				return err
+			}
+		}
+		if r.Stage != "" || r.Previous == "" { // the app's first release is not judged
+			return nil
+		}
+		return analysis.CheckPlan(ctx, options, r.Plan)
+	}
+	return nil
+}
+
 // run takes the release that canary has started, or gone on with, through its steps.
 func (o *followOptions) run(ctx context.Context, c *rollout.Cluster, lifecycle *lifecycleOptions) (outcome, error) {
 	options, err := o.analysis.options(c, &lifecycle.traffic, lifecycle.log)

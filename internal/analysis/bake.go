@@ -32,7 +32,8 @@ func Bake(ctx context.Context, o Options, promoted rollout.Result, lasts time.Du
 	came := Outcome{Result: promoted, Verdict: v}
 	switch {
 	case errors.As(err, new(*usererr.Error)): // it is promoted, so this is not the bad input of a command that changed nothing
-		return came, fmt.Errorf("bake: %w", &InconclusiveError{Reason: err.Error(), Next: promotedStill})
+		v.Outcome, v.Cause, v.Reason = release.Inconclusive, verdict.BadInput, err.Error()
+		return came, fmt.Errorf("bake: %w", &InconclusiveError{Reason: v.Reason, Next: promotedStill})
 	case err != nil:
 		return came, fmt.Errorf("bake: %w; %s", err, promotedStill)
 	case v.Outcome == release.Healthy:

@@ -45,7 +45,8 @@ const stubborn = 5 * time.Minute
 // finished first. An API server, a Prometheus and a lock that somebody else has are waited for. After a person's shift it
 // goes on from there.
 //
-// Errors: *TimeOverError; *NotReadyError; those of Verify.
+// Errors: *TimeOverError; *NotReadyError; those of Verify. What the user must fix before the canary can be judged is an
+// *InconclusiveError: the canary has traffic by then. See CheckPlan.
 func Follow(ctx context.Context, o FollowOptions) (Outcome, error) {
 	o.Rollout, o.Observe, o.NoRollback = o.Steps, false, false
 	f := &following{FollowOptions: o, watch: watch{Options: o.Options}, said: -1}
@@ -119,14 +120,20 @@ func (f *following) once(ctx context.Context) (_ Outcome, done bool, err error) 
 	return f.take(ctx, r, func(ctx context.Context) (rollout.Result, error) { return f.Steps.Give(ctx, at) })
 }
 
-// analyze judges the canary until it passes what a step asks for.
-func (f *following) analyze(ctx context.Context, r *release.Release, a release.Analyze) (Outcome, bool, error) {
-	if f.passed == r.Plan.At()+1 && a != (release.Analyze{}) { // the ledger has counted less than the analysis, by a rounding
-		if err := pause(ctx); err != nil {
-			return Outcome{}, true, err
+// CheckPlan reads once what a release of a plan will be judged by, before it starts. Errors are *usererr.Error, for what the
+// user must fix.
+func CheckPlan(ctx context.Context, o Options, plan release.Plan) error {
+	test := o.Test
+	for _, s := range plan {
+		if s.Analyze != nil { // the shortest one
+			test.MaxDuration = min(test.MaxDuration, testOf(o.Test, *s.Analyze).MaxDuration)
 		}
 	}
-	test := f.Test
+	return verdict.Check(ctx, verdict.Options{Source: o.Source, Canary: o.Canary, Primary: o.Primary, Test: test})
+}
+
+// testOf is the test of a step's analysis.
+func testOf(test verdict.Test, a release.Analyze) verdict.Test {
 	if a.MinRequests > 0 {
 		test.MinRequests = a.MinRequests
 	}
@@ -137,8 +144,28 @@ func (f *following) analyze(ctx context.Context, r *release.Release, a release.A
 		test.MaxDuration = time.Duration(a.MaxDuration)
 	}
 	test.MaxDuration = max(test.MaxDuration, test.MinDuration)
-	f.watch.Test, f.watch.first, f.watch.until = test, true, f.Until
+	return test
+}
+
+// judge has the canary judged.
+func (f *following) judge(ctx context.Context, r *release.Release) (Outcome, bool, error) {
 	came, done, err := f.watch.once(ctx)
+	if !errors.As(err, new(*usererr.Error)) || errors.As(err, new(*UnhealthyError)) {
+		return came, done, err
+	}
+	v := &verdict.Verification{Outcome: release.Inconclusive, Cause: verdict.BadInput, Reason: err.Error()}
+	return Outcome{Result: f.outcome(r, "").Result, Verdict: v}, true, &InconclusiveError{Reason: v.Reason, Next: "the canary keeps what it has, run the same command again when that is fixed, or roll back", Err: err}
+}
+
+// analyze judges the canary until it passes what a step asks for.
+func (f *following) analyze(ctx context.Context, r *release.Release, a release.Analyze) (Outcome, bool, error) {
+	if f.passed == r.Plan.At()+1 && a != (release.Analyze{}) { // the ledger has counted less than the analysis, by a rounding
+		if err := pause(ctx); err != nil {
+			return Outcome{}, true, err
+		}
+	}
+	f.watch.Test, f.watch.first, f.watch.until = testOf(f.Test, a), true, f.Until
+	came, done, err := f.judge(ctx, r)
 	switch {
 	case errors.Is(err, errTime):
 		return f.outcome(r, ""), true, f.timeOver(r)
@@ -160,7 +187,7 @@ func (f *following) pause(ctx context.Context, r *release.Release, ends time.Tim
 	if !f.Until.IsZero() && f.Until.Before(ends) {
 		f.watch.until = f.Until
 	}
-	came, done, err := f.watch.once(ctx)
+	came, done, err := f.judge(ctx, r)
 	if errors.Is(err, errTime) {
 		return Outcome{}, false, nil // what ended is looked at anew
 	}

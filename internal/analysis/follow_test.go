@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 func weight(percent int) release.PlanStep { return release.PlanStep{Weight: percent} }
@@ -248,6 +250,18 @@ func TestFollow(t *testing.T) {
 			set:   func(w *stepped) { w.after(3*time.Minute, func(*release.Ledger) { _, _ = w.end() }) },
 			err:   "stage", says: "has finished: rolled_back", gave: []string{"healthy"}, to: 4 * time.Minute,
 		},
+		"a Prometheus that refuses the credentials": {
+			steps: []release.PlanStep{weight(10), weight(25)}, set: func(w *stepped) { w.refusedFrom(0) },
+			err: "inconclusive", says: "prometheus.url: Prometheus at http://prometheus.test does not answer", to: 10 * time.Second,
+		},
+		"it refuses them after a step": {
+			steps: []release.PlanStep{weight(10), pauseFor(30 * time.Minute), weight(25), analyze(release.Analyze{})}, set: func(w *stepped) { w.refusedFrom(10 * time.Minute) },
+			err: "inconclusive", says: "the canary keeps what it has", gave: []string{"healthy", "pause 30m"}, from: 30 * time.Minute, to: 32 * time.Minute,
+		},
+		"an analysis that is too short": {
+			steps: []release.PlanStep{weight(10), analyze(release.Analyze{MaxDuration: release.Duration(time.Second), MinDuration: release.Duration(time.Second)})},
+			err:   "inconclusive", says: "analysis.maxDuration: 1s is too short", to: time.Second,
+		},
 		"without steps": {
 			steps: []release.PlanStep{weight(10)}, set: func(w *stepped) { w.ledger.Release.Plan = nil },
 			err: "stage", says: "it was started without steps", to: time.Second,
@@ -277,9 +291,70 @@ func TestFollow(t *testing.T) {
 				if len(w.mistakes) > 0 {
 					t.Errorf("%q", w.mistakes)
 				}
+				if errors.As(err, new(*usererr.Error)) && (came.Release == nil || came.Verdict == nil || came.Verdict.Cause != verdict.BadInput || strings.Contains(text, "nothing was changed")) {
+					t.Errorf("%+v, %v", came, err)
+				}
 			})
 		})
 	}
+}
+
+// refusedFrom has Prometheus refuse the credentials from a time on.
+func (w *stepped) refusedFrom(from time.Duration) {
+	w.prometheus.Fails = func(_ string, now time.Time) int {
+		if now.Sub(w.start) >= from {
+			return http.StatusUnauthorized
+		}
+		return 0
+	}
+}
+
+// TestCheckPlan: what the user must fix is found before the canary gets anything, and what may be well in a minute is not in
+// the way.
+func TestCheckPlan(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*stepped, *Options)
+		steps  []release.PlanStep
+		field  string
+	}{
+		"good":                       {},
+		"refused credentials":        {change: func(w *stepped, _ *Options) { w.refusedFrom(0) }, field: "prometheus.url"},
+		"Prometheus is away":         {change: func(w *stepped, _ *Options) { w.blindFrom(0, time.Hour) }},
+		"no counters":                {change: func(_ *stepped, o *Options) { o.Canary, o.Primary = "new-canary", "new-primary" }},
+		"too short":                  {change: func(_ *stepped, o *Options) { o.Test.MaxDuration = time.Second }, field: "analysis.maxDuration"},
+		"too short for a step's":     {steps: []release.PlanStep{weight(10), analyze(release.Analyze{MinDuration: 1, MaxDuration: release.Duration(time.Second)})}, field: "analysis.maxDuration"},
+		"a latency that is no bound": {change: func(w *stepped, o *Options) { o.Source = w.latency(300 * time.Millisecond) }, field: "analysis.objectives: latency of latency"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := planned(t, append(c.steps, weight(25))...)
+				o := w.options()
+				if c.change != nil {
+					c.change(w, &o)
+				}
+				err := CheckPlan(t.Context(), o, w.ledger.Release.Plan)
+				input, _ := errors.AsType[*usererr.Error](err)
+				if (err == nil) != (c.field == "") || err != nil && (input == nil || input.Field != c.field) {
+					t.Errorf("%v, want %q", err, c.field)
+				}
+			})
+		})
+	}
+}
+
+// latency is a source for requests that are to take no longer.
+func (w *stepped) latency(most time.Duration) *verdict.Source {
+	slo := *verdict.DefaultSLO()
+	for i := range slo.Objectives {
+		if o := &slo.Objectives[i]; o.Latency != nil {
+			o.Latency.Duration = most
+		}
+	}
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: "http://prometheus.test", Transport: w.prometheus, Namespace: "shop", Indicators: slo.Indicators()})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return source
 }
 
 // whole is a plan with every kind of step.

@@ -216,6 +216,17 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// refused is a source that Prometheus refuses.
+func refused(t *testing.T) *verdict.Source {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }))
+	t.Cleanup(server.Close)
+	source, err := verdict.NewSource(verdict.SourceOptions{URL: server.URL, Namespace: "shop", Indicators: verdict.DefaultSLO().Indicators()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
+}
+
 func observe(o *Options) { o.Observe = true }
 
 func TestBake(t *testing.T) {
@@ -236,6 +247,7 @@ func TestBake(t *testing.T) {
 		"unhealthy, but finished meanwhile": {requests: bad(), ledger: ledger{rollback: rollout.Result{Message: "nothing to do"}}, err: "unhealthy", says: "NOT rolled back", calls: []string{"rollback one bake, urgent"}},
 		"too few requests":                  {requests: idle(), err: "inconclusive", says: "the release is promoted, run promote again to judge it, or rollback"},
 		"too short to judge":                {requests: fine(), change: func(o *Options) { o.Test.MaxDuration, o.Test.MinDuration = time.Millisecond, 0 }, err: "inconclusive", says: "the release is promoted"},
+		"refused credentials":               {requests: fine(), change: func(o *Options) { o.Source = refused(t) }, err: "inconclusive", says: "that this machine can reach it; the release is promoted"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

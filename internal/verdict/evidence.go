@@ -62,6 +62,7 @@ const (
 	PrometheusDown Cause = "prometheus_down" // no answer
 	CountGap       Cause = "count_gap"       // the canary has not seen what was sent to it
 	Drift          Cause = "drift"           // somebody else changed the release meanwhile
+	BadInput       Cause = "bad_input"       // somebody must fix what the evidence is read by, while the canary has traffic
 )
 
 // evidence is the state of a stream.

@@ -120,13 +120,29 @@ func (w *watching) step(ctx context.Context) (done bool, err error) {
 		return done, err
 	}
 	now := time.Now()
-	if err = w.begin(ctx, now); err == nil || ctx.Err() != nil || errors.As(err, new(*usererr.Error)) {
+	if err = toFix(w.begin(ctx, now)); err == nil || ctx.Err() != nil || errors.As(err, new(*usererr.Error)) {
 		return false, errors.Join(err, ctx.Err())
 	}
-	if unreachable, ok := errors.AsType[*UnreachableError](err); ok && unreachable.fixable() {
-		return false, &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL and the credentials, and that this machine can reach it; nothing was changed"}
-	}
 	return w.hold(now.Sub(w.began) >= w.Test.MaxDuration, causeOf(err), err.Error(), ": nothing is counted yet, and the canary keeps its weight"), nil
+}
+
+// toFix names what the user must fix in an error of the first readings.
+func toFix(err error) error {
+	if unreachable, ok := errors.AsType[*UnreachableError](err); ok && unreachable.fixable() {
+		return &usererr.Error{Field: "prometheus.url", Problem: err.Error(), Fix: "check the URL and the credentials, and that this machine can reach it"}
+	}
+	return err
+}
+
+// Check takes the first readings of a verification that is to come, and finds what the user must fix. What may be there in
+// a minute, such as a Prometheus that does not answer, is no error.
+func Check(ctx context.Context, o Options) error {
+	o.Test.Alone = o.Primary == ""
+	w := &watching{Options: o, result: &Verification{}}
+	if err := toFix(w.begin(ctx, time.Now())); errors.As(err, new(*usererr.Error)) {
+		return err
+	}
+	return ctx.Err()
 }
 
 // begin takes the first readings. It rejects a MaxDuration that is too short for the scrape interval.
