@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/our-org/crossbill/internal/config"
 )
@@ -594,6 +595,55 @@ cleanup:
 			return f.Rule == want.rule && f.Job == want.job && strings.Contains(f.Problem, want.says)
 		}) {
 			t.Errorf("%v is not among %v", want, found)
+		}
+	}
+}
+
+// TestChatHooks: a variable with the name of a chat hook is trusted to be one only where the file does not say otherwise.
+func TestChatHooks(t *testing.T) {
+	const post = `curl -X POST -d @msg.json "$SLACK_WEBHOOK"`
+	const trigger = "https://gitlab.example.com/api/v4/projects/7/trigger/pipeline"
+	for name, test := range map[string]struct {
+		file, script, want string
+	}{
+		"no value":                 {"", post, "reads"},
+		"a hook":                   {"variables: {SLACK_WEBHOOK: 'https://hooks.slack.com/services/x'}", post, "reads"},
+		"empty":                    {"variables: {SLACK_WEBHOOK: ''}", post, "reads"},
+		"described":                {"variables: {SLACK_WEBHOOK: {description: where to}}", post, "reads"},
+		"of another variable":      {"variables: {SLACK_WEBHOOK: $TEAM_WEBHOOK}", post, "reads"},
+		"of itself":                {"variables: {SLACK_WEBHOOK: $SLACK_WEBHOOK}", post, "opaque"},
+		"a trigger":                {"variables: {SLACK_WEBHOOK: '" + trigger + "'}", post, "changes"},
+		"a default value":          {"variables: {SLACK_WEBHOOK: {value: '" + trigger + "', description: where to}}", post, "changes"},
+		"of the job":               {"job: {variables: {SLACK_WEBHOOK: '" + trigger + "'}}", post, "changes"},
+		"of a rule":                {"job: {rules: [{if: $A, variables: {SLACK_WEBHOOK: '" + trigger + "'}}]}", post, "changes"},
+		"of the workflow":          {"workflow: {rules: [{if: $A, variables: {SLACK_WEBHOOK: '" + trigger + "'}}]}", post, "changes"},
+		"of a matrix":              {"job: {parallel: {matrix: [{SLACK_WEBHOOK: ['" + trigger + "', 'https://hooks.slack.com/x']}]}}", post, "changes"},
+		"by another one":           {"variables: {SLACK_WEBHOOK: '${BASE}/trigger/pipeline', BASE: $CI_API_V4_URL/projects/7}", post, "changes opaque"},
+		"somewhere else":           {"variables: {SLACK_WEBHOOK: 'https://ops.example.com/deploy'}", post, "opaque"},
+		"an input":                 {"variables: {SLACK_WEBHOOK: '$[[ inputs.hook ]]'}", post, "opaque"},
+		"by wget":                  {"variables: {SLACK_WEBHOOK: '" + trigger + "'}", `wget --post-data x -qO- "$SLACK_WEBHOOK"`, "changes"},
+		"by a variable of its own": {"variables: {SLACK_WEBHOOK: '" + trigger + "'}", `HOOK=$SLACK_WEBHOOK; curl -d x "$HOOK"`, "changes"},
+		"assigned in the script":   {"variables: {SLACK_WEBHOOK: '" + trigger + "'}", `SLACK_WEBHOOK=https://hooks.slack.com/x; ` + post, "reads"},
+	} {
+		file := map[string]any{}
+		if err := yaml.Unmarshal([]byte(test.file), &file); err != nil {
+			t.Fatal(err)
+		}
+		job, _ := file["job"].(map[string]any)
+		if job == nil {
+			job = map[string]any{}
+		}
+		job["script"], file["job"] = []string{test.script}, job
+		data, err := yaml.Marshal(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := Parse(data)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := verdictOf(roleOf(f, f.Job("job")).effects); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
 		}
 	}
 }

@@ -20,7 +20,7 @@ func roleOf(f *File, job *Job) role {
 			script = append(script, linesOf(job.shell(keyword))...)
 		}
 		if len(script) > 0 {
-			found.effects = joined(found.effects, analyzeOnce(script, f.Inputs))
+			found.effects = joined(found.effects, analyzeOnce(script, scriptContext{Inputs: f.Inputs, Given: f.given(job, script)}))
 		}
 	}
 	if job.values.get("run") == nil && job.values.get("script") != nil {
@@ -35,6 +35,47 @@ func roleOf(f *File, job *Job) role {
 		}
 	}
 	found.opaque = append(found.opaque, containers(job)...)
+	return found
+}
+
+// given are the values that the file gives the variables that a script of a job names, and those that are in these values.
+func (f *File) given(job *Job, script []scriptLine) map[string][]string {
+	all := map[string][]string{}
+	add := func(variables *yamlValue) {
+		for _, name := range variables.keysOf() {
+			given := variables.get(name)
+			if given.is(mapValue) {
+				given = given.get("value")
+			}
+			if text := given.string(); text != "" && !slices.Contains(all[name], text) {
+				all[name] = append(all[name], text)
+			}
+		}
+	}
+	add(f.variables)
+	add(job.variables)
+	for _, rule := range slices.Concat(f.Workflow, job.Rules) {
+		add(rule.variables)
+	}
+	for _, one := range job.instances {
+		for name, text := range one {
+			all[name] = append(all[name], text)
+		}
+	}
+	var texts strings.Builder
+	for _, item := range script {
+		texts.WriteString(item.Text + "\n")
+	}
+	found := map[string][]string{}
+	for more := true; more; {
+		more = false
+		for name, values := range all {
+			if found[name] == nil && strings.Contains(texts.String(), name) {
+				found[name], more = slices.Sorted(slices.Values(values)), true
+				texts.WriteString(strings.Join(values, "\n"))
+			}
+		}
+	}
 	return found
 }
 

@@ -19,6 +19,7 @@ type scriptLine struct {
 // scriptContext is what a script finds when it starts.
 type scriptContext struct {
 	Inputs map[string]Input
+	Given  map[string][]string // the values that the file gives variables; a trigger or a project may give others
 }
 
 // effectClass says what a command can do, from harmless to unknown.

@@ -301,14 +301,55 @@ func (a *analyzer) send(i invocation, r request, s *shellState, program string) 
 		a.opaque(i.node, "to whom it sends is not known")
 		return
 	}
-	for _, target := range r.targets {
-		class, kind := a.classOfRequest(target, r, method)
-		if class == classOpaque {
-			a.effect(i, classOpaque, kind)
-			continue
+	for _, written := range r.targets {
+		for _, target := range a.withGiven(written, 3) {
+			class, kind := a.classOfRequest(target, r, method)
+			if class == classOpaque {
+				a.effect(i, classOpaque, kind)
+				continue
+			}
+			a.effect(i, class, program+" "+kind)
 		}
-		a.effect(i, class, program+" "+kind)
 	}
+}
+
+// withGiven are an address as it is written, and as it is with the values that the file gives its variables. Each counts: a
+// variable of the project wins over the file's.
+func (a *analyzer) withGiven(written value, depth int) []value {
+	all := []value{nil}
+	for _, p := range written {
+		ways := []value{{p}}
+		if given := a.context.Given[p.text]; p.kind == pieceVariable && len(given) > 0 {
+			if depth == 0 {
+				return []value{{{kind: pieceAny}}}
+			}
+			for _, text := range given {
+				ways = append(ways, a.withGiven(valueIn(text), depth-1)...)
+			}
+		}
+		var longer []value
+		for _, start := range all {
+			for _, way := range ways {
+				longer = append(longer, slices.Concat(start, way))
+			}
+		}
+		if all = longer; len(all) > mostAlternatives {
+			return []value{{{kind: pieceAny}}}
+		}
+	}
+	return all
+}
+
+// valueIn is a value of the file, in which GitLab puts the values of other variables.
+func valueIn(given string) value {
+	var v value
+	rest := 0
+	for _, at := range shellVariableInText.FindAllStringIndex(given, -1) {
+		v = append(v, text(given[rest:at[0]])...)
+		v = append(v, piece{kind: pieceVariable, text: strings.Trim(given[at[0]:at[1]], "${}")})
+		rest = at[1]
+	}
+	return append(v, text(given[rest:])...)
 }
 
 // download takes into account the files that a request writes.

