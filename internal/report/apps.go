@@ -35,7 +35,7 @@ func appRow(s rollout.AppStatus, now time.Time, wide bool) []string {
 	row := []string{s.Namespace, s.App, "-", readyOf(s.Tracks[release.Canary]), readyOf(s.Tracks[release.Primary]), "-", "-", "-"}
 	switch {
 	case s.Problem != "":
-		row[7] = s.Problem
+		row[7] = rollout.OneLine(s.Problem)
 	case s.Release != nil:
 		r := s.Release
 		step := r.Steps[len(r.Steps)-1]
@@ -43,12 +43,12 @@ func appRow(s rollout.AppStatus, now time.Time, wide bool) []string {
 		if s.Tracks[release.Canary] != nil && r.Stage != release.StageStarted {
 			row[3] += fmt.Sprintf(" %d%%", r.Weight)
 		}
-		row[5], row[6], row[7] = duration.HumanDuration(now.Sub(step.At)), step.By, nextStep(r)
+		row[5], row[6], row[7] = duration.HumanDuration(now.Sub(step.At)), rollout.OneLine(step.By), nextStep(r)
 		if s.Expired {
 			row[7] += " (the job that held the lock died)"
 		}
 	case s.Last != nil:
-		row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), s.Last.FinishedBy
+		row[5], row[6] = duration.HumanDuration(now.Sub(s.Last.FinishedAt)), rollout.OneLine(s.Last.FinishedBy)
 		row[7] = fmt.Sprintf("%s %s%s", colored(string(s.Last.Outcome)), shortDigest(s.Last.Digest()), suffix(s.Last.Why()))
 	}
 	if n := len(s.Queue); n > 0 {
@@ -59,7 +59,7 @@ func appRow(s rollout.AppStatus, now time.Time, wide bool) []string {
 		row[7] = strings.TrimPrefix(row[7]+"; "+waits, "-; ")
 	}
 	if s.Hold != nil {
-		row[7] += "; " + s.Hold.String()
+		row[7] += "; " + rollout.OneLine(s.Hold.String())
 	}
 	if !wide {
 		return row

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 // FinishedRelease is a line of an app's history.
@@ -61,9 +62,9 @@ func WriteHistory(out io.Writer, history []FinishedRelease, wide bool) error {
 	fmt.Fprintln(w, header+"OUTCOME")
 	for _, p := range history {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t", p.FinishedAt.UTC().Format("2006-01-02 15:04:05"), p.ID, shortDigest(p.Digest),
-			FormatDuration(p.FinishedAt.Sub(p.StartedAt).Round(time.Second)), dash(string(p.Verdict)), dash(count(p.Requests)), dash(p.PromotedBy))
+			FormatDuration(p.FinishedAt.Sub(p.StartedAt).Round(time.Second)), dash(string(p.Verdict)), dash(count(p.Requests)), dash(rollout.OneLine(p.PromotedBy)))
 		if wide {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", p.StartedBy, dash(p.ApprovedBy), dash(p.Commit), dash(p.Links.PipelineURL))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", rollout.OneLine(p.StartedBy), dash(rollout.OneLine(p.ApprovedBy)), dash(p.Commit), dash(p.Links.PipelineURL))
 		}
 		fmt.Fprintf(w, "%s%s\n", colored(string(p.Outcome)), suffix(p.Reason))
 	}

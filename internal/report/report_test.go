@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -71,6 +72,43 @@ func TestWriteStatus(t *testing.T) {
 	out.Reset()
 	if err := WriteStatus(&out, &rollout.Status{App: "app"}, true); err != nil || !strings.Contains(out.String(), "none in flight") {
 		t.Errorf("an app without releases: %v\n%s", err, out.String())
+	}
+}
+
+// TestForeignText: what others have written into a ledger stays in its cell, for a terminal and for the log of a job too.
+func TestForeignText(t *testing.T) {
+	const foreign = "boom\n\x1b[0Ksection_end:1:x\r\x1b[0K\tdone"
+	write := func(foreign string) map[string]string {
+		s := status(t)
+		r, last := s.Release, &s.History[0]
+		r.StartedBy, r.Verdict.Reason, s.Lock, s.Drift, last.Reason, last.FinishedBy = foreign, foreign, foreign, []string{foreign}, foreign, foreign
+		r.Steps[len(r.Steps)-1].By = foreign
+		r.Hooks = []release.HookRun{{Name: "smoke", State: release.HookStarted, By: foreign, Job: "job", Message: foreign}}
+		s.Hold, s.Queue = &release.Hold{By: foreign, Reason: foreign}, []release.Queued{{ID: "next", By: foreign}}
+		all := map[string]string{}
+		keep := func(name string, to func(io.Writer) error) {
+			var out bytes.Buffer
+			if err := to(&out); err != nil {
+				t.Fatal(err)
+			}
+			all[name] = out.String()
+		}
+		keep("status", func(out io.Writer) error { return WriteStatus(out, s, true) })
+		keep("a status that is not known", func(out io.Writer) error {
+			return WriteStatus(out, &rollout.Status{App: "app", Problem: foreign}, true)
+		})
+		keep("history", func(out io.Writer) error { return WriteHistory(out, History(s.History), true) })
+		keep("apps", func(out io.Writer) error {
+			return WriteApps(out, []rollout.AppStatus{{App: "a", Problem: foreign}, {App: "b", Last: last}, {App: "c", Release: r, Hold: s.Hold, Queue: s.Queue}}, time.Now(), true)
+		})
+		keep("report", func(out io.Writer) error { return WriteReport(out, Report{Timeline: Timeline(s)}) })
+		return all
+	}
+	plain := write("x")
+	for name, text := range write(foreign) {
+		if want := strings.Count(plain[name], "\n"); strings.Count(text, "\n") != want || strings.ContainsAny(text, "\x1b\r\t") || !strings.Contains(text, "boom \uFFFD[0K") {
+			t.Errorf("%s has not %d lines, or control characters:\n%q", name, want, text)
+		}
 	}
 }
 

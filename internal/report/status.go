@@ -19,9 +19,12 @@ import (
 func hookLine(h *release.HookRun) string {
 	text := fmt.Sprintf("%s %s", strings.TrimPrefix(h.String(), "hook "), colored(string(h.State)))
 	if h.State == release.HookStarted {
-		text += " " + h.StartedAt.Format(time.RFC3339) + " by " + h.By
+		text += " " + h.StartedAt.Format(time.RFC3339) + " by " + rollout.OneLine(h.By)
 	}
 	parts := slices.DeleteFunc([]string{text, h.Job, h.URL, h.Message}, func(part string) bool { return part == "" })
+	for i := range parts[1:] {
+		parts[i+1] = rollout.OneLine(parts[i+1])
+	}
 	return strings.Join(parts, ", ")
 }
 
@@ -31,18 +34,18 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 	fmt.Fprintf(w, "app\t%s in %s\n", s.App, s.Namespace)
 	if r := s.Release; r != nil {
 		fmt.Fprintf(w, "release\t%s, %s\n", r.ID, r.Digest())
-		fmt.Fprintf(w, "stage\t%s, started %s by %s\n", colored(string(r.Stage)), r.StartedAt.Format(time.RFC3339), r.StartedBy)
+		fmt.Fprintf(w, "stage\t%s, started %s by %s\n", colored(string(r.Stage)), r.StartedAt.Format(time.RFC3339), rollout.OneLine(r.StartedBy))
 		if r.Return != nil {
-			fmt.Fprintf(w, "returns\t%s\n", r.Why())
+			fmt.Fprintf(w, "returns\t%s\n", rollout.OneLine(r.Why()))
 		}
 		if r.Verdict != nil {
-			fmt.Fprintf(w, "verdict\t%s: %s\n", colored(string(r.Verdict.Outcome)), r.Verdict.Reason)
+			fmt.Fprintf(w, "verdict\t%s: %s\n", colored(string(r.Verdict.Outcome)), rollout.OneLine(r.Verdict.Reason))
 		}
 		if r.Origin != nil {
 			fmt.Fprintf(w, "origin\t%s\n", r.Origin)
 		}
 		if by := r.Approvers(); by != "" {
-			fmt.Fprintf(w, "approved\tby %s\n", by)
+			fmt.Fprintf(w, "approved\tby %s\n", rollout.OneLine(by))
 		}
 		for _, h := range r.Hooks {
 			if wide || h.State != release.HookPassed {
@@ -61,12 +64,12 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		}
 		if wide {
 			for _, step := range r.Steps {
-				fmt.Fprintf(w, "%s\t%s by %s\n", step.Stage, step.At.Format(time.RFC3339), step.By)
+				fmt.Fprintf(w, "%s\t%s by %s\n", step.Stage, step.At.Format(time.RFC3339), rollout.OneLine(step.By))
 			}
 		}
 		fmt.Fprintf(w, "next\t%s\n", nextStep(r))
 	} else if s.Problem != "" {
-		fmt.Fprintf(w, "release\tnot known: %s\n", s.Problem)
+		fmt.Fprintf(w, "release\tnot known: %s\n", rollout.OneLine(s.Problem))
 	} else {
 		fmt.Fprintf(w, "release\tnone in flight\n")
 	}
@@ -74,7 +77,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "warm\tthe pods of release %s until %s; `crossbill rollback --to %s` returns to them\n", s.Warm.Release, s.Warm.Until.Format(time.RFC3339), s.Warm.Release)
 	}
 	if s.Hold != nil {
-		fmt.Fprintf(w, "hold\t%s; `crossbill resume` ends it\n", s.Hold)
+		fmt.Fprintf(w, "hold\t%s; `crossbill resume` ends it\n", rollout.OneLine(s.Hold.String()))
 	}
 	for i, q := range s.Queue {
 		label := "line"
@@ -88,7 +91,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		if s.Expired {
 			died = ", a job that died: run its command again, or rollback"
 		}
-		fmt.Fprintf(w, "lock\theld by %s%s\n", s.Lock, died)
+		fmt.Fprintf(w, "lock\theld by %s%s\n", rollout.OneLine(s.Lock), died)
 	}
 	if s.Weights != nil {
 		fmt.Fprintf(w, "traffic\t%s\n", trafficText(s))
@@ -105,7 +108,7 @@ func WriteStatus(out io.Writer, s *rollout.Status, wide bool) error {
 		fmt.Fprintf(w, "%s\t%s, %s\n", manifest.BaselineTrack, baselineText(t), t.Image)
 	}
 	for _, drift := range s.Drift {
-		fmt.Fprintf(w, "drift\t%s\n", drift)
+		fmt.Fprintf(w, "drift\t%s\n", rollout.OneLine(drift))
 	}
 	for i, f := range s.History {
 		label := "last"

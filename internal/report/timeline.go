@@ -131,7 +131,11 @@ func WriteReport(out io.Writer, r Report) error {
 func writeTimeline(out io.Writer, entries []Entry) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for _, e := range entries {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Source, e.ReleaseID, shortDigest(e.Digest), e.Event, e.By, e.Detail)
+		cells := []string{e.At.UTC().Format(time.RFC3339), e.Source, e.ReleaseID, shortDigest(e.Digest), e.Event, e.By, e.Detail}
+		for i := range cells {
+			cells[i] = rollout.OneLine(cells[i])
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	return w.Flush()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/fatih/color"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/rollout"
 )
 
 // colored is a word of a release as a terminal shows it: outcomes, stages and verdicts. Package color leaves it
@@ -28,7 +29,7 @@ func suffix(reason string) string {
 	if reason == "" {
 		return ""
 	}
-	return ": " + reason
+	return ": " + rollout.OneLine(reason)
 }
 
 // shortDigest is a digest as people compare it.
@@ -41,7 +42,7 @@ func shortDigest(digest string) string {
 
 // queuedText is a release in the line, for people.
 func queuedText(q release.Queued, place int, wide bool) string {
-	text := fmt.Sprintf("%d. %s since %s by %s", place+1, q.ID, q.EnteredAt.Format(time.RFC3339), q.By)
+	text := fmt.Sprintf("%d. %s since %s by %s", place+1, q.ID, q.EnteredAt.Format(time.RFC3339), rollout.OneLine(q.By))
 	if !q.CalledAt.IsZero() {
 		text += ", its turn since " + q.CalledAt.Format(time.RFC3339)
 	}

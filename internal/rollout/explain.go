@@ -66,7 +66,7 @@ func lastEvents(events []corev1.Event, about func(corev1.ObjectReference) bool) 
 		if !about(event.InvolvedObject) {
 			continue
 		}
-		text := fmt.Sprintf("event on %s: %s: %s", event.InvolvedObject.Name, event.Reason, event.Message)
+		text := fmt.Sprintf("event on %s: %s: %s", event.InvolvedObject.Name, OneLine(event.Reason), OneLine(event.Message))
 		last = append(slices.DeleteFunc(last, func(said string) bool { return said == text }), text)
 	}
 	return last[max(0, len(last)-shownEvents):]
@@ -87,7 +87,7 @@ func deploymentDetails(d *appsv1.Deployment) (details []string) {
 	for _, c := range d.Status.Conditions {
 		if bad := c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue ||
 			c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse; bad && c.Message != "" {
-			details = append(details, fmt.Sprintf("%s: %s", c.Reason, c.Message))
+			details = append(details, fmt.Sprintf("%s: %s", c.Reason, OneLine(c.Message)))
 		}
 	}
 	return details
@@ -102,11 +102,11 @@ func podDetails(pod corev1.Pod) (details []string) {
 	}
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse {
-			details = append(details, fmt.Sprintf("pod %s: not scheduled: %s", pod.Name, condition.Message))
+			details = append(details, fmt.Sprintf("pod %s: not scheduled: %s", pod.Name, OneLine(condition.Message)))
 		}
 	}
 	if len(details) == 0 && pod.Status.Message != "" { // evicted, for example
-		details = append(details, fmt.Sprintf("pod %s: %s %s", pod.Name, pod.Status.Reason, pod.Status.Message))
+		details = append(details, fmt.Sprintf("pod %s: %s %s", pod.Name, OneLine(pod.Status.Reason), OneLine(pod.Status.Message)))
 	}
 	return details
 }
@@ -123,7 +123,7 @@ func stateOf(status corev1.ContainerStatus) string {
 	case waiting != nil && waiting.Reason == "PodInitializing":
 		return ""
 	case waiting != nil:
-		return strings.TrimSpace(waiting.Reason+" "+waiting.Message) + endOf(status.LastTerminationState.Terminated, status.RestartCount)
+		return OneLine(waiting.Reason+" "+waiting.Message) + endOf(status.LastTerminationState.Terminated, status.RestartCount)
 	case terminated != nil:
 		return strings.TrimPrefix(endOf(terminated, status.RestartCount), "; ")
 	case !status.Ready:
@@ -139,13 +139,13 @@ func endOf(t *corev1.ContainerStateTerminated, restarts int32) string {
 	}
 	text := fmt.Sprintf("; terminated with exit code %d", t.ExitCode)
 	if t.Reason != "" && t.Reason != "Error" {
-		text += " (" + t.Reason + ")"
+		text += " (" + OneLine(t.Reason) + ")"
 	}
 	if restarts > 0 {
 		text += fmt.Sprintf(", %d %s", restarts, plural(int(restarts), "restart"))
 	}
 	if t.Message != "" {
-		text += ": " + strings.TrimSpace(t.Message)
+		text += ": " + OneLine(t.Message)
 	}
 	return text
 }
@@ -211,7 +211,7 @@ func refusedPods(d *appsv1.Deployment) string {
 	for _, c := range d.Status.Conditions {
 		unanswered := strings.Contains(c.Message, "failed calling webhook") || strings.Contains(c.Message, "etcdserver") || strings.Contains(c.Message, "context deadline exceeded")
 		if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue && c.Reason == "FailedCreate" && !unanswered {
-			return c.Message
+			return OneLine(c.Message)
 		}
 	}
 	return ""
@@ -220,7 +220,7 @@ func refusedPods(d *appsv1.Deployment) string {
 // signOf is what keeps a container from starting; none when nothing does.
 func signOf(pod corev1.Pod, status corev1.ContainerStatus) sign {
 	about := func(what ...string) string {
-		return fmt.Sprintf("container %s of pod %s %s", status.Name, pod.Name, strings.TrimSpace(strings.Join(what, " ")))
+		return fmt.Sprintf("container %s of pod %s %s", status.Name, pod.Name, OneLine(strings.Join(what, " ")))
 	}
 	last := status.State.Terminated
 	if last == nil {

@@ -122,3 +122,27 @@ func TestDetails(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// TestForeignText: what a container, an event or a condition says stays a part of one line, for a terminal and for the log of a
+// job too.
+func TestForeignText(t *testing.T) {
+	const foreign = "boom\n\x1b[0Ksection_end:1:x\r\x1b[0K\tdone\n"
+	ended := endedWith(1, 2)
+	ended.State.Terminated.Message = foreign
+	waits := waitingFor("ErrImagePull", foreign, 0)
+	unscheduled := corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: foreign}}}
+	texts := deploymentDetails(refusing("FailedCreate", foreign))
+	for _, status := range []corev1.PodStatus{ofApp(ended), ofApp(waits), unscheduled, {Reason: "Evicted", Message: foreign}} {
+		texts = append(texts, podDetails(corev1.Pod{Status: status})...)
+	}
+	texts = append(texts, lastEvents([]corev1.Event{{Reason: "Failed", Message: foreign}}, func(corev1.ObjectReference) bool { return true })...)
+	texts = append(texts, refusedPods(refusing("FailedCreate", foreign)), signOf(corev1.Pod{}, ended).reason, signOf(corev1.Pod{}, waits).reason)
+	for _, text := range texts {
+		if want := "boom \uFFFD[0Ksection_end:1:x\uFFFD\uFFFD[0K done"; !strings.HasSuffix(text, want) {
+			t.Errorf("%q does not end in %q", text, want)
+		}
+	}
+	if len(texts) != 9 {
+		t.Errorf("%d texts: %q", len(texts), texts)
+	}
+}

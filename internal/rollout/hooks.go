@@ -499,6 +499,12 @@ func printable(text string) string {
 	}, strings.TrimRight(text, "\r\n"))
 }
 
+// OneLine is a text that somebody else has written, such as a container or an event, as a part of a line: without what a
+// terminal, the log of a job or a table would take for more than text.
+func OneLine(text string) string {
+	return strings.ReplaceAll(printable(strings.TrimSpace(text)), "\t", " ")
+}
+
 // backAfterHook rolls the release back when a hook's failure has ended the work of a command, under the same lock.
 func (j *job) backAfterHook(ctx context.Context, result Result, err error) (Result, error) {
 	failed, ok := errors.AsType[*HookError](err)
