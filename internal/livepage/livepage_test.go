@@ -269,7 +269,7 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("the verdict is %s", got)
 		}
 		_, page = get(t, client, "/")
-		if got, want := text(t, strings.NewReader(page), "app-production-shop"), "shop production verified for"; !strings.HasPrefix(got, want) || !strings.Contains(got, "10% canary Next promote, by an approver Verdict healthy Ready primary 4/4, canary 1/1 Lock jane@gitlab-job-12") {
+		if got, want := text(t, strings.NewReader(page), "app.production.shop"), "shop production verified for"; !strings.HasPrefix(got, want) || !strings.Contains(got, "10% canary Next promote, by an approver Verdict healthy Ready primary 4/4, canary 1/1 Lock jane@gitlab-job-12") {
 			t.Errorf("among all apps it is %s", got)
 		}
 		if code, page := get(t, client, "/apps/production/other"); code != http.StatusNotFound || !strings.Contains(page, "released no app of this name") {
@@ -289,7 +289,7 @@ func TestBaselineOnThePage(t *testing.T) {
 			t.Errorf("-want +got:\n%s", diff)
 		}
 		_, page = get(t, client, "/")
-		if got := text(t, strings.NewReader(page), "app-production-shop"); !strings.Contains(got, "primary 4/4, canary 1/1, baseline 1/2") {
+		if got := text(t, strings.NewReader(page), "app.production.shop"); !strings.Contains(got, "primary 4/4, canary 1/1, baseline 1/2") {
 			t.Errorf("among all apps it is %s", got)
 		}
 	})
@@ -522,6 +522,20 @@ func TestStale(t *testing.T) {
 	})
 }
 
+// TestNamesOfApps: each app of the list has an element of its own, whatever the names.
+func TestNamesOfApps(t *testing.T) {
+	apps := []rollout.AppStatus{{Namespace: "shop", App: "api-web"}, {Namespace: "shop-api", App: "web"}, {Namespace: "shop", App: "api.web"}}
+	page, err := report.LiveApps(apps, "", nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, app := range apps {
+		if id := ` id="app.` + app.Namespace + "." + app.App + `"`; strings.Count(string(page.Main), id) != 1 {
+			t.Errorf("%s is there %d times", id, strings.Count(string(page.Main), id))
+		}
+	}
+}
+
 // TestStaleGit: while the environment repository does not answer, the list and the pages of its apps say so, and keep what they had.
 func TestStaleGit(t *testing.T) {
 	const says = "The environment repository does not respond since 2000-01-01 00:00:00 . The page shows what was there then. 503"
@@ -638,8 +652,8 @@ func TestManyApps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if path == "/" && strings.Count(string(body), ` id="app-production-app-`) != 200 {
-			t.Errorf("%d apps", strings.Count(string(body), ` id="app-production-app-`))
+		if path == "/" && strings.Count(string(body), ` id="app.production.app-`) != 200 {
+			t.Errorf("%d apps", strings.Count(string(body), ` id="app.production.app-`))
 		}
 		t.Logf("%s: %d kB", path, len(body)/1000)
 	}
