@@ -381,12 +381,14 @@ func (s *Server) lookAt(ctx context.Context, v *view, app *rollout.AppStatus) (r
 			v.status, v.readAt = status, time.Now()
 			return report.LiveApp(status, nil, nil, time.Now())
 		case bounded.Err() == nil && (!app.InGit || v.status == nil): // the cluster has answered
-			v.status, missing = nil, []string{"This is what the ledger's summary and the Deployments say; the rest cannot be read: " + err.Error()}
+			v.status, missing = nil, []string{summaryOnly + "cannot be read: " + err.Error()}
 		case v.status != nil:
 			stale = []report.Stale{{What: "The cluster", Since: v.readAt, Problem: err.Error()}}
 			if app.InGit {
 				stale[0].What = "The cluster or the environment repository"
 			}
+		default: // it was never read
+			missing = []string{fmt.Sprintf("%scould not be read within %s", summaryOnly, readsFor)}
 		}
 	}
 	if v.status != nil {
@@ -394,6 +396,9 @@ func (s *Server) lookAt(ctx context.Context, v *view, app *rollout.AppStatus) (r
 	}
 	return report.LiveApp(brief(app), missing, stale, time.Now())
 }
+
+// summaryOnly begins the note of a page that has less than it should.
+const summaryOnly = "This is what the ledger's summary and the Deployments say; the rest "
 
 // brief is the status of an app as far as that of all apps has it.
 func brief(app *rollout.AppStatus) *rollout.Status {

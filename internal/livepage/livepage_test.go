@@ -115,6 +115,7 @@ type cluster struct {
 	status      *rollout.Status
 	reach, read error
 	reads       int
+	slow        bool  // a read does not end by itself
 	inGit       bool  // its ledger is
 	git         error // why the environment repository does not answer
 	answered    time.Time
@@ -135,10 +136,15 @@ func (c *cluster) source() *Source {
 			defer c.mu.Unlock()
 			return c.answered, c.git
 		},
-		App: func(context.Context, rollout.AppStatus) (*rollout.Status, error) {
+		App: func(ctx context.Context, _ rollout.AppStatus) (*rollout.Status, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.reads++
+			if c.reads++; c.slow {
+				c.mu.Unlock()
+				<-ctx.Done()
+				c.mu.Lock()
+				return nil, ctx.Err()
+			}
 			return c.status, c.read
 		},
 		Reach: func(context.Context) error {
@@ -517,6 +523,22 @@ func TestStale(t *testing.T) {
 		time.Sleep(time.Second)
 		_, page := get(t, client, "/apps/production/shop")
 		if !strings.Contains(page, "the rest cannot be read: virtualservices is forbidden") || strings.Contains(page, `id="traffic"`) || !strings.Contains(text(t, strings.NewReader(page), "tracks"), "primary 4 of 4") {
+			t.Errorf("it shows %s", text(t, strings.NewReader(page), "main"))
+		}
+	})
+}
+
+// TestSlowFirstRead: a page that has less than it should, because its first read took too long, says so.
+func TestSlowFirstRead(t *testing.T) {
+	c := &cluster{status: statusOf(ledger(t, "shop", 1, release.StageCanary, time.Now())), slow: true}
+	served(t, c, func(t *testing.T, _ *Server, client *http.Client, _ func() error) {
+		const note = "the rest could not be read within 4s"
+		if _, page := get(t, client, "/apps/production/shop"); !strings.Contains(page, note) || strings.Contains(page, `id="traffic"`) {
+			t.Errorf("it shows %s", text(t, strings.NewReader(page), "main"))
+		}
+		c.set(func() { c.slow = false })
+		time.Sleep(freshFor + time.Second)
+		if _, page := get(t, client, "/apps/production/shop"); strings.Contains(page, note) || !strings.Contains(page, `id="traffic"`) {
 			t.Errorf("it shows %s", text(t, strings.NewReader(page), "main"))
 		}
 	})
