@@ -30,6 +30,16 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
+// joined are errors that have nothing to do with each other. They end the command with the exit code of the first one.
+func joined(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return &exitError{exitCode(err), errors.Join(errs...)}
+		}
+	}
+	return nil
+}
+
 // exitCode is the exit code that an error ends the command with.
 func exitCode(err error) int {
 	var coded *exitError

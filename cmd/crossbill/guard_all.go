@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -72,7 +71,7 @@ func (o *guardOptions) runAll(ctx context.Context) error {
 	for _, g := range all {
 		v.names = append(v.names, "app/"+g.App)
 	}
-	return errors.Join(append(failed, o.output.print(o.out, v))...)
+	return joined(append(failed, o.output.print(o.out, v))...)
 }
 
 // guardApp guards one app, and notifies if there was something to do.

@@ -85,7 +85,7 @@ func TestAllAppsByTheirLedgersInGit(t *testing.T) {
 		{"status --all", false, 0, []string{"shop       busy    canary", "shop       app     -", "shop       here    -", "ledger of broken is not readable"}, []string{"far"}},
 		{"status -A -o json", false, 0, []string{`"app": "far"`, `"inGit": true`}, nil},
 		{"status -A", true, exitBadInput, []string{"shop       here  -", "crossbill: ledgers (releases in Git): ", "the token may not read"}, []string{"busy"}},
-		{"guard --all", false, exitBadInput, []string{
+		{"guard --all", false, exitFailure, []string{ // broken is the first that fails
 			"shop/app: no release is in flight\nshop/busy: release r2 is at stage canary for 1h", "; 24h0m0s is allowed\nshop/here: no release is in flight\n",
 			"shop/broken: ledger of broken is not readable",
 			"shop/old: releases/old/app.json: it is missing, so that nothing says which folder of the repository has the manifests", "run `crossbill guard --app old --namespace shop` with the app's own crossbill.yaml",

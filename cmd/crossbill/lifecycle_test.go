@@ -102,6 +102,31 @@ func TestObjectName(t *testing.T) {
 	}
 }
 
+// TestExitCodeOfMany: the exit code of errors that have nothing to do with each other is the first one's.
+func TestExitCodeOfMany(t *testing.T) {
+	down, stage, held := errors.New("API server is down"), &rollout.StageError{Err: errors.New("x")}, &rollout.LockHeldError{}
+	for _, c := range []struct {
+		errs []error
+		want int
+	}{
+		{[]error{nil, nil}, 0},
+		{nil, 0},
+		{[]error{nil, down, stage, held}, exitFailure},
+		{[]error{stage, held, nil}, exitBadInput},
+		{[]error{held, stage, down}, exitLockHeld},
+	} {
+		err := joined(c.errs...)
+		if got := exitCode(err); got != c.want {
+			t.Errorf("%v: %d, want %d", c.errs, got, c.want)
+		}
+		for _, one := range c.errs {
+			if one != nil && !errors.Is(err, one) {
+				t.Errorf("%v has not %v", err, one)
+			}
+		}
+	}
+}
+
 // TestExitCodes: the codes of docs/reference/exit-codes.md, also for an error that others wrap.
 func TestExitCodes(t *testing.T) {
 	for _, c := range []struct {
