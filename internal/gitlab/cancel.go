@@ -49,8 +49,6 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 		return p, "", &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("the release of pipeline %d is in production", p.PipelineID), Fix: "release an older image, or press rollback in GitLab before its canary is cleaned up"}
 	case canary == nil:
 		return p, "", missingJob(p, "gitlab.jobs.canary", o.Jobs.Canary, "the job that starts the canary")
-	case p.State == Canceled && !started(canary):
-		return p, "nothing: " + p.Reason, nil
 	case !started(canary):
 		done, err := c.cancelBeforeCanary(ctx, deadline, p, o.Jobs)
 		return p, done, err
@@ -62,26 +60,31 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 	return p, "pressed " + rollback.Name + " (" + rollback.URL + ")", c.press(ctx, rollback)
 }
 
-// cancelBeforeCanary cancels a pipeline whose canary had not started when it was looked at. If it has since, the cancellation ended it
-// half-way: it is rolled back.
+// cancelBeforeCanary cancels a pipeline, if nobody has, whose canary had not started when it was looked at. If it has since, the
+// cancellation ended it half-way, and if it had in an attempt before, that may have given it traffic: it is rolled back.
 func (c *Client) cancelBeforeCanary(ctx context.Context, deadline time.Time, p Progress, names JobNames) (done string, err error) {
-	if err := c.cancelPipeline(ctx, deadline, p.PipelineID); err != nil {
-		return "", err
+	before := "nothing: " + p.Reason
+	if p.State != Canceled {
+		if err := c.cancelPipeline(ctx, deadline, p.PipelineID); err != nil {
+			return "", err
+		}
+		before = fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID)
 	}
-	jobs, err := c.jobs(ctx, deadline, p.PipelineID)
+	attempts, err := c.attempts(ctx, deadline, p.PipelineID)
 	if err != nil {
 		return "", fmt.Errorf("pipeline %d was canceled, but whether its canary had started is not known: %w; run the same command again", p.PipelineID, err)
 	}
-	canary, rollback := jobNamed(jobs, names.Canary), jobNamed(jobs, names.Rollback)
-	switch {
-	case canary == nil || !started(canary):
-		return fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID), nil
+	began := slices.ContainsFunc(attempts, func(j Job) bool { return j.Name == names.Canary && started(&j) })
+	switch rollback := jobNamed(attempts, names.Rollback); {
+	case !began:
+		return before, nil
 	case rollback == nil:
-		return "", &usererr.Error{Field: "gitlab.jobs.rollback", Problem: fmt.Sprintf("pipeline %d was canceled, but its canary had just started, and it has no job %q (%s)", p.PipelineID, names.Rollback, p.URL), Fix: "roll back with `crossbill rollback`, and give the name of the manual job that rolls back"}
+		return "", &usererr.Error{Field: "gitlab.jobs.rollback", Problem: fmt.Sprintf("pipeline %d was canceled, but its canary had started, and it has no job %q (%s)", p.PipelineID, names.Rollback, p.URL), Fix: "roll back with `crossbill rollback`, and give the name of the manual job that rolls back"}
 	case underWay(rollback.Status):
-		return fmt.Sprintf("canceled pipeline %d, whose canary had just started; job %s runs already", p.PipelineID, rollback.Name), nil
+		return fmt.Sprintf("pipeline %d was canceled after its canary had started: job %s runs already", p.PipelineID, rollback.Name), nil
+	default:
+		return fmt.Sprintf("pipeline %d was canceled after its canary had started: pressed %s (%s)", p.PipelineID, rollback.Name, rollback.URL), c.press(ctx, rollback)
 	}
-	return fmt.Sprintf("canceled pipeline %d, whose canary had just started, and pressed %s (%s)", p.PipelineID, rollback.Name, rollback.URL), c.press(ctx, rollback)
 }
 
 // inProduction says whether a release has all of the traffic, also if its cleanup has yet to run, or has failed. Where a rollback has

@@ -48,6 +48,15 @@ func TestCancel(t *testing.T) {
 		"its cleanup failed":          {status: "failed", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "failed"}), field: "releaseId", after: "failed", button: "manual"},
 		"its cleanup runs":            {status: "running", jobs: append(jobs("success", "manual"), gitlabtest.Job{Name: "cleanup", Status: "running"}), field: "releaseId", after: "running", button: "manual"},
 		"its cleanup runs, after a rollback that was refused": {status: "running", jobs: append(refused("promote", "success", time.Now(), "promote_to_production"), gitlabtest.Job{Name: "cleanup", Status: "running"}), field: "releaseId", after: "running", button: "manual"},
+		"its canary is tried again, and waits for a runner": {
+			status: "running", jobs: append(withCanary("pending", "manual"), gitlabtest.Job{Name: "deploy_canary", Status: "failed", Retried: true}), done: "pipeline 1000 was canceled after its canary had started: pressed rollback", after: "running", button: "pending",
+		},
+		"canceled before its canary was tried again": {
+			status: "canceled", jobs: append(withCanary("canceled", "manual"), gitlabtest.Job{Name: "deploy_canary", Status: "failed", Retried: true}), done: "pipeline 1000 was canceled after its canary had started: pressed rollback", after: "running", button: "pending",
+		},
+		"its canary never ran, and is tried again": {
+			status: "running", jobs: append(withCanary("pending", "manual"), gitlabtest.Job{Name: "deploy_canary", Status: "canceled", Retried: true}), done: "canceled pipeline", after: "canceled", button: "manual",
+		},
 		"no rollback job": {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
 		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
 		// code 0, and the mesh stayed split.
@@ -96,10 +105,10 @@ func TestCancelWhileTheCanaryStarts(t *testing.T) {
 		wantErr  string
 		again    string // what the same call says then
 	}{
-		"and can be rolled back":  {rollback: "manual", done: "canceled pipeline 1000, whose canary had just started, and pressed rollback", again: "job rollback runs already"},
-		"without a rollback job":  {wantErr: `pipeline 1000 was canceled, but its canary had just started, and it has no job "rollback"`},
+		"and can be rolled back":  {rollback: "manual", done: "pipeline 1000 was canceled after its canary had started: pressed rollback", again: "job rollback runs already"},
+		"without a rollback job":  {wantErr: `pipeline 1000 was canceled, but its canary had started, and it has no job "rollback"`},
 		"and is not known to":     {rollback: "manual", faults: slices.Repeat([]gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, 9), wantErr: "whether its canary had started is not known", again: "pressed rollback"},
-		"and GitLab falters once": {rollback: "manual", faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, done: "canceled pipeline 1000, whose canary", again: "job rollback runs already"},
+		"and GitLab falters once": {rollback: "manual", faults: []gitlabtest.Fault{{Kind: gitlabtest.Refuse, Status: 503}}, done: "pipeline 1000 was canceled after its canary", again: "job rollback runs already"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -59,18 +59,24 @@ func Jobs(ctx context.Context, c *Client, pipelineID int64, timeout time.Duratio
 	return c.jobs(ctx, time.Now().Add(timeout), pipelineID)
 }
 
-// jobs lists the jobs of a pipeline and of its child pipelines.
+// jobs lists the jobs of a pipeline and of its child pipelines, each by its newest attempt.
 func (c *Client) jobs(ctx context.Context, deadline time.Time, id int64) ([]Job, error) {
 	left := mostPipelines
-	return c.jobsBelow(ctx, deadline, c.project, id, deepestPipeline, &left)
+	return c.jobsBelow(ctx, deadline, c.project, id, false, deepestPipeline, &left)
+}
+
+// attempts lists the same, and the attempts that were retried; newer ones come first.
+func (c *Client) attempts(ctx context.Context, deadline time.Time, id int64) ([]Job, error) {
+	left := mostPipelines
+	return c.jobsBelow(ctx, deadline, c.project, id, true, deepestPipeline, &left)
 }
 
 // jobsBelow lists the jobs of a pipeline and, down to a depth and as long as some are left, of its child pipelines.
-func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any, id int64, depth int, left *int) ([]Job, error) {
+func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any, id int64, retried bool, depth int, left *int) ([]Job, error) {
 	if *left--; *left < 0 {
 		return nil, fmt.Errorf("listing the jobs of pipeline %d: more than %d pipelines", id, mostPipelines)
 	}
-	found, err := c.ownJobs(ctx, deadline, project, id)
+	found, err := c.ownJobs(ctx, deadline, project, id, retried)
 	if err != nil || depth == 0 {
 		return found, err
 	}
@@ -87,7 +93,7 @@ func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any,
 		if b.DownstreamPipeline == nil {
 			continue
 		}
-		child, err := c.jobsBelow(ctx, deadline, int(b.DownstreamPipeline.ProjectID), b.DownstreamPipeline.ID, depth-1, left)
+		child, err := c.jobsBelow(ctx, deadline, int(b.DownstreamPipeline.ProjectID), b.DownstreamPipeline.ID, retried, depth-1, left)
 		if err != nil {
 			return nil, err
 		}
@@ -97,9 +103,12 @@ func (c *Client) jobsBelow(ctx context.Context, deadline time.Time, project any,
 }
 
 // ownJobs lists the jobs of a pipeline without its child pipelines.
-func (c *Client) ownJobs(ctx context.Context, deadline time.Time, project any, id int64) ([]Job, error) {
+func (c *Client) ownJobs(ctx context.Context, deadline time.Time, project any, id int64, retried bool) ([]Job, error) {
 	var found []Job
 	options := &gitlab.ListJobsOptions{ListOptions: gitlab.ListOptions{PerPage: 100, Page: 1}}
+	if retried {
+		options.IncludeRetried = new(true)
+	}
 	for pages := 0; options.Page != 0; pages++ {
 		if pages == longestList {
 			return nil, fmt.Errorf("listing the jobs of pipeline %d: more than %d pages", id, longestList)

@@ -150,11 +150,20 @@ func lastRollback(jobs []Job, names JobNames) *Job {
 	return last
 }
 
-// outdated says of a job whether it is an automatic rollback's that failed before the release went on. Such a job also fails when it
-// refuses: the job before it is to be retried. A retry of that one leaves this one failed.
+// outdated says of a job whether it is an automatic rollback's that failed before the release went on, or although another one
+// brought it back. Such a job also fails when it refuses: the job before it is to be retried, which leaves this one failed, or
+// ended because of the other rollback.
 func outdated(j Job, jobs []Job, names JobNames) bool {
-	return j.Status == "failed" && strings.HasPrefix(j.Name, names.Rollback) && j.Name != names.Rollback && slices.ContainsFunc(jobs, func(other Job) bool {
-		return (names.forward(other.Name) || other.Name == watchJob) && (waitsToRun(other.Status) || other.StartedAt.After(j.FinishedAt))
+	if j.Status != "failed" || !strings.HasPrefix(j.Name, names.Rollback) || j.Name == names.Rollback {
+		return false
+	}
+	wentOn := func(since time.Time) bool {
+		return slices.ContainsFunc(jobs, func(other Job) bool {
+			return (names.forward(other.Name) || other.Name == watchJob) && (waitsToRun(other.Status) || other.StartedAt.After(since))
+		})
+	}
+	return wentOn(j.FinishedAt) || slices.ContainsFunc(jobs, func(other Job) bool {
+		return strings.HasPrefix(other.Name, names.Rollback) && other.Status == "success" && !wentOn(other.FinishedAt)
 	})
 }
 

@@ -77,6 +77,7 @@ func TestWatchEnds(t *testing.T) {
 		"a rollback that was refused, watched again":         {"running", append(refused("watch", "manual", early), gitlabtest.Job{Name: "watch_canary", Status: "running", StartedAt: late}), Waiting},
 		"a rollback by a person that failed":                 {"manual", append(jobs("manual", "failed"), gitlabtest.Job{Name: "check", Status: "success", StartedAt: late}), Failed},
 		"a rollback that was refused, then one that was not": {"manual", append(refused("verify", "manual", late, "verify_canary"), gitlabtest.Job{Name: "rollback_after_watch", Status: "success", FinishedAt: late.Add(time.Minute)}), RolledBack},
+		"rolled back by a person, and then refused":          {"failed", finishedAt(append(jobs("manual", "success"), gitlabtest.Job{Name: "rollback_after_verify", Status: "failed"}), map[string]time.Time{"rollback": early, "rollback_after_verify": late}), RolledBack},
 		"rolled back, while the canary is judged on":         {"running", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "running"}), RolledBack},
 		"the same, and it waits for a runner":                {"pending", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "pending"}), RolledBack},
 		"the same, and it waits for the other one's":         {"waiting_for_resource", append(jobs("manual", "success"), gitlabtest.Job{Name: "watch_canary", Status: "waiting_for_resource"}), RolledBack},

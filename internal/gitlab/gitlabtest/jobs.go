@@ -38,6 +38,9 @@ func jobID(p *Pipeline, i int) int64 { return p.ID*100 + int64(i) }
 func (s *Server) jobs(w http.ResponseWriter, r *http.Request, p *Pipeline) {
 	rows := []map[string]any{}
 	for i, j := range s.phase(p).Jobs {
+		if j.Retried && r.URL.Query().Get("include_retried") != "true" {
+			continue
+		}
 		row := map[string]any{
 			"id": jobID(p, i), "name": j.Name, "stage": j.Stage, "status": j.Status, "ref": p.Ref,
 			"allow_failure": j.AllowFailure, "web_url": fmt.Sprintf("https://gitlab.example.com/%s/-/jobs/%d", s.Project, jobID(p, i)),

@@ -29,6 +29,7 @@ import (
 type Job struct {
 	Name, Stage, Status string
 	AllowFailure        bool
+	Retried             bool // an earlier attempt
 	StartedAt           time.Time
 	FinishedAt          time.Time
 	User                string // who pressed or retried it; "" for none
