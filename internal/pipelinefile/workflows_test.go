@@ -424,14 +424,15 @@ func TestTheStateOfGitHubsDeployment(t *testing.T) {
 		code       int
 	}{
 		"promoted": {"success", 0}, "unfinished": {"success", 1}, "waiting": {"pending", 0}, "running": {"in_progress", 0}, "queued": {"queued", 0},
-		"canceled": {"error", 1}, "failed": {"failure", 1}, "rolled_back": {"failure", 1}, "": {"", 1},
+		"canceled": {"error", 1}, "failed": {"failure", 1}, "rolled_back": {"failure", 1}, " 1": {"", 1}, " 2": {"error", 1}, " 125": {"error", 1},
 	} {
+		state, code, _ := strings.Cut(state, " ")
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "deployment"), []byte("#!/bin/sh\nprintf %s \"$1\" >\"$RUNNER_TEMP/set\"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(t.Context(), "bash", "-e", "-o", "pipefail", "-c", script)
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GITHUB_ACTION_PATH=" + dir, "RUNNER_TEMP=" + dir, "GITHUB_STEP_SUMMARY=" + filepath.Join(dir, "summary"), "RELEASE_ID=r", "URL=u", "STATE=" + state}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "GITHUB_ACTION_PATH=" + dir, "RUNNER_TEMP=" + dir, "GITHUB_STEP_SUMMARY=" + filepath.Join(dir, "summary"), "RELEASE_ID=r", "URL=u", "STATE=" + state, "WATCHED=" + code}
 		out, _ := cmd.CombinedOutput()
 		set, _ := os.ReadFile(filepath.Join(dir, "set"))
 		if got := cmd.ProcessState.ExitCode(); got != want.code || string(set) != want.deployment {
@@ -502,7 +503,7 @@ func TestTheCommandsImageIsByDigest(t *testing.T) {
 			passed = append(passed, found[1])
 		}
 		slices.Sort(passed)
-		if diff := cmp.Diff([]string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN", "REGISTRY_PASSWORD", "REGISTRY_USERNAME"}, passed); diff != "" {
+		if diff := cmp.Diff([]string{"GITLAB_TOKEN", "GITLAB_TRIGGER_TOKEN", "REGISTRY_HOST", "REGISTRY_PASSWORD", "REGISTRY_USERNAME"}, passed); diff != "" {
 			t.Errorf("variables (-want +got):\n%s", diff)
 		}
 		if !strings.HasSuffix(string(arguments), " --entrypoint crossbill "+byDigest+" watch --release-id r\n") {
