@@ -242,6 +242,16 @@ func programTable(a *analyzer, i invocation, s *shellState) {
 	a.effect(i, rule.others, kind)
 }
 
+// npmExecutes are options of npm, pnpm, and yarn that name a program, or a file that names one.
+var npmExecutes = []string{"shell", "script-shell", "node-options", "userconfig", "globalconfig", "git", "node-gyp", "pnpmfile", "global-pnpmfile", "use-yarnrc"}
+
+// executesByOption says whether npm may take an option for one of these: it reads -option as --option, and the beginning of a name as
+// the whole (nopt, abbrev).
+func executesByOption(option string) bool {
+	return len(option) > 1 && !slices.Contains([]string{"global", "no"}, option) &&
+		slices.ContainsFunc(npmExecutes, func(name string) bool { return strings.HasPrefix(name, option) })
+}
+
 // executes says why the options of a program make it execute something else, "" when they do not.
 func executes(name string, words []string) string {
 	for n, word := range words {
@@ -256,8 +266,7 @@ func executes(name string, words []string) string {
 				return "go may execute a program"
 			}
 		case "npm", "pnpm", "yarn":
-			if strings.HasPrefix(word, "--") && (slices.Contains([]string{"shell", "node-options", "userconfig", "globalconfig", "git", "node-gyp", "pnpmfile", "global-pnpmfile", "use-yarnrc"}, option) ||
-				strings.HasPrefix(option, "sc") && strings.HasPrefix("script-shell", option) || strings.HasPrefix(option, "config.")) {
+			if strings.HasPrefix(word, "-") && (executesByOption(option) || strings.HasPrefix(option, "config.")) {
 				return word + " may execute a program"
 			}
 		case "k6":
