@@ -274,6 +274,11 @@ func (o *initOptions) write(files []*scaffold.File) (actions []written, err erro
 	}
 	for _, f := range files {
 		action := map[bool]string{true: "overwritten", false: "created"}[f.Exists]
+		if f.Warning != "" {
+			warn(o.cmd, f.Warning)
+			actions = append(actions, written{f.Path, "kept"})
+			continue
+		}
 		if f.Unchanged() {
 			actions = append(actions, written{f.Path, "unchanged"})
 			continue

@@ -47,10 +47,11 @@ type Answers struct {
 
 // File is one file, as it is to be.
 type File struct {
-	Path   string
-	Text   string
-	Before string // as it is
-	Exists bool
+	Path    string
+	Text    string
+	Before  string // as it is
+	Exists  bool
+	Warning string // why it is left as it is, though the answers say something else
 
 	settings bool // a crossbill.yaml of releases
 }
@@ -206,7 +207,8 @@ func (a *Answers) keep(f *File) error {
 	}
 	edited, err := environment.Edit(f.Path, []byte(f.Before), func(values map[string]any) { merge(values, before.values(), a.values()) })
 	if bad, ok := errors.AsType[*usererr.Error](err); ok {
-		return &usererr.Error{Field: bad.Field, Problem: bad.Problem, Fix: "edit it yourself, or move it away; nothing was written"}
+		f.Text, f.Warning = f.Before, bad.Error()
+		return nil
 	}
 	if err == nil {
 		_, err = config.Parse(f.Path, edited)

@@ -136,10 +136,15 @@ func RemotesOf(dir string) (found Remotes) {
 				continue
 			}
 			scheme, host, port := match[1], strings.ToLower(match[2]), match[3]
-			if scheme != "https" { // the port is that of SSH
-				host, port = strings.TrimPrefix(strings.TrimPrefix(host, "altssh."), "ssh."), ""
+			switch {
+			case scheme == "https", scheme == "http" && port != "":
+			case scheme == "http": // which a GitLab with a certificate redirects
+				scheme = "https"
+			default: // the port is that of SSH
+				scheme, port = "https", ""
+				host = strings.TrimPrefix(strings.TrimPrefix(host, "altssh."), "ssh.")
 			}
-			found = append(found, Remote{URL: "https://" + host + port, Path: match[4]})
+			found = append(found, Remote{URL: scheme + "://" + host + port, Path: match[4]})
 		}
 	}
 	return found

@@ -205,6 +205,7 @@ canary:
 	if _, err := config.Parse("crossbill.yaml", []byte(own)); err != nil {
 		t.Fatal(err)
 	}
+	anchored := strings.NewReplacer("namespace: production", "namespace: &live production", "environment: live/shop", "environment: *live").Replace(own)
 	replace := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(own) }
 	for name, c := range map[string]struct {
 		before string
@@ -219,6 +220,7 @@ canary:
 		"no gate":            {own[:strings.Index(own, "approval:")], func(a *Answers) { a.Project = "our-org/deploy" }, replace("project: our-org/infrastructure\n  user", "project: our-org/deploy\n  user")[:strings.Index(own, "approval:")-len("infrastructure")+len("deploy")] + "notify:\n  github:\n    repository: our-org/shop\n"},
 		"hardly anything":    {"app: shop # ours\n", func(a *Answers) { a.Context, a.Prometheus, a.Repository = "", "", "" }, "app: shop # ours\napproval:\n  environment: production/shop\n  issuer: https://gitlab.example.com\n  project: our-org/infrastructure\ncluster:\n  namespace: production\ngitlab:\n  project: our-org/infrastructure\n  url: https://gitlab.example.com\n"},
 		"what is no setting": {"shop: {}\n", func(*Answers) {}, ""},
+		"an anchor":          {anchored, func(a *Answers) { a.Namespace = "shop" }, anchored},
 	} {
 		dir, a := t.TempDir(), answers()
 		c.change(&a)
@@ -236,6 +238,9 @@ canary:
 		}
 		if diff := cmp.Diff(want, files[0].Text); diff != "" {
 			t.Errorf("%s:\n%s", name, diff)
+		}
+		if got := files[0].Warning; (name == "an anchor") != (got != "") {
+			t.Errorf("%s: the warning is %q", name, got)
 		}
 	}
 }
@@ -257,6 +262,7 @@ func TestRemotes(t *testing.T) {
 		"ssh://git@gitlab.corp.example:2222/group/sub/infra":  {"https://gitlab.corp.example", "group/sub/infra"},
 		"https://ci:glpat-x@gitlab.corp.example:8443/a/b.git": {"https://gitlab.corp.example:8443", "a/b"},
 		"http://gitlab.corp.example/a/b/":                     {"https://gitlab.corp.example", "a/b"},
+		"http://gitlab.corp.example:8080/a/b":                 {"http://gitlab.corp.example:8080", "a/b"},
 		"ssh://git@altssh.gitlab.com:443/our-org/infra.git":   {"https://gitlab.com", "our-org/infra"},
 		"ssh://git@ssh.github.com:443/our-org/shop.git":       {"https://github.com", "our-org/shop"},
 		"https://GitLab.com/our-org/infra":                    {"https://gitlab.com", "our-org/infra"},
