@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -188,6 +189,7 @@ func (g *GitLab) agent(ctx context.Context, project, agent string) ([]string, er
 	if strings.EqualFold(project, g.Project) {
 		return []string{field + " is the project's own"}, nil
 	}
+	slices.SortStableFunc(access.Groups, func(a, b entry) int { return cmp.Compare(len(b.ID), len(a.ID)) }) // subgroups first
 	if i := slices.IndexFunc(access.Groups, names); i >= 0 {
 		return admits(access.Groups[i], access.Groups[i].ID)
 	}
