@@ -194,12 +194,12 @@ func TestLivePage(t *testing.T) {
 	page := a.serve("--kubeconfig", a.reader(), "--namespace", a.namespace, "--connect-to", toAPI.Addr().String())
 	w := &window{t, browser.Open(t, 1100, 1000)}
 	w.Do(chromedp.Navigate(page.address))
-	w.shows("#app-ns-shop-shop", "first", 5*time.Second)
+	w.shows(`[id="app.ns-shop.shop"]`, "first", 5*time.Second)
 
 	// The list follows the release, and the link that is focused stays so.
 	browser.Evaluate[chromedp.Void](w.Window, `document.said = []; new MutationObserver(() => document.said.push(document.getElementById("stages").textContent)).observe(document.getElementById("stages"), {childList: true}); document.querySelector("main a").focus()`)
 	a.must("canary", "--image", images["two"], "--weight", "50")
-	w.shows("#app-ns-shop-shop", "50% canary", 5*time.Second)
+	w.shows(`[id="app.ns-shop.shop"]`, "50% canary", 5*time.Second)
 	if focused := browser.Evaluate[string](w.Window, `document.activeElement.textContent`); focused != "shop" {
 		t.Errorf("after the change the focus is on %q", focused)
 	}
