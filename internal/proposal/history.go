@@ -127,6 +127,9 @@ func (h History) Approvals(proposed, id string, signers environment.Signers, num
 	return nil, err
 }
 
+// Of says whether it is a person's.
+func (a Approval) Of(person string) bool { return samePerson(a.By, person) }
+
 // samePerson says whether two principals have a name in common: a file of signers may give one person several.
 func samePerson(a, b string) bool {
 	names := strings.Split(strings.ToLower(b), ",")
@@ -148,8 +151,20 @@ func (h History) given(proposed, id string) (given []*Version, err error) {
 		reason = fmt.Errorf("commit %.12s proposes the release and approves it: take the approval out, and give it by a commit of its own", proposed)
 	}
 	added := map[*Version][]string{} // the names that a version has added; none: it has named the release
-	for i := at - 1; i >= 0 && h[i].names(h[at].Proposal); i-- {
-		v, now := &h[i], h[i].Proposal.approvers()
+	for i := at - 1; i >= 0 && (h[i].Proposal == nil || h[i].names(h[at].Proposal)); i-- {
+		v := &h[i]
+		if v.Proposal == nil {
+			given = nil
+			continue
+		}
+		now := v.Proposal.approvers()
+		if h[i+1].Proposal == nil { // it proposes it again
+			was, names, reason = v.Proposal.Approve == id, now, nobody
+			if was {
+				reason = fmt.Errorf("commit %.12s brings the file back and approves the release: take the approval out, and give it by a commit of its own", v.Commit)
+			}
+			continue
+		}
 		if v.Proposal.Approve != id {
 			given, was, names, reason = nil, false, nil, nobody
 			if other := v.Proposal.Approve; other != "" {
@@ -167,7 +182,10 @@ func (h History) given(proposed, id string) (given []*Version, err error) {
 		}
 		was, names = true, now
 	}
-	if len(given) == 0 {
+	switch {
+	case h[0].Proposal == nil:
+		return nil, fmt.Errorf("commit %.12s has broken or removed the file, and with it any approval", h[0].Commit)
+	case len(given) == 0:
 		return nil, reason
 	}
 	return given, nil

@@ -112,9 +112,11 @@ func TestApprovalInGit(t *testing.T) {
 	}
 	second := commit("propose", false, q.File())
 	want("the first, after the second was proposed", first, p, made, "")
+	commit("approve", false, append(q.File(), "approve: "+q.ID+"\n"...))
 	commit("broken", false, []byte("app: ["))
+	want("approved, and then broken", second, q, "", "has broken or removed the file")
 	commit("corrected", false, append(q.File(), "approve: "+q.ID+"\n"...))
-	want("corrected with an approval", second, q, "", "nobody has approved it")
+	want("corrected with an approval", second, q, "", "brings the file back and approves the release")
 
 	third := commit("all anew", true, q.File())
 	want("forced away", second, q, "", "is not in the branch")
