@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -125,9 +127,32 @@ func (o *approveOptions) runCommit(ctx context.Context) error {
 	a := approved{App: o.git.app, ReleaseID: id, File: o.git.file, Branch: commit.Branch, Commit: commit.Hash, Changed: commit.New}
 	a.Message = fmt.Sprintf("release %s is approved by commit %.12s on %s (%s)", id, a.Commit, a.Branch, a.File)
 	if !a.Changed {
+		if err := o.counts(ctx, id); err != nil {
+			return err
+		}
 		a.Message = fmt.Sprintf("release %s is approved already on %s (%s); nothing to do", id, a.Branch, a.File)
 	}
 	return o.output.print(o.out, view{data: a, text: line("approve: %s", a.Message), names: []string{"commit/" + a.Commit}})
+}
+
+// counts says why an approval of a release that the file has already is none.
+func (o *approveOptions) counts(ctx context.Context, id string) error {
+	history, err := o.git.read(ctx, "")
+	if err != nil {
+		return err
+	}
+	_, proposed, err := history.Current()
+	if err != nil || proposed == nil {
+		return err
+	}
+	found, missing := history.Approvals(proposed.Commit, id, o.git.signers, 1, time.Now())
+	if missing == nil && o.signer != "" && !slices.ContainsFunc(found, func(a proposal.Approval) bool { return a.Of(o.signer) }) {
+		missing = fmt.Errorf("no commit that %s has signed brought it", o.signer)
+	}
+	if missing != nil {
+		return &usererr.Error{Field: o.git.file, Problem: "it has an approval that does not count: " + missing.Error(), Fix: "take the lines approve and approvedBy out by a commit, then run the same command again; nothing was changed"}
+	}
+	return nil
 }
 
 func (o *approveOptions) run(ctx context.Context) error {
