@@ -117,6 +117,9 @@ func (o *runOptions) validate() (err error) {
 		}
 		o.repository = repository.Name()
 	}
+	if storesInGit(configOf(o.cmd).settings) {
+		return &usererr.Error{Field: "gitops.store", Problem: "run reads the ledger in the cluster, and with git it is in the repository", Fix: "set cluster, or release by a pipeline"}
+	}
 	plan, err := configOf(o.cmd).Plan()
 	if err != nil {
 		return err

@@ -81,6 +81,7 @@ func TestRunRefused(t *testing.T) {
 		"no app":                  {git + "}", "--app: is missing", []string{"run", "--prometheus", "http://p"}},
 		"a format for one result": {git + "}", "--output: yaml is not for what goes on", []string{"run", "--app", "shop", "--prometheus", "http://p", "-o", "yaml"}},
 		"no Prometheus":           {git + "}", "--prometheus: is missing", []string{"run", "--app", "shop"}},
+		"a ledger in Git":         {git + ", controller: flux, store: git, path: apps}", "gitops.store: run reads the ledger in the cluster", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
 		"no repository":           {"app: shop", "gitops.repository: is missing", []string{"run", "--prometheus", "http://p"}},
 		"a policy":                {git + "}" + policy, "which no commit gives; leave the section out and name who may approve in gitops.allowedSignersFile", []string{"run", "--app", "shop", "--prometheus", "http://p"}},
 		"a policy, to approve":    {git + "}" + policy, "which no commit gives", []string{"approve", "--in-git", "--app", "shop"}},
@@ -216,6 +217,10 @@ func TestApproveInGit(t *testing.T) {
 	}
 	if _, err := look(1); exitCode(err) != exitBadInput || !strings.Contains(err.Error(), "is nobody's who may") {
 		t.Errorf("by eve: %v", err)
+	}
+	f.configure(map[string]string{"signingKeyFile": filepath.Join(keys, "mona"), "allowedSignersFile": allowed})
+	if r := inProcess(t, "approve", "--in-git", "--app", "shop", "--config", f.config); r.code != exitBadInput || !strings.Contains(r.err, "it has an approval that does not count: commit ") || !strings.Contains(r.err, "is nobody's who may") {
+		t.Errorf("by mona, beside eve's: %+v", r)
 	}
 	f.push("Take it back", map[string]string{"releases/shop.yaml": f.git("show", proposed+":releases/shop.yaml") + "\n"})
 	if r := approve("mona"); r.code != 0 || !strings.Contains(r.out, "is approved by commit ") {

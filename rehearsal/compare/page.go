@@ -118,7 +118,7 @@ Why:
   the traffic [in parts](guides/autoscaling.md#an-hpa-that-forgets-soon), each of which is 125% of what primary keeps pods for, and a burst can be more. An HPA of Argo
   Rollouts averages over the pods of both versions, and never sees less traffic.
 - **Memory**: each command is a process of its own, and its program counts each time. Between releases, nothing runs. How many run at
-  the same time is a setting of the runners. Where every step is a commit, one process, [crossbill run](commands/run.md), serves all apps.
+  the same time is a setting of the runners.
 `
 
 const othersDoBetter = `
