@@ -183,11 +183,11 @@ func Write(ctx context.Context, v *Version, binaries []Binary, license, into str
 		}
 	}
 	sums := sumsOf(made)
-	made[checksums] = sumFile(sums)
 	made[formula] = homebrew(v, binaries, sums)
 	if made[plugin], err = krew(v, binaries, sums); err != nil {
 		return err
 	}
+	made[checksums] = sumFile(sumsOf(made))
 	for name, content := range made {
 		if err := os.WriteFile(filepath.Join(into, name), content, 0o644); err != nil {
 			return err

@@ -227,7 +227,7 @@ func TestWrite(t *testing.T) {
 	}
 	check := exec.CommandContext(t.Context(), "sha256sum", "--check", "--strict", "checksums.txt")
 	check.Dir = out
-	if said, err := check.CombinedOutput(); err != nil || strings.Count(string(said), ": OK") != 10 {
+	if said, err := check.CombinedOutput(); err != nil || strings.Count(string(said), ": OK") != 12 {
 		t.Errorf("sha256sum: %v\n%s", err, said)
 	}
 	zipped, err := gzip.NewReader(strings.NewReader(one["crossbill_1.2.3_linux_arm64.tar.gz"]))
@@ -409,6 +409,8 @@ func TestPublish(t *testing.T) {
 	}{
 		"a part of it":    {func(folder string) error { return os.Remove(filepath.Join(folder, archive)) }, ""},
 		"another file":    {func(folder string) error { return os.WriteFile(filepath.Join(folder, archive), []byte("x"), 0o600) }, archive + " is not the file that checksums.txt has"},
+		"another formula": {func(folder string) error { return os.WriteFile(filepath.Join(folder, formula), []byte("x"), 0o600) }, formula + " is not the file that checksums.txt has"},
+		"another plugin":  {func(folder string) error { return os.WriteFile(filepath.Join(folder, plugin), []byte("x"), 0o600) }, plugin + " is not the file that checksums.txt has"},
 		"no signature":    {func(folder string) error { return os.Remove(filepath.Join(folder, signature)) }, signature},
 		"other checksums": {func(folder string) error { return os.WriteFile(filepath.Join(folder, checksums), []byte("x"), 0o600) }, checksums + ": it is signed by no key"},
 	} {
