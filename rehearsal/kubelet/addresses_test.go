@@ -1,6 +1,8 @@
 package kubelet
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -9,8 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	kubetesting "k8s.io/client-go/testing"
 )
 
 func TestAddressesComeInTurn(t *testing.T) {
@@ -77,5 +83,34 @@ func TestFirstStatus(t *testing.T) {
 		"app image ContainerCreating second other ContainerCreating Pending 10.0.9.1 10.0.0.1 10.0.0.1 10.0.9.1"
 	if diff := cmp.Diff(want, strings.Join(got, " ")); diff != "" {
 		t.Errorf("first status (-want +got):\n%s", diff)
+	}
+}
+
+// Two versions of a pod without a status each ask for the first one. The later answer, which may come when the pod's
+// processes have written theirs, changes nothing.
+func TestFirstStatusOnce(t *testing.T) {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pod", UID: "u", ResourceVersion: "1"}}
+	client := fake.NewClientset(p)
+	version, written := 1, 0
+	client.PrependReactor("patch", "pods", func(action kubetesting.Action) (bool, runtime.Object, error) {
+		var patch corev1.Pod
+		if err := json.Unmarshal(action.(kubetesting.PatchAction).GetPatch(), &patch); err != nil {
+			return true, nil, err
+		}
+		if patch.ResourceVersion != "" && patch.ResourceVersion != fmt.Sprint(version) { // as the API server does
+			return true, nil, apierrors.NewConflict(corev1.Resource("pods"), "pod", errors.New("it has been changed"))
+		}
+		version++
+		written++
+		return true, &patch, nil
+	})
+	k := &kubelet{
+		Options: Options{Client: client, NodeIP: netip.MustParseAddr("10.0.9.1"), Log: t.Errorf}, ctx: t.Context(),
+		addresses: newAddresses(netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.9")),
+	}
+	k.admit(p)
+	k.admit(p)
+	if written != 1 {
+		t.Errorf("the first status was written %d times", written)
 	}
 }

@@ -59,7 +59,8 @@ func (k *kubelet) nodeStatus(now metav1.Time) corev1.NodeStatus {
 	return status
 }
 
-// admit gives a pod its address and its first status. Its processes start when the API server has reported that.
+// admit gives a pod its address and its first status, as each version of it without one asks for. Its processes start when
+// the API server has reported that.
 func (k *kubelet) admit(p *corev1.Pod) {
 	ip, err := k.addresses.of(p.UID)
 	if err == nil {
@@ -70,13 +71,14 @@ func (k *kubelet) admit(p *corev1.Pod) {
 		return
 	}
 	if err != nil && !apierrors.IsConflict(err) && k.ctx.Err() == nil {
-		k.Log("first status of pod %s/%s: %v", p.Namespace, p.Name, err) // the next resync tries again
+		k.Log("first status of pod %s/%s: %v", p.Namespace, p.Name, err) // the next version or resync tries again
 	}
 }
 
 func (k *kubelet) publishFirst(ctx context.Context, p *corev1.Pod, ip netip.Addr) error {
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": p.UID}, // never a successor of the same name
+		// Never a successor of the same name, nor what another admission and its processes have written since this version.
+		"metadata": map[string]any{"uid": p.UID, "resourceVersion": p.ResourceVersion},
 		"status":   firstStatus(p, k.NodeIP.String(), ip.String(), metav1.Now()),
 	})
 	if err != nil {
