@@ -162,7 +162,7 @@ test-rehearsal: bin/rehearse bin/crossbill
 	bin/rehearse --setup-only
 	mkdir -p out
 	cd rehearsal && go vet -tags dagger ./... && \
-		$(TESTS) testname --jsonfile ../out/test-tools.json -- -p 3 -count=1 \
+		$(TESTS) testname --jsonfile ../out/test-tools.json -- -p 3 -count=1 -timeout 40m \
 			$$(go list ./... | grep -E '$(LONGEST)') $$(go list ./... | grep -vE '$(ALONE)|$(LONGEST)') && \
 		$(TESTS) testname --jsonfile ../out/test-rehearsal.json -- -p 1 -count=1 -timeout 40m -parallel 10 $$(go list ./... | grep -E '$(ALONE)')
 

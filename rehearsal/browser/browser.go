@@ -34,17 +34,17 @@ type Window struct {
 	requested []string
 }
 
-// Open opens an empty page of that size in pixels until the test ends, for three minutes at most. It skips the test if there is
-// no Chromium.
+// patience bounds each step in a page. What a whole test needs depends on what runs beside it.
+const patience = time.Minute
+
+// Open opens an empty page of that size in pixels until the test ends. It skips the test if there is no Chromium.
 func Open(t *testing.T, width, height int) *Window {
 	t.Helper()
 	program, err := setup.EnsureBrowser(t.Context(), t.Logf)
 	if err != nil {
 		t.Skip(err)
 	}
-	bounded, stop := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(stop)
-	allocator, stop := chromedp.NewExecAllocator(bounded, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WindowSize(width, height))...)
+	allocator, stop := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(program), chromedp.NoSandbox, chromedp.WindowSize(width, height))...)
 	t.Cleanup(stop)
 	ctx, stop := chromedp.NewContext(allocator)
 	t.Cleanup(stop)
@@ -96,13 +96,21 @@ func (w *Window) Requested() []string {
 // Do does steps one after the other. The test ends when one fails.
 func (w *Window) Do(steps ...chromedp.Action[chromedp.Void]) {
 	w.t.Helper()
-	w.must(chromedp.Do(w.ctx, steps...))
+	for _, step := range steps {
+		Run(w, step)
+	}
+}
+
+func run[T any](w *Window, step chromedp.Action[T]) (T, error) {
+	ctx, cancel := context.WithTimeout(w.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, step)
 }
 
 // Run does a step and returns its result. The test ends when it fails.
 func Run[T any](w *Window, step chromedp.Action[T]) T {
 	w.t.Helper()
-	value, err := chromedp.Run(w.ctx, step)
+	value, err := run(w, step)
 	w.must(err)
 	return value
 }
@@ -110,7 +118,7 @@ func Run[T any](w *Window, step chromedp.Action[T]) T {
 // Evaluate is the value of a JavaScript expression in the page, or of what it promises. The test ends when it throws.
 func Evaluate[T any](w *Window, expression string) T {
 	w.t.Helper()
-	value, err := chromedp.Run(w.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	value, err := run(w, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
 	if err != nil {
 		w.t.Fatalf("%s: %v", expression, err)
 	}

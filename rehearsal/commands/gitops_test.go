@@ -250,6 +250,10 @@ func (x *beside) do(commands ...[]string) {
 func (x *beside) others() (stop func()) {
 	x.Helper()
 	ctx, cancel := context.WithCancel(x.Context())
+	pause := 3 * time.Second // each step meets some of them; more would only keep Flux from what the other tests ask
+	if *long {
+		pause = time.Second
+	}
 	last := 0
 	var group sync.WaitGroup
 	x.Cleanup(group.Wait)
@@ -268,7 +272,7 @@ func (x *beside) others() (stop func()) {
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(pause):
 			}
 		}
 	})

@@ -203,8 +203,10 @@ func (k *Kustomization) WaitApplied(ctx context.Context, commit string) error {
 	})
 }
 
-// WaitHandled waits until Flux has answered the last request to apply what it has read.
+// WaitHandled waits until Flux has answered the last request to apply what it has read, or one that others have made since:
+// those who ask all the time would else never let it end.
 func (k *Kustomization) WaitHandled(ctx context.Context) error {
+	requests := map[string]bool{}
 	return await(ctx, func(ctx context.Context) error {
 		live, err := k.client(kustomizations).Get(ctx, k.name, metav1.GetOptions{})
 		if err != nil {
@@ -214,7 +216,9 @@ func (k *Kustomization) WaitHandled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if asked := live.GetAnnotations()["reconcile.fluxcd.io/requestedAt"]; handled != asked {
+		asked := live.GetAnnotations()["reconcile.fluxcd.io/requestedAt"]
+		requests[asked] = true
+		if !requests[handled] {
 			return fmt.Errorf("flux has not answered the request of %s to apply %s: %s", asked, k.name, conditions(live))
 		}
 		return nil

@@ -369,12 +369,11 @@ func TestManyConnections(t *testing.T) {
 	t.Logf("%d connections, %d MiB, %s", callers, peak>>20, time.Since(began).Round(time.Second))
 }
 
-// load asks for a path over some connections until it is stopped, and counts answers and failures.
-func load(ctx context.Context, address, path string, connections int) (answered int64, failed []string) {
+// load asks for a path over some connections until it is stopped. It counts good answers as they come, and returns the failures.
+func load(ctx context.Context, address, path string, connections int, good *atomic.Int64) (failed []string) {
 	transport := &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
-	var good atomic.Int64
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	for range connections {
@@ -399,7 +398,7 @@ func load(ctx context.Context, address, path string, connections int) (answered 
 		})
 	}
 	all.Wait()
-	return good.Load(), failed
+	return failed
 }
 
 // TestEndUnderLoad: SIGTERM while requests come, which go elsewhere before the drain is over, as behind a Service:
@@ -408,16 +407,20 @@ func TestEndUnderLoad(t *testing.T) {
 	t.Parallel()
 	s := start(t, "DRAIN_MS=15000") // so that on a busy machine too the load has stopped before the drain is over
 	ctx, stop := context.WithCancel(t.Context())
-	var answered int64
+	var answered atomic.Int64
 	var failed []string
 	done := make(chan struct{})
-	go func() { answered, failed = load(ctx, s.address, "/", 20); close(done) }()
-	time.Sleep(time.Second)
+	go func() { failed = load(ctx, s.address, "/", 20, &answered); close(done) }()
+	for end := time.Now().Add(time.Minute); answered.Load() < 50; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d answered within a minute", answered.Load())
+		}
+	}
 	if err := s.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	ready := http.StatusOK
-	for end := time.Now().Add(3 * time.Second); ready != http.StatusServiceUnavailable && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); ready != http.StatusServiceUnavailable && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if response, err := http.Get("http://" + s.address + "/ready"); err == nil {
 			response.Body.Close()
 			ready = response.StatusCode
@@ -437,10 +440,10 @@ func TestEndUnderLoad(t *testing.T) {
 	case <-time.After(40 * time.Second):
 		t.Error("it has not ended")
 	}
-	if len(failed) > 0 || answered < 50 {
-		t.Errorf("%d answered, %d lost: %q", answered, len(failed), failed)
+	if len(failed) > 0 {
+		t.Errorf("%d answered, %d lost: %q", answered.Load(), len(failed), failed)
 	}
-	t.Logf("%d answered, %d lost", answered, len(failed))
+	t.Logf("%d answered, %d lost", answered.Load(), len(failed))
 }
 
 // TestFigures measures what a copy of the app takes and gives, alone on the machine: run it by itself.
@@ -475,11 +478,12 @@ func TestFigures(t *testing.T) {
 		const seconds = 8
 		ctx, stop := context.WithTimeout(t.Context(), seconds*time.Second)
 		defer stop()
-		answered, failed := load(ctx, s.address, path, 16)
+		var answered atomic.Int64
+		failed := load(ctx, s.address, path, 16, &answered)
 		if len(failed) > 0 {
 			t.Errorf("%s: %q", path, failed)
 		}
-		return float64(answered) / seconds
+		return float64(answered.Load()) / seconds
 	}
 	out.PagesPerS, out.HealthPerS = perSecond("/"), perSecond("/health")
 	out.PeakMiB = s.memory(t, "VmHWM") >> 20

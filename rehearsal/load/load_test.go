@@ -13,13 +13,14 @@ func TestProblems(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer http.HandlerFunc
 		want   string
+		wait   time.Duration // for an answer
 	}{
 		"a proxy without endpoints": {func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
-		}, "503 Service Unavailable: no healthy upstream"},
-		"a connection that breaks": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF"},
-		"nobody answers":           {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer within 200ms"},
-		"nobody listens":           {nil, "dial tcp 127.0.0.1:1: connect: connection refused"},
+		}, "503 Service Unavailable: no healthy upstream", time.Minute},
+		"a connection that breaks": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "EOF", time.Minute},
+		"nobody answers":           {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer within 200ms", 200 * time.Millisecond},
+		"nobody listens":           {nil, "dial tcp 127.0.0.1:1: connect: connection refused", time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -29,7 +30,7 @@ func TestProblems(t *testing.T) {
 				t.Cleanup(server.Close)
 				url = server.URL
 			}
-			g := StartImpatient(url, "app.example.com", 100, 200*time.Millisecond)
+			g := StartImpatient(url, "app.example.com", 100, c.wait)
 			for len(g.Answers(time.Time{}, time.Now())) < 3 {
 				time.Sleep(time.Millisecond)
 			}
