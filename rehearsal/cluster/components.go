@@ -136,7 +136,7 @@ func (c *Cluster) startControlPlane() error {
 			"garbage-collector-controller,pod-garbage-collector-controller,horizontal-pod-autoscaler-controller,job-controller",
 		"--horizontal-pod-autoscaler-sync-period=2s")
 	// While its heap grows to what stays, it collects garbage all the time: half as often is 170 MB more, and a fifth less to start.
-	return c.run("control-plane", []string{"GOGC=200"}, c.options.TestclusterBinary, args...)
+	return c.run("control-plane", []string{"GOGC=400"}, c.options.TestclusterBinary, args...)
 }
 
 // startIstiod runs istiod without a certificate authority and injection, and such that it pushes nothing
