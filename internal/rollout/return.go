@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -64,10 +65,23 @@ func (j *job) takenBack() string {
 	if r := j.ledger.Release; r != nil {
 		return r.ID
 	}
-	if serves := j.ledger.Serves(); serves != nil {
-		return serves.ID
+	if deployed := j.deployed(); deployed != nil {
+		return deployed.ID
 	}
 	return ""
+}
+
+// deployed is the release that put on primary what it serves, as far as the ledger knows, or nil: one that found its image there
+// already is only another name of it.
+func (j *job) deployed() *release.Finished {
+	history := j.ledger.History
+	i := slices.IndexFunc(history, func(f release.Finished) bool {
+		return f.Outcome.Good() && f.Outcome != release.OutcomeUnchanged
+	})
+	if serves := j.ledger.Serves(); i < 0 || history[i].Image != serves.Image { // somebody else put it there
+		return serves
+	}
+	return &history[i]
 }
 
 func (j *job) lookReturn(ctx context.Context, to string) (found returnFound, nothing *Result, err error) {
@@ -110,11 +124,11 @@ func (j *job) lookReturn(ctx context.Context, to string) (found returnFound, not
 func (j *job) returnTarget(to string) (*release.Finished, *Result, error) {
 	all := j.ledger.Returnable()
 	if to == Previous {
-		serves := j.ledger.Serves()
+		deployed := j.deployed()
 		switch {
-		case serves != nil && serves.Outcome == release.OutcomeReturned:
-			return nil, j.nothing("release %s was returned to at %s: nothing to do; name the release to go back further", serves.ID, serves.FinishedAt.Format("2006-01-02T15:04:05Z")), nil
-		case len(all) > 0 && all[0].Pod != serves.Pod: // what serves is not kept
+		case deployed != nil && deployed.Outcome == release.OutcomeReturned:
+			return nil, j.nothing("release %s was returned to at %s: nothing to do; name the release to go back further", deployed.ID, deployed.FinishedAt.Format("2006-01-02T15:04:05Z")), nil
+		case len(all) > 0 && all[0].Pod != deployed.Pod: // it is not kept
 			return &all[0], nil, nil
 		case len(all) > 1:
 			return &all[1], nil, nil

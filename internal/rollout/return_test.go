@@ -134,6 +134,45 @@ func TestReturn(t *testing.T) {
 	})
 }
 
+// TestReturnPastUnchanged: a release that found its image on primary is no release to go back from: what is taken back is the one
+// that put the image there. That holds as long as nobody else has put another one there.
+func TestReturnPastUnchanged(t *testing.T) {
+	at(t, "ended", func(w *world) {
+		docs := wanted("2")
+		docs.ID = "docs"
+		if result, err := w.job("merge").Canary(w.Context(), docs); err != nil || result.Outcome != release.OutcomeUnchanged {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		result, err := w.job("back").RollbackTo(w.Context(), rollout.Previous, "orders are lost", true)
+		if err != nil || result.Outcome != release.OutcomeReturned || result.Release.ID != "r1" || result.Release.Return.From != "r2" {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		if h := w.read().Hold; h == nil || h.Release != "r2" {
+			t.Errorf("the hold is %+v", h)
+		}
+		w.must(w.job("person").Resume(w.Context()))
+		docs = wanted("1")
+		docs.ID = "more-docs"
+		if result, err := w.job("merge").Canary(w.Context(), docs); err != nil || result.Outcome != release.OutcomeUnchanged {
+			t.Fatalf("%+v, %v", result, err)
+		}
+		if result, err := w.job("back").RollbackTo(w.Context(), rollout.Previous, "", true); err != nil || !strings.Contains(result.Message, "release r1 was returned to") {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if unrest := w.unrest("1"); unrest != "" {
+			t.Error(unrest)
+		}
+	})
+	at(t, "ended", func(w *world) {
+		w.edit(func(l *release.Ledger) { // as a release of what somebody had put on primary leaves it
+			l.History = append([]release.Finished{{Release: release.Release{ID: "found", Image: image("7")}, Outcome: release.OutcomeUnchanged}}, l.History...)
+		})
+		if result, err := w.job("back").RollbackTo(w.Context(), rollout.Previous, "", true); err != nil || !strings.Contains(result.Message, "already runs release r2") {
+			t.Errorf("%+v, %v", result, err)
+		}
+	})
+}
+
 // TestBadReturn: what cannot be returned to is refused with what to do instead, before anything is written.
 func TestBadReturn(t *testing.T) {
 	history := func(change func(*release.Finished)) func(*world) {
