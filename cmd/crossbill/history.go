@@ -23,7 +23,7 @@ func newHistoryCommand() *cobra.Command {
 		Short: "List the app's finished releases: when, how long, verdict, outcome, and by whom",
 		Long: `List the app's finished releases, newest first: when they finished, how long they
 took, the verdict, who promoted them, the outcome, and why one was rolled back.
-The ledger keeps the last 20.`,
+The ledger keeps 20: the last ones, and those that can be returned to.`,
 		Example: `  # The last five
   crossbill history --last 5
 

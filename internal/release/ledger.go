@@ -298,10 +298,23 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	r.Asked, r.Baseline = nil, false // the version before can read the ledger again
 	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
 	if len(l.History) > historyLength {
-		l.History = l.History[:historyLength]
+		l.forget()
 	}
 	l.Release = nil
 	return nil
+}
+
+// forget drops a finished release: the oldest that cannot be returned to and does not serve, or the oldest. What has finished
+// just now stays.
+func (l *Ledger) forget() {
+	serves, oldest := l.Serves(), len(l.History)-1
+	for i := oldest; i > 0; i-- {
+		if f := &l.History[i]; f.Pod == "" && f != serves {
+			oldest = i
+			break
+		}
+	}
+	l.History = slices.Delete(l.History, oldest, oldest+1)
 }
 
 // Find is the finished release with this name, or nil.

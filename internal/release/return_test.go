@@ -1,6 +1,7 @@
 package release
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -41,6 +42,41 @@ func TestKeepPods(t *testing.T) {
 			}
 		}
 		*l = was
+	}
+}
+
+// TestReturnableOutliveWhatCameToNothing: releases that can be returned to stay in the history however many others follow, and so
+// does the one that serves.
+func TestReturnableOutliveWhatCameToNothing(t *testing.T) {
+	finish := func(l *Ledger, r Release, outcome Outcome) {
+		t.Helper()
+		if l.Release = &r; l.Finish(outcome, "me", now) != nil {
+			t.Fatalf("%s does not end as %s", r.ID, outcome)
+		}
+		l.KeepPods(DefaultKeepReleases)
+		if l.History[0].ID != r.ID || len(l.History) > historyLength {
+			t.Fatalf("%d releases, the newest is %s, not %s", len(l.History), l.History[0].ID, r.ID)
+		}
+	}
+	for _, unchanged := range []bool{false, true} {
+		l := &Ledger{Version: LedgerVersion, App: "app"}
+		serves := "b"
+		finish(l, Release{ID: "a", Image: "a", Pod: "pod of a", Stage: StagePromoted}, OutcomePromoted)
+		finish(l, Release{ID: "b", Image: "b", Pod: "pod of b", Stage: StagePromoted}, OutcomePromoted)
+		if unchanged {
+			serves = "same"
+			finish(l, Release{ID: serves, Image: "b", Stage: StageStarted}, OutcomeUnchanged)
+		}
+		for i := range historyLength + 5 {
+			finish(l, Release{ID: fmt.Sprint(i), Image: "c", Stage: StageRollingBack}, []Outcome{OutcomeSuperseded, OutcomeRolledBack}[i%2])
+		}
+		kept := l.Returnable()
+		if len(kept) != 2 || kept[0].ID != "b" || kept[1].ID != "a" {
+			t.Errorf("%d can be returned to: %+v", len(kept), kept)
+		}
+		if f := l.Serves(); f == nil || f.ID != serves {
+			t.Errorf("%+v serves, want %s", f, serves)
+		}
 	}
 }
 
