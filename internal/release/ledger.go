@@ -295,6 +295,7 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	if outcome.Good() {
 		l.serve(r)
 	}
+	r.Git = r.Git.finished()
 	r.Asked, r.Baseline = nil, false // the version before can read the ledger again
 	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
 	if len(l.History) > historyLength {

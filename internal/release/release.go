@@ -263,10 +263,10 @@ type Step struct {
 	Gets   string    `json:"gets,omitempty"`   // what leads to the canary from here on, where it is more than its weight
 }
 
-// WithoutEvidence is the release for people to read: what its verdict rests on and the pod template are long, and left out.
+// WithoutEvidence is the release for people to read: what its verdict rests on and the pod templates are long, and left out.
 func (r *Release) WithoutEvidence() *Release {
-	if r == nil || r.Pod == "" && (r.Verdict == nil || r.Verdict.Evidence == "") {
-		return r
+	if r == nil {
+		return nil
 	}
 	short := *r
 	short.Pod, short.Git = "", r.Git.finished()

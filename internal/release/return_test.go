@@ -1,6 +1,7 @@
 package release
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -96,6 +97,22 @@ func TestHowItEnds(t *testing.T) {
 		if err := l.Finish(ends, "me", now); err != nil || l.Release != nil {
 			t.Errorf("return %v: %v", back, err)
 		}
+	}
+}
+
+// TestGitOfFinished: the pod template that Git had is of no use after the release, however it ends, and people never read it.
+func TestGitOfFinished(t *testing.T) {
+	l := started(t)
+	l.Release.Git = &Git{Controller: "Flux", Commit: "c0ffee0", Template: "{}", PushOpen: true}
+	want := &Git{Controller: "Flux", Commit: "c0ffee0"}
+	if diff := cmp.Diff(want, l.Release.WithoutEvidence().Git); diff != "" || l.Release.Git.Template == "" {
+		t.Errorf("for people (-want +got):\n%s", diff)
+	}
+	if err := errors.Join(l.Reach(StageRollingBack, "me", now), l.Finish(OutcomeRolledBack, "me", now)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, l.History[0].Git); diff != "" {
+		t.Errorf("without a verdict (-want +got):\n%s", diff)
 	}
 }
 

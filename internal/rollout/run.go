@@ -345,7 +345,6 @@ func (j *job) result(format string, args ...any) Result {
 
 // finish ends the release in the ledger, and is the result of the command that did.
 func (j *job) finish(outcome release.Outcome, format string, args ...any) (Result, error) {
-	j.ledger.Release.Git = j.ledger.Release.WithoutEvidence().Git
 	if err := j.ledger.Finish(outcome, j.By, now()); err != nil {
 		return Result{}, err
 	}
