@@ -119,7 +119,7 @@ func (l *Ledger) HasLeft(id string) *Left {
 
 // Enter puts a release into the line, in order of commits. One that is in it keeps its place. One that a newer release
 // makes superfluous does not come into it: left says why. With QueueSupersede, those in the line that it is newer than
-// leave it.
+// leave it, unless they are wanted again. One that is wanted again is not newer for coming later.
 func (l *Ledger) Enter(q Queued, policy QueuePolicy, now time.Time) (left *Left, err error) {
 	if l.Waits(q.ID) != nil {
 		return nil, nil
@@ -130,6 +130,9 @@ func (l *Ledger) Enter(q Queued, policy QueuePolicy, now time.Time) (left *Left,
 	}
 	if policy == QueueSupersede {
 		for _, w := range l.Queue {
+			if w.Again || q.Again && !newer(q.SourceURL, w.SourceURL) {
+				continue
+			}
 			l.leave(Left{ID: w.ID, SupersededBy: q.ID, Reason: "a newer release came before it had started", At: now})
 		}
 	}
@@ -240,10 +243,13 @@ func (l *Ledger) starts(id string) {
 	l.Left = slices.DeleteFunc(slices.Clone(l.Left), func(e Left) bool { return e.ID == id })
 }
 
-// Supersedable says whether a release in flight gives way to a newer one: it has a canary, or is about to, which nobody
-// has approved.
-func (r *Release) Supersedable() bool {
+// Supersedable says whether a release in flight gives way to another one: it has a canary, or is about to, which nobody
+// has approved. by is the other one's entry in the line; nil: it has none yet.
+func (r *Release) Supersedable(by *Queued) bool {
 	if r.Previous == "" || r.Return != nil { // it goes straight to primary
+		return false
+	}
+	if by != nil && by.EnteredAt.Before(r.StartedAt) { // it was behind it in the line: one of the two is wanted again
 		return false
 	}
 	if slices.ContainsFunc(r.Approvals, func(a Approval) bool { return a.Command == "promote" || a.Command == "approve" }) {
@@ -264,7 +270,7 @@ func (l *Ledger) Supersede(by, who string, now time.Time) error {
 		return fmt.Errorf("release %s is not the first one in the line", by)
 	case r.SupersededBy != "" && r.Stage == StageRollingBack: // and goes on
 		return nil
-	case !r.Supersedable():
+	case !r.Supersedable(&l.Queue[0]):
 		return &InLineError{by, fmt.Sprintf("release %s is in flight (stage %s), and does not give way any more", r.ID, r.Stage)}
 	}
 	if err := l.Reach(StageRollingBack, who, now); err != nil {

@@ -75,6 +75,22 @@ func TestSupersedeInTheLine(t *testing.T) {
 	if by, _ := l.Superseded("c"); by != "" {
 		t.Errorf("c is superseded by %q", by)
 	}
+	again := func(q Queued) Queued { q.Again = true; return q }
+	for name, c := range map[string]struct {
+		all  []Queued
+		want string
+	}{
+		"a newer one comes":          {[]Queued{again(handed("a", 1)), handed("c", 3)}, "a c"},
+		"it comes later":             {[]Queued{handed("c", 3), again(handed("a", 1))}, "c a"},
+		"it does not say what it is": {[]Queued{handed("c", 3), again(handed("x", 0))}, "c x"},
+		"it is newer":                {[]Queued{handed("a", 1), again(handed("c", 3))}, "c"},
+		"the others give way still":  {[]Queued{again(handed("a", 1)), handed("b", 2), handed("c", 3)}, "a c"},
+	} {
+		l := &Ledger{}
+		if enter(t, l, QueueSupersede, c.all...); line(l) != c.want {
+			t.Errorf("wanted again, %s: %q waits, want %q", name, line(l), c.want)
+		}
+	}
 }
 
 // TestNewerMakesSuperfluous: what is older than what is in flight, or serves, does not come into the line. It does when it

@@ -265,7 +265,7 @@ func (q *queueing) supersedes(l *release.Ledger) bool {
 	if q.Line.Policy != release.QueueSupersede || r == nil || l.Hold != nil || len(l.Queue) == 0 || l.Queue[0].ID != q.want.ID {
 		return false
 	}
-	return r.Supersedable() || r.SupersededBy != "" && r.Stage == release.StageRollingBack
+	return r.Supersedable(&l.Queue[0]) || r.SupersededBy != "" && r.Stage == release.StageRollingBack
 }
 
 // supersede rolls the release in flight back. It takes the lock of whoever holds it, as rollback does.

@@ -321,6 +321,47 @@ func TestSupersedeInTheLine(t *testing.T) {
 	})
 }
 
+// TestAgainInTheLine: what is wanted again and what is newer wait for each other. The second in the line does not take the place
+// of the first one once that has started; who comes later does.
+func TestAgainInTheLine(t *testing.T) {
+	const policy = release.QueueSupersede
+	again, newer := handed("3", 11), handed("4", 14)
+	again.Again = true
+	for _, line := range [][]release.Queued{{again, newer}, {newer, again}} {
+		at(t, "promoted", func(w *world) {
+			first, second := line[0], line[1]
+			_, one := w.queueing(w.Context(), policy, first)
+			time.Sleep(time.Minute)
+			_, two := w.queueing(w.Context(), policy, second)
+			if !still(one) || !still(two) || w.line() != first.ID+" "+second.ID {
+				t.Fatalf("line %q", w.line())
+			}
+			w.must(w.job("end").Cleanup(w.Context()))
+			if c := <-one; c.err != nil || c.result.Message != "it is the turn of release "+first.ID {
+				t.Fatalf("%s: %+v", first.ID, c)
+			}
+			w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted(first.ID[1:])))
+			if !still(two) || w.read().Release.ID != first.ID || w.read().Release.SupersededBy != "" {
+				t.Fatalf("%s did not wait for %s: %+v", second.ID, first.ID, w.read().Release)
+			}
+			if first.Again {
+				_, three := w.queueing(w.Context(), policy, handed("5", 15))
+				if c := <-two; c.err != nil || c.result.SupersededBy != "r5" {
+					t.Errorf("%s: %+v", second.ID, c)
+				}
+				if c := <-three; c.err != nil || c.result.Message != "it is the turn of release r5" {
+					t.Errorf("the newest: %+v", c)
+				}
+				return
+			}
+			w.must(w.job("back").Rollback(w.Context(), "it is bad"))
+			if c := <-two; c.err != nil || c.result.Message != "it is the turn of release "+second.ID {
+				t.Errorf("%s: %+v", second.ID, c)
+			}
+		})
+	}
+}
+
 // TestSupersededWhileItStarts: a newer release takes the turn just before the older one is put in flight.
 func TestSupersededWhileItStarts(t *testing.T) {
 	at(t, "rest", func(w *world) {
