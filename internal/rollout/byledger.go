@@ -167,22 +167,30 @@ func ofObjects(app string, objects *release.Objects, r *release.Release) *manife
 
 // goByLedger makes the names in the ledger those of this job, where the manifests have others: what the release in
 // flight has written is what has to be put back.
-func (j *job) goByLedger() error {
+func (j *job) goByLedger() {
+	c := j.byLedger()
+	if c == j.Cluster {
+		return
+	}
+	if !j.Manifests.NamesOnly {
+		j.log("manifests", "they name other objects than those of release %s; going by the ledger", j.ledger.Release.ID)
+	}
+	j.Cluster = c
+}
+
+// byLedger is the cluster by the names in the ledger: as this job has it where the manifests have the same.
+func (j *job) byLedger() *Cluster {
 	r := j.ledger.Release
 	if r == nil || r.Objects == nil {
-		return nil
+		return j.Cluster
 	}
 	names, err := j.Manifests.Objects(j.Namespace)
 	if err == nil && sameForm(names) == sameForm(r.Objects) {
-		return nil
-	}
-	if !j.Manifests.NamesOnly {
-		j.log("manifests", "they name other objects than those of release %s; going by the ledger", r.ID)
+		return j.Cluster
 	}
 	c := *j.Cluster
 	c.Manifests, c.given = ofObjects(j.app(), r.Objects, r), j.jobManifests()
-	j.Cluster = &c
-	return nil
+	return &c
 }
 
 // sameForm is how names are compared: as the ledger keeps them.

@@ -40,6 +40,7 @@ func (j *job) lookCleanup(ctx context.Context) (*Result, error) {
 	if r.Stage != release.StagePromoted {
 		return nil, &StageError{fmt.Errorf("release %s is at stage %s: cleanup follows promote; to end the release now run rollback", r.ID, r.Stage)}
 	}
+	j.goByLedger()
 	return nil, j.stillReleased(ctx)
 }
 

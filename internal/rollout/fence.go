@@ -134,8 +134,19 @@ func (j *job) stampOp(live metav1.Object) patchOp {
 	return patchOp{"add", "/metadata/annotations/crossbill.our-org.github.com~1epoch", epoch} // ~1 is "/" in a JSON pointer
 }
 
-// stamp puts this lock's epoch on every object that the last holder could still write.
+// stamp puts this lock's epoch on every object that the last holder could still write: by this job's names, and by those of the
+// ledger where they are others, which a rollback goes by that follows.
 func (j *job) stamp(ctx context.Context) error {
+	own, named := j.Cluster, j.byLedger()
+	if err := j.stampNamed(ctx); err != nil || named == own {
+		return err
+	}
+	j.Cluster = named
+	defer func() { j.Cluster = own }()
+	return j.stampNamed(ctx)
+}
+
+func (j *job) stampNamed(ctx context.Context) error {
 	for _, o := range j.fenced() {
 		if err := j.stampOne(ctx, o); err != nil {
 			return err

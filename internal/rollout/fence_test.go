@@ -575,3 +575,23 @@ func TestInterrupted(t *testing.T) {
 		}
 	})
 }
+
+// TestFenceByTheLedger: a job whose manifests have other names keeps the one before it from the objects that the release has.
+func TestFenceByTheLedger(t *testing.T) {
+	at(t, "canary", func(w *world) {
+		dead := w.job("dead")
+		dead.killOn = "note r2 canary 25%"
+		_, _ = commands["shift"](dead.ctx, dead)
+		j := w.job("next")
+		j.Takeover, j.Manifests = true, w.own()
+		j.Manifests.VirtualService.Name = "renamed"
+		if _, err := j.Shift(w.Context(), []int{60}, 0); err == nil || !strings.Contains(err.Error(), "somebody has deleted it") {
+			t.Errorf("%v", err)
+		}
+		vs, err := w.mesh.NetworkingV1().VirtualServices(namespace).Get(w.Context(), w.set.VirtualService.Name, metav1.GetOptions{})
+		w.must(vs, err)
+		if got, want := vs.Annotations[epochAnnotation], fmt.Sprint(w.read().Epoch); got != want {
+			t.Errorf("the route carries epoch %s, want %s", got, want)
+		}
+	})
+}

@@ -278,7 +278,8 @@ func (q *queueing) supersede(ctx context.Context) error {
 			if !q.supersedes(j.ledger) {
 				return struct{}{}, j.nothing("nothing gives way any more"), nil
 			}
-			return struct{}{}, nil, j.goByLedger()
+			j.goByLedger()
+			return struct{}{}, nil, nil
 		},
 		start: func(j *job, _ struct{}) error { return j.ledger.Supersede(q.want.ID, j.By, now()) },
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {

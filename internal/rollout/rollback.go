@@ -34,7 +34,8 @@ func (j *job) lookRollback(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	if j.ledger.Release != nil {
-		return nil, j.goByLedger()
+		j.goByLedger()
+		return nil, nil
 	}
 	if j.ReleaseID == "" {
 		for _, left := range []func(context.Context) (bool, error){j.orphaned, j.heldByNone, j.lockLeft} {
@@ -66,7 +67,9 @@ func (j *job) startRollback(reason string) error {
 	return j.ledger.Reach(release.StageRollingBack, j.By, now())
 }
 
+// rollback goes by the names in the ledger, whichever command it is a part of.
 func (j *job) rollback(ctx context.Context, reason string) (Result, error) {
+	j.goByLedger()
 	r := j.ledger.Release
 	switch {
 	case r == nil:

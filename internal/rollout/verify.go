@@ -30,6 +30,9 @@ func (c *Cluster) Judge(ctx context.Context, v release.Verdict, rollBack bool) (
 			if err := j.ledger.Judgeable(&v); err != nil { // before the lock is taken from somebody
 				return struct{}{}, nil, &StageError{err}
 			}
+			if rollBack {
+				j.goByLedger()
+			}
 			return struct{}{}, nil, nil
 		},
 		start: func(j *job, _ struct{}) error {

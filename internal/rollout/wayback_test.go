@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
@@ -458,19 +459,87 @@ func TestDeletedPrimaryByTheLedgerAlone(t *testing.T) {
 
 // TestManifestsWithOtherNames: manifests that have changed since the release began lead nothing that ends it to other objects.
 func TestManifestsWithOtherNames(t *testing.T) {
+	in := func(name, stage string, test func(*testing.T, *world)) {
+		t.Run(name, func(t *testing.T) { at(t, stage, func(w *world) { test(t, w) }) })
+	}
 	for _, command := range []string{"rollback", "guard"} {
-		at(t, "canary", func(w *world) {
+		in(command, "canary", func(t *testing.T, w *world) {
 			j := w.job("job")
 			j.Manifests = w.own()
 			j.Manifests.VirtualService.Name, j.Manifests.Deployment.Name = "renamed", "renamed-primary"
 			w.must(commands[command](w.Context(), j))
-			if !j.said("other objects than those of release r2") {
-				t.Errorf("%s: %q", command, j.logged)
-			}
-			if unrest := w.unrest("1"); unrest != "" {
-				t.Errorf("%s: %s", command, unrest)
-			}
+			w.wentByLedger(j, "1")
 		})
+	}
+	rename := func(set *manifest.Set) {
+		if set.Route != nil {
+			set.Route.SetName("renamed")
+		} else {
+			set.VirtualService.Name = "renamed"
+		}
+	}
+	for _, app := range []string{"", gatewayApp} {
+		in(app+"verify", app+"canary", func(t *testing.T, w *world) {
+			j := w.job("verify")
+			j.Manifests = w.own()
+			rename(j.Manifests)
+			w.must(judgeAnd(w.Context(), j.Cluster, release.Unhealthy, true))
+			w.wentByLedger(j, "1")
+		})
+		in(app+"shift", app+"canary", func(t *testing.T, w *world) {
+			h := withHooks(w, everyHook())
+			if w.gateway {
+				w.must(byRoute(h.set))
+			}
+			rename(h.set)
+			w.controllers.work["beforestep-job"] = jobWork{fails: true}
+			j := h.job("shift")
+			_, err := commands["shift"](w.Context(), j)
+			if failed, ok := errors.AsType[*rollout.HookError](err); !ok || failed.Err != nil {
+				t.Errorf("%v", err)
+			}
+			w.wentByLedger(j, "1")
+		})
+		in(app+"cleanup", app+"promoted", func(t *testing.T, w *world) { // somebody has moved its traffic
+			w.observer.started = false
+			if w.gateway {
+				w.patchGatewayRoute(`[{"op":"replace","path":"/spec/rules/0/backendRefs/0/weight","value":90},{"op":"replace","path":"/spec/rules/0/backendRefs/1/weight","value":10}]`)
+			} else {
+				w.patchRoute(`[{"op":"replace","path":"/spec/http/0/route/0/weight","value":90},{"op":"replace","path":"/spec/http/0/route/1/weight","value":10}]`)
+			}
+			j := w.job("cleanup")
+			j.Manifests = w.own()
+			rename(j.Manifests)
+			w.must(j.Cleanup(w.Context()))
+			w.wentByLedger(j, "2")
+		})
+	}
+	in("return", "next", func(t *testing.T, w *world) { // what is returned to had another route, which is there still
+		old := w.set.VirtualService.DeepCopy()
+		old.Name, old.Namespace, old.Spec.Hosts = "old", namespace, []string{"old.example.com"}
+		w.must(w.mesh.NetworkingV1().VirtualServices(namespace).Create(w.Context(), old, metav1.CreateOptions{}))
+		state, ledger := w.ledger(), w.read()
+		for i := range ledger.History {
+			ledger.History[i].Objects.VirtualService.Name = old.Name
+		}
+		state.Data[ledgerKey] = ledger.String()
+		w.must(w.kube.CoreV1().ConfigMaps(namespace).Update(w.Context(), state, metav1.UpdateOptions{}))
+		j := w.job("return")
+		_, err := commands["return"](w.Context(), j)
+		if unrest := w.unrest("1"); err != nil || unrest != "" || !slices.Contains(w.did(j), "update vs 100/0") {
+			t.Errorf("%v, %s, it did %q", err, unrest, w.did(j))
+		}
+	})
+}
+
+// wentByLedger checks that a job with other names has ended a release by those of the ledger.
+func (w *world) wentByLedger(j *job, end string) {
+	w.Helper()
+	if !j.said("other objects than those of release r2") {
+		w.Errorf("it said %q", j.logged)
+	}
+	if unrest := w.unrest(end); unrest != "" {
+		w.Error(unrest)
 	}
 }
 
