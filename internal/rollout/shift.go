@@ -3,6 +3,7 @@ package rollout
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -17,10 +18,10 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 	if err := release.CheckSteps("steps", steps); err != nil {
 		return Result{}, err
 	}
-	return run(ctx, c, command[struct{}]{
+	return run(ctx, c, command[bool]{
 		name: "shift",
-		look: func(ctx context.Context, j *job) (struct{}, *Result, error) {
-			nothing, err := j.lookShift(ctx, steps[len(steps)-1])
+		look: func(ctx context.Context, j *job) (routed bool, nothing *Result, err error) {
+			routed, nothing, err = j.lookShift(ctx, steps)
 			if nothing == nil && err == nil {
 				err = j.pass(ctx, j.ledger.Release)
 			}
@@ -30,51 +31,57 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 			if nothing == nil && err == nil {
 				err = j.lookHooks(ctx, j.ledger.Release, release.BeforeStep)
 			}
-			return struct{}{}, nothing, err
+			return routed, nothing, err
 		},
-		start: func(j *job, _ struct{}) error { j.notePassed(); return nil },
-		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {
-			result, err := j.shift(ctx, steps, pause)
+		start: func(j *job, _ bool) error { j.notePassed(); return nil },
+		act: func(ctx context.Context, j *job, routed bool) (Result, error) {
+			result, err := j.shift(ctx, steps, pause, routed)
 			return j.backAfterHook(ctx, result, err)
 		},
 	})
 }
 
-func (j *job) lookShift(ctx context.Context, last int) (*Result, error) {
+// lookShift says whether the route has the weight that the ledger has. One that does not was cut off by a crash, or somebody has
+// changed it: verify finds that inconclusive, and the same steps go on from it.
+func (j *job) lookShift(ctx context.Context, steps []int) (routed bool, nothing *Result, err error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
-		return nil, err
+		return false, nil, err
 	}
-	r := j.ledger.Release
+	r, last := j.ledger.Release, steps[len(steps)-1]
 	switch {
 	case r == nil:
-		return nil, &StageError{fmt.Errorf("%w: start one with canary", release.ErrNoRelease)}
+		return false, nil, &StageError{fmt.Errorf("%w: start one with canary", release.ErrNoRelease)}
 	case r.Stage == release.StagePromoting, r.Stage == release.StagePromoted:
-		return j.nothing("release %s is past it (stage %s): nothing to do", r.ID, r.Stage), nil
+		return false, j.nothing("release %s is past it (stage %s): nothing to do", r.ID, r.Stage), nil
 	case r.Stage != release.StageCanary && r.Stage != release.StageVerified:
-		return nil, &StageError{fmt.Errorf("release %s is at stage %s: only a canary with traffic gets more", r.ID, r.Stage)}
-	case r.Stage == release.StageVerified && r.Verdict.Outcome != release.Healthy:
-		return nil, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, r.Verdict.Outcome, r.Verdict.Reason)}
+		return false, nil, &StageError{fmt.Errorf("release %s is at stage %s: only a canary with traffic gets more", r.ID, r.Stage)}
 	}
 	if err := r.Shiftable(last); err != nil {
-		return nil, &StageError{fmt.Errorf("%w: approve it first, or roll back", err)}
+		return false, nil, &StageError{fmt.Errorf("%w: approve it first, or roll back", err)}
 	}
 	if err := j.bind(ctx); err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	if err := j.sameTemplate(); err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	status, err := j.status(ctx)
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
-	if r.Weight > last || r.Weight == last && status.routed(last) {
-		return j.nothing("release %s has %s: nothing to do", r.ID, r.Gets()), nil
+	routed = status.routed(r.Weight)
+	if v := r.Verdict; r.Stage == release.StageVerified && v.Outcome != release.Healthy {
+		if cutOff := !routed && slices.Contains(steps, r.Weight); !cutOff || v.Outcome != release.Inconclusive {
+			return false, nil, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, v.Outcome, v.Reason)}
+		}
 	}
-	return nil, nil
+	if r.Weight > last || r.Weight == last && routed {
+		return routed, j.nothing("release %s has %s: nothing to do", r.ID, r.Gets()), nil
+	}
+	return routed, nil, nil
 }
 
-func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Result, error) {
+func (j *job) shift(ctx context.Context, steps []int, pause time.Duration, routed bool) (Result, error) {
 	r := j.ledger.Release
 	if err := j.ensureCopies(ctx); err != nil {
 		return Result{}, err
@@ -83,16 +90,19 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration) (Resu
 		if weight < r.Weight {
 			continue
 		}
+		note := func() error { return j.ledger.Shift(weight, j.By, now()) }
 		if weight > r.Weight {
 			if err := j.hooks(release.BeforeStep, weight)(ctx); err != nil {
 				return Result{}, err
 			}
+		} else if !routed { // what was counted until now was at another weight
+			note = func() error { return j.ledger.Weighed(j.By, now()) }
 		}
 		primary, err := j.liveTrack(ctx, release.Primary)
 		if err != nil {
 			return Result{}, err
 		}
-		if err := j.raise(ctx, primary, weight, func() error { return j.ledger.Shift(weight, j.By, now()) }); err != nil {
+		if err := j.raise(ctx, primary, weight, note); err != nil {
 			return Result{}, err
 		}
 		if i == len(steps)-1 {

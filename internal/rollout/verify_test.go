@@ -43,3 +43,35 @@ func TestAShiftWhileItIsJudged(t *testing.T) {
 		})
 	}
 }
+
+// TestShiftCutOff: a shift that was killed between ledger and route is finished by the same command, whatever verify has found
+// meanwhile but for harm, and only what comes after that counts.
+func TestShiftCutOff(t *testing.T) {
+	for _, found := range []release.VerdictOutcome{"", release.Inconclusive, release.Unhealthy} {
+		at(t, "canary", func(w *world) {
+			dead := w.job("dead")
+			dead.killOn = "note r2 canary 50%"
+			_, _ = dead.Shift(dead.ctx, []int{50}, 0)
+			time.Sleep(time.Hour)
+			if found != "" {
+				w.must(judge(w.Context(), w.job("verify").Cluster, found))
+				if _, err := w.job("other").Shift(w.Context(), []int{60}, 0); refusal(err) != "stage" {
+					t.Errorf("%s: another shift: %v", found, err)
+				}
+			}
+			again := time.Now().Truncate(time.Second)
+			_, err := w.job("next").Shift(w.Context(), []int{50}, 0)
+			if found == release.Unhealthy {
+				if refusal(err) != "stage" {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			status, failed := w.job("look").Status(w.Context())
+			w.must(status, failed)
+			if subject := status.Release.Subject(); err != nil || status.Weights.Canary != 50 || len(status.Drift) > 0 || subject.Weight != 50 || subject.Since.Before(again) {
+				t.Errorf("%q: %v, weights %+v, drift %q, judged with %d%% since %s, want %s", found, err, status.Weights, status.Drift, subject.Weight, subject.Since, again)
+			}
+		})
+	}
+}
