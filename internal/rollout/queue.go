@@ -99,7 +99,7 @@ type queueing struct {
 
 // once looks, and does what is to be done now. done: it waits no more.
 func (q *queueing) once(ctx context.Context) (result Result, done bool, err error) {
-	supersedes := false
+	supersedes, already := false, false
 	q.poll = linePoll
 	err = q.writeLine(ctx, func(j *job) (note lineNote, err error) {
 		var nothing *Result
@@ -132,6 +132,7 @@ func (q *queueing) once(ctx context.Context) (result Result, done bool, err erro
 		}
 		result = *j.aboutNone("release %s waits: %s", q.want.ID, ahead)
 		if supersedes = q.supersedes(&l); supersedes || note != nil {
+			already = supersedes && l.Release.Stage == release.StageRollingBack
 			return note, nil
 		}
 		gone, why, err := q.gone(ctx, j)
@@ -141,7 +142,7 @@ func (q *queueing) once(ctx context.Context) (result Result, done bool, err erro
 		return func(l *release.Ledger) error { l.Leave(gone, why, now()); return nil }, nil
 	})
 	if err == nil && supersedes && !q.planning() {
-		err = q.supersede(ctx)
+		err = q.supersede(ctx, already)
 	}
 	return result, done && err == nil, err
 }
@@ -268,18 +269,22 @@ func (q *queueing) supersedes(l *release.Ledger) bool {
 	return r.Supersedable(&l.Queue[0]) || r.SupersededBy != "" && r.Stage == release.StageRollingBack
 }
 
-// supersede rolls the release in flight back. It takes the lock of whoever holds it, as rollback does.
-func (q *queueing) supersede(ctx context.Context) error {
+// supersede rolls the release in flight back. It takes the lock of whoever holds it, as rollback does, but for a living job
+// that rolls it back already.
+func (q *queueing) supersede(ctx context.Context, already bool) error {
 	taking := *q.Cluster
-	taking.Takeover, taking.ReleaseID = true, ""
+	taking.Takeover, taking.ReleaseID = !already, ""
 	_, err := run(ctx, &taking, command[struct{}]{
 		name: "queue",
-		look: func(_ context.Context, j *job) (struct{}, *Result, error) {
+		look: func(ctx context.Context, j *job) (found struct{}, nothing *Result, err error) {
 			if !q.supersedes(j.ledger) {
-				return struct{}{}, j.nothing("nothing gives way any more"), nil
+				return found, j.nothing("nothing gives way any more"), nil
 			}
 			j.goByLedger()
-			return struct{}{}, nil, nil
+			if already {
+				nothing, err = j.leaveToTheLiving(ctx, "it is rolled back")
+			}
+			return found, nothing, err
 		},
 		start: func(j *job, _ struct{}) error { return j.ledger.Supersede(q.want.ID, j.By, now()) },
 		act: func(ctx context.Context, j *job, _ struct{}) (Result, error) {

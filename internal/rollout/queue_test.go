@@ -295,6 +295,35 @@ func TestSupersededAtWork(t *testing.T) {
 	}
 }
 
+// TestSupersedeLeavesARollbackAlone: whoever waits takes over a rollback whose job is dead, and none that lives.
+func TestSupersedeLeavesARollbackAlone(t *testing.T) {
+	for _, lives := range []bool{true, false} {
+		at(t, "canary", func(w *world) {
+			dead := w.job("queue").queues(release.QueueSupersede)
+			dead.killOn = "note r2 rolling_back"
+			_, _ = dead.Queue(dead.ctx, handed("3", 13))
+			goOn := func() error { return nil }
+			if lives {
+				_, goOn = w.hold("rollback", 3)
+			}
+			epoch := w.read().Epoch
+			_, done := w.queueing(w.Context(), release.QueueSupersede, handed("3", 13))
+			if lives && (!still(done) || w.read().Epoch != epoch) {
+				t.Errorf("it did not wait: lock %d, before %d", w.read().Epoch, epoch)
+			}
+			if err := goOn(); err != nil {
+				t.Errorf("the rollback: %v", err)
+			}
+			if c := <-done; c.err != nil || c.result.Message != "it is the turn of release r3" || w.read().History[0].Outcome != release.OutcomeSuperseded {
+				t.Errorf("lives %v: %+v", lives, c)
+			}
+			if unrest := w.unrest("1"); unrest != "" {
+				t.Error(unrest)
+			}
+		})
+	}
+}
+
 // TestSupersedeInTheLine: the older one that waits ends well and at once, and so does an older one that comes late.
 func TestSupersedeInTheLine(t *testing.T) {
 	at(t, "promoted", func(w *world) {
