@@ -289,6 +289,9 @@ func TestDriftByHTTPRoute(t *testing.T) {
 	for _, c := range []struct{ stage, patch, want string }{
 		{"matched", `[{"op":"remove","path":"/spec/rules/0"}]`, "routes that lead testers to the canary are gone"},
 		{"mirrored", `[{"op":"remove","path":"/spec/rules/1"}]`, "routes that mirror requests to the canary are gone"},
+		{"mirrored", `[{"op":"replace","path":"/spec/rules/1/filters/0/requestMirror/percent","value":5}]`, "copies of 5% of the safe requests, the release gave it 60%"},
+		{"mirrored", `[{"op":"replace","path":"/spec/rules/1/filters/0/requestMirror","value":{"backendRef":{"name":"qwik-node-app-service-canary","port":80},"fraction":{"numerator":3,"denominator":5}}}]`, ""},
+		{"mirrored", `[{"op":"remove","path":"/spec/rules/1/filters/0/requestMirror/percent"}]`, "copies of 100% of the safe requests"},
 		{"mirrored", `[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]`, ""},
 		{"mirrored", `[{"op":"add","path":"/spec/rules/-","value":{"backendRefs":[{"name":"other","port":80}]}},{"op":"remove","path":"/spec/rules/2"}]`, "is gone"},
 	} {

@@ -119,8 +119,10 @@ type routing struct {
 	routes []routeStatus // those that a release may change: they lead to both tracks, and to nothing else
 	// leads says to which tracks anything in it does.
 	leads map[release.Track]bool
-	// What a release adds is there: routes of testers, copies for the canary, and what holds browsers to a track.
-	matched, mirrored, pinned bool
+	// What a release adds is there: routes of testers, and what holds browsers to a track.
+	matched, pinned bool
+	// mirrors are the percentages of the routes that it adds for copies.
+	mirrors []float64
 	// unsplit says which places in it lead to both tracks by their shares of the pods.
 	unsplit []string
 	// past are the ways to the canary that it leaves beside the release's routes, and unrouted the callers that none of it

@@ -110,7 +110,9 @@ func (s services) routing(live *unstructured.Unstructured) (routing, error) {
 		}
 		name := g.Rules[i].Name
 		found.matched = found.matched || strings.HasPrefix(name, manifest.MatchPrefix)
-		found.mirrored = found.mirrored || strings.HasPrefix(name, manifest.MirrorPrefix)
+		if strings.HasPrefix(name, manifest.MirrorPrefix) {
+			found.mirrors = append(found.mirrors, mirroredBy(&g.Rules[i]))
+		}
 		switch {
 		case manifest.Generated(name):
 		case s.Manifests.LeadsTo(g, i, release.Canary) && !slices.ContainsFunc(rules, func(r manifest.Route) bool { return r.HTTP == i }):
@@ -118,6 +120,30 @@ func (s services) routing(live *unstructured.Unstructured) (routing, error) {
 		}
 	}
 	return found, nil
+}
+
+// mirroredBy is how many percent of a rule's requests the last of its mirrors copies, as a release's is.
+func mirroredBy(rule *manifest.GatewayRule) float64 {
+	for _, filter := range slices.Backward(rule.Filters) {
+		mirror, ok := filter["requestMirror"].(map[string]any)
+		if !ok {
+			continue
+		}
+		if percent, ok := mirror["percent"].(float64); ok {
+			return percent
+		}
+		fraction, ok := mirror["fraction"].(map[string]any)
+		if !ok {
+			return 100
+		}
+		of, ok := fraction["denominator"].(float64)
+		if !ok {
+			of = 100
+		}
+		part, _ := fraction["numerator"].(float64)
+		return part * 100 / of
+	}
+	return 0
 }
 
 // ports are those that rules which lead to the app name.

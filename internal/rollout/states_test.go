@@ -528,10 +528,14 @@ func TestDrift(t *testing.T) {
 		"sticky routes gone": {"sticky", func(w *world) {
 			w.patchRoute(`[{"op":"remove","path":"/spec/http/0"},{"op":"remove","path":"/spec/http/0"}]`)
 		}, "routes that keep browsers on a version are gone"},
-		"testers":               {"matched", func(*world) {}, ""},
-		"copies":                {"mirrored", func(*world) {}, ""},
-		"testers' routes gone":  {"matched", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/0"}]`) }, "routes that lead testers to the canary are gone"},
-		"copies gone":           {"mirrored", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/1"}]`) }, "routes that mirror requests to the canary are gone"},
+		"testers":              {"matched", func(*world) {}, ""},
+		"copies":               {"mirrored", func(*world) {}, ""},
+		"testers' routes gone": {"matched", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/0"}]`) }, "routes that lead testers to the canary are gone"},
+		"copies gone":          {"mirrored", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/1"}]`) }, "routes that mirror requests to the canary are gone"},
+		"copies of others": {"mirrored", func(w *world) {
+			w.patchRoute(`[{"op":"replace","path":"/spec/http/1/mirrors/0/percentage/value","value":5}]`)
+		}, "copies of 5% of the safe requests, the release gave it 60%"},
+		"copies of all":         {"mirrored", func(w *world) { w.patchRoute(`[{"op":"remove","path":"/spec/http/1/mirrors/0/percentage"}]`) }, "copies of 100% of the safe requests"},
 		"testers' routes added": {"healthy", func(w *world) { w.patchRoute(`[{"op":"add","path":"/spec/http/0/name","value":"crossbill-match-x"}]`) }, "routes that lead testers to the canary, which the release did not make"},
 		"sticky routes added":   {"healthy", func(w *world) { w.patchRoute(`[{"op":"add","path":"/spec/http/0/name","value":"crossbill-sticky-x"}]`) }, "routes that keep browsers on a version"},
 	} {

@@ -123,8 +123,8 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 	if r := status.Release; r != nil && status.routing.matched {
 		status.Match = r.Match
 	}
-	if r := status.Release; r != nil && status.routing.mirrored {
-		status.Mirror = r.Mirror
+	if status.Release != nil && len(status.routing.mirrors) > 0 {
+		status.Mirror = int(status.routing.mirrors[0])
 	}
 	if status.reads, err = j.readsConfiguration(ctx, live); err != nil {
 		return nil, err
@@ -139,6 +139,11 @@ func (j *job) statusWith(ctx context.Context, live map[release.Track]*appsv1.Dep
 // routed says whether every route of the release gives the canary a weight.
 func (s *Status) routed(weight int) bool {
 	return len(s.routing.routes) > 0 && !slices.ContainsFunc(s.routing.routes, func(r routeStatus) bool { return int(r.weights.Canary) != weight })
+}
+
+// mirrored says whether every route that the release adds for copies is of a percentage; none is for 0.
+func (s *Status) mirrored(percent int) bool {
+	return len(s.routing.mirrors) > 0 == (percent > 0) && !slices.ContainsFunc(s.routing.mirrors, func(is float64) bool { return is != float64(percent) })
 }
 
 // drift compares what is live with what the stage of the release in flight has made. While a stage is
@@ -183,10 +188,13 @@ func (s *Status) drift() []string {
 	for _, of := range []struct {
 		there, wanted bool
 		what          string
-	}{{s.routing.matched, waits && r.Match != nil, "lead testers to the canary"}, {s.routing.mirrored, waits && r.Mirror > 0, "mirror requests to the canary"}} {
+	}{{s.routing.matched, waits && r.Match != nil, "lead testers to the canary"}, {len(s.routing.mirrors) > 0, waits && r.Mirror > 0, "mirror requests to the canary"}} {
 		if s.Weights != nil && of.there != of.wanted {
 			found = append(found, map[bool]string{true: "the routes that " + of.what + " are gone", false: "there are routes that " + of.what + ", which the release did not make"}[of.wanted]+remedy)
 		}
+	}
+	if other := slices.IndexFunc(s.routing.mirrors, func(is float64) bool { return is != float64(r.Mirror) }); other >= 0 && waits && r.Mirror > 0 {
+		found = append(found, fmt.Sprintf("the canary gets copies of %g%% of the safe requests, the release gave it %d%%", s.routing.mirrors[other], r.Mirror)+remedy)
 	}
 	for track, image := range map[release.Track]string{release.Primary: want.primary, release.Canary: want.other} {
 		switch t := s.Tracks[track]; {

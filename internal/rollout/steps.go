@@ -39,7 +39,7 @@ func (j *job) lookGive(ctx context.Context, step int) (taken bool, nothing *Resu
 	r := j.ledger.Release
 	if taken {
 		status, err := j.status(ctx)
-		if err == nil && status.routed(r.Weight) && status.Mirror == r.Mirror && status.Match.Same(r.Match) && (r.Mirror == 0 || !j.ledger.Open) {
+		if err == nil && status.routed(r.Weight) && status.mirrored(r.Mirror) && status.Match.Same(r.Match) {
 			nothing = j.nothing("%s is done: nothing to do", r.Plan.Step(step))
 		}
 		return taken, nothing, err

@@ -74,7 +74,15 @@ func (s subsets) routing(vs *networking.VirtualService) routing {
 	}
 	for _, http := range vs.Spec.Http {
 		found.matched = found.matched || strings.HasPrefix(http.Name, manifest.MatchPrefix)
-		found.mirrored = found.mirrored || strings.HasPrefix(http.Name, manifest.MirrorPrefix)
+		if strings.HasPrefix(http.Name, manifest.MirrorPrefix) {
+			percent := 0.0
+			for _, mirror := range http.Mirrors {
+				if percent = 100; mirror.Percentage != nil {
+					percent = mirror.Percentage.Value
+				}
+			}
+			found.mirrors = append(found.mirrors, percent)
+		}
 		found.pinned = found.pinned || strings.HasPrefix(http.Name, manifest.StickyPrefix)
 	}
 	if why := s.Manifests.PastMesh(vs); why != "" {
