@@ -14,6 +14,9 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
+// queueTurn is the default of queue.turn.
+const queueTurn = 10 * time.Minute
+
 // queuePolicy adds --queue-policy.
 func queuePolicy(cmd *cobra.Command, policy *string) {
 	cmd.Flags().StringVar(policy, "queue-policy", string(release.QueueRefuse), "what becomes of a release while another one is in flight: refuse, queue (in order of commits) or supersede (in place of one that nobody has approved)")
@@ -71,7 +74,7 @@ first one in the line that does not take its turn loses it. status shows the lin
 	o.addHooks(cmd, false)
 	queuePolicy(cmd, &o.policy)
 	positiveDuration(flags, &o.line.Wait, "queue-wait", 23*time.Hour, "how long a release waits for its turn")
-	positiveDuration(flags, &o.line.Turn, "queue-turn", 10*time.Minute, "how long a release may take to start when it is its turn; then it is the next one's")
+	positiveDuration(flags, &o.line.Turn, "queue-turn", queueTurn, "how long a release may take to start when it is its turn; then it is the next one's")
 	o.add(cmd)
 	o.traffic.add(cmd)
 	o.notify.add(cmd)

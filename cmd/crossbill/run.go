@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,8 @@ type runOptions struct {
 
 	cmd      *cobra.Command
 	git      *proposals
-	steps    bool // crossbill.yaml has them
+	steps    bool          // crossbill.yaml has them
+	turn     time.Duration // queue.turn
 	out, log io.Writer
 }
 
@@ -124,7 +126,7 @@ func (o *runOptions) validate() (err error) {
 	if err != nil {
 		return err
 	}
-	o.steps = len(plan) > 0
+	o.steps, o.turn = len(plan) > 0, cmp.Or(configOf(o.cmd).Queue.Turn.Duration, queueTurn)
 	if o.git, err = newProposals(o.cmd, o.cluster.app); err != nil {
 		return err
 	}
@@ -257,7 +259,11 @@ func (o *runOptions) arguments(step reconcile.Step) []string {
 	}
 	switch step.Command {
 	case reconcile.Queue:
-		arguments = what("queue", "--queue-wait=2m") // it gives way at once, or not any more
+		wait := 2 * time.Minute // it gives way at once, or not any more
+		if step.Turn {
+			wait += o.turn // unless it is newer, or wanted again: then its turn has to lapse
+		}
+		arguments = what("queue", "--queue-wait="+wait.String())
 	case reconcile.Canary:
 		arguments = what("canary", "--proposal="+step.Proposal)
 	case reconcile.Follow:

@@ -36,8 +36,9 @@ func TestRunArguments(t *testing.T) {
 		once bool
 		want string
 	}{
-		"queue":  {step: reconcile.Step{Command: reconcile.Queue, Release: image}, want: "queue --queue-wait=2m --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + common + " --queue-policy=supersede"},
-		"canary": {step: reconcile.Step{Command: reconcile.Canary, Release: image, Proposal: "abcdef0", Again: true}, want: "canary --proposal=abcdef0 --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --again --release-id=one " + common + " --queue-policy=supersede"},
+		"queue":                             {step: reconcile.Step{Command: reconcile.Queue, Release: image}, want: "queue --queue-wait=2m0s --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + common + " --queue-policy=supersede"},
+		"queue, while nothing is in flight": {step: reconcile.Step{Command: reconcile.Queue, Release: image, Turn: true}, want: "queue --queue-wait=12m0s --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + common + " --queue-policy=supersede"},
+		"canary":                            {step: reconcile.Step{Command: reconcile.Canary, Release: image, Proposal: "abcdef0", Again: true}, want: "canary --proposal=abcdef0 --image=" + image.Image + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --again --release-id=one " + common + " --queue-policy=supersede"},
 		"follow a bundle": {step: reconcile.Step{Command: reconcile.Follow, Release: bundled, Proposal: "abcdef0"},
 			want: "canary --follow --proposal=abcdef0 --bundle=" + bundled.Bundle + " --commit=3f9a1c2 --source-url=" + image.SourceURL + " --release-id=one " + strings.Replace(common, "--manifests=apps ", "", 1) + " --queue-policy=supersede"},
 		"verify":      {step: reconcile.Step{Command: reconcile.Verify, Release: image}, want: "verify --watch --release-id=one " + common},
@@ -55,7 +56,7 @@ func TestRunArguments(t *testing.T) {
 		if err := cmd.ParseFlags(given); err != nil {
 			t.Fatal(err)
 		}
-		got := (&runOptions{cmd: cmd, once: test.once}).arguments(test.step)
+		got := (&runOptions{cmd: cmd, once: test.once, turn: queueTurn}).arguments(test.step)
 		if diff := cmp.Diff(test.want, strings.Join(got, " ")); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}

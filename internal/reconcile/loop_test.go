@@ -29,6 +29,7 @@ type cluster struct {
 
 	verdict release.VerdictOutcome
 	dies    map[Command][]string // how the next runs of a command die: before, after, refused
+	newer   proposal.History     // in Git when queue dies, before the release has its turn
 	ran     []string
 	atWork  int
 }
@@ -45,6 +46,9 @@ func (c *cluster) look(context.Context) (Git, State, error) {
 		return Git{}, State{}, errors.New("the API server is away")
 	}
 	l, err := release.ParseLedger("shop", c.ledger.String())
+	if err == nil {
+		err = l.ReadLine(c.ledger.Line())
+	}
 	return c.git, State{Ledger: l, Policy: c.policy}, err
 }
 
@@ -96,10 +100,29 @@ func (c *cluster) change(s Step) int {
 	}
 	switch s.Command {
 	case Queue:
-		reach(release.StageRollingBack)
-		l.Release.SupersededBy = s.Release.ID
-		end(release.OutcomeSuperseded)
+		if left, err := l.Enter(release.Queued{ID: s.Release.ID, SourceURL: s.Release.SourceURL, Again: s.Again}, c.policy, now); left != nil || err != nil {
+			c.t.Error(left, err)
+		}
+		if l.Release != nil {
+			if err := l.Supersede(s.Release.ID, "run", now); err != nil {
+				return 5
+			}
+			end(release.OutcomeSuperseded)
+		}
+		if c.newer != nil {
+			c.git.History, c.newer = c.newer, nil
+			return 1
+		}
+		for l.Queue[0].ID != s.Release.ID { // it waits until what is ahead has lost its turn
+			l.Leave(l.Queue[0].ID, "its canary did not start", now)
+		}
+		if err := l.Call(s.Release.ID, "run", now); err != nil {
+			return 5
+		}
 	case Canary:
+		if len(l.Queue) > 0 && l.Queue[0].ID != s.Release.ID && c.policy != "" {
+			c.t.Errorf("the canary of %s, and release %s is before it in the line", s.Release.ID, l.Queue[0].ID)
+		}
 		r := inFlight(&proposal.Proposal{Handoff: s.Release}, s.Proposal, release.StageStarted)
 		if _, err := l.Start(*r, "run", now); err != nil {
 			c.t.Error(err)
@@ -167,7 +190,7 @@ func (c *cluster) running(while func()) {
 }
 
 func TestLoop(t *testing.T) {
-	first, second := of(1).Commit, of(2).Commit
+	first, second, third := of(1).Commit, of(2).Commit, of(3).Commit
 	approved := of(1, "approve")
 	for name, test := range map[string]struct {
 		prepare func(*cluster)
@@ -196,6 +219,22 @@ func TestLoop(t *testing.T) {
 			prepare: func(c *cluster) { c.policy = release.QueueSupersede },
 			then:    func(c *cluster) { c.git.History = history(of(1), of(2)) },
 			want:    []string{"canary " + first, "verify " + first, "queue " + second, "canary " + second, "verify " + second},
+		},
+		"superseded, and then again before it starts": {
+			prepare: func(c *cluster) { c.policy = release.QueueSupersede },
+			then:    func(c *cluster) { c.git.History, c.newer = history(of(1), of(2)), history(of(1), of(2), of(3)) },
+			want:    []string{"canary " + first, "verify " + first, "queue " + second, "queue " + third, "canary " + third, "verify " + third},
+		},
+		"superseded by one that is refused": {
+			prepare: func(c *cluster) { c.policy = release.QueueSupersede },
+			then: func(c *cluster) {
+				c.git.History, c.dies[Canary] = history(of(1), of(2)), []string{"refused", "refused"}
+				go func() {
+					time.Sleep(time.Minute)
+					c.set(func() { c.git.History, c.dies = history(of(1), of(2), of(3)), nil })
+				}()
+			},
+			want: []string{"canary " + first, "verify " + first, "queue " + second, "canary " + second, "canary " + second, "queue " + third, "canary " + third, "verify " + third},
 		},
 		"in order": {
 			prepare: func(c *cluster) { c.policy = release.QueueInOrder },

@@ -38,7 +38,7 @@ type Command string
 // The commands.
 const (
 	None     Command = ""
-	Queue    Command = "queue" // another release gives way
+	Queue    Command = "queue" // another release gives way, in flight or in the line
 	Canary   Command = "canary"
 	Follow   Command = "canary --follow"
 	Verify   Command = "verify"
@@ -55,6 +55,7 @@ type Step struct {
 	Proposal string          // commit that proposed it
 	Again    bool
 	Waits    bool   // it is watched until a person decides: nothing else is to be done
+	Turn     bool   // of Queue: nothing is in flight, and what is before it in the line may have to lose its turn
 	Reason   string // why, for people; of None and of what waits, what it waits for
 }
 
@@ -146,7 +147,12 @@ func (s State) start(g Git) Step {
 	if nothing != "" {
 		return Step{Reason: nothing}
 	}
-	if turn, ahead := s.Ledger.Turn(step.Release.ID); !turn {
+	turn, ahead := s.Ledger.Turn(step.Release.ID)
+	switch {
+	case !turn && s.Policy == release.QueueSupersede && s.Ledger.Hold == nil: // nobody else may be there to take what is ahead out of the line
+		step.Turn = true
+		return step.by(Queue, fmt.Sprintf("commit %.12s proposes it, and %s", step.Proposal, ahead))
+	case !turn:
 		return Step{Reason: fmt.Sprintf("release %s waits: %s", step.Release.ID, ahead)}
 	}
 	start := Canary

@@ -74,6 +74,11 @@ func finished(p *proposal.Proposal, commit string, outcome release.Outcome) rele
 	return release.Finished{Release: *inFlight(p, commit, release.StagePromoted), Outcome: outcome, FinishedAt: now.Add(-30 * time.Minute)}
 }
 
+// called is a line in which it is the turn of a proposal's release.
+func called(p *proposal.Proposal) []release.Queued {
+	return []release.Queued{{ID: p.ID, SourceURL: p.SourceURL, Again: p.Again, EnteredAt: now, CalledAt: now}}
+}
+
 func TestNext(t *testing.T) {
 	const supersede = release.QueueSupersede
 	done := release.PlanStep{Weight: 10, DoneAt: now}
@@ -94,6 +99,7 @@ func TestNext(t *testing.T) {
 		of       *proposal.Proposal // nil: none
 		proposed string
 		waits    bool
+		turn     bool
 		reason   string
 	}{
 		"no file":                     {want: None, reason: "Git names no release"},
@@ -114,6 +120,12 @@ func TestNext(t *testing.T) {
 		"older on purpose":            {git: history(of(3), of(2, "again")), ledger: release.Ledger{History: []release.Finished{finished(of(3), "c0", release.OutcomePromoted)}}, want: Canary, of: of(2, "again"), proposed: "c1", reason: "commit c1 proposes it"},
 		"on hold":                     {git: history(of(1)), ledger: release.Ledger{Hold: hold}, want: None, reason: "waits: the app is on hold since"},
 		"behind another in the line":  {git: history(of(2)), policy: release.QueueInOrder, ledger: release.Ledger{Queue: []release.Queued{{ID: "x"}}}, want: None, reason: "release x is before it in the line"},
+
+		"a newer one than the line's":      {git: history(of(2), of(3)), policy: supersede, ledger: release.Ledger{Queue: called(of(2))}, want: Queue, of: of(3), proposed: "c1", turn: true, reason: "commit c1 proposes it, and release " + of(2).ID + " is before it in the line"},
+		"its turn":                         {git: history(of(2), of(3)), policy: supersede, ledger: release.Ledger{Queue: called(of(3))}, want: Canary, of: of(3), proposed: "c1", reason: "commit c1 proposes it"},
+		"an older one, again":              {git: history(of(3), of(2, "again")), policy: supersede, ledger: release.Ledger{Queue: called(of(3))}, want: Queue, of: of(2, "again"), proposed: "c1", turn: true, reason: "is before it in the line"},
+		"an older one than the line's":     {git: history(of(3), of(2)), policy: supersede, ledger: release.Ledger{Queue: called(of(3))}, want: None, reason: "it is older than release " + of(3).ID + ", whose turn it is"},
+		"a newer than the line's, on hold": {git: history(of(2), of(3)), policy: supersede, ledger: release.Ledger{Hold: hold, Queue: called(of(2))}, want: None, reason: "waits: the app is on hold since"},
 
 		"a canary that died":           {git: history(of(1)), ledger: release.Ledger{Release: inFlight(of(1), "c0", release.StageStarted)}, want: Canary, of: of(1), proposed: "c0", reason: "its canary was interrupted"},
 		"one with steps that died":     {git: history(of(1)), ledger: release.Ledger{Release: inFlight(of(1), "c0", release.StageStarted, planned(release.PlanStep{Weight: 10}))}, want: Follow, of: of(1), proposed: "c0", reason: "its canary was interrupted"},
@@ -158,7 +170,7 @@ func TestNext(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			test.ledger.App = "shop"
 			got := Next(Git{History: test.git, Problem: test.problem, Repository: test.from}, State{Ledger: &test.ledger, Lock: test.lock, Policy: test.policy}, now)
-			want := Step{Command: test.want, Proposal: test.proposed, Waits: test.waits, Reason: got.Reason, Again: got.Again}
+			want := Step{Command: test.want, Proposal: test.proposed, Waits: test.waits, Turn: test.turn, Reason: got.Reason, Again: got.Again}
 			if test.of != nil {
 				want.Release = test.of.Handoff
 				want.Again = test.ledger.Release != nil && test.want != Queue || test.of.Again
@@ -213,6 +225,9 @@ func TestInvariants(t *testing.T) {
 			if v := l.Release.Verdict; v != nil {
 				v.Outcome = rapid.SampledFrom([]release.VerdictOutcome{release.Healthy, release.Unhealthy, release.Inconclusive}).Draw(r, "verdict")
 			}
+		}
+		if rapid.Bool().Draw(r, "line") {
+			l.Queue = called(of(rapid.IntRange(1, 3).Draw(r, "of")))
 		}
 		if rapid.IntRange(0, 4).Draw(r, "hold") == 0 {
 			l.Hold = &release.Hold{By: "lisa"}
