@@ -64,8 +64,10 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 // cancellation ended it half-way, and if it had in an attempt before, that may have given it traffic: it is rolled back.
 func (c *Client) cancelBeforeCanary(ctx context.Context, deadline time.Time, p Progress, names JobNames) (done string, err error) {
 	before := "nothing: " + p.Reason
+	atGate := false
 	if p.State != Canceled {
-		if err := c.cancelPipeline(ctx, deadline, p.PipelineID); err != nil {
+		err := c.cancelPipeline(ctx, deadline, p.PipelineID)
+		if atGate = errors.Is(err, errAtGate); err != nil && !atGate {
 			return "", err
 		}
 		before = fmt.Sprintf("canceled pipeline %d before its canary", p.PipelineID)
@@ -76,6 +78,8 @@ func (c *Client) cancelBeforeCanary(ctx context.Context, deadline time.Time, p P
 	}
 	began := slices.ContainsFunc(attempts, func(j Job) bool { return j.Name == names.Canary && started(&j) })
 	switch rollback := jobNamed(attempts, names.Rollback); {
+	case !began && atGate:
+		return "", &usererr.Error{Field: "releaseId", Problem: fmt.Sprintf("pipeline %d, whose canary has not started, was not canceled: %v (%s)", p.PipelineID, errAtGate, p.URL), Fix: insteadOfCanceling(errAtGate, "")}
 	case !began:
 		return before, nil
 	case rollback == nil:

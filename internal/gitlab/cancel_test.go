@@ -57,6 +57,9 @@ func TestCancel(t *testing.T) {
 		"its canary never ran, and is tried again": {
 			status: "running", jobs: append(withCanary("pending", "manual"), gitlabtest.Job{Name: "deploy_canary", Status: "canceled", Retried: true}), done: "canceled pipeline", after: "canceled", button: "manual",
 		},
+		"it waits at a gate of the project's, which GitLab does not cancel": {
+			status: "manual", jobs: append(withCanary("created", "manual"), gitlabtest.Job{Name: "change_window", Status: "manual"}), field: "releaseId", after: "manual", button: "manual",
+		},
 		"no rollback job": {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
 		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
 		// code 0, and the mesh stayed split.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	gitlab "gitlab.com/gitlab-org/api/client-go/v2"
@@ -50,6 +51,7 @@ type Client struct {
 	token        string
 	log          func(string)
 	origins      *origins
+	uncanceled   sync.Map // ids of the duplicates of which the log says that they could not be canceled
 }
 
 // unlimited turns off the library's own pacing, which waits without a bound.

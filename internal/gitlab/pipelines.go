@@ -122,8 +122,10 @@ func (c *Client) currentPipeline(ctx context.Context, deadline time.Time, target
 		return live[len(live)-1].ID, nil
 	}
 	for _, p := range open[1:] {
-		if err := c.cancelPipeline(ctx, deadline, p.ID); err != nil {
-			c.logf("pipeline %d is a duplicate of %d and could not be canceled: %s; cancel it in GitLab", p.ID, open[0].ID, withoutURL(err))
+		if err := c.cancelDuplicate(ctx, deadline, p); err != nil {
+			if _, said := c.uncanceled.LoadOrStore(p.ID, true); !said {
+				c.logf("pipeline %d is a duplicate of %d and could not be canceled: %s; %s", p.ID, open[0].ID, withoutURL(err), insteadOfCanceling(err, "cancel it in GitLab"))
+			}
 			continue
 		}
 		c.logf("canceled pipeline %d: %d is the release's", p.ID, open[0].ID)
@@ -162,12 +164,36 @@ func (c *Client) pipeline(ctx context.Context, deadline time.Time, id int64) (fo
 	return found, nil
 }
 
-// cancelPipeline cancels a pipeline. One that has finished stays as it is.
+// errAtGate says of a pipeline that was to be canceled that it still waits for somebody: a manual job that blocks is not
+// canceled, and decides the pipeline's status (any_of?(:manual) in GitLab's lib/gitlab/ci/status/composite.rb).
+var errAtGate = errors.New("it waits at a manual job, and GitLab cancels none of those")
+
+// insteadOfCanceling is what a person does about a pipeline that could not be canceled.
+func insteadOfCanceling(err error, otherwise string) string {
+	if errors.Is(err, errAtGate) {
+		return "do not press it, or delete the pipeline in GitLab"
+	}
+	return otherwise
+}
+
+// cancelPipeline cancels a pipeline. One that has finished stays as it is. The error is errAtGate if it is known to wait on.
 func (c *Client) cancelPipeline(ctx context.Context, deadline time.Time, id int64) error {
 	return c.repeat(ctx, deadline, fmt.Sprintf("canceling pipeline %d", id), func(o gitlab.RequestOptionFunc) error {
-		_, _, err := c.read.Pipelines.CancelPipelineBuild(c.project, id, o)
+		p, _, err := c.read.Pipelines.CancelPipelineBuild(c.project, id, o)
+		if err == nil && p != nil && p.Status == "manual" {
+			return errAtGate
+		}
 		return err
 	})
+}
+
+// cancelDuplicate is cancelPipeline of one that is not the release's own. At its gate it is left as it is: only the jobs that
+// finish a promotion could be canceled.
+func (c *Client) cancelDuplicate(ctx context.Context, deadline time.Time, p *gitlab.PipelineInfo) error {
+	if p.Status == "manual" {
+		return errAtGate
+	}
+	return c.cancelPipeline(ctx, deadline, p.ID)
 }
 
 // withoutEffect says of a pipeline's status that it does nothing (any more) for its release.

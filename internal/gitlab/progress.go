@@ -79,6 +79,9 @@ func stateOf(status string, jobs []Job, names JobNames) (State, string) {
 	case "failed", "canceled", "skipped":
 		return stateOfUnsuccessful(status, jobs, names, promoted)
 	case "manual":
+		if watch := jobNamed(jobs, watchJob); watch != nil && withoutEffect(watch.Status) { // canceled with the pipeline, whose gate GitLab leaves open
+			return Waiting, watch.Name + " was canceled: nobody watches the canary; press rollback, or retry " + watch.Name + " (" + watch.URL + ")"
+		}
 		return Waiting, "press " + blockingJob(promote) + " to go on, or rollback"
 	case "success":
 		return stateOfSuccess(promote, names.Promote)

@@ -247,7 +247,7 @@ func (s *sender) reconcile(ctx context.Context) (*gitlab.PipelineInfo, error) {
 // keepLowest keeps, of pipelines that are no earlier attempts, the one with the lowest id, and cancels the others.
 func (s *sender) keepLowest(ctx context.Context, rows []*gitlab.PipelineInfo) (*gitlab.PipelineInfo, error) {
 	rows = slices.DeleteFunc(slices.Clone(rows), func(p *gitlab.PipelineInfo) bool {
-		return withoutEffect(p.Status) || s.earlier[p.ID] || s.canceled[p.ID]
+		return withoutEffect(p.Status) || s.earlier[p.ID] || s.canceled[p.ID] && p.Status != "manual" // what GitLab left at its gate is not canceled
 	})
 	rows, err := s.withoutStrangers(ctx, rows)
 	if err != nil || len(rows) == 0 {
@@ -256,7 +256,8 @@ func (s *sender) keepLowest(ctx context.Context, rows []*gitlab.PipelineInfo) (*
 	slices.SortFunc(rows, func(a, b *gitlab.PipelineInfo) int { return cmp.Compare(a.ID, b.ID) })
 	s.left, s.leftCause = nil, nil
 	for _, p := range rows[1:] {
-		if err := s.cancelPipeline(ctx, s.deadline.Add(unansweredWindow), p.ID); err != nil {
+		if err := s.cancelDuplicate(ctx, s.deadline.Add(unansweredWindow), p); err != nil {
+			delete(s.canceled, p.ID)
 			if ctx.Err() != nil {
 				return nil, err
 			}

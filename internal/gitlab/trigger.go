@@ -99,7 +99,8 @@ type DuplicateError struct {
 }
 
 func (e *DuplicateError) Error() string {
-	return fmt.Sprintf("pipeline %d is the release's, but %v of the same release could not be canceled: %v; cancel them in GitLab (with a token of scope api this command does it); the lock in the cluster lets only one of them act at a time", e.Kept, e.Left, withoutURL(e.Cause))
+	instead := insteadOfCanceling(e.Cause, "cancel them in GitLab (with a token of scope api this command does it)")
+	return fmt.Sprintf("pipeline %d is the release's, but %v of the same release could not be canceled: %v; %s; the lock in the cluster lets only one of them act at a time", e.Kept, e.Left, withoutURL(e.Cause), instead)
 }
 
 func (e *DuplicateError) Unwrap() error { return e.Cause }

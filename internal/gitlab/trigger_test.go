@@ -213,7 +213,7 @@ func TestTriggerBesideEarlierAttempts(t *testing.T) {
 				server := gitlabtest.New()
 				var ids, canceled []int64
 				for _, status := range test.statuses {
-					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("manual", "manual")}}}))
+					ids = append(ids, server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: status, Jobs: jobs("created", "manual")}}}))
 				}
 				if test.canceled >= 0 {
 					canceled = ids[test.canceled : test.canceled+1]
@@ -530,6 +530,44 @@ func TestTriggerSaysWhatIsUnknown(t *testing.T) {
 				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
 				if err != nil || !slices.Equal(server.Effective(), []int64{p.ID}) {
 					t.Errorf("run again: %+v, %v; pipelines %v", p, err, server.Effective())
+				}
+			})
+		})
+	}
+}
+
+// TestDuplicatesAtTheirGate: GitLab cancels no manual job, so that a duplicate is named where somebody could still press it.
+func TestDuplicatesAtTheirGate(t *testing.T) {
+	atGate := func(watch string) []gitlabtest.Job {
+		return append(jobs("manual", "manual"), gitlabtest.Job{Name: "watch_canary", Status: watch}, gitlabtest.Job{Name: "cleanup", Status: "created"})
+	}
+	for name, test := range map[string]struct{ status, watch, cleanup string }{
+		"it waits":                {"manual", "failed", "created"},
+		"its canary is judged on": {"running", "running", "canceled"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				first := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Status: "running"})
+				second := server.Add(gitlabtest.Pipeline{Name: nameOf(toRelease), Life: []gitlabtest.Phase{{Status: test.status, Jobs: atGate(test.watch)}}})
+				p, err := Trigger(t.Context(), connect(t, server, nil), TriggerOptions{Ref: "main", Release: toRelease})
+				var duplicate *DuplicateError
+				if !errors.As(err, &duplicate) || p.ID != first || len(p.Canceled) > 0 || !slices.Equal(duplicate.Left, []int64{second}) || !strings.Contains(err.Error(), "do not press it, or delete the pipeline") {
+					t.Errorf("%+v, %v", p, err)
+				}
+				var lines []string
+				c := connect(t, server, func(c *Connection) { c.Log = func(line string) { lines = append(lines, line) } })
+				seen, err := Watch(t.Context(), c, WatchOptions{Target: Target{ReleaseID: idOf(toRelease), App: toRelease.App}, Timeout: 2 * time.Minute})
+				if !errors.As(err, new(*DeadlineError)) || seen.PipelineID != first {
+					t.Errorf("%+v, %v", seen, err)
+				}
+				if n := strings.Count(strings.Join(lines, "\n"), "duplicate"); n != 1 {
+					t.Errorf("the log names it %d times: %q", n, lines)
+				}
+				left, err := Watch(t.Context(), c, WatchOptions{Target: Target{PipelineID: second}})
+				cleanup := left.Jobs[slices.IndexFunc(left.Jobs, func(j Job) bool { return j.Name == "cleanup" })].Status
+				if err != nil || left.Status != "manual" || cleanup != test.cleanup {
+					t.Errorf("%+v, %v", left, err)
 				}
 			})
 		})

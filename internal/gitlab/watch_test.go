@@ -103,6 +103,22 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
+// TestWatchOfWhatAPersonCanceledAtItsGate: nobody is asked to press a gate beside which nobody watches.
+func TestWatchOfWhatAPersonCanceledAtItsGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := gitlabtest.New()
+		id := server.Add(gitlabtest.Pipeline{Life: []gitlabtest.Phase{{Status: "running", Jobs: append(jobs("manual", "manual"), gitlabtest.Job{Name: "watch_canary", Status: "running"})}}})
+		c := connect(t, server, nil)
+		if err := c.cancelPipeline(t.Context(), time.Now().Add(time.Minute), id); !errors.Is(err, errAtGate) {
+			t.Errorf("canceled: %v", err)
+		}
+		p, err := Watch(t.Context(), c, WatchOptions{Target: Target{PipelineID: id}})
+		if err != nil || p.State != Waiting || p.Status != "manual" || !strings.HasPrefix(p.Reason, "watch_canary was canceled: nobody watches the canary; press rollback, or retry watch_canary (https://") {
+			t.Errorf("%+v, %v", p, err)
+		}
+	})
+}
+
 // TestWatchOfARollbackThatIsNotTheLast: a release that was rolled back and is started again is neither rolled back nor failed meanwhile.
 func TestWatchOfARollbackThatIsNotTheLast(t *testing.T) {
 	early, late := time.Now(), time.Now().Add(time.Hour)

@@ -60,6 +60,21 @@ func (m *Simulation) Jobs() []SimulatedJob {
 	return jobs
 }
 
+// StatusOf is the status of a pipeline with these jobs, as GitLab computes it. A status that no simulation has counts as pending.
+func StatusOf(jobs []SimulatedJob) string {
+	var set kind
+	for _, j := range jobs {
+		now := pending
+		for s, word := range words {
+			if word == j.Status && s <= scheduled {
+				now = s
+			}
+		}
+		set |= kindOf(now, j.AllowFailure)
+	}
+	return composite(set, false)
+}
+
 // Press starts a manual job, or a delayed one before its time.
 func (m *Simulation) Press(job string) error {
 	return m.change(job, "manual or scheduled", m.p.press, manual, scheduled)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/our-org/crossbill/internal/pipelinefile"
 )
 
 func (s *Server) nextID() int64 { return int64(1000 + len(s.pipelines)) }
@@ -87,7 +89,8 @@ func (s *Server) whole(p *Pipeline) map[string]any {
 }
 
 // cancel answers POST /projects/:id/pipelines/:pipeline_id/cancel. Its jobs are canceled with it, but for those that have finished or
-// are manual (CANCELABLE_STATUSES in app/models/concerns/ci/has_status.rb).
+// are manual (CANCELABLE_STATUSES in app/models/concerns/ci/has_status.rb). One that blocks keeps the pipeline at its gate
+// (lib/gitlab/ci/status/composite.rb).
 func (s *Server) cancel(w http.ResponseWriter, p *Pipeline) {
 	if now := s.status(p); now != "success" && now != "failed" {
 		jobs := slices.Clone(s.phase(p).Jobs)
@@ -96,7 +99,17 @@ func (s *Server) cancel(w http.ResponseWriter, p *Pipeline) {
 				jobs[i].Status = "canceled"
 			}
 		}
-		p.Status, p.Life = "canceled", []Phase{{Status: "canceled", Jobs: jobs}}
+		after := "canceled"
+		if len(jobs) > 0 {
+			var latest []pipelinefile.SimulatedJob
+			for _, j := range jobs {
+				if !j.Retried {
+					latest = append(latest, pipelinefile.SimulatedJob{Status: j.Status, AllowFailure: j.AllowFailure})
+				}
+			}
+			after = pipelinefile.StatusOf(latest)
+		}
+		p.Status, p.Life = after, []Phase{{Status: after, Jobs: jobs}}
 	}
 	write(w, http.StatusOK, s.whole(p))
 }
