@@ -101,6 +101,8 @@ func stateOfUnsuccessful(status string, jobs []Job, names JobNames, promoted boo
 	switch {
 	case promoted:
 		return Unfinished, "in production, but not finished: " + status + " after " + names.Promote + ": " + namesWith(jobs, status) + "; read the job's log, then retry it"
+	case status == "failed" && len(jobs) == 0:
+		return Failed, "GitLab failed the pipeline before it had a job: its page has the reason; then trigger again"
 	case status == "failed":
 		return Failed, "failed: " + namesWith(jobs, status) + "; read the job's log, then retry it or press rollback"
 	}

@@ -98,6 +98,10 @@ var refusals = []struct{ contains, field, fix string }{
 	{"filtered out by workflow rules", "gitlab.ref", "workflow:rules of .gitlab-ci.yml on this ref must allow CI_PIPELINE_SOURCE \"trigger\". A GitLab before 18.1 may not read inputs: send variables"},
 	{"no stages / jobs", "gitlab.ref", "the rules of .gitlab-ci.yml on this ref let no job run: they must allow CI_PIPELINE_SOURCE \"trigger\""},
 	{"inputs not defined", "gitlab.ref", ".gitlab-ci.yml on this ref does not declare these inputs: use this repository's file, or send variables"},
+	{"external validation failed", "gitlab.project", "the validation service of this GitLab rejects the pipeline: ask its administrators"},
+	{"identity verification is required", "gitlabTriggerToken", "the token's owner has to verify their identity in GitLab"},
+	{"pipeline has too many deployments", "gitlab.project", "ask the administrators for a higher limit (ci_pipeline_deployments)"},
+	{"project has too many active jobs", "gitlab.project", "wait until jobs of the project have finished, or ask the administrators for a higher limit (ci_active_jobs)"},
 	{"variables needs to be a map", "variables", "report this: it is a bug in Crossbill"},
 	{"token is missing", "gitlabTriggerToken", "set GITLAB_TRIGGER_TOKEN"},
 }
@@ -120,7 +124,7 @@ func (c *Client) explainSend(ctx context.Context, deadline time.Time, err error,
 	if reason == "" {
 		reason = "no reason"
 	}
-	return &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab refuses the pipeline (%d): %s", status, reason), Fix: "check the file on this ref with `crossbill lint`, and with CI lint in GitLab"}
+	return &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab refuses the pipeline (%d): %s", status, reason), Fix: "check the file on this ref with `crossbill lint`, and with CI lint in GitLab; if it is valid, the reason is GitLab's own"}
 }
 
 // explain404 distinguishes a wrong project from a wrong trigger token, which the trigger API deliberately answers

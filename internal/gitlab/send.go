@@ -62,6 +62,9 @@ func answerOf201(p *gitlab.Pipeline) answer {
 	if p.YamlErrors != "" {
 		return answer{refused: &usererr.Error{Field: ".gitlab-ci.yml", Problem: fmt.Sprintf("GitLab created pipeline %d without jobs, since the file has errors: %s", p.ID, p.YamlErrors), Fix: "see " + p.WebURL}}
 	}
+	if p.Status == "failed" {
+		return answer{refused: &usererr.Error{Field: "gitlab.project", Problem: fmt.Sprintf("GitLab created pipeline %d without jobs, and failed it", p.ID), Fix: fmt.Sprintf("see %s for the reason: a limit of the project, an external validation, or that the trigger token's owner is not verified", p.WebURL)}}
+	}
 	started := answer{started: &gitlab.PipelineInfo{ID: p.ID, Status: p.Status, Source: string(p.Source), WebURL: p.WebURL, Ref: p.Ref, SHA: p.SHA}}
 	if p.User != nil {
 		started.user = p.User.Username

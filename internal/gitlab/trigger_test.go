@@ -440,6 +440,8 @@ func TestTriggerExplainsRefusals(t *testing.T) {
 		"words to come":        {server: func(s *gitlabtest.Server) { s.Refusal = "the moon is full" }, field: ".gitlab-ci.yml", posts: 1},
 		"invalid file, as 422": {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile}} }, field: ".gitlab-ci.yml", posts: 1},
 		"invalid file, as 201": {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.InvalidFile201}} }, field: ".gitlab-ci.yml", posts: 1},
+		"rejected, as 422":     {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.Rejected}} }, field: "gitlab.project", posts: 1},
+		"rejected, as 201":     {server: func(s *gitlabtest.Server) { s.Faults = []gitlabtest.Fault{{Kind: gitlabtest.Rejected201}} }, field: "gitlab.project", posts: 1},
 		"image by tag":         {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/app:v1" }, field: "image"},
 		"image with a command": {options: func(o *TriggerOptions) { o.Release.Image = "registry.example.com/$(id)@" + digest }, field: "image"},
 		"bundle by tag":        {options: func(o *TriggerOptions) { o.Release = bundled; o.Release.Bundle = "registry.example.com/app:v1" }, field: "bundle"},
@@ -481,6 +483,31 @@ func TestTriggerExplainsRefusals(t *testing.T) {
 					if err != nil && strings.Contains(err.Error(), secret) {
 						t.Error("the error holds a token")
 					}
+				}
+			})
+		})
+	}
+}
+
+// TestTriggerAfterARejection: a pipeline that GitLab failed before it had jobs is no attempt, and watch does not look for a job of it.
+func TestTriggerAfterARejection(t *testing.T) {
+	for _, kind := range []gitlabtest.Kind{gitlabtest.Rejected, gitlabtest.Rejected201} {
+		t.Run(string(kind), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := gitlabtest.New()
+				server.Faults = []gitlabtest.Fault{{Kind: kind}}
+				options := TriggerOptions{Ref: "main", Release: toRelease}
+				if p, err := Trigger(t.Context(), connect(t, server, nil), options); !inputError(err, "gitlab.project") {
+					t.Errorf("%+v, %v", p, err)
+				}
+				rejected := server.Pipelines()[0].ID
+				p, err := Trigger(t.Context(), connect(t, server, nil), options)
+				if err != nil || p.Adopted || p.ID == rejected {
+					t.Errorf("again: %+v, %v", p, err)
+				}
+				seen, err := Watch(t.Context(), connect(t, server, nil), WatchOptions{Target: Target{PipelineID: rejected}})
+				if err != nil || seen.State != Failed || !strings.Contains(seen.Reason, "before it had a job") {
+					t.Errorf("%+v, %v", seen, err)
 				}
 			})
 		})

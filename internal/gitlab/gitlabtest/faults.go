@@ -23,6 +23,8 @@ const (
 	Throttle       Kind = "throttle"         // 400: too many pipelines in the last minute
 	InvalidFile    Kind = "invalid_file"     // 422: a failed pipeline without jobs is kept
 	InvalidFile201 Kind = "invalid_file_201" // the same as older GitLab answers it
+	Rejected       Kind = "rejected"         // 422: as InvalidFile, but for another reason, which only the answer has
+	Rejected201    Kind = "rejected_201"     // the same as older GitLab answers it, without the reason
 	Slow           Kind = "slow"             // created, answered after Delay
 	Huge           Kind = "huge"             // of keys: 4 MiB of them
 	Redirect       Kind = "redirect"         // of keys: to another host

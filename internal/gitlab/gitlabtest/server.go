@@ -136,11 +136,12 @@ func (s *Server) Pipelines() []Pipeline {
 	return all
 }
 
-// Effective are the ids of the pipelines that take effect: not canceled, not without jobs.
+// Effective are the ids of the pipelines that take effect: not canceled, nor failed while they were created, which leaves them without
+// name and jobs.
 func (s *Server) Effective() []int64 {
 	var ids []int64
 	for _, p := range s.Pipelines() {
-		if p.Status != "canceled" && p.YamlErrors == "" {
+		if p.Status != "canceled" && p.Name != "" {
 			ids = append(ids, p.ID)
 		}
 	}

@@ -49,6 +49,8 @@ func (s *Server) trigger(w http.ResponseWriter, r *http.Request, project string)
 		panic(http.ErrAbortHandler)
 	case InvalidFile:
 		fail(w, http.StatusUnprocessableEntity, `{"message":{"base":["jobs config should contain at least one visible job"]}}`)
+	case Rejected:
+		fail(w, http.StatusUnprocessableEntity, `{"message":{"base":["External validation failed"]}}`)
 	case CutAnswer:
 		w.Header().Set("Content-Length", "1000")
 		w.WriteHeader(http.StatusCreated)
@@ -123,7 +125,9 @@ func (s *Server) create(ref string, variables map[string]string, inputs map[stri
 	case RefuseAfter, DropAfter:
 		p.Committed = p.Committed.Add(fault.Delay)
 	case InvalidFile, InvalidFile201:
-		p.Status, p.YamlErrors = "failed", "jobs config should contain at least one visible job"
+		p.Name, p.Status, p.YamlErrors = "", "failed", "jobs config should contain at least one visible job"
+	case Rejected, Rejected201: // before PopulateMetadata in Ci::CreatePipelineService, which gives the name
+		p.Name, p.Status = "", "failed"
 	}
 	s.pipelines = append(s.pipelines, p)
 	return p
