@@ -201,6 +201,8 @@ func (o *doctorOptions) handoffChecks() (checks []doctor.Check, err error) {
 			project.Environment, project.Approvers = of.Approval.Environment, of.Approval.Approvers
 		}
 		project.Canary = project.Environment + "-canary"
+		policy := release.QueuePolicy(of.Queue.Policy)
+		project.Queues = policy == release.QueueInOrder || policy == release.QueueSupersede
 		checks = append(checks, project.Checks()...)
 	}
 	github, named, err := o.github.source()

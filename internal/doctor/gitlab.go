@@ -24,6 +24,7 @@ type GitLab struct {
 	Environment string // of the gate
 	Canary      string // environment of the other jobs
 	Approvers   []string
+	Queues      bool   // releases wait for each other
 	Context     string // of the kubeconfig: PROJECT:AGENT; "" for none
 	Now         time.Time
 }
@@ -42,6 +43,9 @@ func (g *GitLab) Checks() []Check {
 		{Name: "environment", Run: g.environment, Needs: project},
 		{Name: "pipeline variables", Needs: project, Run: func(context.Context) ([]string, error) { return variables(settings.Variables) }},
 		{Name: "trigger token", Run: g.owner, Needs: project},
+	}
+	if g.Queues {
+		checks = append(checks, Check{Name: "outdated deployments", Needs: project, Run: func(context.Context) ([]string, error) { return outdatedDeployments(settings) }})
 	}
 	if agentProject, agent, ok := strings.Cut(g.Context, ":"); ok && strings.Contains(agentProject, "/") {
 		checks = append(checks, Check{Name: "agent", Needs: project, Run: func(ctx context.Context) ([]string, error) { return g.agent(ctx, agentProject, agent) }})
@@ -126,6 +130,19 @@ func variables(role string) ([]string, error) {
 		Field: "minimum role to use pipeline variables", Problem: "it is " + role + ": who may start a pipeline can set KUBECONFIG or PATH for its jobs",
 		Fix: "set it to no one allowed, in Settings > CI/CD > Variables",
 	}
+}
+
+// outdatedDeployments judges a setting that knows the order of pipelines (Deployment#older_than_last_successful_deployment?), where
+// the line is in order of runs. Only maintainers may see both settings, and one that is hidden is false.
+func outdatedDeployments(s *gitlab.Settings) ([]string, error) {
+	const where = "Settings > CI/CD > General pipelines > Prevent outdated deployment jobs"
+	switch {
+	case s.ForwardDeployment:
+		return nil, &UnknownError{"the project prevents outdated deployment jobs: the jobs of a release fail if one of a newer pipeline, of another commit of the project, has its turn first (fix: turn it off in " + where + "; the ledger keeps older releases from replacing newer ones)"}
+	case s.Variables == "":
+		return nil, &UnknownError{"the access token may not see whether the project prevents outdated deployment jobs: ask a maintainer, who finds it in " + where + "; it has to be off"}
+	}
+	return []string{"the line decides which release is outdated"}, nil
 }
 
 // owner looks at who owns the trigger token. Whether the token is right shows only when it starts a pipeline.

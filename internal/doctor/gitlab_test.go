@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestGitLab(t *testing.T) {
 		}
 		return lines
 	}
+	beside := func(line string) []string { return slices.Insert(slices.Clone(good), len(good)-1, line) }
 	for name, c := range map[string]struct {
 		server func(*gitlabtest.Server)
 		gitlab func(*GitLab)
@@ -92,6 +94,13 @@ func TestGitLab(t *testing.T) {
 		"the instance": {server: func(s *gitlabtest.Server) {
 			s.AgentConfigs["infra/agents:production"] = "ci_access: {projects: [{id: infra/other}], instance: {}}"
 		}, want: but("✓ agent: agent infra/agents:production admits jobs of the instance")},
+		"in a line":       {gitlab: func(g *GitLab) { g.Queues = true }, want: beside("? outdated deployments: the project prevents outdated deployment jobs: the jobs of a release fail if one of a newer pipeline, of another commit of the project, has its turn first (fix: turn it off in Settings > CI/CD > General pipelines > Prevent outdated deployment jobs; the ledger keeps older releases from replacing newer ones)")},
+		"in a line alone": {server: func(s *gitlabtest.Server) { s.ForwardDeployment = false }, gitlab: func(g *GitLab) { g.Queues = true }, want: beside("✓ outdated deployments: the line decides which release is outdated")},
+		"in a line, and a reporter": {server: func(s *gitlabtest.Server) { s.Members["release-bot"] = gitlabtest.Reporter }, gitlab: func(g *GitLab) { g.Queues, g.User, g.Context = true, "", "" }, want: append(but(
+			"? environment: the access token may not see the protected environments of infra/deploy: ask a maintainer, who finds them in Settings > CI/CD > Protected environments",
+			"? pipeline variables: the access token may not see who may give a pipeline variables: ask a maintainer, who finds it in Settings > CI/CD > Variables; it has to be no one allowed",
+			"? trigger token: gitlab.user does not name its owner; whether the token is right shows with the first release",
+		)[:len(good)-1], "? outdated deployments: the access token may not see whether the project prevents outdated deployment jobs: ask a maintainer, who finds it in Settings > CI/CD > General pipelines > Prevent outdated deployment jobs; it has to be off")},
 		"an unknown token": {token: "glpat-old", want: []string{
 			"✗ GitLab project: gitlabToken: GitLab does not know it, or it has expired (fix: make a new access token of scope read_api)",
 			"? GitLab token: see GitLab project first", "? branch: see GitLab project first", "? environment: see GitLab project first",

@@ -28,6 +28,9 @@ type Settings struct {
 	// Variables is who may give a pipeline variables: no_one_allowed, developer, maintainer, or owner; "" where the token may not
 	// see it, or where GitLab is older than 17.1.
 	Variables string
+	// ForwardDeployment is whether GitLab refuses a deployment when one of a newer pipeline and of another commit has succeeded
+	// before it ("Prevent outdated deployment jobs"); false where the token may not see it.
+	ForwardDeployment bool
 }
 
 // look makes one read, and gives the status that it was refused with.
@@ -79,7 +82,7 @@ func (c *Client) Settings(ctx context.Context) (Settings, error) {
 	if err != nil {
 		return Settings{}, err
 	}
-	return Settings{string(found.CIPipelineVariablesMinimumOverrideRole)}, nil
+	return Settings{Variables: string(found.CIPipelineVariablesMinimumOverrideRole), ForwardDeployment: found.CIForwardDeploymentEnabled}, nil
 }
 
 // BranchProtected says whether a branch of the project exists, and is protected.

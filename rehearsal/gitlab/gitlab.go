@@ -8,6 +8,7 @@
 // CI_JOB_STATUS of a canceled or timed-out job; artifacts are files of the folder that all jobs share, not an archive that is uploaded and
 // unpacked, so that a job also sees files that it does not need; variables are plain, no file is made of KUBECONFIG, and nothing
 // is masked in the log; watch_canary would keep it from all other jobs, and ends at once; retry and resource_group do nothing.
+// Outdated deployment jobs are not prevented, as in a project that has turned that off.
 //
 // Where that matters, GitLab's own runner runs the jobs: see [Coordinator] and [Runner], and [Pipeline.Start] in place of
 // [Pipeline.Run]. The long tests do (TestRunner in rehearsal/commands).

@@ -90,6 +90,7 @@ type Server struct {
 	ProtectedEnvironments map[string][]string  // with the logins of those who may deploy; a GitLab without Premium has none
 	Members               map[string]int       // roles by login, of the tokens' users too
 	VariablesRole         string               // ci_pipeline_variables_minimum_override_role; only a maintainer's token sees it
+	ForwardDeployment     bool                 // ci_forward_deployment_enabled, likewise; default true
 	Scopes                []string             // of each token, in place of its own
 	Expires               string               // of each token, as a date; "" for never
 	OfJob                 bool                 // the tokens are no access tokens but a job's
@@ -120,7 +121,7 @@ func New() *Server {
 		Now: time.Now, Sleep: time.Sleep,
 		Life: []Phase{{Status: "running"}},
 		URL:  "https://gitlab.example.com", TriggerUser: "release-bot", APIUser: "operator", ReadUser: "release-bot", ProtectedRefs: []string{"main"},
-		Users: []User{{ID: 1, Login: "release-bot"}},
+		Users: []User{{ID: 1, Login: "release-bot"}}, ForwardDeployment: true,
 	}
 }
 

@@ -59,7 +59,7 @@ func (s *Server) setUp(w http.ResponseWriter, r *http.Request, rest string) bool
 	case rest == "":
 		project := map[string]any{"id": 7, "path_with_namespace": s.Project, "default_branch": "main"}
 		if s.role(r) >= Maintainer {
-			project["ci_pipeline_variables_minimum_override_role"] = s.VariablesRole
+			project["ci_pipeline_variables_minimum_override_role"], project["ci_forward_deployment_enabled"] = s.VariablesRole, s.ForwardDeployment
 		}
 		write(w, http.StatusOK, project)
 	case part == "protected_environments":
