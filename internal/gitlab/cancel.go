@@ -54,7 +54,7 @@ func Cancel(ctx context.Context, c *Client, o CancelOptions) (p Progress, done s
 		return p, done, err
 	case rollback == nil:
 		return p, "", missingJob(p, "gitlab.jobs.rollback", o.Jobs.Rollback, "the manual job that rolls back")
-	case underWay(rollback.Status):
+	case underWay(rollback.Status), waitsToRun(rollback.Status):
 		return p, "job " + rollback.Name + " runs already", nil
 	}
 	return p, "pressed " + rollback.Name + " (" + rollback.URL + ")", c.press(ctx, rollback)
@@ -84,7 +84,7 @@ func (c *Client) cancelBeforeCanary(ctx context.Context, deadline time.Time, p P
 		return before, nil
 	case rollback == nil:
 		return "", &usererr.Error{Field: "gitlab.jobs.rollback", Problem: fmt.Sprintf("pipeline %d was canceled, but its canary had started, and it has no job %q (%s)", p.PipelineID, names.Rollback, p.URL), Fix: "roll back with `crossbill rollback`, and give the name of the manual job that rolls back"}
-	case underWay(rollback.Status):
+	case underWay(rollback.Status), waitsToRun(rollback.Status):
 		return fmt.Sprintf("pipeline %d was canceled after its canary had started: job %s runs already", p.PipelineID, rollback.Name), nil
 	default:
 		return fmt.Sprintf("pipeline %d was canceled after its canary had started: pressed %s (%s)", p.PipelineID, rollback.Name, rollback.URL), c.press(ctx, rollback)
@@ -115,6 +115,9 @@ func missingJob(p Progress, field, name, what string) error {
 
 // press starts a manual job, or retries one that has finished.
 func (c *Client) press(ctx context.Context, job *Job) error {
+	if slices.Contains([]string{"created", "skipped", "scheduled"}, job.Status) { // it has no button yet, or never will
+		return &usererr.Error{Field: "gitlab.jobs.rollback", Problem: fmt.Sprintf("job %s is %s, which GitLab does not retry (%s)", job.Name, job.Status, job.URL), Fix: "roll back with `crossbill rollback`; `crossbill lint` says why the job has no button"}
+	}
 	with := []gitlab.RequestOptionFunc{gitlab.WithContext(ctx), gitlab.WithToken(gitlab.PrivateToken, c.token)}
 	var err error
 	if job.Status == "manual" {

@@ -60,7 +60,11 @@ func TestCancel(t *testing.T) {
 		"it waits at a gate of the project's, which GitLab does not cancel": {
 			status: "manual", jobs: append(withCanary("created", "manual"), gitlabtest.Job{Name: "change_window", Status: "manual"}), field: "releaseId", after: "manual", button: "manual",
 		},
-		"no rollback job": {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
+		"the rollback waits":         {status: "running", jobs: withCanary("success", "waiting_for_resource"), done: "job rollback runs already", after: "running", button: "waiting_for_resource"},
+		"the rollback was skipped":   {status: "failed", jobs: withCanary("failed", "skipped"), field: "gitlab.jobs.rollback", after: "failed", button: "skipped"},
+		"the rollback has no button": {status: "running", jobs: withCanary("running", "created"), field: "gitlab.jobs.rollback", after: "running", button: "created"},
+		"the rollback is delayed":    {status: "running", jobs: withCanary("running", "scheduled"), field: "gitlab.jobs.rollback", after: "running", button: "scheduled"},
+		"no rollback job":            {status: "running", jobs: []gitlabtest.Job{{Name: "deploy_canary", Status: "running"}}, field: "gitlab.jobs.rollback", after: "running"},
 		// A canary job of another name was taken for one that had not started: the pipeline was canceled with exit
 		// code 0, and the mesh stayed split.
 		"canary job of another name": {status: "manual", jobs: renamed, field: "gitlab.jobs.canary", after: "manual", button: "manual"},

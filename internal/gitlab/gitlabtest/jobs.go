@@ -19,6 +19,10 @@ func (s *Server) press(w http.ResponseWriter, id, action string) {
 				fail(w, http.StatusBadRequest, `{"message":"400 Bad request - Unplayable Job"}`)
 				return
 			}
+			if action == "retry" && !slices.Contains([]string{"success", "failed", "canceled", "canceling"}, j.Status) { // Ci::Build#retryable?
+				fail(w, http.StatusForbidden, `{"message":"403 Forbidden - Job is not retryable"}`)
+				return
+			}
 			if !s.mayDeploy(j.Environment, s.APIUser) {
 				fail(w, http.StatusForbidden, `{"message":"403 Forbidden"}`)
 				return
