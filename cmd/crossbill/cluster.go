@@ -278,17 +278,29 @@ func (o *clusterOptions) cluster() (*rollout.Cluster, error) {
 	return &rollout.Cluster{
 		Kube: kube, Istio: mesh, Kinds: rollout.NewKinds(kinds, kube.Discovery()), API: o.api, Namespace: o.namespace, Manifests: o.set,
 		Parts: func(ctx context.Context, reference string) ([]string, error) {
-			of := ""
-			if o.bundle != nil {
-				of = o.bundle.Reference
-			}
-			keychain, err := releaseLogin(o.set, of, reference)
+			keychain, err := o.login(reference)
 			if err != nil {
 				return nil, err
 			}
 			return registry.IndexDigests(ctx, reference, keychain)
 		},
+		Configs: func(ctx context.Context, image, reported string) ([]string, error) {
+			keychain, err := o.login(image) // a node may name any registry
+			if err != nil {
+				return nil, err
+			}
+			return registry.ConfigDigests(ctx, reported, keychain)
+		},
 	}, nil
+}
+
+// login is the one for a release's image.
+func (o *clusterOptions) login(image string) (authn.Keychain, error) {
+	of := ""
+	if o.bundle != nil {
+		of = o.bundle.Reference
+	}
+	return releaseLogin(o.set, of, image)
 }
 
 // status connects and reads what the cluster knows of the app's releases.

@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -167,6 +168,45 @@ func IndexDigests(ctx context.Context, reference string, keychain authn.Keychain
 	var digests []string
 	for _, m := range manifest.Manifests {
 		digests = append(digests, m.Digest.String())
+	}
+	return digests, nil
+}
+
+// ConfigDigests are the digests of the configurations of an image, or of all images in an index. A configuration names
+// the content of every layer: images that have the same one are the same, whatever their own digests are.
+func ConfigDigests(ctx context.Context, reference string, keychain authn.Keychain) ([]string, error) {
+	ref, err := name.NewDigest(reference)
+	if err != nil {
+		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
+	}
+	found, err := remote.Get(ref, Options(ctx, keychain)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, explained(err))
+	}
+	if !found.MediaType.IsIndex() {
+		manifest, err := v1.ParseManifest(bytes.NewReader(found.Manifest))
+		if err == nil && manifest.Config.Digest == (v1.Hash{}) {
+			err = errors.New("it names no configuration")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", reference, err)
+		}
+		return []string{manifest.Config.Digest.String()}, nil
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(found.Manifest))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", reference, err)
+	}
+	var digests []string
+	for _, m := range index.Manifests {
+		if m.Platform != nil && m.Platform.OS == "unknown" { // an attestation: no node runs it
+			continue
+		}
+		of, err := ConfigDigests(ctx, ref.Context().Digest(m.Digest.String()).Name(), keychain)
+		if err != nil {
+			return nil, err
+		}
+		digests = append(digests, of...)
 	}
 	return digests, nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 	fake "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -333,5 +334,71 @@ func TestReadable(t *testing.T) {
 	})
 	if _, err := Readable(t.Context(), "registry", broken, authn.DefaultKeychain); err == nil || errors.As(err, new(*usererr.Error)) || errors.As(err, new(*AwayError)) {
 		t.Errorf("broken: %v", err)
+	}
+}
+
+// raw is a manifest as it is.
+type raw string
+
+func (r raw) RawManifest() ([]byte, error)        { return []byte(r), nil }
+func (r raw) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+// TestConfigDigests: an index with another attestation, and one of its images, are the same image; what cannot be read is none.
+func TestConfigDigests(t *testing.T) {
+	repository := serve(t, plain)
+	push := func(tag string, pushable Pushable) string {
+		t.Helper()
+		pushed, err := Push(t.Context(), pushable, repository+":"+tag, authn.DefaultKeychain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, digest, _ := strings.Cut(pushed, "@")
+		return repository + "@" + digest
+	}
+	var images []v1.Image
+	var configs []string
+	for range 4 { // of two platforms, and two attestations
+		image, err := random.Image(100, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := image.ConfigName()
+		if err != nil {
+			t.Fatal(err)
+		}
+		images, configs = append(images, image), append(configs, config.String())
+	}
+	indexOf := func(attestation v1.Image) v1.ImageIndex {
+		on := func(image v1.Image, os, architecture string) mutate.IndexAddendum {
+			return mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: os, Architecture: architecture}}}
+		}
+		return mutate.AppendManifests(empty.Index, on(images[0], "linux", "amd64"), on(images[1], "linux", "arm64"), on(attestation, "unknown", "unknown"))
+	}
+	first, second, image := push("1", indexOf(images[2])), push("2", indexOf(images[3])), push("3", images[0])
+	if first == second {
+		t.Fatal("the indexes are one")
+	}
+	for reference, want := range map[string][]string{first: configs[:2], second: configs[:2], image: configs[:1], push("4", mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: indexOf(images[2])})): configs[:2]} {
+		got, err := ConfigDigests(t.Context(), reference, authn.DefaultKeychain)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v, configurations (-want +got):\n%s", reference, err, diff)
+		}
+	}
+	bare := raw(`{"schemaVersion": 2}`)
+	hash, _, err := v1.SHA256(strings.NewReader(string(bare)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.NewDigest(repository + "@" + hash.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Put(ref, bare); err != nil {
+		t.Fatal(err)
+	}
+	for _, reference := range []string{ref.Name(), repository + "@" + nothing, repository + ":1"} {
+		if got, err := ConfigDigests(t.Context(), reference, authn.DefaultKeychain); err == nil {
+			t.Errorf("%s has the configurations %v", reference, got)
+		}
 	}
 }

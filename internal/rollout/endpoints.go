@@ -137,45 +137,99 @@ func (j *job) podsOf(ctx context.Context, track release.Track) ([]corev1.Pod, er
 	return pods.Items, nil
 }
 
-// checkImages asks the pods what they run, by the imageID that their nodes have pulled: the release's image, or,
-// where that is an index, the part of it for the node's platform. An image of "" is not checked: the way back.
+// checkImages asks the pods what they run, by the imageID that their nodes give: the release's image, where that is an
+// index, the part of it for the node's platform, or the same image by another digest. An image of "" is not checked: the
+// way back.
 func (j *job) checkImages(ctx context.Context, track release.Track, image string, pods []corev1.Pod) error {
-	others := otherImages(pods, j.Manifests.ContainerName(), release.DigestOf(image))
+	container, want := j.Manifests.ContainerName(), release.DigestOf(image)
+	others := otherImages(pods, container, want)
 	if image == "" || len(others) == 0 {
 		return nil
 	}
 	if j.Parts != nil {
 		parts, err := j.Parts(ctx, image)
 		if err != nil {
-			j.log("image", "the registry does not say what %s is made of, so that it is not known whether the pods run it: %v", release.DigestOf(image), err)
+			j.log("image", "the registry does not say what %s is made of, so that it is not known whether the pods run it: %v", want, err)
 			return nil
 		}
 		for _, part := range parts {
 			delete(others, part)
 		}
 	}
-	if len(others) == 0 {
-		return nil
-	}
-	notReady := &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods do not run " + release.DigestOf(image)}
+	asked := askFor(pods, container, want)
+	notReady := &NotReadyError{Deployment: j.deploymentName(track), Reason: "its pods do not run " + want}
 	for _, digest := range slices.Sorted(maps.Keys(others)) {
-		notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s: something on the way to the node puts another image in its place", others[digest], digest))
+		other := others[digest]
+		same, err := j.sameImage(ctx, image, other.image, asked)
+		switch {
+		case err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errNoProgress):
+			return fmt.Errorf("image of pod %s: %w", other.pod, err)
+		case err != nil:
+			notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s, of which the registry does not say that it is the same image: %v", other.pod, digest, err))
+		case !same:
+			notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s: something on the way to the node puts another image in its place", other.pod, digest))
+		default:
+			j.log("image", "the node of pod %s knows it by another digest, %s: it is the same image", other.pod, digest)
+		}
+	}
+	if len(notReady.Details) == 0 {
+		return nil
 	}
 	return notReady
 }
 
-// otherImages are digests that pods run and that are not the one wanted, each with a pod that runs it. A node that
-// does not name what it pulled by its digest in a registry shows nothing.
-func otherImages(pods []corev1.Pod, container, want string) map[string]string {
-	others := map[string]string{}
+// sameImage asks the registry whether what a node reports is the image under another digest. A node has an image once,
+// by the digest of its configuration, and reports one of the references that it has pulled it by, not the one that the pod
+// asks for (containerd 2: internal/cri/store/image and server/container_status.go; CRI-O: server/container_create.go).
+func (j *job) sameImage(ctx context.Context, image, reported string, asked bool) (bool, error) {
+	if j.Configs == nil {
+		return false, nil
+	}
+	want, err := j.Configs(ctx, image, image)
+	if err != nil {
+		return false, err
+	}
+	got, err := j.Configs(ctx, image, reported)
+	return err == nil && sameConfigs(want, got, asked), err
+}
+
+// sameConfigs says whether an image whose configurations a node reports is the one wanted, whatever the node's platform is.
+// Pods that ask for the wanted one run it: one of its configurations that is reported as well is enough. Others may run any
+// that is reported.
+func sameConfigs(want, got []string, asked bool) bool {
+	wanted := sets.New(want...)
+	return wanted.HasAny(got...) && (asked || wanted.HasAll(got...))
+}
+
+// askFor says whether all pods ask for a digest: admission has put no other one in its place.
+func askFor(pods []corev1.Pod, container, digest string) bool {
+	return !slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
+		return !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+			return c.Name == container && release.DigestOf(c.Image) == digest
+		})
+	})
+}
+
+// reported is an image as a node names it, and a pod that runs it.
+type reported struct{ image, pod string }
+
+// otherImages are what pods run, by digest, that is not the one wanted. A node that does not name what it pulled by its
+// digest in a registry shows nothing.
+func otherImages(pods []corev1.Pod, container, want string) map[string]reported {
+	others := map[string]reported{}
 	for _, pod := range pods {
 		for _, status := range pod.Status.ContainerStatuses {
 			if _, digest, ok := strings.Cut(status.ImageID, "@"); ok && status.Name == container && digest != want {
-				others[digest] = pod.Name
+				others[digest] = reported{pulledAs(status.ImageID), pod.Name}
 			}
 		}
 	}
 	return others
+}
+
+// pulledAs is the reference in an imageID, before which cri-dockerd has docker-pullable://.
+func pulledAs(imageID string) string {
+	return strings.TrimPrefix(imageID, "docker-pullable://")
 }
 
 func readyPods(slice *discoveryv1.EndpointSlice) sets.Set[string] {

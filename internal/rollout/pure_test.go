@@ -1,6 +1,8 @@
 package rollout
 
 import (
+	"maps"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,8 +105,51 @@ func TestOtherImages(t *testing.T) {
 		pod("right", "app", "registry.example.com/app@sha256:a"), pod("mirrored", "app", "mirror.example.com/app@sha256:a"), pod("dockershim", "app", "docker-pullable://app@sha256:a"),
 		pod("local", "app", "sha256:c"), pod("not started", "app", ""), pod("sidecar", "istio-proxy", "proxyv2@sha256:d"), pod("wrong", "app", "registry.example.com/app@sha256:b"),
 	}
-	if got := otherImages(pods, "app", "sha256:a"); len(got) != 1 || got["sha256:b"] != "wrong" {
-		t.Errorf("%v", got)
+	want := map[string]reported{"sha256:b": {"registry.example.com/app@sha256:b", "wrong"}}
+	if got := otherImages(pods, "app", "sha256:a"); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	got := otherImages([]corev1.Pod{pod("dockershim", "app", "docker-pullable://registry.example.com/app@sha256:b")}, "app", "sha256:a")
+	if want := (reported{"registry.example.com/app@sha256:b", "dockershim"}); got["sha256:b"] != want {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestSameConfigs: an image that shares a platform with the one wanted is it only for pods that ask for the one wanted.
+func TestSameConfigs(t *testing.T) {
+	for name, c := range map[string]struct {
+		want, got       []string
+		anyway, ifAsked bool
+	}{
+		"an index anew":          {[]string{"amd", "arm"}, []string{"amd", "arm"}, true, true},
+		"a platform of it":       {[]string{"amd", "arm"}, []string{"arm"}, true, true},
+		"an index that has it":   {[]string{"amd"}, []string{"amd", "arm"}, false, true},
+		"one platform built new": {[]string{"amd", "arm"}, []string{"amd", "arm2"}, false, true},
+		"another image":          {[]string{"amd", "arm"}, []string{"amd2", "arm2"}, false, false},
+		"no image":               {[]string{"amd", "arm"}, nil, false, false},
+	} {
+		if anyway, ifAsked := sameConfigs(c.want, c.got, false), sameConfigs(c.want, c.got, true); anyway != c.anyway || ifAsked != c.ifAsked {
+			t.Errorf("%s: %t, and %t for pods that ask for it; want %t and %t", name, anyway, ifAsked, c.anyway, c.ifAsked)
+		}
+	}
+	digest := "sha256:" + strings.Repeat("a", 64)
+	pod := func(containers ...corev1.Container) corev1.Pod {
+		return corev1.Pod{Spec: corev1.PodSpec{Containers: containers}}
+	}
+	app := corev1.Container{Name: "app", Image: "mirror.example.com/app:1@" + digest}
+	sidecar, replaced := app, app
+	sidecar.Name, replaced.Image = "proxy", "mirror.example.com/app:1"
+	for name, c := range map[string]struct {
+		pods []corev1.Pod
+		want bool
+	}{
+		"all":            {[]corev1.Pod{pod(app), pod(corev1.Container{Name: "proxy"}, app)}, true},
+		"not all":        {[]corev1.Pod{pod(app), pod(replaced)}, false},
+		"a sidecar does": {[]corev1.Pod{pod(sidecar, replaced)}, false},
+	} {
+		if got := askFor(c.pods, "app", digest); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }
 

@@ -89,6 +89,9 @@ type Cluster struct {
 	// Parts are the digests of the images that an index is made of, none of another image: a node may say that it
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)
+	// Configs are the digests of the configurations of what a node reports in place of a release's image, or of that image
+	// itself: of each platform's, where it is an index. The same configuration is the same image. Nil: not known.
+	Configs func(ctx context.Context, image, reported string) ([]string, error)
 	// KeepReleases is how many of the last good releases can be returned to. Default release.DefaultKeepReleases.
 	KeepReleases int
 	// KeepWarm is how long cleanup keeps the pods that primary ran before, without traffic, for a return. 0: not at all.

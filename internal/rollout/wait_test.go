@@ -56,6 +56,19 @@ func TestNotReady(t *testing.T) {
 			w.controllers.pulled[image("2")] = image("9")
 			j.Parts = func(context.Context, string) ([]string, error) { return []string{release.DigestOf(image("8"))}, nil }
 		}, []string{"do not run " + digest}},
+		"another configuration": {func(w *world, j *job) {
+			w.controllers.pulled[image("2")] = image("9")
+			j.Configs = func(_ context.Context, _, reported string) ([]string, error) { return []string{reported}, nil }
+		}, []string{"do not run " + digest, "runs sha256:9999", "another image in its place"}},
+		"an image that the registry does not know": {func(w *world, j *job) {
+			w.controllers.pulled[image("2")] = image("9")
+			j.Configs = func(_ context.Context, of, reported string) ([]string, error) {
+				if reported == of {
+					return []string{"sha256:c"}, nil
+				}
+				return nil, errors.New("no such manifest")
+			}
+		}, []string{"do not run " + digest, "runs sha256:9999", "the registry does not say that it is the same image: no such manifest"}},
 		"its pods are not to be seen": {func(w *world, j *job) {
 			w.controllers.broken[digest] = crashing(corev1.ContainerState{})
 			j.before = func(r *http.Request) error { return only(r, "/pods", forbidden("pods")) }
@@ -231,6 +244,48 @@ func TestIndex(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if said := slices.ContainsFunc(j.logged, func(l string) bool { return strings.Contains(l, "no registry") }); said != (name == "an answer that fails") {
+				t.Errorf("%s: %q", name, j.logged)
+			}
+		})
+	}
+}
+
+// TestAnotherDigest: a node names an image by the first digest that it knows it by: one pulled before, of another index. The
+// registry is asked only then, and a job that is interrupted meanwhile finds nothing wrong with the canary.
+func TestAnotherDigest(t *testing.T) {
+	for name, c := range map[string]struct {
+		pulled, asked, says string
+		interrupted         bool
+	}{
+		"the same digest": {pulled: image("2")},
+		"another digest":  {pulled: image("9"), asked: image("2") + ", " + image("9"), says: "another digest, " + release.DigestOf(image("9")) + ": it is the same image"},
+		"an interruption": {pulled: image("9"), asked: image("2"), interrupted: true},
+	} {
+		at(t, "rest", func(w *world) {
+			w.controllers.pulled[image("2")] = c.pulled
+			j := w.job("job")
+			ctx, cancel := context.WithCancel(w.Context())
+			defer cancel()
+			var asked []string
+			j.Configs = func(_ context.Context, of, reported string) ([]string, error) {
+				if of != image("2") {
+					t.Errorf("%s: asked for %s", name, of)
+				}
+				asked = append(asked, reported)
+				if c.interrupted {
+					cancel()
+					return nil, ctx.Err()
+				}
+				return []string{"sha256:c"}, nil
+			}
+			_, err := j.Canary(ctx, wanted("2"))
+			if c.interrupted != errors.Is(err, context.Canceled) || !c.interrupted && err != nil || errors.As(err, new(*rollout.NotReadyError)) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got := strings.Join(asked, ", "); got != c.asked {
+				t.Errorf("%s: asked for %s, want %s", name, got, c.asked)
+			}
+			if c.says != "" && !slices.ContainsFunc(j.logged, func(l string) bool { return strings.Contains(l, c.says) }) {
 				t.Errorf("%s: %q", name, j.logged)
 			}
 		})

@@ -139,7 +139,8 @@ func (c *container) pull() *image {
 			if fetched {
 				c.event(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s", c.spec.Image, time.Since(began).Round(time.Millisecond))
 			}
-			c.change(func(s *corev1.ContainerStatus) { s.ImageID = image.id })
+			name := c.pod.k.images.nameOf(image)
+			c.change(func(s *corev1.ContainerStatus) { s.ImageID = name })
 			return image
 		}
 		if c.pod.stopping() {

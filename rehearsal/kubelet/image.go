@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,8 +23,8 @@ import (
 
 // An image is one that was pulled and unpacked.
 type image struct {
-	id     string // repository@digest, as a pod's status shows it
-	root   string // folder of its files
+	id     v1.Hash // the digest of its configuration
+	root   string  // folder of its files
 	config v1.Config
 }
 
@@ -31,8 +32,9 @@ type image struct {
 type images struct {
 	dir string
 
-	mu   sync.Mutex
-	have map[string]*pull // by repository@digest
+	mu    sync.Mutex
+	have  map[string]*pull     // by repository@digest
+	names map[v1.Hash][]string // of an image, by its ID: repository@digest, in sorted order
 }
 
 // A pull is an image that is being pulled, or was.
@@ -41,7 +43,18 @@ type pull struct {
 	image *image
 }
 
-func newImages(dir string) *images { return &images{dir: dir, have: map[string]*pull{}} }
+func newImages(dir string) *images {
+	return &images{dir: dir, have: map[string]*pull{}, names: map[v1.Hash][]string{}}
+}
+
+// nameOf is the repository@digest that a pod's status shows for an image: the first that it was pulled by, not the one that the
+// pod asks for (containerd 2: internal/cri/store/image and server/container_status.go). It is that of the time when a container
+// starts, as CRI-O has it.
+func (s *images) nameOf(i *image) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.names[i.id][0]
+}
 
 // get returns the image of a reference, and whether it had to be fetched. A reference by digest
 // that is there already needs no registry; a tag is looked up every time.
@@ -77,8 +90,14 @@ func (s *images) get(ctx context.Context, reference string) (_ *image, fetched b
 	if p.image != nil {
 		return p.image, false, nil
 	}
-	p.image, err = s.fetch(ref.Context().Digest(digest), options)
-	return p.image, err == nil, err
+	if p.image, err = s.fetch(ref.Context().Digest(digest), options); err != nil {
+		return nil, false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.names[p.image.id] = append(s.names[p.image.id], id)
+	slices.Sort(s.names[p.image.id])
+	return p.image, true, nil
 }
 
 func (s *images) fetch(ref name.Digest, options []remote.Option) (*image, error) {
@@ -90,6 +109,10 @@ func (s *images) fetch(ref name.Digest, options []remote.Option) (*image, error)
 	if err != nil {
 		return nil, err
 	}
+	id, err := source.ConfigName()
+	if err != nil {
+		return nil, err
+	}
 	// A platform's image may be reached by its own digest and by its index's: unpack it once.
 	hash, err := source.Digest()
 	if err != nil {
@@ -97,7 +120,7 @@ func (s *images) fetch(ref name.Digest, options []remote.Option) (*image, error)
 	}
 	root := filepath.Join(s.dir, hash.Algorithm+"-"+hash.Hex)
 	if _, err := os.Stat(root); err == nil {
-		return &image{id: ref.Name(), root: root, config: config.Config}, nil
+		return &image{id: id, root: root, config: config.Config}, nil
 	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return nil, err
@@ -118,7 +141,7 @@ func (s *images) fetch(ref name.Digest, options []remote.Option) (*image, error)
 	if err := os.Rename(temporary, root); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	return &image{id: ref.Name(), root: root, config: config.Config}, nil
+	return &image{id: id, root: root, config: config.Config}, nil
 }
 
 // unpack writes a tar stream into a folder, and nothing outside of it.

@@ -4,14 +4,23 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -204,5 +213,49 @@ func TestBackOffDoublesToItsEnd(t *testing.T) {
 	}
 	if want := "10s 20s 40s 1m20s 2m40s 5m0s 5m0s"; strings.Join(got, " ") != want {
 		t.Errorf("back-off %v, want %s", got, want)
+	}
+}
+
+// TestAnImageIsOneByItsConfiguration: under another digest it is the same image, and is named by the first digest of all.
+func TestAnImageIsOneByItsConfiguration(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	repository, err := name.NewRepository(strings.TrimPrefix(server.URL, "http://") + "/our-org/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	imageOf := func(user string) v1.Image {
+		image, err := mutate.Config(empty.Image, v1.Config{User: user})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image
+	}
+	push := func(image v1.Image, note string) string {
+		index := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}})
+		index = mutate.Annotations(index, map[string]string{"note": note}).(v1.ImageIndex)
+		digest, err := index.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ref := repository.Digest(digest.String())
+		if err := remote.WriteIndex(ref, index); err != nil {
+			t.Fatal(err)
+		}
+		return ref.Name()
+	}
+	app := imageOf("1")
+	names := []string{push(app, "a"), push(app, "b"), push(app, "c")}
+	slices.Sort(names)
+	other := push(imageOf("2"), "a")
+	s := newImages(t.TempDir())
+	for _, c := range []struct{ asked, shown string }{{names[1], names[1]}, {names[2], names[1]}, {other, other}, {names[0], names[0]}, {names[1], names[0]}} {
+		image, _, err := s.get(t.Context(), c.asked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.nameOf(image); got != c.shown {
+			t.Errorf("%s is shown as %s, want %s", c.asked, got, c.shown)
+		}
 	}
 }
