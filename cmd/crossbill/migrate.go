@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/our-org/crossbill/internal/bundle"
 	"github.com/our-org/crossbill/internal/provenance"
+	"github.com/our-org/crossbill/internal/registry"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/rollout"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -62,6 +65,13 @@ func (o *migrateOptions) run(ctx context.Context) error {
 		return err
 	}
 	return o.change(ctx, func(ctx context.Context, c *rollout.Cluster) (outcome, error) {
+		c.Admit = func(ctx context.Context, r *release.Release) error {
+			keychain, err := o.cluster.login(r.Image)
+			if err != nil {
+				return err
+			}
+			return registry.RequireFound(ctx, r.Image, keychain, func(err error) { c.Log(rollout.Event{At: time.Now(), Object: "image", Message: err.Error()}) })
+		}
 		result, err := c.Migrate(ctx, o.from)
 		return outcome{Result: result}, err
 	})

@@ -85,6 +85,9 @@ func (j *job) lookMigrate(ctx context.Context, from string) (m migration, done b
 	}
 	if m.image == "" {
 		m.image, err = j.runningDigest(ctx, served.old, selected, j.Manifests.RunsIn(m.template.Spec))
+		if err == nil && served.old != nil { // else a migration has started, and goes on
+			err = j.admit(ctx, &release.Release{Image: m.image})
+		}
 	}
 	return m, false, err
 }
@@ -210,7 +213,7 @@ func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selecte
 		if len(each) == 0 {
 			each = []string{"it has none"}
 		}
-		return "", &usererr.Error{Field: "pods of Service " + j.Manifests.Service.Name, Problem: "they do not all run one image: " + strings.Join(each, ", "), Fix: "finish the rollout that is in progress, then run migrate"}
+		return "", &usererr.Error{Field: "pods of Service " + j.Manifests.Service.Name, Problem: "they do not all run one image: " + strings.Join(each, ", "), Fix: "finish the rollout that is in progress, or give its Deployment the image by digest where nodes name the same one differently; then run migrate"}
 	}
 	for image := range found {
 		return image, nil
@@ -243,17 +246,21 @@ func imagesOf(pods []corev1.Pod, inContainer string) (map[string]string, error) 
 	return found, nil
 }
 
-// byDigest names an image by its digest: its own, or that of the imageID which the node gives.
+// byDigest names an image by its digest: its own, or that of the imageID which the node gives. That may be of any repository
+// that the node has the same image from, and the image's own may have no such digest.
 func byDigest(image, imageID string) (string, error) {
 	if release.DigestOf(image) != "" {
 		return release.ParseImage("image", image)
 	}
-	_, digest, ok := strings.Cut(imageID, "@")
 	ref, err := name.ParseReference(image)
-	if err != nil || !ok {
+	pulled, pulledErr := name.NewDigest(pulledAs(imageID))
+	switch {
+	case err != nil || pulledErr != nil:
 		return "", fmt.Errorf("its image %s is a tag, and its node does not say the digest (imageID %q)", image, imageID)
+	case pulled.Context().Name() != ref.Context().Name():
+		return "", fmt.Errorf("its image %s is a tag, and its node says the digest that it has in another repository (imageID %q)", image, imageID)
 	}
-	return release.ParseImage("imageID", ref.Context().Name()+"@"+digest)
+	return pulled.Name(), nil
 }
 
 // scaledByOthers refuses an HPA that would lose its Deployment.

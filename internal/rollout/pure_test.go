@@ -267,3 +267,24 @@ func TestLeaves(t *testing.T) {
 		}
 	}
 }
+
+// TestByDigest: a tag's digest is what the node says that the tag's own repository has.
+func TestByDigest(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("a", 64)
+	const hub, app = "index.docker.io/library/app@", "registry.example.com/app@"
+	for _, c := range []struct{ image, imageID, want string }{
+		{"registry.example.com/app:1", app + digest, app + digest},
+		{"registry.example.com/app:1", "docker-pullable://" + app + digest, app + digest},
+		{"app:1", "docker.io/library/app@" + digest, hub + digest},
+		{"registry.example.com/app:1@" + digest, "registry.example.com/other@" + digest, app + digest},
+		{"registry.example.com/app:1", "registry.example.com/other@" + digest, ""},
+		{"registry.example.com/app:1", "mirror.example.com/app@" + digest, ""},
+		{"app:1", "quay.io/app@" + digest, ""},
+		{"app:1", digest, ""},
+		{"app:1", "", ""},
+	} {
+		if got, err := byDigest(c.image, c.imageID); got != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("%s, of which the node says %q, is %q, %v; want %q", c.image, c.imageID, got, err, c.want)
+		}
+	}
+}

@@ -78,7 +78,7 @@ type Cluster struct {
 	// Urgent: what a rollback goes back from gives callers errors, so that it waits for nothing that they need not.
 	Urgent bool
 	// Admit says whether a release's image may be deployed at all, and notes its origin in it. Canary, Shift and Promote
-	// ask it before they write anything. Nil: every image may.
+	// ask it before they write anything, and so does Migrate with what runs. Nil: every image may.
 	Admit func(context.Context, *release.Release) error
 	// Gate says who has approved that a command goes on with a release, as the ledger has it or as canary will start it. Canary,
 	// Shift, Promote and Approve ask it before they write anything, and after it they act as the user that it has verified.

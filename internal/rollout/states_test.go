@@ -157,18 +157,18 @@ func TestBadInput(t *testing.T) {
 			return err
 		}, "pods of Service qwik-node-app-service", []string{"do not all run one image", "rollout"}},
 		"migrate of an unknown image": {"manual, another name", func(w *world, j *job) error {
-			pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
-			w.must(pods, err)
-			w.server.mu.Lock()
-			w.controllers.stopped = true
-			for i := range pods.Items {
-				pods.Items[i].Status.ContainerStatuses[0].ImageID = "sha256:c"
-				set(w.controllers, "pods", &pods.Items[i])
-			}
-			w.server.mu.Unlock()
-			_, err = j.Migrate(w.Context(), "")
-			return err
+			return migrateOf(w, j, "sha256:c")
 		}, "pod web-", []string{"is a tag", "by digest"}},
+		"migrate of an image that its node has from another repository": {"manual, another name", func(w *world, j *job) error {
+			return migrateOf(w, j, "registry.example.com/other/app@"+release.DigestOf(image("1")))
+		}, "pod web-", []string{taggedImage + " is a tag", "another repository", "registry.example.com/other/app@sha256:1111", "by digest"}},
+		"migrate of an image that its registry no longer has": {"manual, another name", func(w *world, j *job) error {
+			j.Admit = func(_ context.Context, r *release.Release) error {
+				return &usererr.Error{Field: "image", Problem: "not found: " + r.Image, Fix: "push it"}
+			}
+			_, err := j.Migrate(w.Context(), "")
+			return err
+		}, "image", []string{"not found: " + image("1")}},
 		"migrate with a route that splits": {"manual, another name", func(w *world, j *job) error {
 			w.patchRoute(`[{"op":"add","path":"/spec/http/1/route/-","value":{"destination":{"host":"other"},"weight":10}}]`)
 			_, err := j.Migrate(w.Context(), "")
@@ -204,6 +204,22 @@ func TestBadInput(t *testing.T) {
 			})
 		})
 	}
+}
+
+// migrateOf migrates an app whose nodes give an imageID for what it runs.
+func migrateOf(w *world, j *job, imageID string) error {
+	w.Helper()
+	pods, err := w.kube.CoreV1().Pods(namespace).List(w.Context(), metav1.ListOptions{})
+	w.must(pods, err)
+	w.server.mu.Lock()
+	w.controllers.stopped = true
+	for i := range pods.Items {
+		pods.Items[i].Status.ContainerStatuses[0].ImageID = imageID
+		set(w.controllers, "pods", &pods.Items[i])
+	}
+	w.server.mu.Unlock()
+	_, err = j.Migrate(w.Context(), "")
+	return err
 }
 
 // TestMessages: what the refusals of a stage say.
