@@ -453,26 +453,30 @@ func TestGitHubsDeploymentIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	// A list has 30 deployments unless more are asked for, of all environments unless one is named.
+	const commit = "c0ffee0c0ffee0c0ffee0c0ffee0c0ffee0c0ffe"
+	// A list has 30 deployments unless more are asked for, of all environments unless one is named, and none of a SHA that is cut off.
 	gh := `#!/bin/sh
 echo "$2" >>asked
 case $2 in
-*/deployments\?*per_page=100*environment=production%2Fshop*) echo '[{"id": 8, "environment": "production/shop", "payload": ""}, {"id": 7, "environment": "production/shop", "payload": {"release": "r"}}]' ;;
+*/commits/c0ffee0) echo ` + commit + ` ;;
+*/deployments\?*sha=` + commit + `\&per_page=100*environment=production%2Fshop*) echo '[{"id": 8, "environment": "production/shop", "payload": ""}, {"id": 7, "environment": "production/shop", "payload": {"release": "r"}}]' ;;
 */deployments\?*) echo '[]' ;;
 */deployments) cat >/dev/null; echo 9 ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(dir, "gh"), []byte(gh), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), script, "queued", "release r")
-	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "GITHUB_REPOSITORY=our-org/shop", "COMMIT=c0ffee0", "ENVIRONMENT=production/shop", "RELEASE_ID=r", "IMAGE=", "BUNDLE=", "URL=", "ENVIRONMENT_URL="}
-	out, err := cmd.CombinedOutput()
-	asked, _ := os.ReadFile(filepath.Join(dir, "asked"))
-	if err != nil || !strings.HasSuffix(string(asked), "\nrepos/our-org/shop/deployments/7/statuses\n") || strings.Count(string(asked), "\n") != 2 {
-		t.Errorf("%v: %s; it asked %s", err, out, asked)
+	for given, requests := range map[string]int{commit: 2, "c0ffee0": 3} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "gh"), []byte(gh), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), script, "queued", "release r")
+		cmd.Dir = dir
+		cmd.Env = []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "GITHUB_REPOSITORY=our-org/shop", "COMMIT=" + given, "ENVIRONMENT=production/shop", "RELEASE_ID=r", "IMAGE=", "BUNDLE=", "URL=", "ENVIRONMENT_URL="}
+		out, err := cmd.CombinedOutput()
+		asked, _ := os.ReadFile(filepath.Join(dir, "asked"))
+		if err != nil || !strings.HasSuffix(string(asked), "\nrepos/our-org/shop/deployments/7/statuses\n") || strings.Count(string(asked), "\n") != requests {
+			t.Errorf("%s: %v: %s; it asked %s", given, err, out, asked)
+		}
 	}
 }
 

@@ -255,11 +255,12 @@ func dagger(args []string) int {
 	return 0
 }
 
-// gitHub is the double of GitHub's deployments, as its REST reference has them: a list is that of a commit and environment, and a payload is
-// what was sent. It has one deployment at most, and no pages.
+// gitHub is the double of GitHub's deployments, as its REST reference has them: a list is that of an environment and of a commit, by the whole
+// SHA that was recorded, whatever ref was sent, and a payload is what was sent. It has one deployment at most, and no pages.
 type gitHub struct {
 	mu       sync.Mutex
-	ref      string // of the deployment
+	commit   string // that it knows by a shorter SHA as well
+	sha      string // of the deployment
 	payload  map[string]any
 	made     int
 	states   []string
@@ -281,6 +282,8 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasSuffix(r.URL.Path, "/pulls/42"):
 		state, head, _ := strings.Cut(g.pull, " ")
 		_ = json.NewEncoder(w).Encode(map[string]any{"state": state, "head": map[string]any{"sha": head}})
+	case strings.Contains(r.URL.Path, "/commits/"):
+		_ = json.NewEncoder(w).Encode(map[string]any{"sha": g.whole(path.Base(r.URL.Path))})
 	case r.URL.Path == "/artifacts/7/preview":
 		fmt.Fprint(w, g.artifact)
 	case strings.Contains(r.URL.Path, "/statuses/") && !strings.Contains(r.URL.Path, "/deployments/"):
@@ -292,17 +295,25 @@ func (g *gitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.states = append(g.states, fmt.Sprint(body["state"]))
 	case strings.HasSuffix(r.URL.Path, "/deployments") && r.Method == http.MethodPost:
 		g.payload, _ = body["payload"].(map[string]any)
-		g.ref, g.made = fmt.Sprint(body["ref"]), g.made+1
+		g.sha, g.made = g.whole(fmt.Sprint(body["ref"])), g.made+1
 		fmt.Fprint(w, `{"id":77}`)
 	case strings.HasSuffix(r.URL.Path, "/deployments"):
 		found := []any{}
-		if query := r.URL.Query(); g.made > 0 && query.Get("sha") == g.ref && query.Get("environment") == "production" {
+		if query := r.URL.Query(); g.made > 0 && query.Get("sha") == g.sha && query.Get("environment") == "production" {
 			found = append(found, map[string]any{"id": 77, "environment": "production", "payload": g.payload})
 		}
 		_ = json.NewEncoder(w).Encode(found)
 	default:
 		http.NotFound(w, r)
 	}
+}
+
+// whole is the SHA of a commit.
+func (g *gitHub) whole(ref string) string {
+	if g.commit != "" && strings.HasPrefix(g.commit, ref) {
+		return g.commit
+	}
+	return ref
 }
 
 // act is a machine on which workflows run: act, the commands that the steps call, and the doubles.
@@ -623,20 +634,24 @@ func TestHandoffAlone(t *testing.T) {
 	steps := strings.NewReplacer("@COMMIT", "@"+reference, "crossbill@sha256:…", "crossbill@"+digest, "qwik-node-app@sha256:…", "qwik-node-app@"+bundle).Replace(string(found[1]))
 	promoted := []gitlabtest.Job{{Name: "deploy_canary", Status: "success"}, {Name: "promote_to_production", Status: "success"}}
 	const app = "registry.example.com/our-org/qwik-node-app@"
-	for what, test := range map[string]struct{ other, image, bundle string }{
-		"bundle": {"image", "", app + bundle},
-		"image":  {"bundle", app + bundle, ""},
+	for name, test := range map[string]struct{ what, other, image, bundle, commit string }{
+		"bundle":         {"bundle", "image", "", app + bundle, ""},
+		"image":          {"image", "bundle", app + bundle, "", ""},
+		"a short commit": {"bundle", "image", "", app + bundle, "c0ffee0"},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			double := &gitHub{}
+			double := &gitHub{commit: "c0ffee0" + strings.Repeat("1", 33)}
 			github := httptest.NewServer(double)
 			defer github.Close()
 			server := gitlabtest.New()
 			server.Life = []gitlabtest.Phase{{Status: "created"}, {After: 2 * time.Second, Status: "success", Jobs: promoted}}
 			lab := httptest.NewServer(server)
 			defer lab.Close()
-			text := strings.ReplaceAll(steps, "bundle: ", what+": ")
+			text := strings.ReplaceAll(steps, "bundle: ", test.what+": ")
+			if test.commit != "" {
+				text = strings.Replace(text, "with:\n      bundle", "with:\n      commit: "+test.commit+"\n      bundle", 1)
+			}
 			log, err := a.push(t, repositoryOf(t, map[string][]byte{
 				".github/workflows/release.yml": []byte("on: push\njobs:\n  handoff:\n    runs-on: ubuntu-24.04\n    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") + "\n"),
 				"crossbill.yaml":                configured(t, map[string]any{"gitlab.url": lab.URL, "gitlab.project": server.Project}),
@@ -648,7 +663,7 @@ func TestHandoffAlone(t *testing.T) {
 				t.Errorf("GitHub's %d deployments were %v, want %v\n%s", double.made, double.states, want, log)
 			}
 			pipelines := server.Pipelines()
-			if len(pipelines) != 1 || pipelines[0].Inputs[what] != app+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
+			if len(pipelines) != 1 || pipelines[0].Inputs[test.what] != app+bundle || pipelines[0].Inputs[test.other] != nil || double.payload["image"] != test.image || double.payload["bundle"] != test.bundle {
 				t.Errorf("pipelines %+v, GitHub's payload %v", pipelines, double.payload)
 			}
 		})
