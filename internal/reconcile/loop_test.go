@@ -230,7 +230,7 @@ func TestLoop(t *testing.T) {
 			then: func(c *cluster) {
 				c.git.History, c.dies[Canary] = history(of(1), of(2)), []string{"refused", "refused"}
 				go func() {
-					time.Sleep(time.Minute)
+					time.Sleep(75 * time.Second) // between two looks
 					c.set(func() { c.git.History, c.dies = history(of(1), of(2), of(3)), nil })
 				}()
 			},
