@@ -188,7 +188,7 @@ func TestCommandsOnAnEmptyCluster(t *testing.T) {
 		{"verify --prometheus http://127.0.0.1:1", exitBadInput, "", "no release is in flight"},
 		{"migrate --dry-run", exitBadInput, "", "--from: "},
 		{"promote --namespace nope", exitBadInput, "", `--namespace: namespace "nope"`},
-		{"promote --context nope", exitBadInput, "", `--context: context "nope" not found in the kubeconfig`},
+		{"promote --context nope", exitBadInput, "", `--context: context "nope" not found in the kubeconfig; give --context NAME, or --context= for the current one`},
 		{"plan rollback", 0, "no change", "deprecated"},
 		{"plan promote", exitBadInput, "", "no release is in flight"},
 	} {

@@ -176,15 +176,15 @@ func (o *clusterOptions) checkOverrides(client clientcmd.ClientConfig) error {
 	given := &o.overrides
 	if raw, err := client.RawConfig(); err == nil {
 		for _, n := range []struct {
-			field, kind, name, command string
-			found                      bool
+			field, kind, name, fix string
+			found                  bool
 		}{
-			{"cluster.context", "context", given.CurrentContext, "get-contexts", raw.Contexts[given.CurrentContext] != nil},
-			{"--cluster", "cluster", given.Context.Cluster, "get-clusters", raw.Clusters[given.Context.Cluster] != nil},
-			{"--user", "user", given.Context.AuthInfo, "get-users", raw.AuthInfos[given.Context.AuthInfo] != nil},
+			{"cluster.context", "context", given.CurrentContext, "give --context NAME, or --context= for the current one; `kubectl config get-contexts` lists them", raw.Contexts[given.CurrentContext] != nil},
+			{"--cluster", "cluster", given.Context.Cluster, "`kubectl config get-clusters` lists them", raw.Clusters[given.Context.Cluster] != nil},
+			{"--user", "user", given.Context.AuthInfo, "`kubectl config get-users` lists them", raw.AuthInfos[given.Context.AuthInfo] != nil},
 		} {
 			if n.name != "" && !n.found {
-				return &usererr.Error{Field: n.field, Problem: fmt.Sprintf("%s %q not found in the kubeconfig", n.kind, n.name), Fix: "`kubectl config " + n.command + "` lists them"}
+				return &usererr.Error{Field: n.field, Problem: fmt.Sprintf("%s %q not found in the kubeconfig", n.kind, n.name), Fix: n.fix}
 			}
 		}
 	}

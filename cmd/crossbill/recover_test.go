@@ -34,6 +34,10 @@ func TestTheWayBackNeedsNoFiles(t *testing.T) {
 	if err := os.WriteFile(broken, []byte("app: [\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	agent := filepath.Join(t.TempDir(), "crossbill.yaml")
+	if err := os.WriteFile(agent, []byte("cluster: {context: \"our-org/agents:production\"}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	two := map[string]*release.Ledger{"app": ledgerOf(t, "app", true), "other": ledgerOf(t, "other", true)}
 	for _, c := range []struct {
 		line    string
@@ -44,6 +48,8 @@ func TestTheWayBackNeedsNoFiles(t *testing.T) {
 		{"rollback --manifests none", map[string]*release.Ledger{"app": two["app"]}, 0, []string{"warning: ", "going by the ledger of app", "nothing to roll back"}},
 		{"rollback --manifests none --config " + broken, map[string]*release.Ledger{"app": two["app"]}, 0, []string{"warning: " + broken, "going by the ledger of app", "nothing to roll back"}},
 		{"rollback --manifests none --prometheus-config none --prometheus http://127.0.0.1:1", map[string]*release.Ledger{"app": two["app"]}, 0, []string{"going on without Prometheus", "nothing to roll back"}},
+		{"rollback --manifests none --app app --config " + agent, two, exitBadInput, []string{"cluster.context: context ", "not found in the kubeconfig; give --context NAME, or --context= for the current one"}},
+		{"rollback --manifests none --app app --context= --config " + agent, two, 0, []string{"nothing to roll back"}},
 		{"rollback --manifests none", two, exitBadInput, []string{"namespace shop has several: app, other", "name the one"}},
 		{"rollback --manifests none --app other", two, 0, []string{"going by the ledger of other", "nothing to roll back"}},
 		{"rollback --app other", two, 0, []string{"are those of qwik-node-app", "going by the ledger of other"}},
