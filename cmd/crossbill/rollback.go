@@ -28,10 +28,10 @@ another job died, and takes the lock of whoever holds it. Where crossbill.yaml o
 the manifests cannot be read, it warns and goes by the ledger.
 
 With --to it returns to a release that has finished, as primary ran it: image,
-pod template and configuration. A release in flight is rolled back first. The pods
-of the release get ready as the canary, then all of the traffic; primary is
-replaced behind them. Nothing is judged again. No new release starts from then on
-until resume.
+pod template and configuration. With an id, a release in flight is rolled back
+first; previous is rejected then. The pods of the release get ready as the canary,
+then all of the traffic; primary is replaced behind them. Nothing is judged again.
+No new release starts from then on until resume.
 
 Where the steps of a release are commits (gitops.store: git), --now moves the traffic
 in the cluster first, and has the controller leave the route alone; then rollback
