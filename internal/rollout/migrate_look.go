@@ -185,7 +185,7 @@ func sizeOf(sets []appsv1.ReplicaSet) (replicas int32) {
 	return replicas
 }
 
-// runningDigest is the image that the app's pods run, by the digest that their node pulled.
+// runningDigest is the image that the app's pods run, by the digest that their nodes report.
 func (j *job) runningDigest(ctx context.Context, old *appsv1.Deployment, selected labels.Selector, container string) (string, error) {
 	pods, err := j.Kube.CoreV1().Pods(j.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selected.String()})
 	if err != nil {
