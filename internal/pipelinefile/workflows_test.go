@@ -80,9 +80,9 @@ func TestActionlint(t *testing.T) {
 
 // step is one of a job or of a composite action.
 type step struct {
-	Uses, Run string
-	With      map[string]any
-	Env       map[string]string
+	If, Uses, Run string
+	With          map[string]any
+	Env           map[string]string
 }
 
 func isToken(value string) bool {
@@ -178,6 +178,63 @@ func TestWorkflowsAreSafe(t *testing.T) {
 			if calls != want {
 				t.Errorf("%s: %s: %d calls of dagger, want %d", path, name, calls, want)
 			}
+		}
+	}
+}
+
+// TestAttestingCanBeLeftOut: GitHub has no attestations for a private repository without Enterprise Cloud, where the step fails. So each is
+// there only if the caller wants it, which by default it does, and no other step is.
+func TestAttestingCanBeLeftOut(t *testing.T) {
+	attests := map[string]int{deliver: 2, previewImage: 1}
+	for _, path := range workflows(t) {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var workflow struct {
+			On   yaml.Node
+			Jobs map[string]struct {
+				If    string
+				Steps []step
+			}
+		}
+		if err := yaml.Unmarshal(data, &workflow); err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for name, job := range workflow.Jobs {
+			if strings.Contains(job.If, "inputs.attest") {
+				t.Errorf("%s: %s runs only if %s", path, name, job.If)
+			}
+			for _, step := range job.Steps {
+				attest := strings.HasPrefix(step.Uses, "actions/attest")
+				if attest {
+					found++
+				}
+				if attest != (step.If == "inputs.attest") {
+					t.Errorf("%s: %s: %s%s runs if %q", path, name, step.Uses, step.Run, step.If)
+				}
+			}
+		}
+		if found != attests[path] {
+			t.Errorf("%s attests %d times, want %d", path, found, attests[path])
+		}
+		if found == 0 {
+			continue
+		}
+		var on struct {
+			Call struct {
+				Inputs map[string]struct {
+					Type    string
+					Default any
+				}
+			} `yaml:"workflow_call"`
+		}
+		if err := workflow.On.Decode(&on); err != nil {
+			t.Fatal(err)
+		}
+		if input := on.Call.Inputs["attest"]; input.Type != "boolean" || input.Default != true {
+			t.Errorf("%s: the input attest is %+v", path, input)
 		}
 	}
 }

@@ -297,6 +297,6 @@ jobs:
     uses: %s%s
     permissions: {contents: read, id-token: write, attestations: write, deployments: write}
     secrets: inherit
-    with: {%s}
+    with: {%s} # attest: false, in a private or internal repository without GitHub Enterprise Cloud
 `, a.Workflow, cmp.Or(a.Note, ""), with)
 }

@@ -81,6 +81,9 @@ func TestFilesAreValid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if !strings.Contains(files["release.yml"], "} # attest: false, ") {
+			t.Errorf("%s: release.yml does not say what a private repository needs:\n%s", name, files["release.yml"])
+		}
 		problems, err := linter.Lint(".github/workflows/release.yml", []byte(files["release.yml"]), nil)
 		if err != nil {
 			t.Fatal(err)
