@@ -239,6 +239,34 @@ func TestAttestingCanBeLeftOut(t *testing.T) {
 	}
 }
 
+// TestARepeatedRunTakesNoPlace: a concurrency group keeps one waiting run. One that is repeated, as for its watch after the approval, would
+// take the place of the newest release, so that it is in another group, and none of its jobs is in one with others.
+func TestARepeatedRunTakesNoPlace(t *testing.T) {
+	data, err := os.ReadFile(deliver)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var workflow struct {
+		Concurrency struct {
+			Group  string
+			Cancel any `yaml:"cancel-in-progress"`
+		}
+		Jobs map[string]struct{ Concurrency any }
+	}
+	if err := yaml.Unmarshal(data, &workflow); err != nil {
+		t.Fatal(err)
+	}
+	const repeated = "${{ github.run_attempt > 1 && format('-{0}', github.run_id) || '' }}" // of a first attempt it is empty
+	if of, found := strings.CutSuffix(workflow.Concurrency.Group, repeated); !found || of != "deliver-${{ inputs.image }}" || workflow.Concurrency.Cancel != false {
+		t.Errorf("concurrency %+v", workflow.Concurrency)
+	}
+	for name, job := range workflow.Jobs {
+		if job.Concurrency != nil {
+			t.Errorf("%s: concurrency %v", name, job.Concurrency)
+		}
+	}
+}
+
 // tokensOf are those that a handoff needs: what only follows cannot trigger.
 func tokensOf(handoff step) []string {
 	if handoff.With["release_id"] != nil {
