@@ -111,6 +111,7 @@ func TestWorkflowsAreSafe(t *testing.T) {
 				Uses        string
 				Permissions map[string]string
 				Timeout     int `yaml:"timeout-minutes"`
+				Concurrency map[string]any
 				Environment struct{ Name string }
 				Env         map[string]string
 				Steps       []step
@@ -119,15 +120,16 @@ func TestWorkflowsAreSafe(t *testing.T) {
 		if err := yaml.Unmarshal(data, &workflow); err != nil {
 			t.Fatal(err)
 		}
-		if workflow.Permissions == nil || len(workflow.Permissions) != 0 || workflow.Concurrency["group"] == nil {
+		// A run of previews that has nothing to do must not take the place of one that has: there the group is the job's, which is skipped.
+		if workflow.Permissions == nil || len(workflow.Permissions) != 0 || (workflow.Concurrency["group"] == nil) != (path == previews) {
 			t.Errorf("%s: permissions %v, concurrency %v", path, workflow.Permissions, workflow.Concurrency)
 		}
 		for name, job := range workflow.Jobs {
 			if job.Uses != "" { // it has no step: TestThePreviewCallers
 				continue
 			}
-			if job.Permissions == nil || job.Timeout == 0 {
-				t.Errorf("%s: %s: permissions %v, time-out %d", path, name, job.Permissions, job.Timeout)
+			if job.Permissions == nil || job.Timeout == 0 || (job.Concurrency["group"] == nil) == (path == previews) {
+				t.Errorf("%s: %s: permissions %v, time-out %d, concurrency %v", path, name, job.Permissions, job.Timeout, job.Concurrency)
 			}
 			for variable, value := range job.Env {
 				if isToken(value) {
@@ -461,7 +463,8 @@ func TestWhatHappensToAPreview(t *testing.T) {
 	}{
 		"pushed":                          {"workflow_run", "open " + head, good, "action=up name=pr-42 image=registry.example.com/shop-previews@" + digest + " commit=" + commit, 0},
 		"closed":                          {"pull_request_target", "closed " + head, "", "action=down name=pr-42", 0},
-		"pushed, and closed since":        {"workflow_run", "closed " + head, good, "", 0},
+		"pushed, and closed since":        {"workflow_run", "closed " + head, good, "action=down name=pr-42", 0},
+		"pushed again, and closed since":  {"workflow_run", "closed " + commit, good, "action=down name=pr-42", 0},
 		"pushed, and pushed again since":  {"workflow_run", "open " + commit, good, "", 0},
 		"closed, and open again":          {"pull_request_target", "open " + head, "", "", 0},
 		"what another pull request built": {"workflow_run", "open " + head, left(digest, commit, "7"), "", 0},

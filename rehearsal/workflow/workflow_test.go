@@ -706,7 +706,7 @@ func TestPreviewHandoff(t *testing.T) {
 	}{
 		"pushed":                   {"workflow_run", pushed, "open " + head, "success", map[string]any{"action": "up", "name": "pr-42", "image": image, "commit": commit, "preview_id": "pr-42-up-9f86d081884c"}, "success preview: pr-42 is up", true},
 		"not ready":                {"workflow_run", pushed, "open " + head, "failed", map[string]any{"action": "up", "name": "pr-42"}, "failure preview: pr-42: up failed", false},
-		"pushed, and closed since": {"workflow_run", pushed, "closed " + head, "success", nil, "", true},
+		"pushed, and closed since": {"workflow_run", pushed, "closed " + head, "success", map[string]any{"action": "down", "name": "pr-42", "image": "", "commit": "", "preview_id": "pr-42-down"}, "success preview: pr-42 has ended", true},
 		"closed":                   {"pull_request_target", closed, "closed " + head, "success", map[string]any{"action": "down", "name": "pr-42", "image": "", "commit": "", "preview_id": "pr-42-down"}, "success preview: pr-42 has ended", true},
 		"a fork's":                 {"workflow_run", fork, "open " + head, "success", nil, "", true},
 		"a fork's, closed":         {"pull_request_target", forkClosed, "closed " + head, "success", nil, "", true},
