@@ -260,7 +260,27 @@ func TestTheDownloadIsChecked(t *testing.T) {
 	}
 }
 
-// TestTheActionsDownloadIsChecked: the same of GitHub's side.
+// TestTheDownloadIsTriedAgain: a rollback outlives a server that answers 502 twice, and ends when it always does.
+func TestTheDownloadIsTriedAgain(t *testing.T) {
+	for name, test := range map[string]struct{ answer, tries, calls string }{
+		"twice":  {`[ "$(cat tries)" = xxx ]`, "xxx", "call"},
+		"always": {"false", "xxxxx", ""},
+	} {
+		cmd, dir := run(t, pipelinefile.Flat(t, "dagger"), "rollback", map[string]string{
+			"wget": "printf x >>tries\n" + test.answer, "sleep": "", "sha256sum": "", "tar": "", "dagger": `printf %s "$1" >>calls`,
+		})
+		out, err := cmd.CombinedOutput()
+		if got := content(t, filepath.Join(dir, "tries")); got != test.tries {
+			t.Errorf("502 %s: %d tries, want %d", name, len(got), len(test.tries))
+		}
+		called, _ := os.ReadFile(filepath.Join(dir, "calls"))
+		if (err == nil) != (test.calls != "") || string(called) != test.calls {
+			t.Errorf("502 %s: %v, calls %q\n%s", name, err, called, out)
+		}
+	}
+}
+
+// TestTheActionsDownloadIsChecked: the same of GitHub's side, where curl tries again.
 func TestTheActionsDownloadIsChecked(t *testing.T) {
 	text, err := os.ReadFile(action)
 	if err != nil {
@@ -279,7 +299,7 @@ func TestTheActionsDownloadIsChecked(t *testing.T) {
 	}
 	step, dir := composite.Runs.Steps[0], t.TempDir()
 	for program, script := range map[string]string{
-		"curl": `while [ "$1" != --output ]; do shift; done; echo "another program" >"$2"`,
+		"curl": `case "$*" in *" --retry 5 --retry-all-errors "*) touch retries ;; esac; while [ "$1" != --output ]; do shift; done; echo "another program" >"$2"`,
 		"tar":  "touch unpacked",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, program), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
@@ -296,6 +316,9 @@ func TestTheActionsDownloadIsChecked(t *testing.T) {
 	_, unpacked := os.Stat(filepath.Join(dir, "unpacked"))
 	if _, path := os.Stat(filepath.Join(dir, "path")); err == nil || unpacked == nil || path == nil || !strings.Contains(string(out), "FAILED") {
 		t.Errorf("%v, unpacked: %t\n%s", err, unpacked == nil, out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "retries")); err != nil {
+		t.Errorf("curl does not try again: %v", err)
 	}
 	other := content(t, component)
 	for _, value := range step.Env { // the same command on both sides
