@@ -164,6 +164,17 @@ func TestPragmasAreOnesThatDaggerKnows(t *testing.T) {
 	}
 }
 
+// TestTheAppIsNotItsRepository: an app at its repository's root is not checked and built with what lies beside it there: the history,
+// which differs in every call, and Crossbill's own files, which have tests.
+func TestTheAppIsNotItsRepository(t *testing.T) {
+	ignored := api(t)[""].arguments["app-dir"].pragmas["ignore"]
+	for _, name := range []string{".git", ".github", ".crossbill"} {
+		if !strings.Contains(ignored, `"`+name+`"`) {
+			t.Errorf("--app-dir: +ignore=%s does not have %s", ignored, name)
+		}
+	}
+}
+
 func TestEverythingIsDocumented(t *testing.T) {
 	for name, f := range api(t) {
 		if name != "" && f.doc == "" {

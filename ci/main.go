@@ -104,7 +104,7 @@ func New(
 
 	// Folder of the app. By default app in the module's repository.
 	// +defaultPath="/app"
-	// +ignore=["node_modules", "dist", "server", "sbom", "tmp"]
+	// +ignore=["node_modules", "dist", "server", "sbom", "tmp", ".git", ".github", ".crossbill"]
 	appDir *dagger.Directory,
 
 	// Image with the crossbill command, by digest. By default the command is built from its source.
