@@ -175,12 +175,10 @@ func (m *Crossbill) built(version string) *dagger.Directory {
 	if version != "" {
 		c = c.WithEnvVariable("APP_VERSION", version)
 	}
-	c = c.WithExec([]string{"pnpm", "build"})
-	return dag.Directory().
-		WithDirectory("dist", c.Directory("dist")).
-		WithDirectory("server", c.Directory("server")).
-		WithDirectory("sbom", c.Directory("sbom")).
-		WithFile("pnpm-lock.yaml", c.File("pnpm-lock.yaml"))
+	built := c.WithExec([]string{"pnpm", "build"}).Directory("/app")
+	return dag.Directory().WithDirectory("/", built, dagger.DirectoryWithDirectoryOpts{
+		Include: []string{"dist/**", "server/**", "sbom/**", "pnpm-lock.yaml"}, // not every build lists its contents in sbom
+	})
 }
 
 // withBuiltApp is the command with the built app in /app.

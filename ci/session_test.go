@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -349,6 +350,36 @@ func TestABundleLeavesTheFolder(t *testing.T) {
 	}
 	if got := values(s.asked[len(s.asked)-1], "withMountedDirectory", "path"); !slices.Contains(got, "/work/k8s") {
 		t.Errorf("canary of a bundle has the folders %v", got)
+	}
+}
+
+// TestWhatIsTakenOfTheApp: by patterns, none of which has to be there: Dagger takes no folder by its name that does not exist.
+func TestWhatIsTakenOfTheApp(t *testing.T) {
+	s := begin(t)
+	if _, err := everything().Publish(t.Context(), "r/a:1", "", "", 0, "", nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	taken := map[string][]string{} // by the folder that it is taken of
+	for _, chain := range s.objects {
+		for _, step := range chain {
+			if step.name == "directory" && step.args["path"] != nil && step.args["path"] != "/app" {
+				t.Errorf("%v has to exist", step.args["path"])
+			}
+			if patterns, _ := step.args["include"].([]any); step.name == "withDirectory" && patterns != nil {
+				of := "the checkout"
+				if from := s.objects[step.args["source"].(string)]; len(from) > 0 && from[0].name == "container" {
+					of = "the build"
+				}
+				taken[of] = strings.Fields(strings.Trim(fmt.Sprint(patterns), "[]"))
+			}
+		}
+	}
+	want := map[string][]string{
+		"the checkout": {"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"},
+		"the build":    {"dist/**", "server/**", "sbom/**", "pnpm-lock.yaml"},
+	}
+	if !reflect.DeepEqual(taken, want) {
+		t.Errorf("of the app, %v is taken, want %v", taken, want)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -164,7 +165,7 @@ func (o *initOptions) answer(ctx context.Context) error {
 	if below, err := filepath.Rel(o.githubDir, manifests); manifests != "" && err == nil && filepath.IsLocal(below) { // as it is in the file
 		manifests = filepath.ToSlash(below)
 	}
-	found := scaffold.Look(ctx, o.githubDir, cmp.Or(a.Manifests, manifests), cmp.Or(a.App, before.App))
+	found := scaffold.Look(ctx, o.githubDir, cmp.Or(a.Manifests, manifests), cmp.Or(a.App, before.App), a.AppDir)
 	if found.Problem != nil {
 		warn(o.cmd, explain(o.cmd, found.Problem))
 	}
@@ -172,6 +173,8 @@ func (o *initOptions) answer(ctx context.Context) error {
 		warn(o.cmd, "the app is built with "+found.Package+": the workflow builds with pnpm. Build the image in a job of your own, and pass its digest (docs/commands/init.md)")
 	} else if found.AppDir == "" && found.Dockerfile {
 		warn(o.cmd, "the app has a Dockerfile, and no package.json: build the image in a job of your own, and pass its digest to the workflow (docs/commands/init.md)")
+	} else if len(found.Missing) > 0 {
+		warn(o.cmd, path.Join(found.AppDir, "package.json")+" has no script "+strings.Join(found.Missing, " and no script ")+", which the workflow runs: add it, or pass the digest of an image that you build (docs/commands/init.md)")
 	}
 	remotes := scaffold.RemotesOf(o.gitlabDir)
 	a.Manifests = cmp.Or(a.Manifests, found.Manifests, "k8s")

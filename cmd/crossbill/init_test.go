@@ -136,6 +136,27 @@ func TestInitForDagger(t *testing.T) {
 	lintClean(t, gitlab, flags)
 }
 
+// TestInitNamesMissingScripts: an app as create-qwik makes it has no script check; the first run of the workflow would end there.
+func TestInitNamesMissingScripts(t *testing.T) {
+	quiet(t)
+	github, _, flags := places(t)
+	line := slices.Concat([]string{"init", "--yes", "--dry-run", "--project", "our-org/infrastructure"}, flags)
+	for scripts, warning := range map[string]string{
+		`"build": "qwik build", "lint": "eslint src"`: "app/package.json has no script check, which the workflow runs",
+		``: "app/package.json has no script check and no script build, which the workflow runs",
+		`"build": "qwik build", "check": "vitest run"`: "",
+	} {
+		writeFiles(t, github, map[string]string{"app/package.json": `{"name": "my-qwik-empty-starter", "scripts": {` + scripts + `}}`})
+		if r := runLine(t, line...); r.code != 0 || strings.Contains(r.err, "has no script") != (warning != "") || !strings.Contains(r.err, warning) {
+			t.Errorf("with {%s}: exit code %d, want %q\n%s", scripts, r.code, warning, r.err)
+		}
+	}
+	writeFiles(t, github, map[string]string{"web/package.json": "{}"})
+	if r := runLine(t, append(line, "--app-dir", "web")...); !strings.Contains(r.err, "web/package.json has no script check and no script build") {
+		t.Errorf("with --app-dir: %s", r.err)
+	}
+}
+
 // TestInitAsks: what is there is the default of a question; there are six at most.
 func TestInitAsks(t *testing.T) {
 	quiet(t)

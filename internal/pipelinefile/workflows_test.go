@@ -536,6 +536,46 @@ func TestTheStateOfGitHubsDeployment(t *testing.T) {
 	}
 }
 
+// TestAnAppWithoutAVersion: a starter's package.json has none. It is 0.0.0 then, with the commit.
+func TestAnAppWithoutAVersion(t *testing.T) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Skip("jq is not here; GitHub's runners have it")
+	}
+	for _, path := range []string{deliver, previewImage} {
+		var workflow struct {
+			Jobs map[string]struct {
+				Steps []struct{ ID, Run string }
+			}
+		}
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = yaml.Unmarshal(text, &workflow)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for manifest, want := range map[string]string{`{"name": "starter"}`: "0.0.0", `{"version": "1.2.3"}`: "1.2.3"} {
+			dir, script := t.TempDir(), ""
+			for _, step := range workflow.Jobs["publish"].Steps {
+				if step.ID == "names" {
+					script = step.Run
+				}
+			}
+			for name, text := range map[string]string{"package.json": manifest, "git": "#!/bin/sh\necho 7\n"} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "--noprofile", "--norc", "-e", "-c", script)
+			cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "APP_DIR=.", "GITHUB_SHA=c0ffeec0ffeec0ffee", "GITHUB_OUTPUT=output"}
+			out, err := cmd.CombinedOutput()
+			if got, _ := os.ReadFile(filepath.Join(dir, "output")); err != nil || string(got) != "version="+want+"+c0ffeec0ffee\ncreated=7\n" {
+				t.Errorf("%s: with %s: %v\n%s%s", path, manifest, err, got, out)
+			}
+		}
+	}
+}
+
 // TestGitHubsDeploymentIsFound: among many of the same commit, that of the environment is found, and no second one is made.
 func TestGitHubsDeploymentIsFound(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {

@@ -5,6 +5,7 @@ package scaffold
 
 import (
 	"context"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,9 +24,10 @@ type Found struct {
 	App        string
 	Namespace  string
 	Service    string
-	Image      string // repository
-	AppDir     string // with a package.json
-	Package    string // manager: pnpm, npm, or yarn
+	Image      string   // repository
+	AppDir     string   // with a package.json
+	Package    string   // manager: pnpm, npm, or yarn
+	Missing    []string // scripts that the workflow runs and package.json lacks
 	Dockerfile bool
 	Repository string // in GitHub, by the remote
 	Project    string // in GitLab, by the remote
@@ -38,8 +40,8 @@ type Found struct {
 var places = []string{"k8s", "kubernetes", "deploy", "manifests", "chart", "charts/*", "helm", "kustomize", "overlays/production"}
 
 // Look looks at a folder. manifests is where the manifests are; "" looks for them. app is the one that is meant, if they have
-// several.
-func Look(ctx context.Context, dir, manifests, app string) Found {
+// several. appDir is the folder of its source; "" looks for it.
+func Look(ctx context.Context, dir, manifests, app, appDir string) Found {
 	found := Found{Manifests: manifests}
 	candidates := []string{manifests}
 	if manifests == "" {
@@ -61,7 +63,7 @@ func Look(ctx context.Context, dir, manifests, app string) Found {
 		found.App, found.Namespace, found.Service, found.Image = set.App, set.Deployment.Namespace, set.Service.Name, set.Repository()
 		break
 	}
-	found.source(dir)
+	found.source(dir, appDir)
 	found.Remotes = RemotesOf(dir)
 	found.Repository, found.Project = found.Remotes.GitHub(), found.Remotes.GitLab()
 	return found
@@ -87,16 +89,20 @@ func present(dir string) (found []string) {
 }
 
 // source looks at what the app is built from.
-func (f *Found) source(dir string) {
+func (f *Found) source(dir, appDir string) {
 	exists := func(parts ...string) bool {
 		_, err := fs.Stat(os.DirFS(dir), filepath.ToSlash(filepath.Join(parts...)))
 		return err == nil
 	}
-	for _, folder := range []string{"app", "."} {
+	folders := []string{"app", "."}
+	if appDir != "" {
+		folders = []string{appDir}
+	}
+	for _, folder := range folders {
 		if !exists(folder, "package.json") {
 			continue
 		}
-		f.AppDir = folder
+		f.AppDir, f.Missing = folder, missing(filepath.Join(dir, folder, "package.json"))
 		for _, lock := range [][2]string{{"pnpm-lock.yaml", "pnpm"}, {"package-lock.json", "npm"}, {"yarn.lock", "yarn"}} {
 			if f.Package == "" && exists(folder, lock[0]) {
 				f.Package = lock[1]
@@ -105,6 +111,21 @@ func (f *Found) source(dir string) {
 		break
 	}
 	f.Dockerfile = slices.ContainsFunc([]string{"Dockerfile", "app/Dockerfile", "Containerfile"}, func(name string) bool { return exists(name) })
+}
+
+// missing are the scripts that the workflow runs and a package.json does not have.
+func missing(file string) (names []string) {
+	text, err := os.ReadFile(file)
+	var manifest struct{ Scripts map[string]string }
+	if err != nil || json.Unmarshal(text, &manifest) != nil {
+		return nil // pnpm says what is wrong with it
+	}
+	for _, name := range []string{"check", "build"} {
+		if manifest.Scripts[name] == "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Remote is where a folder's repository is pushed to.

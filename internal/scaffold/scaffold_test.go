@@ -288,7 +288,7 @@ func TestRemotes(t *testing.T) {
 }
 
 func TestLook(t *testing.T) {
-	none := Look(t.Context(), t.TempDir(), "", "")
+	none := Look(t.Context(), t.TempDir(), "", "", "")
 	if diff := cmp.Diff(Found{}, none); diff != "" {
 		t.Errorf("nothing:\n%s", diff)
 	}
@@ -296,7 +296,7 @@ func TestLook(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(dir, "deploy"), os.DirFS("../../k8s")); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"package.json": "{}", "pnpm-lock.yaml": "", "Dockerfile": "FROM scratch"} {
+	for name, text := range map[string]string{"package.json": `{"scripts": {"build": "vite build"}}`, "pnpm-lock.yaml": "", "Dockerfile": "FROM scratch"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -310,16 +310,16 @@ func TestLook(t *testing.T) {
 	}
 	want := Found{
 		Manifests: "deploy", App: "qwik-node-app", Service: "qwik-node-app-service", Image: "registry.example.com/our-org/qwik-node-app",
-		AppDir: ".", Package: "pnpm", Dockerfile: true, Repository: "our-org/shop", Project: "our-org/infrastructure",
+		AppDir: ".", Package: "pnpm", Missing: []string{"check"}, Dockerfile: true, Repository: "our-org/shop", Project: "our-org/infrastructure",
 		Remotes: Remotes{{"https://gitlab.example.com", "our-org/infrastructure"}, {"https://github.com", "our-org/shop"}},
 	}
-	if diff := cmp.Diff(want, Look(t.Context(), dir, "", ""), inAnyOrder); diff != "" {
+	if diff := cmp.Diff(want, Look(t.Context(), dir, "", "", ""), inAnyOrder); diff != "" {
 		t.Error(diff)
 	}
 	if err := os.Remove(filepath.Join(dir, "deploy", "service.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	broken := Look(t.Context(), dir, "", "")
+	broken := Look(t.Context(), dir, "", "", "")
 	if broken.Problem == nil || broken.Manifests != "deploy" {
 		t.Errorf("without a Service: %+v", broken)
 	}
