@@ -257,7 +257,7 @@ const (
 // crossbill is the command in a container, beside its configuration. The engine gives every exec the address of its
 // own trace collector: the command's traces are not for that one.
 func (m *Crossbill) crossbill() *invocation {
-	c := m.Cli("development").
+	c := m.command("development").
 		WithEnvVariable("OTEL_SDK_DISABLED", "true").
 		WithMountedFile(workFolder+"/crossbill.yaml", m.ConfigFile).
 		WithWorkdir(workFolder)
@@ -285,17 +285,30 @@ func (m *Crossbill) addCode(i *invocation) {
 // The crossbill command in a container, to run or to publish
 //
 // Publish it once and give its digest as --cli-image, and runners with an empty engine pull it in seconds; it is also
-// the image of runners that may not run an engine at all.
+// the image of runners that may not run an engine at all. The registry's login is for --registry-host: publish names the
+// repository only after this function.
 func (m *Crossbill) Cli(
 	// Version that the command says it is.
 	// +default="development"
 	cliVersion string,
-) *dagger.Container {
+) (*dagger.Container, error) {
+	c := m.command(cliVersion)
+	switch {
+	case m.RegistryPassword == nil:
+		return c, nil
+	case m.RegistryHost == "":
+		return nil, missing("registry-host")
+	}
+	return c.WithRegistryAuth(m.RegistryHost, m.RegistryUsername, m.RegistryPassword), nil
+}
+
+// command is the crossbill command in a container.
+func (m *Crossbill) command(version string) *dagger.Container {
 	if m.CliImage != "" {
 		return dag.Container().From(m.CliImage)
 	}
 	binary := m.compiler().
-		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + cliVersion, "-o", "/crossbill", "./cmd/crossbill"}).
+		WithExec([]string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -X main.version=" + version, "-o", "/crossbill", "./cmd/crossbill"}).
 		File("/crossbill")
 	return dag.Container().From(m.AlpineImage).
 		WithFile("/usr/local/bin/crossbill", binary).

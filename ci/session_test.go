@@ -342,6 +342,36 @@ func TestEveryCallIsAnotherExec(t *testing.T) {
 	}
 }
 
+// TestTheCommandIsPublishedWithTheLogin: what the registry's user and password are given for is in the container that is published.
+func TestTheCommandIsPublishedWithTheLogin(t *testing.T) {
+	for name, test := range map[string]struct {
+		module func() *Crossbill
+		want   []string
+	}{
+		"with a login": {everything, []string{"registry.example.com", "ci"}},
+		"without one":  {some, nil},
+	} {
+		s := begin(t)
+		c, err := test.module().Cli("1.0.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := c.ID(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain := s.objects[string(id)]
+		if got := append(values(chain, "withRegistryAuth", "address"), values(chain, "withRegistryAuth", "username")...); !slices.Equal(got, test.want) {
+			t.Errorf("%s: the registry's login is %v, want %v", name, got, test.want)
+		}
+		for _, secret := range values(chain, "withRegistryAuth", "secret") {
+			if made := s.objects[secret]; len(made) == 0 || made[0].args["name"] != "registry" {
+				t.Errorf("%s: the password is %v", name, made)
+			}
+		}
+	}
+}
+
 // TestABundleLeavesTheFolder: what crossbill.yaml names below the folder of the manifests is there beside a bundle, too.
 func TestABundleLeavesTheFolder(t *testing.T) {
 	s := begin(t)
@@ -485,6 +515,11 @@ func TestMissingArguments(t *testing.T) {
 		"--gitlab-token is missing": func(m *Crossbill) (string, error) {
 			m.GitlabToken = nil
 			return m.Release(ctx, "r/a:1", "abc", dag.SetSecret("trigger", "plaintext"), "main", "", 0, "30m", "", nil, "")
+		},
+		"--registry-host is": func(m *Crossbill) (string, error) {
+			m.RegistryPassword = dag.SetSecret("registry", "plaintext")
+			_, err := m.Cli("1.0.0")
+			return "", err
 		},
 		"--tool-images": func(m *Crossbill) (string, error) { return "", m.useImages([]string{"ruby=ruby:3"}) },
 	} {
