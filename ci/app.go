@@ -148,11 +148,11 @@ func (m *Crossbill) Inspect(
 	return i.run(ctx, "image", []string{"inspect", image, "--manifests=" + manifestsFolder}, flags("--output", format, "--commit", commit))
 }
 
-// packages is the app's folder with its dependencies and nothing else of it: a layer that stays
-// until the lockfile changes.
+// packages is the app's folder with its dependencies, and of the rest only what pnpm reads to install them: a layer that
+// stays until one of these files changes.
 func (m *Crossbill) packages() *dagger.Container {
 	manifests := dag.Directory().WithDirectory("/", m.AppDir, dagger.DirectoryWithDirectoryOpts{
-		Include: []string{"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"},
+		Include: []string{"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc", ".pnpmfile.cjs", ".pnpmfile.mjs", "patches/**"},
 	})
 	return dag.Container().From(m.NodeImage).
 		WithEnvVariable("CI", "true").

@@ -405,7 +405,7 @@ func TestWhatIsTakenOfTheApp(t *testing.T) {
 		}
 	}
 	want := map[string][]string{
-		"the checkout": {"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc"},
+		"the checkout": {"package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml", ".npmrc", ".pnpmfile.cjs", ".pnpmfile.mjs", "patches/**"},
 		"the build":    {"dist/**", "server/**", "sbom/**", "pnpm-lock.yaml"},
 	}
 	if !reflect.DeepEqual(taken, want) {
