@@ -258,12 +258,12 @@ func TestLostScrape(t *testing.T) {
 		}
 	}
 	test := slo.Test()
-	test.Whole, test.MinDuration, test.MaxDuration = true, time.Second, 6500*time.Millisecond
+	test.Whole, test.MinDuration, test.MaxDuration = true, time.Second, 10500*time.Millisecond
 	before := int64(0)
 	v, err := verdict.Verify(t.Context(), verdict.Options{
 		Source: source, Canary: "lost-canary", Test: test, Interval: 100 * time.Millisecond,
 		Report: func(e verdict.Evaluation) {
-			losing.Store(e.Elapsed > 5400*time.Millisecond)
+			losing.Store(e.Elapsed > 8*time.Second)
 			for losing.Load() && lost.Load() == 0 && t.Context().Err() == nil {
 				time.Sleep(10 * time.Millisecond)
 			}
