@@ -180,6 +180,8 @@ func (o *initOptions) answer(ctx context.Context) error {
 	a.Manifests = cmp.Or(a.Manifests, found.Manifests, "k8s")
 	a.AppDir = cmp.Or(a.AppDir, found.AppDir)
 	a.Repository = cmp.Or(a.Repository, before.Notify.GitHub.Repository, found.Repository)
+	a.Branch = scaffold.BranchOf(o.githubDir)
+	a.Ref = cmp.Or(before.GitLab.Ref, scaffold.BranchOf(o.gitlabDir))
 	for _, q := range []struct {
 		question, flag string
 		into           *string

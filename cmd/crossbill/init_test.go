@@ -240,6 +240,46 @@ func TestInitFindsGitLab(t *testing.T) {
 	}
 }
 
+// TestInitOnAnotherBranch: releases begin on the branch that a repository has; what crossbill.yaml says comes first.
+func TestInitOnAnotherBranch(t *testing.T) {
+	quiet(t)
+	github, gitlab, flags := places(t)
+	for _, dir := range []string{github, gitlab} { // both on master
+		if _, err := git.PlainInit(dir, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := slices.Concat([]string{"init", "--yes", "--project", "our-org/infrastructure"}, flags)
+	read := func(parts ...string) string {
+		text, err := os.ReadFile(filepath.Join(parts...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if r := runLine(t, line...); r.code != 0 {
+		t.Fatalf("exit code %d\n%s", r.code, r.err)
+	}
+	for text, want := range map[string]string{
+		read(github, ".github", "workflows", "release.yml"): "branches: [master]",
+		read(gitlab, ".gitlab-ci.yml"):                      "branch: master, ",
+		read(github, "crossbill.yaml"):                      "  project: our-org/infrastructure\n  ref: master\n  environment:",
+		read(gitlab, "crossbill.yaml"):                      "  project: our-org/infrastructure\n  ref: master\napproval:",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	lintClean(t, gitlab, flags)
+	settings := filepath.Join(github, "crossbill.yaml")
+	if err := os.WriteFile(settings, []byte(strings.ReplaceAll(read(settings), "ref: master", "ref: production")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := runLine(t, append(line, "--overwrite")...); r.code != 0 || !strings.Contains(r.out, settings+": unchanged\n") || !strings.Contains(read(gitlab, ".gitlab-ci.yml"), "branch: production, ") {
+		t.Errorf("by crossbill.yaml: exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+}
+
 // TestInitRefers: what the files refer to is what the command was built from.
 func TestInitRefers(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -34,6 +34,8 @@ type Answers struct {
 	GitLabURL  string // "" for gitlab.com
 	Project    string // in GitLab
 	Repository string // in GitHub: owner/name; "" leaves it out
+	Branch     string // of GitHub's repository, whose commits are released; "" for main
+	Ref        string // branch of GitLab's project, whose pipelines release; "" for main
 
 	Component      string // what .gitlab-ci.yml includes: a component, an https address, or a path in the project
 	CrossbillImage string // by digest; "" has the jobs run in Dagger's engine
@@ -117,6 +119,9 @@ func Files(a Answers, gitlabDir, githubDir string) ([]*File, error) {
 	return files, nil
 }
 
+// branch is a name that both files and the component take as it is: GitHub reads a pattern.
+var branch = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
+
 var repository = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
 
 // check finds what is missing, or would not be what it says in a file that is not read here.
@@ -132,6 +137,11 @@ func (a *Answers) check() error {
 	}
 	if !repository.MatchString(a.Image) {
 		return &usererr.Error{Field: "--image", Problem: fmt.Sprintf("%q is not a repository", a.Image), Fix: "give registry/repository without a tag, for example registry.example.com/our-org/shop"}
+	}
+	for _, of := range []struct{ field, branch string }{{"--github-dir", a.Branch}, {"--gitlab-dir", a.Ref}} {
+		if of.branch != "" && !branch.MatchString(of.branch) {
+			return &usererr.Error{Field: of.field, Problem: fmt.Sprintf("its branch %q has characters that a pipeline file reads as others", of.branch), Fix: "release from a branch with letters, digits, and . _ / - in its name"}
+		}
 	}
 	if a.CrossbillImage != "" {
 		if _, err := release.ParseImage("--crossbill-image", a.CrossbillImage); err != nil {
@@ -158,6 +168,22 @@ func scalar(text string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
+// ref is the branch of GitLab's project where it has to be named: "" for main, which everything has as its default.
+func (a *Answers) ref() string {
+	if a.Ref == "main" {
+		return ""
+	}
+	return a.Ref
+}
+
+// inputBranch is the component's input of that branch.
+func (a *Answers) inputBranch() string {
+	if ref := a.ref(); ref != "" {
+		return "branch: " + scalar(ref) + ", "
+	}
+	return ""
+}
+
 // settings is crossbill.yaml.
 func (a *Answers) settings() string {
 	var b bytes.Buffer
@@ -177,9 +203,10 @@ func (a *Answers) settings() string {
 	fmt.Fprintf(&b, "app: %s\nmanifests: %s\n", scalar(a.App), scalar(a.Manifests))
 	section("cluster", "context", a.Context, "namespace", a.Namespace)
 	section("prometheus", "url", a.Prometheus)
-	section("gitlab", "url", a.GitLabURL, "project", a.Project)
+	ref := a.ref()
+	section("gitlab", "url", a.GitLabURL, "project", a.Project, "ref", ref)
 	if a.Project != "" { // that of previews has no gate
-		section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "environment", "production/"+a.App)
+		section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "ref", ref, "environment", "production/"+a.App)
 	}
 	if a.Repository != "" {
 		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))
@@ -196,7 +223,7 @@ func (a *Answers) keep(f *File) error {
 	}
 	before := *a // what made the file
 	before.App, before.Context, before.Namespace, before.Prometheus = said.App, said.Cluster.Context, said.Cluster.Namespace, said.Prometheus.URL
-	before.GitLabURL, before.Project, before.Repository = said.GitLab.URL, said.GitLab.Project, said.Notify.GitHub.Repository
+	before.GitLabURL, before.Project, before.Ref, before.Repository = said.GitLab.URL, said.GitLab.Project, said.GitLab.Ref, said.Notify.GitHub.Repository
 	manifests := cmp.Or(said.Manifests, filepath.Join(filepath.Dir(f.Path), "k8s"))
 	if below, err := filepath.Rel(filepath.Dir(f.Path), manifests); manifests != a.Manifests && (err != nil || filepath.ToSlash(below) != filepath.ToSlash(filepath.Clean(a.Manifests))) {
 		before.Manifests = manifests
@@ -267,8 +294,8 @@ include:
     inputs:
       {app: "$[[ inputs.app ]]", bundle: "$[[ inputs.bundle ]]", release_id: "$[[ inputs.release_id ]]",
       commit: "$[[ inputs.commit ]]", source_url: "$[[ inputs.source_url ]]", again: "$[[ inputs.again ]]",
-      %s}
-`, scalar(a.App), bundle, a.includeKind(), a.Component, engine)
+      %s%s}
+`, scalar(a.App), bundle, a.includeKind(), a.Component, a.inputBranch(), engine)
 }
 
 // includeKind is the keyword of the component's include.
@@ -291,12 +318,12 @@ func (a *Answers) workflow() string {
 	if a.Manifests != "" && a.Manifests != "k8s" {
 		with += ", manifests: " + scalar(a.Manifests)
 	}
-	return fmt.Sprintf(`on: {push: {branches: [main]}}
+	return fmt.Sprintf(`on: {push: {branches: [%s]}}
 jobs:
   release:
     uses: %s%s
     permissions: {contents: read, id-token: write, attestations: write, deployments: write}
     secrets: inherit
     with: {%s} # attest: false, in a private or internal repository without GitHub Enterprise Cloud
-`, a.Workflow, cmp.Or(a.Note, ""), with)
+`, scalar(cmp.Or(a.Branch, "main")), a.Workflow, cmp.Or(a.Note, ""), with)
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/our-org/crossbill/internal/manifest"
 )
@@ -140,10 +141,51 @@ type Remotes []Remote
 // address is that of a repository: https://HOST/PATH, ssh://git@HOST/PATH, or git@HOST:PATH.
 var address = regexp.MustCompile(`^(?:([a-z+]+)://)?(?:[^@/]+@)?([^:/]+)(:[0-9]+)?[:/](.+?)(?:\.git)?/?$`)
 
+// repositoryOf is the repository that a folder is in, also as a linked work tree; nil for none.
+func repositoryOf(dir string) *git.Repository {
+	repository, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
+	if err != nil {
+		return nil
+	}
+	return repository
+}
+
+// BranchOf is the branch of a folder's repository that others start from: its origin's, if a clone has recorded that. Without, the
+// one that is checked out, unless that is beside main or master: somebody's work. "" where nothing shows it.
+func BranchOf(dir string) string {
+	repository := repositoryOf(dir)
+	if repository == nil {
+		return ""
+	}
+	target := func(name plumbing.ReferenceName) plumbing.ReferenceName {
+		reference, err := repository.Reference(name, false)
+		if err != nil || reference.Type() != plumbing.SymbolicReference {
+			return ""
+		}
+		return reference.Target()
+	}
+	if branch, ok := strings.CutPrefix(target(plumbing.NewRemoteHEADReferenceName("origin")).String(), "refs/remotes/origin/"); ok {
+		return branch
+	}
+	head, _ := strings.CutPrefix(target(plumbing.HEAD).String(), "refs/heads/")
+	usual := []string{"main", "master"}
+	if slices.Contains(usual, head) {
+		return head
+	}
+	for _, branch := range usual {
+		for _, name := range []plumbing.ReferenceName{plumbing.NewBranchReferenceName(branch), plumbing.NewRemoteReferenceName("origin", branch)} {
+			if _, err := repository.Reference(name, false); err == nil {
+				return branch
+			}
+		}
+	}
+	return head
+}
+
 // RemotesOf are the remotes of a folder's repository.
 func RemotesOf(dir string) (found Remotes) {
-	repository, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{DetectDotGit: true})
-	if err != nil {
+	repository := repositoryOf(dir)
+	if repository == nil {
 		return nil
 	}
 	remotes, err := repository.Remotes()

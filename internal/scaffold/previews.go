@@ -2,6 +2,7 @@ package scaffold
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -52,6 +53,9 @@ func (a *Answers) checkPreviews() error {
 		return &usererr.Error{Field: "--crossbill-image", Problem: "is missing: the job of previews runs in it", Fix: "give the image of the command, by digest"}
 	case a.Repository == "":
 		return &usererr.Error{Field: "--github-repository", Problem: "is missing: the policy of previews admits what its pull requests have built", Fix: "give owner/name"}
+	}
+	if is, want := BranchOf(a.PreviewsDir), cmp.Or(a.Ref, "main"); is != "" && is != want { // crossbill.yaml has one gitlab.ref
+		return &usererr.Error{Field: "--previews-dir", Problem: fmt.Sprintf("its branch is %s, and previews are started on %s, as releases are", is, want), Fix: "have the project of previews run on the branch " + want}
 	}
 	return nil
 }
@@ -112,15 +116,15 @@ include:
     inputs:
       {app: "$[[ inputs.app ]]", name: "$[[ inputs.name ]]", action: "$[[ inputs.action ]]", image: "$[[ inputs.image ]]",
       commit: "$[[ inputs.commit ]]", preview_id: "$[[ inputs.preview_id ]]", source_url: "$[[ inputs.source_url ]]",
-      crossbill_image: %s}
-`, scalar(a.App), image, a.includeKind(), component, a.CrossbillImage)
+      %scrossbill_image: %s}
+`, scalar(a.App), image, a.includeKind(), component, a.inputBranch(), a.CrossbillImage)
 }
 
 // previewSettings is crossbill.yaml of the project of previews, with the policy of whose images are admitted: those that the workflow
 // of this version has built for a pull request.
 func (a *Answers) previewSettings() string {
 	of := *a
-	of.Project, of.Repository = "", ""
+	of.Project, of.Ref, of.Repository = "", "", ""
 	signer := regexp.QuoteMeta("https://github.com/" + strings.Replace(a.Workflow, ofWorkflow, "/preview-image.yml@", 1))
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%spreview:\n  imagePolicy:\n    repository: %s\n    refs: [refs/pull/*/merge]\n    identities:\n      - issuer: https://token.actions.githubusercontent.com\n        subjectPattern: %s\n", of.settings(), scalar("https://github.com/"+a.Repository), scalar(signer))

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-git/go-git/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/rhysd/actionlint"
 
@@ -18,7 +19,10 @@ import (
 // policy admits what that version's workflow has built for pull requests of the repository.
 func TestPreviewFiles(t *testing.T) {
 	a := answers()
-	a.Previews, a.PreviewsDir = "our-org/previews", t.TempDir()
+	a.Previews, a.PreviewsDir, a.Ref = "our-org/previews", t.TempDir(), "master"
+	if _, err := git.PlainInit(a.PreviewsDir, false); err != nil { // on master, too
+		t.Fatal(err)
+	}
 	github := t.TempDir()
 	files, err := Files(a, t.TempDir(), github)
 	if err != nil {
@@ -57,6 +61,9 @@ func TestPreviewFiles(t *testing.T) {
 	for _, finding := range pipelinefile.Check(pipeline, pipelinefile.Options{}) {
 		t.Error(finding)
 	}
+	if text := byPath[filepath.Join(a.PreviewsDir, ".gitlab-ci.yml")]; !strings.Contains(text, "branch: master, ") {
+		t.Errorf("no branch in\n%s", text)
+	}
 	parsed, err := config.Parse(config.FileName, []byte(byPath[filepath.Join(a.PreviewsDir, config.FileName)]))
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +77,11 @@ func TestPreviewFiles(t *testing.T) {
 
 // TestNoPreviewFiles: what could not work, or would let previews release, is refused by the name of its option.
 func TestNoPreviewFiles(t *testing.T) {
+	onMaster := func(a *Answers) {
+		if _, err := git.PlainInit(a.PreviewsDir, false); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, test := range map[string]struct {
 		change func(*Answers)
 		field  string
@@ -79,6 +91,7 @@ func TestNoPreviewFiles(t *testing.T) {
 		"a project with a bracket":  {func(a *Answers) { a.Previews = "a/b}" }, "--previews: "},
 		"another workflow":          {func(a *Answers) { a.Workflow = "./.github/workflows/own.yml" }, "--workflow: "},
 		"no image of the command":   {func(a *Answers) { a.CrossbillImage, a.Module = "", "." }, "--crossbill-image: "},
+		"another branch":            {onMaster, "--previews-dir: "},
 		"no repository":             {func(a *Answers) { a.Repository = "" }, "--github-repository: "},
 	} {
 		a := answers()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-git/go-git/v5"
 	gitconfig "github.com/go-git/go-git/v5/config"
+	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rhysd/actionlint"
@@ -131,6 +132,8 @@ func TestBadAnswers(t *testing.T) {
 		"--workflow":        func(a *Answers) { a.Workflow = "a b" },
 		"--crossbill-image": func(a *Answers) { a.CrossbillImage = "registry.example.com/crossbill:latest" },
 		"--dagger-module":   func(a *Answers) { a.CrossbillImage = "" },
+		"--github-dir":      func(a *Answers) { a.Branch = "release+next" },
+		"--gitlab-dir":      func(a *Answers) { a.Ref = "a,b" },
 		"crossbill.yaml:1":  func(a *Answers) { a.App = "Shop!" },
 		"crossbill.yaml:7":  func(a *Answers) { a.Prometheus = "prometheus" },
 	} {
@@ -217,6 +220,7 @@ canary:
 	}{
 		"the same answers":   {own, func(*Answers) {}, own},
 		"another namespace":  {own, func(a *Answers) { a.Namespace = "shop" }, replace("namespace: production", "namespace: shop")},
+		"another branch":     {own, func(a *Answers) { a.Ref = "master" }, replace("  user: release-bot\n", "  user: release-bot\n  ref: master\n", "  approvers: [jane] # and nobody else\n", "  approvers: [jane] # and nobody else\n  ref: master\n")},
 		"another folder":     {own, func(a *Answers) { a.Manifests = "deploy" }, replace("./k8s", "deploy")},
 		"another project":    {own, func(a *Answers) { a.Project = "our-org/deploy" }, replace("project: our-org/infrastructure", "project: our-org/deploy")},
 		"no address before":  {replace("  url: https://gitlab.example.com\n", "", "issuer: https://gitlab.example.com", "issuer: https://gitlab.com"), func(*Answers) {}, replace("  url: https://gitlab.example.com\n", "", "  user: release-bot\n", "  user: release-bot\n  url: https://gitlab.example.com\n")},
@@ -284,6 +288,75 @@ func TestRemotes(t *testing.T) {
 	both := Remotes{{"https://github.com", "our-org/shop"}, {"https://git.corp.example", "our-org/shop"}, {"https://gitlab.corp.example", "infra/deploy"}}
 	if diff := cmp.Diff([]string{"our-org/shop", "infra/deploy", "https://git.corp.example", "https://gitlab.corp.example", ""}, []string{both.GitHub(), both.GitLab(), both.URL("our-org/shop"), both.URL("Infra/Deploy"), both.URL("infra")}); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestBranchOf: what a clone's origin has comes first, and a branch that somebody works on is not the one that is released.
+func TestBranchOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		head string // "" for a commit
+		refs []string
+		want string
+	}{
+		"new":                    {"refs/heads/master", nil, "master"},
+		"of its own name":        {"refs/heads/trunk", []string{"refs/heads/trunk"}, "trunk"},
+		"a clone":                {"refs/heads/adopt", []string{"refs/heads/main", "refs/remotes/origin/HEAD refs/remotes/origin/release/live"}, "release/live"},
+		"somebody's work":        {"refs/heads/adopt", []string{"refs/heads/adopt", "refs/heads/master"}, "master"},
+		"somebody's first fetch": {"refs/heads/adopt", []string{"refs/remotes/origin/main", "refs/remotes/origin/master"}, "main"},
+		"both":                   {"refs/heads/master", []string{"refs/heads/main", "refs/heads/master"}, "master"},
+		"a commit":               {"", nil, ""},
+	} {
+		dir := t.TempDir()
+		repository, err := git.PlainInit(dir, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit := strings.Repeat("0a", 20)
+		refs := map[string]string{"HEAD": "ref: " + c.head}
+		if c.head == "" {
+			refs["HEAD"] = commit
+		}
+		for _, ref := range c.refs {
+			name, target, symbolic := strings.Cut(ref, " ")
+			refs[name] = commit
+			if symbolic {
+				refs[name] = "ref: " + target
+			}
+		}
+		for name, target := range refs {
+			if err := repository.Storer.SetReference(plumbing.NewReferenceFromStrings(name, target)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := BranchOf(dir); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	if got := BranchOf(t.TempDir()); got != "" {
+		t.Errorf("no repository: %q", got)
+	}
+}
+
+// TestTheBranch: where a repository has another branch than main, everything that would wait for main names it.
+func TestTheBranch(t *testing.T) {
+	a := answers()
+	a.Branch, a.Ref = "trunk", "1.0"
+	files := texts(t, a)
+	parsed, err := config.Parse("crossbill.yaml", []byte(files["crossbill.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1.0", "1.0"}, []string{parsed.GitLab.Ref, parsed.Approval.Ref}); diff != "" {
+		t.Errorf("crossbill.yaml (-want +got):\n%s", diff)
+	}
+	for name, want := range map[string]string{"release.yml": "branches: [trunk]", ".gitlab-ci.yml": `      branch: "1.0", crossbill_image: `} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s: no %q in\n%s", name, want, files[name])
+		}
+	}
+	a.Branch, a.Ref = "main", "main"
+	if diff := cmp.Diff(texts(t, answers()), texts(t, a)); diff != "" {
+		t.Errorf("main is written, which is the default:\n%s", diff)
 	}
 }
 
