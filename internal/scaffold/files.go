@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/renameio/v2"
 	"sigs.k8s.io/yaml"
 
@@ -124,7 +125,7 @@ var branch = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]*$`)
 
 var repository = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`)
 
-// check finds what is missing, or would not be what it says in a file that is not read here.
+// check finds what is missing, or would not be what it says in a file that is not read here. Of the repository it makes the one form.
 func (a *Answers) check() error {
 	for _, missing := range []struct{ field, value, fix string }{
 		{"app", a.App, "give the name of the app"},
@@ -135,9 +136,11 @@ func (a *Answers) check() error {
 			return &usererr.Error{Field: missing.field, Problem: "is missing", Fix: missing.fix}
 		}
 	}
-	if !repository.MatchString(a.Image) {
-		return &usererr.Error{Field: "--image", Problem: fmt.Sprintf("%q is not a repository", a.Image), Fix: "give registry/repository without a tag, for example registry.example.com/our-org/shop"}
+	image, err := name.NewRepository(a.Image, name.StrictValidation)
+	if err != nil || !repository.MatchString(a.Image) {
+		return &usererr.Error{Field: "--image", Problem: fmt.Sprintf("%q is not a repository with its registry", a.Image), Fix: "give registry/repository without a tag, for example registry.example.com/our-org/shop, or docker.io/our-org/shop"}
 	}
+	a.Image = image.Name() // as the commands print it, which the pipelines compare: index.docker.io for docker.io
 	for _, of := range []struct{ field, branch string }{{"--github-dir", a.Branch}, {"--gitlab-dir", a.Ref}} {
 		if of.branch != "" && !branch.MatchString(of.branch) {
 			return &usererr.Error{Field: of.field, Problem: fmt.Sprintf("its branch %q has characters that a pipeline file reads as others", of.branch), Fix: "release from a branch with letters, digits, and . _ / - in its name"}

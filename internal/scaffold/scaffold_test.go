@@ -17,6 +17,7 @@ import (
 
 	"github.com/our-org/crossbill/internal/config"
 	"github.com/our-org/crossbill/internal/pipelinefile"
+	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
@@ -109,6 +110,25 @@ func TestTheBundlePattern(t *testing.T) {
 	}
 }
 
+// TestDockerHub: the files have its repository in the one form that the commands print.
+func TestDockerHub(t *testing.T) {
+	a := answers()
+	a.Image = "docker.io/our-org/shop"
+	files := texts(t, a)
+	bundle, err := release.ParseBundle("bundle", a.Image+"@sha256:"+strings.Repeat("0a", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`bundle: .* regex: '(.*)'`).FindStringSubmatch(files[".gitlab-ci.yml"])
+	if found == nil || !regexp.MustCompile(found[1]).MatchString(bundle) {
+		t.Errorf("%q does not admit %s", found, bundle)
+	}
+	workflow := regexp.MustCompile(`image: ([^,}]+)`).FindStringSubmatch(files["release.yml"])
+	if workflow == nil || !strings.HasPrefix(bundle, workflow[1]+"@") { // deliver.yml compares them
+		t.Errorf("%q is not the repository of %s", workflow, bundle)
+	}
+}
+
 func TestTheInclude(t *testing.T) {
 	for component, want := range map[string]string{
 		"gitlab.example.com/our-org/crossbill/release@1.0.0": "  - component: gitlab.example.com/our-org/crossbill/release@1.0.0\n",
@@ -127,6 +147,7 @@ func TestBadAnswers(t *testing.T) {
 	for name, change := range map[string]func(*Answers){
 		"app":               func(a *Answers) { a.App = "" },
 		"--image":           func(a *Answers) { a.Image = "registry.example.com/our-org/shop:latest" },
+		"--image of none":   func(a *Answers) { a.Image = "our-org/shop" },
 		"gitlab.project":    func(a *Answers) { a.Project = "" },
 		"--component":       func(a *Answers) { a.Component = "" },
 		"--workflow":        func(a *Answers) { a.Workflow = "a b" },
@@ -140,7 +161,8 @@ func TestBadAnswers(t *testing.T) {
 		a := answers()
 		change(&a)
 		_, err := Files(a, t.TempDir(), t.TempDir())
-		if input := new(usererr.Error); !errors.As(err, &input) || !strings.HasPrefix(input.Field, name) {
+		field, _, _ := strings.Cut(name, " ")
+		if input := new(usererr.Error); !errors.As(err, &input) || !strings.HasPrefix(input.Field, field) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
