@@ -178,7 +178,7 @@ func (o *initOptions) answer(ctx context.Context) error {
 	}
 	remotes := scaffold.RemotesOf(o.gitlabDir)
 	a.Manifests = cmp.Or(a.Manifests, found.Manifests, "k8s")
-	a.AppDir = cmp.Or(a.AppDir, found.AppDir)
+	a.AppDir, a.Assets = cmp.Or(a.AppDir, found.AppDir), found.Assets
 	a.Repository = cmp.Or(a.Repository, before.Notify.GitHub.Repository, found.Repository)
 	a.Branch = scaffold.BranchOf(o.githubDir)
 	a.Ref = cmp.Or(before.GitLab.Ref, scaffold.BranchOf(o.gitlabDir))

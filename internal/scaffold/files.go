@@ -29,6 +29,7 @@ type Answers struct {
 	Image      string // repository of the app's images
 	Manifests  string
 	AppDir     string // of the app's source; "" for the workflow's default
+	Assets     string // prefix of the paths of files that are named by their content, which have browsers stay on a version; "" for none
 	Namespace  string
 	Context    string // of the kubeconfig; "" for its current one
 	Prometheus string
@@ -210,6 +211,12 @@ func (a *Answers) settings() string {
 	section("gitlab", "url", a.GitLabURL, "project", a.Project, "ref", ref)
 	if a.Project != "" { // that of previews has no gate
 		section("approval", "issuer", cmp.Or(a.GitLabURL, "https://gitlab.com"), "project", a.Project, "ref", ref, "environment", "production/"+a.App)
+	}
+	if a.Assets != "" {
+		b.WriteString("canary:\n  # A page of one version finds no script in the other: such answers (404) would end a good release. Needs cookies.\n  sticky: true\n")
+		if a.Assets != "/build/" { // the default
+			fmt.Fprintf(&b, "  stickyAssets: %s\n", scalar(a.Assets))
+		}
 	}
 	if a.Repository != "" {
 		fmt.Fprintf(&b, "notify:\n  github:\n    repository: %s\n", scalar(a.Repository))

@@ -29,6 +29,7 @@ type Found struct {
 	AppDir     string   // with a package.json
 	Package    string   // manager: pnpm, npm, or yarn
 	Missing    []string // scripts that the workflow runs and package.json lacks
+	Assets     string   // prefix of the paths of files that a bundler names by their content, of an app that a VirtualService leads to
 	Dockerfile bool
 	Repository string // in GitHub, by the remote
 	Project    string // in GitLab, by the remote
@@ -44,7 +45,7 @@ var places = []string{"k8s", "kubernetes", "deploy", "manifests", "chart", "char
 // several. appDir is the folder of its source; "" looks for it.
 func Look(ctx context.Context, dir, manifests, app, appDir string) Found {
 	found := Found{Manifests: manifests}
-	candidates := []string{manifests}
+	candidates, byVirtualService := []string{manifests}, false
 	if manifests == "" {
 		candidates = present(dir)
 	}
@@ -62,9 +63,13 @@ func Look(ctx context.Context, dir, manifests, app, appDir string) Found {
 		}
 		found.Problem, found.Manifests = nil, place
 		found.App, found.Namespace, found.Service, found.Image = set.App, set.Deployment.Namespace, set.Service.Name, set.Repository()
+		byVirtualService = set.Route == nil
 		break
 	}
 	found.source(dir, appDir)
+	if found.AppDir != "" && byVirtualService { // by the Gateway API, a sticky release is refused
+		found.Assets = assets(filepath.Join(dir, found.AppDir))
+	}
 	found.Remotes = RemotesOf(dir)
 	found.Repository, found.Project = found.Remotes.GitHub(), found.Remotes.GitLab()
 	return found
@@ -127,6 +132,21 @@ func missing(file string) (names []string) {
 		}
 	}
 	return names
+}
+
+// assets are where an app's bundler puts the files of pages, by what the app depends on; "" for none that is known.
+func assets(dir string) string {
+	text, _ := os.ReadFile(filepath.Join(dir, "package.json")) // which exists
+	var depends struct{ Dependencies, DevDependencies map[string]any }
+	if json.Unmarshal(text, &depends) != nil {
+		return ""
+	}
+	for _, bundler := range [][2]string{{"@builder.io/qwik", "/build/"}, {"vite", "/assets/"}} {
+		if depends.Dependencies[bundler[0]] != nil || depends.DevDependencies[bundler[0]] != nil {
+			return bundler[1]
+		}
+	}
+	return ""
 }
 
 // Remote is where a folder's repository is pushed to.

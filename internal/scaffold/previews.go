@@ -124,7 +124,7 @@ include:
 // of this version has built for a pull request.
 func (a *Answers) previewSettings() string {
 	of := *a
-	of.Project, of.Ref, of.Repository = "", "", ""
+	of.Project, of.Ref, of.Assets, of.Repository = "", "", "", ""
 	signer := regexp.QuoteMeta("https://github.com/" + strings.Replace(a.Workflow, ofWorkflow, "/preview-image.yml@", 1))
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%spreview:\n  imagePolicy:\n    repository: %s\n    refs: [refs/pull/*/merge]\n    identities:\n      - issuer: https://token.actions.githubusercontent.com\n        subjectPattern: %s\n", of.settings(), scalar("https://github.com/"+a.Repository), scalar(signer))

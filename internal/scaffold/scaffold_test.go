@@ -49,6 +49,7 @@ func texts(t *testing.T, a Answers) map[string]string {
 func TestFilesAreShort(t *testing.T) {
 	count := func(text string) int { return strings.Count(text, "\n") }
 	byDagger := answers()
+	byDagger.Assets = "/build/"
 	byDagger.CrossbillImage, byDagger.Module = "", "github.com/our-org/crossbill@v1.0.0"
 	for engine, a := range map[string]Answers{"none": answers(), "dagger": byDagger} {
 		files := texts(t, a)
@@ -379,6 +380,41 @@ func TestTheBranch(t *testing.T) {
 	a.Branch, a.Ref = "main", "main"
 	if diff := cmp.Diff(texts(t, answers()), texts(t, a)); diff != "" {
 		t.Errorf("main is written, which is the default:\n%s", diff)
+	}
+}
+
+// TestAssets: an app whose pages need the files of their version is released sticky, where its route can be.
+func TestAssets(t *testing.T) {
+	for name, c := range map[string]struct{ manifests, packages, want string }{
+		"Qwik":                  {"../../k8s", `{"devDependencies": {"@builder.io/qwik": "1.20.1", "vite": "7.3.8"}}`, "/build/"},
+		"Vite":                  {"../../k8s", `{"dependencies": {"vite": "7.3.8"}}`, "/assets/"},
+		"no front end":          {"../../k8s", `{"dependencies": {"fastify": "5.12.8"}, "devDependencies": {"vitest": "4.1.12"}}`, ""},
+		"by the Gateway API":    {"../doctor/testdata/route", `{"dependencies": {"vite": "7.3.8"}}`, ""},
+		"of which nothing says": {"", `{"dependencies": {"vite": "7.3.8"}}`, ""},
+		"no JSON":               {"../../k8s", "{", ""},
+	} {
+		dir := t.TempDir()
+		if c.manifests != "" {
+			if err := os.CopyFS(filepath.Join(dir, "k8s"), os.DirFS(c.manifests)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte(c.packages), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		found := Look(t.Context(), dir, "", "", "")
+		if found.Problem != nil || found.Assets != c.want {
+			t.Errorf("%s: %q, want %q (%v)", name, found.Assets, c.want, found.Problem)
+		}
+		a := answers()
+		a.Assets = found.Assets
+		parsed, err := config.Parse("crossbill.yaml", []byte(a.settings()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parsed.Canary; got.Sticky != (c.want != "") || c.want != "" && c.want != "/build/" && got.StickyAssets != c.want {
+			t.Errorf("%s: %+v in\n%s", name, got, a.settings())
+		}
 	}
 }
 

@@ -442,6 +442,9 @@ func TestBesideAvailability(t *testing.T) {
 					if want == release.Unhealthy && !strings.HasPrefix(v.Reason, c.objective) {
 						t.Errorf("%s, want %s", v.Reason, c.objective)
 					}
+					if hint := strings.Contains(v.Reason, "--sticky and --assets-of"); hint != (want == release.Unhealthy && c.objective == "client-errors") {
+						t.Errorf("the files of pages are named: %t: %s", hint, v.Reason)
+					}
 					for i, e := range v.Evaluations[0].Judgment.Evidence {
 						if e.Objective == "availability" && e.Total.Canary.Bad > 0 {
 							t.Errorf("objective %d counts it too: %+v", i, e.Total)

@@ -181,8 +181,12 @@ func (e Evidence) unhealthyReason(helped []string) string {
 		return fmt.Sprintf("%s: over the objective's budget by evidence of %s (%s); %s had no events to compare with", text, odds(e.Against), needed, e.beside())
 	}
 	if e.Relative {
-		return fmt.Sprintf("%s, %s of %[3]s's %.0[4]f: worse than %[3]s by evidence of %[5]s (%[6]s)",
+		text = fmt.Sprintf("%s, %s of %[3]s's %.0[4]f: worse than %[3]s by evidence of %[5]s (%[6]s)",
 			text, percent(e.Total.Primary.Share()), e.beside(), e.Total.Primary.Events, odds(e.Against), needed)
+		if e.Objective == string(ClientErrors) { // a page's files are in one version alone, and any new build of them looks like this
+			text += "; if the release changed files of its pages, see --sticky and --assets-of first (docs/guides/sticky.md)"
+		}
+		return text
 	}
 	return fmt.Sprintf("%s, %s of %[3]s's %.0[4]f: worse than %[3]s and over the budget by evidence of %[5]s (%[6]s)",
 		text, percent(e.Total.Primary.Share()), e.beside(), e.Total.Primary.Events, odds(e.Against), needed)
