@@ -92,7 +92,7 @@ func TestTheGatewayWithTLS(t *testing.T) {
 	}
 }
 
-// TestTheNetworkPolicy: the app's port is open, and the ports of metrics only to the namespace of the Prometheus that the
+// TestTheNetworkPolicy: the app's port and the tunnel of ambient mode are open, and the ports of metrics only to the namespace of the Prometheus that the
 // configuration names.
 func TestTheNetworkPolicy(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(shipped, "network-policy.yaml"))
@@ -140,8 +140,10 @@ func TestTheNetworkPolicy(t *testing.T) {
 			admitted[port.Port.String()] = from
 		}
 	}
-	if open, ok := admitted["http"]; !ok || open != "" {
-		t.Errorf("the app's port is open to %q", open)
+	for _, port := range []string{"http", "15008"} {
+		if open, ok := admitted[port]; !ok || open != "" {
+			t.Errorf("%s is open to %q, or to nobody", port, open)
+		}
 	}
 	for _, port := range []string{"metrics", "15020", "15090"} {
 		if admitted[port] == "" {
