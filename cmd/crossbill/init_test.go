@@ -280,6 +280,31 @@ func TestInitOnAnotherBranch(t *testing.T) {
 	}
 }
 
+// TestInitSticky: an app with a bundled front end is released sticky, unless its crossbill.yaml is somebody's own already.
+func TestInitSticky(t *testing.T) {
+	quiet(t)
+	github, gitlab, flags := places(t)
+	if err := os.WriteFile(filepath.Join(github, "package.json"), []byte(`{"devDependencies": {"vite": "7.3.8"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(gitlab, "crossbill.yaml")
+	if err := os.WriteFile(own, []byte("app: qwik-node-app\nmanifests: k8s\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := runLine(t, slices.Concat([]string{"init", "--yes", "--overwrite", "--project", "our-org/infrastructure"}, flags)...); r.code != 0 {
+		t.Fatalf("exit code %d\n%s", r.code, r.err)
+	}
+	for file, want := range map[string]bool{filepath.Join(github, "crossbill.yaml"): true, own: false} {
+		written, err := config.Load(file, os.Getenv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if written.Canary.Sticky != want || want && written.Canary.StickyAssets != "/assets/" {
+			t.Errorf("%s: %+v", file, written.Canary)
+		}
+	}
+}
+
 // TestInitRefers: what the files refer to is what the command was built from.
 func TestInitRefers(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -92,8 +92,8 @@ func TestTheGatewayWithTLS(t *testing.T) {
 	}
 }
 
-// TestTheNetworkPolicy: the app's port and the tunnel of ambient mode are open, and the ports of metrics only to the namespace of the Prometheus that the
-// configuration names.
+// TestTheNetworkPolicy: the app's port and the tunnel of ambient mode are open, and the ports of metrics only to the namespace
+// of the Prometheus that the configuration names.
 func TestTheNetworkPolicy(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(shipped, "network-policy.yaml"))
 	if err != nil {
