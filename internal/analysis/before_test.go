@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
+	"github.com/our-org/crossbill/internal/verdict"
 )
 
 // TestBeforeTheFirstPercent: what reaches a canary at weight 0 is judged, and named. Who mirrors reports no copy, so that they
@@ -60,6 +61,58 @@ func TestBeforeTheFirstPercent(t *testing.T) {
 				w.did(c.calls)
 				if v := r.Verdict; v == nil || v.Mirror != c.release.Mirror || !v.Match.Same(c.release.Match) || v.Weight != c.release.Weight {
 					t.Errorf("noted %+v", v)
+				}
+			})
+		})
+	}
+}
+
+// TestUnlikePrimary: copies are of GET and HEAD only, and testers send what they like. The same code is not rolled back because
+// primary's other requests have fewer 404s; a canary that has hardly anything else is.
+func TestUnlikePrimary(t *testing.T) {
+	match := &release.Match{Header: "x-canary", Kind: release.MatchExact, Value: "yes"}
+	for name, c := range map[string]struct {
+		release release.Release
+		side    string
+		share   float64 // of the canary's requests that get a 404
+		err     string
+		calls   []string
+	}{
+		"copies, the same code":              {release.Release{Mirror: 100}, "destination", 0.1, "", []string{"healthy"}},
+		"copies, nothing but 404":            {release.Release{Mirror: 100}, "destination", 1, "unhealthy", []string{"unhealthy"}},
+		"testers whose script is full of it": {release.Release{Match: match}, "source", 0.3, "", []string{"healthy"}},
+		"testers, nothing but 404":           {release.Release{Match: match}, "source", 1, "unhealthy", []string{"unhealthy"}},
+		"a share of the traffic":             {release.Release{Weight: 10}, "source", 0.3, "unhealthy", []string{"unhealthy"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				r := w.ledger.Release
+				r.Weight, r.Match, r.Mirror = c.release.Weight, c.release.Match, c.release.Mirror
+				w.coded(c.side, "app-primary", "200", 22.5, -2*time.Minute, time.Hour) // GET
+				w.coded(c.side, "app-primary", "404", 2.5, -2*time.Minute, time.Hour)
+				w.coded(c.side, "app-primary", "200", 25, -2*time.Minute, time.Hour) // POST
+				w.coded(c.side, "app-canary", "200", 25*(1-c.share), 0, time.Hour)
+				w.coded(c.side, "app-canary", "404", 25*c.share, 0, time.Hour)
+				came, err := Verify(t.Context(), w.options())
+				if kind(err) != c.err {
+					t.Fatalf("%s: %v; %s", kind(err), err, came.Message)
+				}
+				w.did(c.calls)
+				v := r.Verdict
+				if said := strings.Contains(v.Reason, "not compared with primary, whose requests are others: callers-left, client-errors, cut-streams"); said != (r.Weight == 0) {
+					t.Errorf("said %t: %s", said, v.Reason)
+				}
+				record, err := verdict.ParseRecord(v.Evidence)
+				if err != nil {
+					t.Fatal(err)
+				}
+				usual := verdict.DefaultSLO().Test()
+				for _, test := range []*verdict.Test{nil, &usual} {
+					if j, _, err := record.Replay(test); err != nil || j.Outcome != v.Outcome {
+						t.Errorf("judged again: %s %s, %v; first: %s", j.Outcome, j.Reason, err, v.Reason)
+					}
 				}
 			})
 		})

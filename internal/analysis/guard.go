@@ -33,9 +33,7 @@ func Guard(ctx context.Context, o Options) (Outcome, error) {
 		return Outcome{}, nil
 	}
 	from := known(r, o.Test)
-	test := o.Test
-	test.Baseline = r.Baseline
-	if !from.GoesOn(test) {
+	if !from.GoesOn(testFor(r, o.Test)) {
 		return Outcome{}, &usererr.Error{
 			Field: "analysis", Problem: fmt.Sprintf("it is not what the canary of release %s was judged by: it is not judged by it", r.ID),
 			Fix: "give guard the crossbill.yaml that verify has; after an upgrade, run verify --again",

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/our-org/crossbill/internal/release"
@@ -102,8 +103,17 @@ func known(r *release.Release, test verdict.Test) *verdict.Record {
 			return record
 		}
 	}
+	return &verdict.Record{Method: verdict.Method, Test: testFor(r, test), Since: subject.Since, Until: subject.Since}
+}
+
+// testFor is what the canary of a release is judged by. Before it has a share of the traffic, its requests are others than
+// primary's.
+func testFor(r *release.Release, test verdict.Test) verdict.Test {
 	test.Baseline = r.Baseline
-	return &verdict.Record{Method: verdict.Method, Test: test, Since: subject.Since, Until: subject.Since}
+	if r.Weight == 0 {
+		test = test.Unlike()
+	}
+	return test
 }
 
 // judge judges both tracks while the probe, if there is one, calls them. It ends with a *rollout.StageError when
@@ -135,12 +145,12 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	if r.Mirror > 0 {
 		source = source.Copies()
 	}
-	if o.Test.Baseline = r.Baseline; r.Baseline {
+	if r.Baseline {
 		o.Primary, o.WarmUp = o.Baseline, o.BaselineWarmUp
 	}
 	changed := drift{witness: witness, looked: time.Now()}
 	v, err := verdict.Verify(ctx, verdict.Options{
-		Source: source, Canary: o.Canary, Primary: o.Primary, Test: o.Test, WarmUp: o.WarmUp, Interval: o.Interval,
+		Source: source, Canary: o.Canary, Primary: o.Primary, Test: testFor(r, o.Test), WarmUp: o.WarmUp, Interval: o.Interval,
 		Report: report, Warn: o.Warn, Resume: from, Healthy: goOn,
 		Witness: func(context.Context) (verdict.Witnessed, error) {
 			seen, err := witness.Look()
@@ -158,7 +168,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 		},
 	})
 	if v != nil {
-		v.Reason += before(r, int64(v.Record.Requests()))
+		v.Reason += before(r, o.Test, int64(v.Record.Requests()))
 	}
 	if v != nil && probing != nil {
 		v.Reason += probing.text()
@@ -218,19 +228,30 @@ func (d *drift) lasts(ctx context.Context) bool {
 	return before != nil && d.found != nil
 }
 
-// before says whose requests a verdict rests on that is not on a share of the traffic.
-func before(r *release.Release, requests int64) string {
-	switch {
-	case requests == 0 || r.Weight > 0:
+// before says whose requests a verdict rests on that is not on a share of the traffic, and what was not compared because of it.
+func before(r *release.Release, test verdict.Test, requests int64) string {
+	if requests == 0 || r.Weight > 0 {
 		return ""
-	case r.Mirror > 0 && r.Match != nil:
-		return fmt.Sprintf("; the %d requests of the canary were testers', with %s, and mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests, r.Match.Text())
-	case r.Mirror > 0:
-		return fmt.Sprintf("; %d mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests)
-	case r.Match != nil:
-		return fmt.Sprintf("; %d requests of testers, with %s", requests, r.Match.Text())
 	}
-	return ""
+	text := ""
+	switch {
+	case r.Mirror > 0 && r.Match != nil:
+		text = fmt.Sprintf("; the %d requests of the canary were testers', with %s, and mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests, r.Match.Text())
+	case r.Mirror > 0:
+		text = fmt.Sprintf("; %d mirrored requests: copies of GET and HEAD requests, whose answers no caller got", requests)
+	case r.Match != nil:
+		text = fmt.Sprintf("; %d requests of testers, with %s", requests, r.Match.Text())
+	}
+	var relative []string
+	for _, o := range test.Objectives {
+		if o.Relative {
+			relative = append(relative, o.Name)
+		}
+	}
+	if len(relative) > 0 {
+		text += fmt.Sprintf("; not compared with primary, whose requests are others: %s, which may be up to half of them", strings.Join(relative, ", "))
+	}
+	return text
 }
 
 // judged says whether there is nothing to judge any more, or nothing that could be judged.

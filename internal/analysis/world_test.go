@@ -57,25 +57,26 @@ func (w *world) flow(workload string, rate, bad float64, from, to time.Duration)
 
 // reported is a flow as one side of it reports it.
 func (w *world) reported(by, workload string, rate, bad float64, from, to time.Duration) {
-	for _, part := range []struct {
-		code string
-		rate float64
-	}{{"200", rate * (1 - bad)}, {"500", rate * bad}} {
-		labels := prometheustest.Labels{"__name__": "istio_requests_total", "reporter": by, "destination_workload": workload, "destination_workload_namespace": "shop", "response_code": part.code, "response_flags": "-"}
-		requests := w.gateway.Counter(labels)
-		labels["__name__"] = "istio_request_duration_milliseconds_bucket"
-		bucket := func(le string) *prometheustest.Counter { labels["le"] = le; return w.gateway.Counter(labels) }
-		quick, all := bucket("500"), bucket("+Inf")
-		owed := 0.0
-		for at := from; at < to && part.rate > 0; at += time.Second {
-			owed += part.rate
-			n := float64(int(owed))
-			if owed -= n; n == 0 {
-				continue
-			}
-			for _, counter := range []*prometheustest.Counter{requests, quick, all} {
-				counter.Add(w.start.Add(at), n)
-			}
+	w.coded(by, workload, "200", rate*(1-bad), from, to)
+	w.coded(by, workload, "500", rate*bad, from, to)
+}
+
+// coded is requests to a workload that all get one code.
+func (w *world) coded(by, workload, code string, rate float64, from, to time.Duration) {
+	labels := prometheustest.Labels{"__name__": "istio_requests_total", "reporter": by, "destination_workload": workload, "destination_workload_namespace": "shop", "response_code": code, "response_flags": "-"}
+	requests := w.gateway.Counter(labels)
+	labels["__name__"] = "istio_request_duration_milliseconds_bucket"
+	bucket := func(le string) *prometheustest.Counter { labels["le"] = le; return w.gateway.Counter(labels) }
+	quick, all := bucket("500"), bucket("+Inf")
+	owed := 0.0
+	for at := from; at < to && rate > 0; at += time.Second {
+		owed += rate
+		n := float64(int(owed))
+		if owed -= n; n == 0 {
+			continue
+		}
+		for _, counter := range []*prometheustest.Counter{requests, quick, all} {
+			counter.Add(w.start.Add(at), n)
 		}
 	}
 }

@@ -90,16 +90,23 @@ func (r *Record) Outdated() bool { return r.Method != Method }
 
 // Replay judges a record again, and says how many blocks the decision took. If another test is given, it
 // judges the recorded objectives of the same names, up to its first decision. What is judged against primary only
-// was not counted by older records: there it is left out.
+// was not counted by older records: there it is left out. Where it was judged by a budget ([Test.Unlike]), it is again.
 func (r *Record) Replay(other *Test) (Judgment, int, error) {
 	if other == nil {
 		return r.judgment(), len(r.Blocks), nil
 	}
 	test := *other
 	test.Baseline = r.Test.Baseline // which of the two was counted
-	test.Objectives = slices.DeleteFunc(slices.Clone(other.Objectives), func(o Objective) bool {
-		return o.Relative && !slices.ContainsFunc(r.Test.Objectives, func(recorded Objective) bool { return recorded.Name == o.Name })
-	})
+	recorded := func(o Objective) int {
+		return slices.IndexFunc(r.Test.Objectives, func(one Objective) bool { return one.Name == o.Name })
+	}
+	test.Objectives = slices.DeleteFunc(slices.Clone(other.Objectives), func(o Objective) bool { return o.Relative && recorded(o) < 0 })
+	for _, o := range test.Objectives {
+		if o.Relative && !r.Test.Objectives[recorded(o)].Relative {
+			test = test.Unlike()
+			break
+		}
+	}
 	blocks, err := r.blocksFor(test.Objectives)
 	if err != nil {
 		return Judgment{}, 0, err
