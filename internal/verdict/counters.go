@@ -355,6 +355,10 @@ type counting struct {
 	requests  meter
 	pairs     []*pairs // of each indicator that has them
 	unknown   meter    // errors of the Service that belong to no workload
+	// own is what the first workload's own side reports of its requests. It is followed because its pods end, and their
+	// counters with them. ownAt is the time up to which all that are there were sampled; 0 if none was.
+	own       meter
+	ownAt     model.Time
 	counted   [][]Tally
 	errors    float64 // of the Service, that belong to no workload, since the last reading
 	allErrors float64
@@ -432,8 +436,34 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		}
 		c.unknown.begin(seen, all, now, c.horizon())
 	}
+	own, err := s.samples(ctx, s.requests(ownSide, workloads[0]), 5*time.Minute, at)
+	if err != nil {
+		return nil, err
+	}
+	if seen, err = s.last(ctx, s.requests(ownSide, workloads[0]), at); err != nil {
+		return nil, err
+	}
+	c.own.begin(seen, own, now, c.horizon())
 	c.counted = c.totals()
 	return c, nil
+}
+
+// takeOwn takes what the first workload's own side reports.
+func (c *counting) takeOwn(all []scraped, now model.Time) {
+	c.own.take(all, now, c.horizon())
+	live := slices.DeleteFunc(all, func(s scraped) bool { return now.Sub(s.newest()) > c.horizon() }) // a pod that has ended is read to its end
+	born := func(s scraped) bool { return c.own.counters[s.key] == nil }
+	if at := oldest(settled(live, now, c.horizon(), born, arrival)); at > 0 {
+		c.ownAt = at
+	}
+}
+
+// seen is how many requests the first workload's own side has reported.
+func (c *counting) seen() (n float64) {
+	for _, one := range c.own.counters {
+		n += one.grown
+	}
+	return math.Round(n)
 }
 
 // none says whether no workload has a counter.
@@ -467,6 +497,10 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 			return nil, err
 		}
 	}
+	own, err := s.samples(ctx, s.requests(ownSide, c.workloads[0]), reach, at)
+	if err != nil {
+		return nil, err
+	}
 	if c.scrape <= 0 {
 		c.scrape = interval(requests)
 	}
@@ -483,6 +517,7 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 		}
 	}
 	c.unknown.take(unknown, now, c.horizon())
+	c.takeOwn(own, now)
 	return c.new(), nil
 }
 

@@ -56,16 +56,16 @@ const keptEvaluations = 2000
 // watching is a running verification.
 type watching struct {
 	Options
-	began      time.Time // when Verify was called
-	start      time.Time // of the evidence
-	test       Test
-	counting   *counting
-	sent, seen Series // the canary's requests at the start, by its callers and by itself
-	witnessed  Witnessed
-	unseen     error // why the witness could not be asked
-	state      *State
-	result     *Verification
-	warned     map[string]bool
+	began     time.Time // when Verify was called
+	start     time.Time // of the evidence
+	test      Test
+	counting  *counting
+	sent      Series // the canary's requests at the start, by its callers
+	witnessed Witnessed
+	unseen    error // why the witness could not be asked
+	state     *State
+	result    *Verification
+	warned    map[string]bool
 }
 
 // Verify watches both tracks until the test decides. While Prometheus does not answer, or its counters cannot be
@@ -170,9 +170,6 @@ func (w *watching) begin(ctx context.Context, now time.Time) error {
 		return &usererr.Error{Field: "analysis.maxDuration", Problem: fmt.Sprintf("%s is too short: the counters are sampled every %s", w.Test.MaxDuration, counting.scrape), Fix: fmt.Sprintf("give at least %s", least)}
 	}
 	if w.sent, err = w.Source.Requests(ctx, callersSide, w.Canary, from); err != nil {
-		return err
-	}
-	if w.seen, err = w.Source.Requests(ctx, ownSide, w.Canary, from); err != nil {
 		return err
 	}
 	w.counting, w.start, w.test, w.state = counting, from, w.Test, w.Test.Begin()
@@ -331,24 +328,17 @@ func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) 
 	if cause, reason := w.stale(ctx, now); cause != "" {
 		return cause, reason
 	}
-	// The callers' counts are read as of the time at which the canary's own side was sampled. Otherwise the
-	// latest requests would look lost.
-	at, err := w.Source.lastSample(ctx, ownSide, w.Canary, now)
-	if err != nil {
-		return causeOf(err), err.Error()
-	}
-	if at.IsZero() {
+	// The callers' counts are read as of the time up to which each pod of the canary was sampled. Otherwise the latest
+	// requests would look lost.
+	at := w.counting.ownAt
+	if at == 0 {
 		return "", "" // without a sidecar the canary's own side counts nothing
 	}
-	sent, err := w.Source.Requests(ctx, callersSide, w.Canary, at)
+	sent, err := w.Source.Requests(ctx, callersSide, w.Canary, at.Time())
 	if err != nil {
 		return causeOf(err), err.Error()
 	}
-	seen, err := w.Source.Requests(ctx, ownSide, w.Canary, now)
-	if err != nil {
-		return causeOf(err), err.Error()
-	}
-	if a, b := sent.Increase(w.sent), seen.Increase(w.seen); b < seenShare*a {
+	if a, b := sent.Increase(w.sent), w.counting.seen(); b < seenShare*a {
 		return CountGap, fmt.Sprintf("%.0f requests were sent to the canary, and it saw %.0f of them; what happened to the others is unknown", a, b)
 	}
 	return "", ""

@@ -3,6 +3,7 @@ package verdict
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -278,6 +279,67 @@ func (m *mesh) sidecar(share float64) {
 	for at := -time.Minute; at < 16*time.Minute; at += time.Second {
 		pod.Add(labels, time.Now().Add(at), 20*share)
 	}
+}
+
+// pod is a pod of the canary that is scraped so long after each scrape's time, and whose sidecar counts so many requests a
+// second, between two times.
+func (m *mesh) pod(offset time.Duration, rate float64, from, to time.Duration) *prometheustest.Target {
+	pod := m.Target(prometheustest.Labels{"job": "envoy", "instance": fmt.Sprintf("10.0.1.%.0f:15090", offset.Seconds())}, offset)
+	labels := requestLabels("app-canary", "200", "-")
+	labels["reporter"] = "destination"
+	for at := from; at < to; at += time.Second {
+		pod.Add(labels, time.Now().Add(at), rate)
+	}
+	return pod
+}
+
+// TestPodsThatEnded: what a pod counted is not forgotten when it has been gone for more than an hour, and requests that
+// vanish are still found then.
+func TestPodsThatEnded(t *testing.T) {
+	for name, c := range map[string]struct {
+		second  float64 // what the pod that stays counts of the 2 requests a second
+		outcome release.VerdictOutcome
+		cause   Cause
+	}{
+		"all are counted": {2, release.Healthy, ""},
+		"requests vanish": {1, release.Inconclusive, CountGap},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(15 * time.Second)
+				m.both(flow{rate: 2, from: -time.Minute, to: 2 * time.Hour}, flow{rate: 18, from: -time.Minute, to: 2 * time.Hour})
+				m.pod(time.Second, 2, -time.Minute, 10*time.Minute).End(time.Now().Add(10*time.Minute + 10*time.Second))
+				m.pod(7*time.Second, c.second, 10*time.Minute, 2*time.Hour)
+				o := m.options(t)
+				o.Test.MinDuration, o.Test.MaxDuration = 80*time.Minute, 90*time.Minute
+				o.Warn = func(text string) {
+					if c.outcome == release.Healthy {
+						t.Errorf("warned: %s", text)
+					}
+				}
+				v, err := Verify(t.Context(), o)
+				if err != nil || v.Outcome != c.outcome || v.Cause != c.cause {
+					t.Errorf("%s %s: %s, %v", v.Outcome, v.Cause, v.Reason, err)
+				}
+			})
+		})
+	}
+}
+
+// TestPodsSampledApart: pods that are sampled at different times are compared with their callers as of the one that was
+// sampled first. Else the requests of half a scrape look lost.
+func TestPodsSampledApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(30 * time.Second)
+		m.both(flow{rate: 100}, flow{rate: 900})
+		m.pod(time.Second, 50, -time.Minute, 16*time.Minute)
+		m.pod(8*time.Second, 50, -time.Minute, 16*time.Minute) // the look after the scrapes of the others has this one of the scrape before
+		o := m.options(t)
+		o.Warn = func(text string) { t.Errorf("warned: %s", text) }
+		if v, err := Verify(t.Context(), o); err != nil || v.Outcome != release.Healthy {
+			t.Errorf("%s %s: %s, %v", v.Outcome, v.Cause, v.Reason, err)
+		}
+	})
 }
 
 // downFrom makes queries fail from a time to another one.

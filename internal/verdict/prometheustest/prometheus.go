@@ -62,6 +62,7 @@ type Target struct {
 	offset time.Duration
 	server *Server
 	series map[string]*series
+	end    time.Time // after which it is not scraped; zero: never
 }
 
 type series struct {
@@ -157,6 +158,13 @@ func (t *Target) Reset(at time.Time) {
 	for _, one := range t.series {
 		one.events, one.sorted = append(one.events, event{at: at, reset: true}), false
 	}
+}
+
+// End ends the target: it is not scraped after that.
+func (t *Target) End(at time.Time) {
+	t.server.mu.Lock()
+	defer t.server.mu.Unlock()
+	t.end = at
 }
 
 // order puts the events in the order of their times, and adds them up.
@@ -384,7 +392,7 @@ func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, 
 		if !when.After(since) {
 			continue
 		}
-		if replica.Missed != nil && replica.Missed(when) {
+		if !t.end.IsZero() && when.After(t.end) || replica.Missed != nil && replica.Missed(when) {
 			stale = true
 			continue
 		}
