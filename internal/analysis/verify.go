@@ -152,6 +152,7 @@ func (o Options) judge(ctx context.Context, r *release.Release, from *verdict.Re
 	v, err := verdict.Verify(ctx, verdict.Options{
 		Source: source, Canary: o.Canary, Primary: o.Primary, Test: testFor(r, o.Test), WarmUp: o.WarmUp, Interval: o.Interval,
 		Report: report, Warn: o.Warn, Resume: from, Healthy: goOn,
+		Made: r.StartedAt, // the pods of the release before were gone by then
 		Witness: func(context.Context) (verdict.Witnessed, error) {
 			seen, err := witness.Look()
 			if err == nil && seen.Moved != nil {

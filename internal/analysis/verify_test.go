@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -432,4 +433,18 @@ func TestValidateProbe(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, c.field)
 		}
 	}
+}
+
+// TestFormerCanary: errors of the release before, which ended after the last scrape, are not the canary's.
+func TestFormerCanary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.flow("app-canary", 50, 0, -time.Minute, -4*time.Second)
+		w.flow("app-canary", 50, 1, -4*time.Second, -time.Second)
+		w.flow("app-canary", 100, 0, 0, time.Hour)
+		came, err := Verify(t.Context(), w.options())
+		if err != nil || came.Verdict.Outcome != release.Healthy {
+			t.Errorf("%+v, %v", came, err)
+		}
+	})
 }

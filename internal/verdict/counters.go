@@ -90,7 +90,52 @@ type meter struct {
 	torn     model.Time    // newest scrape of which a part had not arrived; 0 if none
 	paired   bool          // good events are subtracted from all
 	from     model.Time    // the oldest of the targets' newest samples that are taken
+	former   former
 }
+
+// former is what must not count: what an earlier workload of the same name did before the counted one was made. It is in the first
+// sample after that of each target that has a counter of both, so such a sample is where the counting begins.
+type former struct {
+	made   model.Time            // when the counted one was made; 0: nothing is left out
+	of     func(scraped) bool    // whether a series is the workload's
+	until  map[string]model.Time // of each such target: that sample's time; 0 if there is none yet
+	latest model.Time            // of those times
+}
+
+// begin notes the targets that have counters of the workload, and no sample since it was made. Of one without a recent sample,
+// the last one is older than a time.
+func (f *former) begin(all []scraped, last map[string]model.Time, older model.Time) {
+	f.until = map[string]model.Time{}
+	for _, s := range all {
+		at, sampled := last[s.group]
+		if !sampled {
+			at = older
+		}
+		if f.made > at && f.of(s) {
+			f.until[s.group] = 0
+		}
+	}
+}
+
+// find finds the first samples since the workload was made.
+func (f *former) find(all []scraped) {
+	for name, group := range groups(all) {
+		if at, waits := f.until[name]; !waits || at != 0 {
+			continue
+		}
+		var first model.Time
+		for _, s := range group {
+			i := slices.IndexFunc(s.samples, func(one sample) bool { return one.at >= f.made })
+			if i >= 0 && (first == 0 || s.samples[i].at < first) {
+				first = s.samples[i].at
+			}
+		}
+		f.until[name], f.latest = first, max(f.latest, first)
+	}
+}
+
+// in says whether a sample has what the earlier one did.
+func (f *former) in(s scraped, one sample) bool { return one.at <= f.until[s.group] && f.of(s) }
 
 // A store that gets its samples by remote write shows a scrape piece by piece. A new series is counted when its
 // first sample is so old, because what belongs to it may not have arrived: the requests that did not fail.
@@ -112,6 +157,7 @@ func (m *meter) begin(seen, all []scraped, now model.Time, horizon time.Duration
 		}
 	}
 	m.from = oldest(cuts)
+	m.former.begin(slices.Concat(seen, all), cuts, now.Add(-horizon))
 }
 
 func (m *meter) seed(s scraped, at model.Time, value float64) {
@@ -124,6 +170,7 @@ func (m *meter) seed(s scraped, at model.Time, value float64) {
 // both tracks are those of one scrape.
 func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 	m.learn(all, now, horizon)
+	m.former.find(all)
 	born := func(s scraped) bool { return m.counters[s.key] == nil }
 	cuts := settled(all, now, horizon, born, max(arrival, m.late))
 	for _, s := range all {
@@ -137,7 +184,11 @@ func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 			m.counters[s.key] = c
 		}
 		for _, one := range samples {
-			c.take(one)
+			if !m.former.in(s, one) {
+				c.take(one)
+			} else if one.at > c.at {
+				c.at, c.high, c.fallen, c.below, c.seeded = one.at, one.value, notFallen, 0, true
+			}
 		}
 	}
 	if len(cuts) > 0 {
@@ -410,6 +461,8 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 	}
 	seen = once(seen)
 	now := model.TimeFromUnixNano(at.UnixNano())
+	canary := func(one scraped) bool { return string(one.labels["destination_workload"]) == workloads[0] }
+	c.requests.former = s.former(canary, 0)
 	c.requests.begin(seen, history, now, c.horizon())
 	for i, indicator := range s.indicators {
 		if !indicator.paired() {
@@ -420,6 +473,11 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 			return nil, err
 		}
 		c.pairs[i] = &pairs{meter: meter{paired: true}, of: map[string]*pair{}}
+		behind := time.Duration(0)
+		if indicator.Latency == nil && !(plainSelector(indicator.Total) && plainSelector(indicator.Good)) {
+			behind = c.rate() // a value that is computed may be of samples that are so much older
+		}
+		c.pairs[i].former = s.former(func(one scraped) bool { return one.track == 0 }, behind)
 		c.pairs[i].together(indicator, slices.Concat(seen, all))
 		c.pairs[i].regroup(seen, all)
 		c.pairs[i].begin(seen, all, now, c.horizon())
@@ -434,7 +492,9 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		if err != nil {
 			return nil, err
 		}
+		c.unknown.former = s.former(func(one scraped) bool { return s.trackOf(one.labels) == workloads[0] }, 0)
 		c.unknown.begin(seen, all, now, c.horizon())
+		maps.Copy(c.unknown.former.until, c.requests.former.until) // the earlier one's first errors may be those of its end
 	}
 	own, err := s.samples(ctx, s.requests(ownSide, workloads[0]), 5*time.Minute, at)
 	if err != nil {
@@ -464,6 +524,14 @@ func (c *counting) seen() (n float64) {
 		n += one.grown
 	}
 	return math.Round(n)
+}
+
+// former leaves out what an earlier canary of the same name did. The values that are read are so much behind.
+func (s *Source) former(of func(scraped) bool, behind time.Duration) former {
+	if s.made.IsZero() {
+		return former{}
+	}
+	return former{made: model.TimeFromUnixNano(s.made.Add(behind).UnixNano()), of: of}
 }
 
 // none says whether no workload has a counter.

@@ -36,6 +36,7 @@ type Source struct {
 	service    string
 	of         map[string]string // workloads by the Service that leads to them alone
 	side       string            // whose reports are judged
+	made       time.Time         // when the judged workload was made; see former
 	indicators []Indicator
 	explain    func(format string, args ...any) // may be nil
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
+
 	"github.com/our-org/crossbill/internal/release"
 	"github.com/our-org/crossbill/internal/usererr"
 )
@@ -20,6 +22,9 @@ type Options struct {
 	Interval time.Duration    // between two evaluations, at most; see watching.pace; default 5 seconds
 	Report   func(Evaluation) // called after each evaluation; may be nil
 	Warn     func(string)     // called once for each obstacle; may be nil
+	// Made is a time between the end of an earlier canary of the same name and the start of this one: what counters have of
+	// before is the earlier one's. Zero: there was none.
+	Made time.Time
 	// Witness is asked at each evaluation what can be seen of the canary beside its counters; may be nil.
 	Witness func(context.Context) (Witnessed, error)
 	// WarmUp is for how long latency is counted, but not weighed.
@@ -60,7 +65,8 @@ type watching struct {
 	start     time.Time // of the evidence
 	test      Test
 	counting  *counting
-	sent      Series // the canary's requests at the start, by its callers
+	sent      Series     // the canary's requests at the start, by its callers
+	sentAt    model.Time // what an earlier canary got up to then is left out
 	witnessed Witnessed
 	unseen    error // why the witness could not be asked
 	state     *State
@@ -155,13 +161,15 @@ func (w *watching) begin(ctx context.Context, now time.Time) error {
 	if resumed {
 		from = w.Resume.Until
 	}
-	counting, err := w.Source.begin(ctx, workloads, from)
+	source := *w.Source
+	source.made = w.Made
+	counting, err := source.begin(ctx, workloads, from)
 	if err == nil && resumed && counting.none() {
 		if len(w.Resume.Blocks) > 0 {
 			w.warn(fmt.Sprintf("Prometheus has no counters of %s any more, up to which the canary was judged before: the analysis begins anew", from.UTC().Format(time.RFC3339)))
 		}
 		from, resumed = now, false
-		counting, err = w.Source.begin(ctx, workloads, from)
+		counting, err = source.begin(ctx, workloads, from)
 	}
 	if err != nil {
 		return err
@@ -333,6 +341,13 @@ func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) 
 	at := w.counting.ownAt
 	if at == 0 {
 		return "", "" // without a sidecar the canary's own side counts nothing
+	}
+	if since := w.counting.requests.former.latest; since > w.sentAt {
+		earlier, err := w.Source.Requests(ctx, callersSide, w.Canary, since.Time())
+		if err != nil {
+			return causeOf(err), err.Error()
+		}
+		w.sent, w.sentAt = earlier, since
 	}
 	sent, err := w.Source.Requests(ctx, callersSide, w.Canary, at.Time())
 	if err != nil {
