@@ -113,7 +113,8 @@ var (
 // certain is the share of bad events of a canary that fails for certain.
 const certain = 0.99
 
-// between is a share between low (place 0) and certain (place 1), linearly in log-odds.
+// between is a share between low (place 0) and certain (place 1), linearly in log-odds. It is below low if low is above
+// certain: then it is no alternative to a share of at most low.
 func between(low, place float64) float64 {
 	low = math.Min(low, certain)
 	logit := func(p float64) float64 { return math.Log(p / (1 - p)) }
@@ -189,12 +190,14 @@ func newAlternative(share, bound float64) alternative {
 // log is the logarithm of the e-value of a tally.
 func (a alternative) log(t Tally) float64 { return t.Bad*a.bad + (t.Events-t.Bad)*a.good }
 
-// above are the alternatives to "the share is within the bound".
+// above are the alternatives to "the share is within the bound". Where no share between is above it, there is none.
 func above(bound, margin float64) []alternative {
 	bound = clamp(bound)
-	var all []alternative
-	for _, place := range worseBy {
-		all = append(all, newAlternative(clamp(between(bound+margin, place)), bound))
+	all := make([]alternative, len(worseBy))
+	for i, place := range worseBy {
+		if share := clamp(between(bound+margin, place)); share > bound {
+			all[i] = newAlternative(share, bound)
+		}
 	}
 	return all
 }

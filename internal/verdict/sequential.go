@@ -452,7 +452,9 @@ func (w wager) divide(burst float64) {
 func againstPrimary(p Pair, primary float64, o Objective) (harm, safety []float64) {
 	harm, safety = make([]float64, len(worseBy)), make([]float64, len(safeAt))
 	for i, place := range worseBy {
-		harm[i] = ratio(p, clamp(between(primary+o.Margin, place)), primary, 0)
+		if canary := clamp(between(primary+o.Margin, place)); canary > primary { // else it is a canary that is good
+			harm[i] = ratio(p, canary, primary, 0)
+		}
 	}
 	for i, at := range safeAt {
 		safety[i] = ratio(p, clamp(at.of*primary+at.plus*o.Margin), primary, o.Margin)

@@ -174,6 +174,25 @@ func TestExpectation(t *testing.T) {
 			}
 		}
 	}
+	// Almost all of primary's events are bad: what is bet must still be that a canary is worse. Bounds are the same.
+	for _, guess := range []float64{0.3, 0.985, 0.992, 0.9965} {
+		o := Objective{Budget: guess, Margin: 0.01}
+		for _, theta := range [][2]float64{{0.3, 0.3}, {0.99, 0.99}, {0.99, 0.9965}, {0.9, 1}} {
+			for i := range worseBy {
+				sum, alone := 0.0, 0.0
+				eachPair(75, 60, theta[0], theta[1], func(p Pair, chance float64) {
+					harm, _ := againstPrimary(p, guess, o)
+					sum += chance * math.Exp(harm[i])
+					if theta[0] <= o.Budget {
+						alone += chance * math.Exp(above(o.Budget, o.Margin)[i].log(p.Canary))
+					}
+				})
+				if sum > 1+1e-9 || alone > 1+1e-9 {
+					t.Errorf("guess %g, alternative %d: the expectation under %g reaches %g, by the budget %g", guess, i, theta, sum, alone)
+				}
+			}
+		}
+	}
 	for margin, e := range most {
 		if e > 1+1e-9 {
 			t.Errorf("margin %g: the expectation reaches %g", margin, e)
@@ -222,10 +241,14 @@ func TestErrorRates(t *testing.T) {
 		{"over the budget by the margin", "bad", func(int) (float64, float64) { return 0.011, 0.011 }, 0.0014, 0.0313},
 		{"worse by the margin, with a tide", "bad", func(look int) (float64, float64) { p := 0.001 * float64(look%10); return p + 0.01, p }, 0.9647, 0.0092},
 		{"far over the budget", "bad", func(int) (float64, float64) { return 0.05, 0.001 }, 1, 0},
+		{"quicker than a primary that is slow by design", "good", func(int) (float64, float64) { return 0.985, 0.998 }, 0, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			rng := rand.New(rand.NewPCG(1, uint64(i)))
+			rng, test := rand.New(rand.NewPCG(1, uint64(i))), test
+			if strings.Contains(c.name, "slow") {
+				test.Objectives = standard.Objectives[1:]
+			}
 			count := map[release.VerdictOutcome]float64{}
 			for range releases {
 				s := test.Begin()
