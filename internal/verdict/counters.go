@@ -550,6 +550,9 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	if err := doubledError(requests); err != nil {
 		return nil, err
 	}
+	if err := c.unanswered(requests); err != nil {
+		return nil, err
+	}
 	all := make([][]scraped, len(s.indicators))
 	for i, indicator := range s.indicators {
 		if c.pairs[i] == nil {
@@ -1024,6 +1027,34 @@ var grpcClientErrors = []string{"1", "3", "5", "6", "7", "8", "9", "10", "11", "
 func isError(metric model.Metric) bool {
 	code := string(metric["response_code"])
 	return strings.HasPrefix(code, "5") || code == "0" || slices.Contains(grpcErrors, string(metric["grpc_response_status"])) && !unfinished(metric)
+}
+
+// unanswered says that requests were counted since the last reading whose answer nothing names, because a label was dropped. They
+// would all be good. In Istio's own counters each request has a code, 0 if it had no answer, and each gRPC call with a code has a
+// status: Envoy makes one of the code where the app gave none (istio/proxy, istio_stats.cc, IstioStatsFilter::log;
+// envoyproxy/envoy, source/common/grpc/common.cc, getGrpcStatus).
+func (c *counting) unanswered(requests []scraped) error {
+	if !slices.ContainsFunc(c.source.indicators, func(o Indicator) bool { return !o.paired() }) {
+		return nil // nothing is judged by the answers
+	}
+	for _, s := range requests {
+		counted, code, lacks := 0.0, s.labels["response_code"], ""
+		if before := c.requests.counters[s.key]; before != nil {
+			counted = before.high
+		}
+		switch {
+		case s.samples[len(s.samples)-1].value == counted: // a proxy may keep a series of before the label was back
+		case code == "":
+			lacks = "response_code"
+		case code != "0" && s.labels["request_protocol"] == "grpc" && s.labels["grpc_response_status"] == "":
+			lacks = "grpc_response_status"
+		}
+		if lacks != "" {
+			return &DataError{MissingLabels, fmt.Sprintf("istio_requests_total of %s has no label %s, so nothing says which requests failed: "+
+				"a Telemetry resource or the scrape configuration drops it", s.labels["destination_workload"], lacks)}
+		}
+	}
+	return nil
 }
 
 // flagged says whether a series counts requests with one of some of Envoy's response flags.

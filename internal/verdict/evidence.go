@@ -58,7 +58,7 @@ const (
 	Undecided      Cause = "undecided"       // neither good nor bad by the margin
 	Stale          Cause = "stale"           // scraping has stopped
 	NotANumber     Cause = "nan"             // Prometheus had NaN
-	MissingLabels  Cause = "missing_labels"  // the counters exist, but not by workload
+	MissingLabels  Cause = "missing_labels"  // the counters exist, but not by workload or by answer
 	PrometheusDown Cause = "prometheus_down" // no answer
 	CountGap       Cause = "count_gap"       // the canary has not seen what was sent to it
 	Drift          Cause = "drift"           // somebody else changed the release meanwhile

@@ -180,7 +180,23 @@ func TestVerify(t *testing.T) {
 			stopped := time.Now().Add(-10 * time.Second)
 			m.Replicas = []prometheustest.Replica{{Missed: func(at time.Time) bool { return at.After(stopped) }}}
 		}, outcome: release.Inconclusive, cause: Stale},
-		"scraped too rarely":      {change: func(m *mesh) { m.Scrape = time.Minute }, options: func(o *Options) { o.Test.MaxDuration = 3 * time.Minute }, err: "analysis.maxDuration"},
+		"scraped too rarely":          {change: func(m *mesh) { m.Scrape = time.Minute }, options: func(o *Options) { o.Test.MaxDuration = 3 * time.Minute }, err: "analysis.maxDuration"},
+		"codes are dropped":           {change: func(m *mesh) { m.dropped("app-canary", "request_protocol", "http") }, outcome: release.Inconclusive, cause: MissingLabels},
+		"primary's codes are dropped": {change: func(m *mesh) { m.dropped("app-primary", "request_protocol", "http") }, outcome: release.Inconclusive, cause: MissingLabels},
+		"codes are dropped, and latency alone judges": {change: func(m *mesh) { m.dropped("app-canary") }, options: func(o *Options) {
+			o.Source.indicators, o.Test.Objectives = o.Source.indicators[1:2], o.Test.Objectives[1:2]
+		}, outcome: release.Healthy},
+		"codes were dropped before":     {change: func(m *mesh) { m.droppedUntil(0, "app-canary") }, outcome: release.Healthy},
+		"codes are dropped for a while": {change: func(m *mesh) { m.droppedUntil(20*time.Second, "app-canary") }, outcome: release.Inconclusive, cause: MissingLabels},
+		"the status of gRPC is dropped": {change: func(m *mesh) { m.dropped("app-canary", "request_protocol", "grpc", "response_code", "200") }, outcome: release.Inconclusive, cause: MissingLabels},
+		"gRPC": {change: func(m *mesh) {
+			m.dropped("app-canary", "request_protocol", "grpc", "response_code", "200", "grpc_response_status", "0")
+			m.dropped("app-primary", "request_protocol", "grpc", "response_code", "200", "grpc_response_status", "0")
+		}, outcome: release.Healthy},
+		"gRPC calls whose callers left before an answer": {change: func(m *mesh) {
+			m.dropped("app-canary", "request_protocol", "grpc", "response_code", "0", "response_flags", "DC", "grpc_response_status", "")
+			m.dropped("app-primary", "request_protocol", "grpc", "response_code", "0", "response_flags", "DC", "grpc_response_status", "")
+		}, outcome: release.Healthy},
 		"a bound that is not one": {options: func(o *Options) { o.Source.indicators[1].Latency.Duration = 250 * time.Millisecond }, err: "250 ms is not a bucket bound"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -268,6 +284,26 @@ func TestPace(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// dropped adds a request each second, or nine to primary, that are counted without a code, but with other labels.
+func (m *mesh) dropped(workload string, labels ...string) {
+	m.droppedUntil(16*time.Minute, workload, labels...)
+}
+
+func (m *mesh) droppedUntil(until time.Duration, workload string, labels ...string) {
+	all := requestLabels(workload, "", "-")
+	delete(all, "response_code")
+	for i := 0; i < len(labels); i += 2 {
+		all[labels[i]] = labels[i+1]
+	}
+	n := 1.0
+	if workload == "app-primary" {
+		n = 9
+	}
+	for at := -3 * time.Minute; at < until; at += time.Second {
+		m.gateways[0].Add(all, time.Now().Add(at), n)
 	}
 }
 
