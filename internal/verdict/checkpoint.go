@@ -3,6 +3,7 @@ package verdict
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 )
@@ -179,6 +180,19 @@ func (r *Record) state() *State {
 		s.Add(b)
 	}
 	return s
+}
+
+// add judges one more block by a state that is the record's, and keeps it. A block without events is kept if the state differs by
+// more than the time: with it, events that waited for primary's were weighed, or a bet was made.
+func (r *Record) add(s *State, b Block) Judgment {
+	before := s.save(0)
+	j := s.Add(b)
+	before.Elapsed = duration(s.elapsed)
+	if j.Decided || b.events() > 0 || !reflect.DeepEqual(before, s.save(0)) {
+		r.Blocks = append(r.Blocks, b)
+	}
+	r.fold()
+	return j
 }
 
 // Judgments are the judgments after each block. Those of merged blocks are only near what was judged then.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/our-org/crossbill/internal/release"
 )
@@ -101,6 +102,51 @@ func TestCheckpointIsWhole(t *testing.T) {
 			t.Errorf("a part of the state is not saved:\n%+v\n%+v", one, other)
 		}
 	}
+}
+
+// TestRecordIsTheState: after each look the record has what the state has, however sparse the traffic is: a look without events may
+// weigh what has waited for primary's.
+func TestRecordIsTheState(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		test := DefaultSLO().Test()
+		test.Whole, test.Baseline = rapid.Bool().Draw(t, "whole"), rapid.Bool().Draw(t, "baseline")
+		record, live := Record{Method: Method, Test: test}, test.Begin()
+		idle, kept := 0, 0
+		flows := rapid.SampledFrom([]int{0, 0, 0, 1, 2, 3})
+		for i := range rapid.IntRange(1, 40).Draw(t, "looks") {
+			b := Block{Elapsed: time.Duration(i+1) * 15 * time.Second, WarmUp: i < 2, Pairs: make([]Pair, len(test.Objectives))}
+			flow := flows.Draw(t, "flow")
+			for k := range b.Pairs {
+				if k > 0 && rapid.Bool().Draw(t, "none") { // histograms arrive later
+					continue
+				}
+				p := drawPair(t, "")
+				if flow&1 != 0 {
+					b.Pairs[k].Canary = p.Canary
+				}
+				if flow&2 != 0 {
+					b.Pairs[k].Primary = p.Primary
+				}
+			}
+			j := record.add(live, b)
+			if i == 0 && flow == 0 && len(record.Blocks) > 0 {
+				t.Fatal("a block is kept, and nothing was counted")
+			}
+			want, got := live.save(0), record.state().save(0)
+			got.Elapsed = want.Elapsed
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Fatalf("the state after %s, and the record's (-want +got): %s", b.Elapsed, diff)
+			}
+			if flow == 0 && !j.Decided {
+				idle++
+			} else {
+				idle, kept = 0, len(record.Blocks)
+			}
+			if more := len(record.Blocks) - kept; idle > 0 && more > 4 {
+				t.Fatalf("%d of %d looks without events are kept", more, idle)
+			}
+		}
+	})
 }
 
 // TestDamagedCheckpoint: a record whose checkpoint does not fit is refused.

@@ -201,7 +201,7 @@ func (s *State) Add(b Block) Judgment {
 		st, o := &s.streams[i], s.test.Objectives[i]
 		st.total = st.total.add(b.Pairs[i])
 		if b.WarmUp && o.Slow {
-			st.span.exempt = true
+			st.span.exempt = st.span.exempt || b.events() > 0
 			continue
 		}
 		if p, alone, ready := st.gather(b.Pairs[i], s.elapsed, s.test.Alone); ready {
@@ -498,6 +498,9 @@ const (
 const changed = 5
 
 func (g *guess) add(t Tally) {
+	if t.Events == 0 { // how often is looked must not matter
+		return
+	}
 	g.all, g.last = g.all.add(t), t
 	g.recent = Tally{g.recent.Events / 2, g.recent.Bad / 2}.add(t)
 }

@@ -269,12 +269,8 @@ func (w *watching) look(ctx context.Context, at time.Time, last bool) (Judgment,
 			block.Pairs[i].Primary = tallies[1][i]
 		}
 	}
-	j := w.state.Add(block)
-	if j.Decided || block.events() > 0 {
-		w.result.Record.Blocks = append(w.result.Record.Blocks, block)
-	}
+	j := w.result.Record.add(w.state, block)
 	w.result.Record.Until = at
-	w.result.Record.fold()
 	evaluation := Evaluation{At: at, Elapsed: block.Elapsed, WarmUp: block.WarmUp, Judgment: j}
 	if n := len(w.result.Evaluations); n >= 2*keptEvaluations {
 		w.result.Evaluations = slices.Clone(w.result.Evaluations[n-keptEvaluations:])
