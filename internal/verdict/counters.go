@@ -38,7 +38,8 @@ func (s scraped) newest() model.Time { return s.samples[len(s.samples)-1].at }
 // counter is a series as it was read so far: how much it has grown. It takes each sample once, in the order of
 // their times, whichever replica of Prometheus answers. It never shrinks: replicas scrape at different times, so
 // that one may answer with a few events less than another one did. Only a value near zero that is newer, and that
-// does not vanish with the next sample, is a reset: the counted process has started again.
+// does not vanish with the next sample, is a reset: the counted process has started again, and so have the other buckets of
+// the histogram.
 type counter struct {
 	scraped            // without its samples
 	first   model.Time // when it was first seen
@@ -47,6 +48,9 @@ type counter struct {
 	high    float64    // the highest value since it last began at 0
 	fallen  float64    // the newest value, if it may be that of a reset; else notFallen
 	below   model.Time // of the first sample below high; 0 if the newest one is not
+	newest  float64    // the value of the newest sample
+	earlier model.Time // of the sample before it
+	had     [2]float64 // grown before the newest sample, and before the earlier one
 	seeded  bool       // it was there when the reading began
 }
 
@@ -57,15 +61,16 @@ const (
 	lowFor    = 1 * time.Minute // a counter that stays below its highest value for so long was reset unseen
 )
 
-func (c *counter) take(s sample) {
+// take takes a sample, and says whether it shows that the counter had started again before the earlier one.
+func (c *counter) take(s sample) (restarted bool) {
 	if s.at <= c.at {
-		return
+		return false
 	}
-	c.at = s.at
+	c.at, c.earlier, c.newest, c.had = s.at, c.at, s.value, [2]float64{c.grown, c.had[0]}
 	if s.value >= c.high {
 		c.grown += s.value - c.high
 		c.high, c.fallen, c.below = s.value, notFallen, 0
-		return
+		return false
 	}
 	if c.below == 0 {
 		c.below = s.at
@@ -74,12 +79,60 @@ func (c *counter) take(s sample) {
 	case c.fallen != notFallen && s.value >= c.fallen && s.value <= confirmed*c.high:
 		c.grown += s.value
 		c.high, c.fallen, c.below = s.value, notFallen, 0
+		return true
 	case s.value <= nearZero*c.high:
 		c.fallen = s.value
 	case s.at.Sub(c.below) > lowFor: // how much it has grown meanwhile is unknown
 		c.high, c.fallen, c.below = s.value, notFallen, 0
 	default:
 		c.fallen = notFallen
+	}
+	return false
+}
+
+// restart counts anew what was counted since a time before which the counter has started again.
+func (c *counter) restart(since model.Time) {
+	if c.grown = c.had[0]; c.earlier >= since {
+		c.grown = c.had[1]
+	}
+	c.grown += c.newest
+	c.high, c.fallen, c.below = c.newest, notFallen, 0
+}
+
+// unread is a counter with samples that are not taken yet.
+type unread struct {
+	*counter
+	samples []sample
+}
+
+// takeTogether takes the samples of the buckets of one histogram, in the order of their times. They start again together: each by
+// itself would go by how high it was, and answers that only one of them counts look slow.
+func takeTogether(all []unread) {
+	for {
+		var next model.Time
+		for _, one := range all {
+			if len(one.samples) > 0 && (next == 0 || one.samples[0].at < next) {
+				next = one.samples[0].at
+			}
+		}
+		if next == 0 {
+			return
+		}
+		var since model.Time // when the first of them was seen to have started again; 0 if none has
+		restarted := map[*counter]bool{}
+		for i := range all {
+			if one := &all[i]; len(one.samples) > 0 && one.samples[0].at == next {
+				if one.take(one.samples[0]) {
+					restarted[one.counter], since = true, one.earlier
+				}
+				one.samples = one.samples[1:]
+			}
+		}
+		for _, one := range all {
+			if since != 0 && one.at == next && !restarted[one.counter] {
+				one.restart(since)
+			}
+		}
 	}
 }
 
@@ -162,7 +215,7 @@ func (m *meter) begin(seen, all []scraped, now model.Time, horizon time.Duration
 
 func (m *meter) seed(s scraped, at model.Time, value float64) {
 	s.samples = nil
-	m.counters[s.key] = &counter{scraped: s, first: at, at: at, high: value, fallen: notFallen, seeded: true}
+	m.counters[s.key] = &counter{scraped: s, first: at, at: at, high: value, newest: value, fallen: notFallen, seeded: true}
 }
 
 // take takes the samples of a reading that are settled. A target's are settled up to the newest time of which all
@@ -173,6 +226,7 @@ func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 	m.former.find(all)
 	born := func(s scraped) bool { return m.counters[s.key] == nil }
 	cuts := settled(all, now, horizon, born, max(arrival, m.late))
+	histograms := map[string][]unread{}
 	for _, s := range all {
 		samples, c := s.due(cuts, s.good), m.counters[s.key]
 		if c == nil {
@@ -183,13 +237,17 @@ func (m *meter) take(all []scraped, now model.Time, horizon time.Duration) {
 			c.samples = nil
 			m.counters[s.key] = c
 		}
-		for _, one := range samples {
-			if !m.former.in(s, one) {
-				c.take(one)
-			} else if one.at > c.at {
-				c.at, c.high, c.fallen, c.below, c.seeded = one.at, one.value, notFallen, 0, true
+		for len(samples) > 0 && m.former.in(s, samples[0]) {
+			if one := samples[0]; one.at > c.at {
+				c.at, c.high, c.newest, c.fallen, c.below, c.seeded = one.at, one.value, one.value, notFallen, 0, true
 			}
+			samples = samples[1:]
 		}
+		key := s.histogram()
+		histograms[key] = append(histograms[key], unread{c, samples})
+	}
+	for _, one := range histograms {
+		takeTogether(one)
 	}
 	if len(cuts) > 0 {
 		m.from = oldest(cuts)
@@ -770,9 +828,14 @@ func (o Indicator) pairKey(s scraped) string {
 	if o.Latency == nil {
 		return s.group
 	}
+	return s.histogram()
+}
+
+// histogram names what a series is a bucket of, of one track; another one's is alone.
+func (s scraped) histogram() string {
 	labels := s.labels.Clone()
 	delete(labels, "le")
-	return series(labels)
+	return strconv.Itoa(s.track) + series(labels)
 }
 
 // classify says whether a series of requests counts for the indicator, and whether what it counts is bad.

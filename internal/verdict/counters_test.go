@@ -43,6 +43,52 @@ func TestCounter(t *testing.T) {
 	}
 }
 
+// TestBucketsRestartTogether: after a restart both buckets of a histogram count what they show, however high each was: no answer
+// is slow that was not. Samples are read one by one, or together.
+func TestBucketsRestartTogether(t *testing.T) {
+	for name, c := range map[string]struct {
+		all, quick []float64 // samples, the first one before the reading
+		want       Tally
+	}{
+		"the bound does not fall far":           {[]float64{8, 2, 4}, []float64{7, 2, 4}, Tally{4, 0}},
+		"the last bucket does not fall far":     {[]float64{8, 3, 4, 9}, []float64{4, 1, 2, 5}, Tally{9, 4}},
+		"many":                                  {[]float64{1000, 240, 450}, []float64{800, 240, 450}, Tally{450, 0}},
+		"the bound is soon higher than before":  {[]float64{100, 8, 12, 20}, []float64{10, 8, 12, 18}, Tally{20, 2}},
+		"the bound does not fall":               {[]float64{100, 8, 12, 20}, []float64{3, 8, 12, 18}, Tally{20, 2}},
+		"they grow, restart, and restart again": {[]float64{8, 12, 2, 4, 1, 2}, []float64{7, 11, 3, 4, 1, 2}, Tally{10, 0}},
+		"one replica is behind":                 {[]float64{10, 12, 11, 20}, []float64{9, 11, 10, 19}, Tally{10, 0}},
+	} {
+		for _, each := range []bool{true, false} {
+			of := func(le string, values []float64) scraped {
+				s := scraped{key: le, labels: model.Metric{"instance": "a", "le": model.LabelValue(le)}, group: "a", good: le == "500"}
+				for i, value := range values {
+					s.samples = append(s.samples, sample{model.Time(1000 * (i + 1)), value})
+				}
+				return s
+			}
+			first := []scraped{of("+Inf", c.all[:1]), of("500", c.quick[:1])}
+			p := &pairs{meter: meter{paired: true}, of: map[string]*pair{}}
+			latency := DefaultSLO().Objectives[1]
+			p.begin(nil, first, 1000, time.Minute)
+			p.settle(latency, 1000, 0)
+			for n := 2; n <= len(c.all); n++ {
+				if at := model.Time(1000 * n); each || n == len(c.all) {
+					p.take([]scraped{of("+Inf", c.all[:n]), of("500", c.quick[:n])}, at, time.Minute)
+					p.settle(latency, at, 0)
+				}
+			}
+			for _, one := range p.of {
+				if got := (Tally{one.events, one.bad}); got != c.want {
+					t.Errorf("%s, each sample by itself: %v: %+v, want %+v", name, each, got, c.want)
+				}
+			}
+			if len(p.of) != 1 {
+				t.Errorf("%s: %d pairs", name, len(p.of))
+			}
+		}
+	}
+}
+
 // TestIncrease: what is read twice, far apart, has the same rule.
 func TestIncrease(t *testing.T) {
 	for now, want := range map[float64]float64{1000: 0, 1200: 200, 990: 0, 600: 0, 100: 100} {
