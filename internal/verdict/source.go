@@ -290,7 +290,8 @@ func (s *Source) query(ctx context.Context, query string, at time.Time) (model.V
 }
 
 // samples reads what was scraped of a selector's series in the span before a time. Unlike the value of a series,
-// its samples say when they were taken, and a scrape that fails does not hide them.
+// its samples say when they were taken, and a scrape that fails does not hide them. Older versions of VictoriaMetrics have
+// a NaN where a series ended or a scrape failed (VictoriaMetrics/VictoriaMetrics#5806).
 func (s *Source) samples(ctx context.Context, selector string, span time.Duration, at time.Time) ([]scraped, error) {
 	query := fmt.Sprintf("%s[%dms]", selector, span.Milliseconds())
 	value, err := s.ask(ctx, query, at)
@@ -309,9 +310,12 @@ func (s *Source) samples(ctx context.Context, selector string, span time.Duratio
 		series := scraped{labels: stream.Metric, key: series(stream.Metric), group: target(stream.Metric)}
 		for _, point := range stream.Values {
 			if math.IsNaN(float64(point.Value)) {
-				return nil, &DataError{NotANumber, fmt.Sprintf("%s is NaN in Prometheus", stream.Metric)}
+				continue
 			}
 			series.samples = append(series.samples, sample{point.Timestamp, float64(point.Value)})
+		}
+		if len(series.samples) == 0 && len(stream.Values) > 1 { // one alone is the marker of a series that has ended
+			return nil, &DataError{NotANumber, fmt.Sprintf("%s is NaN in Prometheus", stream.Metric)}
 		}
 		if len(series.samples) == 0 {
 			continue

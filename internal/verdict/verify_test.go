@@ -252,6 +252,31 @@ func TestVerify(t *testing.T) {
 	})
 }
 
+// TestMarkers: the NaN that some servers have where a scrape failed, or a gateway ended, is no sample. It does not hold the verdict.
+func TestMarkers(t *testing.T) {
+	for name, missed := range map[string]func(since time.Duration, gone bool) bool{
+		"scrapes that fail":   func(since time.Duration, _ bool) bool { return since > 10*time.Second && since < 14*time.Second },
+		"a gateway that ends": func(since time.Duration, gone bool) bool { return gone && since > 10*time.Second },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMesh(time.Second)
+				m.gateways = append(m.gateways, m.Target(prometheustest.Labels{"job": "envoy", "instance": "10.0.0.2:15090"}, 0))
+				m.both(flow{rate: 20}, flow{rate: 180})
+				m.Markers = true
+				start := time.Now()
+				m.Replicas = []prometheustest.Replica{{Missed: func(at time.Time) bool { return missed(at.Sub(start), at.Nanosecond() == 0) }}}
+				o := m.options(t)
+				o.Test.MinDuration = time.Minute
+				o.Warn = func(text string) { t.Errorf("warned: %s", text) }
+				if v, err := Verify(t.Context(), o); err != nil || v.Outcome != release.Healthy {
+					t.Errorf("%s %s: %s, %v", v.Outcome, v.Cause, v.Reason, err)
+				}
+			})
+		})
+	}
+}
+
 // TestPace: counters that are sampled often are looked at as often, unless they are watched for hours.
 func TestPace(t *testing.T) {
 	for name, c := range map[string]struct {

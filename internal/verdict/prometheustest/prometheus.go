@@ -34,6 +34,9 @@ type Server struct {
 	Fails func(query string, now time.Time) int
 	// Value replaces each value, if set.
 	Value string
+	// Markers shows, as older versions of VictoriaMetrics do (VictoriaMetrics/VictoriaMetrics#5806), the marker that a failed scrape
+	// leaves as NaN among the samples of a series.
+	Markers bool
 
 	mu      sync.Mutex
 	targets []*Target
@@ -344,7 +347,7 @@ func (s *Server) answer(query string, at time.Time) (kind string, result []sampl
 			if !matches(one.metric.labels) {
 				continue
 			}
-			points, stale := s.samples(t, one, replica, at, span)
+			points, stale := s.samples(t, one, replica, at, span, over && s.Markers)
 			if len(points) == 0 || stale && !over && !last {
 				continue
 			}
@@ -366,7 +369,7 @@ func (s *Server) answer(query string, at time.Time) (kind string, result []sampl
 
 // samples are the samples of a series that a replica has of the span before a time, and whether a scrape after
 // the newest one failed.
-func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, span time.Duration) (points []point, stale bool) {
+func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, span time.Duration, markers bool) (points []point, stale bool) {
 	scrape := s.Scrape
 	if scrape <= 0 {
 		scrape = time.Second
@@ -385,6 +388,9 @@ func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, 
 		}
 		return -1
 	})
+	missedAt := func(when time.Time) bool {
+		return !t.end.IsZero() && when.After(t.end) || replica.Missed != nil && replica.Missed(when)
+	}
 	for when := first; !when.After(at) && !when.After(until); when = when.Add(scrape) {
 		for n < len(one.events) && !one.events[n].at.After(when) {
 			n++
@@ -392,11 +398,11 @@ func (s *Server) samples(t *Target, one *series, replica Replica, at time.Time, 
 		if !when.After(since) {
 			continue
 		}
-		if !t.end.IsZero() && when.After(t.end) || replica.Missed != nil && replica.Missed(when) {
-			stale = true
-			continue
+		missed := missedAt(when)
+		if missed && markers && n > 0 && !missedAt(when.Add(-scrape)) {
+			points = append(points, point{when, "NaN"})
 		}
-		if n == 0 {
+		if stale = stale || missed; missed || n == 0 {
 			continue
 		}
 		newest := &one.events[n-1]
