@@ -122,12 +122,12 @@ func (f *Found) source(dir, appDir string) {
 // missing are the scripts that the workflow runs and a package.json does not have.
 func missing(file string) (names []string) {
 	text, err := os.ReadFile(file)
-	var manifest struct{ Scripts map[string]string }
-	if err != nil || json.Unmarshal(text, &manifest) != nil {
+	var of struct{ Scripts map[string]string }
+	if err != nil || json.Unmarshal(text, &of) != nil {
 		return nil // pnpm says what is wrong with it
 	}
 	for _, name := range []string{"check", "build"} {
-		if manifest.Scripts[name] == "" {
+		if of.Scripts[name] == "" {
 			names = append(names, name)
 		}
 	}

@@ -532,7 +532,7 @@ func (s *Source) begin(ctx context.Context, workloads []string, at time.Time) (*
 		}
 		c.pairs[i] = &pairs{meter: meter{paired: true}, of: map[string]*pair{}}
 		behind := time.Duration(0)
-		if indicator.Latency == nil && !(plainSelector(indicator.Total) && plainSelector(indicator.Good)) {
+		if indicator.Latency == nil && (!plainSelector(indicator.Total) || !plainSelector(indicator.Good)) {
 			behind = c.rate() // a value that is computed may be of samples that are so much older
 		}
 		c.pairs[i].former = s.former(func(one scraped) bool { return one.track == 0 }, behind)
