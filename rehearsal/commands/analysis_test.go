@@ -152,9 +152,6 @@ func TestTwoReplicas(t *testing.T) {
 	t.Parallel()
 	for image, want := range map[string]int{"two": 0, "fails 5": 3} {
 		t.Run(image, func(t *testing.T) {
-			if want != 0 {
-				onlyLong(t)
-			}
 			t.Parallel()
 			a := released(t, "replicas-"+strings.ReplaceAll(image, " ", "-"))
 			traffic := load.Start("http://"+running.GatewayAddress+"/", a.served(), 100)

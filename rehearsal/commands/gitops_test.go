@@ -882,6 +882,9 @@ func (x *beside) asAccount(file string, printed []string) (as func(args ...strin
 			args = append(args, "--settle-delay", "200ms")
 		}
 		code, out := x.command(args...)
+		for again := 0; again < 5 && args[0] == "doctor" && strings.Contains(out, "checks that could not be carried out"); again++ {
+			code, out = x.command(args...) // as it asks for: Flux keeps the API server from answering within its five seconds
+		}
 		all, forbidden := requestsIn(x.T, out)
 		if code != 0 || len(all) == 0 {
 			x.Fatalf("%v: exit code %d\n%s", args, code, out)

@@ -353,17 +353,7 @@ func program(args ...string) *process {
 	return p
 }
 
-// command runs the command. doctor is run again, as it asks for, when a busy machine did not answer within its five seconds.
 func (a *app) command(args ...string) (code int, out string) {
-	a.Helper()
-	code, out = a.once(args...)
-	for again := 0; again < 5 && args[0] == "doctor" && strings.Contains(out, "checks that could not be carried out"); again++ {
-		code, out = a.once(args...)
-	}
-	return code, out
-}
-
-func (a *app) once(args ...string) (code int, out string) {
 	a.Helper()
 	p := program(args...)
 	p.Env = append(p.Env, a.env...)
