@@ -1,11 +1,14 @@
 package istiostats
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +22,7 @@ import (
 //
 // What differs from Istio, beside the rest: a copy whose connection is refused is counted as 503, as a sidecar does that
 // outlives its app; there are no response flags and no durations, so that nothing judges the latency of copies; and all of a
-// cluster's copies belong to the workload of its first endpoint.
+// cluster's copies belong to the workload of its first endpoint when it was first seen.
 
 var copied = regexp.MustCompile(`^cluster\.(outbound\|.*?);?\.internal\.upstream_rq_([0-9]{3}): ([0-9]+)$`)
 
@@ -59,25 +62,25 @@ func (s *Stats) addCopies() error {
 		}
 		clusters[found[1]][found[2]] = n
 	}
-	if len(clusters) == 0 || counted == s.counted { // the configuration is large: it is not read for nothing
+	if counted == s.counted {
 		return nil
 	}
-	dump, err := read("/config_dump?include_eds")
-	if err != nil {
-		return err
-	}
-	workloads, err := workloadsOf(dump)
-	if err != nil {
-		return err
+	// The configuration is large, and a scrape has a second: it is read for clusters that are new.
+	var workloads map[string]string
+	if slices.ContainsFunc(slices.Collect(maps.Keys(clusters)), func(name string) bool { return s.copiedTo[name] == "" }) {
+		dump, err := read("/config_dump?include_eds")
+		if err != nil {
+			return err
+		}
+		if workloads, err = workloadsOf(dump); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counted = counted
 	for name, codes := range clusters {
-		workload := workloads[name]
-		if workload == "" {
-			workload = s.copiedTo[name] // its endpoints are gone
-		}
+		workload := cmp.Or(s.copiedTo[name], workloads[name])
 		if workload == "" {
 			s.counted = "" // the next reading may know it
 			continue
