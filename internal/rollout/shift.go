@@ -42,7 +42,7 @@ func (c *Cluster) Shift(ctx context.Context, steps []int, pause time.Duration) (
 }
 
 // lookShift says whether the route has the weight that the ledger has. One that does not was cut off by a crash, or somebody has
-// changed it: verify finds that inconclusive, and the same steps go on from it.
+// changed it: verify finds that inconclusive, and the same steps finish that weight.
 func (j *job) lookShift(ctx context.Context, steps []int) (routed bool, nothing *Result, err error) {
 	if err := j.ledger.Expect(j.ReleaseID); err != nil {
 		return false, nil, err
@@ -70,19 +70,40 @@ func (j *job) lookShift(ctx context.Context, steps []int) (routed bool, nothing 
 		return false, nil, err
 	}
 	routed = status.routed(r.Weight)
-	if v := r.Verdict; r.Stage == release.StageVerified && v.Outcome != release.Healthy {
+	over := r.Weight > last || r.Weight == last && routed
+	if v := doubt(r); v != nil && (r.Verdict != nil || !over) {
 		if cutOff := !routed && slices.Contains(steps, r.Weight); !cutOff || v.Outcome != release.Inconclusive {
 			return false, nil, &StageError{fmt.Errorf("release %s was judged %s (%s): only a healthy one gets more traffic", r.ID, v.Outcome, v.Reason)}
 		}
 	}
-	if r.Weight > last || r.Weight == last && routed {
+	if over {
 		return routed, j.nothing("release %s has %s: nothing to do", r.ID, r.Gets()), nil
 	}
 	return routed, nil, nil
 }
 
+// doubt is the verdict that keeps the canary from more traffic than it has: its last one, unless that was healthy. It keeps doing
+// so when the weight that it was on is finished and has to be judged anew.
+func doubt(r *release.Release) *release.Verdict {
+	v := r.Verdict
+	if n := len(r.Judged); v == nil && n > 0 && r.Judged[n-1].Weight == r.Weight {
+		v = &r.Judged[n-1]
+	}
+	if v == nil || v.Outcome == release.Healthy {
+		return nil
+	}
+	return v
+}
+
 func (j *job) shift(ctx context.Context, steps []int, pause time.Duration, routed bool) (Result, error) {
 	r := j.ledger.Release
+	after := ""
+	if v := doubt(r); v != nil {
+		if r.Weight < steps[len(steps)-1] {
+			after = fmt.Sprintf("; it was judged %s, and gets more once it is judged healthy", v.Outcome)
+		}
+		steps = []int{r.Weight}
+	}
 	if err := j.ensureCopies(ctx); err != nil {
 		return Result{}, err
 	}
@@ -112,7 +133,7 @@ func (j *job) shift(ctx context.Context, steps []int, pause time.Duration, route
 			return Result{}, err
 		}
 	}
-	return j.result("%s gets %s", r.Digest(), r.Gets()), nil
+	return j.result("%s gets %s%s", r.Digest(), r.Gets(), after), nil
 }
 
 // raise gives the canary a larger share of the traffic, in percent, as the ledger has it after a change to it.

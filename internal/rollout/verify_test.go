@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -45,7 +46,8 @@ func TestAShiftWhileItIsJudged(t *testing.T) {
 }
 
 // TestShiftCutOff: a shift that was killed between ledger and route is finished by the same command, whatever verify has found
-// meanwhile but for harm, and only what comes after that counts.
+// meanwhile but for harm, and only what comes after that counts. After an inconclusive verdict it goes no further, however often
+// it is run, until the canary is judged healthy.
 func TestShiftCutOff(t *testing.T) {
 	for _, found := range []release.VerdictOutcome{"", release.Inconclusive, release.Unhealthy} {
 		at(t, "canary", func(w *world) {
@@ -59,8 +61,16 @@ func TestShiftCutOff(t *testing.T) {
 					t.Errorf("%s: another shift: %v", found, err)
 				}
 			}
+			steps := []int{50}
+			if found == release.Inconclusive {
+				steps = []int{50, 60}
+				late := w.job("late") // it dies before the route has the step, too
+				late.killOn = "note r2 canary 50%"
+				_, _ = late.Shift(late.ctx, steps, 0)
+				time.Sleep(time.Hour)
+			}
 			again := time.Now().Truncate(time.Second)
-			_, err := w.job("next").Shift(w.Context(), []int{50}, 0)
+			result, err := w.job("next").Shift(w.Context(), steps, 0)
 			if found == release.Unhealthy {
 				if refusal(err) != "stage" {
 					t.Errorf("%v", err)
@@ -71,6 +81,25 @@ func TestShiftCutOff(t *testing.T) {
 			w.must(status, failed)
 			if subject := status.Release.Subject(); err != nil || status.Weights.Canary != 50 || len(status.Drift) > 0 || subject.Weight != 50 || subject.Since.Before(again) {
 				t.Errorf("%q: %v, weights %+v, drift %q, judged with %d%% since %s, want %s", found, err, status.Weights, status.Drift, subject.Weight, subject.Since, again)
+			}
+			if found != release.Inconclusive {
+				return
+			}
+			if !strings.Contains(result.Message, "gets 50% of the traffic; it was judged inconclusive") {
+				t.Errorf("it says %q", result.Message)
+			}
+			if _, err := w.job("same").Shift(w.Context(), []int{50}, 0); err != nil {
+				t.Errorf("that step again: %v", err)
+			}
+			if _, err := w.job("more").Shift(w.Context(), steps, 0); refusal(err) != "stage" {
+				t.Errorf("more without a verdict: %v", err)
+			}
+			w.must(judge(w.Context(), w.job("verify").Cluster, release.Healthy))
+			_, err = w.job("more").Shift(w.Context(), steps, 0)
+			status, failed = w.job("look").Status(w.Context())
+			w.must(status, failed)
+			if err != nil || status.Weights.Canary != 60 {
+				t.Errorf("more after a healthy verdict: %v, weights %+v", err, status.Weights)
 			}
 		})
 	}
