@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -164,7 +166,9 @@ func (j *job) checkImages(ctx context.Context, track release.Track, image string
 		switch {
 		case err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errNoProgress):
 			return fmt.Errorf("image of pod %s: %w", other.pod, err)
-		case err != nil:
+		case err != nil && asked && !refused(err):
+			j.log("image", "the registry does not say what %s is made of, so that it is not known whether pod %s runs %s: %v", digest, other.pod, want, err)
+		case err != nil: // or something has put another image in the pod, and nobody says that it is the same
 			notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s, of which the registry does not say that it is the same image: %v", other.pod, digest, err))
 		case !same:
 			notReady.Details = append(notReady.Details, fmt.Sprintf("pod %s runs %s: something on the way to the node puts another image in its place", other.pod, digest))
@@ -185,12 +189,31 @@ func (j *job) sameImage(ctx context.Context, image, reported string, asked bool)
 	if j.Configs == nil {
 		return false, nil
 	}
-	want, err := j.Configs(ctx, image, image)
+	want, err := j.configsOf(ctx, image, image)
 	if err != nil {
 		return false, err
 	}
-	got, err := j.Configs(ctx, image, reported)
+	got, err := j.configsOf(ctx, image, reported)
 	return err == nil && sameConfigs(want, got, asked), err
+}
+
+// configsOf asks the registry once: what a digest names does not change.
+func (j *job) configsOf(ctx context.Context, image, reported string) ([]string, error) {
+	if configs, ok := j.configs[reported]; ok {
+		return configs, nil
+	}
+	configs, err := j.Configs(ctx, image, reported)
+	if err == nil && j.configs != nil {
+		j.configs[reported] = configs
+	}
+	return configs, err
+}
+
+// refused says whether a registry has answered that it does not have an image, or does not give it to this account. Other errors
+// say nothing about the image.
+func refused(err error) bool {
+	answer, ok := errors.AsType[*transport.Error](err)
+	return ok && slices.Contains([]int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound}, answer.StatusCode)
 }
 
 // sameConfigs says whether an image whose configurations a node reports is the one wanted, whatever the node's platform is.

@@ -1,11 +1,15 @@
 package rollout
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
+	"github.com/our-org/crossbill/internal/manifest"
 	"github.com/our-org/crossbill/internal/release"
 )
 
@@ -149,6 +154,58 @@ func TestSameConfigs(t *testing.T) {
 	} {
 		if got := askFor(c.pods, "app", digest); got != c.want {
 			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+// TestRegistryThatIsAway: a registry that does not answer is no obstacle, unless the pods ask for another image than the release's;
+// one that does not have an image, or does not give it, is.
+func TestRegistryThatIsAway(t *testing.T) {
+	wanted, other := "registry.example.com/app@sha256:"+strings.Repeat("a", 64), "registry.example.com/app@sha256:"+strings.Repeat("b", 64)
+	answers := func(code int) error {
+		return fmt.Errorf("of the image: %w", &transport.Error{StatusCode: code})
+	}
+	away := errors.New("connection refused")
+	for name, c := range map[string]struct {
+		asks       string // of the pods
+		want, got  error  // of the wanted image, and of the other one
+		other      string // its configuration
+		says, logs string
+	}{
+		"the same image":                    {asks: wanted, other: "sha256:c", logs: "it is the same image"},
+		"another image":                     {asks: wanted, other: "sha256:d", says: "puts another image in its place"},
+		"another image by a webhook":        {asks: other, other: "sha256:d", says: "puts another image in its place"},
+		"not in the registry":               {asks: wanted, got: answers(404), says: "404"},
+		"not for this account":              {asks: wanted, got: answers(403), says: "403"},
+		"not without a login":               {asks: wanted, got: answers(401), says: "401"},
+		"too many requests":                 {asks: wanted, want: answers(429), logs: "not known whether pod p runs sha256:aaaa"},
+		"too many requests for another one": {asks: wanted, got: answers(429), logs: "not known whether pod p runs sha256:aaaa"},
+		"an outage":                         {asks: wanted, got: answers(503), logs: "503"},
+		"no answer":                         {asks: wanted, got: away, logs: "connection refused"},
+		"no answer, and a webhook":          {asks: other, got: away, says: "connection refused"},
+	} {
+		var logged []string
+		pod := corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: c.asks}}}
+		j := &job{Cluster: &Cluster{
+			Manifests: &manifest.Set{Deployment: &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{Spec: pod}}}},
+			Log:       func(e Event) { logged = append(logged, e.Message) },
+			Configs: func(_ context.Context, _, reported string) ([]string, error) {
+				if reported == wanted {
+					return []string{"sha256:c"}, c.want
+				}
+				return []string{c.other}, c.got
+			},
+		}}
+		err := j.checkImages(t.Context(), release.Canary, wanted, []corev1.Pod{{
+			ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: pod,
+			Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "app", ImageID: other}}},
+		}})
+		var notReady *NotReadyError
+		if c.says == "" && err != nil || c.says != "" && (!errors.As(err, &notReady) || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v, want %q", name, err, c.says)
+		}
+		if log := strings.Join(logged, "\n"); c.logs == "" && log != "" || !strings.Contains(log, c.logs) {
+			t.Errorf("%s: it logs %q, want %q", name, log, c.logs)
 		}
 	}
 }

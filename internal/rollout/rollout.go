@@ -90,7 +90,8 @@ type Cluster struct {
 	// runs one of these. Nil: none.
 	Parts func(ctx context.Context, image string) ([]string, error)
 	// Configs are the digests of the configurations of what a node reports in place of a release's image, or of that image
-	// itself: of each platform's, where it is an index. The same configuration is the same image. Nil: not known.
+	// itself: of each platform's, where it is an index. The same configuration is the same image. The error of a registry that
+	// does not have it, or does not give it, is a *transport.Error. Nil: not known.
 	Configs func(ctx context.Context, image, reported string) ([]string, error)
 	// KeepReleases is how many of the last good releases can be returned to. Default release.DefaultKeepReleases.
 	KeepReleases int
@@ -117,9 +118,10 @@ type Cluster struct {
 	// Log gets one event for each step. Nil: none.
 	Log func(Event)
 
-	ledgerRead *justRead     // by Preflight
-	unbound    *manifest.Set // what Manifests were before bind
-	given      *manifest.Set // what Manifests were before this job went by the names in the ledger
+	ledgerRead *justRead           // by Preflight
+	configs    map[string][]string // what Configs has said, by image
+	unbound    *manifest.Set       // what Manifests were before bind
+	given      *manifest.Set       // what Manifests were before this job went by the names in the ledger
 }
 
 // Event is one step of a command.

@@ -100,6 +100,9 @@ func inOrder(ctx context.Context, steps ...step) error {
 // release that gives way to a newer one needs nothing more, also if that was found while this job worked on it, or shows
 // itself as a state that does not allow the command: the ledger and the objects are not read at one moment.
 func run[Found any](ctx context.Context, c *Cluster, cmd command[Found]) (Result, error) {
+	if c.configs == nil { // before a job binds, and goes on with a copy of c
+		c.configs = map[string][]string{}
+	}
 	look := cmd.look
 	cmd.look = func(ctx context.Context, j *job) (found Found, nothing *Result, err error) {
 		if nothing = superfluous(j, &cmd); nothing != nil {

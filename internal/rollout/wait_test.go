@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,9 +67,9 @@ func TestNotReady(t *testing.T) {
 				if reported == of {
 					return []string{"sha256:c"}, nil
 				}
-				return nil, errors.New("no such manifest")
+				return nil, &transport.Error{StatusCode: http.StatusNotFound, Errors: []transport.Diagnostic{{Code: transport.ManifestUnknownErrorCode, Message: "no such manifest"}}}
 			}
-		}, []string{"do not run " + digest, "runs sha256:9999", "the registry does not say that it is the same image: no such manifest"}},
+		}, []string{"do not run " + digest, "runs sha256:9999", "the registry does not say that it is the same image: MANIFEST_UNKNOWN: no such manifest"}},
 		"its pods are not to be seen": {func(w *world, j *job) {
 			w.controllers.broken[digest] = crashing(corev1.ContainerState{})
 			j.before = func(r *http.Request) error { return only(r, "/pods", forbidden("pods")) }
@@ -290,6 +291,33 @@ func TestAnotherDigest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRegistryIsAskedOnce: each of the images once in a job, so that a registry that is away later, or has deleted the one that the
+// node reports, ends no release that it has found to run the right image.
+func TestRegistryIsAskedOnce(t *testing.T) {
+	at(t, "rest", func(w *world) {
+		w.controllers.pulled[image("2")] = image("9")
+		j := w.job("job")
+		var asked []string
+		j.Configs = func(_ context.Context, _, reported string) ([]string, error) {
+			if slices.Contains(asked, reported) {
+				return nil, &transport.Error{StatusCode: http.StatusNotFound}
+			}
+			asked = append(asked, reported)
+			return []string{"sha256:c"}, nil
+		}
+		_, err := j.Canary(w.Context(), wanted("2"))
+		w.must(nil, err)
+		_, err = j.Shift(w.Context(), []int{20, 50}, 0)
+		w.must(nil, err)
+		w.must(judge(w.Context(), w.job("verify").Cluster, release.Healthy))
+		_, err = j.Promote(w.Context())
+		w.must(nil, err)
+		if got, want := strings.Join(asked, ", "), image("2")+", "+image("9"); got != want {
+			t.Errorf("asked for %s, want %s", got, want)
+		}
+	})
 }
 
 // TestSlowRollout: a roll-out that advances is neither given up nor rolled back, however long it takes in all, and neither is
