@@ -471,6 +471,15 @@ type counting struct {
 	counted   [][]Tally
 	errors    float64 // of the Service, that belong to no workload, since the last reading
 	allErrors float64
+	unnamed   unnamed
+}
+
+// unnamed is the requests whose answers nothing names, because a label was dropped. They count neither as events nor as bad ones.
+type unnamed struct {
+	requests float64
+	last     time.Time // the reading that found the newest ones
+	named    float64   // the first workload's other requests by then
+	why      string
 }
 
 // pairs are an indicator's counters of good events and of all, by what must be subtracted: the buckets of one
@@ -608,9 +617,6 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	if err := doubledError(requests); err != nil {
 		return nil, err
 	}
-	if err := c.unanswered(requests); err != nil {
-		return nil, err
-	}
 	all := make([][]scraped, len(s.indicators))
 	for i, indicator := range s.indicators {
 		if c.pairs[i] == nil {
@@ -647,6 +653,7 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 	}
 	c.unknown.take(unknown, now, c.horizon())
 	c.takeOwn(own, now)
+	c.findUnnamed()
 	return c.new(), nil
 }
 
@@ -840,6 +847,9 @@ func (s scraped) histogram() string {
 
 // classify says whether a series of requests counts for the indicator, and whether what it counts is bad.
 func (o Indicator) classify(labels model.Metric) (counts, bad bool) {
+	if dropped(labels) != "" {
+		return false, false
+	}
 	switch o.Counts {
 	case CallersLeft:
 		return true, callerLeft(labels)
@@ -1092,32 +1102,49 @@ func isError(metric model.Metric) bool {
 	return strings.HasPrefix(code, "5") || code == "0" || slices.Contains(grpcErrors, string(metric["grpc_response_status"])) && !unfinished(metric)
 }
 
-// unanswered says that requests were counted since the last reading whose answer nothing names, because a label was dropped. They
+// dropped is the label without which nothing names the answer to the requests that a series counts; "" if something does. They
 // would all be good. In Istio's own counters each request has a code, 0 if it had no answer, and each gRPC call with a code has a
 // status: Envoy makes one of the code where the app gave none (istio/proxy, istio_stats.cc, IstioStatsFilter::log;
 // envoyproxy/envoy, source/common/grpc/common.cc, getGrpcStatus).
-func (c *counting) unanswered(requests []scraped) error {
+func dropped(labels model.Metric) string {
+	switch code := labels["response_code"]; {
+	case isError(labels): // whatever else is missing
+		return ""
+	case code == "":
+		return "response_code"
+	case code != "0" && labels["request_protocol"] == "grpc" && labels["grpc_response_status"] == "":
+		return "grpc_response_status"
+	}
+	return ""
+}
+
+// findUnnamed finds the requests whose answers nothing names. A series that does not grow matters to nothing: a proxy may keep one
+// of before the label was back.
+func (c *counting) findUnnamed() {
 	if !slices.ContainsFunc(c.source.indicators, func(o Indicator) bool { return !o.paired() }) {
-		return nil // nothing is judged by the answers
+		return // nothing is judged by the answers
 	}
-	for _, s := range requests {
-		counted, code, lacks := 0.0, s.labels["response_code"], ""
-		if before := c.requests.counters[s.key]; before != nil {
-			counted = before.high
-		}
-		switch {
-		case s.samples[len(s.samples)-1].value == counted: // a proxy may keep a series of before the label was back
-		case code == "":
-			lacks = "response_code"
-		case code != "0" && s.labels["request_protocol"] == "grpc" && s.labels["grpc_response_status"] == "":
-			lacks = "grpc_response_status"
-		}
-		if lacks != "" {
-			return &DataError{MissingLabels, fmt.Sprintf("istio_requests_total of %s has no label %s, so nothing says which requests failed: "+
-				"a Telemetry resource or the scrape configuration drops it", s.labels["destination_workload"], lacks)}
+	n, why := 0.0, ""
+	for _, one := range slices.Concat(slices.Collect(maps.Values(c.requests.counters)), slices.Collect(maps.Values(c.unknown.counters))) {
+		if label := dropped(one.labels); label != "" && one.grown > 0 {
+			n += one.grown
+			why = max(why, fmt.Sprintf("istio_requests_total of %s has no label %s, so nothing says which requests failed: "+
+				"a Telemetry resource or the scrape configuration drops it", one.labels["destination_workload"], label))
 		}
 	}
-	return nil
+	if n > c.unnamed.requests {
+		c.unnamed = unnamed{n, c.at, c.named(), why}
+	}
+}
+
+// named is how many requests of the first workload have answers that something names.
+func (c *counting) named() (n float64) {
+	for _, one := range c.requests.counters {
+		if string(one.labels["destination_workload"]) == c.workloads[0] && dropped(one.labels) == "" {
+			n += one.grown
+		}
+	}
+	return n
 }
 
 // flagged says whether a series counts requests with one of some of Envoy's response flags.

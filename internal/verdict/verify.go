@@ -207,6 +207,9 @@ func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 			break
 		}
 	}
+	if reason := w.unnamed(now); reason != "" {
+		w.warn(reason)
+	}
 	if timeUp && !j.Decided {
 		j.Decided, j.Outcome, j.Cause = true, release.Inconclusive, PrometheusDown
 		j.Reason = fmt.Sprintf("the counters could be read only from %s on, which is too late", w.start.UTC().Format(time.TimeOnly))
@@ -225,6 +228,8 @@ func (w *watching) evaluate(ctx context.Context) (done bool, err error) {
 				return false, nil
 			}
 		}
+	case (j.Cause == NoTraffic || j.Cause == NoData || j.Cause == ThinTraffic) && w.unnamed(now) != "":
+		j.Cause, j.Reason = MissingLabels, w.unnamed(now)
 	case j.Cause == NoTraffic:
 		cause, reason := w.Source.Missing(ctx, w.Canary, now)
 		if cause == "" { // there are counters, but they do not grow
@@ -324,8 +329,21 @@ func (w *watching) stale(ctx context.Context, now time.Time) (Cause, string) {
 	return "", ""
 }
 
+// unnamed says that requests are counted whose answers nothing names; "" if they no longer are: neither have the last scrapes any,
+// nor is a caller without the label too rare for each of them to have some.
+func (w *watching) unnamed(now time.Time) string {
+	found := w.counting.unnamed
+	if now.Sub(found.last) < w.counting.horizon() || w.counting.named()-found.named < w.Test.MinRequests {
+		return found.why
+	}
+	return ""
+}
+
 // distrust says why counters that look healthy cannot be trusted; "" if they can.
 func (w *watching) distrust(ctx context.Context, now time.Time) (Cause, string) {
+	if reason := w.unnamed(now); reason != "" {
+		return MissingLabels, reason
+	}
 	if cause, reason := w.unattributed(); cause != "" {
 		return cause, reason
 	}

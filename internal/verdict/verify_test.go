@@ -187,7 +187,16 @@ func TestVerify(t *testing.T) {
 			o.Source.indicators, o.Test.Objectives = o.Source.indicators[1:2], o.Test.Objectives[1:2]
 		}, outcome: release.Healthy},
 		"codes were dropped before":     {change: func(m *mesh) { m.droppedUntil(0, "app-canary") }, outcome: release.Healthy},
-		"codes are dropped for a while": {change: func(m *mesh) { m.droppedUntil(20*time.Second, "app-canary") }, outcome: release.Inconclusive, cause: MissingLabels},
+		"codes are dropped for a while": {change: func(m *mesh) { m.droppedUntil(20*time.Second, "app-canary") }, outcome: release.Healthy},
+		"a caller's codes are dropped, and a gateway's requests fail": {change: func(m *mesh) {
+			m.dropped("app-canary")
+			m.add(flow{workload: "app-canary", rate: 20, bad: 1, to: time.Minute})
+		}, outcome: release.Unhealthy},
+		"a caller's codes are dropped that calls rarely": {change: func(m *mesh) {
+			for at := time.Second; at < 16*time.Minute; at += 70 * time.Second {
+				m.gateways[0].Add(codeless("app-canary"), time.Now().Add(at), 1)
+			}
+		}, options: func(o *Options) { o.Test.MinRequests = 20 * 80 }, outcome: release.Inconclusive, cause: MissingLabels},
 		"the status of gRPC is dropped": {change: func(m *mesh) { m.dropped("app-canary", "request_protocol", "grpc", "response_code", "200") }, outcome: release.Inconclusive, cause: MissingLabels},
 		"gRPC": {change: func(m *mesh) {
 			m.dropped("app-canary", "request_protocol", "grpc", "response_code", "200", "grpc_response_status", "0")
@@ -312,14 +321,43 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// codeless are the labels of requests that are counted without a code.
+func codeless(workload string) prometheustest.Labels {
+	all := requestLabels(workload, "", "-")
+	delete(all, "response_code")
+	return all
+}
+
+// TestDroppedForAll: a canary of whose requests none has a code never passes, and the next job judges it once they have one.
+func TestDroppedForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Second)
+		m.add(flow{workload: "app-primary", rate: 180, from: -3 * time.Minute, to: time.Hour})
+		m.add(flow{workload: "app-canary", rate: 20, from: 4 * time.Minute, to: time.Hour})
+		m.droppedUntil(4*time.Minute, "app-canary")
+		o := m.options(t)
+		o.Test.MaxDuration = 3 * time.Minute
+		for _, want := range []struct {
+			outcome release.VerdictOutcome
+			cause   Cause
+		}{{release.Inconclusive, MissingLabels}, {release.Healthy, ""}} {
+			v, err := Verify(t.Context(), o)
+			if err != nil || v.Outcome != want.outcome || v.Cause != want.cause {
+				t.Fatalf("%s %s: %s, %v", v.Outcome, v.Cause, v.Reason, err)
+			}
+			o.Resume = &v.Record
+			time.Sleep(5 * time.Minute)
+		}
+	})
+}
+
 // dropped adds a request each second, or nine to primary, that are counted without a code, but with other labels.
 func (m *mesh) dropped(workload string, labels ...string) {
 	m.droppedUntil(16*time.Minute, workload, labels...)
 }
 
 func (m *mesh) droppedUntil(until time.Duration, workload string, labels ...string) {
-	all := requestLabels(workload, "", "-")
-	delete(all, "response_code")
+	all := codeless(workload)
 	for i := 0; i < len(labels); i += 2 {
 		all[labels[i]] = labels[i+1]
 	}
