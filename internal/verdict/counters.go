@@ -651,6 +651,11 @@ func (c *counting) read(ctx context.Context, at time.Time) ([][]Tally, error) {
 			p.settle(s.indicators[i], now, 2*c.rate())
 		}
 	}
+	for target := range c.unknown.former.until { // else a target's first errors, hours later, would be the earlier one's
+		if until := c.requests.former.until[target]; until != 0 {
+			c.unknown.former.until[target] = until
+		}
+	}
 	c.unknown.take(unknown, now, c.horizon())
 	c.takeOwn(own, now)
 	c.findUnnamed()

@@ -74,3 +74,30 @@ func TestFormerCanary(t *testing.T) {
 		}
 	}
 }
+
+// TestFormerCanaryOfService: the first errors for which no endpoint is chosen are this canary's, if they come after the first
+// scrape since it was made.
+func TestFormerCanaryOfService(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(time.Minute)
+		m.add(flow{workload: "app-primary", rate: 180, from: -5 * time.Minute, to: time.Hour})
+		m.add(flow{workload: "app-canary", rate: 5, from: -5 * time.Minute, to: 30 * time.Second})
+		m.add(flow{workload: "app-canary", rate: 20, from: 50 * time.Second, to: time.Hour})
+		labels := requestLabels("unknown", "503", "UH")
+		labels["destination_workload_namespace"], labels["destination_service_name"], labels["destination_service_namespace"] = "unknown", "app-canary", "production"
+		m.gateways[0].Add(labels, time.Now().Add(5*time.Minute), 2000)
+		o := m.options(t)
+		o.Source = m.source(t, func(s *SourceOptions) {
+			s.Tracks = map[string]string{"app-canary": "app-canary", "app-primary": "app-primary"}
+		})
+		o.Made, o.Test.MinDuration = time.Now().Add(42*time.Second), 10*time.Minute
+		time.Sleep(50 * time.Second)
+		v, err := Verify(t.Context(), o)
+		if err != nil || v.Outcome != release.Unhealthy {
+			t.Fatalf("%s: %s, %v", v.Outcome, v.Reason, err)
+		}
+		if got := v.Record.judgment().Evidence[0].Total.Canary.Bad; got != 2000 {
+			t.Errorf("%v errors count, want 2000: %s", got, v.Reason)
+		}
+	})
+}
