@@ -74,15 +74,20 @@ func TestUnlikePrimary(t *testing.T) {
 	for name, c := range map[string]struct {
 		release release.Release
 		side    string
+		primary float64 // share of primary's GET requests that get a 404
 		share   float64 // of the canary's requests that get a 404
 		err     string
 		calls   []string
 	}{
-		"copies, the same code":              {release.Release{Mirror: 100}, "destination", 0.1, "", []string{"healthy"}},
-		"copies, nothing but 404":            {release.Release{Mirror: 100}, "destination", 1, "unhealthy", []string{"unhealthy"}},
-		"testers whose script is full of it": {release.Release{Match: match}, "source", 0.3, "", []string{"healthy"}},
-		"testers, nothing but 404":           {release.Release{Match: match}, "source", 1, "unhealthy", []string{"unhealthy"}},
-		"a share of the traffic":             {release.Release{Weight: 10}, "source", 0.3, "unhealthy", []string{"unhealthy"}},
+		"copies, the same code":              {release.Release{Mirror: 100}, "destination", 0.1, 0.1, "", []string{"healthy"}},
+		"copies, a third are 404":            {release.Release{Mirror: 100}, "destination", 0.04, 0.32, "inconclusive", []string{"inconclusive"}},
+		"copies, more than a third are 404":  {release.Release{Mirror: 100}, "destination", 0.04, 0.35, "inconclusive", []string{"inconclusive"}},
+		"copies, more than half are 404":     {release.Release{Mirror: 100}, "destination", 0.04, 0.75, "unhealthy", []string{"unhealthy"}},
+		"copies and testers":                 {release.Release{Mirror: 100, Match: match}, "destination", 0.04, 0.3, "inconclusive", []string{"inconclusive"}},
+		"copies, nothing but 404":            {release.Release{Mirror: 100}, "destination", 0.1, 1, "unhealthy", []string{"unhealthy"}},
+		"testers whose script is full of it": {release.Release{Match: match}, "source", 0.1, 0.3, "", []string{"healthy"}},
+		"testers, nothing but 404":           {release.Release{Match: match}, "source", 0.1, 1, "unhealthy", []string{"unhealthy"}},
+		"a share of the traffic":             {release.Release{Weight: 10}, "source", 0.1, 0.3, "unhealthy", []string{"unhealthy"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -90,8 +95,8 @@ func TestUnlikePrimary(t *testing.T) {
 				w := newWorld(t)
 				r := w.ledger.Release
 				r.Weight, r.Match, r.Mirror = c.release.Weight, c.release.Match, c.release.Mirror
-				w.coded(c.side, "app-primary", "200", 22.5, -2*time.Minute, time.Hour) // GET
-				w.coded(c.side, "app-primary", "404", 2.5, -2*time.Minute, time.Hour)
+				w.coded(c.side, "app-primary", "200", 25*(1-c.primary), -2*time.Minute, time.Hour) // GET
+				w.coded(c.side, "app-primary", "404", 25*c.primary, -2*time.Minute, time.Hour)
 				w.coded(c.side, "app-primary", "200", 25, -2*time.Minute, time.Hour) // POST
 				w.coded(c.side, "app-canary", "200", 25*(1-c.share), 0, time.Hour)
 				w.coded(c.side, "app-canary", "404", 25*c.share, 0, time.Hour)

@@ -111,7 +111,7 @@ func known(r *release.Release, test verdict.Test) *verdict.Record {
 func testFor(r *release.Release, test verdict.Test) verdict.Test {
 	test.Baseline = r.Baseline
 	if r.Weight == 0 {
-		test = test.Unlike()
+		test = test.Unlike(r.Mirror > 0)
 	}
 	return test
 }

@@ -90,7 +90,7 @@ func (r *Record) Outdated() bool { return r.Method != Method }
 
 // Replay judges a record again, and says how many blocks the decision took. If another test is given, it
 // judges the recorded objectives of the same names, up to its first decision. What is judged against primary only
-// was not counted by older records: there it is left out. Where it was judged by a budget ([Test.Unlike]), it is again.
+// was not counted by older records: there it is left out. Where it was judged by a budget ([Test.Unlike]), it is by the same one.
 func (r *Record) Replay(other *Test) (Judgment, int, error) {
 	if other == nil {
 		return r.judgment(), len(r.Blocks), nil
@@ -101,10 +101,9 @@ func (r *Record) Replay(other *Test) (Judgment, int, error) {
 		return slices.IndexFunc(r.Test.Objectives, func(one Objective) bool { return one.Name == o.Name })
 	}
 	test.Objectives = slices.DeleteFunc(slices.Clone(other.Objectives), func(o Objective) bool { return o.Relative && recorded(o) < 0 })
-	for _, o := range test.Objectives {
+	for i, o := range test.Objectives {
 		if o.Relative && !r.Test.Objectives[recorded(o)].Relative {
-			test = test.Unlike()
-			break
+			test.Objectives[i] = r.Test.Objectives[recorded(o)]
 		}
 	}
 	blocks, err := r.blocksFor(test.Objectives)

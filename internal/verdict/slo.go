@@ -216,20 +216,25 @@ func (s *SLO) Test() Test {
 }
 
 // What a relative objective is judged by where primary's requests are others than the canary's: half of the canary's may be bad,
-// and it is bad from so much above primary's share on.
+// and it is bad from so much above primary's share on. Copies are of what callers send, testers send what they like.
 const (
-	unlikeBudget = 0.5
-	unlikeMargin = 0.4
+	unlikeBudget   = 0.5
+	mirroredMargin = 0.15
+	testersMargin  = 0.4
 )
 
-// Unlike is the test of a canary whose requests are of another kind than primary's: copies of safe ones, or those of testers. The
-// same code then has other shares of bad events in each track, so nothing is judged against primary alone. What has no
+// Unlike is the test of a canary whose requests are of another kind than primary's: copies of safe ones, or those of testers
+// alone. The same code then has other shares of bad events in each track, so nothing is judged against primary alone. What has no
 // budget gets a wide one: a canary that answers nothing but 404 must not pass either.
-func (t Test) Unlike() Test {
+func (t Test) Unlike(mirrored bool) Test {
+	margin := testersMargin
+	if mirrored {
+		margin = mirroredMargin
+	}
 	t.Objectives = slices.Clone(t.Objectives)
 	for i, o := range t.Objectives {
 		if o.Relative {
-			t.Objectives[i].Relative, t.Objectives[i].Budget, t.Objectives[i].Margin = false, unlikeBudget, unlikeMargin
+			t.Objectives[i].Relative, t.Objectives[i].Budget, t.Objectives[i].Margin = false, unlikeBudget, margin
 		}
 	}
 	return t
