@@ -1,6 +1,7 @@
 package analysis
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -106,7 +107,9 @@ func TestUnlikePrimary(t *testing.T) {
 				}
 				w.did(c.calls)
 				v := r.Verdict
-				if said := strings.Contains(v.Reason, "not compared with primary, whose requests are others: callers-left, client-errors, cut-streams"); said != (r.Weight == 0) {
+				points := map[bool]int{true: 15, false: 40}[r.Mirror > 0]
+				if said := strings.HasSuffix(v.Reason, fmt.Sprintf("; not held to primary alone, whose requests are others: callers-left, client-errors, cut-streams, "+
+					"for which a canary is rolled back only over half of its requests, and passes only less than %d points above primary's share", points)); said != (r.Weight == 0) {
 					t.Errorf("said %t: %s", said, v.Reason)
 				}
 				record, err := verdict.ParseRecord(v.Evidence)

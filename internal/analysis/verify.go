@@ -244,13 +244,14 @@ func before(r *release.Release, test verdict.Test, requests int64) string {
 		text = fmt.Sprintf("; %d requests of testers, with %s", requests, r.Match.Text())
 	}
 	var relative []string
-	for _, o := range test.Objectives {
+	margin := 0.0
+	for i, o := range test.Objectives {
 		if o.Relative {
-			relative = append(relative, o.Name)
+			relative, margin = append(relative, o.Name), testFor(r, test).Objectives[i].Margin
 		}
 	}
 	if len(relative) > 0 {
-		text += fmt.Sprintf("; not compared with primary, whose requests are others: %s, which may be up to half of them", strings.Join(relative, ", "))
+		text += fmt.Sprintf("; not held to primary alone, whose requests are others: %s, for which a canary is rolled back only over half of its requests, and passes only less than %.0f points above primary's share", strings.Join(relative, ", "), 100*margin)
 	}
 	return text
 }
