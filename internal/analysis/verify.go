@@ -48,7 +48,7 @@ type Options struct {
 // Verify judges the canary of the release in flight beside primary, notes the verdict, and rolls back an
 // unhealthy one. It goes on from what is known: the record of the last verdict on the same release at the same weight, or
 // else the time at which the canary got its weight. So a job that died, or a verdict that was not conclusive, costs no
-// evidence, and no error rate is spent twice.
+// evidence. Going on from a record spends no error rate; a job that died before it noted one is one more test, of mostly the same requests.
 //
 // Errors: *UnhealthyError and *InconclusiveError beside an outcome with the verdict; *rollout.StageError and
 // *release.InFlightError when there is nothing that may be judged, or no longer.
