@@ -166,7 +166,7 @@ func (s State) start(g Git) Step {
 func (s State) giveWay(g Git) *Step {
 	l := s.Ledger
 	step, nothing := s.wanted(g)
-	if s.Policy != release.QueueSupersede || nothing != "" || step.Release.ID == l.Release.ID || l.Hold != nil || !l.Release.Supersedable(l.Waits(step.Release.ID)) {
+	if s.Policy != release.QueueSupersede || nothing != "" || step.Release.ID == l.Release.ID || l.Hold != nil || !l.Supersedable(step.Release.ID) {
 		return nil
 	}
 	return new(step.by(Queue, fmt.Sprintf("commit %.12s proposes it, and release %s gives way", step.Proposal, l.Release.ID)))

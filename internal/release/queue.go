@@ -35,6 +35,7 @@ type Queued struct {
 	EnteredAt   time.Time `json:"enteredAt"`
 	CalledAt    time.Time `json:"calledAt,omitzero"` // when it took its turn; its canary starts next
 	Again       bool      `json:"again,omitempty"`   // it is wanted whatever is newer
+	Behind      string    `json:"behind,omitempty"`  // the last release that has started while it was in the line: it lets that one finish
 }
 
 // Left is a release that has left the line, or did not come into it, without having started.
@@ -43,6 +44,7 @@ type Left struct {
 	SupersededBy string    `json:"supersededBy,omitempty"` // a newer release; "" when it did not take its turn
 	Reason       string    `json:"reason"`
 	At           time.Time `json:"at"`
+	Behind       string    `json:"behind,omitempty"` // what it lets finish when it enters again
 }
 
 // LineFullError says that no more releases can wait.
@@ -145,7 +147,7 @@ func (l *Ledger) Enter(q Queued, policy QueuePolicy, now time.Time) (left *Left,
 			at = i
 		}
 	}
-	q.EnteredAt = now
+	q.EnteredAt, q.Behind = now, l.behind(q.ID)
 	l.Queue = slices.Insert(slices.Clone(l.Queue), at, q)
 	l.Left = slices.DeleteFunc(slices.Clone(l.Left), func(e Left) bool { return e.ID == q.ID })
 	return nil, nil
@@ -232,24 +234,45 @@ func (l *Ledger) Leave(id, reason string, now time.Time) {
 func (l *Ledger) PassOver(left Left) { l.leave(left) }
 
 func (l *Ledger) leave(left Left) {
+	if left.SupersededBy == "" {
+		left.Behind = l.behind(left.ID)
+	}
 	l.Queue = slices.DeleteFunc(slices.Clone(l.Queue), func(w Queued) bool { return w.ID == left.ID })
 	others := slices.DeleteFunc(slices.Clone(l.Left), func(e Left) bool { return e.ID == left.ID })
 	l.Left = append([]Left{left}, others[:min(len(others), mostLeft-1)]...)
 }
 
-// starts takes a release that starts out of the line.
+// starts takes a release that starts out of the line. What is in the line then lets it finish.
 func (l *Ledger) starts(id string) {
 	l.Queue = slices.DeleteFunc(slices.Clone(l.Queue), func(w Queued) bool { return w.ID == id })
 	l.Left = slices.DeleteFunc(slices.Clone(l.Left), func(e Left) bool { return e.ID == id })
+	for i := range l.Queue {
+		l.Queue[i].Behind = id
+	}
+	for i := range l.Left {
+		l.Left[i].Behind = ""
+	}
 }
 
-// Supersedable says whether a release in flight gives way to another one: it has a canary, or is about to, which nobody
-// has approved. by is the other one's entry in the line; nil: it has none yet.
-func (r *Release) Supersedable(by *Queued) bool {
-	if r.Previous == "" || r.Return != nil { // it goes straight to primary
+// behind is what a release lets finish, in the line or out of it; "" for nothing.
+func (l *Ledger) behind(id string) string {
+	if w := l.Waits(id); w != nil {
+		return w.Behind
+	}
+	if left := l.HasLeft(id); left != nil {
+		return left.Behind
+	}
+	return ""
+}
+
+// Supersedable says whether the release in flight gives way to another one: it has a canary, or is about to, which nobody
+// has approved, and the other one came after it had started.
+func (l *Ledger) Supersedable(by string) bool {
+	r := l.Release
+	if r == nil || r.Previous == "" || r.Return != nil { // it goes straight to primary
 		return false
 	}
-	if by != nil && by.EnteredAt.Before(r.StartedAt) { // it was behind it in the line: one of the two is wanted again
+	if l.behind(by) == r.ID { // one of the two is wanted again
 		return false
 	}
 	if slices.ContainsFunc(r.Approvals, func(a Approval) bool { return a.Command == "promote" || a.Command == "approve" }) {
@@ -258,7 +281,8 @@ func (r *Release) Supersedable(by *Queued) bool {
 	return r.Stage == StageStarted || r.Stage == StageCanary || r.Stage == StageVerified
 }
 
-// Supersede begins to roll back the release in flight, in favor of one that waits.
+// Supersede begins to roll back the release in flight, in favor of one that waits. That need not be the first one in the
+// line: those before it may have let the one in flight finish.
 func (l *Ledger) Supersede(by, who string, now time.Time) error {
 	r := l.Release
 	switch {
@@ -266,11 +290,11 @@ func (l *Ledger) Supersede(by, who string, now time.Time) error {
 		return ErrNoRelease
 	case l.Hold != nil:
 		return &InLineError{by, "the app is " + l.Hold.String()}
-	case len(l.Queue) == 0 || l.Queue[0].ID != by:
-		return fmt.Errorf("release %s is not the first one in the line", by)
+	case l.Waits(by) == nil:
+		return fmt.Errorf("release %s is not in the line", by)
 	case r.SupersededBy != "" && r.Stage == StageRollingBack: // and goes on
 		return nil
-	case !r.Supersedable(&l.Queue[0]):
+	case !l.Supersedable(by):
 		return &InLineError{by, fmt.Sprintf("release %s is in flight (stage %s), and does not give way any more", r.ID, r.Stage)}
 	}
 	if err := l.Reach(StageRollingBack, who, now); err != nil {

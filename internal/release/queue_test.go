@@ -200,6 +200,48 @@ func TestSupersede(t *testing.T) {
 	}
 }
 
+// TestWhatWaitedTogether: what is in the line when a release starts lets it finish, whatever the clocks say, and also when it has left
+// the line and enters again. What comes after that takes its place.
+func TestWhatWaitedTogether(t *testing.T) {
+	again := handed("b", 0)
+	again.Again = true
+	start := func(l *Ledger, id string) {
+		t.Helper()
+		l.Release = nil
+		if _, err := l.Start(Release{ID: id, Image: repo + "@" + digestA, Previous: "p"}, "me", now.Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gives := func(l *Ledger, what, by string, want bool) {
+		t.Helper()
+		if got := l.Supersedable(by); got != want {
+			t.Errorf("%s: gives way %v", what, got)
+		}
+	}
+	l := &Ledger{}
+	enter(t, l, QueueSupersede, handed("a", 0), again)
+	start(l, "a")
+	gives(l, "it waited", "b", false)
+	gives(l, "who is not in the line", "c", true)
+	enter(t, l, QueueSupersede, handed("c", 0))
+	gives(l, "it came later", "c", true)
+	l.Leave("b", "it has waited for 23h", now)
+	gives(l, "out of the line", "b", false)
+	enter(t, l, QueueSupersede, again)
+	gives(l, "it has entered again", "b", false)
+	if err := l.Supersede("b", "me", now); !errors.As(err, new(*InLineError)) {
+		t.Errorf("by the one that waited: %v", err)
+	}
+	if err := l.Supersede("c", "me", now); err != nil || line(l) != "c b" || l.Release.SupersededBy != "c" {
+		t.Errorf("by the one that came later: %v, line %q, %+v", err, line(l), l.Release)
+	}
+	l.Leave("b", "it has waited for 23h", now)
+	start(l, "c")
+	start(l, "a")
+	enter(t, l, QueueSupersede, again)
+	gives(l, "of a start before", "b", true)
+}
+
 // TestLineIsBounded: who does not fit gets an error, and what left long ago is forgotten.
 func TestLineIsBounded(t *testing.T) {
 	l := &Ledger{}

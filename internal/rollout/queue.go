@@ -263,10 +263,10 @@ func (q *queueing) over(j *job) (nothing *Result, over bool) {
 // supersedes says whether the release in flight is to give way to this one.
 func (q *queueing) supersedes(l *release.Ledger) bool {
 	r := l.Release
-	if q.Line.Policy != release.QueueSupersede || r == nil || l.Hold != nil || len(l.Queue) == 0 || l.Queue[0].ID != q.want.ID {
+	if q.Line.Policy != release.QueueSupersede || r == nil || l.Hold != nil || l.Waits(q.want.ID) == nil {
 		return false
 	}
-	return r.Supersedable(&l.Queue[0]) || r.SupersededBy != "" && r.Stage == release.StageRollingBack
+	return l.Supersedable(q.want.ID) || r.SupersededBy != "" && r.Stage == release.StageRollingBack
 }
 
 // supersede rolls the release in flight back. It takes the lock of whoever holds it, as rollback does, but for a living job

@@ -391,6 +391,38 @@ func TestAgainInTheLine(t *testing.T) {
 	}
 }
 
+// TestNewestBehindAgain: what comes after a release has started takes its place, also when the first in the line has waited together
+// with that release, and lets it finish.
+func TestNewestBehindAgain(t *testing.T) {
+	const policy = release.QueueSupersede
+	at(t, "promoted", func(w *world) {
+		again := handed("3", 11)
+		again.Again = true
+		_, first := w.queueing(w.Context(), policy, handed("4", 14))
+		time.Sleep(time.Minute)
+		_, second := w.queueing(w.Context(), policy, again)
+		time.Sleep(time.Minute)
+		w.must(w.job("end").Cleanup(w.Context()))
+		if c := <-first; c.err != nil || c.result.Message != "it is the turn of release r4" {
+			t.Fatalf("%+v", c)
+		}
+		w.must(w.job("canary").queues(policy).Canary(w.Context(), wanted("4")))
+		if !still(second) {
+			t.Fatalf("%+v", <-second)
+		}
+		_, newest := w.queueing(w.Context(), policy, handed("5", 15))
+		if !still(newest) || w.line() != "r3 r5" {
+			t.Fatalf("line %q", w.line())
+		}
+		if f := w.read().Find("r4"); f == nil || f.SupersededBy != "r5" {
+			t.Fatalf("r4 has not given way: %+v", w.read().Release)
+		}
+		if c := <-second; c.err != nil || c.result.Message != "it is the turn of release r3" {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
 // TestSupersededWhileItStarts: a newer release takes the turn just before the older one is put in flight.
 func TestSupersededWhileItStarts(t *testing.T) {
 	at(t, "rest", func(w *world) {
