@@ -23,7 +23,7 @@ func newHistoryCommand() *cobra.Command {
 		Short: "List the app's finished releases: when, how long, verdict, outcome, and by whom",
 		Long: `List the app's finished releases, newest first: when they finished, how long they
 took, the verdict, who promoted them, the outcome, and why one was rolled back.
-The ledger keeps 20: the last ones, and those that can be returned to.`,
+The ledger keeps the last 20, and older ones that can be returned to.`,
 		Example: `  # The last five
   crossbill history --last 5
 
@@ -42,7 +42,7 @@ The ledger keeps 20: the last ones, and those that can be returned to.`,
 
 func (o *historyOptions) validate() error {
 	if o.last < 1 {
-		return &usererr.Error{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", o.last), Fix: "give 1 or more; the ledger keeps 20"}
+		return &usererr.Error{Field: "--last", Problem: fmt.Sprintf("%d is not a number of releases", o.last), Fix: "give 1 or more; the ledger keeps 40 at most"}
 	}
 	return o.readerOptions.validate()
 }

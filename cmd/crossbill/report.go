@@ -39,8 +39,8 @@ also the statuses of GitHub's Deployment (of the newest releases). What cannot b
 read there is reported as missing, and left out.
 
 DORA's four figures of delivery follow: deployment frequency, lead time for
-changes, change failure rate and time to restore, over the releases that the
-ledger keeps. Lead times need the times of the commits, from GitHub or GitLab.
+changes, change failure rate and time to restore, over the last 20 releases.
+Lead times need the times of the commits, from GitHub or GitLab.
 
 -o markdown is for a job's summary, a merge request's note, or a chat.
 

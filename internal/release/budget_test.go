@@ -25,7 +25,7 @@ func TestLedgerFits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		beside := rapid.SampledFrom([]int{0, 4_000, 100_000}).Draw(t, "beside")
 		l := &Ledger{Version: LedgerVersion, App: "app", Epoch: 7}
-		for i := range rapid.IntRange(0, historyLength).Draw(t, "history") {
+		for i := range rapid.IntRange(0, 2*HistoryLength).Draw(t, "history") {
 			l.History = append(l.History, Finished{Release: Release{ID: fmt.Sprint(i), Verdict: verdict.Draw(t, "verdict"), Reason: strings.Repeat("r", rapid.IntRange(0, 40_000).Draw(t, "reason"))}})
 		}
 		inFlight := rapid.Bool().Draw(t, "in flight")

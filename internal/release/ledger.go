@@ -10,8 +10,8 @@ import (
 	"github.com/our-org/crossbill/internal/usererr"
 )
 
-// historyLength is how many finished releases a ledger keeps.
-const historyLength = 20
+// HistoryLength is how many finished releases a ledger keeps, whatever they are; of older ones, as many that serve or can be returned to.
+const HistoryLength = 20
 
 // Ledger is what is known of an app's releases: the one in flight and the last outcomes. It lives in
 // the cluster, so that any job on any machine can resume it. Epoch is the number of the newest
@@ -298,24 +298,21 @@ func (l *Ledger) Finish(outcome Outcome, by string, now time.Time) error {
 	r.Git = r.Git.finished()
 	r.Asked, r.Baseline = nil, false // the version before can read the ledger again
 	l.History = append([]Finished{{*r, outcome, now, by}}, l.History...)
-	if len(l.History) > historyLength {
-		l.forget()
-	}
+	l.forget()
 	l.Release = nil
 	return nil
 }
 
-// forget drops a finished release: the oldest that cannot be returned to and does not serve, or the oldest. What has finished
-// just now stays.
+// forget drops what is too old. The newest ones stay, whatever is kept beside them: that they failed is to be known.
 func (l *Ledger) forget() {
-	serves, oldest := l.Serves(), len(l.History)-1
-	for i := oldest; i > 0; i-- {
-		if f := &l.History[i]; f.Pod == "" && f != serves {
-			oldest = i
-			break
+	serves := l.Serves()
+	var kept []Finished
+	for i := range l.History {
+		if f := &l.History[i]; i < HistoryLength || len(kept) < 2*HistoryLength && (f.Pod != "" || f == serves) {
+			kept = append(kept, *f)
 		}
 	}
-	l.History = slices.Delete(l.History, oldest, oldest+1)
+	l.History = kept
 }
 
 // Find is the finished release with this name, or nil.

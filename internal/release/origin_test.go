@@ -43,7 +43,7 @@ func TestOlder(t *testing.T) {
 			if err := l.Finish(OutcomeFirst, "job", at(1)); err != nil {
 				t.Fatal(err)
 			}
-			for range historyLength + 1 { // which the floor outlives
+			for range HistoryLength + 1 { // which the floor outlives
 				if _, err := l.Start(Release{ID: "bad", Image: next, Previous: primary, Origin: &Origin{MadeAt: at(30)}}, "job", at(1)); err != nil {
 					t.Fatal(err)
 				}

@@ -388,7 +388,7 @@ func TestLineProperties(t *testing.T) {
 			for _, id := range known {
 				by, why := l.Superseded(id)
 				here := l.Waits(id) != nil || l.Release != nil && l.Release.ID == id || l.Find(id) != nil || why != "" || by != ""
-				if !here && len(l.History) < historyLength {
+				if !here && len(l.History) < HistoryLength {
 					t.Fatalf("%s is lost", id)
 				}
 				if starts[id] > 1 {

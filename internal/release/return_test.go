@@ -55,7 +55,7 @@ func TestReturnableOutliveWhatCameToNothing(t *testing.T) {
 			t.Fatalf("%s does not end as %s", r.ID, outcome)
 		}
 		l.KeepPods(DefaultKeepReleases)
-		if l.History[0].ID != r.ID || len(l.History) > historyLength {
+		if l.History[0].ID != r.ID || len(l.History) > HistoryLength+3 {
 			t.Fatalf("%d releases, the newest is %s, not %s", len(l.History), l.History[0].ID, r.ID)
 		}
 	}
@@ -68,7 +68,7 @@ func TestReturnableOutliveWhatCameToNothing(t *testing.T) {
 			serves = "same"
 			finish(l, Release{ID: serves, Image: "b", Stage: StageStarted}, OutcomeUnchanged)
 		}
-		for i := range historyLength + 5 {
+		for i := range HistoryLength + 5 {
 			finish(l, Release{ID: fmt.Sprint(i), Image: "c", Stage: StageRollingBack}, []Outcome{OutcomeSuperseded, OutcomeRolledBack}[i%2])
 		}
 		kept := l.Returnable()
@@ -79,6 +79,43 @@ func TestReturnableOutliveWhatCameToNothing(t *testing.T) {
 			t.Errorf("%+v serves, want %s", f, serves)
 		}
 	}
+}
+
+// TestFailuresAreKnown: what was rolled back is among the newest however many releases can be returned to, and so cannot start again
+// unasked. What is kept is bounded.
+func TestFailuresAreKnown(t *testing.T) {
+	l := &Ledger{Version: LedgerVersion, App: "app"}
+	var order []string
+	finish := func(r Release, outcome Outcome) {
+		t.Helper()
+		if l.Release = &r; l.Finish(outcome, "me", now) != nil {
+			t.Fatalf("%s does not end as %s", r.ID, outcome)
+		}
+		l.KeepPods(3 * HistoryLength)
+		order = append([]string{r.ID}, order...)
+		for i, f := range l.History[:min(len(l.History), HistoryLength)] {
+			if f.ID != order[i] {
+				t.Fatalf("after %s: %s is number %d of the newest, want %s", r.ID, f.ID, i, order[i])
+			}
+		}
+		if len(l.History) > 2*HistoryLength {
+			t.Fatalf("%d releases are kept", len(l.History))
+		}
+	}
+	good := func(n int) {
+		for range n {
+			id := fmt.Sprint(len(order))
+			finish(Release{ID: id, Image: id, Pod: "pod of " + id, Stage: StagePromoted}, OutcomePromoted)
+		}
+	}
+	good(HistoryLength)
+	bad := Release{ID: "bad", Image: repo + "@" + digestA, Stage: StageRollingBack}
+	finish(bad, OutcomeRolledBack)
+	good(1)
+	if l.Find("bad") == nil || l.Failed(&bad) == nil {
+		t.Error("it is not known any more that a release has failed")
+	}
+	good(3 * HistoryLength)
 }
 
 // TestHowItEnds: a return ends as one, and nothing else does.

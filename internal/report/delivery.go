@@ -39,8 +39,10 @@ type Delivery struct {
 const Fewest = 5
 
 // DeliveryOf gives the figures of releases that have finished, newest first. committed is when their commits were made, as
-// far as that is known. The period starts at since, or with the oldest of them: nothing is known of the time before.
+// far as that is known. The period starts at since, or with the oldest of the newest release.HistoryLength: of the time before,
+// a ledger keeps the good ones alone.
 func DeliveryOf(history []release.Finished, committed map[string]time.Time, since, now time.Time) Delivery {
+	history = history[:min(len(history), release.HistoryLength)]
 	d := Delivery{Since: since, Until: now, LeadTimes: []float64{}, RestoreTimes: []float64{}}
 	if len(history) > 0 && history[len(history)-1].StartedAt.After(since) {
 		d.Since = history[len(history)-1].StartedAt

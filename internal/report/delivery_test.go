@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,6 +120,10 @@ func TestDelivery(t *testing.T) {
 		"since": {
 			history: append(many(7), ended(7*24, "bad", release.OutcomeRolledBack)), since: monday.Add(4 * 24 * time.Hour),
 			want: Delivery{Since: monday.Add(4 * 24 * time.Hour), Deployments: 3, Changes: 4, Failed: 1, RestoreTimes: []float64{11 * minute}},
+		},
+		"good ones that are kept for longer": {
+			history: append(many(2), slices.Repeat([]release.Finished{ended(7*24, "bad", release.OutcomeRolledBack)}, release.HistoryLength)...),
+			want:    Delivery{Since: monday.Add(7 * 24 * time.Hour), Changes: 20, Failed: 20, FailureRate: new(1.0), RestoreTimes: slices.Repeat([]float64{11 * minute}, 20), RestoreTime: new(11.0 * minute)},
 		},
 		"since before the ledger": {history: []release.Finished{first}, since: monday.AddDate(-1, 0, 0), want: Delivery{Since: monday, Deployments: 1, Changes: 1}},
 	} {
