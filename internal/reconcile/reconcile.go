@@ -149,7 +149,7 @@ func (s State) start(g Git) Step {
 	}
 	turn, ahead := s.Ledger.Turn(step.Release.ID)
 	switch {
-	case !turn && s.Policy == release.QueueSupersede && s.Ledger.Hold == nil: // nobody else may be there to take what is ahead out of the line
+	case !turn && (s.Policy == release.QueueSupersede || s.Policy == release.QueueInOrder) && s.Ledger.Hold == nil: // nobody else may be there to take what is ahead out of the line
 		step.Turn = true
 		return step.by(Queue, fmt.Sprintf("commit %.12s proposes it, and %s", step.Proposal, ahead))
 	case !turn:

@@ -119,7 +119,8 @@ func TestNext(t *testing.T) {
 		"older than primary's":        {git: history(of(3), of(2)), ledger: release.Ledger{History: []release.Finished{finished(of(3), "c0", release.OutcomePromoted)}}, want: None, reason: "it is older than release " + of(3).ID},
 		"older on purpose":            {git: history(of(3), of(2, "again")), ledger: release.Ledger{History: []release.Finished{finished(of(3), "c0", release.OutcomePromoted)}}, want: Canary, of: of(2, "again"), proposed: "c1", reason: "commit c1 proposes it"},
 		"on hold":                     {git: history(of(1)), ledger: release.Ledger{Hold: hold}, want: None, reason: "waits: the app is on hold since"},
-		"behind another in the line":  {git: history(of(2)), policy: release.QueueInOrder, ledger: release.Ledger{Queue: []release.Queued{{ID: "x"}}}, want: None, reason: "release x is before it in the line"},
+		"behind another in the line":  {git: history(of(2)), policy: release.QueueInOrder, ledger: release.Ledger{Queue: []release.Queued{{ID: "x"}}}, want: Queue, of: of(2), proposed: "c0", turn: true, reason: "release x is before it in the line"},
+		"behind another, on hold":     {git: history(of(2)), policy: release.QueueInOrder, ledger: release.Ledger{Hold: hold, Queue: []release.Queued{{ID: "x"}}}, want: None, reason: "waits: the app is on hold since"},
 
 		"a newer one than the line's":      {git: history(of(2), of(3)), policy: supersede, ledger: release.Ledger{Queue: called(of(2))}, want: Queue, of: of(3), proposed: "c1", turn: true, reason: "commit c1 proposes it, and release " + of(2).ID + " is before it in the line"},
 		"its turn":                         {git: history(of(2), of(3)), policy: supersede, ledger: release.Ledger{Queue: called(of(3))}, want: Canary, of: of(3), proposed: "c1", reason: "commit c1 proposes it"},
@@ -165,6 +166,8 @@ func TestNext(t *testing.T) {
 		"not by one that has finished":     {git: history(of(2), of(1)), policy: supersede, ledger: release.Ledger{Release: inFlight(of(2), "c0", release.StageVerified), History: []release.Finished{finished(of(1), "c9", release.OutcomeRolledBack)}}, want: Verify, of: of(2), proposed: "c0", waits: true, reason: "waits for approval"},
 		"not on hold":                      {git: history(of(1), of(2)), policy: supersede, ledger: release.Ledger{Hold: hold, Release: inFlight(of(1), "c0", release.StageVerified)}, want: Verify, of: of(1), proposed: "c0", waits: true, reason: "waits for approval"},
 		"somebody else's":                  {git: history(of(1), of(1, "approve")), ledger: release.Ledger{Release: inFlight(of(1), "", release.StageVerified)}, want: None, reason: "it is not this process's"},
+		"not when they waited together":    {git: history(of(1), of(2)), policy: supersede, ledger: release.Ledger{Release: inFlight(of(1), "c0", release.StageVerified), Queue: []release.Queued{{ID: of(2).ID, Behind: of(1).ID}}}, want: Verify, of: of(1), proposed: "c0", waits: true, reason: "waits for approval"},
+		"not when its job has left":        {git: history(of(1), of(2)), policy: supersede, ledger: release.Ledger{Release: inFlight(of(1), "c0", release.StageVerified), Left: []release.Left{{ID: of(2).ID, Behind: of(1).ID}}}, want: Verify, of: of(1), proposed: "c0", waits: true, reason: "waits for approval"},
 		"somebody else's gives way":        {git: history(of(1), of(2)), policy: supersede, ledger: release.Ledger{Release: inFlight(of(1), "", release.StageVerified)}, want: Queue, of: of(2), proposed: "c1", reason: "gives way"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -273,7 +276,7 @@ func check(t *rapid.T, g Git, s State, step Step) {
 		fail("started on hold")
 	case f != nil && (!step.Again || f.Proposal == step.Proposal):
 		fail("started once more")
-	case step.Command == Queue && s.Policy != release.QueueSupersede:
+	case step.Command == Queue && s.Policy != release.QueueSupersede && (flying != nil || s.Policy != release.QueueInOrder):
 		fail("superseded without the policy")
 	case !step.Again && serves != nil && (&release.Handoff{SourceURL: serves.SourceURL}).NewerThan(&step.Release),
 		!step.Again && flying != nil && (&release.Handoff{SourceURL: flying.SourceURL}).NewerThan(&step.Release):
