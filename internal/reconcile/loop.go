@@ -64,8 +64,8 @@ func (s Step) same(other Step) bool {
 	return s.Command == other.Command && s.Release == other.Release && s.Proposal == other.Proposal
 }
 
-// interruptible says whether a command only watches: what is to be done next need not wait for it.
-func (s Step) interruptible() bool { return s.Command == Verify || s.Command == Follow }
+// interruptible says whether a command only watches, or waits for its turn: what is to be done next need not wait for it.
+func (s Step) interruptible() bool { return s.Command == Verify || s.Command == Follow || s.Turn }
 
 // look looks once, and begins what is next.
 func (w *work) look(ctx context.Context) {
@@ -210,6 +210,8 @@ func (l *Loop) Once(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case code == 5 && next.Turn: // it waits still
+			return nil
 		case code == 1, code == 2, code == 5:
 			return &ExitError{next.Command, code}
 		case next.Command == Guard && code == 0:

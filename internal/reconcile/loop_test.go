@@ -69,6 +69,13 @@ func (c *cluster) do(ctx context.Context, s Step) int {
 		return 1
 	case "refused":
 		return 2
+	case "waited":
+		return 5
+	case "waits":
+		c.mutex.Unlock()
+		<-ctx.Done()
+		c.mutex.Lock()
+		return 1
 	}
 	code := c.change(s)
 	if how == "after" {
@@ -248,6 +255,13 @@ func TestLoop(t *testing.T) {
 			then: func(c *cluster) { c.git.History = history(of(1), approved) },
 			want: []string{"canary " + first, "canary " + first, "canary " + first, "verify " + first, "promote " + first, "cleanup " + first, "cleanup " + first},
 		},
+		"a newer one while it waits for its turn": {
+			prepare: func(c *cluster) {
+				c.policy, c.ledger.Queue, c.dies[Queue] = release.QueueSupersede, []release.Queued{{ID: "x"}}, []string{"waits"}
+			},
+			then: func(c *cluster) { c.git.History = history(of(1), of(2)) },
+			want: []string{"queue " + first, "queue " + second, "canary " + second, "verify " + second},
+		},
 		"Git is away": {
 			then: func(c *cluster) { c.git = Git{Problem: errors.New("no answer")} },
 			want: []string{"canary " + first, "verify " + first},
@@ -322,7 +336,10 @@ func TestOnce(t *testing.T) {
 		want    []string
 		err     string
 	}{
-		"nothing":   {err: ""},
+		"nothing": {err: ""},
+		"its turn": {files: []*proposal.Proposal{of(1)}, prepare: func(c *cluster) {
+			c.policy, c.ledger.Queue, c.dies[Queue] = release.QueueInOrder, []release.Queued{{ID: "x"}}, []string{"waited"}
+		}, want: []string{"queue " + first}},
 		"Git":       {prepare: func(c *cluster) { c.git.Problem = errors.New("no answer") }, err: "no answer"},
 		"unhealthy": {files: []*proposal.Proposal{of(1)}, prepare: func(c *cluster) { c.verdict = release.Unhealthy }, want: []string{"canary " + first, "verify " + first}},
 		"refused":   {files: []*proposal.Proposal{of(1)}, prepare: func(c *cluster) { c.dies[Canary] = []string{"refused"} }, want: []string{"canary " + first}, err: "canary ended with exit code 2"},
