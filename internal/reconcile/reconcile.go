@@ -216,6 +216,10 @@ func superfluous(l release.Ledger, p *proposal.Proposal, policy release.QueuePol
 	if by, why := l.Superseded(p.ID); by != "" {
 		return fmt.Sprintf("release %s is superseded by release %s: %s", p.ID, by, why)
 	}
+	if w := l.Waits(p.ID); w != nil && w.Again {
+		return ""
+	}
+	l.Queue = slices.DeleteFunc(slices.Clone(l.Queue), func(w release.Queued) bool { return w.ID == p.ID }) // else what came since would not matter
 	if left, _ := l.Enter(release.Queued{ID: p.ID, SourceURL: p.SourceURL}, policy, time.Time{}); left != nil {
 		return fmt.Sprintf("release %s is superseded: %s", p.ID, left.Reason)
 	}
