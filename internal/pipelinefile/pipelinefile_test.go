@@ -237,6 +237,11 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 			}
 		}
 		dir := t.TempDir() // a job that died left no artifact
+		for _, tool := range []string{"dagger", "crossbill", "wget", "sha256sum", "tar"} {
+			if err := os.WriteFile(filepath.Join(dir, tool), []byte("#!/bin/sh\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(file.Job("rollback_after_verify").Script, "\n"))
 		cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":/usr/bin:/bin"}
 		if err := cmd.Run(); err == nil {
