@@ -144,15 +144,22 @@ func readLayout(option, folder string) (v1.Image, error) {
 	return index.Image(manifest.Manifests[0].Digest)
 }
 
+// describe asks for what a reference by digest names.
+func describe(ctx context.Context, reference string, keychain authn.Keychain) (ref name.Digest, found *remote.Descriptor, err error) {
+	if ref, err = name.NewDigest(reference); err != nil {
+		return ref, nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
+	}
+	if found, err = remote.Get(ref, Options(ctx, keychain)...); err != nil {
+		return ref, nil, fmt.Errorf("%s: %w", reference, explained(err))
+	}
+	return ref, found, nil
+}
+
 // IndexDigests are the digests of the images in an index; none when the reference is to an image.
 func IndexDigests(ctx context.Context, reference string, keychain authn.Keychain) ([]string, error) {
-	ref, err := name.NewDigest(reference)
+	_, described, err := describe(ctx, reference, keychain)
 	if err != nil {
-		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
-	}
-	described, err := remote.Get(ref, Options(ctx, keychain)...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", reference, explained(err))
+		return nil, err
 	}
 	if !described.MediaType.IsIndex() {
 		return nil, nil
@@ -175,13 +182,9 @@ func IndexDigests(ctx context.Context, reference string, keychain authn.Keychain
 // ConfigDigests are the digests of the configurations of an image, or of all images in an index. A configuration names
 // the content of every layer: images that have the same one are the same, whatever their own digests are.
 func ConfigDigests(ctx context.Context, reference string, keychain authn.Keychain) ([]string, error) {
-	ref, err := name.NewDigest(reference)
+	ref, found, err := describe(ctx, reference, keychain)
 	if err != nil {
-		return nil, &usererr.Error{Field: "image", Problem: err.Error(), Fix: "give repository@sha256:…"}
-	}
-	found, err := remote.Get(ref, Options(ctx, keychain)...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", reference, explained(err))
+		return nil, err
 	}
 	if !found.MediaType.IsIndex() {
 		manifest, err := v1.ParseManifest(bytes.NewReader(found.Manifest))
