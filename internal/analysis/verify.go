@@ -244,10 +244,10 @@ func before(r *release.Release, test verdict.Test, requests int64) string {
 		text = fmt.Sprintf("; %d requests of testers, with %s", requests, r.Match.Text())
 	}
 	var relative []string
-	margin := 0.0
+	margin, by := 0.0, testFor(r, test)
 	for i, o := range test.Objectives {
 		if o.Relative {
-			relative, margin = append(relative, o.Name), testFor(r, test).Objectives[i].Margin
+			relative, margin = append(relative, o.Name), by.Objectives[i].Margin
 		}
 	}
 	if len(relative) > 0 {
