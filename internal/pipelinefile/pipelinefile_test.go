@@ -190,6 +190,22 @@ func TestAJobsCall(t *testing.T) {
 	}
 }
 
+// withTools is a folder with what the jobs call: the command as a script, and what gets it, which does nothing.
+func withTools(t *testing.T, command string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, tool := range []string{"dagger", "crossbill", "wget", "sha256sum", "tar"} {
+		text := "#!/bin/sh\n"
+		if tool == "dagger" || tool == "crossbill" {
+			text += command
+		}
+		if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // TestRollsBackOnTheCodesThatMeanIt runs the scripts of the jobs that roll back automatically, after each exit code of
 // the job that failed, as a runner does: with that job's artifact. An API server that was away for a minute (1), bad
 // input (2) or another job's lock (5) do not roll a release back.
@@ -209,16 +225,7 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 			"rollback_after_watch":   {"watch_canary", []int{3, 4, 6}},
 		} {
 			for code := range 8 {
-				dir := t.TempDir()
-				for _, tool := range []string{"dagger", "crossbill", "wget", "sha256sum", "tar"} {
-					text := "#!/bin/sh\n"
-					if tool == "dagger" || tool == "crossbill" {
-						text += "case \"$*\" in *rollback*) echo rollback >>calls ;; *report*) ;; *) exit $CODE ;; esac\n"
-					}
-					if err := os.WriteFile(filepath.Join(dir, tool), []byte(text), 0o755); err != nil {
-						t.Fatal(err)
-					}
-				}
+				dir := withTools(t, "case \"$*\" in *rollback*) echo rollback >>calls ;; *report*) ;; *) exit $CODE ;; esac\n")
 				run := func(job string) error {
 					cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", interpolated.ReplaceAllString(oneShell(file.Job(job)), "the-$1"))
 					cmd.Dir = dir
@@ -236,12 +243,7 @@ func TestRollsBackOnTheCodesThatMeanIt(t *testing.T) {
 				}
 			}
 		}
-		dir := t.TempDir() // a job that died left no artifact
-		for _, tool := range []string{"dagger", "crossbill", "wget", "sha256sum", "tar"} {
-			if err := os.WriteFile(filepath.Join(dir, tool), []byte("#!/bin/sh\n"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
+		dir := withTools(t, "") // a job that died left no artifact
 		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(file.Job("rollback_after_verify").Script, "\n"))
 		cmd.Dir, cmd.Env = dir, []string{"PATH=" + dir + ":/usr/bin:/bin"}
 		if err := cmd.Run(); err == nil {
